@@ -1,0 +1,75 @@
+# `make` lists the targets. `make demo` and `make test` need nothing but Python 3.11 or later: they make
+# their own environment in .venv, and only make it again when pyproject.toml or a constraints file changes.
+
+PYTHON ?= python3
+# Test processes at a time, each with one thread (below), so that together they use the cores once.
+WORKERS ?= auto
+PYTEST_ARGS ?=
+
+VENV := .venv
+BIN := $(VENV)/bin
+OLDEST := .venv-oldest
+
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+
+# SCIPY_ARRAY_API must be set before scipy is imported, or scikit-learn skips its array API checks.
+TEST_ENV := OMP_NUM_THREADS=1 MPLBACKEND=Agg SCIPY_ARRAY_API=1
+
+.PHONY: help install demo test test-oldest lint types format benchmark wheel-check clean
+.DEFAULT_GOAL := help
+
+help:  ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+install: $(VENV)/.installed  ## make .venv with the pinned versions (the others do it themselves)
+	@:
+
+$(VENV)/.installed: pyproject.toml constraints.txt
+	@echo "Making $(VENV) (a few minutes the first time) ..."
+	@$(PYTHON) -m venv $(VENV)
+	@$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[dev]"
+	@touch $@
+	@echo "$(VENV) is ready."
+
+$(OLDEST)/.installed: pyproject.toml constraints.txt constraints-oldest.txt
+	@echo "Making $(OLDEST) with the lowest supported scikit-learn ..."
+	@$(PYTHON) -m venv $(OLDEST)
+	@# Of two pins for a package the first counts, so constraints-oldest.txt goes first.
+	@awk -F '==' '!/^#/ && NF == 2 && !seen[$$1]++' constraints-oldest.txt constraints.txt > $(OLDEST)/constraints.txt
+	@$(OLDEST)/bin/python -m pip install --quiet --constraint $(OLDEST)/constraints.txt --editable ".[test]"
+	@touch $@
+	@echo "$(OLDEST) is ready."
+
+demo: install  ## fit the penguins: the first example
+	@$(BIN)/python examples/penguins.py
+
+test: install  ## run the tests and every docstring's example
+	@$(TEST_ENV) $(BIN)/python -m pytest -n $(WORKERS) $(PYTEST_ARGS)
+
+test-oldest: $(OLDEST)/.installed  ## the same with the lowest supported scikit-learn
+	@$(TEST_ENV) $(OLDEST)/bin/python -m pytest -n $(WORKERS) $(PYTEST_ARGS)
+
+lint: install  ## ruff: rules and formatting
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+
+types: install  ## mypy on the package
+	@$(BIN)/mypy
+
+format: install  ## let ruff repair what it can
+	@$(BIN)/ruff check --fix .
+	@$(BIN)/ruff format .
+
+benchmark: install  ## run every script in benchmarks/
+	@for script in benchmarks/*.py; do \
+		[ -e "$$script" ] || { echo "No benchmarks yet."; continue; }; \
+		echo "== $$script"; $(BIN)/python "$$script" || exit 1; \
+	done
+
+wheel-check: install  ## build the wheel, look inside, install it alone and fit
+	@$(BIN)/python .ci/check_wheel.py
+
+clean:  ## remove builds and caches (the environments stay)
+	@rm -rf build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	@find . -name __pycache__ -type d -not -path './.venv*' -prune -exec rm -rf {} +
+	@echo "Clean."

@@ -1,0 +1,540 @@
+"""Between the user's arrays and the engine's tensors, and the limits of the parameters.
+
+The one file that may import private parts of scikit-learn.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from numbers import Integral, Real
+from types import FrameType
+from typing import Any
+
+import numpy as np
+import scipy.sparse
+import sklearn
+import torch
+from sklearn.base import BaseEstimator
+from sklearn.utils import check_array, check_consistent_length
+from sklearn.utils._array_api import get_namespace_and_device
+from sklearn.utils._param_validation import (
+    HasMethods,
+    Interval,
+    StrOptions,
+    validate_parameter_constraints,
+)
+from sklearn.utils.validation import validate_data
+from torch import Tensor
+
+from torchreg._errors import did_you_mean
+from torchreg.engine.rows import LARGEST, Rows, SparseRows, Statistics, lost_digits
+
+try:
+    from sklearn.callback import CallbackSupportMixin, with_callbacks
+except ImportError:  # scikit-learn below 1.9 has no callbacks of its own.
+
+    class CallbackSupportMixin:  # type: ignore[no-redef]
+        """Nothing to support."""
+
+    def with_callbacks(method: Callable[..., Any]) -> Callable[..., Any]:
+        """Leave the method as it is."""
+        return method
+
+
+__all__ = ["CallbackSupportMixin", "with_callbacks"]
+
+#: The limits of the parameters, in scikit-learn's notation.
+LIMITS: dict[str, list[Any]] = {
+    "module": [None, callable],
+    "loss": [str, callable],
+    "optimizer": [str, type],
+    "lr": [None, Interval(Real, 0, None, closed="neither")],
+    "max_epochs": [Interval(Integral, 1, None, closed="left")],
+    "batch_size": [None, StrOptions({"auto"}), Interval(Integral, 1, None, closed="left")],
+    "standardize": ["boolean", StrOptions({"X", "y"})],
+    "early_stopping": ["boolean"],
+    "validation_fraction": [Interval(Real, 0, 1, closed="neither")],
+    "n_iter_no_change": [Interval(Integral, 1, None, closed="left")],
+    "tol": [None, Interval(Real, 0, None, closed="left")],
+    "callbacks": [None, list, tuple, HasMethods(["on_epoch_end"])],
+    "device": [str, torch.device],
+    "dtype": [StrOptions({"auto", "float32", "float64"}), torch.dtype],
+    "warm_start": ["boolean"],
+    "verbose": ["verbose"],
+    "random_state": ["random_state"],
+}
+
+#: Parameters that hand what follows two underscores on.
+NESTED = ("module", "optimizer", "loss", "callbacks")
+
+
+def is_nested(name: str) -> bool:
+    """Tell whether a parameter is a nested one, like ``module__hidden_sizes``."""
+    prefix, separator, rest = name.partition("__")
+    return prefix in NESTED and bool(separator) and bool(rest)
+
+
+def unknown_parameter(owner: object, name: str, known: list[str]) -> str:
+    """Write the message for a parameter that does not exist."""
+    return f"{type(owner).__name__} has no parameter {name!r}.{did_you_mean(name, known)}"
+
+
+def check_parameters(estimator: BaseEstimator) -> None:
+    """Hold every parameter against its limits.
+
+    Raises
+    ------
+    ValueError
+        scikit-learn's ``InvalidParameterError``, with the limits and what came.
+    """
+    validate_parameter_constraints(
+        LIMITS,
+        {name: getattr(estimator, name) for name in LIMITS},
+        caller_name=type(estimator).__name__,
+    )
+    dtype = estimator.dtype
+    if isinstance(dtype, torch.dtype) and dtype not in (torch.float32, torch.float64):
+        raise ValueError(f"dtype expects 'auto', 'float32' or 'float64', got {dtype}.")
+
+
+@dataclass(frozen=True)
+class Form:
+    """What is needed to give predictions back in the form of the inputs.
+
+    Parameters
+    ----------
+    namespace, device : str
+        Of X, where array API dispatch is on; else ``"numpy"`` and ``"cpu"``.
+    x_dtype : torch.dtype
+        Of X as it came; float32 predictions for float32, float64 for anything else.
+    """
+
+    namespace: str
+    device: str
+    x_dtype: torch.dtype
+
+    @property
+    def place(self) -> tuple[str, str]:
+        """Namespace and device, which fit and predict must share."""
+        return self.namespace, self.device
+
+
+@dataclass(frozen=True)
+class Data:
+    """Validated rows as tensors on the CPU, in raw units.
+
+    Parameters
+    ----------
+    x : Tensor of shape (n, n_features) or SparseRows
+        float32 or float64.
+    y : Tensor of shape (n, n_outputs)
+        float64.
+    weight : Tensor of shape (n,) or None
+        float64, positive: rows of weight 0 are gone.
+    x_dtype, y_dtype : torch.dtype
+        As they came.
+    y_is_vector : bool
+        Whether y had shape (n,).
+    """
+
+    x: Rows
+    y: Tensor
+    weight: Tensor | None
+    x_dtype: torch.dtype
+    y_dtype: torch.dtype
+    y_is_vector: bool
+
+    def __len__(self) -> int:
+        return len(self.y)
+
+    def take(self, index: Tensor) -> Data:
+        """Keep some of the rows."""
+        x = _take_sparse(self.x, index) if isinstance(self.x, SparseRows) else self.x[index]
+        weight = None if self.weight is None else self.weight[index]
+        return replace(self, x=x, y=self.y[index], weight=weight)
+
+
+def check_training_data(
+    estimator: BaseEstimator, X: Any, y: Any, sample_weight: Any
+) -> tuple[Data, Form, dict[str, Any]]:
+    """Validate what ``fit`` was given; the estimator itself is left as it was.
+
+    Returns
+    -------
+    data : Data
+    form : Form
+    attributes : dict
+        ``n_features_in_`` and, for tables with names, ``feature_names_in_``.
+
+    Raises
+    ------
+    ValueError, TypeError
+        With what was expected and what came.
+    """
+    if y is None:
+        raise ValueError(
+            f"{type(estimator).__name__} requires y to be passed, but the target y is None."
+        )
+    scout = copy.copy(estimator)
+    for name in ("n_features_in_", "feature_names_in_"):
+        scout.__dict__.pop(name, None)
+    x, form = _check_x(scout, X, reset=True)
+    data = _assemble(X, x, form, y, sample_weight, names=("X", "y", "sample_weight"))
+    seen = {
+        name: getattr(scout, name)
+        for name in ("n_features_in_", "feature_names_in_")
+        if hasattr(scout, name)
+    }
+    return data, form, seen
+
+
+def check_validation_data(
+    estimator: BaseEstimator,
+    attributes: dict[str, Any],
+    training: Data,
+    X_val: Any,
+    y_val: Any,
+    sample_weight_val: Any,
+) -> Data | None:
+    """Validate the user's own validation rows against the training rows.
+
+    Raises
+    ------
+    ValueError
+        If only one of X_val and y_val is there, or they do not fit X and y.
+    """
+    if X_val is None and y_val is None:
+        if sample_weight_val is not None:
+            raise ValueError("sample_weight_val was given without X_val and y_val.")
+        return None
+    if X_val is None or y_val is None:
+        missing = "X_val" if X_val is None else "y_val"
+        raise ValueError(f"X_val and y_val belong together; {missing} is missing.")
+    scout = copy.copy(estimator)
+    scout.__dict__.pop("feature_names_in_", None)
+    scout.__dict__.update(attributes)
+    try:
+        x, form = _check_x(scout, X_val, reset=False)
+    except ValueError as error:
+        raise ValueError(f"X_val: {error}") from error
+    names = ("X_val", "y_val", "sample_weight_val")
+    data = _assemble(X_val, x, form, y_val, sample_weight_val, names=names)
+    if data.y.shape[1] != training.y.shape[1]:
+        raise ValueError(
+            f"y_val has {data.y.shape[1]} outputs, but y has {training.y.shape[1]}."
+        )
+    return data
+
+
+def check_prediction_data(estimator: BaseEstimator, X: Any, *, method: str) -> tuple[Rows, Form]:
+    """Validate what ``predict`` was given.
+
+    Raises
+    ------
+    ValueError
+        If X does not fit the X of ``fit``.
+    """
+    form = _form_of(X)
+    _check_same_place(estimator, form, method=method)
+    return _check_x(estimator, X, reset=False)
+
+
+def _check_x(estimator: BaseEstimator, X: Any, *, reset: bool) -> tuple[Rows, Form]:
+    form = _form_of(X)
+    X = validate_data(
+        estimator,
+        X=_plain(X),
+        reset=reset,
+        accept_sparse="csr",
+        dtype="numeric",
+    )
+    x = _sparse_rows(X) if scipy.sparse.issparse(X) else _tensor(X, name="X")
+    values = x.values if isinstance(x, SparseRows) else x
+    dtype = values.dtype
+    if dtype != torch.float32:
+        values = values.to(torch.float64)
+        x = replace(x, values=values) if isinstance(x, SparseRows) else values
+    if values.numel() and not float(values.abs().max()) < LARGEST:
+        raise ValueError(
+            f"X holds {float(values.abs().max()):.3g}; values beyond {LARGEST:.3g} cannot be "
+            "subtracted from each other in float64. Rescale that column."
+        )
+    return x, replace(form, x_dtype=dtype)
+
+
+def _assemble(
+    X: Any, x: Rows, form: Form, y: Any, sample_weight: Any, *, names: tuple[str, str, str]
+) -> Data:
+    X_name, y_name, weight_name = names
+    y = check_array(
+        _plain(y), ensure_2d=False, dtype=None, input_name=y_name, ensure_min_samples=0
+    )
+    check_consistent_length(X, y)
+    y_dtype = (tensor := _tensor(y, name=y_name)).dtype
+    t = tensor.to(torch.float64)
+    if t.ndim not in (1, 2) or t.shape[-1] == 0:
+        raise ValueError(
+            f"{y_name} expects shape (n_samples,) or (n_samples, n_outputs), "
+            f"got {tuple(t.shape)}."
+        )
+    if t.numel() and not float(t.abs().max()) < LARGEST:
+        raise ValueError(
+            f"{y_name} holds {float(t.abs().max()):.3g}; values beyond {LARGEST:.3g} cannot be "
+            "subtracted from each other in float64. Rescale it."
+        )
+    data = Data(
+        x=x,
+        # (n,) -> (n, 1)
+        y=t.reshape(len(t), -1),
+        weight=_check_weight(sample_weight, n=len(t), name=weight_name),
+        x_dtype=form.x_dtype,
+        y_dtype=y_dtype,
+        y_is_vector=t.ndim == 1,
+    )
+    if data.weight is not None and bool((data.weight == 0).any()):
+        data = data.take(torch.nonzero(data.weight).flatten())
+    return data
+
+
+def _check_weight(sample_weight: Any, *, n: int, name: str) -> Tensor | None:
+    if sample_weight is None:
+        return None
+    if isinstance(sample_weight, Real):
+        sample_weight = np.full(n, float(sample_weight))
+    weight = check_array(
+        _plain(sample_weight), ensure_2d=False, dtype=None, input_name=name, ensure_min_samples=0
+    )
+    weight = _tensor(weight, name=name).to(torch.float64)
+    if tuple(weight.shape) != (n,):
+        raise ValueError(
+            f"{name} expects one weight per row, shape ({n},), got shape {tuple(weight.shape)}."
+        )
+    if bool((weight < 0).any()):
+        row = int(torch.nonzero(weight < 0)[0])
+        raise ValueError(
+            f"Negative values in {name}: weights must be 0 or more, got {float(weight[row])} "
+            f"in row {row}."
+        )
+    if not bool((weight > 0).any()):
+        raise ValueError(f"{name} must hold at least one non-zero weight; all are zero.")
+    return weight
+
+
+def _plain(array: Any) -> Any:
+    """Free a tensor of its graph and, where arrays are converted, of its device."""
+    if not isinstance(array, Tensor):
+        return array
+    array = array.detach()
+    if array.dtype == torch.bfloat16:
+        array = array.to(torch.float32)
+    return array if sklearn.get_config()["array_api_dispatch"] else array.cpu()
+
+
+def _form_of(X: Any) -> Form:
+    if not sklearn.get_config()["array_api_dispatch"]:
+        return Form("numpy", "cpu", torch.float64)
+    namespace, is_array_api, device = get_namespace_and_device(X)
+    name = namespace.__name__.rpartition(".")[2]
+    if not is_array_api or name == "numpy":
+        return Form("numpy", "cpu", torch.float64)
+    return Form(name, str(device), torch.float64)
+
+
+def _check_same_place(estimator: BaseEstimator, form: Form, *, method: str) -> None:
+    if not sklearn.get_config()["array_api_dispatch"]:
+        return
+    fitted = estimator._form.place
+    if form.place != fitted:
+        raise ValueError(
+            f"Inputs passed to {type(estimator).__name__}.{method}() must use the same "
+            f"namespace and the same device as those passed to fit(): {' on '.join(fitted)} "
+            f"was fitted, {' on '.join(form.place)} came. Convert X, or fit again."
+        )
+
+
+def _tensor(array: Any, *, name: str) -> Tensor:
+    """Turn a validated array of any library into a tensor on the CPU."""
+    if not isinstance(array, Tensor):
+        try:
+            array = np.asarray(array)
+        except (TypeError, RuntimeError):
+            array = torch.from_dlpack(array)
+    if isinstance(array, np.ndarray):
+        if array.dtype.kind not in "fiub":
+            try:
+                array = array.astype(np.float64) if array.dtype.kind == "O" else None
+            except (TypeError, ValueError):
+                array = None
+            if array is None:
+                raise ValueError(f"{name} expects numbers; something in it is none.")
+        if array.dtype.kind in "fu" and array.dtype.itemsize not in (1, 2, 4, 8):
+            array = array.astype(np.float64)
+        if array.dtype.kind == "u" and array.dtype.itemsize > 1:
+            array = array.astype(np.float64)
+        array = np.ascontiguousarray(array)
+        if not array.dtype.isnative or not array.flags.writeable:
+            array = array.astype(array.dtype.newbyteorder("="))
+        array = torch.from_numpy(array)
+    tensor: Tensor = array.detach().cpu()
+    if tensor.is_complex():
+        raise ValueError(f"Complex data not supported: {name} expects real numbers.")
+    return tensor
+
+
+def _sparse_rows(X: Any) -> SparseRows:
+    X = scipy.sparse.csr_array(X, copy=True)
+    X.sum_duplicates()
+    return SparseRows(
+        starts=torch.from_numpy(X.indptr.astype(np.int64)),
+        columns=torch.from_numpy(X.indices.astype(np.int64)),
+        values=_tensor(X.data, name="X"),
+        n_columns=X.shape[1],
+    )
+
+
+def _take_sparse(rows: SparseRows, index: Tensor) -> SparseRows:
+    shape = (len(rows), rows.n_columns)
+    parts = (rows.values.numpy(), rows.columns.numpy(), rows.starts.numpy())
+    return _sparse_rows(scipy.sparse.csr_array(parts, shape=shape)[index.numpy()])
+
+
+def restore_form(prediction: Tensor, X: Any, form: Form) -> Any:
+    """Give predictions the dtype, array library and device of X.
+
+    float32 for float32 X, float64 for anything else.
+
+    Raises
+    ------
+    ValueError
+        If they do not fit X's dtype.
+    """
+    dtype = torch.float32 if form.x_dtype == torch.float32 else torch.float64
+    finite = bool(torch.isfinite(prediction).all())
+    prediction = prediction.to(dtype)
+    if finite and not bool(torch.isfinite(prediction).all()):
+        raise ValueError(
+            "Predictions do not fit float32, the dtype of X: y was fitted on a larger scale. "
+            "Pass X as float64."
+        )
+    if form.namespace == "numpy":
+        return prediction.cpu().numpy()
+    if form.namespace == "torch":
+        return prediction.to(form.device)
+    namespace, _, device = get_namespace_and_device(X)
+    return namespace.asarray(prediction.cpu().numpy(), device=device)
+
+
+def fits_alone() -> bool:
+    """Tell whether the running fit stands alone, not inside a search or an ensemble.
+
+    Only there may an interrupt be kept quiet: anywhere else the caller must end, too.
+    """
+    harmless = ("base", "pipeline", "callback", "compose", "utils")
+    frame: FrameType | None = sys._getframe(1)
+    while frame is not None:
+        root, _, rest = str(frame.f_globals.get("__name__", "")).partition(".")
+        if root == "joblib" or (root == "sklearn" and rest.partition(".")[0] not in harmless):
+            return False
+        frame = frame.f_back
+    return True
+
+
+def check_nested(owner: object, nested: dict[str, Any], *, known: list[str]) -> dict[str, Any]:
+    """Let nested parameters through; a plain name that does not exist is an error at once."""
+    for name in nested:
+        if not is_nested(name):
+            raise TypeError(unknown_parameter(owner, name, known))
+    return nested
+
+
+def nested_parameters(nested: dict[str, Any], prefix: str) -> dict[str, Any]:
+    """Pick what follows ``prefix__``."""
+    start = f"{prefix}__"
+    return {name[len(start) :]: v for name, v in nested.items() if name.startswith(start)}
+
+
+def as_callbacks(callbacks: Any) -> list[Any]:
+    """Read the ``callbacks`` parameter as a list; one callback may stand alone."""
+    if callbacks is None:
+        return []
+    return list(callbacks) if isinstance(callbacks, list | tuple) else [callbacks]
+
+
+def check_start(estimator: BaseEstimator, attributes: dict[str, Any], data: Data) -> None:
+    """Require of a warm start that the data look as they did.
+
+    Raises
+    ------
+    ValueError
+        If a width or the names of the features changed.
+    """
+    widths = (estimator.n_features_in_, estimator.n_outputs_)
+    came = (attributes["n_features_in_"], data.y.shape[1])
+    before = list(getattr(estimator, "feature_names_in_", []))
+    if widths != came or before != list(attributes.get("feature_names_in_", [])):
+        raise ValueError(
+            f"warm_start=True goes on from a fit with {widths[0]} features and {widths[1]} "
+            f"outputs, but X has {came[0]} features and y {came[1]} outputs, or their names "
+            "changed. Set warm_start=False to start afresh."
+        )
+
+
+def seed_from(random_state: Any) -> int:
+    """Turn ``random_state`` into a seed; ``None`` is fresh, and no global state is touched."""
+    if random_state is None:
+        return int(np.random.SeedSequence().generate_state(1)[0])
+    if isinstance(random_state, Integral):
+        return int(random_state)
+    return int(random_state.randint(2**31 - 1))
+
+
+def hold_out(data: Data, fraction: float, *, seed: int) -> tuple[Data, Data]:
+    """Split rows at random into training and validation.
+
+    Raises
+    ------
+    ValueError
+        If either part would be empty.
+    """
+    n_rows = len(data)
+    n_held = math.ceil(fraction * n_rows)
+    if not 0 < n_held < n_rows:
+        raise ValueError(
+            f"early_stopping=True holds out validation_fraction={fraction} of the rows, but "
+            f"with n_samples={n_rows} none would be left to train on. Give X_val and y_val, "
+            "more rows, or early_stopping=False."
+        )
+    order = torch.randperm(n_rows, generator=torch.Generator().manual_seed(seed))
+    return data.take(order[n_held:]), data.take(order[:n_held])
+
+
+def describe_lost_digits(
+    data: Data, module: torch.nn.Sequential, attributes: dict[str, Any]
+) -> str | None:
+    """Write the warning for columns that were too coarse before they came, if there are any."""
+    names = attributes.get("feature_names_in_", [])
+    found = []
+    layers = dict(module.named_children())
+    for name, dtype in (("standardize", data.x_dtype), ("unstandardize", data.y_dtype)):
+        if name not in layers:
+            continue
+        statistics = Statistics(layers[name].mean.cpu(), layers[name].scale.cpu())
+        for column in lost_digits(statistics, dtype):
+            of_x = name == "standardize"
+            label = f"X column {names[column] if len(names) else column}" if of_x else "y"
+            mean, scale = float(statistics.mean[column]), float(statistics.scale[column])
+            found.append(
+                f"{label} lies at {mean:.4g} with a standard deviation of {scale:.4g}, but "
+                f"{str(dtype).removeprefix('torch.')} can only tell numbers "
+                f"{abs(mean) * torch.finfo(dtype).eps:.2g} apart there"
+            )
+    if not found:
+        return None
+    return (
+        f"{'; '.join(found)}: digits were lost before fit. Subtract the offset, or pass float64, "
+        "where the numbers are made."
+    )

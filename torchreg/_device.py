@@ -1,0 +1,148 @@
+"""Devices, dtypes and seeding: the ground floor that everything else stands on."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+
+#: torch's global generator can serve one fit at a time. Reentrant, because a callback
+#: may fit another regressor.
+_GENERATOR_LOCK = threading.RLock()
+
+#: Up to this many parameters, one float64 step on a CPU costs what a float32 step costs.
+_SMALL_NETWORK = 10_000
+
+
+def devices_present() -> list[str]:
+    """Name the devices that torch can compute on, here and now.
+
+    Returns
+    -------
+    list of str
+        ``"cpu"`` first, then ``"cuda:0"``, ... and ``"mps"`` where they exist.
+
+    Examples
+    --------
+    >>> devices_present()[0]
+    'cpu'
+    """
+    present = ["cpu"]
+    if torch.cuda.is_available():
+        present += [f"cuda:{index}" for index in range(torch.cuda.device_count())]
+    if torch.backends.mps.is_available():
+        present.append("mps")
+    return present
+
+
+def resolve_device(device: str | torch.device) -> torch.device:
+    """Turn what the user wrote into a device that is present.
+
+    Parameters
+    ----------
+    device : str or torch.device
+        ``"auto"`` takes the first CUDA device, else MPS, else the CPU.
+
+    Returns
+    -------
+    torch.device
+
+    Raises
+    ------
+    ValueError
+        If it is not a device, or none that this machine has.
+
+    Examples
+    --------
+    >>> resolve_device("cpu")
+    device(type='cpu')
+    """
+    present = devices_present()
+    if isinstance(device, str) and device == "auto":
+        return torch.device(present[1] if len(present) > 1 else "cpu")
+    try:
+        resolved = torch.device(device)
+    except (RuntimeError, TypeError) as error:
+        raise ValueError(
+            f"device={device!r} is not a device that torch knows. "
+            f"Present here: {', '.join(map(repr, present))}; 'auto' takes the fastest."
+        ) from error
+    kinds = {name.partition(":")[0] for name in present}
+    known = resolved.type in kinds if resolved.index is None else str(resolved) in present
+    if not known and not (resolved.type == "cpu" and resolved.index in (None, 0)):
+        raise ValueError(
+            f"device={str(resolved)!r} is absent. "
+            f"Present here: {', '.join(map(repr, present))}; 'auto' takes the fastest."
+        )
+    return resolved
+
+
+def statistics_dtype(device: torch.device) -> torch.dtype:
+    """Give the widest floating dtype that a device computes with, for means and scales."""
+    return torch.float32 if device.type == "mps" else torch.float64
+
+
+def resolve_dtype(
+    dtype: str | torch.dtype, *, n_parameters: int, device: torch.device
+) -> torch.dtype:
+    """Choose the dtype in which a network trains.
+
+    Parameters
+    ----------
+    dtype : {"auto", "float32", "float64"} or torch.dtype
+        ``"auto"`` is float64 where that costs nothing (a CPU and at most 10,000
+        parameters), float32 beyond.
+    n_parameters : int
+        Size of the network.
+    device : torch.device
+        Where it trains.
+
+    Returns
+    -------
+    torch.dtype
+        ``torch.float32`` or ``torch.float64``.
+
+    Raises
+    ------
+    ValueError
+        If float64 is asked of a device that has none.
+
+    Examples
+    --------
+    >>> resolve_dtype("auto", n_parameters=16, device=torch.device("cpu"))
+    torch.float64
+    """
+    if dtype == "auto":
+        small_on_cpu = device.type == "cpu" and n_parameters <= _SMALL_NETWORK
+        return torch.float64 if small_on_cpu else torch.float32
+    resolved = dtype if isinstance(dtype, torch.dtype) else getattr(torch, dtype)
+    if resolved == torch.float64 and statistics_dtype(device) != torch.float64:
+        raise ValueError(
+            f"dtype='float64' is not available on device={str(device)!r}; "
+            "use dtype='float32' or 'auto', or device='cpu'."
+        )
+    return resolved
+
+
+@contextmanager
+def seeded(seed: int, device: torch.device) -> Iterator[None]:
+    """Draw from torch's global generators as if freshly seeded, then give them back.
+
+    ``torch.random.fork_rng`` alone is not thread-safe; the lock makes fits in several
+    threads draw what they draw alone.
+
+    Parameters
+    ----------
+    seed : int
+        Seed of every generator inside the block.
+    device : torch.device
+        An accelerator whose generator is lent too.
+    """
+    indices = []
+    if device.type == "cuda":
+        indices = [device.index if device.index is not None else torch.cuda.current_device()]
+    with _GENERATOR_LOCK, torch.random.fork_rng(devices=indices):
+        torch.manual_seed(seed)
+        yield

@@ -1,0 +1,279 @@
+"""One fit, from raw rows to a fitted module: statistics, network, training."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from torchreg._device import resolve_dtype, seeded, statistics_dtype
+from torchreg.engine.loop import train
+from torchreg.engine.network import build_network, fit_to_data, is_stochastic, scaled
+from torchreg.engine.problem import Observer, Outcome, Problem, Stopping
+from torchreg.engine.rows import (
+    LazyRows,
+    Rows,
+    SparseRows,
+    Table,
+    column_statistics,
+    every_row,
+    merge_identical,
+    of_order_one,
+)
+from torchreg.losses import Loss, probe_loss
+from torchreg.optimizers import OptimizerSpec
+
+if TYPE_CHECKING:
+    from torchreg.engine.skorch_net import SkorchObserver
+
+#: With ``batch_size="auto"``, up to this many rows are one batch, ...
+AUTO_FULL_BATCH = 256
+#: ... and of more, this many.
+AUTO_BATCH = 128
+
+
+@dataclass(frozen=True)
+class RawRows:
+    """Rows in raw units: x (n, n_features), y (n, n_outputs), weight (n,) or ``None``."""
+
+    x: Rows
+    y: Tensor
+    weight: Tensor | None
+
+
+@dataclass(frozen=True)
+class Request:
+    """What a fit is asked for, in the words of the estimator's parameters.
+
+    Parameters
+    ----------
+    module, module_options : see :func:`torchreg.engine.network.build_network`
+    loss : Loss
+    optimizer : OptimizerSpec
+    batch_size : int, None or "auto"
+    max_epochs : int
+    standardize_x, standardize_y : bool
+    stopping : Stopping
+    callbacks, callback_options : skorch's callbacks and their parameters
+    device : torch.device
+    dtype : {"auto", "float32", "float64"} or torch.dtype
+    seed : int
+    observers : callable
+        Makes the observers of this fit, given the module.
+    start : nn.Sequential or None
+        A fitted module to go on from: its statistics and dtype are kept.
+    epochs_before : int
+        How many epochs ``start`` has seen.
+    """
+
+    module: None | nn.Module | Callable[..., nn.Module]
+    module_options: Mapping[str, Any]
+    loss: Loss
+    optimizer: OptimizerSpec
+    batch_size: int | str | None
+    max_epochs: int
+    standardize_x: bool
+    standardize_y: bool
+    stopping: Stopping
+    callbacks: Sequence[Any]
+    callback_options: Mapping[str, Any]
+    device: torch.device
+    dtype: str | torch.dtype
+    seed: int
+    observers: Callable[[nn.Sequential], list[Observer]]
+    start: nn.Sequential | None = None
+    epochs_before: int = 0
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """What a fit gave: the module (raw units to raw units), its dtype, and the outcome."""
+
+    module: nn.Sequential
+    dtype: torch.dtype
+    outcome: Outcome
+
+
+def fit_network(request: Request, training: RawRows, validation: RawRows | None) -> Fitted:
+    """Fit: raw rows in, a module from raw units to raw units out.
+
+    Parameters
+    ----------
+    request : Request
+        How.
+    training, validation : RawRows
+        On what. Statistics never see the validation rows.
+
+    Returns
+    -------
+    Fitted
+
+    Raises
+    ------
+    ValueError, TypeError
+        If module, loss, optimizer and data do not fit each other.
+    """
+    # 1. Batches. A full batch is what its distinct rows and their weights say.
+    n_rows = len(training.y)
+    batch_size = choose_batch_size(request.batch_size, n_rows, request.optimizer)
+    if batch_size >= n_rows:
+        training = RawRows(*merge_identical(every_row(training.x), training.y, training.weight))
+    with ExitStack() as lent:
+        # 2. Random numbers of our own; other threads wait no longer than they must.
+        lent.enter_context(seeded(request.seed, request.device))
+        # 3. A network between its scaling layers, and the rows in its units.
+        module = copy.deepcopy(request.start) or build_module(request, training)
+        inside = Inside(module, request)
+        table = inside.table(training)
+        x_probe, t_probe = inside.probe(table)
+        stochastic = is_stochastic(inside.network, x_probe)
+        if not stochastic:
+            lent.close()
+        # 4. Train.
+        loss = probe_loss(request.loss, t_probe.clone(), t_probe)
+        listener = inside.listener(training, validation)
+        problem = Problem(
+            network=inside.network,
+            training=table,
+            validation=None if validation is None else inside.table(validation),
+            loss=loss,
+            optimizer=request.optimizer,
+            batch_size=batch_size,
+            max_epochs=request.max_epochs,
+            stopping=request.stopping,
+            seed=request.seed,
+            first_epoch=request.epochs_before,
+            observers=request.observers(module),
+            batch_observer=listener,
+        )
+        if listener is not None:
+            listener.begin()
+        outcome = train(problem)
+    return Fitted(module, inside.dtype, outcome)
+
+
+def choose_batch_size(batch_size: int | str | None, n_rows: int, optimizer: OptimizerSpec) -> int:
+    """Read the ``batch_size`` parameter; ``n_rows`` is a full batch."""
+    if batch_size is None:
+        return n_rows
+    if isinstance(batch_size, str):
+        whole = n_rows <= AUTO_FULL_BATCH or optimizer.wants_full_batch
+        return n_rows if whole else AUTO_BATCH
+    return min(int(batch_size), n_rows)
+
+
+def build_module(request: Request, training: RawRows) -> nn.Sequential:
+    """Build the untrained network between its scaling layers, on its device."""
+    x_statistics = y_statistics = None
+    if request.standardize_x:
+        x_statistics = column_statistics(training.x, training.weight)
+    if request.standardize_y:
+        y_statistics = column_statistics(training.y, training.weight)
+    n_outputs = training.y.shape[1]
+    network = build_network(
+        request.module,
+        request.module_options,
+        in_features=_width(training.x),
+        out_features=n_outputs,
+    )
+    default = torch.get_default_dtype()
+    before = scaled(nn.Identity(), x_statistics, None, default)
+    fit_to_data(network, before(_first_rows(training.x)).to(default), n_outputs)
+    n_parameters = sum(p.numel() for p in network.parameters())
+    dtype = resolve_dtype(request.dtype, n_parameters=n_parameters, device=request.device)
+    module = scaled(network.to(dtype), x_statistics, y_statistics, dtype)
+    for name in ("standardize", "unstandardize"):
+        if hasattr(module, name):
+            getattr(module, name).to(statistics_dtype(request.device))
+    if x_statistics is not None:
+        module.standardize.dtype = dtype  # type: ignore[union-attr]
+    return module.to(request.device)
+
+
+class Inside:
+    """The view from inside a module: its network, and rows in the units it computes in.
+
+    Parameters
+    ----------
+    module : nn.Sequential
+        A network between its scaling layers.
+    request : Request
+        Of this fit.
+    """
+
+    def __init__(self, module: nn.Sequential, request: Request) -> None:
+        self.module, self.request = module, request
+        self.network: nn.Module = module.get_submodule("network")
+        self.dtype = next(self.network.parameters()).dtype
+        # Rows are standardized on the CPU, where float64 is, and moved in the core's dtype.
+        layers = {name: copy.deepcopy(layer).cpu() for name, layer in module.named_children()}
+        self._standardize = layers.get("standardize")
+        target = layers.get("unstandardize")
+        self._standardize_y = None if target is None else target.inverse()
+
+    def table(self, rows: RawRows) -> Table:
+        """Standardize rows; sparse ones when they are asked for."""
+        weight = rows.weight
+        if weight is not None:
+            weight = of_order_one(weight)
+            weight = (weight / weight.mean()).to(self.request.device, self.dtype)
+        x = (
+            LazyRows(rows.x, self._x)
+            if isinstance(rows.x, SparseRows)
+            else self._x(rows.x)
+        )
+        t = rows.y if self._standardize_y is None else self._standardize_y(rows.y)
+        return Table(x, self._core(t), weight)
+
+    def probe(self, table: Table) -> tuple[Tensor, Tensor]:
+        """Give a few rows, more than there are outputs, to try things on."""
+        n_rows = table.t.shape[1] + 2
+        index = torch.arange(n_rows) % len(table.t)
+        return table.x[index], table.t[index]
+
+    def listener(self, training: RawRows, validation: RawRows | None) -> SkorchObserver | None:
+        """Build the ear of skorch's callbacks; skorch is imported where there are any."""
+        request = self.request
+        if not request.callbacks:
+            return None
+        from torchreg.engine.skorch_net import SkorchObserver
+
+        to_raw = self.module.get_submodule("unstandardize") if self._standardize_y else None
+        return SkorchObserver(
+            request.callbacks,
+            request.callback_options,
+            module=self.module,
+            optimizer=request.optimizer,
+            to_raw=to_raw,
+            training=self._shown(training),
+            validation=None if validation is None else self._shown(validation),
+            device=request.device,
+            max_epochs=request.max_epochs,
+        )
+
+    def _shown(self, rows: RawRows) -> tuple[Tensor, Tensor]:
+        dense = every_row(rows.x)
+        return dense if self._standardize else dense.to(self.dtype), rows.y
+
+    def _x(self, x: Tensor) -> Tensor:
+        return self._core(x if self._standardize is None else self._standardize(x))
+
+    def _core(self, values: Tensor) -> Tensor:
+        if self.request.optimizer.searches_lines:
+            # A line search amplifies the last bit; coarser bits do not depend on the units.
+            values = values.to(torch.float32)
+        values = values.to(self.request.device, self.dtype, copy=True)
+        return values
+
+
+def _width(rows: Rows) -> int:
+    return rows.n_columns if isinstance(rows, SparseRows) else rows.shape[1]
+
+
+def _first_rows(rows: Rows) -> Tensor:
+    return rows[torch.arange(min(4, len(rows)))]

@@ -1,0 +1,212 @@
+"""From the ``module`` parameter to a network that fits the data, and its scaling layers."""
+
+from __future__ import annotations
+
+import copy
+import inspect
+from collections import OrderedDict
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from torchreg._errors import did_you_mean
+from torchreg.engine.rows import Statistics
+from torchreg.nn import MLP, Standardize, Unstandardize
+
+
+def build_network(
+    module: None | nn.Module | Callable[..., nn.Module],
+    options: Mapping[str, Any],
+    *,
+    in_features: int,
+    out_features: int,
+) -> nn.Module:
+    """Make the unfitted network; what the user handed over is never touched.
+
+    Parameters
+    ----------
+    module : None, class, callable or nn.Module
+        ``None`` builds :class:`torchreg.nn.MLP`. A class or callable is called, with
+        ``in_features`` and ``out_features`` where its signature names them. An instance is
+        a template: it is copied.
+    options : mapping
+        Further keyword arguments (``module__*``).
+    in_features, out_features : int
+        Widths of X and y.
+
+    Returns
+    -------
+    nn.Module
+
+    Raises
+    ------
+    ValueError
+        If an option is unknown, or was given beside an instance.
+    TypeError
+        If the parameter is none of these, or the callable builds no module.
+    """
+    if isinstance(module, nn.Module):
+        if options:
+            raise ValueError(
+                f"module is an instance of {type(module).__name__}, which is already built: "
+                f"{', '.join(f'module__{key}' for key in options)} cannot reach it. "
+                "Give the class instead."
+            )
+        return copy.deepcopy(module)
+    build = MLP if module is None else module
+    if not callable(build):
+        raise TypeError(
+            "module expects None, a class or callable that builds a torch.nn.Module, or an "
+            f"instance of one, got {module!r}."
+        )
+    name = getattr(build, "__name__", None) or repr(build)
+    known = _parameters(build)
+    widths = {"in_features": in_features, "out_features": out_features}
+    settings = {key: width for key, width in widths.items() if known and key in known}
+    settings.update(options)
+    if known is not None:
+        for option in options:
+            if option not in known:
+                raise ValueError(
+                    f"module {name} takes no {option!r} (module__{option})."
+                    f"{did_you_mean(option, known)}"
+                )
+    network = build(**settings)
+    if not isinstance(network, nn.Module):
+        raise TypeError(
+            f"module {name} must build a torch.nn.Module, it returned {type(network).__name__}."
+        )
+    return network
+
+
+def _parameters(build: Callable[..., Any]) -> list[str] | None:
+    """Name the keyword arguments of a callable; ``None`` if it takes any."""
+    try:
+        parameters = inspect.signature(build).parameters.values()
+    except (TypeError, ValueError):
+        return None
+    if any(p.kind is p.VAR_KEYWORD for p in parameters):
+        return None
+    return [p.name for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
+
+
+def fit_to_data(network: nn.Module, x: Tensor, n_outputs: int) -> None:
+    """Send a few rows through: materialize lazy layers, and check both widths.
+
+    Parameters
+    ----------
+    network : nn.Module
+        Left in evaluation mode.
+    x : Tensor of shape (n, n_features)
+        Standardized rows, in any floating dtype.
+    n_outputs : int
+        Number of columns of y.
+
+    Raises
+    ------
+    ValueError
+        If the network takes another number of features or gives another shape; both are named.
+    TypeError
+        If it gives anything but a tensor.
+    """
+    lazy = any(nn.parameter.is_lazy(p) for p in [*network.parameters(), *network.buffers()])
+    network.eval()
+    if not lazy:
+        network.to(x.dtype)
+    probe = x.to(torch.get_default_dtype()) if lazy else x
+    try:
+        with torch.no_grad():
+            output = network(probe)
+    except (RuntimeError, ValueError, IndexError, TypeError, AssertionError) as error:
+        raise ValueError(
+            f"The module could not be evaluated on rows of {x.shape[1]} features: "
+            f"{_width_mismatch(network, x.shape[1])}{error}"
+        ) from error
+    check_output(output, n_rows=len(x), n_outputs=n_outputs)
+
+
+def check_output(output: Any, *, n_rows: int, n_outputs: int) -> None:
+    """Require one prediction per row and output."""
+    if not isinstance(output, Tensor):
+        raise TypeError(f"The module must return a tensor, it returned {type(output).__name__}.")
+    shape = tuple(output.shape)
+    if shape == (n_rows, n_outputs) or (n_outputs == 1 and shape == (n_rows,)):
+        return
+    raise ValueError(
+        f"The module returns shape {shape} for {n_rows} rows, but y has {n_outputs} "
+        f"output{'s' if n_outputs > 1 else ''}: shape ({n_rows}, {n_outputs}) is expected. "
+        "Give the module's last layer as many outputs as y has columns."
+    )
+
+
+def _width_mismatch(network: nn.Module, n_features: int) -> str:
+    for layer in network.modules():
+        width = getattr(layer, "in_features", None)
+        if isinstance(width, int):
+            if width != n_features:
+                return (
+                    f"its first layer, {type(layer).__name__}, takes {width} features but X has "
+                    f"{n_features}. "
+                )
+            break
+    return ""
+
+
+def scaled(
+    network: nn.Module,
+    x_statistics: Statistics | None,
+    y_statistics: Statistics | None,
+    dtype: torch.dtype,
+) -> nn.Sequential:
+    """Put a network between its scaling layers: raw units in, raw units out.
+
+    Parameters
+    ----------
+    network : nn.Module
+        Standardized inputs to standardized outputs.
+    x_statistics, y_statistics : Statistics or None
+        ``None`` leaves that layer out.
+    dtype : torch.dtype
+        In which the network computes.
+
+    Returns
+    -------
+    nn.Sequential
+        With the children ``standardize``, ``network`` and ``unstandardize``.
+    """
+    layers: OrderedDict[str, nn.Module] = OrderedDict()
+    if x_statistics is not None:
+        layers["standardize"] = Standardize(*x_statistics, dtype=dtype)
+    layers["network"] = network
+    if y_statistics is not None:
+        layers["unstandardize"] = Unstandardize(*y_statistics)
+    return nn.Sequential(layers)
+
+
+def is_stochastic(network: nn.Module, x: Tensor) -> bool:
+    """Find out whether a training pass draws random numbers, as dropout does.
+
+    Call it where the generators are lent (``seeded``); buffers come out as they went in.
+    """
+    generators = [torch.get_rng_state]
+    if x.device.type == "cuda":
+        generators.append(lambda: torch.cuda.get_rng_state(x.device))
+    buffers = [buffer.clone() for buffer in network.buffers()]
+    before = [state() for state in generators]
+    network.train()
+    try:
+        with torch.no_grad():
+            network(x)
+    except (RuntimeError, ValueError):
+        # Batch normalization refuses a single row; that says nothing about chance.
+        pass
+    finally:
+        network.eval()
+        with torch.no_grad():
+            for buffer, kept in zip(network.buffers(), buffers, strict=True):
+                buffer.copy_(kept)
+    return any(
+        not torch.equal(old, state()) for old, state in zip(before, generators, strict=True)
+    )

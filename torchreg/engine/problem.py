@@ -1,0 +1,165 @@
+"""What the engine is asked, what it answers, and who may listen while it works."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from torchreg.engine.rows import Batch, Table
+from torchreg.losses import Loss
+from torchreg.optimizers import OptimizerSpec
+
+
+@dataclass
+class EpochRecord:
+    """What one epoch saw; losses are in standardized units (dimensionless).
+
+    Parameters
+    ----------
+    epoch : int
+        Counted from 1, over all warm starts.
+    loss : float
+        Mean training loss over the epoch's batches, each taken before its step.
+    validation_loss : float or None
+        Mean loss of the validation rows after the epoch.
+    extra : dict
+        What callbacks noted.
+    """
+
+    epoch: int
+    loss: float
+    validation_loss: float | None = None
+    extra: dict[str, Any] = field(default_factory=dict)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Flatten into one dictionary."""
+        row: dict[str, Any] = {"epoch": self.epoch, "loss": self.loss}
+        if self.validation_loss is not None:
+            row["validation_loss"] = self.validation_loss
+        return {**row, **self.extra}
+
+
+class Observer(Protocol):
+    """Someone who follows a fit epoch by epoch and may end it."""
+
+    def on_epoch_begin(self) -> None:
+        """Hear that an epoch starts."""
+
+    def on_epoch_end(self, record: EpochRecord) -> bool:
+        """Hear what the epoch saw; return True to stop here."""
+
+    def on_fit_end(self) -> None:
+        """Hear that the fit is over and the right weights are in place."""
+
+
+class BatchObserver(Observer, Protocol):
+    """An observer that follows each batch too, and holds the torch optimizer."""
+
+    optimizer: torch.optim.Optimizer
+
+    def on_batch_begin(self, batch: Batch, *, training: bool) -> None:
+        """Hear that a batch is next."""
+
+    def on_gradient(self) -> None:
+        """Hear that the gradient is there; it may be changed in place."""
+
+    def on_batch_end(
+        self, batch: Batch, loss: float, prediction: Tensor, *, training: bool
+    ) -> None:
+        """Hear what the batch gave."""
+
+
+@dataclass(frozen=True)
+class Stopping:
+    """When a fit ends before its budget.
+
+    Parameters
+    ----------
+    on_validation : bool
+        Whether the validation loss decides, and its best weights are restored.
+    patience : int
+        Epochs without improvement that are waited for.
+    tol : float or None
+        An improvement is a loss below ``best * (1 - tol)``: relative, so that neither the
+        units of y nor the size of the loss matter. ``None`` without validation: never stop.
+    """
+
+    on_validation: bool = False
+    patience: int = 10
+    tol: float | None = None
+
+
+@dataclass
+class Problem:
+    """Everything a fit needs, as tensors, modules and numbers.
+
+    Parameters
+    ----------
+    network : nn.Module
+        Standardized inputs to standardized outputs; trained in place.
+    training : Table
+        Standardized training rows.
+    validation : Table or None
+        Standardized validation rows.
+    loss : Loss
+        Compares standardized values.
+    optimizer : OptimizerSpec
+        Which rule, with its options.
+    batch_size : int
+        Rows per step; the number of rows, or more, is full batch.
+    max_epochs : int
+        Budget.
+    stopping : Stopping
+        When to end earlier.
+    seed : int
+        Of the order of the batches and, for networks that draw, of their draws.
+    first_epoch : int
+        Epochs that earlier fits have run (warm start).
+    observers : list of Observer
+        Who listens.
+    batch_observer : BatchObserver or None
+        Who listens to every batch.
+    """
+
+    network: nn.Module
+    training: Table
+    validation: Table | None
+    loss: Loss
+    optimizer: OptimizerSpec
+    batch_size: int
+    max_epochs: int
+    stopping: Stopping
+    seed: int
+    first_epoch: int = 0
+    observers: list[Observer] = field(default_factory=list)
+    batch_observer: BatchObserver | None = None
+
+
+@dataclass
+class Outcome:
+    """What a fit learned, why it stopped, and what it saw.
+
+    Parameters
+    ----------
+    records : list of EpochRecord
+        One per epoch.
+    reason : str
+        ``"budget"``, ``"converged"`` (the training loss settled), ``"early_stopping"``
+        (the validation loss did), ``"callback"``, ``"interrupted"`` or ``"diverged"``.
+    best_epoch : int
+        The epoch whose weights the network holds.
+    still_falling : bool
+        Whether a tolerance was asked for and the budget ran out before it was met.
+    """
+
+    records: list[EpochRecord]
+    reason: str
+    best_epoch: int
+    still_falling: bool = False
+
+
+Evaluate = Callable[[], Tensor]

@@ -1,0 +1,136 @@
+"""Fixed, untunable numbers inside a network."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from numpy.typing import ArrayLike
+from torch import Tensor, nn
+
+Constant = float | Sequence[float] | ArrayLike | Tensor
+
+
+class _Constant(nn.Module):
+    """A module with one buffer, ``constant``: in the state dict, moved by ``.to``, no gradient."""
+
+    constant: Tensor
+
+    def __init__(self, constant: Constant) -> None:
+        super().__init__()
+        self.register_buffer("constant", as_constant(constant, name=type(self).__name__))
+
+    def extra_repr(self) -> str:
+        """Show the number itself."""
+        return show(self.constant)
+
+
+class AddConstant(_Constant):
+    r"""Add a fixed number: :math:`x + c`.
+
+    Parameters
+    ----------
+    constant : float or array-like of shape (n_features,)
+        :math:`c`, in the unit of the input. One number for all columns, or one per column.
+
+    Attributes
+    ----------
+    constant : Tensor of shape () or (n_features,)
+        A buffer: part of ``state_dict``, moved by ``.to()``, never trained. It has torch's
+        default dtype unless a floating tensor was given, so that float32 input comes
+        out as float32.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If the constant is not a finite number or a vector of finite numbers.
+
+    Examples
+    --------
+    >>> import torch
+    >>> AddConstant(-200)
+    AddConstant(-200)
+    >>> AddConstant([1, 2.5])(torch.zeros(2, 2))
+    tensor([[1.0000, 2.5000],
+            [1.0000, 2.5000]])
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Add the constant: shape (..., n_features) to (..., n_features)."""
+        return x + self.constant
+
+
+class MultiplyByConstant(_Constant):
+    r"""Multiply by a fixed number: :math:`c\,x`.
+
+    Parameters
+    ----------
+    constant : float or array-like of shape (n_features,)
+        :math:`c`, in units of output per unit of input. One number for all columns, or
+        one per column.
+
+    Attributes
+    ----------
+    constant : Tensor of shape () or (n_features,)
+        A buffer: part of ``state_dict``, moved by ``.to()``, never trained. It has torch's
+        default dtype unless a floating tensor was given.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If the constant is not a finite number or a vector of finite numbers.
+
+    Examples
+    --------
+    A network for penguins that speaks millimetres and grams before any training:
+
+    >>> import torch
+    >>> from torch import nn
+    >>> network = nn.Sequential(
+    ...     AddConstant(-200), MultiplyByConstant(1 / 10),
+    ...     nn.Linear(1, 5), nn.ReLU(), nn.Linear(5, 1),
+    ...     MultiplyByConstant(800), AddConstant(4200),
+    ... )
+    >>> network[1]
+    MultiplyByConstant(0.1)
+    >>> mass = network(torch.tensor([[181.0], [210.0]]))
+    >>> bool(((mass - 4200).abs() < 2400).all())
+    True
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Multiply by the constant: shape (..., n_features) to (..., n_features)."""
+        return x * self.constant
+
+
+def as_constant(value: Constant, *, name: str, dtype: torch.dtype | None = None) -> Tensor:
+    """Check a number or a vector of numbers and make a tensor of its own out of it."""
+    if isinstance(value, Tensor) and value.is_floating_point():
+        tensor = value.detach().to(dtype or value.dtype, copy=True)
+    else:
+        try:
+            array = np.asarray(value, dtype=np.float64)
+        except (TypeError, ValueError) as error:
+            raise TypeError(
+                f"{name} expects a number or a vector of numbers, got {value!r}."
+            ) from error
+        tensor = torch.tensor(array, dtype=dtype or torch.get_default_dtype())
+    if tensor.ndim > 1:
+        raise ValueError(
+            f"{name} expects a number or a vector with one number per column, "
+            f"got an array of shape {tuple(tensor.shape)}."
+        )
+    if not bool(torch.isfinite(tensor).all()):
+        raise ValueError(f"{name} expects finite numbers, got {value!r}.")
+    return tensor
+
+
+def show(values: Tensor, *, at_most: int = 6) -> str:
+    """Write a constant the way a person would: ``-200``, ``0.1``, ``[1, 2.5]``."""
+    numbers = values.detach().reshape(-1).tolist()
+    words = [f"{number:.6g}" for number in numbers[:at_most]]
+    if values.ndim == 0:
+        return words[0]
+    more = [f"... {len(numbers)} in all"] if len(numbers) > at_most else []
+    return f"[{', '.join(words + more)}]"

@@ -1,0 +1,104 @@
+"""The built-in network."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from itertools import pairwise
+
+from torch import Tensor, nn
+
+from torchreg._errors import did_you_mean
+
+ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
+    "elu": nn.ELU,
+    "gelu": nn.GELU,
+    "identity": nn.Identity,
+    "leaky_relu": nn.LeakyReLU,
+    "relu": nn.ReLU,
+    "sigmoid": nn.Sigmoid,
+    "silu": nn.SiLU,
+    "softplus": nn.Softplus,
+    "tanh": nn.Tanh,
+}
+
+
+class MLP(nn.Module):
+    r"""Multilayer perceptron: linear layers with an activation between each two.
+
+    .. math:: h_0 = x, \quad h_{l+1} = \sigma(W_l h_l + b_l), \quad f(x) = W_L h_L + b_L
+
+    Parameters
+    ----------
+    in_features : int
+        Number of columns of the input.
+    out_features : int, default=1
+        Number of outputs.
+    hidden_sizes : sequence of int, default=(100,)
+        Width of each hidden layer; ``()`` is a linear model.
+    activation : str or callable, default="relu"
+        One of ``"relu"``, ``"tanh"``, ``"silu"``, ``"gelu"``, ``"elu"``, ``"leaky_relu"``,
+        ``"sigmoid"``, ``"softplus"``, ``"identity"``, or a callable that builds a module,
+        like ``nn.ReLU``.
+    dropout : float, default=0.0
+        Probability with which a hidden unit is silenced while training, from 0 to less
+        than 1; see Srivastava et al., JMLR 15 (2014).
+
+    Raises
+    ------
+    ValueError, TypeError
+        If a size is not a positive integer, the activation is unknown, or the dropout is
+        out of its range.
+
+    Examples
+    --------
+    >>> MLP(1, hidden_sizes=[5])
+    MLP(
+      (layers): Sequential(
+        (0): Linear(in_features=1, out_features=5, bias=True)
+        (1): ReLU()
+        (2): Linear(in_features=5, out_features=1, bias=True)
+      )
+    )
+    """
+
+    def __init__(
+        self,
+        in_features: int,
+        out_features: int = 1,
+        hidden_sizes: Sequence[int] = (100,),
+        activation: str | Callable[[], nn.Module] = "relu",
+        dropout: float = 0.0,
+    ) -> None:
+        super().__init__()
+        if isinstance(hidden_sizes, int):
+            hidden_sizes = (hidden_sizes,)
+        sizes = [in_features, *hidden_sizes, out_features]
+        for size in sizes:
+            if isinstance(size, bool) or int(size) != size or size < 1:
+                raise ValueError(f"MLP expects layer sizes of 1 or more, got {sizes}.")
+        if not 0 <= dropout < 1:
+            raise ValueError(f"MLP expects a dropout from 0 to less than 1, got {dropout!r}.")
+        build_activation = _activation(activation)
+        layers: list[nn.Module] = []
+        for fan_in, fan_out in pairwise(int(size) for size in sizes[:-1]):
+            layers += [nn.Linear(fan_in, fan_out), build_activation()]
+            if dropout > 0:
+                layers.append(nn.Dropout(dropout))
+        layers.append(nn.Linear(int(sizes[-2]), int(sizes[-1])))
+        self.layers = nn.Sequential(*layers)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Compute the outputs: shape (n, in_features) to (n, out_features)."""
+        outputs: Tensor = self.layers(x)
+        return outputs
+
+
+def _activation(activation: str | Callable[[], nn.Module]) -> Callable[[], nn.Module]:
+    if callable(activation):
+        return activation
+    if activation not in ACTIVATIONS:
+        raise ValueError(
+            f"Unknown activation {activation!r}."
+            f"{did_you_mean(str(activation), ACTIVATIONS)} A callable such as nn.ReLU works too."
+        )
+    return ACTIVATIONS[activation]

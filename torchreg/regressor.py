@@ -1,0 +1,484 @@
+"""The estimator: scikit-learn outside, a network between its scaling layers inside."""
+
+from __future__ import annotations
+
+import copy
+import inspect
+import math
+import warnings
+from collections.abc import Callable
+from typing import Any, Self
+
+import numpy as np
+import torch
+from numpy.typing import ArrayLike
+from sklearn.base import BaseEstimator, RegressorMixin
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.utils import Tags
+from sklearn.utils.validation import check_is_fitted
+from torch import nn
+
+from torchreg._checks import (
+    CallbackSupportMixin,
+    Data,
+    as_callbacks,
+    check_nested,
+    check_parameters,
+    check_prediction_data,
+    check_start,
+    check_training_data,
+    check_validation_data,
+    describe_lost_digits,
+    fits_alone,
+    hold_out,
+    is_nested,
+    nested_parameters,
+    restore_form,
+    seed_from,
+    unknown_parameter,
+    with_callbacks,
+)
+from torchreg._device import resolve_device
+from torchreg._errors import DivergenceWarning, InterruptWarning, PrecisionWarning
+from torchreg._observers import NativeCallbacks, PrintedTable
+from torchreg.engine.fit import Fitted, RawRows, Request, fit_network
+from torchreg.engine.predict import predict_rows
+from torchreg.engine.problem import Observer, Stopping
+from torchreg.losses import build_loss
+from torchreg.optimizers import build_optimizer
+
+
+class TorchRegressor(CallbackSupportMixin, RegressorMixin, BaseEstimator):  # type: ignore[misc]
+    r"""A neural network for regression that takes and gives raw units.
+
+    .. math:: \hat y = \mu_y + \sigma_y\, f_\theta\!\left(\frac{x - \mu_x}{\sigma_x}\right)
+
+    The means :math:`\mu` and standard deviations :math:`\sigma` of X and y are computed when
+    the regressor is fitted and live *inside* the network as buffers; :math:`f_\theta` is any
+    ``torch.nn.Module``, trained on the standardized target.
+
+    Parameters
+    ----------
+    module : None, class, callable or nn.Module, default=None
+        The network :math:`f_\theta`. ``None`` is :class:`torchreg.nn.MLP`. A class or callable
+        is called with ``module__*`` and, where its signature names them, ``in_features`` and
+        ``out_features``. An instance is a template: it is copied, never trained.
+    loss : str, class or callable, default="squared_error"
+        ``"squared_error"``, ``"absolute_error"``, ``"huber"``, a torch loss class or any
+        callable of predictions and targets. It compares standardized values of shape
+        (n, n_outputs); ``loss__*`` are its options.
+    optimizer : str or class, default="adam"
+        Lower-case name of a ``torch.optim`` class (with options that suit standardized data)
+        or such a class (with torch's own options); ``optimizer__*`` are its options.
+    lr : float or None, default=None
+        Learning rate, dimensionless, above 0. ``None`` takes the optimizer's default.
+    max_epochs : int, default=200
+        Passes over the training rows, at most.
+    batch_size : int, None or "auto", default="auto"
+        Rows per step; ``None`` takes all at once. ``"auto"`` takes all of up to 256 rows, and
+        of any number for ``"lbfgs"`` and ``"rprop"``; else 128.
+    standardize : bool, "X" or "y", default=True
+        What is standardized.
+    early_stopping : bool, default=False
+        Whether to stop when the loss of held-out rows has not improved for
+        ``n_iter_no_change`` epochs, and restore the best weights. Only then, and only if
+        ``fit`` was not given ``X_val``, are rows held out.
+    validation_fraction : float, default=0.1
+        Share of the rows held out, between 0 and 1.
+    n_iter_no_change : int, default=10
+        Epochs without improvement that are waited for.
+    tol : float or None, default=None
+        An improvement is a loss below ``best * (1 - tol)``: dimensionless, relative. Without
+        early stopping the training loss is watched, or nothing if it is ``None``.
+    callbacks : list or None, default=None
+        skorch callbacks, or ``(name, callback)`` pairs whose parameters are
+        ``callbacks__name__parameter``. They see losses in standardized units, predictions
+        and targets in raw units; the callback objects are used, not copied.
+    device : str or torch.device, default="cpu"
+        Where to train and predict; ``"auto"`` takes the fastest present.
+    dtype : {"auto", "float32", "float64"} or torch.dtype, default="auto"
+        In which the network computes. ``"auto"`` is float64 where it costs nothing (a CPU and
+        at most 10,000 parameters), else float32. Statistics are always float64.
+    warm_start : bool, default=False
+        Whether ``fit`` goes on from the weights *and the statistics* of the last fit, with a
+        fresh optimizer, and counts ``n_iter_`` on.
+    verbose : int, default=0
+        1 prints about 20 rows of a table of losses, 2 one per epoch.
+    random_state : int, RandomState or None, default=None
+        Initial weights, order of batches, dropout and held-out rows. An integer seeds the
+        weights as ``torch.manual_seed`` would. No global generator is touched: ``None`` is
+        fresh each time.
+    **nested : dict
+        ``module__*``, ``optimizer__*``, ``loss__*`` and ``callbacks__*``, tunable by name.
+
+    Attributes
+    ----------
+    module_ : nn.Sequential
+        The fitted network, raw units to raw units, in evaluation mode; its ``state_dict`` holds
+        the scaling. Children: ``standardize``, ``network``, ``unstandardize``.
+    n_iter_ : int
+        Epochs run, over all warm starts.
+    best_epoch_ : int
+        The epoch whose weights were kept: the last, or with early stopping the best.
+    loss_ : float
+        Training loss of that epoch, in standardized units.
+    loss_curve_ : list of float
+        Training loss of each epoch, in standardized units.
+    validation_loss_curve_ : list of float or None
+        Loss of the validation rows after each epoch, in standardized units.
+    history_ : list of dict
+        One per epoch: ``epoch``, ``loss``, ``validation_loss`` and what callbacks noted.
+    dtype_ : torch.dtype
+        In which the network computes.
+    n_outputs_ : int
+        Number of outputs.
+    n_features_in_ : int
+        Number of features.
+    feature_names_in_ : ndarray of shape (n_features_in_,)
+        Their names, where X had any.
+
+    See Also
+    --------
+    sklearn.neural_network.MLPRegressor : Multilayer perceptrons in scikit-learn.
+
+    Notes
+    -----
+    Predictions have the shape of y, and are float32 for float32 X and float64 for anything
+    else. In a full batch, rows that are identical in X and y are merged and their weights
+    summed, so that repeating a row is the same as giving it an integer weight.
+
+    References
+    ----------
+    Y. LeCun, L. Bottou, G. Orr and K.-R. Mueller, "Efficient BackProp", in Neural Networks:
+    Tricks of the Trade (1998), section 4.3: why inputs and targets are standardized.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from torchreg import TorchRegressor
+    >>> flipper_mm = np.linspace(170, 230, 100).reshape(-1, 1)
+    >>> mass_g = 4000 + 25 * np.abs(flipper_mm[:, 0] - 195)
+    >>> reg = TorchRegressor(random_state=0).fit(flipper_mm, mass_g)
+    >>> bool(reg.score(flipper_mm, mass_g) > 0.99)
+    True
+    >>> reg.module_.standardize
+    Standardize(mean=[200], scale=[17.4941])
+    """
+
+    def __init__(
+        self,
+        module: None | nn.Module | Callable[..., nn.Module] = None,
+        *,
+        loss: str | type | Callable[..., Any] = "squared_error",
+        optimizer: str | type[torch.optim.Optimizer] = "adam",
+        lr: float | None = None,
+        max_epochs: int = 200,
+        batch_size: int | str | None = "auto",
+        standardize: bool | str = True,
+        early_stopping: bool = False,
+        validation_fraction: float = 0.1,
+        n_iter_no_change: int = 10,
+        tol: float | None = None,
+        callbacks: Any = None,
+        device: str | torch.device = "cpu",
+        dtype: str | torch.dtype = "auto",
+        warm_start: bool = False,
+        verbose: int = 0,
+        random_state: int | np.random.RandomState | None = None,
+        **nested: Any,
+    ) -> None:
+        self.module = module
+        self.loss = loss
+        self.optimizer = optimizer
+        self.lr = lr
+        self.max_epochs = max_epochs
+        self.batch_size = batch_size
+        self.standardize = standardize
+        self.early_stopping = early_stopping
+        self.validation_fraction = validation_fraction
+        self.n_iter_no_change = n_iter_no_change
+        self.tol = tol
+        self.callbacks = callbacks
+        self.device = device
+        self.dtype = dtype
+        self.warm_start = warm_start
+        self.verbose = verbose
+        self.random_state = random_state
+        self._nested = check_nested(self, nested, known=self._get_param_names())
+
+    @with_callbacks
+    def fit(
+        self,
+        X: ArrayLike,
+        y: ArrayLike,
+        sample_weight: ArrayLike | None = None,
+        *,
+        X_val: ArrayLike | None = None,
+        y_val: ArrayLike | None = None,
+        sample_weight_val: ArrayLike | None = None,
+    ) -> Self:
+        """Fit the network to data in raw units.
+
+        Parameters
+        ----------
+        X : array-like, DataFrame, tensor or sparse matrix of shape (n_samples, n_features)
+            Features, in any units and any numeric dtype.
+        y : array-like of shape (n_samples,) or (n_samples, n_outputs)
+            Targets, in any units.
+        sample_weight : array-like of shape (n_samples,) or None, default=None
+            Weights of 0 or more; they weigh the loss and the statistics.
+        X_val, y_val : array-like or None, default=None
+            Validation rows of your own, in the same units. With ``early_stopping`` they decide
+            when to stop; without, their loss is recorded.
+        sample_weight_val : array-like of shape (n_samples_val,) or None, default=None
+            Weights of the validation rows.
+
+        Returns
+        -------
+        self : TorchRegressor
+
+        Raises
+        ------
+        ValueError, TypeError
+            If parameters or data do not fit; what was fitted before is kept.
+
+        Warns
+        -----
+        ConvergenceWarning
+            If ``tol`` is set and the budget ran out while the loss still fell by more.
+        DivergenceWarning
+            If the loss ceased to be finite; the best finite weights are kept.
+        PrecisionWarning
+            If a column lost its digits before it came.
+        InterruptWarning
+            If Ctrl-C ended the fit; what it had learned is kept.
+        """
+        # 1. Check everything; until the last step the estimator stays as it was.
+        check_parameters(self)
+        data, form, seen = check_training_data(self, X, y, sample_weight)
+        held_out = check_validation_data(self, seen, data, X_val, y_val, sample_weight_val)
+        # 2. Hold rows out, if early stopping asks for it and the user brought none.
+        seed = seed_from(self.random_state)
+        if self.early_stopping and held_out is None:
+            data, held_out = hold_out(data, self.validation_fraction, seed=seed)
+        seen |= {"_form": form, "_y_is_vector": data.y_is_vector, "n_outputs_": data.y.shape[1]}
+        # 3. Statistics, network, training.
+        request = self._request(seed, seen, data, X=X, y=y, sample_weight=sample_weight)
+        fitted = fit_network(request, _raw(data), None if held_out is None else _raw(held_out))
+        # 4. Say what went wrong.
+        _warn(fitted, request, describe_lost_digits(data, fitted.module, seen))
+        # 5. Store what was learned.
+        self._store(fitted, seen)
+        return self
+
+    def predict(self, X: ArrayLike) -> Any:
+        """Predict in raw units.
+
+        Parameters
+        ----------
+        X : array-like, DataFrame, tensor or sparse matrix of shape (n_samples, n_features)
+            Features, in the units of ``fit``.
+
+        Returns
+        -------
+        ndarray of shape (n_samples,) or (n_samples, n_outputs)
+            In the shape and units of the y of ``fit``; float32 for float32 X, else float64.
+            With scikit-learn's array API dispatch, an array of X's library on X's device.
+
+        Raises
+        ------
+        ValueError
+            If X does not fit the X of ``fit``, or a prediction is not finite.
+        sklearn.exceptions.NotFittedError
+            If ``fit`` was not called.
+        """
+        check_is_fitted(self)
+        x, form = check_prediction_data(self, X, method="predict")
+        prediction = predict_rows(self.module_, x, n_outputs=self.n_outputs_, dtype=self.dtype_)
+        # (n, 1) -> (n,) where y was a vector
+        return restore_form(prediction[:, 0] if self._y_is_vector else prediction, X, form)
+
+    def get_params(self, deep: bool = True) -> dict[str, Any]:
+        """Get all parameters, nested ones included.
+
+        Parameters
+        ----------
+        deep : bool, default=True
+            As in scikit-learn.
+
+        Returns
+        -------
+        dict
+
+        Examples
+        --------
+        >>> TorchRegressor(module__hidden_sizes=[5]).get_params()["module__hidden_sizes"]
+        [5]
+        """
+        return {**super().get_params(deep=deep), **self._nested}
+
+    def set_params(self, **params: Any) -> Self:
+        """Set parameters, nested ones included.
+
+        Parameters
+        ----------
+        **params : dict
+            By name.
+
+        Returns
+        -------
+        self : TorchRegressor
+
+        Raises
+        ------
+        ValueError
+            If a plain name does not exist; the near names are in the message.
+
+        Examples
+        --------
+        >>> TorchRegressor().set_params(lr=0.1, module__hidden_sizes=[5])
+        TorchRegressor(lr=0.1, module__hidden_sizes=[5])
+        """
+        known = self._get_param_names()
+        for name in params:
+            if name not in known and not is_nested(name):
+                raise ValueError(unknown_parameter(self, name, known))
+        for name, value in params.items():
+            if name in known:
+                setattr(self, name, value)
+        self._nested = {**self._nested, **{k: v for k, v in params.items() if k not in known}}
+        return self
+
+    def _request(self, seed: int, seen: dict[str, Any], data: Data, **given: Any) -> Request:
+        """Read the parameters in the engine's words."""
+        loss = build_loss(self.loss, nested_parameters(self._nested, "loss"))
+        options = nested_parameters(self._nested, "optimizer")
+        optimizer = build_optimizer(self.optimizer, self.lr, options)
+        start, epochs_before = None, 0
+        if self.warm_start and hasattr(self, "module_"):
+            check_start(self, seen, data)
+            start, epochs_before = self.module_, self.n_iter_
+        return Request(
+            module=self.module,
+            module_options=nested_parameters(self._nested, "module"),
+            loss=loss,
+            optimizer=optimizer,
+            batch_size=self.batch_size,
+            max_epochs=self.max_epochs,
+            standardize_x=self.standardize in (True, "X"),
+            standardize_y=self.standardize in (True, "y"),
+            stopping=Stopping(self.early_stopping, self.n_iter_no_change, self.tol),
+            callbacks=as_callbacks(self.callbacks),
+            callback_options=nested_parameters(self._nested, "callbacks"),
+            device=resolve_device(self.device),
+            dtype=self.dtype,
+            seed=seed,
+            observers=lambda module: self._observers(module, seen, epochs_before, given),
+            start=start,
+            epochs_before=epochs_before,
+        )
+
+    def _observers(
+        self, module: nn.Sequential, seen: dict[str, Any], before: int, given: dict[str, Any]
+    ) -> list[Observer]:
+        """List who follows the fit: the printed table, and scikit-learn's callbacks."""
+        observers: list[Observer] = []
+        if self.verbose:
+            standardized = self.standardize in (True, "y")
+            observers.append(
+                PrintedTable(
+                    self.max_epochs,
+                    first_epoch=before,
+                    verbose=int(self.verbose),
+                    standardized=standardized,
+                )
+            )
+        if getattr(self, "_skl_callbacks", None):
+            observers.append(NativeCallbacks(self, module, seen, given))
+        return observers
+
+    def _store(self, fitted: Fitted, seen: dict[str, Any]) -> None:
+        outcome = fitted.outcome
+        before = self.history_ if self.warm_start and hasattr(self, "module_") else []
+        self.__dict__.pop("feature_names_in_", None)
+        self.__dict__.update(seen)
+        self.module_ = fitted.module
+        self.dtype_ = fitted.dtype
+        self.history_ = [*before, *(record.as_dict() for record in outcome.records)]
+        self.n_iter_ = self.history_[-1]["epoch"]
+        self.best_epoch_ = outcome.best_epoch
+        self.loss_curve_ = [row["loss"] for row in self.history_]
+        self.loss_ = self.loss_curve_[max(self.best_epoch_, 1) - 1]
+        has_validation = "validation_loss" in self.history_[-1]
+        self.validation_loss_curve_ = (
+            [row.get("validation_loss", math.nan) for row in self.history_]
+            if has_validation
+            else None
+        )
+
+    def __sklearn_is_fitted__(self) -> bool:
+        return hasattr(self, "module_")
+
+    def __sklearn_tags__(self) -> Tags:
+        tags = super().__sklearn_tags__()
+        tags.input_tags.sparse = True
+        tags.target_tags.multi_output = True
+        tags.array_api_support = True
+        return tags
+
+    def __getstate__(self) -> dict[str, Any]:
+        # A pickle holds no device memory: it opens on a machine without that device.
+        state = dict(super().__getstate__())
+        if "module_" in state:
+            device = next(state["module_"].parameters()).device
+            if device.type != "cpu":
+                state["module_"] = copy.deepcopy(state["module_"]).cpu()
+        return state
+
+
+# Without ``**nested``, which is no parameter but the place for any number of them.
+TorchRegressor.__signature__ = inspect.Signature(  # type: ignore[attr-defined]
+    [
+        p
+        for p in inspect.signature(TorchRegressor).parameters.values()
+        if p.kind is not p.VAR_KEYWORD
+    ]
+)
+
+
+def _raw(data: Data) -> RawRows:
+    return RawRows(data.x, data.y, data.weight)
+
+
+def _warn(fitted: Fitted, request: Request, lost_digits: str | None) -> None:
+    """Turn the reason why a fit ended into words."""
+    outcome = fitted.outcome
+    epoch, kept = outcome.records[-1].epoch, outcome.best_epoch
+    if lost_digits is not None:
+        warnings.warn(lost_digits, PrecisionWarning, stacklevel=4)
+    if outcome.reason == "interrupted":
+        if not fits_alone():
+            raise KeyboardInterrupt
+        warnings.warn(
+            f"Interrupted in epoch {epoch + 1} of {request.epochs_before + request.max_epochs}: "
+            f"the regressor holds the weights of epoch {kept}, and can predict.",
+            InterruptWarning,
+            stacklevel=4,
+        )
+    if outcome.reason == "diverged":
+        warnings.warn(
+            f"The loss ceased to be finite in epoch {epoch} (it was {outcome.records[-1].loss}): "
+            f"the fit stopped there, and the weights of epoch {kept} were kept, the best finite "
+            f"ones. Likely cause: lr={request.optimizer.options.get('lr')} is too large for "
+            f"optimizer={request.optimizer.name!r} and this module. Lower it, or clip the gradient.",
+            DivergenceWarning,
+            stacklevel=4,
+        )
+    if outcome.still_falling:
+        warnings.warn(
+            f"The budget of max_epochs={request.max_epochs} ran out while the loss still fell by "
+            f"more than tol={request.stopping.tol} of itself in an epoch. Raise max_epochs or "
+            "lr, or set tol=None.",
+            ConvergenceWarning,
+            stacklevel=4,
+        )
