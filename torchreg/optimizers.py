@@ -22,11 +22,11 @@ from torchreg._errors import did_you_mean
 #: Learning rates that suit standardized data, where torch's own do not; for names only,
 #: a class keeps torch's own.
 DEFAULT_LR: dict[str, float] = {
-    "adam": 1e-2,
-    "adamw": 1e-2,
-    "adamax": 1e-2,
-    "nadam": 1e-2,
-    "radam": 1e-2,
+    "adam": 2e-3,
+    "adamw": 2e-3,
+    "adamax": 2e-3,
+    "nadam": 2e-3,
+    "radam": 2e-3,
     "rmsprop": 1e-3,
     "sgd": 1e-2,
 }
