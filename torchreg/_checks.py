@@ -6,12 +6,9 @@ The one file that may import private parts of scikit-learn.
 from __future__ import annotations
 
 import copy
-import math
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from numbers import Integral, Real
-from types import FrameType
 from typing import Any
 
 import numpy as np
@@ -30,8 +27,21 @@ from sklearn.utils._param_validation import (
 from sklearn.utils.validation import validate_data
 from torch import Tensor
 
-from torchreg._errors import did_you_mean
-from torchreg.engine.rows import LARGEST, Rows, SparseRows, Statistics, lost_digits
+from torchreg._data import Data, to_sparse_rows, to_tensor
+from torchreg.engine.rows import LARGEST, Rows, SparseRows
+
+__all__ = [
+    "LIMITS",
+    "CallbackSupportMixin",
+    "Form",
+    "check_parameters",
+    "check_prediction_data",
+    "check_start",
+    "check_training_data",
+    "check_validation_data",
+    "restore_form",
+    "with_callbacks",
+]
 
 try:
     from sklearn.callback import CallbackSupportMixin, with_callbacks
@@ -44,8 +54,6 @@ except ImportError:  # scikit-learn below 1.9 has no callbacks of its own.
         """Leave the method as it is."""
         return method
 
-
-__all__ = ["CallbackSupportMixin", "with_callbacks"]
 
 #: The limits of the parameters, in scikit-learn's notation.
 LIMITS: dict[str, list[Any]] = {
@@ -67,20 +75,6 @@ LIMITS: dict[str, list[Any]] = {
     "verbose": ["verbose"],
     "random_state": ["random_state"],
 }
-
-#: Parameters that hand what follows two underscores on.
-NESTED = ("module", "optimizer", "loss", "callbacks")
-
-
-def is_nested(name: str) -> bool:
-    """Tell whether a parameter is a nested one, like ``module__hidden_sizes``."""
-    prefix, separator, rest = name.partition("__")
-    return prefix in NESTED and bool(separator) and bool(rest)
-
-
-def unknown_parameter(owner: object, name: str, known: list[str]) -> str:
-    """Write the message for a parameter that does not exist."""
-    return f"{type(owner).__name__} has no parameter {name!r}.{did_you_mean(name, known)}"
 
 
 def check_parameters(estimator: BaseEstimator) -> None:
@@ -121,41 +115,6 @@ class Form:
     def place(self) -> tuple[str, str]:
         """Namespace and device, which fit and predict must share."""
         return self.namespace, self.device
-
-
-@dataclass(frozen=True)
-class Data:
-    """Validated rows as tensors on the CPU, in raw units.
-
-    Parameters
-    ----------
-    x : Tensor of shape (n, n_features) or SparseRows
-        float32 or float64.
-    y : Tensor of shape (n, n_outputs)
-        float64.
-    weight : Tensor of shape (n,) or None
-        float64, positive: rows of weight 0 are gone.
-    x_dtype, y_dtype : torch.dtype
-        As they came.
-    y_is_vector : bool
-        Whether y had shape (n,).
-    """
-
-    x: Rows
-    y: Tensor
-    weight: Tensor | None
-    x_dtype: torch.dtype
-    y_dtype: torch.dtype
-    y_is_vector: bool
-
-    def __len__(self) -> int:
-        return len(self.y)
-
-    def take(self, index: Tensor) -> Data:
-        """Keep some of the rows."""
-        x = _take_sparse(self.x, index) if isinstance(self.x, SparseRows) else self.x[index]
-        weight = None if self.weight is None else self.weight[index]
-        return replace(self, x=x, y=self.y[index], weight=weight)
 
 
 def check_training_data(
@@ -224,9 +183,7 @@ def check_validation_data(
     names = ("X_val", "y_val", "sample_weight_val")
     data = _assemble(X_val, x, form, y_val, sample_weight_val, names=names)
     if data.y.shape[1] != training.y.shape[1]:
-        raise ValueError(
-            f"y_val has {data.y.shape[1]} outputs, but y has {training.y.shape[1]}."
-        )
+        raise ValueError(f"y_val has {data.y.shape[1]} outputs, but y has {training.y.shape[1]}.")
     return data
 
 
@@ -252,7 +209,7 @@ def _check_x(estimator: BaseEstimator, X: Any, *, reset: bool) -> tuple[Rows, Fo
         accept_sparse="csr",
         dtype="numeric",
     )
-    x = _sparse_rows(X) if scipy.sparse.issparse(X) else _tensor(X, name="X")
+    x = to_sparse_rows(X) if scipy.sparse.issparse(X) else to_tensor(X, name="X")
     values = x.values if isinstance(x, SparseRows) else x
     dtype = values.dtype
     if dtype != torch.float32:
@@ -269,17 +226,14 @@ def _check_x(estimator: BaseEstimator, X: Any, *, reset: bool) -> tuple[Rows, Fo
 def _assemble(
     X: Any, x: Rows, form: Form, y: Any, sample_weight: Any, *, names: tuple[str, str, str]
 ) -> Data:
-    X_name, y_name, weight_name = names
-    y = check_array(
-        _plain(y), ensure_2d=False, dtype=None, input_name=y_name, ensure_min_samples=0
-    )
+    _, y_name, weight_name = names
+    y = check_array(_plain(y), ensure_2d=False, dtype=None, input_name=y_name, ensure_min_samples=0)
     check_consistent_length(X, y)
-    y_dtype = (tensor := _tensor(y, name=y_name)).dtype
+    y_dtype = (tensor := to_tensor(y, name=y_name)).dtype
     t = tensor.to(torch.float64)
     if t.ndim not in (1, 2) or t.shape[-1] == 0:
         raise ValueError(
-            f"{y_name} expects shape (n_samples,) or (n_samples, n_outputs), "
-            f"got {tuple(t.shape)}."
+            f"{y_name} expects shape (n_samples,) or (n_samples, n_outputs), got {tuple(t.shape)}."
         )
     if t.numel() and not float(t.abs().max()) < LARGEST:
         raise ValueError(
@@ -308,7 +262,7 @@ def _check_weight(sample_weight: Any, *, n: int, name: str) -> Tensor | None:
     weight = check_array(
         _plain(sample_weight), ensure_2d=False, dtype=None, input_name=name, ensure_min_samples=0
     )
-    weight = _tensor(weight, name=name).to(torch.float64)
+    weight = to_tensor(weight, name=name).to(torch.float64)
     if tuple(weight.shape) != (n,):
         raise ValueError(
             f"{name} expects one weight per row, shape ({n},), got shape {tuple(weight.shape)}."
@@ -356,52 +310,6 @@ def _check_same_place(estimator: BaseEstimator, form: Form, *, method: str) -> N
         )
 
 
-def _tensor(array: Any, *, name: str) -> Tensor:
-    """Turn a validated array of any library into a tensor on the CPU."""
-    if not isinstance(array, Tensor):
-        try:
-            array = np.asarray(array)
-        except (TypeError, RuntimeError):
-            array = torch.from_dlpack(array)
-    if isinstance(array, np.ndarray):
-        if array.dtype.kind not in "fiub":
-            try:
-                array = array.astype(np.float64) if array.dtype.kind == "O" else None
-            except (TypeError, ValueError):
-                array = None
-            if array is None:
-                raise ValueError(f"{name} expects numbers; something in it is none.")
-        if array.dtype.kind in "fu" and array.dtype.itemsize not in (1, 2, 4, 8):
-            array = array.astype(np.float64)
-        if array.dtype.kind == "u" and array.dtype.itemsize > 1:
-            array = array.astype(np.float64)
-        array = np.ascontiguousarray(array)
-        if not array.dtype.isnative or not array.flags.writeable:
-            array = array.astype(array.dtype.newbyteorder("="))
-        array = torch.from_numpy(array)
-    tensor: Tensor = array.detach().cpu()
-    if tensor.is_complex():
-        raise ValueError(f"Complex data not supported: {name} expects real numbers.")
-    return tensor
-
-
-def _sparse_rows(X: Any) -> SparseRows:
-    X = scipy.sparse.csr_array(X, copy=True)
-    X.sum_duplicates()
-    return SparseRows(
-        starts=torch.from_numpy(X.indptr.astype(np.int64)),
-        columns=torch.from_numpy(X.indices.astype(np.int64)),
-        values=_tensor(X.data, name="X"),
-        n_columns=X.shape[1],
-    )
-
-
-def _take_sparse(rows: SparseRows, index: Tensor) -> SparseRows:
-    shape = (len(rows), rows.n_columns)
-    parts = (rows.values.numpy(), rows.columns.numpy(), rows.starts.numpy())
-    return _sparse_rows(scipy.sparse.csr_array(parts, shape=shape)[index.numpy()])
-
-
 def restore_form(prediction: Tensor, X: Any, form: Form) -> Any:
     """Give predictions the dtype, array library and device of X.
 
@@ -428,42 +336,6 @@ def restore_form(prediction: Tensor, X: Any, form: Form) -> Any:
     return namespace.asarray(prediction.cpu().numpy(), device=device)
 
 
-def fits_alone() -> bool:
-    """Tell whether the running fit stands alone, not inside a search or an ensemble.
-
-    Only there may an interrupt be kept quiet: anywhere else the caller must end, too.
-    """
-    harmless = ("base", "pipeline", "callback", "compose", "utils")
-    frame: FrameType | None = sys._getframe(1)
-    while frame is not None:
-        root, _, rest = str(frame.f_globals.get("__name__", "")).partition(".")
-        if root == "joblib" or (root == "sklearn" and rest.partition(".")[0] not in harmless):
-            return False
-        frame = frame.f_back
-    return True
-
-
-def check_nested(owner: object, nested: dict[str, Any], *, known: list[str]) -> dict[str, Any]:
-    """Let nested parameters through; a plain name that does not exist is an error at once."""
-    for name in nested:
-        if not is_nested(name):
-            raise TypeError(unknown_parameter(owner, name, known))
-    return nested
-
-
-def nested_parameters(nested: dict[str, Any], prefix: str) -> dict[str, Any]:
-    """Pick what follows ``prefix__``."""
-    start = f"{prefix}__"
-    return {name[len(start) :]: v for name, v in nested.items() if name.startswith(start)}
-
-
-def as_callbacks(callbacks: Any) -> list[Any]:
-    """Read the ``callbacks`` parameter as a list; one callback may stand alone."""
-    if callbacks is None:
-        return []
-    return list(callbacks) if isinstance(callbacks, list | tuple) else [callbacks]
-
-
 def check_start(estimator: BaseEstimator, attributes: dict[str, Any], data: Data) -> None:
     """Require of a warm start that the data look as they did.
 
@@ -481,60 +353,3 @@ def check_start(estimator: BaseEstimator, attributes: dict[str, Any], data: Data
             f"outputs, but X has {came[0]} features and y {came[1]} outputs, or their names "
             "changed. Set warm_start=False to start afresh."
         )
-
-
-def seed_from(random_state: Any) -> int:
-    """Turn ``random_state`` into a seed; ``None`` is fresh, and no global state is touched."""
-    if random_state is None:
-        return int(np.random.SeedSequence().generate_state(1)[0])
-    if isinstance(random_state, Integral):
-        return int(random_state)
-    return int(random_state.randint(2**31 - 1))
-
-
-def hold_out(data: Data, fraction: float, *, seed: int) -> tuple[Data, Data]:
-    """Split rows at random into training and validation.
-
-    Raises
-    ------
-    ValueError
-        If either part would be empty.
-    """
-    n_rows = len(data)
-    n_held = math.ceil(fraction * n_rows)
-    if not 0 < n_held < n_rows:
-        raise ValueError(
-            f"early_stopping=True holds out validation_fraction={fraction} of the rows, but "
-            f"with n_samples={n_rows} none would be left to train on. Give X_val and y_val, "
-            "more rows, or early_stopping=False."
-        )
-    order = torch.randperm(n_rows, generator=torch.Generator().manual_seed(seed))
-    return data.take(order[n_held:]), data.take(order[:n_held])
-
-
-def describe_lost_digits(
-    data: Data, module: torch.nn.Sequential, attributes: dict[str, Any]
-) -> str | None:
-    """Write the warning for columns that were too coarse before they came, if there are any."""
-    names = attributes.get("feature_names_in_", [])
-    found = []
-    layers = dict(module.named_children())
-    for name, dtype in (("standardize", data.x_dtype), ("unstandardize", data.y_dtype)):
-        if name not in layers:
-            continue
-        statistics = Statistics(layers[name].mean.cpu(), layers[name].scale.cpu())
-        for column in lost_digits(statistics, dtype):
-            of_x = name == "standardize"
-            label = f"X column {names[column] if len(names) else column}" if of_x else "y"
-            mean, scale = float(statistics.mean[column]), float(statistics.scale[column])
-            found.append(
-                f"{label} lies at {mean:.4g} with a standard deviation of {scale:.4g}, but "
-                f"{str(dtype).removeprefix('torch.')} can only tell numbers "
-                f"{abs(mean) * torch.finfo(dtype).eps:.2g} apart there"
-            )
-    if not found:
-        return None
-    return (
-        f"{'; '.join(found)}: digits were lost before fit. Subtract the offset, or pass float64, "
-        "where the numbers are made."
-    )

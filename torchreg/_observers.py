@@ -26,7 +26,9 @@ class PrintedTable:
         Whether the loss compares standardized targets.
     """
 
-    def __init__(self, max_epochs: int, *, first_epoch: int, verbose: int, standardized: bool) -> None:
+    def __init__(
+        self, max_epochs: int, *, first_epoch: int, verbose: int, standardized: bool
+    ) -> None:
         self.every = 1 if verbose > 1 else max(1, max_epochs // 20)
         self.last = first_epoch + max_epochs
         self.started = time.perf_counter()

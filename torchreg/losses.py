@@ -139,6 +139,12 @@ class Loss:
             return values.mean() if self.per_row else values
         return (self._of_each_row(prediction, target) * weight).mean()
 
+    def to(self, like: Tensor) -> Loss:
+        """Move what a loss module holds to the dtype and device of a tensor."""
+        if isinstance(self.function, nn.Module):
+            self.function.to(like.device, like.dtype)
+        return self
+
     def _of_each_row(self, prediction: Tensor, target: Tensor) -> Tensor:
         if not self.per_row:
             return torch.stack(

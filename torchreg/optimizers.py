@@ -1,23 +1,20 @@
 """Optimizers: how a name, a class and their options become an update rule.
 
-Every ``torch.optim`` class that works on dense parameters can be named. The four rules
-used most are also written here as a few in-place operations on *one* vector that holds
-all parameters: the same arithmetic as torch's, without an optimizer object, whose first
-step costs a fresh process more than a second of imports. Adding a rule is one entry in
-:data:`VECTOR_RULES`.
+Every ``torch.optim`` class that works on dense parameters can be named. Those that are
+also written in :mod:`torchreg.rules` run without torch's optimizer object.
 """
 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import torch
-from torch import Tensor
 
 from torchreg._errors import did_you_mean
+from torchreg.rules import VECTOR_RULES, VectorRule
 
 #: Learning rates that suit standardized data, where torch's own do not; for names only,
 #: a class keeps torch's own.
@@ -46,227 +43,6 @@ DEFAULT_OPTIONS: dict[str, dict[str, Any]] = {
 REFUSED: dict[str, str] = {
     "muon": "it takes matrices only and refuses the biases that every layer has",
     "sparseadam": "it takes sparse gradients only, and a dense network has dense ones",
-}
-
-
-class VectorRule(Protocol):
-    """An update of all parameters as one vector."""
-
-    def update(self, theta: Tensor, gradient: Tensor) -> None:
-        """Move ``theta`` in place; both have shape (n_parameters,)."""
-
-
-class Adam:
-    r"""Adam, and AdamW with ``decoupled=True``.
-
-    .. math:: m \leftarrow \beta_1 m + (1 - \beta_1) g, \quad
-              v \leftarrow \beta_2 v + (1 - \beta_2) g^2, \quad
-              \theta \leftarrow \theta - \eta \frac{m / (1 - \beta_1^k)}
-              {\sqrt{v / (1 - \beta_2^k)} + \epsilon}
-
-    Weight decay :math:`\lambda` adds :math:`\lambda\theta` to the gradient, or, decoupled,
-    multiplies :math:`\theta` by :math:`1 - \eta\lambda` first.
-
-    Parameters
-    ----------
-    lr : float
-        Learning rate :math:`\eta`.
-    betas : (float, float), default=(0.9, 0.999)
-        Decay of the two averages.
-    eps : float, default=1e-8
-        :math:`\epsilon`.
-    weight_decay : float, default=0.0
-        :math:`\lambda`.
-    decoupled : bool, default=False
-        Whether the decay acts on the parameters alone.
-
-    References
-    ----------
-    Kingma and Ba, "Adam: A Method for Stochastic Optimization", ICLR 2015.
-    Loshchilov and Hutter, "Decoupled Weight Decay Regularization", ICLR 2019.
-
-    Examples
-    --------
-    >>> theta = torch.zeros(2)
-    >>> Adam(lr=0.1).update(theta, torch.tensor([1.0, -20.0]))
-    >>> theta
-    tensor([-0.1000,  0.1000])
-    """
-
-    def __init__(
-        self,
-        lr: float,
-        betas: tuple[float, float] = (0.9, 0.999),
-        eps: float = 1e-8,
-        weight_decay: float = 0.0,
-        *,
-        decoupled: bool = False,
-    ) -> None:
-        self.lr, self.betas, self.eps = lr, betas, eps
-        self.weight_decay, self.decoupled = weight_decay, decoupled
-        self.step = 0
-        self.average: Tensor | None = None
-        self.square: Tensor | None = None
-
-    def update(self, theta: Tensor, gradient: Tensor) -> None:
-        """Take one step, in place."""
-        if self.average is None or self.square is None:
-            self.average, self.square = torch.zeros_like(theta), torch.zeros_like(theta)
-        if self.weight_decay and self.decoupled:
-            theta.mul_(1 - self.lr * self.weight_decay)
-        elif self.weight_decay:
-            gradient = gradient.add(theta, alpha=self.weight_decay)
-        self.step += 1
-        beta1, beta2 = self.betas
-        self.average.lerp_(gradient, 1 - beta1)
-        self.square.mul_(beta2).addcmul_(gradient, gradient, value=1 - beta2)
-        root = self.square.sqrt().mul_((1 - beta2**self.step) ** -0.5).add_(self.eps)
-        theta.addcdiv_(self.average, root, value=-self.lr / (1 - beta1**self.step))
-
-
-class AdamW(Adam):
-    """Adam with decoupled weight decay; see :class:`Adam`.
-
-    Parameters
-    ----------
-    lr, betas, eps : float
-        As in :class:`Adam`.
-    weight_decay : float, default=1e-2
-        Decay per step and learning rate.
-
-    Examples
-    --------
-    >>> theta = torch.ones(1)
-    >>> AdamW(lr=0.1, weight_decay=0.5).update(theta, torch.zeros(1))
-    >>> theta
-    tensor([0.9500])
-    """
-
-    def __init__(
-        self,
-        lr: float,
-        betas: tuple[float, float] = (0.9, 0.999),
-        eps: float = 1e-8,
-        weight_decay: float = 1e-2,
-    ) -> None:
-        super().__init__(lr, betas, eps, weight_decay, decoupled=True)
-
-
-class SGD:
-    r"""Gradient descent with momentum.
-
-    .. math:: b \leftarrow \mu b + g, \quad \theta \leftarrow \theta - \eta\, b
-
-    (with Nesterov's momentum, :math:`g + \mu b` takes the place of :math:`b`).
-
-    Parameters
-    ----------
-    lr : float
-        Learning rate :math:`\eta`.
-    momentum : float, default=0.0
-        :math:`\mu`.
-    weight_decay : float, default=0.0
-        Adds this multiple of the parameters to the gradient.
-    nesterov : bool, default=False
-        Whether to look ahead.
-
-    References
-    ----------
-    Sutskever et al., "On the importance of initialization and momentum in deep
-    learning", ICML 2013.
-
-    Examples
-    --------
-    >>> theta = torch.ones(1)
-    >>> SGD(lr=0.1).update(theta, torch.ones(1))
-    >>> theta
-    tensor([0.9000])
-    """
-
-    def __init__(
-        self,
-        lr: float,
-        momentum: float = 0.0,
-        weight_decay: float = 0.0,
-        nesterov: bool = False,
-    ) -> None:
-        self.lr, self.momentum = lr, momentum
-        self.weight_decay, self.nesterov = weight_decay, nesterov
-        self.velocity: Tensor | None = None
-
-    def update(self, theta: Tensor, gradient: Tensor) -> None:
-        """Take one step, in place."""
-        if self.weight_decay:
-            gradient = gradient.add(theta, alpha=self.weight_decay)
-        if self.momentum:
-            if self.velocity is None:
-                self.velocity = gradient.clone()
-            else:
-                self.velocity.mul_(self.momentum).add_(gradient)
-            look_ahead = gradient.add(self.velocity, alpha=self.momentum)
-            gradient = look_ahead if self.nesterov else self.velocity
-        theta.add_(gradient, alpha=-self.lr)
-
-
-class Rprop:
-    r"""Resilient backpropagation: each parameter has a step size of its own.
-
-    The step grows by :math:`\eta^+` while the sign of the gradient stays, shrinks by
-    :math:`\eta^-` when it flips, and only the sign of the gradient is used. A parameter
-    whose sign flipped rests for one step. For full batches.
-
-    Parameters
-    ----------
-    lr : float
-        First step size.
-    etas : (float, float), default=(0.5, 1.2)
-        :math:`\eta^-` and :math:`\eta^+`.
-    step_sizes : (float, float), default=(1e-6, 50)
-        Smallest and largest step.
-
-    References
-    ----------
-    Riedmiller and Braun, "A direct adaptive method for faster backpropagation learning:
-    the RPROP algorithm", ICNN 1993.
-
-    Examples
-    --------
-    >>> theta = torch.zeros(2)
-    >>> Rprop(lr=0.01).update(theta, torch.tensor([3.0, -5.0]))
-    >>> theta
-    tensor([-0.0100,  0.0100])
-    """
-
-    def __init__(
-        self,
-        lr: float,
-        etas: tuple[float, float] = (0.5, 1.2),
-        step_sizes: tuple[float, float] = (1e-6, 50),
-    ) -> None:
-        self.lr, self.etas, self.step_sizes = lr, etas, step_sizes
-        self.previous: Tensor | None = None
-        self.step_size: Tensor | None = None
-
-    def update(self, theta: Tensor, gradient: Tensor) -> None:
-        """Take one step, in place."""
-        if self.previous is None or self.step_size is None:
-            self.previous = torch.zeros_like(theta)
-            self.step_size = torch.full_like(theta, self.lr)
-        agreement = gradient * self.previous
-        flipped = agreement < 0
-        eta_minus, eta_plus = self.etas
-        factor = torch.ones_like(theta)
-        factor.masked_fill_(agreement > 0, eta_plus).masked_fill_(flipped, eta_minus)
-        self.step_size.mul_(factor).clamp_(*self.step_sizes)
-        self.previous = gradient.masked_fill(flipped, 0.0)
-        theta.addcmul_(self.previous.sign(), self.step_size, value=-1)
-
-
-VECTOR_RULES: dict[str, Callable[..., VectorRule]] = {
-    "adam": Adam,
-    "adamw": AdamW,
-    "rprop": Rprop,
-    "sgd": SGD,
 }
 
 

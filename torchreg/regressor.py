@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import inspect
 import math
-import warnings
 from collections.abc import Callable
 from typing import Any, Self
 
@@ -13,34 +12,32 @@ import numpy as np
 import torch
 from numpy.typing import ArrayLike
 from sklearn.base import BaseEstimator, RegressorMixin
-from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils import Tags
 from sklearn.utils.validation import check_is_fitted
 from torch import nn
 
 from torchreg._checks import (
     CallbackSupportMixin,
-    Data,
-    as_callbacks,
-    check_nested,
     check_parameters,
     check_prediction_data,
     check_start,
     check_training_data,
     check_validation_data,
-    describe_lost_digits,
-    fits_alone,
-    hold_out,
-    is_nested,
-    nested_parameters,
     restore_form,
-    seed_from,
-    unknown_parameter,
     with_callbacks,
 )
+from torchreg._data import Data, hold_out
 from torchreg._device import resolve_device
-from torchreg._errors import DivergenceWarning, InterruptWarning, PrecisionWarning
 from torchreg._observers import NativeCallbacks, PrintedTable
+from torchreg._parameters import (
+    as_callbacks,
+    check_nested,
+    is_nested,
+    nested_parameters,
+    seed_from,
+    unknown_parameter,
+)
+from torchreg._verdict import describe_lost_digits, warn_about
 from torchreg.engine.fit import Fitted, RawRows, Request, fit_network
 from torchreg.engine.predict import predict_rows
 from torchreg.engine.problem import Observer, Stopping
@@ -48,7 +45,7 @@ from torchreg.losses import build_loss
 from torchreg.optimizers import build_optimizer
 
 
-class TorchRegressor(CallbackSupportMixin, RegressorMixin, BaseEstimator):  # type: ignore[misc]
+class TorchRegressor(CallbackSupportMixin, RegressorMixin, BaseEstimator):
     r"""A neural network for regression that takes and gives raw units.
 
     .. math:: \hat y = \mu_y + \sigma_y\, f_\theta\!\left(\frac{x - \mu_x}{\sigma_x}\right)
@@ -162,12 +159,12 @@ class TorchRegressor(CallbackSupportMixin, RegressorMixin, BaseEstimator):  # ty
     >>> bool(reg.score(flipper_mm, mass_g) > 0.99)
     True
     >>> reg.module_.standardize
-    Standardize(mean=[200], scale=[17.4941])
+    Standardize(mean=[200], scale=[17.4946])
     """
 
     def __init__(
         self,
-        module: None | nn.Module | Callable[..., nn.Module] = None,
+        module: nn.Module | Callable[..., nn.Module] | None = None,
         *,
         loss: str | type | Callable[..., Any] = "squared_error",
         optimizer: str | type[torch.optim.Optimizer] = "adam",
@@ -266,7 +263,7 @@ class TorchRegressor(CallbackSupportMixin, RegressorMixin, BaseEstimator):  # ty
         request = self._request(seed, seen, data, X=X, y=y, sample_weight=sample_weight)
         fitted = fit_network(request, _raw(data), None if held_out is None else _raw(held_out))
         # 4. Say what went wrong.
-        _warn(fitted, request, describe_lost_digits(data, fitted.module, seen))
+        warn_about(fitted, request, describe_lost_digits(data, fitted.module, seen))
         # 5. Store what was learned.
         self._store(fitted, seen)
         return self
@@ -399,12 +396,16 @@ class TorchRegressor(CallbackSupportMixin, RegressorMixin, BaseEstimator):  # ty
 
     def _store(self, fitted: Fitted, seen: dict[str, Any]) -> None:
         outcome = fitted.outcome
-        before = self.history_ if self.warm_start and hasattr(self, "module_") else []
+        goes_on = self.warm_start and hasattr(self, "module_")
+        before: list[dict[str, Any]] = self.history_ if goes_on else []
         self.__dict__.pop("feature_names_in_", None)
         self.__dict__.update(seen)
         self.module_ = fitted.module
         self.dtype_ = fitted.dtype
-        self.history_ = [*before, *(record.as_dict() for record in outcome.records)]
+        self.history_: list[dict[str, Any]] = [
+            *before,
+            *(record.as_dict() for record in outcome.records),
+        ]
         self.n_iter_ = self.history_[-1]["epoch"]
         self.best_epoch_ = outcome.best_epoch
         self.loss_curve_ = [row["loss"] for row in self.history_]
@@ -437,7 +438,7 @@ class TorchRegressor(CallbackSupportMixin, RegressorMixin, BaseEstimator):  # ty
 
 
 # Without ``**nested``, which is no parameter but the place for any number of them.
-TorchRegressor.__signature__ = inspect.Signature(  # type: ignore[attr-defined]
+TorchRegressor.__signature__ = inspect.Signature(
     [
         p
         for p in inspect.signature(TorchRegressor).parameters.values()
@@ -448,37 +449,3 @@ TorchRegressor.__signature__ = inspect.Signature(  # type: ignore[attr-defined]
 
 def _raw(data: Data) -> RawRows:
     return RawRows(data.x, data.y, data.weight)
-
-
-def _warn(fitted: Fitted, request: Request, lost_digits: str | None) -> None:
-    """Turn the reason why a fit ended into words."""
-    outcome = fitted.outcome
-    epoch, kept = outcome.records[-1].epoch, outcome.best_epoch
-    if lost_digits is not None:
-        warnings.warn(lost_digits, PrecisionWarning, stacklevel=4)
-    if outcome.reason == "interrupted":
-        if not fits_alone():
-            raise KeyboardInterrupt
-        warnings.warn(
-            f"Interrupted in epoch {epoch + 1} of {request.epochs_before + request.max_epochs}: "
-            f"the regressor holds the weights of epoch {kept}, and can predict.",
-            InterruptWarning,
-            stacklevel=4,
-        )
-    if outcome.reason == "diverged":
-        warnings.warn(
-            f"The loss ceased to be finite in epoch {epoch} (it was {outcome.records[-1].loss}): "
-            f"the fit stopped there, and the weights of epoch {kept} were kept, the best finite "
-            f"ones. Likely cause: lr={request.optimizer.options.get('lr')} is too large for "
-            f"optimizer={request.optimizer.name!r} and this module. Lower it, or clip the gradient.",
-            DivergenceWarning,
-            stacklevel=4,
-        )
-    if outcome.still_falling:
-        warnings.warn(
-            f"The budget of max_epochs={request.max_epochs} ran out while the loss still fell by "
-            f"more than tol={request.stopping.tol} of itself in an epoch. Raise max_epochs or "
-            "lr, or set tol=None.",
-            ConvergenceWarning,
-            stacklevel=4,
-        )

@@ -26,6 +26,7 @@ from torchreg.engine.rows import (
     of_order_one,
 )
 from torchreg.losses import Loss, probe_loss
+from torchreg.nn import Unstandardize
 from torchreg.optimizers import OptimizerSpec
 
 if TYPE_CHECKING:
@@ -71,7 +72,7 @@ class Request:
         How many epochs ``start`` has seen.
     """
 
-    module: None | nn.Module | Callable[..., nn.Module]
+    module: nn.Module | Callable[..., nn.Module] | None
     module_options: Mapping[str, Any]
     loss: Loss
     optimizer: OptimizerSpec
@@ -135,7 +136,7 @@ def fit_network(request: Request, training: RawRows, validation: RawRows | None)
         if not stochastic:
             lent.close()
         # 4. Train.
-        loss = probe_loss(request.loss, t_probe.clone(), t_probe)
+        loss = probe_loss(request.loss.to(t_probe), t_probe.clone(), t_probe)
         listener = inside.listener(training, validation)
         problem = Problem(
             network=inside.network,
@@ -187,11 +188,8 @@ def build_module(request: Request, training: RawRows) -> nn.Sequential:
     n_parameters = sum(p.numel() for p in network.parameters())
     dtype = resolve_dtype(request.dtype, n_parameters=n_parameters, device=request.device)
     module = scaled(network.to(dtype), x_statistics, y_statistics, dtype)
-    for name in ("standardize", "unstandardize"):
-        if hasattr(module, name):
-            getattr(module, name).to(statistics_dtype(request.device))
-    if x_statistics is not None:
-        module.standardize.dtype = dtype  # type: ignore[union-attr]
+    if statistics_dtype(request.device) != torch.float64:
+        module.to(statistics_dtype(request.device))
     return module.to(request.device)
 
 
@@ -214,7 +212,7 @@ class Inside:
         layers = {name: copy.deepcopy(layer).cpu() for name, layer in module.named_children()}
         self._standardize = layers.get("standardize")
         target = layers.get("unstandardize")
-        self._standardize_y = None if target is None else target.inverse()
+        self._standardize_y = target.inverse() if isinstance(target, Unstandardize) else None
 
     def table(self, rows: RawRows) -> Table:
         """Standardize rows; sparse ones when they are asked for."""
@@ -222,11 +220,7 @@ class Inside:
         if weight is not None:
             weight = of_order_one(weight)
             weight = (weight / weight.mean()).to(self.request.device, self.dtype)
-        x = (
-            LazyRows(rows.x, self._x)
-            if isinstance(rows.x, SparseRows)
-            else self._x(rows.x)
-        )
+        x = LazyRows(rows.x, self._x) if isinstance(rows.x, SparseRows) else self._x(rows.x)
         t = rows.y if self._standardize_y is None else self._standardize_y(rows.y)
         return Table(x, self._core(t), weight)
 

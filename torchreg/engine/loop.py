@@ -222,7 +222,7 @@ class _Fit:
         return loss
 
     def _predict(self, batch: Batch) -> Tensor:
-        output = self.network(batch.x)
+        output: Tensor = self.network(batch.x)
         if output.shape != batch.t.shape:
             check_output(output, n_rows=len(batch.t), n_outputs=batch.t.shape[1])
             # (n,) -> (n, 1)

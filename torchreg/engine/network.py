@@ -17,7 +17,7 @@ from torchreg.nn import MLP, Standardize, Unstandardize
 
 
 def build_network(
-    module: None | nn.Module | Callable[..., nn.Module],
+    module: nn.Module | Callable[..., nn.Module] | None,
     options: Mapping[str, Any],
     *,
     in_features: int,
@@ -55,7 +55,7 @@ def build_network(
                 "Give the class instead."
             )
         return copy.deepcopy(module)
-    build = MLP if module is None else module
+    build: Callable[..., nn.Module] = MLP if module is None else module
     if not callable(build):
         raise TypeError(
             "module expects None, a class or callable that builds a torch.nn.Module, or an "
@@ -207,6 +207,4 @@ def is_stochastic(network: nn.Module, x: Tensor) -> bool:
         with torch.no_grad():
             for buffer, kept in zip(network.buffers(), buffers, strict=True):
                 buffer.copy_(kept)
-    return any(
-        not torch.equal(old, state()) for old, state in zip(before, generators, strict=True)
-    )
+    return any(not torch.equal(old, state()) for old, state in zip(before, generators, strict=True))

@@ -156,4 +156,3 @@ class SkorchObserver:
 
     def _raw(self, batch: Batch) -> tuple[Tensor, Tensor]:
         return batch.x, self.to_raw(batch.t)
-

@@ -8,7 +8,8 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
-from torchreg.optimizers import OptimizerSpec, VectorRule
+from torchreg.optimizers import OptimizerSpec
+from torchreg.rules import VectorRule
 
 
 class Stepper(Protocol):
@@ -84,7 +85,7 @@ class TorchStepper:
             self.optimizer.zero_grad()
             with torch.enable_grad():
                 loss = evaluate()
-                loss.backward()  # type: ignore[no-untyped-call]
+                loss.backward()
             if self.on_gradient is not None:
                 self.on_gradient()
             first.append(float(loss.detach()))

@@ -100,7 +100,8 @@ class Standardize(_Affine):
         # that this layer hands to them must follow.
         if self.dtype is not None:
             self.dtype = fn(torch.empty(0, dtype=self.dtype)).dtype
-        return super()._apply(fn, recurse)
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        return self
 
 
 class Unstandardize(_Affine):
@@ -144,4 +145,3 @@ class Unstandardize(_Affine):
     def inverse(self) -> Standardize:
         """Build the layer that undoes this one."""
         return Standardize(self.mean, self.scale)
-

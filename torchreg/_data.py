@@ -1,0 +1,115 @@
+"""Validated rows as tensors: how arrays become them, and what is done to them as a whole."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import scipy.sparse
+import torch
+from torch import Tensor
+
+from torchreg.engine.rows import Rows, SparseRows
+
+
+@dataclass(frozen=True)
+class Data:
+    """Validated rows as tensors on the CPU, in raw units.
+
+    Parameters
+    ----------
+    x : Tensor of shape (n, n_features) or SparseRows
+        float32 or float64.
+    y : Tensor of shape (n, n_outputs)
+        float64.
+    weight : Tensor of shape (n,) or None
+        float64, positive: rows of weight 0 are gone.
+    x_dtype, y_dtype : torch.dtype
+        As they came.
+    y_is_vector : bool
+        Whether y had shape (n,).
+    """
+
+    x: Rows
+    y: Tensor
+    weight: Tensor | None
+    x_dtype: torch.dtype
+    y_dtype: torch.dtype
+    y_is_vector: bool
+
+    def __len__(self) -> int:
+        return len(self.y)
+
+    def take(self, index: Tensor) -> Data:
+        """Keep some of the rows."""
+        x = _take_sparse(self.x, index) if isinstance(self.x, SparseRows) else self.x[index]
+        weight = None if self.weight is None else self.weight[index]
+        return replace(self, x=x, y=self.y[index], weight=weight)
+
+
+def hold_out(data: Data, fraction: float, *, seed: int) -> tuple[Data, Data]:
+    """Split rows at random into training and validation.
+
+    Raises
+    ------
+    ValueError
+        If either part would be empty.
+    """
+    n_rows = len(data)
+    n_held = math.ceil(fraction * n_rows)
+    if not 0 < n_held < n_rows:
+        raise ValueError(
+            f"early_stopping=True holds out validation_fraction={fraction} of the rows, but "
+            f"with n_samples={n_rows} none would be left to train on. Give X_val and y_val, "
+            "more rows, or early_stopping=False."
+        )
+    order = torch.randperm(n_rows, generator=torch.Generator().manual_seed(seed))
+    return data.take(order[n_held:]), data.take(order[:n_held])
+
+
+def to_tensor(array: Any, *, name: str) -> Tensor:
+    """Turn a validated array of any library into a tensor on the CPU."""
+    if not isinstance(array, Tensor):
+        try:
+            array = np.asarray(array)
+        except (TypeError, RuntimeError):
+            array = torch.utils.dlpack.from_dlpack(array)
+    if isinstance(array, np.ndarray):
+        if array.dtype.kind not in "fiub":
+            try:
+                array = array.astype(np.float64) if array.dtype.kind == "O" else None
+            except (TypeError, ValueError):
+                array = None
+            if array is None:
+                raise ValueError(f"{name} expects numbers; something in it is none.")
+        if array.dtype.kind in "fu" and array.dtype.itemsize not in (1, 2, 4, 8):
+            array = array.astype(np.float64)
+        if array.dtype.kind == "u" and array.dtype.itemsize > 1:
+            array = array.astype(np.float64)
+        array = np.ascontiguousarray(array)
+        if not array.dtype.isnative or not array.flags.writeable:
+            array = array.astype(array.dtype.newbyteorder("="))
+        array = torch.from_numpy(array)
+    tensor: Tensor = array.detach().cpu()
+    if tensor.is_complex():
+        raise ValueError(f"Complex data not supported: {name} expects real numbers.")
+    return tensor
+
+
+def to_sparse_rows(X: Any) -> SparseRows:
+    X = scipy.sparse.csr_array(X, copy=True)
+    X.sum_duplicates()
+    return SparseRows(
+        starts=torch.from_numpy(X.indptr.astype(np.int64)),
+        columns=torch.from_numpy(X.indices.astype(np.int64)),
+        values=to_tensor(X.data, name="X"),
+        n_columns=X.shape[1],
+    )
+
+
+def _take_sparse(rows: SparseRows, index: Tensor) -> SparseRows:
+    shape = (len(rows), rows.n_columns)
+    parts = (rows.values.numpy(), rows.columns.numpy(), rows.starts.numpy())
+    return to_sparse_rows(scipy.sparse.csr_array(parts, shape=shape)[index.numpy()])

@@ -1,0 +1,54 @@
+"""Names and values of parameters, before anything is fitted."""
+
+from __future__ import annotations
+
+from numbers import Integral
+from typing import Any
+
+import numpy as np
+
+from torchreg._errors import did_you_mean
+
+#: Parameters that hand what follows two underscores on.
+NESTED = ("module", "optimizer", "loss", "callbacks")
+
+
+def is_nested(name: str) -> bool:
+    """Tell whether a parameter is a nested one, like ``module__hidden_sizes``."""
+    prefix, separator, rest = name.partition("__")
+    return prefix in NESTED and bool(separator) and bool(rest)
+
+
+def unknown_parameter(owner: object, name: str, known: list[str]) -> str:
+    """Write the message for a parameter that does not exist."""
+    return f"{type(owner).__name__} has no parameter {name!r}.{did_you_mean(name, known)}"
+
+
+def check_nested(owner: object, nested: dict[str, Any], *, known: list[str]) -> dict[str, Any]:
+    """Let nested parameters through; a plain name that does not exist is an error at once."""
+    for name in nested:
+        if not is_nested(name):
+            raise TypeError(unknown_parameter(owner, name, known))
+    return nested
+
+
+def nested_parameters(nested: dict[str, Any], prefix: str) -> dict[str, Any]:
+    """Pick what follows ``prefix__``."""
+    start = f"{prefix}__"
+    return {name[len(start) :]: v for name, v in nested.items() if name.startswith(start)}
+
+
+def as_callbacks(callbacks: Any) -> list[Any]:
+    """Read the ``callbacks`` parameter as a list; one callback may stand alone."""
+    if callbacks is None:
+        return []
+    return list(callbacks) if isinstance(callbacks, list | tuple) else [callbacks]
+
+
+def seed_from(random_state: Any) -> int:
+    """Turn ``random_state`` into a seed; ``None`` is fresh, and no global state is touched."""
+    if random_state is None:
+        return int(np.random.SeedSequence().generate_state(1)[0])
+    if isinstance(random_state, Integral):
+        return int(random_state)
+    return int(random_state.randint(2**31 - 1))

@@ -1,0 +1,94 @@
+"""What there is to say about a fit that did not end as it should, in words."""
+
+from __future__ import annotations
+
+import sys
+import warnings
+from types import FrameType
+from typing import Any
+
+import torch
+from sklearn.exceptions import ConvergenceWarning
+
+from torchreg._data import Data
+from torchreg._errors import DivergenceWarning, InterruptWarning, PrecisionWarning
+from torchreg.engine.fit import Fitted, Request
+from torchreg.engine.rows import Statistics, lost_digits
+
+
+def warn_about(fitted: Fitted, request: Request, lost_digits: str | None) -> None:
+    """Turn the reason why a fit ended into words."""
+    outcome = fitted.outcome
+    epoch, kept = outcome.records[-1].epoch, outcome.best_epoch
+    if lost_digits is not None:
+        warnings.warn(lost_digits, PrecisionWarning, stacklevel=4)
+    if outcome.reason == "interrupted":
+        if not fits_alone():
+            raise KeyboardInterrupt
+        warnings.warn(
+            f"Interrupted in epoch {epoch + 1} of {request.epochs_before + request.max_epochs}: "
+            f"the regressor holds the weights of epoch {kept}, and can predict.",
+            InterruptWarning,
+            stacklevel=4,
+        )
+    if outcome.reason == "diverged":
+        warnings.warn(
+            f"The loss ceased to be finite in epoch {epoch} (it was {outcome.records[-1].loss}): "
+            f"the fit stopped there, and the weights of epoch {kept} were kept, the best finite "
+            f"ones. Likely cause: lr={request.optimizer.options.get('lr')} is too large for "
+            f"optimizer={request.optimizer.name!r} and this module. Lower it, or clip gradients.",
+            DivergenceWarning,
+            stacklevel=4,
+        )
+    if outcome.still_falling:
+        warnings.warn(
+            f"The budget of max_epochs={request.max_epochs} ran out while the loss still fell by "
+            f"more than tol={request.stopping.tol} of itself in an epoch. Raise max_epochs or "
+            "lr, or set tol=None.",
+            ConvergenceWarning,
+            stacklevel=4,
+        )
+
+
+def describe_lost_digits(
+    data: Data, module: torch.nn.Sequential, attributes: dict[str, Any]
+) -> str | None:
+    """Write the warning for columns that were too coarse before they came, if there are any."""
+    names = attributes.get("feature_names_in_", [])
+    found = []
+    layers = dict(module.named_children())
+    for name, dtype in (("standardize", data.x_dtype), ("unstandardize", data.y_dtype)):
+        if name not in layers:
+            continue
+        buffers = dict(layers[name].named_buffers())
+        statistics = Statistics(buffers["mean"].cpu(), buffers["scale"].cpu())
+        for column in lost_digits(statistics, dtype):
+            of_x = name == "standardize"
+            label = f"X column {names[column] if len(names) else column}" if of_x else "y"
+            mean, scale = float(statistics.mean[column]), float(statistics.scale[column])
+            found.append(
+                f"{label} lies at {mean:.4g} with a standard deviation of {scale:.4g}, but "
+                f"{str(dtype).removeprefix('torch.')} can only tell numbers "
+                f"{abs(mean) * torch.finfo(dtype).eps:.2g} apart there"
+            )
+    if not found:
+        return None
+    return (
+        f"{'; '.join(found)}: digits were lost before fit. Subtract the offset, or pass float64, "
+        "where the numbers are made."
+    )
+
+
+def fits_alone() -> bool:
+    """Tell whether the running fit stands alone, not inside a search or an ensemble.
+
+    Only there may an interrupt be kept quiet: anywhere else the caller must end, too.
+    """
+    harmless = ("base", "pipeline", "callback", "compose", "utils")
+    frame: FrameType | None = sys._getframe(1)
+    while frame is not None:
+        root, _, rest = str(frame.f_globals.get("__name__", "")).partition(".")
+        if root == "joblib" or (root == "sklearn" and rest.partition(".")[0] not in harmless):
+            return False
+        frame = frame.f_back
+    return True
