@@ -137,7 +137,7 @@ def fit_network(request: Request, training: RawRows, validation: RawRows | None)
             lent.close()
         # 4. Train.
         loss = probe_loss(request.loss.to(t_probe), t_probe.clone(), t_probe)
-        listener = inside.listener(training, validation)
+        listener = inside.listener(training, validation, batch_size)
         problem = Problem(
             network=inside.network,
             training=table,
@@ -230,7 +230,9 @@ class Inside:
         index = torch.arange(n_rows) % len(table.t)
         return table.x[index], table.t[index]
 
-    def listener(self, training: RawRows, validation: RawRows | None) -> SkorchObserver | None:
+    def listener(
+        self, training: RawRows, validation: RawRows | None, batch_size: int
+    ) -> SkorchObserver | None:
         """Build the ear of skorch's callbacks; skorch is imported where there are any."""
         request = self.request
         if not request.callbacks:
@@ -248,6 +250,7 @@ class Inside:
             validation=None if validation is None else self._shown(validation),
             device=request.device,
             max_epochs=request.max_epochs,
+            batch_size=batch_size,
         )
 
     def _shown(self, rows: RawRows) -> tuple[Tensor, Tensor]:

@@ -33,11 +33,12 @@ class Snapshot:
     """
 
     def __init__(self, network: nn.Module) -> None:
-        self.tensors = [t.detach() for t in [*network.parameters(), *network.buffers()]]
+        self.tensors: list[Tensor] = [*network.parameters(), *network.buffers()]
         self.kept: list[Tensor] | None = None
         self.loss = math.inf
         self.epoch = 0
 
+    @torch.no_grad()
     def take(self, loss: float, epoch: int) -> None:
         """Keep the weights as they are now."""
         if self.kept is None:
@@ -47,6 +48,7 @@ class Snapshot:
                 kept.copy_(tensor)
         self.loss, self.epoch = loss, epoch
 
+    @torch.no_grad()
     def restore(self) -> None:
         """Put the kept weights back."""
         for kept, tensor in zip(self.kept or [], self.tensors, strict=False):
@@ -286,7 +288,7 @@ class _Fit:
     def conclude(self, reason: str) -> Outcome:
         """Put the right weights in place, and write the answer."""
         on_validation = self.problem.stopping.on_validation
-        best_epoch = self.epoch
+        best_epoch = self.records[-1].epoch
         if not self.snapshot.is_finite():
             reason = "diverged"
         if reason == "diverged" or on_validation:

@@ -51,8 +51,8 @@ class SkorchObserver:
         What data sets callbacks are shown, in raw units.
     device : torch.device
         Where the module lives.
-    max_epochs : int
-        Budget.
+    max_epochs, batch_size : int
+        What progress bars count.
 
     Raises
     ------
@@ -72,6 +72,7 @@ class SkorchObserver:
         validation: tuple[Tensor, Tensor] | None,
         device: torch.device,
         max_epochs: int,
+        batch_size: int,
     ) -> None:
         self.optimizer = optimizer.torch_optimizer(trainable(module))
         self.to_raw = to_raw or nn.Identity()
@@ -90,6 +91,7 @@ class SkorchObserver:
             callbacks=list(callbacks),
             train_split=None,
             max_epochs=max_epochs,
+            batch_size=batch_size,
             device=str(device),
             verbose=0,
             **{f"callbacks__{key}": value for key, value in options.items()},

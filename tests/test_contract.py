@@ -1,0 +1,59 @@
+"""scikit-learn's contract: every check of ``check_estimator`` passes, in every configuration."""
+
+from __future__ import annotations
+
+import warnings
+from typing import Any
+
+from sklearn.utils.estimator_checks import parametrize_with_checks
+from torch import Tensor, nn
+
+from torchreg import TorchRegressor
+
+
+class Tanh(nn.Module):
+    """A module class that takes its widths from the data."""
+
+    def __init__(self, in_features: int, out_features: int, width: int = 10) -> None:
+        super().__init__()
+        self.hidden = nn.Linear(in_features, width)
+        self.output = nn.Linear(width, out_features)
+
+    def forward(self, x: Tensor) -> Tensor:
+        output: Tensor = self.output(self.hidden(x).tanh())
+        return output
+
+
+EXACT = [
+    TorchRegressor(),
+    TorchRegressor(Tanh),
+    TorchRegressor(standardize=False),
+    TorchRegressor(standardize="X", loss="huber", max_epochs=100),
+    TorchRegressor(optimizer="lbfgs", max_epochs=10),
+    TorchRegressor(dtype="float64", optimizer="rprop", max_epochs=50),
+    TorchRegressor(nn.LazyLinear, lr=0.1, max_epochs=50),
+]
+RANDOM = [
+    TorchRegressor(early_stopping=True),
+    TorchRegressor(batch_size=8, max_epochs=50),
+    TorchRegressor(batch_size=8, early_stopping=True, module__dropout=0.1, lr=0.01),
+]
+
+
+def expected_failures(estimator: Any) -> dict[str, str]:
+    """Name the two checks that no method could pass where batches or rows are drawn at random."""
+    if estimator not in RANDOM:
+        return {}
+    reason = "a random draw of rows is another draw where rows are repeated"
+    return {
+        "check_sample_weight_equivalence_on_dense_data": reason,
+        "check_sample_weight_equivalence_on_sparse_data": reason,
+    }
+
+
+@parametrize_with_checks(EXACT + RANDOM, expected_failed_checks=expected_failures)
+def test_every_check_of_scikit_learn_passes(estimator: Any, check: Any) -> None:
+    with warnings.catch_warnings():
+        # The checks themselves fit on raw lists, one row and float32 memory maps.
+        warnings.simplefilter("ignore")
+        check(estimator)
