@@ -61,7 +61,7 @@ format: install  ## let ruff repair what it can
 	@$(BIN)/ruff format .
 
 benchmark: install  ## run every script in benchmarks/
-	@for script in benchmarks/*.py; do \
+	@for script in benchmarks/[a-z]*.py; do \
 		[ -e "$$script" ] || { echo "No benchmarks yet."; continue; }; \
 		echo "== $$script"; $(BIN)/python "$$script" || exit 1; \
 	done

@@ -9,7 +9,7 @@ from __future__ import annotations
 import copy
 import inspect
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -221,15 +221,15 @@ def build_loss(loss: str | type | Callable[..., Any], options: Mapping[str, Any]
     return Loss(loss, name)
 
 
-def probe_loss(loss: Loss, prediction: Tensor, target: Tensor) -> Loss:
-    """Try a loss on a few rows: find out whether it keeps the rows apart.
+def probe_loss(loss: Loss, n_outputs: int) -> Loss:
+    """Try a loss on made-up rows: find out whether it keeps the rows apart.
 
     Parameters
     ----------
     loss : Loss
         As built.
-    prediction, target : Tensor of shape (n, n_outputs)
-        Any rows of the real problem.
+    n_outputs : int
+        Number of columns of y.
 
     Returns
     -------
@@ -241,24 +241,32 @@ def probe_loss(loss: Loss, prediction: Tensor, target: Tensor) -> Loss:
     ValueError
         If it cannot be evaluated, or its result has the wrong shape.
     """
+    # More rows than outputs, so that a mean over the rows is not taken for one over outputs.
+    shape = (n_outputs + 2, n_outputs)
+    target = torch.linspace(-1, 1, shape[0] * shape[1]).reshape(shape)
+    prediction = (0.5 * target).requires_grad_()
     try:
         values = loss.function(prediction, target)
     except (RuntimeError, TypeError, ValueError, IndexError) as error:
         raise ValueError(
-            f"The loss {loss.name!r} could not compare predictions of shape "
-            f"{tuple(prediction.shape)} with targets of that shape: {error}"
+            f"The loss {loss.name!r} could not compare predictions of shape {shape} with "
+            f"targets of that shape: {error}"
         ) from error
     if not isinstance(values, Tensor):
         raise ValueError(
             f"The loss {loss.name!r} must return a torch tensor, got {type(values).__name__}."
         )
+    if not values.requires_grad:
+        raise ValueError(
+            f"The loss {loss.name!r} does not depend on the predictions in a way that torch can "
+            "differentiate. Compute it from the prediction with torch operations."
+        )
     if values.ndim == 0:
-        return Loss(loss.function, loss.name, per_row=False)
-    if values.shape[0] != len(prediction):
+        return replace(loss, per_row=False)
+    if values.shape[0] != shape[0]:
         raise ValueError(
             f"The loss {loss.name!r} must return one number, one per row or one per element; "
-            f"for predictions of shape {tuple(prediction.shape)} it returned shape "
-            f"{tuple(values.shape)}."
+            f"for predictions of shape {shape} it returned shape {tuple(values.shape)}."
         )
     return loss
 

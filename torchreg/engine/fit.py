@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from torchreg._device import resolve_dtype, seeded, statistics_dtype
 from torchreg.engine.loop import train
-from torchreg.engine.network import build_network, fit_to_data, is_stochastic, scaled
+from torchreg.engine.network import build_network, fit_to_data, habits_of, scaled
 from torchreg.engine.problem import Observer, Outcome, Problem, Stopping
 from torchreg.engine.rows import (
     LazyRows,
@@ -120,9 +120,10 @@ def fit_network(request: Request, training: RawRows, validation: RawRows | None)
         If module, loss, optimizer and data do not fit each other.
     """
     # 1. Batches. A full batch is what its distinct rows and their weights say.
-    n_rows = len(training.y)
+    n_rows, n_outputs = training.y.shape
     batch_size = choose_batch_size(request.batch_size, n_rows, request.optimizer)
-    if batch_size >= n_rows:
+    loss = probe_loss(request.loss, n_outputs)
+    if batch_size >= n_rows and (loss.per_row or training.weight is not None):
         training = RawRows(*merge_identical(every_row(training.x), training.y, training.weight))
     with ExitStack() as lent:
         # 2. Random numbers of our own; other threads wait no longer than they must.
@@ -131,18 +132,16 @@ def fit_network(request: Request, training: RawRows, validation: RawRows | None)
         module = copy.deepcopy(request.start) or build_module(request, training)
         inside = Inside(module, request)
         table = inside.table(training)
-        x_probe, t_probe = inside.probe(table)
-        stochastic = is_stochastic(inside.network, x_probe)
-        if not stochastic:
+        habits = habits_of(inside.network, table.x[torch.arange(min(4, len(table.t)))])
+        if not habits.draws:
             lent.close()
         # 4. Train.
-        loss = probe_loss(request.loss.to(t_probe), t_probe.clone(), t_probe)
         listener = inside.listener(training, validation, batch_size)
         problem = Problem(
             network=inside.network,
             training=table,
             validation=None if validation is None else inside.table(validation),
-            loss=loss,
+            loss=loss.to(table.t),
             optimizer=request.optimizer,
             batch_size=batch_size,
             max_epochs=request.max_epochs,
@@ -151,6 +150,7 @@ def fit_network(request: Request, training: RawRows, validation: RawRows | None)
             first_epoch=request.epochs_before,
             observers=request.observers(module),
             batch_observer=listener,
+            protect_input=habits.overwrites_input,
         )
         if listener is not None:
             listener.begin()
@@ -223,12 +223,6 @@ class Inside:
         x = LazyRows(rows.x, self._x) if isinstance(rows.x, SparseRows) else self._x(rows.x)
         t = rows.y if self._standardize_y is None else self._standardize_y(rows.y)
         return Table(x, self._core(t), weight)
-
-    def probe(self, table: Table) -> tuple[Tensor, Tensor]:
-        """Give a few rows, more than there are outputs, to try things on."""
-        n_rows = table.t.shape[1] + 2
-        index = torch.arange(n_rows) % len(table.t)
-        return table.x[index], table.t[index]
 
     def listener(
         self, training: RawRows, validation: RawRows | None, batch_size: int

@@ -19,9 +19,6 @@ from torchreg.engine.rows import (
 )
 from torchreg.engine.stepper import Stepper, build_stepper
 
-#: Rows evaluated at once where no gradient is needed.
-EVALUATION_ROWS = 16_384
-
 
 class Snapshot:
     """The best weights so far, ready to be put back.
@@ -224,7 +221,8 @@ class _Fit:
         return loss
 
     def _predict(self, batch: Batch) -> Tensor:
-        output: Tensor = self.network(batch.x)
+        x = batch.x.clone() if self.problem.protect_input else batch.x
+        output: Tensor = self.network(x)
         if output.shape != batch.t.shape:
             check_output(output, n_rows=len(batch.t), n_outputs=batch.t.shape[1])
             # (n,) -> (n, 1)
@@ -239,7 +237,7 @@ class _Fit:
         total = 0.0
         self.network.eval()
         with torch.no_grad():
-            for batch in ordered_batches(table, EVALUATION_ROWS):
+            for batch in ordered_batches(table):
                 if listener is not None:
                     listener.on_batch_begin(batch, training=False)
                 prediction = self._predict(batch)

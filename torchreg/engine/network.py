@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import inspect
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -185,26 +186,41 @@ def scaled(
     return nn.Sequential(layers)
 
 
-def is_stochastic(network: nn.Module, x: Tensor) -> bool:
-    """Find out whether a training pass draws random numbers, as dropout does.
+class Habits(NamedTuple):
+    """What a network does beside computing: draw random numbers, overwrite its input."""
+
+    draws: bool
+    overwrites_input: bool
+
+
+def habits_of(network: nn.Module, x: Tensor) -> Habits:
+    """Find out in one training pass whether a network draws, as dropout does, or overwrites.
 
     Call it where the generators are lent (``seeded``); buffers come out as they went in.
+
+    Parameters
+    ----------
+    network : nn.Module
+        Left in evaluation mode.
+    x : Tensor of shape (n, n_features)
+        A few rows; a copy, since they may be overwritten.
+
+    Returns
+    -------
+    Habits
     """
-    generators = [torch.get_rng_state]
+    generators: list[Callable[[], Tensor]] = [torch.get_rng_state]
     if x.device.type == "cuda":
         generators.append(lambda: torch.cuda.get_rng_state(x.device))
     buffers = [buffer.clone() for buffer in network.buffers()]
-    before = [state() for state in generators]
+    before, version = [state() for state in generators], x._version
     network.train()
-    try:
-        with torch.no_grad():
-            network(x)
-    except (RuntimeError, ValueError):
-        # Batch normalization refuses a single row; that says nothing about chance.
-        pass
-    finally:
-        network.eval()
-        with torch.no_grad():
-            for buffer, kept in zip(network.buffers(), buffers, strict=True):
-                buffer.copy_(kept)
-    return any(not torch.equal(old, state()) for old, state in zip(before, generators, strict=True))
+    # Batch normalization refuses a single row, which says nothing about habits.
+    with torch.no_grad(), contextlib.suppress(RuntimeError, ValueError):
+        network(x)
+    network.eval()
+    with torch.no_grad():
+        for buffer, kept in zip(network.buffers(), buffers, strict=True):
+            buffer.copy_(kept)
+    draws = any(not torch.equal(a, b()) for a, b in zip(before, generators, strict=True))
+    return Habits(draws=draws, overwrites_input=x._version != version)

@@ -5,10 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from torchreg.engine.rows import Rows
-
-#: Rows sent through the network at once, which bounds the memory of its activations.
-PREDICTION_ROWS = 16_384
+from torchreg.engine.rows import Rows, SparseRows, chunks
 
 
 def predict_rows(module: nn.Module, rows: Rows, *, n_outputs: int, dtype: torch.dtype) -> Tensor:
@@ -37,11 +34,11 @@ def predict_rows(module: nn.Module, rows: Rows, *, n_outputs: int, dtype: torch.
     """
     device = next(module.parameters()).device
     casts_itself = "standardize" in dict(module.named_children())
+    width = rows.n_columns if isinstance(rows, SparseRows) else rows.shape[1]
     predictions = []
     module.eval()
     with torch.no_grad():
-        for start in range(0, len(rows), PREDICTION_ROWS):
-            index = torch.arange(start, min(start + PREDICTION_ROWS, len(rows)))
+        for index in chunks(len(rows), width):
             x = rows[index]
             x = x if casts_itself else x.to(dtype)
             if device.type == "mps":

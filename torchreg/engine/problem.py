@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -123,6 +122,8 @@ class Problem:
         Who listens.
     batch_observer : BatchObserver or None
         Who listens to every batch.
+    protect_input : bool
+        Whether the network overwrites its input, so that it must be given a copy.
     """
 
     network: nn.Module
@@ -137,6 +138,7 @@ class Problem:
     first_epoch: int = 0
     observers: list[Observer] = field(default_factory=list)
     batch_observer: BatchObserver | None = None
+    protect_input: bool = False
 
 
 @dataclass
@@ -160,6 +162,3 @@ class Outcome:
     reason: str
     best_epoch: int
     still_falling: bool = False
-
-
-Evaluate = Callable[[], Tensor]

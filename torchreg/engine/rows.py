@@ -281,13 +281,23 @@ def shuffled_batches(table: Table, sizes: list[int], generator: torch.Generator)
         start += size
 
 
-def ordered_batches(table: Table, size: int) -> Iterator[Batch]:
-    """Deal all rows out in their order, ``size`` at a time."""
-    for start in range(0, len(table.t), size):
-        rows = slice(start, start + size)
-        index = torch.arange(len(table.t))[rows]
-        yield Batch(
-            table.x[rows] if isinstance(table.x, Tensor) else table.x[index],
-            table.t[rows],
-            None if table.weight is None else table.weight[rows],
-        )
+def ordered_batches(table: Table) -> Iterator[Batch]:
+    """Deal all rows out in their order, as many at a time as memory is kind to."""
+    width = table.x.shape[1] if isinstance(table.x, Tensor) else table.x.rows.n_columns
+    for index in chunks(len(table.t), width):
+        weight = None if table.weight is None else table.weight[index]
+        yield Batch(table.x[index], table.t[index], weight)
+
+
+def chunks(n_rows: int, n_columns: int) -> Iterator[Tensor]:
+    """Cut row numbers into pieces whose rows, made dense, hold at most some 4 million numbers.
+
+    Examples
+    --------
+    >>> [len(index) for index in chunks(40_000, 3)]
+    [16384, 16384, 7232]
+    >>> len(next(chunks(40_000, 1_000_000)))
+    4
+    """
+    size = max(1, min(16_384, 2**22 // max(n_columns, 1)))
+    yield from torch.arange(n_rows).split(size)
