@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
+from numbers import Real
 from typing import Any
 
 import numpy as np
@@ -70,32 +71,47 @@ def hold_out(data: Data, fraction: float, *, seed: int) -> tuple[Data, Data]:
 
 
 def to_tensor(array: Any, *, name: str) -> Tensor:
-    """Turn a validated array of any library into a tensor on the CPU."""
+    """Turn a validated array of any library into a tensor on the CPU.
+
+    Raises
+    ------
+    ValueError
+        If it holds anything but real numbers.
+    """
     if not isinstance(array, Tensor):
         try:
             array = np.asarray(array)
         except (TypeError, RuntimeError):
             array = torch.utils.dlpack.from_dlpack(array)
     if isinstance(array, np.ndarray):
-        if array.dtype.kind not in "fiub":
-            try:
-                array = array.astype(np.float64) if array.dtype.kind == "O" else None
-            except (TypeError, ValueError):
-                array = None
-            if array is None:
-                raise ValueError(f"{name} expects numbers; something in it is none.")
-        if array.dtype.kind in "fu" and array.dtype.itemsize not in (1, 2, 4, 8):
-            array = array.astype(np.float64)
-        if array.dtype.kind == "u" and array.dtype.itemsize > 1:
-            array = array.astype(np.float64)
-        array = np.ascontiguousarray(array)
-        if not array.dtype.isnative or not array.flags.writeable:
-            array = array.astype(array.dtype.newbyteorder("="))
-        array = torch.from_numpy(array)
+        array = torch.from_numpy(_torch_ready(array, name=name))
     tensor: Tensor = array.detach().cpu()
     if tensor.is_complex():
         raise ValueError(f"Complex data not supported: {name} expects real numbers.")
     return tensor
+
+
+def _torch_ready(array: np.ndarray, *, name: str) -> np.ndarray:
+    """Give an array a dtype, a byte order and a layout that torch can share."""
+    kind, size = array.dtype.kind, array.dtype.itemsize
+    if kind not in "fiub":
+        return _as_numbers(array, name=name)
+    if (kind == "f" and size > 8) or (kind == "u" and size > 1):
+        array = array.astype(np.float64)
+    array = np.ascontiguousarray(array)
+    if not array.dtype.isnative or not array.flags.writeable:
+        array = array.astype(array.dtype.newbyteorder("="))
+    return array
+
+
+def _as_numbers(array: np.ndarray, *, name: str) -> np.ndarray:
+    numbers = np.empty(array.shape)
+    for index, value in np.ndenumerate(array):
+        if not isinstance(value, Real | np.bool_):
+            shown = value.item() if isinstance(value, np.generic) else value
+            raise ValueError(f"{name} expects numbers, got {shown!r}.")
+        numbers[index] = value
+    return numbers
 
 
 def to_sparse_rows(X: Any) -> SparseRows:

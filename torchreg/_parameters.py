@@ -39,10 +39,23 @@ def nested_parameters(nested: dict[str, Any], prefix: str) -> dict[str, Any]:
 
 
 def as_callbacks(callbacks: Any) -> list[Any]:
-    """Read the ``callbacks`` parameter as a list; one callback may stand alone."""
+    """Read the ``callbacks`` parameter as a list; one callback may stand alone.
+
+    Raises
+    ------
+    TypeError
+        If something in it does not listen.
+    """
     if callbacks is None:
         return []
-    return list(callbacks) if isinstance(callbacks, list | tuple) else [callbacks]
+    listed = list(callbacks) if isinstance(callbacks, list | tuple) else [callbacks]
+    for item in listed:
+        callback = item[1] if isinstance(item, tuple | list) and len(item) == 2 else item
+        if callback is not None and not hasattr(callback, "on_epoch_end"):
+            raise TypeError(
+                f"callbacks expects skorch callbacks or (name, callback) pairs, got {item!r}."
+            )
+    return listed
 
 
 def seed_from(random_state: Any) -> int:

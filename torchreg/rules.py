@@ -67,6 +67,9 @@ class Adam:
         *,
         decoupled: bool = False,
     ) -> None:
+        _require(all(0 <= beta < 1 for beta in betas), "betas from 0 to less than 1", betas)
+        _require(eps >= 0, "an eps of 0 or more", eps)
+        _require(weight_decay >= 0, "a weight_decay of 0 or more", weight_decay)
         self.lr, self.betas, self.eps = lr, betas, eps
         self.weight_decay, self.decoupled = weight_decay, decoupled
         self.step = 0
@@ -155,6 +158,9 @@ class SGD:
         weight_decay: float = 0.0,
         nesterov: bool = False,
     ) -> None:
+        _require(momentum >= 0, "a momentum of 0 or more", momentum)
+        _require(weight_decay >= 0, "a weight_decay of 0 or more", weight_decay)
+        _require(momentum > 0 or not nesterov, "a momentum above 0 with nesterov", momentum)
         self.lr, self.momentum = lr, momentum
         self.weight_decay, self.nesterov = weight_decay, nesterov
         self.velocity: Tensor | None = None
@@ -208,6 +214,8 @@ class Rprop:
         etas: tuple[float, float] = (0.5, 1.2),
         step_sizes: tuple[float, float] = (1e-6, 50),
     ) -> None:
+        _require(0 < etas[0] < 1 < etas[1], "etas around 1, like (0.5, 1.2)", etas)
+        _require(0 < step_sizes[0] <= step_sizes[1], "step_sizes in order, above 0", step_sizes)
         self.lr, self.etas, self.step_sizes = lr, etas, step_sizes
         self.previous: Tensor | None = None
         self.step_size: Tensor | None = None
@@ -225,6 +233,11 @@ class Rprop:
         self.step_size.mul_(factor).clamp_(*self.step_sizes)
         self.previous = gradient.masked_fill(flipped, 0.0)
         theta.addcmul_(self.previous.sign(), self.step_size, value=-1)
+
+
+def _require(holds: bool, expected: str, came: object) -> None:
+    if not holds:
+        raise ValueError(f"The optimizer expects {expected}, got {came!r}.")
 
 
 VECTOR_RULES: dict[str, Callable[..., VectorRule]] = {

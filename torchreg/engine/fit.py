@@ -25,6 +25,7 @@ from torchreg.engine.rows import (
     merge_identical,
     of_order_one,
 )
+from torchreg.engine.stepper import trainable
 from torchreg.losses import Loss, probe_loss
 from torchreg.nn import Unstandardize
 from torchreg.optimizers import OptimizerSpec
@@ -185,6 +186,7 @@ def build_module(request: Request, training: RawRows) -> nn.Sequential:
     default = torch.get_default_dtype()
     before = scaled(nn.Identity(), x_statistics, None, default)
     fit_to_data(network, before(_first_rows(training.x)).to(default), n_outputs)
+    trainable(network)
     n_parameters = sum(p.numel() for p in network.parameters())
     dtype = resolve_dtype(request.dtype, n_parameters=n_parameters, device=request.device)
     module = scaled(network.to(dtype), x_statistics, y_statistics, dtype)
