@@ -202,13 +202,17 @@ def check_prediction_data(estimator: BaseEstimator, X: Any, *, method: str) -> t
 
 def _check_x(estimator: BaseEstimator, X: Any, *, reset: bool) -> tuple[Rows, Form]:
     form = _form_of(X)
-    X = validate_data(
-        estimator,
-        X=_plain(X),
-        reset=reset,
-        accept_sparse="csr",
-        dtype="numeric",
-    )
+    try:
+        with np.errstate(invalid="ignore"):
+            X = validate_data(
+                estimator,
+                X=_plain(X),
+                reset=reset,
+                accept_sparse="csr",
+                dtype="numeric",
+            )
+    except OverflowError as error:
+        raise ValueError("X holds a number too large for float64.") from error
     x = to_sparse_rows(X) if scipy.sparse.issparse(X) else to_tensor(X, name="X")
     values = x.values if isinstance(x, SparseRows) else x
     dtype = values.dtype
@@ -227,7 +231,10 @@ def _assemble(
     X: Any, x: Rows, form: Form, y: Any, sample_weight: Any, *, names: tuple[str, str, str]
 ) -> Data:
     _, y_name, weight_name = names
-    y = check_array(_plain(y), ensure_2d=False, dtype=None, input_name=y_name, ensure_min_samples=0)
+    with np.errstate(invalid="ignore"):
+        y = check_array(
+            _plain(y), ensure_2d=False, dtype=None, input_name=y_name, ensure_min_samples=0
+        )
     check_consistent_length(X, y)
     y_dtype = (tensor := to_tensor(y, name=y_name)).dtype
     t = tensor.to(torch.float64)
@@ -259,9 +266,14 @@ def _check_weight(sample_weight: Any, *, n: int, name: str) -> Tensor | None:
         return None
     if isinstance(sample_weight, Real):
         sample_weight = np.full(n, float(sample_weight))
-    weight = check_array(
-        _plain(sample_weight), ensure_2d=False, dtype=None, input_name=name, ensure_min_samples=0
-    )
+    with np.errstate(invalid="ignore"):
+        weight = check_array(
+            _plain(sample_weight),
+            ensure_2d=False,
+            dtype=None,
+            input_name=name,
+            ensure_min_samples=0,
+        )
     weight = to_tensor(weight, name=name).to(torch.float64)
     if tuple(weight.shape) != (n,):
         raise ValueError(

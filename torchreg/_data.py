@@ -110,7 +110,10 @@ def _as_numbers(array: np.ndarray, *, name: str) -> np.ndarray:
         if not isinstance(value, Real | np.bool_):
             shown = value.item() if isinstance(value, np.generic) else value
             raise ValueError(f"{name} expects numbers, got {shown!r}.")
-        numbers[index] = value
+        try:
+            numbers[index] = value
+        except OverflowError as error:
+            raise ValueError(f"{name} holds a number too large for float64.") from error
     return numbers
 
 

@@ -21,7 +21,8 @@ def is_nested(name: str) -> bool:
 
 def unknown_parameter(owner: object, name: str, known: list[str]) -> str:
     """Write the message for a parameter that does not exist."""
-    return f"{type(owner).__name__} has no parameter {name!r}.{did_you_mean(name, known)}"
+    plain = name.partition("__")[0] or name
+    return f"{type(owner).__name__} has no parameter {name!r}.{did_you_mean(plain, known)}"
 
 
 def check_nested(owner: object, nested: dict[str, Any], *, known: list[str]) -> dict[str, Any]:

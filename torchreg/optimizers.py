@@ -127,8 +127,8 @@ def build_optimizer(
     Raises
     ------
     ValueError
-        If the name or an option is unknown, or the class needs other parameters than a
-        dense network has.
+        If the name or an option is unknown, the learning rate is given twice, or the class
+        needs other parameters than a dense network has.
     TypeError
         If it is neither a name nor an optimizer class.
 
@@ -168,6 +168,11 @@ def build_optimizer(
     if isinstance(optimizer, str):
         settings = {"lr": DEFAULT_LR.get(name), **DEFAULT_OPTIONS.get(name, {}), **settings}
     if lr is not None:
+        if "lr" in options:
+            raise ValueError(
+                f"lr={lr!r} and optimizer__lr={options['lr']!r} are the same parameter under two "
+                "names: give one of them."
+            )
         settings["lr"] = lr
     if settings.get("lr") is None:
         # torch's own default, written down, so that what trains is what is shown.

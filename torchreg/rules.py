@@ -67,7 +67,12 @@ class Adam:
         *,
         decoupled: bool = False,
     ) -> None:
-        _require(all(0 <= beta < 1 for beta in betas), "betas from 0 to less than 1", betas)
+        _require(lr >= 0, "an lr above 0", lr)
+        _require(
+            _is_pair(betas) and all(0 <= beta < 1 for beta in betas),
+            "two betas from 0 to less than 1",
+            betas,
+        )
         _require(eps >= 0, "an eps of 0 or more", eps)
         _require(weight_decay >= 0, "a weight_decay of 0 or more", weight_decay)
         self.lr, self.betas, self.eps = lr, betas, eps
@@ -158,6 +163,7 @@ class SGD:
         weight_decay: float = 0.0,
         nesterov: bool = False,
     ) -> None:
+        _require(lr >= 0, "an lr above 0", lr)
         _require(momentum >= 0, "a momentum of 0 or more", momentum)
         _require(weight_decay >= 0, "a weight_decay of 0 or more", weight_decay)
         _require(momentum > 0 or not nesterov, "a momentum above 0 with nesterov", momentum)
@@ -214,8 +220,15 @@ class Rprop:
         etas: tuple[float, float] = (0.5, 1.2),
         step_sizes: tuple[float, float] = (1e-6, 50),
     ) -> None:
-        _require(0 < etas[0] < 1 < etas[1], "etas around 1, like (0.5, 1.2)", etas)
-        _require(0 < step_sizes[0] <= step_sizes[1], "step_sizes in order, above 0", step_sizes)
+        _require(lr >= 0, "an lr above 0", lr)
+        _require(
+            _is_pair(etas) and 0 < etas[0] < 1 < etas[1], "etas around 1, like (0.5, 1.2)", etas
+        )
+        _require(
+            _is_pair(step_sizes) and 0 < step_sizes[0] <= step_sizes[1],
+            "step_sizes in order, above 0",
+            step_sizes,
+        )
         self.lr, self.etas, self.step_sizes = lr, etas, step_sizes
         self.previous: Tensor | None = None
         self.step_size: Tensor | None = None
@@ -233,6 +246,10 @@ class Rprop:
         self.step_size.mul_(factor).clamp_(*self.step_sizes)
         self.previous = gradient.masked_fill(flipped, 0.0)
         theta.addcmul_(self.previous.sign(), self.step_size, value=-1)
+
+
+def _is_pair(value: object) -> bool:
+    return isinstance(value, tuple | list) and len(value) == 2
 
 
 def _require(holds: bool, expected: str, came: object) -> None:

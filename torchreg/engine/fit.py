@@ -231,7 +231,7 @@ class Inside:
     ) -> SkorchObserver | None:
         """Build the ear of skorch's callbacks; skorch is imported where there are any."""
         request = self.request
-        if not request.callbacks:
+        if not request.callbacks and not request.callback_options:
             return None
         from torchreg.engine.skorch_net import SkorchObserver
 

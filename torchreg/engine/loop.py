@@ -222,7 +222,12 @@ class _Fit:
 
     def _predict(self, batch: Batch) -> Tensor:
         x = batch.x.clone() if self.problem.protect_input else batch.x
-        output: Tensor = self.network(x)
+        try:
+            output: Tensor = self.network(x)
+        except (RuntimeError, ValueError, IndexError, TypeError) as error:
+            raise ValueError(
+                f"The module failed on a batch of {len(x)} row{'s' if len(x) > 1 else ''}: {error}"
+            ) from error
         if output.shape != batch.t.shape:
             check_output(output, n_rows=len(batch.t), n_outputs=batch.t.shape[1])
             # (n,) -> (n, 1)

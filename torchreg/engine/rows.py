@@ -149,11 +149,14 @@ def _sparse_statistics(rows: SparseRows, weight: Tensor | None) -> Statistics:
     exponent = _exponent(largest)
     values = torch.ldexp(values, -exponent[columns])
     share = _shares(weight, len(rows))[rows.rows_of_entries()]
-    mean = zeros.index_add(0, columns, share * values)
-    variance = zeros.index_add(0, columns, share * (values - mean[columns]).square())
     stored = zeros.index_add(0, columns, share)
-    entries = torch.bincount(columns, minlength=width)
-    absent = torch.where(entries < len(rows), 1 - stored, 0.0).clamp(min=0)
+    full = torch.bincount(columns, minlength=width) == len(rows)
+    absent = torch.where(full, 0.0, 1 - stored).clamp(min=0)
+    # Around one of its values where a column has no zeros, as for dense rows.
+    origin = torch.where(full, zeros.index_copy(0, columns, values), 0.0)
+    offset = zeros.index_add(0, columns, share * (values - origin[columns]))
+    mean = origin + offset
+    variance = zeros.index_add(0, columns, share * (values - mean[columns]).square())
     scale = (variance + absent * mean.square()).sqrt()
     return _finish(mean, scale, largest, exponent)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Protocol
 
@@ -88,8 +89,10 @@ class TorchStepper:
                 loss.backward()
             if self.on_gradient is not None:
                 self.on_gradient()
-            first.append(float(loss.detach()))
-            return float(loss.detach())
+            value = float(loss.detach())
+            first.append(value)
+            # A line search can compare infinity, but not NaN, which it fails on.
+            return math.inf if math.isnan(value) else value
 
         self.optimizer.step(closure)
         return first[0]

@@ -122,7 +122,7 @@ def as_constant(value: Constant, *, name: str, dtype: torch.dtype | None = None)
             f"got an array of shape {tuple(tensor.shape)}."
         )
     if not bool(torch.isfinite(tensor).all()):
-        raise ValueError(f"{name} expects finite numbers, got {value!r}.")
+        raise ValueError(f"{name} expects finite numbers, got {value!r} as {tensor.dtype}.")
     return tensor
 
 

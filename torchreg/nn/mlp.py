@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from itertools import pairwise
+from numbers import Integral
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -70,18 +72,19 @@ class MLP(nn.Module):
         dropout: float = 0.0,
     ) -> None:
         super().__init__()
-        if isinstance(hidden_sizes, int):
-            hidden_sizes = (hidden_sizes,)
+        if isinstance(hidden_sizes, Integral):
+            hidden_sizes = (int(hidden_sizes),)
+        if not isinstance(hidden_sizes, Iterable) or isinstance(hidden_sizes, str):
+            raise TypeError(f"MLP expects hidden_sizes like (100, 100), got {hidden_sizes!r}.")
         sizes = [in_features, *hidden_sizes, out_features]
         for size in sizes:
-            if isinstance(size, bool) or int(size) != size or size < 1:
+            if isinstance(size, bool) or not isinstance(size, Integral) or size < 1:
                 raise ValueError(f"MLP expects layer sizes of 1 or more, got {sizes}.")
         if not 0 <= dropout < 1:
             raise ValueError(f"MLP expects a dropout from 0 to less than 1, got {dropout!r}.")
-        build_activation = _activation(activation)
         layers: list[nn.Module] = []
         for fan_in, fan_out in pairwise(int(size) for size in sizes[:-1]):
-            layers += [nn.Linear(fan_in, fan_out), build_activation()]
+            layers += [nn.Linear(fan_in, fan_out), _build_activation(activation)]
             if dropout > 0:
                 layers.append(nn.Dropout(dropout))
         layers.append(nn.Linear(int(sizes[-2]), int(sizes[-1])))
@@ -93,12 +96,20 @@ class MLP(nn.Module):
         return outputs
 
 
-def _activation(activation: str | Callable[[], nn.Module]) -> Callable[[], nn.Module]:
-    if callable(activation):
-        return activation
-    if activation not in ACTIVATIONS:
+def _build_activation(activation: str | Callable[[], nn.Module]) -> nn.Module:
+    build: Any = activation if callable(activation) else ACTIVATIONS.get(activation)
+    if build is None:
         raise ValueError(
             f"Unknown activation {activation!r}."
             f"{did_you_mean(str(activation), ACTIVATIONS)} A callable such as nn.ReLU works too."
         )
-    return ACTIVATIONS[activation]
+    try:
+        built = None if isinstance(build, nn.Module) else build()
+    except TypeError:
+        built = None
+    if not isinstance(built, nn.Module):
+        raise TypeError(
+            "MLP expects an activation by name or a callable that builds a module, like "
+            f"nn.ReLU (the class, not an instance), got {activation!r}."
+        )
+    return built

@@ -88,8 +88,11 @@ class Standardize(_Affine):
         dtype = self.dtype
         if dtype is None:
             dtype = x.dtype if x.is_floating_point() else torch.get_default_dtype()
-        z = (x.to(self.mean.dtype) - self.mean) / self.scale
-        return torch.where(self.scale > 0, z, torch.zeros_like(z)).to(dtype)
+        varies = self.scale > 0
+        # Divided by 1 where the scale is 0: the gradient of x / 0 is NaN even where unused.
+        divisor = torch.where(varies, self.scale, torch.ones_like(self.scale))
+        z = (x.to(self.mean.dtype) - self.mean) / divisor
+        return torch.where(varies, z, torch.zeros_like(z)).to(dtype)
 
     def inverse(self) -> Unstandardize:
         """Build the layer that undoes this one."""
