@@ -1,0 +1,71 @@
+"""The competitors beside the hand-written loop, each told to do the same work."""
+
+from __future__ import annotations
+
+import sys
+import warnings
+
+import numpy as np
+import torch
+from _eager import OPTIMIZERS, Fit, Work, build_network
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.neural_network import MLPRegressor
+from skorch import NeuralNetRegressor
+
+from torchreg import TorchRegressor
+
+
+def fit_torchreg(X: np.ndarray, y: np.ndarray, work: Work, seed: int) -> Fit:
+    """Fit ``TorchRegressor`` to data in raw units; it standardizes them itself."""
+    reg = TorchRegressor(
+        module__hidden_sizes=work.hidden,
+        optimizer=work.optimizer,
+        lr=work.lr,
+        max_epochs=work.epochs,
+        batch_size=work.batch_size,
+        random_state=seed,
+    ).fit(X, y)
+    return Fit(reg.loss_, str(reg.dtype_).removeprefix("torch."))
+
+
+def fit_mlp_regressor(X: np.ndarray, y: np.ndarray, work: Work, seed: int) -> Fit:
+    """Fit scikit-learn's ``MLPRegressor``, Adam, for exactly the epochs asked for.
+
+    Its initial weights are its own (Glorot's), and it offers no other.
+    """
+    mini_batches = work.batch_size is not None and work.batch_size < len(X)
+    reg = MLPRegressor(
+        hidden_layer_sizes=work.hidden,
+        learning_rate_init=work.lr,
+        alpha=0,
+        batch_size=work.batch_size if mini_batches else len(X),
+        shuffle=mini_batches,
+        max_iter=work.epochs,
+        tol=0,
+        n_iter_no_change=sys.maxsize,
+        random_state=seed,
+    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        reg.fit(X, y)
+    # It minimizes half the mean squared error.
+    return Fit(2 * reg.loss_, str(reg.coefs_[0].dtype))
+
+
+def fit_skorch(X: np.ndarray, y: np.ndarray, work: Work, seed: int) -> Fit:
+    """Fit skorch's ``NeuralNetRegressor``: no hold-out, nothing printed."""
+    torch.manual_seed(seed)
+    mini_batches = work.batch_size is not None and work.batch_size < len(X)
+    net = NeuralNetRegressor(
+        build_network(X.shape[1], work.hidden),
+        optimizer=OPTIMIZERS[work.optimizer],
+        lr=work.lr,
+        max_epochs=work.epochs,
+        batch_size=work.batch_size if mini_batches else -1,
+        iterator_train__shuffle=mini_batches,
+        train_split=None,
+        callbacks__print_log=None,
+        verbose=0,
+    )
+    net.fit(X.astype(np.float32, copy=False), y.astype(np.float32, copy=False).reshape(-1, 1))
+    return Fit(net.history[-1, "train_loss"], "float32")

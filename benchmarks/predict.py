@@ -1,0 +1,140 @@
+"""Time and memory of ``predict``: one row, and a million of them.
+
+One row is beside MLPRegressor and beside scikit-learn's validation alone; a million rows are
+beside the bare modules, in one go and in chunks.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from functools import partial
+
+import numpy as np
+import torch
+from _competitors import TorchRegressor, build_network
+from _harness import Run, begin, interleave, number, resident_bytes, run_fresh, synthetic, table
+from sklearn.neural_network import MLPRegressor
+from sklearn.utils import check_array
+from torch import nn
+
+N_COLUMNS = 20
+CHUNK = 8192
+#: The first is small enough for torchreg to compute in float64 by default, the second is not.
+NETWORKS = ((100,), (128, 64))
+
+ONE_ROW_NOTES = """\
+One row of 20 float64 numbers, 100 ReLU: median microseconds a call, over {rounds} interleaved
+rounds of {calls} calls; *ratio* is to MLPRegressor. To reach: no slower than MLPRegressor, 1.0."""
+
+MANY_ROWS_NOTES = """\
+Median seconds of {rounds} interleaved rounds; *ratio* is to the quicker way of calling the
+fitted `module_` itself (raw units to raw units, under `no_grad`): in one go, or in chunks of
+{chunk} rows. *Memory* is the peak beyond what is resident when X is there and a few rows have
+been predicted, in one fresh process each, as a multiple of X. The float32 network is the same
+without scaling, as one would call it by hand. To reach: 1.1 of the bare module."""
+
+
+def fitted(hidden: tuple[int, ...]) -> tuple[TorchRegressor, MLPRegressor]:
+    """Fit both, briefly: their weights do not matter here."""
+    X, y = synthetic(1_000, N_COLUMNS)
+    ours = TorchRegressor(module__hidden_sizes=hidden, max_epochs=20, random_state=0).fit(X, y)
+    # 25 epochs without improvement above 1e6 end a fit that would warn of its budget.
+    theirs = MLPRegressor(hidden_layer_sizes=hidden, tol=1e6, random_state=0)
+    return ours, theirs.fit(X.astype(np.float32), y.astype(np.float32))
+
+
+def in_one_go(module: nn.Module, X: np.ndarray) -> np.ndarray:
+    with torch.no_grad():
+        return module(torch.from_numpy(X)).numpy()
+
+
+def in_chunks(module: nn.Module, X: np.ndarray) -> np.ndarray:
+    with torch.no_grad():
+        return torch.cat([module(part) for part in torch.from_numpy(X).split(CHUNK)]).numpy()
+
+
+def ways_of_predicting(hidden: tuple[int, ...]) -> dict[str, Callable[[np.ndarray], np.ndarray]]:
+    ours, theirs = fitted(hidden)
+    network = build_network(N_COLUMNS, hidden).eval()
+    return {
+        "TorchRegressor.predict": ours.predict,
+        "its module_, in one go": partial(in_one_go, ours.module_),
+        "its module_, in chunks": partial(in_chunks, ours.module_),
+        "float32 network, in one go": partial(in_one_go, network),
+        "float32 network, in chunks": partial(in_chunks, network),
+        "MLPRegressor.predict": theirs.predict,
+    }
+
+
+def extra_memory(way: str, hidden: tuple[int, ...], n_rows: int) -> float:
+    """Return the peak of one prediction as a multiple of X; call it in a fresh process."""
+    predict = ways_of_predicting(hidden)[way]
+    X, _ = synthetic(n_rows, N_COLUMNS, np.float32)
+    predict(X[:100])
+    before, _ = resident_bytes()
+    predict(X)
+    return (resident_bytes()[1] - before) / X.nbytes
+
+
+def one_row(run: Run) -> str:
+    ours, theirs = fitted((100,))
+    row = synthetic(1, N_COLUMNS)[0]
+    calls = run.pick(1000, 50)
+
+    def repeat(call: Callable[[np.ndarray], object], _: int) -> None:
+        for _ in range(calls):
+            call(row)
+
+    timings = interleave(
+        {
+            "TorchRegressor.predict": partial(repeat, ours.predict),
+            "MLPRegressor.predict": partial(repeat, theirs.predict),
+            "check_array alone": partial(repeat, check_array),
+        },
+        rounds=run.pick(11, 3),
+    )
+    reference = timings["MLPRegressor.predict"].median
+    rows = [
+        [name, number(timing.median / calls * 1e6), f"{timing.median / reference:.2f}"]
+        for name, timing in timings.items()
+    ]
+    notes = ONE_ROW_NOTES.format(rounds=len(timings["check_array alone"].seconds), calls=calls)
+    return f"## One row\n\n{notes}\n\n{table(['', 'µs', 'ratio'], rows)}"
+
+
+def many_rows(run: Run, hidden: tuple[int, ...]) -> str:
+    n_rows = run.pick(1_000_000, 100_000)
+    X, _ = synthetic(n_rows, N_COLUMNS, np.float32)
+    ways = ways_of_predicting(hidden)
+    timings = interleave(
+        {name: lambda _, predict=predict: predict(X) is None for name, predict in ways.items()},
+        rounds=run.pick(5, 1),
+    )
+    reference = min(timings[name].median for name in timings if "module_" in name)
+    rows = []
+    for name, timing in timings.items():
+        code = (
+            "import json, predict\n"
+            f"print(json.dumps(predict.extra_memory({name!r}, {hidden}, {n_rows})))"
+        )
+        memory = json.loads(run_fresh(code, run.threads)[1])
+        ratio = timing.median / reference
+        rows.append([name, number(timing.median), f"{ratio:.2f}", f"{memory:.2f}"])
+    widths = "-".join(map(str, (N_COLUMNS, *hidden, 1)))
+    title = f"## {n_rows:,} × {N_COLUMNS} rows of float32, {widths}"
+    return f"{title}\n\n{table(['', 'seconds', 'ratio', 'memory, × X'], rows)}"
+
+
+def main() -> None:
+    run = begin("predict", __doc__)
+    run.report(
+        "Time and memory of `predict`",
+        one_row(run),
+        MANY_ROWS_NOTES.format(rounds=run.pick(5, 1), chunk=CHUNK),
+        *(many_rows(run, hidden) for hidden in NETWORKS),
+    )
+
+
+if __name__ == "__main__":
+    main()
