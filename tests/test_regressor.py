@@ -558,8 +558,9 @@ def test_verbose_prints_a_readable_table(
     lines = capsys.readouterr().out.splitlines()
     assert lines[0] == "losses of the standardized target"
     assert lines[1].split() == ["epoch", "loss", "validation", "seconds"]
-    assert [int(line.split()[0]) for line in lines[2:]] == [1, *range(2, 41, 2)]
-    assert len({len(line) for line in lines[1:]}) == 1
+    assert [int(line.split()[0]) for line in lines[2:-1]] == [1, *range(2, 41, 2)]
+    assert len({len(line) for line in lines[1:-1]}) == 1
+    assert lines[-1] == "The steps were captured once and repeated."
 
 
 # Inside scikit-learn

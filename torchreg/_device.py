@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
+from torch import Tensor
 
 #: torch's global generator can serve one fit at a time. Reentrant, because a callback
 #: may fit another regressor.
@@ -146,3 +147,40 @@ def seeded(seed: int, device: torch.device) -> Iterator[None]:
     with _GENERATOR_LOCK, torch.random.fork_rng(devices=indices):
         torch.manual_seed(seed)
         yield
+
+
+def generator_states(device: torch.device) -> list[Tensor]:
+    """Copy the state of torch's global generators: the CPU's, and the device's own."""
+    states = [torch.get_rng_state()]
+    return [*states, torch.cuda.get_rng_state(device)] if device.type == "cuda" else states
+
+
+def set_generator_states(device: torch.device, states: list[Tensor]) -> None:
+    """Put states back that :func:`generator_states` copied; an empty list leaves them alone."""
+    if states:
+        torch.set_rng_state(states[0])
+    if len(states) > 1:
+        torch.cuda.set_rng_state(states[1], device)
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Let the calling thread compute alone; what other threads use stays as it is.
+
+    A small step is slower on two threads than on one, and many times slower where the
+    second core is busy. torch keeps one count for each thread and one for threads to come:
+    only the first is changed for longer than a moment.
+    """
+    before = torch.get_num_threads()
+    if before == 1:
+        yield
+        return
+    torch.set_num_threads(1)
+    # Whoever calls it sets the count of threads to come, too.
+    courier = threading.Thread(target=torch.set_num_threads, args=(before,))
+    courier.start()
+    courier.join()
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

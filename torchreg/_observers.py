@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import nn
 
-from torchreg.engine.problem import EpochRecord
+from torchreg.engine.problem import EpochRecord, Outcome
 
 
 class PrintedTable:
@@ -51,8 +51,9 @@ class PrintedTable:
             print(f"{record.epoch:>7}  {record.loss:>12.6g}  {shown:>12}  {seconds:>8.2f}")
         return False
 
-    def on_fit_end(self) -> None:
-        """Nothing to add."""
+    def on_fit_end(self, outcome: Outcome) -> None:
+        """Say how the steps were computed."""
+        print(outcome.lane)
 
 
 class NativeCallbacks:
@@ -93,7 +94,7 @@ class NativeCallbacks:
         )
         return bool(stop)
 
-    def on_fit_end(self) -> None:
+    def on_fit_end(self, outcome: Outcome) -> None:
         """Close the task of the fit."""
         self.context.call_on_fit_task_end(
             estimator=self.estimator, reconstruction_attributes=self._as_fitted, **self.data

@@ -39,7 +39,7 @@ def squared_error(prediction: Tensor, target: Tensor) -> Tensor:
     >>> squared_error(torch.tensor([[3.0]]), torch.tensor([[1.0]]))
     tensor([[4.]])
     """
-    return (prediction - target).square()
+    return functional.mse_loss(prediction, target, reduction="none")
 
 
 def absolute_error(prediction: Tensor, target: Tensor) -> Tensor:
@@ -154,8 +154,9 @@ class Loss:
                 ]
             )
         values = self.function(prediction, target)
-        # (n, n_outputs) -> (n,)
-        return values.reshape(len(values), -1).mean(dim=1)
+        # (n, n_outputs) -> (n,), or (n, 1) -> (n,)
+        one_each = values.numel() == len(values)
+        return values.reshape(-1) if one_each else values.reshape(len(values), -1).mean(dim=1)
 
 
 def build_loss(loss: str | type | Callable[..., Any], options: Mapping[str, Any]) -> Loss:

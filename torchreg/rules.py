@@ -77,24 +77,31 @@ class Adam:
         _require(weight_decay >= 0, "a weight_decay of 0 or more", weight_decay)
         self.lr, self.betas, self.eps = lr, betas, eps
         self.weight_decay, self.decoupled = weight_decay, decoupled
-        self.step = 0
         self.average: Tensor | None = None
-        self.square: Tensor | None = None
 
     def update(self, theta: Tensor, gradient: Tensor) -> None:
         """Take one step, in place."""
-        if self.average is None or self.square is None:
+        if self.average is None:
             self.average, self.square = torch.zeros_like(theta), torch.zeros_like(theta)
-        if self.weight_decay and self.decoupled:
-            theta.mul_(1 - self.lr * self.weight_decay)
-        elif self.weight_decay:
-            gradient = gradient.add(theta, alpha=self.weight_decay)
-        self.step += 1
-        beta1, beta2 = self.betas
-        self.average.lerp_(gradient, 1 - beta1)
-        self.square.mul_(beta2).addcmul_(gradient, gradient, value=1 - beta2)
-        root = self.square.sqrt().mul_((1 - beta2**self.step) ** -0.5).add_(self.eps)
-        theta.addcdiv_(self.average, root, value=-self.lr / (1 - beta1**self.step))
+            self.step = torch.zeros((), dtype=torch.float32, device=theta.device)
+        self.step.add_(1)
+        # One kernel for all of it, the same as in torch.optim with fused=True.
+        torch_update = torch._fused_adamw_ if self.decoupled else torch._fused_adam_
+        torch_update(
+            [theta],
+            [gradient],
+            [self.average],
+            [self.square],
+            [],
+            [self.step],
+            lr=self.lr,
+            beta1=self.betas[0],
+            beta2=self.betas[1],
+            weight_decay=self.weight_decay,
+            eps=self.eps,
+            amsgrad=False,
+            maximize=False,
+        )
 
 
 class AdamW(Adam):

@@ -152,6 +152,7 @@ def fit_network(request: Request, training: RawRows, validation: RawRows | None)
             observers=request.observers(module),
             batch_observer=listener,
             protect_input=habits.overwrites_input,
+            draws=habits.draws,
         )
         if listener is not None:
             listener.begin()

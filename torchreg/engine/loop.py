@@ -5,19 +5,12 @@ from __future__ import annotations
 import math
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from torchreg.engine.network import check_output
-from torchreg.engine.problem import EpochRecord, Outcome, Problem
-from torchreg.engine.rows import (
-    Batch,
-    LazyRows,
-    Table,
-    batch_sizes,
-    ordered_batches,
-    shuffled_batches,
-)
-from torchreg.engine.stepper import Stepper, build_stepper
+from torchreg.engine.objective import Objective
+from torchreg.engine.problem import EpochRecord, Observer, Outcome, Problem
+from torchreg.engine.rows import Batch, batch_sizes, ordered_batches, shuffled_batches
+from torchreg.engine.stepper import build_stepper
 
 
 class Snapshot:
@@ -25,27 +18,25 @@ class Snapshot:
 
     Parameters
     ----------
-    network : nn.Module
-        Whose parameters and buffers are kept.
+    tensors : list of Tensor
+        What is kept: all that training changes.
     """
 
-    def __init__(self, network: nn.Module) -> None:
-        self.tensors: list[Tensor] = [*network.parameters(), *network.buffers()]
+    def __init__(self, tensors: list[Tensor]) -> None:
+        self.tensors = tensors
         self.kept: list[Tensor] | None = None
         self.loss = math.inf
         self.epoch = 0
 
-    @torch.no_grad()
     def take(self, loss: float, epoch: int) -> None:
         """Keep the weights as they are now."""
         if self.kept is None:
-            self.kept = [t.clone() for t in self.tensors]
+            self.kept = [tensor.clone() for tensor in self.tensors]
         else:
             for kept, tensor in zip(self.kept, self.tensors, strict=True):
                 kept.copy_(tensor)
         self.loss, self.epoch = loss, epoch
 
-    @torch.no_grad()
     def restore(self) -> None:
         """Put the kept weights back."""
         for kept, tensor in zip(self.kept or [], self.tensors, strict=False):
@@ -105,17 +96,12 @@ def train(problem: Problem) -> Outcome:
     """
     fit = _Fit(problem)
     try:
-        reason = fit.run()
-    except KeyboardInterrupt:
-        if not fit.records:
-            raise
-        reason = "interrupted"
+        outcome = fit.conclude(fit.run())
     finally:
         fit.stepper.release()
         problem.network.eval()
-    outcome = fit.conclude(reason)
     for listener in fit.listeners:
-        listener.on_fit_end()
+        listener.on_fit_end(outcome)
     return outcome
 
 
@@ -124,26 +110,35 @@ class _Fit:
 
     def __init__(self, problem: Problem) -> None:
         self.problem = problem
-        self.network, self.loss = problem.network, problem.loss
+        self.network = problem.network
+        self.objective = Objective(problem.network, problem.loss, problem.protect_input)
         n = len(problem.training.t)
-        self.full_batch = problem.batch_size >= n
         self.sizes = batch_sizes(n, min(problem.batch_size, n))
+        self.whole = problem.training.whole() if problem.batch_size >= n else None
         self.generator = torch.Generator().manual_seed(problem.seed)
-        listener = problem.batch_observer
-        self.listeners = [*([] if listener is None else [listener]), *problem.observers]
-        self.stepper: Stepper = build_stepper(
-            problem.network,
+        self.listener = problem.batch_observer
+        self.listeners: list[Observer] = [*problem.observers]
+        if self.listener is not None:
+            self.listeners.insert(0, self.listener)
+        self.stepper = build_stepper(
+            self.objective,
             problem.optimizer,
-            on_gradient=None if listener is None else listener.on_gradient,
-            optimizer=None if listener is None else listener.optimizer,
+            n_steps=problem.max_epochs * len(self.sizes),
+            draws=problem.draws,
+            whole=self.whole,
+            listener=self.listener,
         )
-        self.snapshot = Snapshot(problem.network)
-        if not self.full_batch or problem.stopping.on_validation:
+        self.snapshot = Snapshot([*self.stepper.weights(), *problem.network.buffers()])
+        if self.whole is None or problem.stopping.on_validation:
             self.snapshot.take(math.inf, problem.first_epoch)
         self.records: list[EpochRecord] = []
         self.epoch = problem.first_epoch
         self.first_loss: float | None = None
-        self.whole = self._whole(problem.training) if self.full_batch else None
+        self.batch_loss: float | Tensor = math.nan
+        self.prediction: Tensor | None = None
+        # To read a number from an accelerator is to wait for it.
+        on_accelerator = problem.training.t.device.type != "cpu"
+        self.waits = not on_accelerator or self.whole is not None or self.listener is not None
         stopping = problem.stopping
         self.patience = (
             Patience(stopping.patience, stopping.tol or 0.0)
@@ -151,15 +146,16 @@ class _Fit:
             else None
         )
 
-    @staticmethod
-    def _whole(table: Table) -> Batch:
-        x = table.x
-        if isinstance(x, LazyRows):
-            x = x[torch.arange(len(table.t))]
-        return Batch(x, table.t, table.weight)
-
     def run(self) -> str:
-        """Run epochs until one of seven things ends them; say which."""
+        """Train, and say why it ended."""
+        try:
+            return self._run_epochs()
+        except KeyboardInterrupt:
+            if not self.records:
+                raise
+            return "interrupted"
+
+    def _run_epochs(self) -> str:
         problem = self.problem
         self.network.train()
         for _ in range(problem.max_epochs):
@@ -189,66 +185,50 @@ class _Fit:
 
     def _epoch_of_training(self) -> float:
         if self.whole is not None:
-            return self._step(self.whole)
-        total = 0.0
-        batches = shuffled_batches(self.problem.training, self.sizes, self.generator)
-        for batch in batches:
+            return float(self._step(self.whole))
+        total: float | Tensor = 0.0
+        for batch in shuffled_batches(self.problem.training, self.sizes, self.generator):
             total += self._step(batch) * len(batch.t)
-            if not math.isfinite(total):
+            if self.waits and not math.isfinite(total):
                 break
-        return total / len(self.problem.training.t)
+        return float(total) / len(self.problem.training.t)
 
-    def _step(self, batch: Batch) -> float:
-        listener = self.problem.batch_observer
-        seen: list[Tensor] = []
-        if listener is not None:
-            listener.on_batch_begin(batch, training=True)
-
-        def evaluate() -> Tensor:
-            prediction = self._predict(batch)
-            loss = self.loss.mean(prediction, batch.t, batch.weight)
-            if not seen:
-                seen.append(prediction.detach())
-                if self.full_batch:
-                    self._keep_before_step(loss)
-            return loss
-
-        loss = self.stepper.step(evaluate)
+    def _step(self, batch: Batch) -> float | Tensor:
+        if self.listener is not None:
+            self.listener.on_batch_begin(batch, training=True)
+        self.stepper.step(batch, self._before_move)
         if self.first_loss is None:
-            self._require_finite(loss)
-        if listener is not None:
-            listener.on_batch_end(batch, loss, seen[0], training=True)
-        return loss
+            self._require_finite(float(self.batch_loss))
+        if self.listener is not None and self.prediction is not None:
+            loss = float(self.batch_loss)
+            self.listener.on_batch_end(batch, loss, self.prediction, training=True)
+        return self.batch_loss
 
-    def _predict(self, batch: Batch) -> Tensor:
-        x = batch.x.clone() if self.problem.protect_input else batch.x
-        try:
-            output: Tensor = self.network(x)
-        except (RuntimeError, ValueError, IndexError, TypeError) as error:
-            raise ValueError(
-                f"The module failed on a batch of {len(x)} row{'s' if len(x) > 1 else ''}: {error}"
-            ) from error
-        if output.shape != batch.t.shape:
-            check_output(output, n_rows=len(batch.t), n_outputs=batch.t.shape[1])
-            # (n,) -> (n, 1)
-            output = output.reshape(batch.t.shape)
-        return output
+    def _before_move(self, loss: Tensor, prediction: Tensor | None) -> None:
+        """Hear the loss of the weights as they are before the step."""
+        self.prediction = prediction
+        if not self.waits:
+            self.batch_loss = loss
+            return
+        self.batch_loss = value = float(loss)
+        watched = self.whole is not None and not self.problem.stopping.on_validation
+        if watched and value < self.snapshot.loss:
+            self.snapshot.take(value, self.epoch - 1)
 
     def _validate(self) -> float | None:
         table = self.problem.validation
         if table is None:
             return None
-        listener = self.problem.batch_observer
         total = 0.0
         self.network.eval()
         with torch.no_grad():
             for batch in ordered_batches(table):
-                if listener is not None:
-                    listener.on_batch_begin(batch, training=False)
-                prediction = self._predict(batch)
-                loss = float(self.loss.mean(prediction, batch.t, batch.weight))
-                if listener is not None:
-                    listener.on_batch_end(batch, loss, prediction, training=False)
+                if self.listener is not None:
+                    self.listener.on_batch_begin(batch, training=False)
+                prediction = self.objective.predict(batch.x, batch.t)
+                loss = float(self.objective.loss.mean(prediction, batch.t, batch.weight))
+                if self.listener is not None:
+                    self.listener.on_batch_end(batch, loss, prediction, training=False)
                 total += loss * len(batch.t)
         self.network.train()
         return total / len(table.t)
@@ -257,7 +237,7 @@ class _Fit:
         self.first_loss = loss
         if not math.isfinite(loss):
             raise ValueError(
-                f"The loss {self.loss.name!r} is {loss} at the first step, before anything was "
+                f"The loss {self.objective.loss.name!r} is {loss} at the first step, before anything was "
                 "learned. Likely causes: a loss that is not defined for standardized targets, "
                 "a module whose outputs overflow, or values so extreme that they overflow "
                 "even when standardized."
@@ -265,19 +245,15 @@ class _Fit:
 
     def _is_sound(self, record: EpochRecord) -> bool:
         losses = [record.loss, record.validation_loss or 0.0]
-        return all(map(math.isfinite, losses)) and (self.full_batch or self.snapshot.is_finite())
-
-    def _keep_before_step(self, loss: Tensor) -> None:
-        # Full batch: this loss belongs to the weights as they are before the step.
-        value = float(loss.detach())
-        if not self.problem.stopping.on_validation and value < self.snapshot.loss:
-            self.snapshot.take(value, self.epoch - 1)
+        return all(map(math.isfinite, losses)) and (
+            self.whole is not None or self.snapshot.is_finite()
+        )
 
     def _keep_if_best(self, record: EpochRecord) -> None:
         if self.problem.stopping.on_validation:
             value = record.validation_loss
         else:
-            value = None if self.full_batch else record.loss
+            value = None if self.whole is not None else record.loss
         if value is not None and value < self.snapshot.loss:
             self.snapshot.take(value, record.epoch)
 
@@ -304,4 +280,4 @@ class _Fit:
             and self.patience.waited == 0
             and len(self.records) > 1
         )
-        return Outcome(self.records, reason, best_epoch, still_falling)
+        return Outcome(self.records, reason, best_epoch, self.stepper.lane, still_falling)

@@ -51,7 +51,7 @@ class Observer(Protocol):
     def on_epoch_end(self, record: EpochRecord) -> bool:
         """Hear what the epoch saw; return True to stop here."""
 
-    def on_fit_end(self) -> None:
+    def on_fit_end(self, outcome: Outcome) -> None:
         """Hear that the fit is over and the right weights are in place."""
 
 
@@ -124,6 +124,8 @@ class Problem:
         Who listens to every batch.
     protect_input : bool
         Whether the network overwrites its input, so that it must be given a copy.
+    draws : bool
+        Whether it draws random numbers while it trains.
     """
 
     network: nn.Module
@@ -139,6 +141,7 @@ class Problem:
     observers: list[Observer] = field(default_factory=list)
     batch_observer: BatchObserver | None = None
     protect_input: bool = False
+    draws: bool = False
 
 
 @dataclass
@@ -154,6 +157,8 @@ class Outcome:
         (the validation loss did), ``"callback"``, ``"interrupted"`` or ``"diverged"``.
     best_epoch : int
         The epoch whose weights the network holds.
+    lane : str
+        How the steps were computed, and why, in words.
     still_falling : bool
         Whether a tolerance was asked for and the budget ran out before it was met.
     """
@@ -161,4 +166,5 @@ class Outcome:
     records: list[EpochRecord]
     reason: str
     best_epoch: int
+    lane: str
     still_falling: bool = False

@@ -96,6 +96,11 @@ class Table(NamedTuple):
     t: Tensor
     weight: Tensor | None
 
+    def whole(self) -> Batch:
+        """Give all rows as one batch."""
+        x = self.x if isinstance(self.x, Tensor) else self.x[torch.arange(len(self.t))]
+        return Batch(x, self.t, self.weight)
+
 
 def every_row(rows: Rows) -> Tensor:
     """Make all rows dense."""

@@ -17,7 +17,7 @@ from skorch.dataset import Dataset
 from torch import Tensor, nn
 
 from torchreg._errors import did_you_mean
-from torchreg.engine.problem import EpochRecord
+from torchreg.engine.problem import EpochRecord, Outcome
 from torchreg.engine.rows import Batch
 from torchreg.engine.stepper import trainable
 from torchreg.optimizers import OptimizerSpec
@@ -107,7 +107,7 @@ class SkorchObserver:
         """Tell that training begins."""
         self.net.notify("on_train_begin", X=self.training[0], y=self.training[1])
 
-    def on_fit_end(self) -> None:
+    def on_fit_end(self, outcome: Outcome) -> None:
         """Tell that training ends; a callback may put other weights back."""
         self.net.notify("on_train_end", X=self.training[0], y=self.training[1])
 

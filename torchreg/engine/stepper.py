@@ -9,15 +9,30 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
+from torchreg.engine.gradient import WORTH_CAPTURING, CapturedGradient, TapedGradient
+from torchreg.engine.objective import Objective
+from torchreg.engine.problem import BatchObserver
+from torchreg.engine.rows import Batch
 from torchreg.optimizers import OptimizerSpec
 from torchreg.rules import VectorRule
+
+#: Hears the loss of a batch, and its predictions where somebody listens to them, before
+#: the weights are moved by it.
+OnLoss = Callable[[Tensor, Tensor | None], None]
 
 
 class Stepper(Protocol):
     """Moves the parameters of a network by one step."""
 
-    def step(self, evaluate: Callable[[], Tensor]) -> float:
-        """Take one step down ``evaluate``; return the loss before it."""
+    @property
+    def lane(self) -> str:
+        """How the steps are computed, and why, in words."""
+
+    def step(self, batch: Batch, on_loss: OnLoss) -> None:
+        """Take one step down the loss of a batch."""
+
+    def weights(self) -> list[Tensor]:
+        """List the tensors that hold the trainable parameters."""
 
     def release(self) -> None:
         """Leave every parameter owning its own memory."""
@@ -34,27 +49,56 @@ class VectorStepper:
         Trainable, of one dtype and device. They are views until :meth:`release`.
     rule : VectorRule
         The update.
+    objective : Objective
+        What to go down.
+    n_steps : int
+        How many steps are to come, at most; a few are not worth being captured.
+    draws : bool
+        Whether the network draws random numbers.
+    whole : Batch or None
+        The batch of every step, if it is always the same one.
     """
 
-    def __init__(self, parameters: list[nn.Parameter], rule: VectorRule) -> None:
+    def __init__(
+        self,
+        parameters: list[nn.Parameter],
+        rule: VectorRule,
+        objective: Objective,
+        *,
+        n_steps: int,
+        draws: bool,
+        whole: Batch | None,
+    ) -> None:
         self.parameters, self.rule = parameters, rule
         self.theta = torch.cat([p.detach().reshape(-1) for p in parameters])
-        self.gradient = torch.empty_like(self.theta)
-        start = 0
+        self.slope = torch.empty_like(self.theta)
+        views, start = [], 0
         for p in parameters:
+            part = slice(start, start + p.numel())
             # (n,) slice -> the parameter's own shape
-            p.data = self.theta[start : start + p.numel()].view(p.shape)
+            p.data = self.theta[part].view(p.shape)
+            views.append(self.slope[part].view(p.shape))
             start += p.numel()
+        taped = TapedGradient(objective, parameters, views)
+        self.captured = CapturedGradient(taped, draws=draws, whole=whole)
+        if n_steps < WORTH_CAPTURING:
+            self.captured.obstacle = self.captured.obstacle or f"{n_steps} steps are too few"
 
-    def step(self, evaluate: Callable[[], Tensor]) -> float:
-        """Take one step down ``evaluate``; return the loss before it."""
-        loss = evaluate()
-        gradients = torch.autograd.grad(
-            loss, self.parameters, allow_unused=True, materialize_grads=True
-        )
-        torch.cat([g.reshape(-1) for g in gradients], out=self.gradient)
-        self.rule.update(self.theta, self.gradient)
-        return float(loss.detach())
+    @property
+    def lane(self) -> str:
+        """How the steps are computed, and why, in words."""
+        if self.captured.obstacle is None:
+            return "The steps were captured once and repeated."
+        return f"The steps ran eagerly, because {self.captured.obstacle}."
+
+    def step(self, batch: Batch, on_loss: OnLoss) -> None:
+        """Take one step down the loss of a batch."""
+        on_loss(self.captured(batch), None)
+        self.rule.update(self.theta, self.slope)
+
+    def weights(self) -> list[Tensor]:
+        """List the tensors that hold the trainable parameters."""
+        return [self.theta]
 
     def release(self) -> None:
         """Give each parameter memory of its own; a view would pickle the whole vector."""
@@ -69,33 +113,53 @@ class TorchStepper:
     ----------
     optimizer : torch.optim.Optimizer
         Over the trainable parameters.
+    objective : Objective
+        What to go down.
+    parameters : list of nn.Parameter
+        Trainable.
+    lane : str
+        Why torch's own optimizer moves them.
     on_gradient : callable or None
         Called when a gradient is there and not yet used, to clip it for example.
     """
 
     def __init__(
-        self, optimizer: torch.optim.Optimizer, on_gradient: Callable[[], None] | None = None
+        self,
+        optimizer: torch.optim.Optimizer,
+        objective: Objective,
+        parameters: list[nn.Parameter],
+        *,
+        lane: str,
+        on_gradient: Callable[[], None] | None = None,
     ) -> None:
-        self.optimizer, self.on_gradient = optimizer, on_gradient
+        self.optimizer, self.objective, self.parameters = optimizer, objective, parameters
+        self.lane, self.on_gradient = lane, on_gradient
 
-    def step(self, evaluate: Callable[[], Tensor]) -> float:
-        """Take one step down ``evaluate``; return the loss before it."""
-        first: list[float] = []
+    def step(self, batch: Batch, on_loss: OnLoss) -> None:
+        """Take one step down the loss of a batch."""
+        heard = False
 
         def closure() -> float:
+            nonlocal heard
             self.optimizer.zero_grad()
             with torch.enable_grad():
-                loss = evaluate()
+                prediction = self.objective.predict(batch.x, batch.t)
+                loss = self.objective.loss.mean(prediction, batch.t, batch.weight)
                 loss.backward()
             if self.on_gradient is not None:
                 self.on_gradient()
+            if not heard:
+                heard = True
+                on_loss(loss.detach(), prediction.detach())
             value = float(loss.detach())
-            first.append(value)
             # A line search can compare infinity, but not NaN, which it fails on.
             return math.inf if math.isnan(value) else value
 
         self.optimizer.step(closure)
-        return first[0]
+
+    def weights(self) -> list[Tensor]:
+        """List the tensors that hold the trainable parameters."""
+        return [p.detach() for p in self.parameters]
 
     def release(self) -> None:
         """Drop the gradients."""
@@ -103,35 +167,43 @@ class TorchStepper:
 
 
 def build_stepper(
-    network: nn.Module,
+    objective: Objective,
     spec: OptimizerSpec,
     *,
-    on_gradient: Callable[[], None] | None = None,
-    optimizer: torch.optim.Optimizer | None = None,
+    n_steps: int,
+    draws: bool,
+    whole: Batch | None,
+    listener: BatchObserver | None,
 ) -> Stepper:
-    """Choose the faster of the two that can do it.
+    """Choose the fastest that can do it.
 
     Parameters
     ----------
-    network : nn.Module
-        Its trainable parameters are moved.
+    objective : Objective
+        The trainable parameters of its network are moved.
     spec : OptimizerSpec
         The optimizer.
-    on_gradient, optimizer : optional
-        Where a callback holds the torch optimizer or its gradients, torch's own is used.
+    n_steps, draws, whole : see :class:`VectorStepper`
+    listener : BatchObserver or None
+        Who listens to every batch; its torch optimizer is used.
 
     Raises
     ------
     ValueError
         If nothing in the network can be trained.
     """
-    parameters = trainable(network)
-    if optimizer is not None:
-        return TorchStepper(optimizer, on_gradient)
+    parameters = trainable(objective.network)
+    if listener is not None:
+        why = "The steps ran eagerly, because a callback listens to batches."
+        hear = listener.on_gradient
+        return TorchStepper(listener.optimizer, objective, parameters, lane=why, on_gradient=hear)
     rule = spec.vector_rule()
     if rule is not None and len({(p.dtype, p.device) for p in parameters}) == 1:
-        return VectorStepper(parameters, rule)
-    return TorchStepper(spec.torch_optimizer(parameters), on_gradient)
+        return VectorStepper(
+            parameters, rule, objective, n_steps=n_steps, draws=draws, whole=whole
+        )
+    why = f"The steps ran eagerly, because only torch's own optimizer is {spec.name!r}."
+    return TorchStepper(spec.torch_optimizer(parameters), objective, parameters, lane=why)
 
 
 def trainable(network: nn.Module) -> list[nn.Parameter]:

@@ -1,0 +1,339 @@
+"""A gradient, noted once as a flat list of tensor operations and then repeated.
+
+A step of a small network spends most of its time in Python and autograd, not in arithmetic.
+:class:`Recorder` notes each operation of one ordinary forward and backward pass, and
+:func:`write_down` turns the notes into a function that repeats them without modules, graph
+or tape. No compiler is needed, and any module will do whose operations are the same in
+every step.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+
+Program = Callable[[Tensor, Tensor, Tensor | None], Tensor]
+
+#: Functions that take an operator's arguments and are called about a microsecond faster.
+_DIRECT: dict[str, Callable[..., Any]] = {
+    name: getattr(torch, name)
+    for name in (
+        "abs add addmm bmm cat clamp clamp_min cos div erf exp expm1 log log1p maximum mean "
+        "minimum mm mul neg pow reciprocal relu rsqrt sigmoid sign sin sqrt stack sub sum t tanh "
+        "unsqueeze where"
+    ).split()
+}
+_DIRECT |= {"mse_loss": torch._C._nn.mse_loss, "view": torch.Tensor.view}
+#: Those of them that can write their result where it is wanted.
+_WRITES_OUT = frozenset("add addmm bmm div mm mul neg sub sum".split())
+#: Their result depends on the shape and dtype of what they are given, not on its values.
+_BY_SHAPE = frozenset("full_like new_full new_ones new_zeros ones_like zeros_like".split())
+#: They give what they are given, in another shape.
+_RESHAPES = frozenset(["view", "_unsafe_view"])
+#: They give what they are given, under another name.
+_SAME = frozenset("alias detach".split())
+
+
+class NotCapturableError(Exception):
+    """The steps of this network cannot be written down; the message completes "because"."""
+
+
+@dataclass(frozen=True)
+class Call:
+    """One operation as it was called, and what it returned."""
+
+    func: Any
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+    result: Any
+
+    @property
+    def name(self) -> str:
+        """The operation's name without namespace and overload: ``addmm``."""
+        return str(self.func._schema.name.partition("::")[2])
+
+    @property
+    def given(self) -> list[Tensor]:
+        """The tensors among its arguments."""
+        return list(_tensors((self.args, list(self.kwargs.values()))))
+
+    @property
+    def results(self) -> list[Tensor]:
+        """The tensors that it returned."""
+        return list(_tensors(self.result))
+
+    @property
+    def written(self) -> list[Tensor]:
+        """The arguments that it changes in place."""
+        if not self.func._schema.is_mutable:
+            return []
+        arguments = self.func._schema.arguments
+        named = {a.name: v for a, v in zip(arguments, self.args, strict=False)} | self.kwargs
+        marked = [a.name for a in arguments if a.alias_info is not None and a.alias_info.is_write]
+        return list(_tensors([named.get(name) for name in marked]))
+
+    @property
+    def acts(self) -> bool:
+        """Whether it does more than return a value: writes in place, or draws."""
+        return bool(self.func._schema.is_mutable) or self.draws
+
+    @property
+    def draws(self) -> bool:
+        """Whether it draws random numbers."""
+        return torch.Tag.nondeterministic_seeded in self.func.tags
+
+    @property
+    def is_view(self) -> bool:
+        """Whether what it returns shares the memory of what it was given."""
+        return any(value.alias_info is not None for value in self.func._schema.returns)
+
+
+class Recorder(TorchDispatchMode):
+    """Notes each operation that torch runs inside the block, below autograd."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.calls: list[Call] = []
+
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        # To ask torch._dynamo to look away would import it, which takes a second.
+        return False
+
+    def __torch_dispatch__(
+        self,
+        func: Any,
+        types: Any,
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> Any:
+        """Run the operation, and note it."""
+        kwargs = kwargs or {}
+        result = func(*args, **kwargs)
+        self.calls.append(Call(func, args, kwargs, result))
+        return result
+
+
+def write_down(
+    calls: Sequence[Call],
+    *,
+    inputs: Mapping[str, Tensor | None],
+    constants: Sequence[Tensor],
+    stable: Sequence[Tensor],
+    loss: Tensor,
+    gradients: Sequence[Tensor],
+    out: Sequence[Tensor],
+) -> Program:
+    """Turn the notes of one gradient into a function that computes the next one.
+
+    Parameters
+    ----------
+    calls : sequence of Call
+        What was noted.
+    inputs : mapping
+        ``x``, ``t`` and ``weight``, where they differ from step to step.
+    constants : sequence of Tensor
+        What has the same values in every step: the batch, if it is always the same one.
+    stable : sequence of Tensor
+        Parameters and buffers: their values change, their memory stays.
+    loss : Tensor of shape ()
+        What the forward pass returned.
+    gradients : sequence of Tensor
+        What the backward pass returned, one for each parameter.
+    out : sequence of Tensor
+        Where the function shall write the gradients: contiguous, of the same shapes.
+
+    Returns
+    -------
+    callable
+        Takes ``x``, ``t`` and ``weight``, writes the gradients and returns the loss; to be
+        called in inference mode.
+
+    Raises
+    ------
+    NotCapturableError
+        If the course of the computation depends on values.
+    """
+    notes = _Notes(inputs, mutated={_memory(t) for c in calls for t in c.written})
+    for tensor in stable:
+        notes.bind(tensor)
+    for tensor in constants:
+        notes.bind(tensor, constant=True)
+    for call in calls:
+        notes.take(call)
+    return notes.write(loss, gradients, out)
+
+
+class _Notes:
+    """Calls with a name for each tensor; those whose result is known beforehand are gone."""
+
+    def __init__(self, inputs: Mapping[str, Tensor | None], *, mutated: set[int]) -> None:
+        self.mutated = mutated
+        #: Name of each tensor, by identity; the calls keep them all alive.
+        self.names = {id(tensor): name for name, tensor in inputs.items() if tensor is not None}
+        #: What is there before the function is called.
+        self.bound: dict[str, Any] = {}
+        #: Names of those whose values never change.
+        self.constant: set[str] = set()
+        #: What each transposed value is the transpose of.
+        self.transposed: dict[str, str] = {}
+        self.lines: list[tuple[Call, list[str]]] = []
+
+    def bind(self, tensor: Tensor, *, constant: bool = False) -> str:
+        """Name a tensor that is there beforehand."""
+        name = self.names[id(tensor)] = f"c{len(self.bound)}"
+        self.bound[name] = tensor.detach()
+        if constant:
+            self.constant.add(name)
+        return name
+
+    def name_of(self, tensor: Tensor) -> str:
+        """Name a tensor; one that nothing here made belongs to the module or the loss."""
+        return self.names.get(id(tensor)) or self.bind(tensor)
+
+    def take(self, call: Call) -> None:
+        """Note one call, unless its result is known beforehand."""
+        if torch.Tag.data_dependent_output in call.func.tags:
+            raise NotCapturableError("the module or the loss looks at values while it runs")
+        if torch.Tag.dynamic_output_shape in call.func.tags:
+            raise NotCapturableError(f"the shape of what {call.name} returns depends on values")
+        given = [self.name_of(tensor) for tensor in call.given]
+        if call.name in _SAME:
+            self.names[id(call.result)] = given[0]
+        elif call.name == "t" and given[0] in self.transposed:
+            self.names[id(call.result)] = self.transposed[given[0]]
+        elif self._is_known(call, given):
+            constant = not call.is_view or all(name in self.constant for name in given)
+            for result in call.results:
+                self.bind(result, constant=constant)
+        else:
+            self._append(call)
+        if call.name == "t":
+            self.transposed.setdefault(self.names[id(call.result)], given[0])
+
+    def _append(self, call: Call) -> None:
+        label = f"v{len(self.lines)}"
+        results = [call.result] if isinstance(call.result, Tensor) else list(call.result or ())
+        names = []
+        for index, result in enumerate(results):
+            name = label if len(results) == 1 else f"{label}_{index}"
+            # What works in place returns what it was given, which has its name already.
+            known = self.names.setdefault(id(result), name) if result is not None else None
+            names.append(name if known == name else "_")
+        self.lines.append((call, names))
+
+    def _is_known(self, call: Call, given: list[str]) -> bool:
+        """Tell whether the result is a constant, or a view of memory that stays."""
+        if call.acts:
+            return False
+        if call.is_view:
+            return all(name in self.bound for name in given)
+        if any(_memory(result) in self.mutated for result in call.results):
+            return False
+        # Memory that was not filled is no constant.
+        made_here = not given and not call.name.startswith("empty")
+        return made_here or call.name in _BY_SHAPE or self._all_constant(given)
+
+    def _all_constant(self, names: list[str]) -> bool:
+        return bool(names) and all(name in self.constant for name in names)
+
+    def write(self, loss: Tensor, gradients: Sequence[Tensor], out: Sequence[Tensor]) -> Program:
+        """Write the function: what its results need, and each value freed when it is used up."""
+        targets = [self.name_of(gradient) for gradient in gradients]
+        direct, copied = self._destinations(targets, out)
+        kept = {self.name_of(loss), *(targets[index] for index in copied)}
+        source = ["def program(x, t, weight):"]
+        source += self._statements(self._needed(kept | direct.keys()), kept, direct)
+        source += [f"{self._object(out[index])}.copy_({targets[index]})" for index in copied]
+        source.append(f"return {self.name_of(loss)}")
+        namespace = dict(self.bound)
+        exec(compile("\n    ".join(source), "<captured gradient>", "exec"), namespace)
+        program: Program = namespace["program"]
+        return program
+
+    def _destinations(
+        self, targets: list[str], out: Sequence[Tensor]
+    ) -> tuple[dict[str, Tensor], list[int]]:
+        """Find the gradients that can be computed where they are wanted; list the others."""
+        producers = {names[0]: call for call, names in self.lines if len(names) == 1}
+        direct: dict[str, Tensor] = {}
+        copied = []
+        for index, name in enumerate(targets):
+            while name in producers and producers[name].name in _RESHAPES:
+                name = self.name_of(producers[name].args[0])
+            call = producers.get(name)
+            if call is None or name in direct or call.name not in _WRITES_OUT:
+                copied.append(index)
+            elif not call.result.is_contiguous() or call.result.dtype != out[index].dtype:
+                copied.append(index)
+            else:
+                direct[name] = out[index].view(call.result.shape)
+        return direct, copied
+
+    def _needed(self, results: set[str]) -> list[tuple[Call, list[str]]]:
+        """Leave out the lines that no result needs."""
+        needed, lines = set(results), []
+        for call, names in reversed(self.lines):
+            if call.acts or not needed.isdisjoint(names):
+                needed.update(self.name_of(tensor) for tensor in call.given)
+                lines.append((call, names))
+        return lines[::-1]
+
+    def _statements(
+        self, lines: list[tuple[Call, list[str]]], kept: set[str], direct: Mapping[str, Tensor]
+    ) -> Iterator[str]:
+        uses = [[self.name_of(tensor) for tensor in call.given] for call, _ in lines]
+        last = {name: index for index, used in enumerate(uses) for name in used}
+        for index, (call, names) in enumerate(lines):
+            arguments = [self._literal(argument) for argument in call.args]
+            arguments += [f"{key}={self._literal(value)}" for key, value in call.kwargs.items()]
+            if names and names[0] in direct:
+                arguments.append(f"out={self._object(direct[names[0]])}")
+            left = f"{', '.join(names)} = " if names else ""
+            yield f"{left}{self._function(call)}({', '.join(arguments)})"
+            mentioned = [name for name in dict.fromkeys(uses[index] + names) if name[0] == "v"]
+            done = [n for n in mentioned if n not in kept and last.get(n, index) <= index]
+            if done:
+                yield f"del {', '.join(done)}"
+
+    def _function(self, call: Call) -> str:
+        if call.name in _DIRECT:
+            return self._object(_DIRECT[call.name], name=f"torch_{call.name}")
+        return self._object(call.func, name=str(call.func).replace(".", "_"))
+
+    def _literal(self, value: Any) -> str:
+        """Write an argument down."""
+        if isinstance(value, Tensor):
+            return self.name_of(value)
+        if isinstance(value, list | tuple):
+            return f"[{', '.join(self._literal(item) for item in value)}]"
+        if value is None or isinstance(value, bool | int | str):
+            return repr(value)
+        if isinstance(value, float) and math.isfinite(value):
+            return repr(value)
+        return self._object(value)
+
+    def _object(self, value: Any, *, name: str | None = None) -> str:
+        """Give the function an object that cannot be written down."""
+        name = name or f"k{len(self.bound)}"
+        self.bound[name] = value
+        return name
+
+
+def _tensors(value: Any) -> Iterator[Tensor]:
+    if isinstance(value, Tensor):
+        yield value
+    elif isinstance(value, list | tuple):
+        for item in value:
+            yield from _tensors(item)
+
+
+def _memory(tensor: Tensor) -> int:
+    """Identify the memory that a tensor and its views share."""
+    return int(tensor.untyped_storage()._cdata)

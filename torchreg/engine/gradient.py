@@ -1,0 +1,254 @@
+"""The gradient of a batch: computed by torch's tape, or by the program it was captured in."""
+
+from __future__ import annotations
+
+import random
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from torchreg._device import generator_states, set_generator_states
+from torchreg.engine.capture import NotCapturableError, Program, Recorder, write_down
+from torchreg.engine.objective import Objective
+from torchreg.engine.rows import Batch
+
+#: A program repays its recording within about this many steps.
+WORTH_CAPTURING = 16
+
+
+class TapedGradient:
+    """Loss and gradient by torch's automatic differentiation, module call by module call.
+
+    Parameters
+    ----------
+    objective : Objective
+        What to differentiate.
+    parameters : sequence of nn.Parameter
+        By what.
+    out : sequence of Tensor
+        Where to write the gradients: of the parameters' shapes.
+    """
+
+    def __init__(
+        self,
+        objective: Objective,
+        parameters: Sequence[nn.Parameter],
+        out: Sequence[Tensor],
+    ) -> None:
+        self.objective, self.parameters, self.out = objective, parameters, out
+
+    def __call__(self, batch: Batch) -> Tensor:
+        """Write the gradients of a batch's mean loss; return the loss, of shape ()."""
+        return self.write(*self.compute(batch))
+
+    def compute(self, batch: Batch) -> tuple[Tensor, Sequence[Tensor]]:
+        """Compute loss and gradients."""
+        loss = self.objective.of(batch)
+        gradients = torch.autograd.grad(
+            loss, self.parameters, allow_unused=True, materialize_grads=True
+        )
+        return loss, gradients
+
+    def write(self, loss: Tensor, gradients: Sequence[Tensor]) -> Tensor:
+        """Put gradients where they are wanted."""
+        torch._foreach_copy_(list(self.out), list(gradients))
+        return loss.detach()
+
+
+class CapturedGradient:
+    """The same, recorded in the first step and repeated without modules and tape.
+
+    For each shape of batch the first step is an ordinary one that is watched. The second
+    is computed both ways, and only if they agree does the program take over. Where it
+    cannot be written down or does not agree, every step is an ordinary one.
+
+    Parameters
+    ----------
+    taped : TapedGradient
+        The ordinary way.
+    draws : bool
+        Whether the network draws random numbers; torch's global generators are then ours.
+    whole : Batch or None
+        The batch that comes in every step, if it is the same one.
+
+    Attributes
+    ----------
+    obstacle : str or None
+        Why the steps are ordinary ones.
+    """
+
+    def __init__(self, taped: TapedGradient, *, draws: bool, whole: Batch | None) -> None:
+        self.taped, self.draws, self.whole = taped, draws, whole
+        self.network = taped.objective.network
+        self.obstacle = obstacle(self.network, taped.objective.loss.function)
+        self.programs: dict[Any, Program] = {}
+        self.on_trial: dict[Any, Program] = {}
+
+    def __call__(self, batch: Batch) -> Tensor:
+        """Write the gradients of a batch's mean loss; return the loss, of shape ()."""
+        kind = (batch.x.shape, batch.weight is None)
+        program = self.programs.get(kind)
+        if program is not None:
+            with torch.inference_mode():
+                return program(*batch)
+        if self.obstacle is not None:
+            return self.taped(batch)
+        if kind in self.on_trial:
+            return self._try(batch, kind)
+        return self._record(batch, kind)
+
+    def _record(self, batch: Batch, kind: Any) -> Tensor:
+        """Take an ordinary step, watched."""
+        state = self._state()
+        try:
+            with Recorder() as recorder, self._watched():
+                loss, gradients = self.taped.compute(batch)
+        except Exception:
+            # What is wrong without the recorder too is raised by the ordinary step.
+            self._restore(state)
+            self.obstacle = "the step cannot be recorded"
+            return self.taped(batch)
+        tensors = {"x": batch.x, "t": batch.t, "weight": batch.weight}
+        fixed = [] if self.whole is None else [t for t in self.whole if t is not None]
+        try:
+            self.on_trial[kind] = write_down(
+                recorder.calls,
+                inputs=tensors if self.whole is None else {},
+                constants=fixed,
+                stable=[*self.network.parameters(), *self.network.buffers()],
+                loss=loss,
+                gradients=gradients,
+                out=self.taped.out,
+            )
+        except NotCapturableError as error:
+            self.obstacle = str(error)
+        return self.taped.write(loss, gradients)
+
+    def _try(self, batch: Batch, kind: Any) -> Tensor:
+        """Take a step both ways, and compare."""
+        before = self._state()
+        with self._watched():
+            loss, gradients = self.taped.compute(batch)
+        after = self._state()
+        self._restore(before)
+        program = self.on_trial.pop(kind)
+        with torch.inference_mode():
+            repeated = program(*batch)
+        agree = _agree([repeated, *self.taped.out], [loss.detach(), *gradients])
+        if agree and _agree(self._state(), after):
+            self.programs[kind] = program
+            return repeated
+        self.obstacle = self.obstacle or "a repetition of the recorded step gave another result"
+        self._restore(after)
+        return self.taped.write(loss, gradients)
+
+    @contextmanager
+    def _watched(self) -> Iterator[None]:
+        """Notice Python state that a step changes: a repetition would not change it."""
+        loss = self.taped.objective.loss.function
+        before = python_state(self.network, loss)
+        yield
+        if python_state(self.network, loss) != before:
+            self.obstacle = "the module or the loss changes Python state while it runs"
+
+    def _state(self) -> list[Tensor]:
+        """Copy what a step may change beside the gradient: buffers, and generators if it draws."""
+        state = [buffer.detach().clone() for buffer in self.network.buffers()]
+        return [*generator_states(self.taped.out[0].device), *state] if self.draws else state
+
+    def _restore(self, state: list[Tensor]) -> None:
+        buffers = list(self.network.buffers())
+        n_generators = len(state) - len(buffers)
+        set_generator_states(self.taped.out[0].device, state[:n_generators])
+        with torch.no_grad():
+            for buffer, kept in zip(buffers, state[n_generators:], strict=True):
+                buffer.copy_(kept)
+
+
+def obstacle(network: nn.Module, loss: Callable[..., Any]) -> str | None:
+    """Name what keeps the steps of a network from being captured, where that shows beforehand.
+
+    Parameters
+    ----------
+    network : nn.Module
+    loss : callable
+
+    Returns
+    -------
+    str or None
+        Completes "the steps run eagerly because".
+    """
+    modules = [*network.modules(), *(loss.modules() if isinstance(loss, nn.Module) else [])]
+    for module in modules:
+        name = type(module).__name__
+        if any(getattr(module, kind) for kind in _HOOKS):
+            return f"{name} has hooks"
+        if isinstance(module, torch.jit.ScriptModule) or name == "OptimizedModule":
+            return "a part of the module is compiled"
+        if "print" in _names_used(type(module).forward):
+            return f"{name} prints"
+    if any(parameter._backward_hooks for parameter in network.parameters()):
+        return "a parameter has a hook"
+    return None
+
+
+_HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+
+
+def python_state(network: nn.Module, loss: Callable[..., Any]) -> list[Any]:
+    """Describe what a module and a loss may change beside tensors.
+
+    Attributes of every module and, for those that torch did not write, of their classes,
+    what their ``forward`` reaches by closure or by global name, and the random generators of
+    Python and NumPy.
+    """
+    generators = [random.getstate(), np.random.get_state()[1].tobytes(), np.random.get_state()[2]]
+    state: list[Any] = [*generators, _surroundings(loss)]
+    for module in [*network.modules(), *(loss.modules() if isinstance(loss, nn.Module) else [])]:
+        state.append([(key, _token(value)) for key, value in vars(module).items()])
+        if not type(module).__module__.startswith("torch."):
+            state.append([(key, _token(value)) for key, value in vars(type(module)).items()])
+            state.append(_surroundings(type(module).forward))
+    return state
+
+
+def _surroundings(function: Any) -> list[Any]:
+    """Describe what a function reaches by closure or by global name."""
+    cells = [cell.cell_contents for cell in getattr(function, "__closure__", None) or ()]
+    known = getattr(function, "__globals__", {})
+    return [_token(v) for v in [*cells, *(known.get(name) for name in _names_used(function))]]
+
+
+def _names_used(function: Any) -> tuple[str, ...]:
+    code = getattr(function, "__code__", None)
+    return () if code is None else code.co_names
+
+
+def _token(value: Any, *, deep: bool = True) -> Any:
+    """Stand for a value so that a change shows: plain ones by value, the others by identity."""
+    if value is None or isinstance(value, bool | int | float | complex | str | bytes):
+        return value
+    if isinstance(value, list | tuple | dict | set | deque):
+        items = [*value, *(value.values() if isinstance(value, dict) else ())]
+        few = items if deep and len(items) <= 64 else ()
+        return type(value), len(items), [_token(item, deep=False) for item in few]
+    return id(value)
+
+
+def _agree(first: Sequence[Tensor], second: Sequence[Tensor]) -> bool:
+    """Whether tensors are equal up to the rounding of a sum in another order."""
+    for a, b in zip(first, second, strict=True):
+        if not a.is_floating_point():
+            if not torch.equal(a, b):
+                return False
+            continue
+        tolerance = torch.finfo(a.dtype).eps ** 0.5
+        bound = tolerance * float(b.abs().max()) if b.numel() else 0.0
+        if not torch.allclose(a, b, rtol=tolerance, atol=bound, equal_nan=True):
+            return False
+    return True

@@ -1,0 +1,47 @@
+"""What a step goes down: the mean loss of a batch, as the network's parameters have it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import Tensor, nn
+
+from torchreg.engine.network import check_output
+from torchreg.engine.rows import Batch
+from torchreg.losses import Loss
+
+
+@dataclass(frozen=True)
+class Objective:
+    """A network and the loss of its predictions.
+
+    Parameters
+    ----------
+    network : nn.Module
+        Standardized inputs to standardized outputs.
+    loss : Loss
+        Compares standardized values.
+    protect_input : bool
+        Whether the network overwrites its input, so that it must be given a copy.
+    """
+
+    network: nn.Module
+    loss: Loss
+    protect_input: bool = False
+
+    def predict(self, x: Tensor, t: Tensor) -> Tensor:
+        """Send rows through: shape (n, n_features) to the shape of ``t``, (n, n_outputs)."""
+        try:
+            output: Tensor = self.network(x.clone() if self.protect_input else x)
+        except (RuntimeError, ValueError, IndexError, TypeError) as error:
+            rows = f"{len(x)} row{'s' if len(x) > 1 else ''}"
+            raise ValueError(f"The module failed on a batch of {rows}: {error}") from error
+        if output.shape != t.shape:
+            check_output(output, n_rows=len(t), n_outputs=t.shape[1])
+            # (n,) -> (n, 1)
+            output = output.reshape(t.shape)
+        return output
+
+    def of(self, batch: Batch) -> Tensor:
+        """Compute the mean loss of a batch: a tensor of shape ()."""
+        return self.loss.mean(self.predict(batch.x, batch.t), batch.t, batch.weight)
