@@ -7,14 +7,15 @@ also written in :mod:`torchreg.rules` run without torch's optimizer object.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 
 from torchreg._errors import did_you_mean
-from torchreg.rules import VECTOR_RULES, VectorRule
+from torchreg.lbfgs import LBFGS
+from torchreg.rules import SGD, Adam, AdamW, RMSprop, Rprop, VectorRule
 
 #: Learning rates that suit standardized data, where torch's own do not; for names only,
 #: a class keeps torch's own.
@@ -37,6 +38,16 @@ DEFAULT_OPTIONS: dict[str, dict[str, Any]] = {
         "history_size": 20,
     },
     "sgd": {"momentum": 0.9},
+}
+
+#: Those that are also written as rules on one vector, which need no optimizer object.
+VECTOR_RULES: dict[str, Callable[..., VectorRule | LBFGS]] = {
+    "adam": Adam,
+    "adamw": AdamW,
+    "lbfgs": LBFGS,
+    "rmsprop": RMSprop,
+    "rprop": Rprop,
+    "sgd": SGD,
 }
 
 #: Why a class of torch.optim cannot train a dense network by itself.
@@ -83,7 +94,7 @@ class OptimizerSpec:
         """Whether it compares gradients between steps, which needs the same rows in each."""
         return issubclass(self.cls, torch.optim.LBFGS | torch.optim.Rprop)
 
-    def vector_rule(self) -> VectorRule | None:
+    def vector_rule(self, device: torch.device) -> VectorRule | LBFGS | None:
         """Build the rule on one vector, or ``None`` where only torch's class will do."""
         rule = VECTOR_RULES.get(self.name)
         if rule is None or self.cls is not _torch_optimizers().get(self.name):
@@ -93,16 +104,24 @@ class OptimizerSpec:
             _is_plain(value) for value in self.options.values()
         ):
             return None
-        return rule(**self.options)
+        if self.searches_lines and (
+            device.type != "cpu" or self.options.get("line_search_fn") != "strong_wolfe"
+        ):
+            return None
+        try:
+            return rule(**self.options)
+        except TypeError as error:
+            raise self._refused(error) from error
 
     def torch_optimizer(self, parameters: list[torch.nn.Parameter]) -> torch.optim.Optimizer:
         """Build torch's optimizer over these parameters."""
         try:
             return self.cls(parameters, **self.options)
         except (TypeError, ValueError) as error:
-            raise ValueError(
-                f"optimizer {self.name!r} refused its options {self.options}: {error}"
-            ) from error
+            raise self._refused(error) from error
+
+    def _refused(self, error: Exception) -> ValueError:
+        return ValueError(f"optimizer {self.name!r} refused its options {self.options}: {error}")
 
 
 def build_optimizer(
@@ -186,4 +205,4 @@ def build_optimizer(
 def _is_plain(value: Any) -> bool:
     if isinstance(value, tuple | list):
         return all(_is_plain(item) for item in value)
-    return isinstance(value, bool | int | float)
+    return value is None or isinstance(value, bool | int | float | str)

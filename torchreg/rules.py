@@ -67,14 +67,14 @@ class Adam:
         *,
         decoupled: bool = False,
     ) -> None:
-        _require(lr >= 0, "an lr above 0", lr)
-        _require(
+        require(lr >= 0, "an lr above 0", lr)
+        require(
             _is_pair(betas) and all(0 <= beta < 1 for beta in betas),
             "two betas from 0 to less than 1",
             betas,
         )
-        _require(eps >= 0, "an eps of 0 or more", eps)
-        _require(weight_decay >= 0, "a weight_decay of 0 or more", weight_decay)
+        require(eps >= 0, "an eps of 0 or more", eps)
+        require(weight_decay >= 0, "a weight_decay of 0 or more", weight_decay)
         self.lr, self.betas, self.eps = lr, betas, eps
         self.weight_decay, self.decoupled = weight_decay, decoupled
         self.average: Tensor | None = None
@@ -170,10 +170,10 @@ class SGD:
         weight_decay: float = 0.0,
         nesterov: bool = False,
     ) -> None:
-        _require(lr >= 0, "an lr above 0", lr)
-        _require(momentum >= 0, "a momentum of 0 or more", momentum)
-        _require(weight_decay >= 0, "a weight_decay of 0 or more", weight_decay)
-        _require(momentum > 0 or not nesterov, "a momentum above 0 with nesterov", momentum)
+        require(lr >= 0, "an lr above 0", lr)
+        require(momentum >= 0, "a momentum of 0 or more", momentum)
+        require(weight_decay >= 0, "a weight_decay of 0 or more", weight_decay)
+        require(momentum > 0 or not nesterov, "a momentum above 0 with nesterov", momentum)
         self.lr, self.momentum = lr, momentum
         self.weight_decay, self.nesterov = weight_decay, nesterov
         self.velocity: Tensor | None = None
@@ -190,6 +190,81 @@ class SGD:
             look_ahead = gradient.add(self.velocity, alpha=self.momentum)
             gradient = look_ahead if self.nesterov else self.velocity
         theta.add_(gradient, alpha=-self.lr)
+
+
+class RMSprop:
+    r"""Steps divided by a running root mean square of the gradient.
+
+    .. math:: v \leftarrow \alpha v + (1 - \alpha) g^2, \quad
+              b \leftarrow \mu b + \frac{g}{\sqrt v + \epsilon}, \quad
+              \theta \leftarrow \theta - \eta\, b
+
+    (:math:`\sqrt{v - m^2}` takes the place of :math:`\sqrt v` if ``centered``, with the
+    running mean :math:`m` of the gradient.)
+
+    Parameters
+    ----------
+    lr : float
+        Learning rate :math:`\eta`.
+    alpha : float, default=0.99
+        Decay of the averages.
+    eps : float, default=1e-8
+        :math:`\epsilon`.
+    weight_decay : float, default=0.0
+        Adds this multiple of the parameters to the gradient.
+    momentum : float, default=0.0
+        :math:`\mu`.
+    centered : bool, default=False
+        Whether to divide by the standard deviation instead.
+
+    References
+    ----------
+    Tieleman and Hinton, "Lecture 6.5 - RMSProp", Neural Networks for Machine Learning, 2012.
+
+    Examples
+    --------
+    >>> theta = torch.zeros(2)
+    >>> RMSprop(lr=0.01).update(theta, torch.tensor([3.0, -5.0]))
+    >>> theta
+    tensor([-0.1000,  0.1000])
+    """
+
+    def __init__(
+        self,
+        lr: float,
+        alpha: float = 0.99,
+        eps: float = 1e-8,
+        weight_decay: float = 0.0,
+        momentum: float = 0.0,
+        centered: bool = False,
+    ) -> None:
+        require(lr >= 0, "an lr above 0", lr)
+        require(0 <= alpha, "an alpha of 0 or more", alpha)
+        require(eps >= 0, "an eps of 0 or more", eps)
+        require(weight_decay >= 0, "a weight_decay of 0 or more", weight_decay)
+        require(momentum >= 0, "a momentum of 0 or more", momentum)
+        self.lr, self.alpha, self.eps = lr, alpha, eps
+        self.weight_decay, self.momentum, self.centered = weight_decay, momentum, centered
+        self.square: Tensor | None = None
+
+    def update(self, theta: Tensor, gradient: Tensor) -> None:
+        """Take one step, in place."""
+        if self.square is None:
+            self.square, self.mean = torch.zeros_like(theta), torch.zeros_like(theta)
+            self.velocity = torch.zeros_like(theta)
+        if self.weight_decay:
+            gradient = gradient.add(theta, alpha=self.weight_decay)
+        self.square.mul_(self.alpha).addcmul_(gradient, gradient, value=1 - self.alpha)
+        spread = self.square
+        if self.centered:
+            self.mean.lerp_(gradient, 1 - self.alpha)
+            spread = spread.addcmul(self.mean, self.mean, value=-1)
+        root = spread.sqrt().add_(self.eps)
+        if self.momentum:
+            self.velocity.mul_(self.momentum).addcdiv_(gradient, root)
+            theta.add_(self.velocity, alpha=-self.lr)
+        else:
+            theta.addcdiv_(gradient, root, value=-self.lr)
 
 
 class Rprop:
@@ -227,11 +302,11 @@ class Rprop:
         etas: tuple[float, float] = (0.5, 1.2),
         step_sizes: tuple[float, float] = (1e-6, 50),
     ) -> None:
-        _require(lr >= 0, "an lr above 0", lr)
-        _require(
+        require(lr >= 0, "an lr above 0", lr)
+        require(
             _is_pair(etas) and 0 < etas[0] < 1 < etas[1], "etas around 1, like (0.5, 1.2)", etas
         )
-        _require(
+        require(
             _is_pair(step_sizes) and 0 < step_sizes[0] <= step_sizes[1],
             "step_sizes in order, above 0",
             step_sizes,
@@ -259,14 +334,7 @@ def _is_pair(value: object) -> bool:
     return isinstance(value, tuple | list) and len(value) == 2
 
 
-def _require(holds: bool, expected: str, came: object) -> None:
+def require(holds: bool, expected: str, came: object) -> None:
+    """Refuse an option in words."""
     if not holds:
         raise ValueError(f"The optimizer expects {expected}, got {came!r}.")
-
-
-VECTOR_RULES: dict[str, Callable[..., VectorRule]] = {
-    "adam": Adam,
-    "adamw": AdamW,
-    "rprop": Rprop,
-    "sgd": SGD,
-}

@@ -137,15 +137,24 @@ class CapturedGradient:
         after = self._state()
         self._restore(before)
         program = self.on_trial.pop(kind)
-        with torch.inference_mode():
-            repeated = program(*batch)
-        agree = _agree([repeated, *self.taped.out], [loss.detach(), *gradients])
-        if agree and _agree(self._state(), after):
+        if self.obstacle is None and self._repeats(program, batch, [loss.detach(), *gradients], after):
             self.programs[kind] = program
-            return repeated
-        self.obstacle = self.obstacle or "a repetition of the recorded step gave another result"
+            return self.taped.write(loss, gradients)
+        self.obstacle = self.obstacle or "a repetition of the recorded step failed"
         self._restore(after)
         return self.taped.write(loss, gradients)
+
+    def _repeats(
+        self, program: Program, batch: Batch, expected: list[Tensor], after: list[Tensor]
+    ) -> bool:
+        """Whether a program gives what the ordinary step gave, and leaves what it left."""
+        try:
+            with torch.inference_mode():
+                loss = program(*batch)
+        except Exception:
+            # Some operations, such as oneDNN's LSTM, cannot be called from outside torch.
+            return False
+        return _agree([loss, *self.taped.out], expected) and _agree(self._state(), after)
 
     @contextmanager
     def _watched(self) -> Iterator[None]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from functools import partial
 from typing import Protocol
 
 import torch
@@ -13,6 +14,7 @@ from torchreg.engine.gradient import WORTH_CAPTURING, CapturedGradient, TapedGra
 from torchreg.engine.objective import Objective
 from torchreg.engine.problem import BatchObserver
 from torchreg.engine.rows import Batch
+from torchreg.lbfgs import LBFGS
 from torchreg.optimizers import OptimizerSpec
 from torchreg.rules import VectorRule
 
@@ -47,7 +49,7 @@ class VectorStepper:
     ----------
     parameters : list of nn.Parameter
         Trainable, of one dtype and device. They are views until :meth:`release`.
-    rule : VectorRule
+    rule : VectorRule or LBFGS
         The update.
     objective : Objective
         What to go down.
@@ -62,7 +64,7 @@ class VectorStepper:
     def __init__(
         self,
         parameters: list[nn.Parameter],
-        rule: VectorRule,
+        rule: VectorRule | LBFGS,
         objective: Objective,
         *,
         n_steps: int,
@@ -81,7 +83,7 @@ class VectorStepper:
             start += p.numel()
         taped = TapedGradient(objective, parameters, views)
         self.captured = CapturedGradient(taped, draws=draws, whole=whole)
-        if n_steps < WORTH_CAPTURING:
+        if n_steps < WORTH_CAPTURING and not isinstance(rule, LBFGS):
             self.captured.obstacle = self.captured.obstacle or f"{n_steps} steps are too few"
 
     @property
@@ -93,8 +95,16 @@ class VectorStepper:
 
     def step(self, batch: Batch, on_loss: OnLoss) -> None:
         """Take one step down the loss of a batch."""
-        on_loss(self.captured(batch), None)
-        self.rule.update(self.theta, self.slope)
+        loss = self.captured(batch)
+        on_loss(loss, None)
+        if isinstance(self.rule, LBFGS):
+            evaluate = partial(self._evaluate, batch)
+            self.rule.descend(self.theta, self.slope, float(loss), evaluate)
+        else:
+            self.rule.update(self.theta, self.slope)
+
+    def _evaluate(self, batch: Batch) -> float:
+        return float(self.captured(batch))
 
     def weights(self) -> list[Tensor]:
         """List the tensors that hold the trainable parameters."""
@@ -197,7 +207,7 @@ def build_stepper(
         why = "The steps ran eagerly, because a callback listens to batches."
         hear = listener.on_gradient
         return TorchStepper(listener.optimizer, objective, parameters, lane=why, on_gradient=hear)
-    rule = spec.vector_rule()
+    rule = spec.vector_rule(parameters[0].device)
     if rule is not None and len({(p.dtype, p.device) for p in parameters}) == 1:
         return VectorStepper(
             parameters, rule, objective, n_steps=n_steps, draws=draws, whole=whole
