@@ -11,11 +11,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from torchreg.rules import SGD, VECTOR_RULES, Adam, AdamW, Rprop
+from torchreg.rules import SGD, VECTOR_RULES, Adam, AdamW, RMSprop, Rprop
 
 THEIRS: dict[str, Any] = {
     "adam": torch.optim.Adam,
     "adamw": torch.optim.AdamW,
+    "rmsprop": torch.optim.RMSprop,
     "rprop": torch.optim.Rprop,
     "sgd": torch.optim.SGD,
 }
@@ -34,6 +35,11 @@ CASES: list[tuple[str, dict[str, Any]]] = [
     ("sgd", {"lr": 0.01, "momentum": 0.9, "weight_decay": 0.3}),
     ("sgd", {"lr": 0.01, "momentum": 0.9, "weight_decay": 0.3, "nesterov": True}),
     ("sgd", {"lr": 0.01, "weight_decay": 0.3}),
+    ("rmsprop", {"lr": 0.01}),
+    ("rmsprop", {"lr": 0.01, "alpha": 0.5, "eps": 1e-3}),
+    ("rmsprop", {"lr": 0.01, "momentum": 0.9}),
+    ("rmsprop", {"lr": 0.01, "centered": True, "eps": 1e-4}),
+    ("rmsprop", {"lr": 0.01, "weight_decay": 0.3, "momentum": 0.5}),
     ("rprop", {"lr": 0.01}),
     ("rprop", {"lr": 0.1, "etas": (0.2, 3.0)}),
     ("rprop", {"lr": 0.1, "step_sizes": (0.05, 0.2)}),
@@ -185,6 +191,10 @@ def test_the_size_of_all_gradients_does_not_matter_to_adam_and_rprop(
         (SGD, {"momentum": -0.1}, r"momentum of 0 or more, got -0\.1"),
         (SGD, {"weight_decay": -0.1}, r"weight_decay of 0 or more, got -0\.1"),
         (SGD, {"nesterov": True}, r"momentum above 0 with nesterov, got 0\.0"),
+        (RMSprop, {"alpha": -0.1}, r"alpha of 0 or more, got -0\.1"),
+        (RMSprop, {"eps": -0.1}, r"eps of 0 or more, got -0\.1"),
+        (RMSprop, {"momentum": -0.1}, r"momentum of 0 or more, got -0\.1"),
+        (RMSprop, {"weight_decay": -0.1}, r"weight_decay of 0 or more, got -0\.1"),
         (Rprop, {"etas": (1.2, 0.5)}, r"etas around 1, like \(0\.5, 1\.2\), got \(1\.2, 0\.5\)"),
         (Rprop, {"etas": (0.0, 1.2)}, "etas around 1"),
         (Rprop, {"step_sizes": (1, 0.1)}, r"step_sizes in order, above 0, got \(1, 0\.1\)"),

@@ -14,6 +14,8 @@ from torch import Tensor
 
 from torchreg.rules import require
 
+Vector = NDArray[np.floating]
+
 #: Sufficient decrease and curvature, the constants of the strong Wolfe conditions.
 _DECREASE, _CURVATURE = 1e-4, 0.9
 #: Below this curvature a step says nothing about the Hessian; the bound of torch.optim.LBFGS.
@@ -30,7 +32,7 @@ class Trial(NamedTuple):
     t: float
     loss: float
     slope: float
-    gradient: NDArray
+    gradient: Vector
 
 
 def search_line(
@@ -192,9 +194,9 @@ class LBFGS:
         self.max_eval = max_iter * 5 // 4 if max_eval is None else max_eval
         self.tolerance_grad, self.tolerance_change = tolerance_grad, tolerance_change
         #: Changes of the parameters and of the gradient, and their inner product.
-        self.history: deque[tuple[NDArray, NDArray, float]] = deque(maxlen=history_size)
+        self.history: deque[tuple[Vector, Vector, float]] = deque(maxlen=history_size)
         self.curvature = 1.0
-        self.before: tuple[NDArray, NDArray] | None = None
+        self.before: tuple[Vector, Vector] | None = None
 
     def descend(
         self, theta: Tensor, gradient: Tensor, loss: float, evaluate: Callable[[], float]
@@ -212,7 +214,7 @@ class LBFGS:
         """
         n_evaluations = 1
         for _ in range(self.max_iter):
-            if float(gradient.abs().max()) <= self.tolerance_grad:
+            if not math.isfinite(loss) or float(gradient.abs().max()) <= self.tolerance_grad:
                 return
             # 1. A direction, from what the last steps told about the curvature.
             g = gradient.numpy().copy()
@@ -255,7 +257,7 @@ class LBFGS:
             if n_evaluations >= self.max_eval:
                 return
 
-    def _direction(self, g: NDArray) -> NDArray:
+    def _direction(self, g: Vector) -> Vector:
         """Compute :math:`-Hg` by the two loops over the history."""
         if self.before is None:
             return -g

@@ -7,7 +7,7 @@ also written in :mod:`torchreg.rules` run without torch's optimizer object.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,7 +15,7 @@ import torch
 
 from torchreg._errors import did_you_mean
 from torchreg.lbfgs import LBFGS
-from torchreg.rules import SGD, Adam, AdamW, RMSprop, Rprop, VectorRule
+from torchreg.rules import VECTOR_RULES, VectorRule
 
 #: Learning rates that suit standardized data, where torch's own do not; for names only,
 #: a class keeps torch's own.
@@ -38,16 +38,6 @@ DEFAULT_OPTIONS: dict[str, dict[str, Any]] = {
         "history_size": 20,
     },
     "sgd": {"momentum": 0.9},
-}
-
-#: Those that are also written as rules on one vector, which need no optimizer object.
-VECTOR_RULES: dict[str, Callable[..., VectorRule | LBFGS]] = {
-    "adam": Adam,
-    "adamw": AdamW,
-    "lbfgs": LBFGS,
-    "rmsprop": RMSprop,
-    "rprop": Rprop,
-    "sgd": SGD,
 }
 
 #: Why a class of torch.optim cannot train a dense network by itself.
@@ -96,7 +86,7 @@ class OptimizerSpec:
 
     def vector_rule(self, device: torch.device) -> VectorRule | LBFGS | None:
         """Build the rule on one vector, or ``None`` where only torch's class will do."""
-        rule = VECTOR_RULES.get(self.name)
+        rule: Any = LBFGS if self.searches_lines else VECTOR_RULES.get(self.name)
         if rule is None or self.cls is not _torch_optimizers().get(self.name):
             return None
         understood = inspect.signature(rule).parameters
@@ -109,9 +99,10 @@ class OptimizerSpec:
         ):
             return None
         try:
-            return rule(**self.options)
-        except TypeError as error:
+            built: VectorRule | LBFGS = rule(**self.options)
+        except (TypeError, ValueError) as error:
             raise self._refused(error) from error
+        return built
 
     def torch_optimizer(self, parameters: list[torch.nn.Parameter]) -> torch.optim.Optimizer:
         """Build torch's optimizer over these parameters."""

@@ -239,7 +239,7 @@ class RMSprop:
         centered: bool = False,
     ) -> None:
         require(lr >= 0, "an lr above 0", lr)
-        require(0 <= alpha, "an alpha of 0 or more", alpha)
+        require(alpha >= 0, "an alpha of 0 or more", alpha)
         require(eps >= 0, "an eps of 0 or more", eps)
         require(weight_decay >= 0, "a weight_decay of 0 or more", weight_decay)
         require(momentum >= 0, "a momentum of 0 or more", momentum)
@@ -338,3 +338,12 @@ def require(holds: bool, expected: str, came: object) -> None:
     """Refuse an option in words."""
     if not holds:
         raise ValueError(f"The optimizer expects {expected}, got {came!r}.")
+
+
+VECTOR_RULES: dict[str, Callable[..., VectorRule]] = {
+    "adam": Adam,
+    "adamw": AdamW,
+    "rmsprop": RMSprop,
+    "rprop": Rprop,
+    "sgd": SGD,
+}

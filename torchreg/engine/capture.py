@@ -20,24 +20,27 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 Program = Callable[[Tensor, Tensor, Tensor | None], Tensor]
 
+# fmt: off
 #: Functions that take an operator's arguments and are called about a microsecond faster.
 _DIRECT: dict[str, Callable[..., Any]] = {
     name: getattr(torch, name)
-    for name in (
-        "abs add addmm bmm cat clamp clamp_min cos div erf exp expm1 log log1p maximum mean "
-        "minimum mm mul neg pow reciprocal relu rsqrt sigmoid sign sin sqrt stack sub sum t tanh "
-        "unsqueeze where"
-    ).split()
+    for name in [
+        "abs", "add", "addmm", "bmm", "cat", "clamp", "clamp_min", "cos", "div", "erf", "exp",
+        "expm1", "log", "log1p", "maximum", "mean", "minimum", "mm", "mul", "neg", "pow",
+        "reciprocal", "relu", "rsqrt", "sigmoid", "sign", "sin", "sqrt", "stack", "sub", "sum",
+        "t", "tanh", "unsqueeze", "where",
+    ]
 }
 _DIRECT |= {"mse_loss": torch._C._nn.mse_loss, "view": torch.Tensor.view}
 #: Those of them that can write their result where it is wanted.
-_WRITES_OUT = frozenset("add addmm bmm div mm mul neg sub sum".split())
+_WRITES_OUT = {"add", "addmm", "bmm", "div", "mm", "mul", "neg", "sub", "sum"}
 #: Their result depends on the shape and dtype of what they are given, not on its values.
-_BY_SHAPE = frozenset("full_like new_full new_ones new_zeros ones_like zeros_like".split())
+_BY_SHAPE = {"full_like", "new_full", "new_ones", "new_zeros", "ones_like", "zeros_like"}
 #: They give what they are given, in another shape.
-_RESHAPES = frozenset(["view", "_unsafe_view"])
+_RESHAPES = {"view", "_unsafe_view"}
 #: They give what they are given, under another name.
-_SAME = frozenset("alias detach".split())
+_SAME = {"alias", "detach"}
+# fmt: on
 
 
 class NotCapturableError(Exception):
@@ -98,7 +101,7 @@ class Recorder(TorchDispatchMode):
     """Notes each operation that torch runs inside the block, below autograd."""
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.calls: list[Call] = []
 
     @classmethod
@@ -268,12 +271,10 @@ class _Notes:
             while name in producers and producers[name].name in _RESHAPES:
                 name = self.name_of(producers[name].args[0])
             call = producers.get(name)
-            if call is None or name in direct or call.name not in _WRITES_OUT:
-                copied.append(index)
-            elif not call.result.is_contiguous() or call.result.dtype != out[index].dtype:
-                copied.append(index)
-            else:
+            if name not in direct and call is not None and _can_write(call, out[index]):
                 direct[name] = out[index].view(call.result.shape)
+            else:
+                copied.append(index)
         return direct, copied
 
     def _needed(self, results: set[str]) -> list[tuple[Call, list[str]]]:
@@ -332,6 +333,13 @@ def _tensors(value: Any) -> Iterator[Tensor]:
     elif isinstance(value, list | tuple):
         for item in value:
             yield from _tensors(item)
+
+
+def _can_write(call: Call, out: Tensor) -> bool:
+    """Whether a call can write its result where ``out`` is."""
+    result = call.result
+    fits = call.name in _WRITES_OUT and result.is_contiguous() and result.dtype == out.dtype
+    return bool(fits)
 
 
 def _memory(tensor: Tensor) -> int:

@@ -137,7 +137,9 @@ class CapturedGradient:
         after = self._state()
         self._restore(before)
         program = self.on_trial.pop(kind)
-        if self.obstacle is None and self._repeats(program, batch, [loss.detach(), *gradients], after):
+        if self.obstacle is None and self._repeats(
+            program, batch, [loss.detach(), *gradients], after
+        ):
             self.programs[kind] = program
             return self.taped.write(loss, gradients)
         self.obstacle = self.obstacle or "a repetition of the recorded step failed"
@@ -216,7 +218,8 @@ def python_state(network: nn.Module, loss: Callable[..., Any]) -> list[Any]:
     what their ``forward`` reaches by closure or by global name, and the random generators of
     Python and NumPy.
     """
-    generators = [random.getstate(), np.random.get_state()[1].tobytes(), np.random.get_state()[2]]
+    numpy_state: Any = np.random.get_state()
+    generators = [random.getstate(), numpy_state[1].tobytes(), numpy_state[2]]
     state: list[Any] = [*generators, _surroundings(loss)]
     for module in [*network.modules(), *(loss.modules() if isinstance(loss, nn.Module) else [])]:
         state.append([(key, _token(value)) for key, value in vars(module).items()])
@@ -257,7 +260,7 @@ def _agree(first: Sequence[Tensor], second: Sequence[Tensor]) -> bool:
                 return False
             continue
         tolerance = torch.finfo(a.dtype).eps ** 0.5
-        bound = tolerance * float(b.abs().max()) if b.numel() else 0.0
+        bound = tolerance * float(b.nan_to_num(0.0, 0.0, 0.0).abs().max()) if b.numel() else 0.0
         if not torch.allclose(a, b, rtol=tolerance, atol=bound, equal_nan=True):
             return False
     return True

@@ -237,9 +237,9 @@ class _Fit:
         self.first_loss = loss
         if not math.isfinite(loss):
             raise ValueError(
-                f"The loss {self.objective.loss.name!r} is {loss} at the first step, before anything was "
-                "learned. Likely causes: a loss that is not defined for standardized targets, "
-                "a module whose outputs overflow, or values so extreme that they overflow "
+                f"The loss {self.objective.loss.name!r} is {loss} at the first step, before "
+                "anything was learned. Likely causes: a loss that is not defined for standardized "
+                "targets, a module whose outputs overflow, or values so extreme that they overflow "
                 "even when standardized."
             )
 

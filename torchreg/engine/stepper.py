@@ -209,9 +209,7 @@ def build_stepper(
         return TorchStepper(listener.optimizer, objective, parameters, lane=why, on_gradient=hear)
     rule = spec.vector_rule(parameters[0].device)
     if rule is not None and len({(p.dtype, p.device) for p in parameters}) == 1:
-        return VectorStepper(
-            parameters, rule, objective, n_steps=n_steps, draws=draws, whole=whole
-        )
+        return VectorStepper(parameters, rule, objective, n_steps=n_steps, draws=draws, whole=whole)
     why = f"The steps ran eagerly, because only torch's own optimizer is {spec.name!r}."
     return TorchStepper(spec.torch_optimizer(parameters), objective, parameters, lane=why)
 

@@ -1,0 +1,166 @@
+"""L-BFGS on one vector is torch's, step for step, and its steps meet the Wolfe conditions."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor
+
+from torchreg.lbfgs import LBFGS, Trial, search_line
+
+Function = Callable[[Tensor], Tensor]
+
+
+def rosenbrock(theta: Tensor) -> Tensor:
+    """A curved valley with its bottom, 0, where every parameter is 1."""
+    a, b = theta[:-1], theta[1:]
+    return (100 * (b - a**2) ** 2 + (1 - a) ** 2).sum()
+
+
+def bowl(theta: Tensor) -> Tensor:
+    """A quadratic whose curvatures differ by a factor of 1000."""
+    return (torch.logspace(0, 3, len(theta), dtype=theta.dtype) * (theta - 2) ** 2).sum()
+
+
+def kinked(theta: Tensor) -> Tensor:
+    """Not differentiable everywhere, like a loss of ReLU units."""
+    return (theta - 1).abs().sum() + (theta**2).sum() / 2
+
+
+def descend(function: Function, n_steps: int, *, size: int = 6, **options: Any) -> list[Tensor]:
+    """Follow our rule, one row a call."""
+    theta = torch.linspace(-1.5, 1.2, size, dtype=torch.float64)
+    gradient = torch.empty_like(theta)
+
+    def evaluate() -> float:
+        at = theta.clone().requires_grad_()
+        value = function(at)
+        gradient.copy_(torch.autograd.grad(value, at)[0])
+        return float(value.detach())
+
+    rule, path = LBFGS(**options), []
+    for _ in range(n_steps):
+        rule.descend(theta, gradient, evaluate(), evaluate)
+        path.append(theta.clone())
+    return path
+
+
+def descend_with_torch(
+    function: Function, n_steps: int, *, size: int = 6, **options: Any
+) -> list[Tensor]:
+    """Follow torch's class, one row a call."""
+    theta = torch.linspace(-1.5, 1.2, size, dtype=torch.float64).requires_grad_()
+    optimizer = torch.optim.LBFGS([theta], line_search_fn="strong_wolfe", **options)
+
+    def closure() -> Tensor:
+        optimizer.zero_grad()
+        value = function(theta)
+        value.backward()
+        return value
+
+    path = []
+    for _ in range(n_steps):
+        optimizer.step(closure)
+        path.append(theta.detach().clone())
+    return path
+
+
+@pytest.mark.parametrize("function", [rosenbrock, bowl, kinked])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"max_iter": 5},
+        {"history_size": 2},
+        {"lr": 0.5, "max_iter": 3},
+        {"max_iter": 4, "max_eval": 3},
+        {"tolerance_grad": 1e-2},
+        {"tolerance_change": 1e-3},
+    ],
+    ids=str,
+)
+def test_each_call_ends_where_that_of_torch_ends(
+    function: Function, options: dict[str, Any]
+) -> None:
+    ours = descend(function, 3, **options)
+    theirs = descend_with_torch(function, 3, **options)
+    for a, b in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-6, atol=1e-8)
+
+
+def test_the_bottom_of_a_curved_valley_is_found() -> None:
+    end = descend(rosenbrock, 20, tolerance_grad=1e-12, tolerance_change=1e-15)[-1]
+    torch.testing.assert_close(end, torch.ones_like(end), rtol=0, atol=1e-8)
+
+
+def test_where_the_gradient_is_zero_nothing_moves() -> None:
+    theta, gradient = torch.ones(3), torch.zeros(3)
+    LBFGS().descend(theta, gradient, 5.0, lambda: pytest.fail("evaluated"))
+    assert torch.equal(theta, torch.ones(3))
+
+
+@pytest.mark.parametrize("loss", [math.nan, math.inf])
+def test_from_a_loss_that_is_not_finite_nothing_moves(loss: float) -> None:
+    theta = torch.ones(3)
+    LBFGS().descend(theta, torch.ones(3), loss, lambda: pytest.fail("evaluated"))
+    assert torch.equal(theta, torch.ones(3))
+
+
+def test_a_wall_of_nan_is_walked_around() -> None:
+    def walled(theta: Tensor) -> Tensor:
+        return torch.where((theta > 1.3).any(), torch.nan, (theta - 0.9).square().sum())
+
+    end = descend(walled, 5, lr=3.0)[-1]
+    torch.testing.assert_close(end, torch.full_like(end, 0.9), rtol=0, atol=1e-5)
+
+
+@given(
+    a=st.floats(0.1, 10),
+    b=st.floats(-3, 3),
+    c=st.floats(-3, 3),
+    first=st.floats(1e-4, 1e3),
+)
+def test_the_step_that_is_found_meets_the_strong_wolfe_conditions(
+    a: float, b: float, c: float, first: float
+) -> None:
+    def at(t: float) -> Trial:
+        x = t + b
+        slope = a * x + c * math.cos(x)
+        return Trial(t, a * x * x / 2 + c * math.sin(x), slope, np.array([slope]))
+
+    start = at(0.0)
+    if start.slope > 0:
+        forward = at
+
+        def at(t: float) -> Trial:
+            mirrored = forward(-t)
+            return mirrored._replace(t=t, slope=-mirrored.slope)
+
+        start = at(0.0)
+    if start.slope > -1e-6:
+        return
+    found, _ = search_line(at, start, first, longest=1.0, tolerance=1e-12, at_most=100)
+    rounding = 1e-12 * (1 + abs(start.loss))
+    assert found.loss <= start.loss + 1e-4 * found.t * start.slope + rounding
+    assert abs(found.slope) <= -0.9 * start.slope
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"lr": 0.0}, "lr above 0, got 0"),
+        ({"max_iter": 0}, "max_iter of 1 or more, got 0"),
+        ({"history_size": 0}, "history_size of 1 or more, got 0"),
+        ({"line_search_fn": None}, "line_search_fn='strong_wolfe', got None"),
+    ],
+)
+def test_an_option_out_of_its_range_is_refused(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=f"The optimizer expects .*{message}"):
+        LBFGS(**options)
