@@ -124,7 +124,7 @@ def _cubic_minimum(a: Trial, b: Trial, least: float, most: float) -> float:
         a, b = b, a
     d1 = a.slope + b.slope - 3 * (a.loss - b.loss) / (a.t - b.t)
     square = d1 * d1 - a.slope * b.slope
-    if not square >= 0:
+    if not 0 <= square < math.inf:
         return (least + most) / 2
     d2 = math.sqrt(square)
     divisor = b.slope - a.slope + 2 * d2
