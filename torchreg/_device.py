@@ -145,7 +145,11 @@ def seeded(seed: int, device: torch.device) -> Iterator[None]:
     if device.type == "cuda":
         indices = [device.index if device.index is not None else torch.cuda.current_device()]
     with _GENERATOR_LOCK, torch.random.fork_rng(devices=indices):
-        torch.manual_seed(seed)
+        if device.type == "cpu":
+            # torch.manual_seed would also write down a stack trace for each accelerator.
+            torch.default_generator.manual_seed(seed)
+        else:
+            torch.manual_seed(seed)
         yield
 
 

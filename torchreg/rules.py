@@ -8,7 +8,7 @@ is one class and one entry in :data:`VECTOR_RULES`.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -75,33 +75,28 @@ class Adam:
         )
         require(eps >= 0, "an eps of 0 or more", eps)
         require(weight_decay >= 0, "a weight_decay of 0 or more", weight_decay)
-        self.lr, self.betas, self.eps = lr, betas, eps
-        self.weight_decay, self.decoupled = weight_decay, decoupled
-        self.average: Tensor | None = None
+        # One kernel for all of it, the one of torch.optim with fused=True.
+        self.kernel = torch._fused_adamw_ if decoupled else torch._fused_adam_
+        self.options: dict[str, Any] = {
+            "lr": lr,
+            "beta1": betas[0],
+            "beta2": betas[1],
+            "weight_decay": weight_decay,
+            "eps": eps,
+            "amsgrad": False,
+            "maximize": False,
+        }
+        #: Averages, averages of squares, and the number of steps.
+        self.state: tuple[list[Tensor], list[Tensor], list[Tensor]] | None = None
 
     def update(self, theta: Tensor, gradient: Tensor) -> None:
         """Take one step, in place."""
-        if self.average is None:
-            self.average, self.square = torch.zeros_like(theta), torch.zeros_like(theta)
-            self.step = torch.zeros((), dtype=torch.float32, device=theta.device)
-        self.step.add_(1)
-        # One kernel for all of it, the same as in torch.optim with fused=True.
-        torch_update = torch._fused_adamw_ if self.decoupled else torch._fused_adam_
-        torch_update(
-            [theta],
-            [gradient],
-            [self.average],
-            [self.square],
-            [],
-            [self.step],
-            lr=self.lr,
-            beta1=self.betas[0],
-            beta2=self.betas[1],
-            weight_decay=self.weight_decay,
-            eps=self.eps,
-            amsgrad=False,
-            maximize=False,
-        )
+        if self.state is None:
+            count = torch.zeros((), dtype=torch.float32, device=theta.device)
+            self.state = [torch.zeros_like(theta)], [torch.zeros_like(theta)], [count]
+        averages, squares, counts = self.state
+        counts[0].add_(1)
+        self.kernel([theta], [gradient], averages, squares, [], counts, **self.options)
 
 
 class AdamW(Adam):

@@ -212,7 +212,11 @@ class Inside:
         self.network: nn.Module = module.get_submodule("network")
         self.dtype = next(self.network.parameters()).dtype
         # Rows are standardized on the CPU, where float64 is, and moved in the core's dtype.
-        layers = {name: copy.deepcopy(layer).cpu() for name, layer in module.named_children()}
+        layers = {
+            name: copy.deepcopy(layer).cpu()
+            for name, layer in module.named_children()
+            if layer is not self.network
+        }
         self._standardize = layers.get("standardize")
         target = layers.get("unstandardize")
         self._standardize_y = target.inverse() if isinstance(target, Unstandardize) else None

@@ -214,18 +214,19 @@ _HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_
 def python_state(network: nn.Module, loss: Callable[..., Any]) -> list[Any]:
     """Describe what a module and a loss may change beside tensors.
 
-    Attributes of every module and, for those that torch did not write, of their classes,
-    what their ``forward`` reaches by closure or by global name, and the random generators of
+    For modules that torch did not write, their attributes, those of their classes, and what
+    their ``forward`` reaches by closure or by global name; and the random generators of
     Python and NumPy.
     """
     numpy_state: Any = np.random.get_state()
     generators = [random.getstate(), numpy_state[1].tobytes(), numpy_state[2]]
     state: list[Any] = [*generators, _surroundings(loss)]
     for module in [*network.modules(), *(loss.modules() if isinstance(loss, nn.Module) else [])]:
-        state.append([(key, _token(value)) for key, value in vars(module).items()])
-        if not type(module).__module__.startswith("torch."):
-            state.append([(key, _token(value)) for key, value in vars(type(module)).items()])
-            state.append(_surroundings(type(module).forward))
+        cls = type(module)
+        if not cls.__module__.startswith("torch."):
+            attributes = [*vars(module).items(), *vars(cls).items()]
+            state.append([(key, _token(value)) for key, value in attributes])
+            state.append(_surroundings(cls.forward))
     return state
 
 
