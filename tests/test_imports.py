@@ -36,6 +36,7 @@ FLOORS: dict[str, list[str]] = {
         "torchreg.engine.network",
         "torchreg.engine.predict",
         "torchreg.engine.problem",
+        "torchreg.engine.statistics",
         "torchreg.engine.rows",
     ],
     "rules and losses": [

@@ -1,9 +1,8 @@
-"""Rows and their statistics, against numpy, scipy and exact fractions."""
+"""Rows, batches and chunks, against numpy and scipy."""
 
 from __future__ import annotations
 
 import math
-from fractions import Fraction
 
 import numpy as np
 import pytest
@@ -14,206 +13,15 @@ from hypothesis import strategies as st
 
 from torchreg._data import to_sparse_rows
 from torchreg.engine.rows import (
-    Statistics,
+    LazyRows,
+    Table,
     batch_sizes,
     chunks,
-    column_statistics,
-    lost_digits,
     merge_identical,
+    shuffled_batches,
 )
 
 Array = np.ndarray
-
-
-def statistics(X: Array, weight: Array | None = None, *, sparse: bool = False) -> tuple[Array, ...]:
-    rows = to_sparse_rows(scipy.sparse.csr_array(X)) if sparse else torch.from_numpy(X)
-    found = column_statistics(rows, None if weight is None else torch.from_numpy(weight))
-    assert found.mean.dtype == found.scale.dtype == torch.float64
-    return found.mean.numpy(), found.scale.numpy()
-
-
-def exact(column: Array, weight: Array | None = None) -> tuple[float, float]:
-    """Mean and standard deviation in fractions, rounded once at the end."""
-    values = [Fraction(float(value)) for value in column]
-    shares = [Fraction(1)] * len(values)
-    if weight is not None:
-        shares = [Fraction(float(w)) for w in weight]
-    mean = sum(w * v for w, v in zip(shares, values, strict=True)) / sum(shares)
-    variance = sum(w * (v - mean) ** 2 for w, v in zip(shares, values, strict=True)) / sum(shares)
-    # Out of the range of float, whose square root may be within it.
-    size = Fraction(2) ** (math.frexp(float(max(abs(v) for v in values)) or 1.0)[1])
-    return float(mean), math.sqrt(variance / size**2) * float(size)
-
-
-@pytest.fixture(scope="module")
-def table() -> tuple[Array, Array]:
-    """Columns with many zeros, and weights."""
-    rng = np.random.default_rng(0)
-    X = np.where(rng.uniform(size=(80, 4)) < 0.3, rng.normal(5, 2, size=(80, 4)), 0.0)
-    X[:, 3] += 10.0
-    return X, rng.uniform(0.1, 4, size=80)
-
-
-# Statistics
-
-
-@pytest.mark.parametrize("sparse", [False, True])
-@pytest.mark.parametrize("weighted", [False, True])
-def test_statistics_are_those_of_numpy(
-    sparse: bool, weighted: bool, table: tuple[Array, Array]
-) -> None:
-    X, weight = table
-    w = weight if weighted else None
-    mean, scale = statistics(X, w, sparse=sparse)
-    expected = np.average(X, axis=0, weights=w)
-    np.testing.assert_allclose(mean, expected, rtol=1e-14)
-    np.testing.assert_allclose(
-        scale, np.sqrt(np.average((X - expected) ** 2, axis=0, weights=w)), rtol=1e-14
-    )
-
-
-@pytest.mark.parametrize("sparse", [False, True])
-@pytest.mark.parametrize("size", [1e-300, 1e-200, 1e-12, 1.0, 1e12, 1e200, 1e300])
-def test_columns_of_any_size_have_the_statistics_of_exact_fractions(
-    sparse: bool, size: float, table: tuple[Array, Array]
-) -> None:
-    X, weight = table
-    X = X * size
-    for w in (None, weight):
-        mean, scale = statistics(X, w, sparse=sparse)
-        for j in range(X.shape[1]):
-            np.testing.assert_allclose((mean[j], scale[j]), exact(X[:, j], w), rtol=1e-13)
-
-
-@pytest.mark.parametrize("sparse", [False, True])
-@pytest.mark.parametrize("offset", [1e6, 1.7e9, -1e12])
-def test_a_big_offset_costs_the_scale_no_more_digits_than_the_data(
-    sparse: bool, offset: float
-) -> None:
-    X = np.random.default_rng(0).normal(size=(200, 2)) + offset
-    mean, scale = statistics(X, sparse=sparse)
-    for j in range(2):
-        expected_mean, expected_scale = exact(X[:, j])
-        assert mean[j] == pytest.approx(expected_mean, rel=4e-16)
-        # A mean wrong by one spacing adds its square to the variance.
-        spacing = np.spacing(abs(offset))
-        assert scale[j] == pytest.approx(expected_scale, abs=2 * spacing**2 + 1e-13)
-
-
-def test_sparse_rows_with_explicit_zeros_and_repeated_entries_are_what_they_add_up_to() -> None:
-    rows = [0, 0, 0, 2, 2, 3]
-    columns = [1, 1, 0, 2, 0, 1]
-    values = [3.0, 4.0, 0.0, -2.0, 5.0, 1.0]
-    X = scipy.sparse.coo_array((values, (rows, columns)), shape=(5, 4))
-    found = column_statistics(to_sparse_rows(X), None)
-    np.testing.assert_allclose(found.mean, X.toarray().mean(axis=0), rtol=1e-15)
-    np.testing.assert_allclose(found.scale, X.toarray().std(axis=0), rtol=1e-15)
-
-
-@pytest.mark.parametrize("sparse", [False, True])
-@pytest.mark.parametrize("value", [0.0, 0.1, -7.0, 1e-300, 5e-324, 1e300, 1.7e9, 1 / 3])
-@pytest.mark.parametrize("n", [1, 3, 10, 1001])
-def test_a_constant_column_has_its_value_as_mean_and_0_as_scale(
-    sparse: bool, value: float, n: int
-) -> None:
-    weight = np.random.default_rng(0).uniform(0.1, 3, size=n)
-    for w in (None, weight):
-        mean, scale = statistics(np.full((n, 2), value), w, sparse=sparse)
-        np.testing.assert_array_equal(scale, 0.0)
-        np.testing.assert_allclose(mean, value, rtol=1e-15, atol=0)
-
-
-@pytest.mark.parametrize("sparse", [False, True])
-@pytest.mark.parametrize("size", [1e-300, 1.0, 1e300])
-def test_a_column_that_differs_in_a_few_digits_is_not_constant(sparse: bool, size: float) -> None:
-    X = size * (1 + 1e-12 * np.arange(10.0)[:, None])
-    _, scale = statistics(X, sparse=sparse)
-    assert scale[0] == pytest.approx(exact(X[:, 0])[1], rel=1e-2)
-
-
-@given(
-    values=st.lists(st.floats(-1e300, 1e300, allow_subnormal=True), min_size=1, max_size=12),
-    weights=st.lists(st.floats(1e-3, 1e3), min_size=12, max_size=12),
-)
-def test_the_mean_of_any_numbers_lies_among_them_and_is_exact_to_its_rounding(
-    values: list[float], weights: list[float]
-) -> None:
-    X = np.array(values)[:, None]
-    w = np.array(weights[: len(values)])
-    largest = np.abs(X).max()
-    expected_mean, expected_scale = exact(X[:, 0], w)
-    for sparse in (False, True):
-        mean, scale = statistics(X, w, sparse=sparse)
-        bound = 1e-14 * largest + 5e-324
-        assert abs(mean[0] - expected_mean) <= bound
-        assert abs(scale[0] - expected_scale) <= bound or (
-            scale[0] == 0.0 and expected_scale <= 8 * np.finfo(float).eps * largest
-        )
-
-
-@given(exponent=st.integers(-900, 900), seed=st.integers(0, 50))
-def test_statistics_of_columns_times_a_power_of_two_are_the_same_bits_times_it(
-    exponent: int, seed: int
-) -> None:
-    X = np.random.default_rng(seed).normal(3, 1, size=(20, 2))
-    for sparse in (False, True):
-        plain, scaled = statistics(X, sparse=sparse), statistics(X * 2.0**exponent, sparse=sparse)
-        np.testing.assert_array_equal(scaled, np.array(plain) * 2.0**exponent)
-
-
-@pytest.mark.parametrize("factor", [2.0**-1000, 2.0**900, 1e-300, 1e300])
-def test_only_the_ratios_of_weights_matter_to_statistics(
-    factor: float, table: tuple[Array, Array]
-) -> None:
-    X, weight = table
-    for sparse in (False, True):
-        np.testing.assert_allclose(
-            statistics(X, weight * factor, sparse=sparse),
-            statistics(X, weight, sparse=sparse),
-            rtol=1e-13,
-        )
-
-
-def test_integer_weights_in_statistics_are_repeated_rows(table: tuple[Array, Array]) -> None:
-    X, _ = table
-    counts = np.arange(1, 81) % 4 + 1
-    for sparse in (False, True):
-        np.testing.assert_allclose(
-            statistics(X, counts.astype(float), sparse=sparse),
-            statistics(X.repeat(counts, axis=0), sparse=sparse),
-            rtol=1e-13,
-        )
-
-
-# Lost digits
-
-
-@pytest.mark.parametrize(
-    ("offset", "spread", "dtype", "lost"),
-    [
-        (0.0, 100, np.float32, []),
-        (200.0, 10, np.float32, []),
-        (1.7e9, 100, np.float32, [0]),
-        (1.7e9, 100, np.float64, []),
-        (1.7e18, 3000, np.float64, [0]),
-        (1.7e9, 100, np.int64, []),
-    ],
-)
-def test_digits_are_lost_where_a_standard_deviation_spans_a_handful_of_numbers(
-    offset: float, spread: float, dtype: type, lost: list[int]
-) -> None:
-    X = (np.random.default_rng(0).normal(scale=spread, size=(500, 1)) + offset).astype(dtype)
-    found = column_statistics(torch.from_numpy(X), None)
-    assert lost_digits(found, torch.from_numpy(X).dtype) == lost
-    # The rows themselves say so: fewer distinct values than a bell curve of numbers has.
-    if dtype is not np.int64:
-        assert (len(np.unique(X)) < 100) == bool(lost)
-
-
-def test_a_constant_column_has_no_digits_to_lose() -> None:
-    found = Statistics(torch.tensor([1.7e9]).double(), torch.zeros(1).double())
-    assert lost_digits(found, torch.float32) == []
-
 
 # Identical rows
 
@@ -300,10 +108,38 @@ def test_batches_hold_every_row_once_and_none_is_alone(n: int, batch_size: int) 
 
 @given(n=st.integers(0, 50_000), width=st.integers(0, 2_000_000))
 def test_chunks_are_all_rows_in_order_and_bounded_in_memory(n: int, width: int) -> None:
-    pieces = list(chunks(n, width)) if width < 100_000 else [*chunks(min(n, 20), width)]
-    total = n if width < 100_000 else min(n, 20)
-    assert torch.equal(torch.cat(pieces), torch.arange(total))
-    assert all(len(piece) * width <= max(2**22, width) for piece in pieces)
+    n = n if width < 1000 else min(n, 20)
+    every_row = torch.arange(n)
+    pieces = [every_row[piece] for piece in chunks(n, width)]
+    assert torch.equal(torch.cat([every_row[:0], *pieces]), every_row)
+    assert all(0 < len(piece) * width <= max(2**17, width) for piece in pieces if width)
+
+
+@given(
+    sizes=st.lists(st.integers(1, 40), min_size=1, max_size=20),
+    width=st.sampled_from([1, 1000, 10_000, 300_000]),
+    lazy=st.booleans(),
+    weighted=st.booleans(),
+)
+def test_shuffled_batches_hold_every_row_once_in_the_order_of_one_permutation(
+    sizes: list[int], width: int, lazy: bool, weighted: bool
+) -> None:
+    n = sum(sizes)
+    x = torch.arange(n).unsqueeze(1).expand(n, width)
+    t = torch.arange(n).unsqueeze(1) * 2
+    weight = torch.arange(n) * 3 if weighted else None
+    table = Table(LazyRows(x, lambda rows: rows) if lazy else x, t, weight)
+    batches = list(shuffled_batches(table, sizes, torch.Generator().manual_seed(0)))
+    order = torch.randperm(n, generator=torch.Generator().manual_seed(0))
+    assert [len(batch.t) for batch in batches] == sizes
+    assert torch.equal(torch.cat([batch.x[:, -1] for batch in batches]), order)
+    assert torch.equal(torch.cat([batch.t[:, 0] for batch in batches]), order * 2)
+    for batch in batches:
+        assert (
+            batch.weight is None
+            if weight is None
+            else torch.equal(batch.weight * 2, batch.t[:, 0] * 3)
+        )
 
 
 # Sparse rows

@@ -195,9 +195,41 @@ def check_prediction_data(estimator: BaseEstimator, X: Any, *, method: str) -> t
     ValueError
         If X does not fit the X of ``fit``.
     """
-    form = _form_of(X)
-    _check_same_place(estimator, form, method=method)
+    plain = _as_it_is(estimator, X)
+    if plain is not None:
+        return plain
+    _check_same_place(estimator, _form_of(X), method=method)
     return _check_x(estimator, X, reset=False)
+
+
+def _as_it_is(estimator: BaseEstimator, X: Any) -> tuple[Rows, Form] | None:
+    """Take an array in which there is nothing to convert, rename or refuse.
+
+    scikit-learn's validation says nothing about it, and costs more than a small network.
+    """
+    if not (
+        type(X) is np.ndarray
+        and X.ndim == 2
+        and X.dtype in (np.float64, np.float32)
+        and X.dtype.isnative
+        and X.flags.c_contiguous
+        and X.flags.writeable
+        and X.shape[0] > 0
+        and X.shape[1] == estimator.n_features_in_
+        and not hasattr(estimator, "feature_names_in_")
+        and not sklearn.get_config()["array_api_dispatch"]
+    ):
+        return None
+    x = torch.from_numpy(X)
+    return (x, Form("numpy", "cpu", x.dtype)) if _largest(x) < LARGEST else None
+
+
+def _largest(values: Tensor) -> float:
+    """Find the largest absolute value, without a copy; NaN if there is any."""
+    if not values.numel():
+        return 0.0
+    low, high = torch.aminmax(values)
+    return float(torch.maximum(-low, high))
 
 
 def _check_x(estimator: BaseEstimator, X: Any, *, reset: bool) -> tuple[Rows, Form]:
@@ -219,9 +251,9 @@ def _check_x(estimator: BaseEstimator, X: Any, *, reset: bool) -> tuple[Rows, Fo
     if dtype != torch.float32:
         values = values.to(torch.float64)
         x = replace(x, values=values) if isinstance(x, SparseRows) else values
-    if values.numel() and not float(values.abs().max()) < LARGEST:
+    if not (largest := _largest(values)) < LARGEST:
         raise ValueError(
-            f"X holds {float(values.abs().max()):.3g}; values beyond {LARGEST:.3g} cannot be "
+            f"X holds {largest:.3g}; values beyond {LARGEST:.3g} cannot be "
             "subtracted from each other in float64. Rescale that column."
         )
     return x, replace(form, x_dtype=dtype)
@@ -242,9 +274,9 @@ def _assemble(
         raise ValueError(
             f"{y_name} expects shape (n_samples,) or (n_samples, n_outputs), got {tuple(t.shape)}."
         )
-    if t.numel() and not float(t.abs().max()) < LARGEST:
+    if not (largest := _largest(t)) < LARGEST:
         raise ValueError(
-            f"{y_name} holds {float(t.abs().max()):.3g}; values beyond {LARGEST:.3g} cannot be "
+            f"{y_name} holds {largest:.3g}; values beyond {LARGEST:.3g} cannot be "
             "subtracted from each other in float64. Rescale it."
         )
     data = Data(
@@ -333,9 +365,9 @@ def restore_form(prediction: Tensor, X: Any, form: Form) -> Any:
         If they do not fit X's dtype.
     """
     dtype = torch.float32 if form.x_dtype == torch.float32 else torch.float64
-    finite = bool(torch.isfinite(prediction).all())
+    narrows = prediction.dtype != dtype == torch.float32
     prediction = prediction.to(dtype)
-    if finite and not bool(torch.isfinite(prediction).all()):
+    if narrows and not bool(torch.isfinite(prediction).all()):
         raise ValueError(
             "Predictions do not fit float32, the dtype of X: y was fitted on a larger scale. "
             "Pass X as float64."

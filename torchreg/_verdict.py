@@ -13,7 +13,7 @@ from sklearn.exceptions import ConvergenceWarning
 from torchreg._data import Data
 from torchreg._errors import DivergenceWarning, InterruptWarning, PrecisionWarning
 from torchreg.engine.fit import Fitted, Request
-from torchreg.engine.rows import Statistics, lost_digits
+from torchreg.engine.statistics import Statistics, lost_digits
 
 
 def warn_about(fitted: Fitted, request: Request, lost_digits: str | None) -> None:

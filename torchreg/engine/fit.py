@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
-from torchreg._device import resolve_dtype, seeded, statistics_dtype
+from torchreg._device import one_thread, resolve_dtype, seeded, statistics_dtype
 from torchreg.engine.loop import train
 from torchreg.engine.network import build_network, fit_to_data, habits_of, scaled
 from torchreg.engine.problem import Observer, Outcome, Problem, Stopping
@@ -20,11 +20,13 @@ from torchreg.engine.rows import (
     Rows,
     SparseRows,
     Table,
-    column_statistics,
+    chunks,
     every_row,
     merge_identical,
     of_order_one,
+    width_of,
 )
+from torchreg.engine.statistics import column_statistics
 from torchreg.engine.stepper import trainable
 from torchreg.losses import Loss, probe_loss
 from torchreg.nn import Unstandardize
@@ -37,6 +39,13 @@ if TYPE_CHECKING:
 AUTO_FULL_BATCH = 256
 #: ... and of more, this many.
 AUTO_BATCH = 128
+
+#: Rows of a batch times parameters of the network, up to which a second thread gains less
+#: than a quarter where the other core is idle, and loses many times that where it is busy.
+ONE_THREAD = 2**22
+
+#: A table of more numbers than this is standardized again in each epoch, not copied once.
+LARGE = 2**24
 
 
 @dataclass(frozen=True)
@@ -132,7 +141,8 @@ def fit_network(request: Request, training: RawRows, validation: RawRows | None)
         # 3. A network between its scaling layers, and the rows in its units.
         module = copy.deepcopy(request.start) or build_module(request, training)
         inside = Inside(module, request)
-        table = inside.table(training)
+        whole = batch_size >= len(training.y)
+        table = inside.table(training, whole=whole)
         habits = habits_of(inside.network, table.x[torch.arange(min(4, len(table.t)))])
         if not habits.draws:
             lent.close()
@@ -141,7 +151,7 @@ def fit_network(request: Request, training: RawRows, validation: RawRows | None)
         problem = Problem(
             network=inside.network,
             training=table,
-            validation=None if validation is None else inside.table(validation),
+            validation=None if validation is None else inside.table(validation, whole=False),
             loss=loss.to(table.t),
             optimizer=request.optimizer,
             batch_size=batch_size,
@@ -156,7 +166,9 @@ def fit_network(request: Request, training: RawRows, validation: RawRows | None)
         )
         if listener is not None:
             listener.begin()
-        outcome = train(problem)
+        n_parameters = sum(p.numel() for p in inside.network.parameters())
+        with one_thread() if batch_size * n_parameters <= ONE_THREAD else nullcontext():
+            outcome = train(problem)
     return Fitted(module, inside.dtype, outcome)
 
 
@@ -181,7 +193,7 @@ def build_module(request: Request, training: RawRows) -> nn.Sequential:
     network = build_network(
         request.module,
         request.module_options,
-        in_features=_width(training.x),
+        in_features=width_of(training.x),
         out_features=n_outputs,
     )
     default = torch.get_default_dtype()
@@ -221,15 +233,19 @@ class Inside:
         target = layers.get("unstandardize")
         self._standardize_y = target.inverse() if isinstance(target, Unstandardize) else None
 
-    def table(self, rows: RawRows) -> Table:
-        """Standardize rows; sparse ones when they are asked for."""
+    def table(self, rows: RawRows, *, whole: bool) -> Table:
+        """Standardize rows, or let them be standardized when they are asked for.
+
+        Sparse rows and large tables are not copied, unless they are one batch anyway.
+        """
         weight = rows.weight
         if weight is not None:
             weight = of_order_one(weight)
             weight = (weight / weight.mean()).to(self.request.device, self.dtype)
-        x = LazyRows(rows.x, self._x) if isinstance(rows.x, SparseRows) else self._x(rows.x)
-        t = rows.y if self._standardize_y is None else self._standardize_y(rows.y)
-        return Table(x, self._core(t), weight)
+        n_rows, width = len(rows.y), width_of(rows.x)
+        lazy = isinstance(rows.x, SparseRows) or (not whole and n_rows * width > LARGE)
+        x = LazyRows(rows.x, self._x) if lazy else self._prepared(rows.x, self._x)
+        return Table(x, self._prepared(rows.y, self._t), weight)
 
     def listener(
         self, training: RawRows, validation: RawRows | None, batch_size: int
@@ -258,19 +274,25 @@ class Inside:
         dense = every_row(rows.x)
         return dense if self._standardize else dense.to(self.dtype), rows.y
 
+    def _prepared(self, rows: Rows, prepare: Callable[[Tensor], Tensor]) -> Tensor:
+        """Bring all rows into the network's units, a few at a time."""
+        width = width_of(rows)
+        prepared = torch.empty(len(rows), width, dtype=self.dtype, device=self.request.device)
+        for piece in chunks(len(rows), width):
+            prepared[piece] = prepare(rows[piece])
+        return prepared
+
     def _x(self, x: Tensor) -> Tensor:
         return self._core(x if self._standardize is None else self._standardize(x))
+
+    def _t(self, y: Tensor) -> Tensor:
+        return self._core(y if self._standardize_y is None else self._standardize_y(y))
 
     def _core(self, values: Tensor) -> Tensor:
         if self.request.optimizer.searches_lines:
             # A line search amplifies the last bit; coarser bits do not depend on the units.
             values = values.to(torch.float32)
-        values = values.to(self.request.device, self.dtype, copy=True)
-        return values
-
-
-def _width(rows: Rows) -> int:
-    return rows.n_columns if isinstance(rows, SparseRows) else rows.shape[1]
+        return values.to(self.request.device, self.dtype)
 
 
 def _first_rows(rows: Rows) -> Tensor:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from torchreg._errors import did_you_mean
-from torchreg.engine.rows import Statistics
+from torchreg.engine.statistics import Statistics
 from torchreg.nn import MLP, Standardize, Unstandardize
 
 

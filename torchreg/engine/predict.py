@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor, nn
 
-from torchreg.engine.rows import Rows, SparseRows, chunks
+from torchreg.engine.rows import Rows, chunks, width_of
 
 
 def predict_rows(module: nn.Module, rows: Rows, *, n_outputs: int, dtype: torch.dtype) -> Tensor:
@@ -32,20 +34,29 @@ def predict_rows(module: nn.Module, rows: Rows, *, n_outputs: int, dtype: torch.
     ValueError
         If a prediction is not finite.
     """
-    device = next(module.parameters()).device
-    casts_itself = "standardize" in dict(module.named_children())
-    width = rows.n_columns if isinstance(rows, SparseRows) else rows.shape[1]
-    predictions = []
-    module.eval()
+    standardize = getattr(module, "standardize", None)
+    device = next(module.parameters()).device if standardize is None else standardize.mean.device
+    if module.training:
+        module.eval()
+
+    # Standardize casts, and writes to memory of its own; another first layer does neither.
+    bare = standardize is None
+    cast = dtype if bare or device.type == "mps" else None
     with torch.no_grad():
-        for index in chunks(len(rows), width):
-            x = rows[index]
-            x = x if casts_itself else x.to(dtype)
-            if device.type == "mps":
-                x = x.to(torch.float32)
+        outputs = [
             # (n,) or (n, n_outputs) -> (n, n_outputs)
-            predictions.append(module(x.to(device)).reshape(len(index), n_outputs))
-    prediction = torch.cat(predictions)
+            module(rows[piece].to(device, cast, copy=bare)).reshape(-1, n_outputs)
+            for piece in chunks(len(rows), width_of(rows))
+        ]
+    prediction = outputs[0] if len(outputs) == 1 else torch.cat(outputs)
+    _require_finite(prediction)
+    return prediction
+
+
+def _require_finite(prediction: Tensor) -> None:
+    # A finite sum has finite terms; only where it is not is each of them looked at.
+    if math.isfinite(float(prediction.sum())):
+        return
     unsound = ~torch.isfinite(prediction).all(dim=1)
     if bool(unsound.any()):
         row = int(torch.nonzero(unsound)[0])
@@ -54,4 +65,3 @@ def predict_rows(module: nn.Module, rows: Rows, *, n_outputs: int, dtype: torch.
             f"{len(prediction)} rows): its features lie so far from the training rows that the "
             "network's arithmetic overflows. Check the units of X."
         )
-    return prediction

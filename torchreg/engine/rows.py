@@ -1,4 +1,4 @@
-"""Rows of a table as tensors: dense or sparse, their statistics, and identical rows merged."""
+"""Rows of a table as tensors: dense or sparse, whole, in batches or in chunks."""
 
 from __future__ import annotations
 
@@ -9,12 +9,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-#: A column whose standard deviation is below this many spacings of its largest number
-#: is constant: its spread is what rounding leaves. The idea of scikit-learn's
-#: ``_is_constant_feature``; see Chan, Golub and LeVeque, "Algorithms for computing the
-#: sample variance", The American Statistician 37 (1983).
-_CONSTANT_SPACINGS = 4.0
-
+#: As many numbers stay in a processor's cache while something is done with them.
+_CHUNK = 2**16
+#: As many are gathered at once, which costs less than one batch after the other.
+_GATHERED = 2**18
 #: Beyond this, the difference of two values may not fit float64.
 LARGEST = 2.0**1020
 
@@ -43,8 +41,10 @@ class SparseRows:
     def __len__(self) -> int:
         return len(self.starts) - 1
 
-    def __getitem__(self, index: Tensor) -> Tensor:
+    def __getitem__(self, index: Tensor | slice) -> Tensor:
         """Make the rows of ``index`` dense: shape (len(index), n_columns)."""
+        if isinstance(index, slice):
+            index = torch.arange(len(self))[index]
         begin = self.starts[index]
         lengths = self.starts[index + 1] - begin
         row = torch.repeat_interleave(torch.arange(len(index)), lengths)
@@ -62,13 +62,6 @@ class SparseRows:
 Rows = Tensor | SparseRows
 
 
-class Statistics(NamedTuple):
-    """Mean and standard deviation of each column, float64, in raw units; scale 0 is constant."""
-
-    mean: Tensor
-    scale: Tensor
-
-
 class Batch(NamedTuple):
     """Some rows: inputs (n, n_features), targets (n, n_outputs), weights (n,) or ``None``."""
 
@@ -79,14 +72,14 @@ class Batch(NamedTuple):
 
 @dataclass(frozen=True)
 class LazyRows:
-    """Sparse rows that are made dense, and prepared for the network, when they are asked for."""
+    """Rows in raw units that are prepared for the network when they are asked for."""
 
-    rows: SparseRows
+    rows: Rows
     prepare: Callable[[Tensor], Tensor]
 
-    def __getitem__(self, index: Tensor) -> Tensor:
+    def __getitem__(self, index: Tensor | slice) -> Tensor:
         """Give the prepared rows of ``index``: shape (len(index), n_columns)."""
-        return self.prepare(self.rows[index.cpu()])
+        return self.prepare(self.rows[index if isinstance(index, slice) else index.cpu()])
 
 
 class Table(NamedTuple):
@@ -101,79 +94,20 @@ class Table(NamedTuple):
         x = self.x if isinstance(self.x, Tensor) else self.x[torch.arange(len(self.t))]
         return Batch(x, self.t, self.weight)
 
+    def rows_at_once(self) -> int:
+        """Count the rows that may be gathered together; 1 where each batch is made dense."""
+        if isinstance(self.x, LazyRows) and isinstance(self.x.rows, SparseRows):
+            return 1
+        return rows_in(_GATHERED, width_of(self.x))
+
 
 def every_row(rows: Rows) -> Tensor:
     """Make all rows dense."""
     return rows if isinstance(rows, Tensor) else rows[torch.arange(len(rows))]
 
 
-def column_statistics(rows: Rows, weight: Tensor | None) -> Statistics:
-    r"""Weighted mean and standard deviation of each column, in float64.
-
-    .. math:: \bar x = \frac{\sum_i w_i x_i}{\sum_i w_i}, \qquad
-              s^2 = \frac{\sum_i w_i (x_i - \bar x)^2}{\sum_i w_i}
-
-    Each column is first brought to order 1 by a power of two, which is exact, so that
-    columns of size 1e200 or 1e-200 can be squared. Sparse rows are never made dense.
-
-    Parameters
-    ----------
-    rows : Tensor of shape (n, n_columns) or SparseRows
-        Raw units.
-    weight : Tensor of shape (n,) or None
-        Positive.
-
-    Returns
-    -------
-    Statistics
-
-    Examples
-    --------
-    >>> column_statistics(torch.tensor([[1.0, 7.0], [3.0, 7.0]]), None).scale
-    tensor([1., 0.], dtype=torch.float64)
-    """
-    if isinstance(rows, SparseRows):
-        return _sparse_statistics(rows, weight)
-    x = rows.to(torch.float64)
-    largest = x.abs().amax(dim=0)
-    exponent = _exponent(largest)
-    x = torch.ldexp(x, -exponent)
-    share = _shares(weight, len(x)).to(x.device)
-    # Around the first row, so that a large offset costs no digits.
-    origin = x[0]
-    mean = origin + share @ (x - origin)
-    scale = (share @ (x - mean).square()).sqrt()
-    return _finish(mean, scale, largest, exponent)
-
-
-def _sparse_statistics(rows: SparseRows, weight: Tensor | None) -> Statistics:
-    values = rows.values.to(torch.float64)
-    columns, width = rows.columns, rows.n_columns
-    zeros = torch.zeros(width, dtype=torch.float64)
-    largest = zeros.scatter_reduce(0, columns, values.abs(), "amax")
-    exponent = _exponent(largest)
-    values = torch.ldexp(values, -exponent[columns])
-    share = _shares(weight, len(rows))[rows.rows_of_entries()]
-    stored = zeros.index_add(0, columns, share)
-    full = torch.bincount(columns, minlength=width) == len(rows)
-    absent = torch.where(full, 0.0, 1 - stored).clamp(min=0)
-    # Around one of its values where a column has no zeros, as for dense rows.
-    origin = torch.where(full, zeros.index_copy(0, columns, values), 0.0)
-    offset = zeros.index_add(0, columns, share * (values - origin[columns]))
-    mean = origin + offset
-    variance = zeros.index_add(0, columns, share * (values - mean[columns]).square())
-    scale = (variance + absent * mean.square()).sqrt()
-    return _finish(mean, scale, largest, exponent)
-
-
-def _finish(mean: Tensor, scale: Tensor, largest: Tensor, exponent: Tensor) -> Statistics:
-    bound = _CONSTANT_SPACINGS * torch.finfo(torch.float64).eps
-    constant = scale <= bound * torch.ldexp(largest, -exponent)
-    scale = scale.masked_fill(constant, 0.0)
-    return Statistics(torch.ldexp(mean, exponent), torch.ldexp(scale, exponent))
-
-
-def _exponent(largest: Tensor) -> Tensor:
+def exponent_of(largest: Tensor) -> Tensor:
+    """Find the power of two that brings numbers of this size to order 1."""
     # Clamped so that 2 ** -exponent is itself a normal number.
     return torch.frexp(largest).exponent.clamp(-1000, 1020)
 
@@ -181,37 +115,7 @@ def _exponent(largest: Tensor) -> Tensor:
 def of_order_one(weight: Tensor) -> Tensor:
     """Bring weights to order 1 by a power of two, so that their sum is finite."""
     weight = weight.to(torch.float64)
-    return torch.ldexp(weight, -_exponent(weight.amax()))
-
-
-def _shares(weight: Tensor | None, n: int) -> Tensor:
-    """Weights that sum to 1."""
-    if weight is None:
-        return torch.full((n,), 1 / n, dtype=torch.float64)
-    weight = of_order_one(weight)
-    return weight / weight.sum()
-
-
-def lost_digits(statistics: Statistics, dtype: torch.dtype) -> list[int]:
-    """Name the columns whose spread is about the spacing of their dtype.
-
-    Parameters
-    ----------
-    statistics : Statistics
-        Of the columns, in raw units.
-    dtype : torch.dtype
-        In which they were handed over.
-
-    Returns
-    -------
-    list of int
-        Columns where a standard deviation spans fewer than 16 representable numbers.
-    """
-    if not dtype.is_floating_point:
-        return []
-    spacing = statistics.mean.abs() * torch.finfo(dtype).eps
-    few = (statistics.scale > 0) & (statistics.scale < 16 * spacing)
-    return torch.nonzero(few).flatten().tolist()
+    return torch.ldexp(weight, -exponent_of(weight.amax()))
 
 
 def merge_identical(
@@ -270,42 +174,68 @@ def batch_sizes(n: int, batch_size: int) -> list[int]:
 
 
 def shuffled_batches(table: Table, sizes: list[int], generator: torch.Generator) -> Iterator[Batch]:
-    """Deal all rows out in a fresh random order.
+    """Deal all rows out in a fresh random order, without a second copy of them.
 
-    Dense rows are gathered once and then sliced; sparse ones are made dense batch by batch.
+    As many batches at once are gathered as memory is kind to, and then sliced; rows that
+    are made dense when they are asked for come batch by batch.
     """
     order = torch.randperm(len(table.t), generator=generator).to(table.t.device)
-    x = table.x[order] if isinstance(table.x, Tensor) else None
-    t = table.t[order]
-    weight = None if table.weight is None else table.weight[order]
+    at_once = table.rows_at_once()
     start = 0
+    for group in _groups(sizes, at_once):
+        index = order[start : start + sum(group)]
+        start += len(index)
+        x, t = table.x[index], table.t[index]
+        weight = None if table.weight is None else table.weight[index]
+        for batch_x, batch_t, batch_weight in zip(
+            x.split(group),
+            t.split(group),
+            [None] * len(group) if weight is None else weight.split(group),
+            strict=True,
+        ):
+            yield Batch(batch_x, batch_t, batch_weight)
+
+
+def _groups(sizes: list[int], at_once: int) -> Iterator[list[int]]:
+    """Put batches together while they have at most so many rows, but one batch at least."""
+    group: list[int] = []
     for size in sizes:
-        rows = slice(start, start + size)
-        yield Batch(
-            table.x[order[rows]] if x is None else x[rows],
-            t[rows],
-            None if weight is None else weight[rows],
-        )
-        start += size
+        if group and sum(group) + size > at_once:
+            yield group
+            group = []
+        group.append(size)
+    yield group
 
 
 def ordered_batches(table: Table) -> Iterator[Batch]:
     """Deal all rows out in their order, as many at a time as memory is kind to."""
-    width = table.x.shape[1] if isinstance(table.x, Tensor) else table.x.rows.n_columns
-    for index in chunks(len(table.t), width):
-        weight = None if table.weight is None else table.weight[index]
-        yield Batch(table.x[index], table.t[index], weight)
+    for piece in chunks(len(table.t), width_of(table.x)):
+        weight = None if table.weight is None else table.weight[piece]
+        yield Batch(table.x[piece], table.t[piece], weight)
 
 
-def chunks(n_rows: int, n_columns: int) -> Iterator[Tensor]:
-    """Cut row numbers into pieces whose rows, made dense, hold at most some 4 million numbers.
+def chunks(n_rows: int, n_columns: int) -> Iterator[slice]:
+    """Cut rows into pieces of some 100,000 numbers, which a processor's cache holds.
 
     Examples
     --------
-    >>> [len(index) for index in chunks(40_000, 3)]
-    [16384, 16384, 7232]
-    >>> len(next(chunks(40_000, 1_000_000)))
-    4
+    >>> list(chunks(40_000, 4))
+    [slice(0, 16384, None), slice(16384, 32768, None), slice(32768, 40000, None)]
+    >>> next(chunks(40_000, 1_000_000))
+    slice(0, 1, None)
     """
-    size = max(1, min(16_384, 2**22 // max(n_columns, 1)))
-    yield from torch.arange(n_rows).split(size)
+    size = rows_in(_CHUNK, n_columns)
+    for start in range(0, n_rows, size):
+        yield slice(start, min(start + size, n_rows))
+
+
+def rows_in(n_numbers: int, n_columns: int) -> int:
+    """Count the rows that so many numbers make, at least one and at most 16,384."""
+    return max(1, min(16_384, n_numbers // max(n_columns, 1)))
+
+
+def width_of(rows: Rows | LazyRows) -> int:
+    """Count the columns."""
+    if isinstance(rows, LazyRows):
+        return width_of(rows.rows)
+    return rows.n_columns if isinstance(rows, SparseRows) else rows.shape[1]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Self
 
@@ -88,11 +89,9 @@ class Standardize(_Affine):
         dtype = self.dtype
         if dtype is None:
             dtype = x.dtype if x.is_floating_point() else torch.get_default_dtype()
-        varies = self.scale > 0
-        # Divided by 1 where the scale is 0: the gradient of x / 0 is NaN even where unused.
-        divisor = torch.where(varies, self.scale, torch.ones_like(self.scale))
-        z = (x.to(self.mean.dtype) - self.mean) / divisor
-        return torch.where(varies, z, torch.zeros_like(z)).to(dtype)
+        # Whatever a constant column holds, divided by infinity it is 0, and so is its gradient.
+        divisor = self.scale.masked_fill(self.scale == 0, math.inf)
+        return ((x.to(self.mean.dtype) - self.mean) / divisor).to(dtype)
 
     def inverse(self) -> Unstandardize:
         """Build the layer that undoes this one."""

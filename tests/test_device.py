@@ -1,0 +1,107 @@
+"""Devices, dtypes, generators and threads: what is lent is given back."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+
+from torchreg._device import (
+    devices_present,
+    generator_states,
+    one_thread,
+    resolve_device,
+    resolve_dtype,
+    seeded,
+    set_generator_states,
+)
+
+CPU = torch.device("cpu")
+
+
+def elsewhere(function: Callable[[], Any]) -> Any:
+    """Call a function in a thread of its own, and give its result."""
+    results: list[Any] = []
+    thread = threading.Thread(target=lambda: results.append(function()))
+    thread.start()
+    thread.join()
+    return results[0]
+
+
+@pytest.mark.parametrize("count", [1, 2, 3])
+def test_alone_inside_means_the_callers_own_count_before_and_after(count: int) -> None:
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(count)
+        with one_thread():
+            assert torch.get_num_threads() == 1
+        assert torch.get_num_threads() == count
+        with pytest.raises(ZeroDivisionError), one_thread():
+            raise ZeroDivisionError
+        assert torch.get_num_threads() == count
+    finally:
+        torch.set_num_threads(before)
+
+
+def test_while_one_thread_computes_alone_a_new_one_has_the_count_it_would_have_had() -> None:
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(3)
+        assert elsewhere(torch.get_num_threads) == 3
+        with one_thread():
+            assert elsewhere(torch.get_num_threads) == 3
+        assert elsewhere(torch.get_num_threads) == 3
+    finally:
+        torch.set_num_threads(before)
+
+
+def test_inside_a_seeded_block_numbers_are_those_of_manual_seed_and_outside_they_go_on() -> None:
+    with torch.random.fork_rng():
+        torch.manual_seed(7)
+        expected = torch.rand(3)
+    torch.manual_seed(1)
+    first = torch.rand(2)
+    torch.manual_seed(1)
+    with seeded(7, CPU):
+        assert torch.equal(torch.rand(3), expected)
+    assert torch.equal(torch.rand(2), first)
+
+
+def test_generator_states_that_are_put_back_repeat_the_numbers() -> None:
+    states = generator_states(CPU)
+    numbers = torch.rand(4)
+    set_generator_states(CPU, states)
+    assert torch.equal(torch.rand(4), numbers)
+    set_generator_states(CPU, [])
+    assert not torch.equal(torch.rand(4), numbers)
+
+
+@pytest.mark.parametrize("device", ["cpu", "cpu:0", "auto", CPU])
+def test_a_device_that_is_there_is_found(device: str | torch.device) -> None:
+    assert str(resolve_device(device)) in {*devices_present(), "cpu:0"}
+
+
+@pytest.mark.parametrize(
+    ("dtype", "n_parameters", "expected"),
+    [
+        ("auto", 10_000, torch.float64),
+        ("auto", 10_001, torch.float32),
+        ("float64", 10**9, torch.float64),
+        ("float32", 1, torch.float32),
+        (torch.float32, 1, torch.float32),
+    ],
+)
+def test_auto_is_float64_up_to_ten_thousand_parameters(
+    dtype: str | torch.dtype, n_parameters: int, expected: torch.dtype
+) -> None:
+    assert resolve_dtype(dtype, n_parameters=n_parameters, device=CPU) == expected
+
+
+def test_where_there_is_no_float64_it_is_refused_and_auto_is_float32() -> None:
+    mps = torch.device("mps")
+    assert resolve_dtype("auto", n_parameters=1, device=mps) == torch.float32
+    with pytest.raises(ValueError, match=r"float64.*not available on device='mps'.*'float32'"):
+        resolve_dtype("float64", n_parameters=1, device=mps)
