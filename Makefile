@@ -62,7 +62,6 @@ format: install  ## let ruff repair what it can
 
 benchmark: install  ## run every script in benchmarks/
 	@for script in benchmarks/[a-z]*.py; do \
-		[ -e "$$script" ] || { echo "No benchmarks yet."; continue; }; \
 		echo "== $$script"; $(BIN)/python "$$script" || exit 1; \
 	done
 
