@@ -31,6 +31,7 @@ FLOORS: dict[str, list[str]] = {
         "torchreg.engine.loop",
         "torchreg.engine.stepper",
         "torchreg.engine.gradient",
+        "torchreg.engine.cuda_graph",
         "torchreg.engine.capture",
         "torchreg.engine.objective",
         "torchreg.engine.network",

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections import deque
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
+from scipy.linalg import get_lapack_funcs
 from torch import Tensor
 
 from torchreg.rules import require
@@ -139,10 +138,9 @@ class LBFGS:
 
     .. math:: \theta \leftarrow \theta - t\, H g
 
-    where :math:`H` is built from the last changes of the parameters :math:`s_i` and of the
-    gradient :math:`y_i`, and :math:`t` is searched along the line. The same steps as those
-    of ``torch.optim.LBFGS``; the two loops over the history run in NumPy, which is called
-    several times faster than torch for vectors as short as those of small networks.
+    where :math:`H` is an :class:`InverseHessian` and :math:`t` is searched along the line.
+    The same steps as those of ``torch.optim.LBFGS``, in NumPy, which is called several times
+    faster than torch for vectors as short as those of small networks.
 
     Parameters
     ----------
@@ -167,6 +165,7 @@ class LBFGS:
 
     Examples
     --------
+    >>> import torch
     >>> theta, gradient = torch.zeros(1), torch.zeros(1)
     >>> def evaluate() -> float:
     ...     gradient.copy_(2 * (theta - 3))
@@ -193,9 +192,8 @@ class LBFGS:
         self.lr, self.max_iter = lr, max_iter
         self.max_eval = max_iter * 5 // 4 if max_eval is None else max_eval
         self.tolerance_grad, self.tolerance_change = tolerance_grad, tolerance_change
-        #: Changes of the parameters and of the gradient, and their inner product.
-        self.history: deque[tuple[Vector, Vector, float]] = deque(maxlen=history_size)
-        self.curvature = 1.0
+        self.hessian = InverseHessian(history_size)
+        #: Gradient before the last step, and that step.
         self.before: tuple[Vector, Vector] | None = None
 
     def descend(
@@ -212,67 +210,145 @@ class LBFGS:
         evaluate : callable
             Writes the gradient at ``theta`` as it is then, and returns the loss.
         """
+        line = _Line(theta.numpy(), gradient.numpy(), evaluate)
         n_evaluations = 1
         for _ in range(self.max_iter):
-            if not math.isfinite(loss) or float(gradient.abs().max()) <= self.tolerance_grad:
+            g = line.gradient.copy()
+            if not math.isfinite(loss) or np.abs(g).max() <= self.tolerance_grad:
                 return
             # 1. A direction, from what the last steps told about the curvature.
-            g = gradient.numpy().copy()
-            direction = self._direction(g)
+            if self.before is None:
+                direction, first = -g, min(1.0, 1.0 / float(np.abs(g).sum()))
+            else:
+                g_before, step = self.before
+                self.hessian.learn(step, g - g_before)
+                direction, first = -self.hessian.solve(g), 1.0
             slope = float(g @ direction)
-            # 2. How far to go along it.
-            first = min(1.0, 1.0 / float(np.abs(g).sum())) if self.before is None else 1.0
             self.before = (g, np.zeros_like(g))
             if slope > -self.tolerance_change:
                 return
-            origin, along = theta.clone(), torch.from_numpy(direction)
-
-            def try_step(t: float) -> Trial:
-                torch.add(origin, along, alpha=t, out=theta)  # noqa: B023
-                value = evaluate()
-                # A search can compare infinity, but not NaN.
-                value = math.inf if math.isnan(value) else value
-                slopes = gradient.numpy().copy()
-                return Trial(t, value, float(slopes @ direction), slopes)  # noqa: B023
-
-            start = Trial(0.0, loss, slope, g)
+            # 2. How far to go along it, and there.
+            line.start(direction)
             found, used = search_line(
-                try_step,
-                start,
+                line.try_step,
+                Trial(0.0, loss, slope, g),
                 first * self.lr,
                 longest=float(np.abs(direction).max()),
                 tolerance=_SHORTEST,
                 at_most=self.max_eval - n_evaluations,
             )
-            # 3. Go there; the last trial may have been another one.
-            torch.add(origin, along, alpha=found.t, out=theta)
-            gradient.copy_(torch.from_numpy(found.gradient))
+            line.go_to(found)
             step, previous, loss = found.t * direction, loss, found.loss
             self.before = (g, step)
             n_evaluations += used
-            # 4. Ask whether it has arrived.
+            # 3. Ask whether it has arrived.
             arrived = np.abs(step).max() <= self.tolerance_change
             if arrived or abs(loss - previous) < self.tolerance_change:
                 return
             if n_evaluations >= self.max_eval:
                 return
 
-    def _direction(self, g: Vector) -> Vector:
-        """Compute :math:`-Hg` by the two loops over the history."""
-        if self.before is None:
-            return -g
-        g_before, step = self.before
-        change = g - g_before
-        product = float(change @ step)
-        if product > _LEAST_CURVATURE:
-            self.history.append((step, change, product))
-            self.curvature = product / float(change @ change)
-        q = -g
-        shares = []
-        for s, y, product in reversed(self.history):
-            shares.append(float(s @ q) / product)
-            q -= shares[-1] * y
-        q *= self.curvature
-        for (s, y, product), share in zip(self.history, reversed(shares), strict=True):
-            q += (share - float(y @ q) / product) * s
-        return q
+
+class _Line:
+    """The line along which a step is searched.
+
+    Parameters
+    ----------
+    theta, gradient : ndarray of shape (n_parameters,)
+        Written in place.
+    evaluate : callable
+        Writes the gradient at ``theta``, and returns the loss.
+    """
+
+    def __init__(self, theta: Vector, gradient: Vector, evaluate: Callable[[], float]) -> None:
+        self.theta, self.gradient, self.evaluate = theta, gradient, evaluate
+        self.origin = self.direction = theta
+
+    def start(self, direction: Vector) -> None:
+        """Look along a direction, from where the parameters are now."""
+        self.origin, self.direction = self.theta.copy(), direction
+
+    def try_step(self, t: float) -> Trial:
+        """Evaluate a step."""
+        self._place(t)
+        loss = self.evaluate()
+        # A search can compare infinity, but not NaN.
+        loss = math.inf if math.isnan(loss) else loss
+        return Trial(t, loss, float(self.gradient @ self.direction), self.gradient.copy())
+
+    def go_to(self, trial: Trial) -> None:
+        """Put the parameters and their gradient where a trial was."""
+        self._place(trial.t)
+        self.gradient[:] = trial.gradient
+
+    def _place(self, t: float) -> None:
+        np.multiply(self.direction, t, out=self.theta)
+        self.theta += self.origin
+
+
+class InverseHessian:
+    r"""The inverse Hessian, as far as the last steps tell.
+
+    .. math:: H g = \gamma g + S^\top v - \gamma Y^\top u, \qquad
+              R u = S g, \qquad R^\top v = D u + \gamma\,(Y Y^\top u - Y g)
+
+    The rows of :math:`S` and :math:`Y` are changes of the parameters and of the gradient,
+    :math:`R` is the upper triangle and :math:`D` the diagonal of :math:`S Y^\top`, and
+    :math:`\gamma` is the last :math:`s^\top y / y^\top y`. What two loops over the history
+    compute, in a few products of matrices.
+
+    Parameters
+    ----------
+    size : int
+        How many changes are remembered.
+
+    References
+    ----------
+    Byrd, Nocedal and Schnabel, "Representations of quasi-Newton matrices and their use in
+    limited memory methods", Mathematical Programming 63 (1994), equation 3.1.
+
+    Examples
+    --------
+    >>> hessian = InverseHessian(5)
+    >>> hessian.learn(np.array([1.0, 0.0]), np.array([4.0, 0.0]))
+    >>> hessian.solve(np.array([8.0, 0.0]))
+    array([2., 0.])
+    """
+
+    def __init__(self, size: int) -> None:
+        self.size, self.n_known, self.gamma = size, 0, 1.0
+
+    def learn(self, step: Vector, change: Vector) -> None:
+        """Remember how the gradient changed over a step; too little curvature is ignored."""
+        product = float(step @ change)
+        if not product > _LEAST_CURVATURE:
+            return
+        if not self.n_known:
+            self.S, self.Y = (np.zeros((self.size, len(step)), step.dtype) for _ in range(2))
+            self.SY, self.YY = (np.zeros((self.size, self.size), step.dtype) for _ in range(2))
+            self.solve_triangular: Any = get_lapack_funcs("trtrs", (self.SY,))
+        if self.n_known == self.size:
+            for rows in (self.S, self.Y):
+                rows[:-1] = rows[1:]
+            for products in (self.SY, self.YY):
+                products[:-1, :-1] = products[1:, 1:]
+            self.n_known -= 1
+        last = self.n_known
+        self.n_known = known = last + 1
+        self.S[last], self.Y[last] = step, change
+        # The lower triangle of S Y' is never needed.
+        self.SY[:known, last] = self.S[:known] @ change
+        self.YY[last, :known] = self.YY[:known, last] = self.Y[:known] @ change
+        self.gamma = product / float(self.YY[last, last])
+
+    def solve(self, g: Vector) -> Vector:
+        """Compute :math:`H g`: shape (n_parameters,) to the same."""
+        known, gamma = self.n_known, self.gamma
+        if not known:
+            return gamma * g
+        S, Y, R = self.S[:known], self.Y[:known], self.SY[:known, :known]
+        u, _ = self.solve_triangular(R.T, S @ g, lower=1, trans=1)
+        right = np.diagonal(R) * u + gamma * (self.YY[:known, :known] @ u - Y @ g)
+        v, _ = self.solve_triangular(R.T, right, lower=1, trans=0)
+        product: Vector = gamma * g + v @ S - gamma * (u @ Y)
+        return product

@@ -12,6 +12,8 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
+from types import CodeType
 from typing import Any
 
 import torch
@@ -256,7 +258,7 @@ class _Notes:
         source += [f"{self._object(out[index])}.copy_({targets[index]})" for index in copied]
         source.append(f"return {self.name_of(loss)}")
         namespace = dict(self.bound)
-        exec(compile("\n    ".join(source), "<captured gradient>", "exec"), namespace)
+        exec(_compiled("\n    ".join(source)), namespace)
         program: Program = namespace["program"]
         return program
 
@@ -325,6 +327,12 @@ class _Notes:
         name = name or f"k{len(self.bound)}"
         self.bound[name] = value
         return name
+
+
+@lru_cache(maxsize=64)
+def _compiled(source: str) -> CodeType:
+    """Compile a program; fits of the same network write down the same one."""
+    return compile(source, "<captured gradient>", "exec")
 
 
 def _tensors(value: Any) -> Iterator[Tensor]:
