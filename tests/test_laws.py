@@ -19,7 +19,8 @@ from torchreg import PrecisionWarning, TorchRegressor
 from torchreg.nn import MLP
 
 Array = np.ndarray
-BUILT_IN = ["adam", "adamw", "sgd", "rprop", "lbfgs"]
+BUILT_IN = ["adam", "adamw", "sgd", "rmsprop", "rprop", "lbfgs"]
+OTHERS = ["adadelta", "adafactor", "adagrad", "adamax", "asgd", "nadam", "radam"]
 
 
 @pytest.fixture(scope="module")
@@ -66,7 +67,7 @@ def test_a_linear_network_fitted_by_lbfgs_is_linear_regression(
 # Law 2: units do not matter.
 
 
-@pytest.mark.parametrize("optimizer", BUILT_IN)
+@pytest.mark.parametrize("optimizer", BUILT_IN + OTHERS)
 @pytest.mark.parametrize("exponents", [(-30, 0, 30), (30, 7, -30), (3, -9, 1)])
 def test_powers_of_two_in_the_units_give_the_same_bits(
     optimizer: str, exponents: tuple[int, ...], table: tuple[Array, Array]
@@ -79,7 +80,7 @@ def test_powers_of_two_in_the_units_give_the_same_bits(
         np.testing.assert_array_equal(reg.predict(X * factors), plain * 2.0**y_exponent)
 
 
-@pytest.mark.parametrize("optimizer", BUILT_IN)
+@pytest.mark.parametrize("optimizer", BUILT_IN + OTHERS)
 @pytest.mark.parametrize(
     ("x_factors", "y_factor"),
     [((1e-9, 1.0, 1e9), 1e-9), ((1e9, 1e-3, 0.7), 1e9), ((3.0, 1e-9, 1e-9), 7e-5)],
@@ -93,7 +94,7 @@ def test_any_factor_in_the_units_changes_nothing_but_the_units(
     assert np.abs(scaled / y_factor - plain).max() < 1e-3 * y.std()
 
 
-@pytest.mark.parametrize("optimizer", [name for name in BUILT_IN if name != "lbfgs"])
+@pytest.mark.parametrize("optimizer", [name for name in BUILT_IN + OTHERS if name != "lbfgs"])
 @pytest.mark.parametrize(
     ("x_offset", "y_offset"), [(2.0**30, 0.0), (0.0, -(2.0**30)), (512, 2**20)]
 )
