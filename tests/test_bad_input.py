@@ -19,8 +19,8 @@ from skorch import callbacks as sk
 from torch import Tensor, nn
 
 from torchreg import DivergenceWarning, TorchRegressor
-from torchreg._checks import LIMITS
 from torchreg._device import devices_present
+from torchreg._limits import LIMITS
 
 Array = np.ndarray
 NAN, INF = float("nan"), float("inf")

@@ -13,11 +13,11 @@ from sklearn.model_selection import GridSearchCV
 from skorch import callbacks as sk
 from torch import nn
 
-import torchreg._checks
+import torchreg._sklearn
 from torchreg import TorchRegressor
 
 Array = np.ndarray
-HAS_NATIVE = hasattr(torchreg._checks.CallbackSupportMixin, "set_callbacks")
+HAS_NATIVE = hasattr(torchreg._sklearn.CallbackSupportMixin, "set_callbacks")
 
 
 @pytest.fixture(scope="module")

@@ -1,14 +1,10 @@
-"""Between the user's arrays and the engine's tensors, and the limits of the parameters.
-
-The one file that may import private parts of scikit-learn.
-"""
+"""Between the user's arrays and the engine's tensors: validation, and the way back."""
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
 from dataclasses import dataclass, replace
-from numbers import Integral, Real
+from numbers import Real
 from typing import Any
 
 import numpy as np
@@ -17,82 +13,12 @@ import sklearn
 import torch
 from sklearn.base import BaseEstimator
 from sklearn.utils import check_array, check_consistent_length
-from sklearn.utils._array_api import get_namespace_and_device
-from sklearn.utils._param_validation import (
-    HasMethods,
-    Interval,
-    StrOptions,
-    validate_parameter_constraints,
-)
 from sklearn.utils.validation import validate_data
 from torch import Tensor
 
 from torchreg._data import Data, to_sparse_rows, to_tensor
+from torchreg._sklearn import get_namespace_and_device
 from torchreg.engine.rows import LARGEST, Rows, SparseRows
-
-__all__ = [
-    "LIMITS",
-    "CallbackSupportMixin",
-    "Form",
-    "check_parameters",
-    "check_prediction_data",
-    "check_start",
-    "check_training_data",
-    "check_validation_data",
-    "restore_form",
-    "with_callbacks",
-]
-
-try:
-    from sklearn.callback import CallbackSupportMixin, with_callbacks
-except ImportError:  # scikit-learn below 1.9 has no callbacks of its own.
-
-    class CallbackSupportMixin:  # type: ignore[no-redef]
-        """Nothing to support."""
-
-    def with_callbacks(method: Callable[..., Any]) -> Callable[..., Any]:
-        """Leave the method as it is."""
-        return method
-
-
-#: The limits of the parameters, in scikit-learn's notation.
-LIMITS: dict[str, list[Any]] = {
-    "module": [None, callable],
-    "loss": [str, callable],
-    "optimizer": [str, type],
-    "lr": [None, Interval(Real, 0, None, closed="neither")],
-    "max_epochs": [Interval(Integral, 1, None, closed="left")],
-    "batch_size": [None, StrOptions({"auto"}), Interval(Integral, 1, None, closed="left")],
-    "standardize": ["boolean", StrOptions({"X", "y"})],
-    "early_stopping": ["boolean"],
-    "validation_fraction": [Interval(Real, 0, 1, closed="neither")],
-    "n_iter_no_change": [Interval(Integral, 1, None, closed="left")],
-    "tol": [None, Interval(Real, 0, None, closed="left")],
-    "callbacks": [None, list, tuple, HasMethods(["on_epoch_end"])],
-    "device": [str, torch.device],
-    "dtype": [StrOptions({"auto", "float32", "float64"}), torch.dtype],
-    "warm_start": ["boolean"],
-    "verbose": ["verbose"],
-    "random_state": ["random_state"],
-}
-
-
-def check_parameters(estimator: BaseEstimator) -> None:
-    """Hold every parameter against its limits.
-
-    Raises
-    ------
-    ValueError
-        scikit-learn's ``InvalidParameterError``, with the limits and what came.
-    """
-    validate_parameter_constraints(
-        LIMITS,
-        {name: getattr(estimator, name) for name in LIMITS},
-        caller_name=type(estimator).__name__,
-    )
-    dtype = estimator.dtype
-    if isinstance(dtype, torch.dtype) and dtype not in (torch.float32, torch.float64):
-        raise ValueError(f"dtype expects 'auto', 'float32' or 'float64', got {dtype}.")
 
 
 @dataclass(frozen=True)

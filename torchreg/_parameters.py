@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import inspect
 from numbers import Integral
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
+from sklearn.base import BaseEstimator
 
 from torchreg._errors import did_you_mean
 
@@ -66,3 +68,72 @@ def seed_from(random_state: Any) -> int:
     if isinstance(random_state, Integral):
         return int(random_state)
     return int(random_state.randint(2**31 - 1))
+
+
+class NestedParametersMixin(BaseEstimator):
+    """Adds to an estimator's parameters those that it hands on, like ``module__hidden_sizes``.
+
+    The estimator keeps them in one private attribute, ``_nested``.
+    """
+
+    _nested: dict[str, Any]
+
+    def get_params(self, deep: bool = True) -> dict[str, Any]:
+        """Get all parameters, nested ones included.
+
+        Parameters
+        ----------
+        deep : bool, default=True
+            As in scikit-learn.
+
+        Returns
+        -------
+        dict
+
+        Examples
+        --------
+        >>> from torchreg import TorchRegressor
+        >>> TorchRegressor(module__hidden_sizes=[5]).get_params()["module__hidden_sizes"]
+        [5]
+        """
+        params: dict[str, Any] = super().get_params(deep=deep)
+        return params | self._nested
+
+    def set_params(self, **params: Any) -> Self:
+        """Set parameters, nested ones included.
+
+        Parameters
+        ----------
+        **params : dict
+            By name.
+
+        Returns
+        -------
+        self : TorchRegressor
+
+        Raises
+        ------
+        ValueError
+            If a plain name does not exist; the near names are in the message.
+
+        Examples
+        --------
+        >>> from torchreg import TorchRegressor
+        >>> TorchRegressor().set_params(lr=0.1, module__hidden_sizes=[5])
+        TorchRegressor(lr=0.1, module__hidden_sizes=[5])
+        """
+        known = self._get_param_names()
+        for name in params:
+            if name not in known and not is_nested(name):
+                raise ValueError(unknown_parameter(self, name, known))
+        for name, value in params.items():
+            if name in known:
+                setattr(self, name, value)
+        self._nested = {**self._nested, **{k: v for k, v in params.items() if k not in known}}
+        return self
+
+
+def signature_without_nested(cls: type) -> inspect.Signature:
+    """Leave ``**nested`` out: it is no parameter, but the place for any number of them."""
+    parameters = inspect.signature(cls).parameters.values()
+    return inspect.Signature([p for p in parameters if p.kind is not p.VAR_KEYWORD])

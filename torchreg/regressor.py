@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import inspect
 import math
 from collections.abc import Callable
 from typing import Any, Self
@@ -17,26 +16,25 @@ from sklearn.utils.validation import check_is_fitted
 from torch import nn
 
 from torchreg._checks import (
-    CallbackSupportMixin,
-    check_parameters,
     check_prediction_data,
     check_start,
     check_training_data,
     check_validation_data,
     restore_form,
-    with_callbacks,
 )
 from torchreg._data import Data, hold_out
 from torchreg._device import resolve_device
+from torchreg._limits import check_parameters
 from torchreg._observers import NativeCallbacks, PrintedTable
 from torchreg._parameters import (
+    NestedParametersMixin,
     as_callbacks,
     check_nested,
-    is_nested,
     nested_parameters,
     seed_from,
-    unknown_parameter,
+    signature_without_nested,
 )
+from torchreg._sklearn import CallbackSupportMixin, with_callbacks
 from torchreg._verdict import describe_lost_digits, warn_about
 from torchreg.engine.fit import Fitted, RawRows, Request, fit_network
 from torchreg.engine.predict import predict_rows
@@ -45,7 +43,7 @@ from torchreg.losses import build_loss
 from torchreg.optimizers import build_optimizer
 
 
-class TorchRegressor(CallbackSupportMixin, RegressorMixin, BaseEstimator):
+class TorchRegressor(CallbackSupportMixin, NestedParametersMixin, RegressorMixin, BaseEstimator):
     r"""A neural network for regression that takes and gives raw units.
 
     .. math:: \hat y = \mu_y + \sigma_y\, f_\theta\!\left(\frac{x - \mu_x}{\sigma_x}\right)
@@ -100,7 +98,8 @@ class TorchRegressor(CallbackSupportMixin, RegressorMixin, BaseEstimator):
         Whether ``fit`` goes on from the weights *and the statistics* of the last fit, with a
         fresh optimizer, and counts ``n_iter_`` on.
     verbose : int, default=0
-        1 prints about 20 rows of a table of losses, 2 one per epoch.
+        1 prints about 20 rows of a table of losses, 2 one per epoch; and in the end how the
+        steps were computed, and why.
     random_state : int, RandomState or None, default=None
         Initial weights, order of batches, dropout and held-out rows. An integer seeds the
         weights as ``torch.manual_seed`` would. No global generator is touched: ``None`` is
@@ -143,6 +142,11 @@ class TorchRegressor(CallbackSupportMixin, RegressorMixin, BaseEstimator):
     Predictions have the shape of y, and are float32 for float32 X and float64 for anything
     else. In a full batch, rows that are identical in X and y are merged and their weights
     summed, so that repeating a row is the same as giving it an integer weight.
+
+    The first step of a fit is recorded and, from the third on, repeated without calling the
+    module again. Where that cannot be done, or would show (the module looks at values, has
+    hooks, prints or counts, or a callback listens to batches), the module is called in every
+    step, with the same results.
 
     References
     ----------
@@ -295,57 +299,6 @@ class TorchRegressor(CallbackSupportMixin, RegressorMixin, BaseEstimator):
         # (n, 1) -> (n,) where y was a vector
         return restore_form(prediction[:, 0] if self._y_is_vector else prediction, X, form)
 
-    def get_params(self, deep: bool = True) -> dict[str, Any]:
-        """Get all parameters, nested ones included.
-
-        Parameters
-        ----------
-        deep : bool, default=True
-            As in scikit-learn.
-
-        Returns
-        -------
-        dict
-
-        Examples
-        --------
-        >>> TorchRegressor(module__hidden_sizes=[5]).get_params()["module__hidden_sizes"]
-        [5]
-        """
-        return {**super().get_params(deep=deep), **self._nested}
-
-    def set_params(self, **params: Any) -> Self:
-        """Set parameters, nested ones included.
-
-        Parameters
-        ----------
-        **params : dict
-            By name.
-
-        Returns
-        -------
-        self : TorchRegressor
-
-        Raises
-        ------
-        ValueError
-            If a plain name does not exist; the near names are in the message.
-
-        Examples
-        --------
-        >>> TorchRegressor().set_params(lr=0.1, module__hidden_sizes=[5])
-        TorchRegressor(lr=0.1, module__hidden_sizes=[5])
-        """
-        known = self._get_param_names()
-        for name in params:
-            if name not in known and not is_nested(name):
-                raise ValueError(unknown_parameter(self, name, known))
-        for name, value in params.items():
-            if name in known:
-                setattr(self, name, value)
-        self._nested = {**self._nested, **{k: v for k, v in params.items() if k not in known}}
-        return self
-
     def _request(self, seed: int, seen: dict[str, Any], data: Data, **given: Any) -> Request:
         """Read the parameters in the engine's words."""
         loss = build_loss(self.loss, nested_parameters(self._nested, "loss"))
@@ -437,14 +390,7 @@ class TorchRegressor(CallbackSupportMixin, RegressorMixin, BaseEstimator):
         return state
 
 
-# Without ``**nested``, which is no parameter but the place for any number of them.
-TorchRegressor.__signature__ = inspect.Signature(
-    [
-        p
-        for p in inspect.signature(TorchRegressor).parameters.values()
-        if p.kind is not p.VAR_KEYWORD
-    ]
-)
+TorchRegressor.__signature__ = signature_without_nested(TorchRegressor)
 
 
 def _raw(data: Data) -> RawRows:

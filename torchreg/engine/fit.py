@@ -224,8 +224,9 @@ class Inside:
         self.network: nn.Module = module.get_submodule("network")
         self.dtype = next(self.network.parameters()).dtype
         # Rows are standardized on the CPU, where float64 is, and moved in the core's dtype.
+        here = request.device.type == "cpu"
         layers = {
-            name: copy.deepcopy(layer).cpu()
+            name: layer if here else copy.deepcopy(layer).cpu()
             for name, layer in module.named_children()
             if layer is not self.network
         }

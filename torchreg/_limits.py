@@ -1,0 +1,50 @@
+"""The limits of the estimator's parameters, as one table."""
+
+from __future__ import annotations
+
+from numbers import Integral, Real
+from typing import Any
+
+import torch
+from sklearn.base import BaseEstimator
+
+from torchreg._sklearn import HasMethods, Interval, StrOptions, validate_parameter_constraints
+
+#: The limits of the parameters, in scikit-learn's notation.
+LIMITS: dict[str, list[Any]] = {
+    "module": [None, callable],
+    "loss": [str, callable],
+    "optimizer": [str, type],
+    "lr": [None, Interval(Real, 0, None, closed="neither")],
+    "max_epochs": [Interval(Integral, 1, None, closed="left")],
+    "batch_size": [None, StrOptions({"auto"}), Interval(Integral, 1, None, closed="left")],
+    "standardize": ["boolean", StrOptions({"X", "y"})],
+    "early_stopping": ["boolean"],
+    "validation_fraction": [Interval(Real, 0, 1, closed="neither")],
+    "n_iter_no_change": [Interval(Integral, 1, None, closed="left")],
+    "tol": [None, Interval(Real, 0, None, closed="left")],
+    "callbacks": [None, list, tuple, HasMethods(["on_epoch_end"])],
+    "device": [str, torch.device],
+    "dtype": [StrOptions({"auto", "float32", "float64"}), torch.dtype],
+    "warm_start": ["boolean"],
+    "verbose": ["verbose"],
+    "random_state": ["random_state"],
+}
+
+
+def check_parameters(estimator: BaseEstimator) -> None:
+    """Hold every parameter against its limits.
+
+    Raises
+    ------
+    ValueError
+        scikit-learn's ``InvalidParameterError``, with the limits and what came.
+    """
+    validate_parameter_constraints(
+        LIMITS,
+        {name: getattr(estimator, name) for name in LIMITS},
+        caller_name=type(estimator).__name__,
+    )
+    dtype = estimator.dtype
+    if isinstance(dtype, torch.dtype) and dtype not in (torch.float32, torch.float64):
+        raise ValueError(f"dtype expects 'auto', 'float32' or 'float64', got {dtype}.")
