@@ -85,23 +85,24 @@ def test_a_device_that_is_there_is_found(device: str | torch.device) -> None:
 
 
 @pytest.mark.parametrize(
-    ("dtype", "n_parameters", "expected"),
+    ("dtype", "work", "exact", "expected"),
     [
-        ("auto", 10_000, torch.float64),
-        ("auto", 10_001, torch.float32),
-        ("float64", 10**9, torch.float64),
-        ("float32", 1, torch.float32),
-        (torch.float32, 1, torch.float32),
+        ("auto", 2**19, False, torch.float64),
+        ("auto", 2**19 + 1, False, torch.float32),
+        ("auto", 2**19 + 1, True, torch.float64),
+        ("float64", 10**9, False, torch.float64),
+        ("float32", 1, True, torch.float32),
+        (torch.float32, 1, False, torch.float32),
     ],
 )
-def test_auto_is_float64_up_to_ten_thousand_parameters(
-    dtype: str | torch.dtype, n_parameters: int, expected: torch.dtype
+def test_auto_is_float64_where_a_step_is_small_or_needs_it(
+    dtype: str | torch.dtype, work: int, exact: bool, expected: torch.dtype
 ) -> None:
-    assert resolve_dtype(dtype, n_parameters=n_parameters, device=CPU) == expected
+    assert resolve_dtype(dtype, work=work, device=CPU, exact=exact) == expected
 
 
 def test_where_there_is_no_float64_it_is_refused_and_auto_is_float32() -> None:
     mps = torch.device("mps")
-    assert resolve_dtype("auto", n_parameters=1, device=mps) == torch.float32
+    assert resolve_dtype("auto", work=1, device=mps, exact=True) == torch.float32
     with pytest.raises(ValueError, match=r"float64.*not available on device='mps'.*'float32'"):
-        resolve_dtype("float64", n_parameters=1, device=mps)
+        resolve_dtype("float64", work=1, device=mps)

@@ -13,8 +13,9 @@ from torch import Tensor
 #: may fit another regressor.
 _GENERATOR_LOCK = threading.RLock()
 
-#: Up to this many parameters, one float64 step on a CPU costs what a float32 step costs.
-_SMALL_NETWORK = 10_000
+#: Rows of a batch times parameters, up to which most of a step on a CPU is not arithmetic,
+#: so that float64 costs little more than float32.
+_SMALL_STEP = 2**19
 
 
 def devices_present() -> list[str]:
@@ -86,19 +87,21 @@ def statistics_dtype(device: torch.device) -> torch.dtype:
 
 
 def resolve_dtype(
-    dtype: str | torch.dtype, *, n_parameters: int, device: torch.device
+    dtype: str | torch.dtype, *, work: int, device: torch.device, exact: bool = False
 ) -> torch.dtype:
     """Choose the dtype in which a network trains.
 
     Parameters
     ----------
     dtype : {"auto", "float32", "float64"} or torch.dtype
-        ``"auto"`` is float64 where that costs nothing (a CPU and at most 10,000
-        parameters), float32 beyond.
-    n_parameters : int
-        Size of the network.
+        ``"auto"`` is float64 where that costs little (a CPU, and rows of a batch times
+        parameters at most half a million) or is needed, float32 beyond.
+    work : int
+        Rows of a batch times parameters of the network.
     device : torch.device
         Where it trains.
+    exact : bool, default=False
+        Whether the optimizer needs every digit, as a line search does.
 
     Returns
     -------
@@ -112,12 +115,12 @@ def resolve_dtype(
 
     Examples
     --------
-    >>> resolve_dtype("auto", n_parameters=16, device=torch.device("cpu"))
+    >>> resolve_dtype("auto", work=333 * 16, device=torch.device("cpu"))
     torch.float64
     """
     if dtype == "auto":
-        small_on_cpu = device.type == "cpu" and n_parameters <= _SMALL_NETWORK
-        return torch.float64 if small_on_cpu else torch.float32
+        wide = device.type == "cpu" and (exact or work <= _SMALL_STEP)
+        return torch.float64 if wide else torch.float32
     resolved = dtype if isinstance(dtype, torch.dtype) else getattr(torch, dtype)
     if resolved == torch.float64 and statistics_dtype(device) != torch.float64:
         raise ValueError(

@@ -92,8 +92,9 @@ class TorchRegressor(CallbackSupportMixin, NestedParametersMixin, RegressorMixin
     device : str or torch.device, default="cpu"
         Where to train and predict; ``"auto"`` takes the fastest present.
     dtype : {"auto", "float32", "float64"} or torch.dtype, default="auto"
-        In which the network computes. ``"auto"`` is float64 where it costs nothing (a CPU and
-        at most 10,000 parameters), else float32. Statistics are always float64.
+        In which the network computes. ``"auto"`` is float64 where it costs little (a CPU, and
+        rows of a batch times parameters at most half a million) and for L-BFGS, whose line
+        search needs it, else float32. Statistics are always float64.
     warm_start : bool, default=False
         Whether ``fit`` goes on from the weights *and the statistics* of the last fit, with a
         fresh optimizer, and counts ``n_iter_`` on.

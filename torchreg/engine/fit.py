@@ -135,11 +135,12 @@ def fit_network(request: Request, training: RawRows, validation: RawRows | None)
     loss = probe_loss(request.loss, n_outputs)
     if batch_size >= n_rows and (loss.per_row or training.weight is not None):
         training = RawRows(*merge_identical(every_row(training.x), training.y, training.weight))
+        batch_size = len(training.y)
     with ExitStack() as lent:
         # 2. Random numbers of our own; other threads wait no longer than they must.
         lent.enter_context(seeded(request.seed, request.device))
         # 3. A network between its scaling layers, and the rows in its units.
-        module = copy.deepcopy(request.start) or build_module(request, training)
+        module = copy.deepcopy(request.start) or build_module(request, training, batch_size)
         inside = Inside(module, request)
         whole = batch_size >= len(training.y)
         table = inside.table(training, whole=whole)
@@ -182,7 +183,7 @@ def choose_batch_size(batch_size: int | str | None, n_rows: int, optimizer: Opti
     return min(int(batch_size), n_rows)
 
 
-def build_module(request: Request, training: RawRows) -> nn.Sequential:
+def build_module(request: Request, training: RawRows, batch_size: int) -> nn.Sequential:
     """Build the untrained network between its scaling layers, on its device."""
     x_statistics = y_statistics = None
     if request.standardize_x:
@@ -200,8 +201,12 @@ def build_module(request: Request, training: RawRows) -> nn.Sequential:
     before = scaled(nn.Identity(), x_statistics, None, default)
     fit_to_data(network, before(_first_rows(training.x)).to(default), n_outputs)
     trainable(network)
-    n_parameters = sum(p.numel() for p in network.parameters())
-    dtype = resolve_dtype(request.dtype, n_parameters=n_parameters, device=request.device)
+    dtype = resolve_dtype(
+        request.dtype,
+        work=batch_size * sum(p.numel() for p in network.parameters()),
+        device=request.device,
+        exact=request.optimizer.searches_lines,
+    )
     module = scaled(network.to(dtype), x_statistics, y_statistics, dtype)
     if statistics_dtype(request.device) != torch.float64:
         module.to(statistics_dtype(request.device))
