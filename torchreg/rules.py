@@ -94,8 +94,10 @@ class Adam:
         if self.state is None:
             count = torch.zeros((), dtype=torch.float32, device=theta.device)
             self.state = [torch.zeros_like(theta)], [torch.zeros_like(theta)], [count]
+            # Adding a tensor is cheaper than adding a number.
+            self.one = torch.ones_like(count)
         averages, squares, counts = self.state
-        counts[0].add_(1)
+        counts[0].add_(self.one)
         self.kernel([theta], [gradient], averages, squares, [], counts, **self.options)
 
 

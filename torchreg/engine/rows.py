@@ -79,7 +79,9 @@ class LazyRows:
 
     def __getitem__(self, index: Tensor | slice) -> Tensor:
         """Give the prepared rows of ``index``: shape (len(index), n_columns)."""
-        return self.prepare(self.rows[index if isinstance(index, slice) else index.cpu()])
+        if isinstance(index, slice):
+            return self.prepare(self.rows[index])
+        return self.prepare(_gather(self.rows, index.cpu()))
 
 
 class Table(NamedTuple):
@@ -185,7 +187,7 @@ def shuffled_batches(table: Table, sizes: list[int], generator: torch.Generator)
     for group in _groups(sizes, at_once):
         index = order[start : start + sum(group)]
         start += len(index)
-        x, t = table.x[index], table.t[index]
+        x, t = _gather(table.x, index), _gather(table.t, index)
         weight = None if table.weight is None else table.weight[index]
         for batch_x, batch_t, batch_weight in zip(
             x.split(group),
@@ -194,6 +196,11 @@ def shuffled_batches(table: Table, sizes: list[int], generator: torch.Generator)
             strict=True,
         ):
             yield Batch(batch_x, batch_t, batch_weight)
+
+
+def _gather(rows: Rows | LazyRows, index: Tensor) -> Tensor:
+    # index_select copies rows as a whole, twice as fast as indexing.
+    return rows.index_select(0, index) if isinstance(rows, Tensor) else rows[index]
 
 
 def _groups(sizes: list[int], at_once: int) -> Iterator[list[int]]:
