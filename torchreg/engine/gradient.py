@@ -61,6 +61,37 @@ class TapedGradient:
         return loss.detach()
 
 
+class Evaluation:
+    """The loss alone, with the network in evaluation mode, as validation rows see it.
+
+    Parameters
+    ----------
+    objective : Objective
+        What to evaluate; its network is in training mode before and after.
+    """
+
+    out: Sequence[Tensor] = ()
+
+    def __init__(self, objective: Objective) -> None:
+        self.objective = objective
+
+    def __call__(self, batch: Batch) -> Tensor:
+        """Return a batch's mean loss, of shape ()."""
+        return self.compute(batch)[0]
+
+    def compute(self, batch: Batch) -> tuple[Tensor, Sequence[Tensor]]:
+        """Compute the loss; there are no gradients."""
+        self.objective.network.eval()
+        with torch.no_grad():
+            loss = self.objective.of(batch)
+        self.objective.network.train()
+        return loss, ()
+
+    def write(self, loss: Tensor, gradients: Sequence[Tensor]) -> Tensor:
+        """Return the loss; there is nothing to write."""
+        return loss
+
+
 class CapturedGradient:
     """The same, recorded in the first step and repeated without modules and tape.
 
@@ -70,12 +101,14 @@ class CapturedGradient:
 
     Parameters
     ----------
-    taped : TapedGradient
+    taped : TapedGradient or Evaluation
         The ordinary way.
     draws : bool
         Whether the network draws random numbers; torch's global generators are then ours.
     whole : Batch or None
         The batch that comes in every step, if it is the same one.
+    n_steps : int or None, default=None
+        How many steps are to come, at most; a few are not worth being captured.
 
     Attributes
     ----------
@@ -83,10 +116,20 @@ class CapturedGradient:
         Why the steps are ordinary ones.
     """
 
-    def __init__(self, taped: TapedGradient, *, draws: bool, whole: Batch | None) -> None:
+    def __init__(
+        self,
+        taped: TapedGradient | Evaluation,
+        *,
+        draws: bool,
+        whole: Batch | None,
+        n_steps: int | None = None,
+    ) -> None:
         self.taped, self.draws, self.whole = taped, draws, whole
         self.network = taped.objective.network
+        self.device = next(self.network.parameters()).device
         self.obstacle = obstacle(self.network, taped.objective.loss.function)
+        if n_steps is not None and n_steps < WORTH_CAPTURING:
+            self.obstacle = self.obstacle or f"{n_steps} steps are too few"
         self.programs: dict[Any, Program] = {}
         self.on_trial: dict[Any, Program] = {}
 
@@ -177,12 +220,12 @@ class CapturedGradient:
     def _state(self) -> list[Tensor]:
         """Copy what a step may change beside the gradient: buffers, and generators if it draws."""
         state = [buffer.detach().clone() for buffer in self.network.buffers()]
-        return [*generator_states(self.taped.out[0].device), *state] if self.draws else state
+        return [*generator_states(self.device), *state] if self.draws else state
 
     def _restore(self, state: list[Tensor]) -> None:
         buffers = list(self.network.buffers())
         n_generators = len(state) - len(buffers)
-        set_generator_states(self.taped.out[0].device, state[:n_generators])
+        set_generator_states(self.device, state[:n_generators])
         with torch.no_grad():
             for buffer, kept in zip(buffers, state[n_generators:], strict=True):
                 buffer.copy_(kept)

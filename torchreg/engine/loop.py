@@ -7,6 +7,7 @@ import math
 import torch
 from torch import Tensor
 
+from torchreg.engine.gradient import CapturedGradient, Evaluation
 from torchreg.engine.objective import Objective
 from torchreg.engine.problem import EpochRecord, Observer, Outcome, Problem
 from torchreg.engine.rows import Batch, batch_sizes, ordered_batches, shuffled_batches
@@ -128,6 +129,9 @@ class _Fit:
             whole=self.whole,
             listener=self.listener,
         )
+        self.evaluation = CapturedGradient(
+            Evaluation(self.objective), draws=problem.draws, whole=None, n_steps=problem.max_epochs
+        )
         self.snapshot = Snapshot([*self.stepper.weights(), *problem.network.buffers()])
         if self.whole is None or problem.stopping.on_validation:
             self.snapshot.take(math.inf, problem.first_epoch)
@@ -220,18 +224,22 @@ class _Fit:
         if table is None:
             return None
         total = 0.0
+        for batch in ordered_batches(table):
+            loss = self.evaluation(batch) if self.listener is None else self._show(batch)
+            total += float(loss) * len(batch.t)
+        return total / len(table.t)
+
+    def _show(self, batch: Batch) -> float:
+        """Evaluate validation rows before a listener's eyes."""
+        assert self.listener is not None
+        self.listener.on_batch_begin(batch, training=False)
         self.network.eval()
         with torch.no_grad():
-            for batch in ordered_batches(table):
-                if self.listener is not None:
-                    self.listener.on_batch_begin(batch, training=False)
-                prediction = self.objective.predict(batch.x, batch.t)
-                loss = float(self.objective.loss.mean(prediction, batch.t, batch.weight))
-                if self.listener is not None:
-                    self.listener.on_batch_end(batch, loss, prediction, training=False)
-                total += loss * len(batch.t)
+            prediction = self.objective.predict(batch.x, batch.t)
+            loss = float(self.objective.loss.mean(prediction, batch.t, batch.weight))
         self.network.train()
-        return total / len(table.t)
+        self.listener.on_batch_end(batch, loss, prediction, training=False)
+        return loss
 
     def _require_finite(self, loss: float) -> None:
         self.first_loss = loss
