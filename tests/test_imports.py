@@ -35,6 +35,8 @@ FLOORS: dict[str, list[str]] = {
         "torchreg.engine.gradient",
         "torchreg.engine.cuda_graph",
         "torchreg.engine.capture",
+        "torchreg.engine.recorder",
+        "torchreg.engine.surroundings",
         "torchreg.engine.objective",
         "torchreg.engine.network",
         "torchreg.engine.predict",

@@ -111,6 +111,8 @@ def _cubic_minimum(a: Trial, b: Trial, least: float, most: float) -> float:
     """Minimize the cubic through two trials and their slopes (Nocedal and Wright, eq. 3.59)."""
     if a.t > b.t:
         a, b = b, a
+    if a.t == b.t:
+        return (least + most) / 2
     d1 = a.slope + b.slope - 3 * (a.loss - b.loss) / (a.t - b.t)
     square = d1 * d1 - a.slope * b.slope
     if not 0 <= square < math.inf:

@@ -1,10 +1,9 @@
 """A gradient, noted once as a flat list of tensor operations and then repeated.
 
 A step of a small network spends most of its time in Python and autograd, not in arithmetic.
-:class:`Recorder` notes each operation of one ordinary forward and backward pass, and
-:func:`write_down` turns the notes into a function that repeats them without modules, graph
-or tape. No compiler is needed, and any module will do whose operations are the same in
-every step.
+:func:`write_down` turns the notes of one ordinary forward and backward pass into a function
+that repeats them without modules, graph or tape. No compiler is needed, and any module will
+do whose operations are the same in every step.
 """
 
 from __future__ import annotations
@@ -12,14 +11,14 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from functools import lru_cache
 from types import CodeType
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
+
+from torchreg.engine.recorder import Call, NotCapturableError, memory_of, tensors_in
 
 Program = Callable[[Tensor, Tensor, Tensor | None], Tensor]
 
@@ -49,86 +48,6 @@ _RESHAPES = {"view", "_unsafe_view"}
 #: They give what they are given, under another name.
 _SAME = {"alias", "detach"}
 # fmt: on
-
-
-class NotCapturableError(Exception):
-    """The steps of this network cannot be written down; the message completes "because"."""
-
-
-@dataclass(frozen=True)
-class Call:
-    """One operation as it was called, and what it returned."""
-
-    func: Any
-    args: tuple[Any, ...]
-    kwargs: dict[str, Any]
-    result: Any
-
-    @property
-    def name(self) -> str:
-        """The operation's name without namespace and overload: ``addmm``."""
-        return str(self.func._schema.name.partition("::")[2])
-
-    @property
-    def given(self) -> list[Tensor]:
-        """The tensors among its arguments."""
-        return list(_tensors((self.args, list(self.kwargs.values()))))
-
-    @property
-    def results(self) -> list[Tensor]:
-        """The tensors that it returned."""
-        return list(_tensors(self.result))
-
-    @property
-    def written(self) -> list[Tensor]:
-        """The arguments that it changes in place."""
-        if not self.func._schema.is_mutable:
-            return []
-        arguments = self.func._schema.arguments
-        named = {a.name: v for a, v in zip(arguments, self.args, strict=False)} | self.kwargs
-        marked = [a.name for a in arguments if a.alias_info is not None and a.alias_info.is_write]
-        return list(_tensors([named.get(name) for name in marked]))
-
-    @property
-    def acts(self) -> bool:
-        """Whether it does more than return a value: writes in place, or draws."""
-        return bool(self.func._schema.is_mutable) or self.draws
-
-    @property
-    def draws(self) -> bool:
-        """Whether it draws random numbers."""
-        return torch.Tag.nondeterministic_seeded in self.func.tags
-
-    @property
-    def is_view(self) -> bool:
-        """Whether what it returns shares the memory of what it was given."""
-        return any(value.alias_info is not None for value in self.func._schema.returns)
-
-
-class Recorder(TorchDispatchMode):
-    """Notes each operation that torch runs inside the block, below autograd."""
-
-    def __init__(self) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
-        self.calls: list[Call] = []
-
-    @classmethod
-    def _should_skip_dynamo(cls) -> bool:
-        # To ask torch._dynamo to look away would import it, which takes a second.
-        return False
-
-    def __torch_dispatch__(
-        self,
-        func: Any,
-        types: Any,
-        args: tuple[Any, ...] = (),
-        kwargs: dict[str, Any] | None = None,
-    ) -> Any:
-        """Run the operation, and note it."""
-        kwargs = kwargs or {}
-        result = func(*args, **kwargs)
-        self.calls.append(Call(func, args, kwargs, result))
-        return result
 
 
 def write_down(
@@ -171,7 +90,7 @@ def write_down(
     NotCapturableError
         If the course of the computation depends on values.
     """
-    notes = _Notes(inputs, mutated={_memory(t) for c in calls for t in c.written})
+    notes = _Notes(inputs, mutated={memory_of(t) for c in calls for t in c.written})
     for tensor in stable:
         notes.bind(tensor)
     for tensor in constants:
@@ -212,9 +131,11 @@ class _Notes:
 
     def take(self, call: Call) -> None:
         """Note one call, unless its result is known beforehand."""
+        if any(isinstance(value, torch.Generator) for value in call.kwargs.values()):
+            raise NotCapturableError("it draws from a random generator of its own")
         if torch.Tag.data_dependent_output in call.func.tags:
             raise NotCapturableError("the module or the loss looks at values while it runs")
-        if torch.Tag.dynamic_output_shape in call.func.tags:
+        if torch.Tag.dynamic_output_shape in call.func.tags and not _by_position(call):
             raise NotCapturableError(f"the shape of what {call.name} returns depends on values")
         given = [self.name_of(tensor) for tensor in call.given]
         if call.name in _SAME:
@@ -235,7 +156,8 @@ class _Notes:
 
     def _append(self, call: Call) -> None:
         label = f"v{len(self.lines)}"
-        results = [call.result] if isinstance(call.result, Tensor) else list(call.result or ())
+        several = isinstance(call.result, list | tuple)
+        results = list(call.result) if several else [call.result] * bool(call.results)
         names = []
         for index, result in enumerate(results):
             name = label if len(results) == 1 else f"{label}_{index}"
@@ -260,7 +182,7 @@ class _Notes:
             return False
         if call.is_view:
             return all(name in self.bound for name in given)
-        if any(_memory(result) in self.mutated for result in call.results):
+        if any(memory_of(result) in self.mutated for result in call.results):
             return False
         # Memory that was not filled is no constant.
         made_here = not given and not call.name.startswith("empty")
@@ -314,7 +236,7 @@ class _Notes:
     ) -> Iterator[str]:
         uses = [[self.name_of(tensor) for tensor in call.given] for call, _ in lines]
         last = {name: index for index, used in enumerate(uses) for name in used}
-        sharing = Counter(_memory(t) for call, _ in lines for t in call.results)
+        sharing = Counter(memory_of(t) for call, _ in lines for t in call.results)
         for index, (call, names) in enumerate(lines):
             arguments = [self._literal(argument) for argument in call.args]
             arguments += [f"{key}={self._literal(value)}" for key, value in call.kwargs.items()]
@@ -366,14 +288,6 @@ def _compiled(source: str) -> CodeType:
     return compile(source, "<captured gradient>", "exec")
 
 
-def _tensors(value: Any) -> Iterator[Tensor]:
-    if isinstance(value, Tensor):
-        yield value
-    elif isinstance(value, list | tuple):
-        for item in value:
-            yield from _tensors(item)
-
-
 def _can_replace(call: Call, sharing: Mapping[int, int]) -> bool:
     """Whether a call can put its result in the place of its first argument.
 
@@ -384,7 +298,7 @@ def _can_replace(call: Call, sharing: Mapping[int, int]) -> bool:
     sharing : mapping
         How many results of calls lie in each piece of memory.
     """
-    if call.name not in _IN_PLACE or not isinstance(call.args[0], Tensor):
+    if call.name not in _IN_PLACE or call.acts or not isinstance(call.args[0], Tensor):
         return False
     first, result = call.args[0], call.result
     alike = (first.dtype, first.shape, first.stride()) == (
@@ -392,8 +306,8 @@ def _can_replace(call: Call, sharing: Mapping[int, int]) -> bool:
         result.shape,
         result.stride(),
     )
-    others = [t for t in call.given[1:] if _memory(t) == _memory(first)]
-    return alike and sharing[_memory(first)] == 1 and not others
+    others = [t for t in call.given[1:] if memory_of(t) == memory_of(first)]
+    return alike and sharing[memory_of(first)] == 1 and not others
 
 
 def _is_thin(product: Tensor) -> bool:
@@ -406,13 +320,14 @@ def _is_thin(product: Tensor) -> bool:
     return 1 < n_columns <= most and 4 * n_columns <= n_rows
 
 
+def _by_position(call: Call) -> bool:
+    """Whether a call selects by positions, whose number is known, and not by a mask."""
+    masks = torch.bool, torch.uint8
+    return call.name == "index" and all(t.dtype not in masks for t in tensors_in(call.args[1]))
+
+
 def _can_write(call: Call, out: Tensor) -> bool:
     """Whether a call can write its result where ``out`` is."""
     result = call.result
     fits = call.name in _WRITES_OUT and result.is_contiguous() and result.dtype == out.dtype
     return bool(fits)
-
-
-def _memory(tensor: Tensor) -> int:
-    """Identify the memory that a tensor and its views share."""
-    return int(tensor.untyped_storage()._cdata)

@@ -110,6 +110,7 @@ class Fitted:
     outcome: Outcome
 
 
+@torch.enable_grad()  # Whoever calls may have turned gradients off.
 def fit_network(request: Request, training: RawRows, validation: RawRows | None) -> Fitted:
     """Fit: raw rows in, a module from raw units to raw units out.
 
@@ -170,7 +171,7 @@ def fit_network(request: Request, training: RawRows, validation: RawRows | None)
         n_parameters = sum(p.numel() for p in inside.network.parameters())
         with one_thread() if batch_size * n_parameters <= ONE_THREAD else nullcontext():
             outcome = train(problem)
-    return Fitted(module, inside.dtype, outcome)
+    return Fitted(module.eval(), inside.dtype, outcome)
 
 
 def choose_batch_size(batch_size: int | str | None, n_rows: int, optimizer: OptimizerSpec) -> int:

@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-import random
-from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
 from torchreg._device import generator_states, set_generator_states
-from torchreg.engine.capture import NotCapturableError, Program, Recorder, write_down
+from torchreg.engine.capture import Program, write_down
 from torchreg.engine.cuda_graph import graphed
 from torchreg.engine.objective import Objective
+from torchreg.engine.recorder import NotCapturableError, Recorder, written_outside
 from torchreg.engine.rows import Batch
+from torchreg.engine.surroundings import obstacle, python_state
 
 #: A program repays its recording within about this many steps.
 WORTH_CAPTURING = 16
@@ -42,6 +41,9 @@ class TapedGradient:
         out: Sequence[Tensor],
     ) -> None:
         self.objective, self.parameters, self.out = objective, parameters, out
+        self.places = [p.data for p in parameters]
+        #: Whether the module gave a parameter other memory, which was then undone.
+        self.replaced = False
 
     def __call__(self, batch: Batch) -> Tensor:
         """Write the gradients of a batch's mean loss; return the loss, of shape ()."""
@@ -53,7 +55,11 @@ class TapedGradient:
         gradients = torch.autograd.grad(
             loss, self.parameters, allow_unused=True, materialize_grads=True
         )
-        return loss, gradients
+        for parameter, place in zip(self.parameters, self.places, strict=True):
+            if parameter.data_ptr() != place.data_ptr():
+                parameter.data = place.copy_(parameter.data)
+                self.replaced = True
+        return loss, [g.to_dense() if g.is_sparse else g for g in gradients]
 
     def write(self, loss: Tensor, gradients: Sequence[Tensor]) -> Tensor:
         """Put gradients where they are wanted."""
@@ -71,6 +77,7 @@ class Evaluation:
     """
 
     out: Sequence[Tensor] = ()
+    replaced = False
 
     def __init__(self, objective: Objective) -> None:
         self.objective = objective
@@ -132,16 +139,23 @@ class CapturedGradient:
             self.obstacle = self.obstacle or f"{n_steps} steps are too few"
         self.programs: dict[Any, Program] = {}
         self.on_trial: dict[Any, Program] = {}
+        #: What a step changes beside the network's buffers.
+        self.written: list[Tensor] = []
 
     def __call__(self, batch: Batch) -> Tensor:
         """Write the gradients of a batch's mean loss; return the loss, of shape ()."""
         kind = (batch.x.shape, batch.weight is None)
-        program = self.programs.get(kind)
-        if program is not None:
-            with torch.inference_mode():
-                return program(*batch)
         if self.obstacle is not None:
             return self.taped(batch)
+        program = self.programs.get(kind)
+        if program is not None:
+            try:
+                with torch.inference_mode():
+                    return program(*batch)
+            except RuntimeError:
+                # A check such as that of a Cholesky factor; the ordinary step says it better.
+                self.obstacle = "a repetition of the recorded step failed"
+                return self.taped(batch)
         if kind in self.on_trial:
             return self._try(batch, kind)
         return self._record(batch, kind)
@@ -157,6 +171,14 @@ class CapturedGradient:
             self._restore(state)
             self.obstacle = "the step cannot be recorded"
             return self.taped(batch)
+        if recorder.looked:
+            self.obstacle = self.obstacle or "the module or the loss looks at values while it runs"
+        if self.taped.replaced:
+            self.obstacle = self.obstacle or "the module replaces a parameter's memory"
+        if recorder.drew and not self.draws:
+            self.obstacle = self.obstacle or "it draws random numbers in a way of its own"
+        if self.obstacle is not None:
+            return self.taped.write(loss, gradients)
         tensors = {"x": batch.x, "t": batch.t, "weight": batch.weight}
         fixed = [] if self.whole is None else [t for t in self.whole if t is not None]
         try:
@@ -169,6 +191,7 @@ class CapturedGradient:
                 gradients=gradients,
                 out=self.taped.out,
             )
+            self.written += written_outside(recorder.calls)
         except NotCapturableError as error:
             self.obstacle = str(error)
         return self.taped.write(loss, gradients)
@@ -218,100 +241,31 @@ class CapturedGradient:
             self.obstacle = "the module or the loss changes Python state while it runs"
 
     def _state(self) -> list[Tensor]:
-        """Copy what a step may change beside the gradient: buffers, and generators if it draws."""
-        state = [buffer.detach().clone() for buffer in self.network.buffers()]
+        """Copy what a step may change beside the gradient: tensors, and generators if it draws."""
+        state = [tensor.clone() for tensor in self._changing()]
         return [*generator_states(self.device), *state] if self.draws else state
 
     def _restore(self, state: list[Tensor]) -> None:
-        buffers = list(self.network.buffers())
-        n_generators = len(state) - len(buffers)
+        tensors = self._changing()
+        n_generators = len(state) - len(tensors)
         set_generator_states(self.device, state[:n_generators])
         with torch.no_grad():
-            for buffer, kept in zip(buffers, state[n_generators:], strict=True):
-                buffer.copy_(kept)
+            for tensor, kept in zip(tensors, state[n_generators:], strict=True):
+                tensor.copy_(kept)
 
-
-def obstacle(network: nn.Module, loss: Callable[..., Any]) -> str | None:
-    """Name what keeps the steps of a network from being captured, where that shows beforehand.
-
-    Parameters
-    ----------
-    network : nn.Module
-    loss : callable
-
-    Returns
-    -------
-    str or None
-        Completes "the steps run eagerly because".
-    """
-    modules = [*network.modules(), *(loss.modules() if isinstance(loss, nn.Module) else [])]
-    for module in modules:
-        name = type(module).__name__
-        if any(getattr(module, kind) for kind in _HOOKS):
-            return f"{name} has hooks"
-        if isinstance(module, torch.jit.ScriptModule) or name == "OptimizedModule":
-            return "a part of the module is compiled"
-        if "print" in _names_used(type(module).forward):
-            return f"{name} prints"
-    if any(parameter._backward_hooks for parameter in network.parameters()):
-        return "a parameter has a hook"
-    return None
-
-
-_HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
-
-
-def python_state(network: nn.Module, loss: Callable[..., Any]) -> list[Any]:
-    """Describe what a module and a loss may change beside tensors.
-
-    For modules that torch did not write, their attributes, those of their classes, and what
-    their ``forward`` reaches by closure or by global name; and the random generators of
-    Python and NumPy.
-    """
-    numpy_state: Any = np.random.get_state()
-    generators = [random.getstate(), numpy_state[1].tobytes(), numpy_state[2]]
-    state: list[Any] = [*generators, _surroundings(loss)]
-    for module in [*network.modules(), *(loss.modules() if isinstance(loss, nn.Module) else [])]:
-        cls = type(module)
-        if not cls.__module__.startswith("torch."):
-            attributes = [*vars(module).items(), *vars(cls).items()]
-            state.append([(key, _token(value)) for key, value in attributes])
-            state.append(_surroundings(cls.forward))
-    return state
-
-
-def _surroundings(function: Any) -> list[Any]:
-    """Describe what a function reaches by closure or by global name."""
-    cells = [cell.cell_contents for cell in getattr(function, "__closure__", None) or ()]
-    known = getattr(function, "__globals__", {})
-    return [_token(v) for v in [*cells, *(known.get(name) for name in _names_used(function))]]
-
-
-def _names_used(function: Any) -> tuple[str, ...]:
-    code = getattr(function, "__code__", None)
-    return () if code is None else code.co_names
-
-
-def _token(value: Any, *, deep: bool = True) -> Any:
-    """Stand for a value so that a change shows: plain ones by value, the others by identity."""
-    if value is None or isinstance(value, bool | int | float | complex | str | bytes):
-        return value
-    if isinstance(value, list | tuple | dict | set | deque):
-        items = [*value, *(value.values() if isinstance(value, dict) else ())]
-        few = items if deep and len(items) <= 64 else ()
-        return type(value), len(items), [_token(item, deep=False) for item in few]
-    return id(value)
+    def _changing(self) -> list[Tensor]:
+        return [tensor.detach() for tensor in [*self.network.buffers(), *self.written]]
 
 
 def _agree(first: Sequence[Tensor], second: Sequence[Tensor]) -> bool:
     """Whether tensors are equal up to the rounding of a sum in another order."""
     for a, b in zip(first, second, strict=True):
-        if not a.is_floating_point():
+        if not (a.is_floating_point() or a.is_complex()):
             if not torch.equal(a, b):
                 return False
             continue
         tolerance = torch.finfo(a.dtype).eps ** 0.5
-        bound = tolerance * float(b.nan_to_num(0.0, 0.0, 0.0).abs().max()) if b.numel() else 0.0
+        bound = tolerance * float(b.abs().nan_to_num(0.0, 0.0, 0.0).max()) if b.numel() else 0.0
         if not torch.allclose(a, b, rtol=tolerance, atol=bound, equal_nan=True):
             return False
     return True

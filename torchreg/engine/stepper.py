@@ -10,7 +10,7 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
-from torchreg.engine.gradient import WORTH_CAPTURING, CapturedGradient, TapedGradient
+from torchreg.engine.gradient import CapturedGradient, TapedGradient
 from torchreg.engine.objective import Objective
 from torchreg.engine.problem import BatchObserver
 from torchreg.engine.rows import Batch
@@ -82,9 +82,9 @@ class VectorStepper:
             views.append(self.slope[part].view(p.shape))
             start += p.numel()
         taped = TapedGradient(objective, parameters, views)
-        self.captured = CapturedGradient(taped, draws=draws, whole=whole)
-        if n_steps < WORTH_CAPTURING and not isinstance(rule, LBFGS):
-            self.captured.obstacle = self.captured.obstacle or f"{n_steps} steps are too few"
+        # A step of L-BFGS is many evaluations.
+        few = None if isinstance(rule, LBFGS) else n_steps
+        self.captured = CapturedGradient(taped, draws=draws, whole=whole, n_steps=few)
 
     @property
     def lane(self) -> str:

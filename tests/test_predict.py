@@ -1,0 +1,276 @@
+"""Predictions are those of the bare module, however the rows are cut and however X is stored."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from torch import Tensor, nn
+
+from torchreg import TorchRegressor, _checks
+from torchreg.engine.predict import predict_rows
+from torchreg.engine.rows import SparseRows, chunks
+
+Array = np.ndarray
+RNG = np.random.default_rng(0)
+X = RNG.normal(size=(40, 3)) * [1.0, 100.0, 0.01] + [0.0, 1000.0, 5.0]
+Y = np.sin(X[:, 0]) + X[:, 1] / 100
+MANY = np.concatenate([X, RNG.normal(size=(49_973, 3)) * [1.0, 100.0, 0.01] + [0.0, 1e3, 5.0]])
+
+
+class Overwrites(nn.Module):
+    """Changes what it is given."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.last = nn.Linear(3, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.last(x.mul_(0.5).tanh_())
+
+
+def build(**options: Any) -> TorchRegressor:
+    settings: dict[str, Any] = {"max_epochs": 20, "random_state": 0, "module__hidden_sizes": [7]}
+    if "module" in options:
+        settings.pop("module__hidden_sizes")
+    return TorchRegressor(**{**settings, **options})
+
+
+@pytest.fixture(scope="module")
+def reg() -> TorchRegressor:
+    return build().fit(X, Y)
+
+
+@pytest.fixture
+def validated(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Any]:
+    """Predict by way of scikit-learn's validation, also where that is not needed."""
+
+    def predict(reg: TorchRegressor, rows: Any) -> Any:
+        with monkeypatch.context() as patch:
+            patch.setattr(_checks, "_as_it_is", lambda *_: None)
+            return reg.predict(rows)
+
+    return predict
+
+
+def takes_the_short_way(reg: TorchRegressor, rows: Any) -> bool:
+    return _checks._as_it_is(reg, rows) is not None
+
+
+@pytest.mark.parametrize("standardize", [True, "X", "y", False])
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("n_outputs", [1, 2])
+def test_many_rows_in_chunks_are_the_bare_module_on_all_rows_at_once(
+    n_outputs: int, dtype: str, standardize: Any
+) -> None:
+    assert len(list(chunks(*MANY.shape))) > 2
+    y = np.stack([Y, -Y], axis=1)[:, :n_outputs]
+    # Without standardization, rows of order 1.
+    shift, scale = (
+        ([0.0, 1000.0, 5.0], [1.0, 100.0, 0.01]) if standardize is not True else (0.0, 1.0)
+    )
+    few, many = (X - shift) / scale, (MANY - shift) / scale
+    reg = build(standardize=standardize, dtype=dtype).fit(few, y)
+    raw = torch.from_numpy(many)
+    with torch.no_grad():
+        whole = reg.module_(
+            raw if "standardize" in dict(reg.module_.named_children()) else raw.to(reg.dtype_)
+        )
+    assert whole.shape == (len(many), n_outputs)
+    tolerance = 1e-13 if dtype == "float64" else 1e-6
+    np.testing.assert_allclose(reg.predict(many), whole.numpy(), rtol=tolerance, atol=tolerance)
+
+
+@pytest.mark.parametrize(
+    "module", [None, Overwrites, lambda: nn.Sequential(nn.ReLU(True), nn.Linear(3, 1))]
+)
+def test_a_row_alone_is_the_row_among_others(module: Any) -> None:
+    reg = build(module=module).fit(X, Y) if module else build().fit(X, Y)
+    together = reg.predict(MANY[:20_000])
+    alone = [reg.predict(MANY[row : row + 1])[0] for row in (0, 7, 16_383, 16_384, 19_999)]
+    np.testing.assert_allclose(alone, together[[0, 7, 16_383, 16_384, 19_999]], rtol=1e-7)
+
+
+def test_no_chunk_loses_repeats_or_moves_a_row(reg: TorchRegressor) -> None:
+    order = RNG.permutation(len(MANY))
+    together = reg.predict(MANY)
+    assert together.shape == (len(MANY),)
+    np.testing.assert_allclose(reg.predict(MANY[order]), together[order], rtol=1e-12)
+
+
+def test_sparse_rows_are_predicted_as_dense_ones(reg: TorchRegressor) -> None:
+    dense = torch.from_numpy(np.where(MANY > 0.5, MANY, 0.0))
+    kept = dense != 0
+    starts = torch.cat([torch.zeros(1, dtype=torch.int64), kept.sum(dim=1).cumsum(0)])
+    rows = SparseRows(starts, kept.nonzero()[:, 1], dense[kept], 3)
+    options: dict[str, Any] = {"n_outputs": 1, "dtype": torch.float64}
+    sparse = predict_rows(reg.module_, rows, **options)
+    torch.testing.assert_close(
+        sparse, predict_rows(reg.module_, dense, **options), rtol=1e-13, atol=0.0
+    )
+
+
+def test_predictions_are_not_finite_only_with_an_error_that_names_the_row() -> None:
+    reg = build(module=nn.Linear, standardize=False).fit((X - X.mean(0)) / X.std(0), Y)
+    far = np.zeros((30_000, 3))
+    far[20_001] = 1e300
+    with torch.no_grad():
+        reg.module_.network.weight.fill_(1e30)
+    with pytest.raises(ValueError, match=r"row 20001 is not finite \(1 of 30000 rows\)"):
+        reg.predict(far)
+
+
+FORMS: dict[str, tuple[Callable[[Array], Any], bool]] = {
+    "as it is": (lambda rows: rows.copy(), True),
+    "float32": (lambda rows: rows.astype(np.float32), True),
+    "one row": (lambda rows: rows[:1].copy(), True),
+    "slice of rows": (lambda rows: rows[5:9], True),
+    "every other row": (lambda rows: rows[::2], False),
+    "rows backwards": (lambda rows: rows[::-1], False),
+    "Fortran order": (np.asfortranarray, False),
+    "big endian": (lambda rows: rows.astype(">f8"), False),
+    "float16": (lambda rows: rows.astype(np.float16), False),
+    "integers": (lambda rows: rows.astype(np.int64), False),
+    "long double": (lambda rows: rows.astype(np.longdouble), False),
+    "list": (lambda rows: rows.tolist(), False),
+    "frame's values": (lambda rows: pd.DataFrame(rows).to_numpy(copy=True), False),
+    "objects": (lambda rows: rows.astype(object), False),
+    "matrix of a subclass": (lambda rows: rows.view(Subclass), False),
+}
+
+
+class Subclass(np.ndarray):
+    """An array of another class."""
+
+
+@pytest.mark.parametrize("name", FORMS)
+def test_the_short_way_and_the_validation_give_the_same_bits(
+    name: str, reg: TorchRegressor, validated: Any
+) -> None:
+    form, is_short = FORMS[name]
+    rows = form(X.copy())
+    assert takes_the_short_way(reg, rows) == is_short
+    found, expected = reg.predict(rows), validated(reg, rows)
+    assert found.dtype == expected.dtype
+    np.testing.assert_array_equal(found, expected)
+
+
+def test_arrays_that_cannot_be_written_to_are_predicted_like_any_other(
+    reg: TorchRegressor, validated: Any
+) -> None:
+    rows = X.copy()
+    rows.flags.writeable = False
+    np.testing.assert_array_equal(reg.predict(rows), reg.predict(X))
+    np.testing.assert_array_equal(validated(reg, rows), reg.predict(X))
+
+
+def with_value(value: float, dtype: Any = np.float64) -> Array:
+    rows = X.astype(dtype)
+    rows[3, 1] = value
+    return rows
+
+
+BAD: dict[str, Any] = {
+    "NaN": with_value(np.nan),
+    "inf": with_value(np.inf),
+    "-inf": with_value(-np.inf),
+    "NaN in float32": with_value(np.nan, np.float32),
+    "inf in float32": with_value(np.inf, np.float32),
+    "inf and NaN": np.where(X > 0, np.inf, np.nan),
+    "too large": with_value(1.5e308),
+    "very negative": with_value(-1.5e308),
+    "two columns": X[:, :2].copy(),
+    "four columns": np.ones((2, 4)),
+    "one dimension": X[0].copy(),
+    "three dimensions": X[None].copy(),
+    "no rows": X[:0].copy(),
+    "no columns": X[:, :0].copy(),
+    "words": np.array([["a", "b", "c"]]),
+    "complex": X.astype(complex),
+}
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_the_short_way_and_the_validation_give_the_same_errors(
+    name: str, reg: TorchRegressor, validated: Any
+) -> None:
+    assert not takes_the_short_way(reg, BAD[name])
+    with pytest.raises(ValueError) as found:
+        reg.predict(BAD[name])
+    with pytest.raises(ValueError) as expected:
+        validated(reg, BAD[name])
+    assert str(found.value) == str(expected.value)
+    assert type(found.value) is type(expected.value)
+
+
+def test_values_far_beyond_the_training_rows_go_the_same_way(validated: Any) -> None:
+    # tanh is flat out there, so that predictions stay finite.
+    reg = build(module__activation="tanh").fit(X, Y)
+    rows = with_value(1e300)
+    assert takes_the_short_way(reg, rows)
+    np.testing.assert_array_equal(reg.predict(rows), validated(reg, rows))
+
+
+def test_a_fit_with_names_warns_on_an_array_without_and_refuses_other_names(
+    validated: Any,
+) -> None:
+    names = ["a", "b", "c"]
+    reg = build().fit(pd.DataFrame(X, columns=names), Y)
+    for predict in (TorchRegressor.predict, validated):
+        with pytest.warns(UserWarning, match="X does not have valid feature names"):
+            predict(reg, X)
+        with pytest.raises(ValueError, match="feature names should match"):
+            predict(reg, pd.DataFrame(X, columns=["a", "c", "b"]))
+        found = predict(reg, pd.DataFrame(X, columns=names))
+        assert found.shape == (len(X),)
+
+
+@pytest.mark.parametrize("standardize", [True, "X", "y", False])
+@pytest.mark.parametrize("dtype", [np.float64, np.float32])
+@pytest.mark.parametrize("core", ["float64", "float32"])
+def test_a_module_that_works_in_place_never_writes_to_the_users_X(
+    core: str, dtype: Any, standardize: Any
+) -> None:
+    rows = ((X - X.mean(0)) / X.std(0)).astype(dtype)
+    kept = rows.copy()
+    reg = build(module=Overwrites, dtype=core, standardize=standardize).fit(rows, Y)
+    np.testing.assert_array_equal(rows, kept)
+    first = reg.predict(rows)
+    np.testing.assert_array_equal(rows, kept)
+    np.testing.assert_array_equal(reg.predict(rows), first)
+    tensor = torch.from_numpy(rows)
+    reg.predict(tensor)
+    np.testing.assert_array_equal(rows, kept)
+
+
+class Noisy(nn.Sequential):
+    """With buffers that training moves and draws that evaluation does without."""
+
+    def __init__(self) -> None:
+        super().__init__(nn.Linear(3, 4), nn.BatchNorm1d(4), nn.Dropout(0.5), nn.Linear(4, 1))
+
+
+def test_predicting_changes_nothing_in_the_module() -> None:
+    reg = build(module=Noisy).fit(X, Y)
+    reg.module_.eval()
+    before = {name: tensor.clone() for name, tensor in reg.module_.state_dict().items()}
+    with torch.random.fork_rng():
+        state = torch.get_rng_state()
+        first, second = reg.predict(X), reg.predict(X)
+        assert torch.equal(torch.get_rng_state(), state)
+    np.testing.assert_array_equal(first, second)
+    assert not any(module.training for module in reg.module_.modules())
+    for name, tensor in reg.module_.state_dict().items():
+        assert torch.equal(tensor, before[name]), name
+    assert all(p.grad is None and p.requires_grad for p in reg.module_.parameters())
+
+
+def test_predictions_belong_to_the_caller(reg: TorchRegressor) -> None:
+    first = reg.predict(X)
+    kept = first.copy()
+    first[:] = 0.0
+    np.testing.assert_array_equal(reg.predict(X), kept)

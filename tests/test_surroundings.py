@@ -1,0 +1,399 @@
+"""What a module does beside tensor operations is noticed, wherever its state is kept."""
+
+from __future__ import annotations
+
+import random
+import types
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from torchreg import TorchRegressor
+from torchreg.engine import gradient
+from torchreg.engine.surroundings import names_used, python_state
+
+CAPTURED = "The steps were captured once and repeated."
+STATE = "the module or the loss changes Python state while it runs"
+LOOKS = "the module or the loss looks at values while it runs"
+RNG = np.random.default_rng(1)
+X = RNG.normal(size=(23, 3))
+Y = np.sin(X[:, 0]) + X[:, 1]
+LATE = 10
+STEPS = [0]
+
+
+class Net(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.last = nn.Linear(3, 5), nn.Linear(5, 1)
+        self.begin()
+
+    def begin(self) -> None:
+        """Set up the state."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.last(self.between(torch.tanh(self.first(x))))
+
+    def between(self, h: Tensor) -> Tensor:
+        return h
+
+    def is_step(self) -> bool:
+        return self.training and torch.is_grad_enabled()
+
+
+class Changes(Net):
+    """Doubles its hidden values from a late step on, after which nobody looks."""
+
+    def between(self, h: Tensor) -> Tensor:
+        return h * 2 if self.is_step() and self.count() > LATE else h
+
+    def count(self) -> int:
+        raise NotImplementedError
+
+
+class InAHelper(Changes):
+    def begin(self) -> None:
+        self.state = types.SimpleNamespace(n=0)
+
+    def count(self) -> int:
+        self.state.n += 1
+        return int(self.state.n)
+
+
+class DeepInADictionary(Changes):
+    def begin(self) -> None:
+        self.state = {"a": [{"n": 0}]}
+
+    def count(self) -> int:
+        self.state["a"][0]["n"] += 1
+        return self.state["a"][0]["n"]
+
+
+class InAnArray(Changes):
+    def begin(self) -> None:
+        self.state = np.zeros(2)
+
+    def count(self) -> int:
+        self.state[1] += 1
+        return int(self.state[1])
+
+
+class InABaseClass(Changes):
+    n = 0
+
+    def begin(self) -> None:
+        InABaseClass.n = 0
+
+    def count(self) -> int:
+        InABaseClass.n += 1
+        return InABaseClass.n
+
+
+class Derived(InABaseClass):
+    pass
+
+
+def helper() -> int:
+    STEPS[0] += 1
+    return STEPS[0]
+
+
+class InAFunction(Changes):
+    def begin(self) -> None:
+        STEPS[0] = 0
+
+    def count(self) -> int:
+        return helper()
+
+
+class InAGeneratorOfPython(Changes):
+    def begin(self) -> None:
+        self.generator = random.Random(3)
+
+    def count(self) -> int:
+        return LATE + (self.generator.random() < 0.1)
+
+
+class InAGeneratorOfNumPy(Changes):
+    def begin(self) -> None:
+        self.generator = np.random.default_rng(5)
+
+    def count(self) -> int:
+        return LATE + (self.generator.random() < 0.1)
+
+
+class InAForwardOfItsOwn(Net):
+    def begin(self) -> None:
+        n = [0]
+
+        def forward(x: Tensor) -> Tensor:
+            n[0] += self.is_step()
+            h = torch.tanh(self.first(x))
+            return self.last(h * 2 if n[0] > LATE else h)
+
+        self.forward = forward  # type: ignore[method-assign]
+
+
+class InNumPy(Net):
+    def between(self, h: Tensor) -> Tensor:
+        return h * 2 if h.detach().numpy().std() > 0.62 else h
+
+
+class InAList(Net):
+    def between(self, h: Tensor) -> Tensor:
+        return h * 2 if max(self.first.weight.tolist()[0]) > 0.35 else h
+
+
+class InAnArrayOfTheWeights(Net):
+    def between(self, h: Tensor) -> Tensor:
+        return h * 2 if np.asarray(self.first.weight.detach()).max() > 0.45 else h
+
+
+class InASmallBatch(Changes):
+    n = 0
+
+    def between(self, h: Tensor) -> Tensor:
+        self.n += self.is_step() and len(h) == 5
+        return h * (2 if self.n > 3 else 1)
+
+
+class WithNoiseThatIsAlwaysTheSame(Net):
+    def between(self, h: Tensor) -> Tensor:
+        with torch.random.fork_rng():
+            torch.manual_seed(0)
+            return h + 0.1 * torch.randn_like(h)
+
+
+class WithAGeneratorOfTorch(Net):
+    def begin(self) -> None:
+        self.generator = torch.Generator().manual_seed(3)
+
+    def between(self, h: Tensor) -> Tensor:
+        if not self.is_step():
+            return h
+        return h * torch.rand(h.shape, generator=self.generator, dtype=h.dtype)
+
+
+class ReplacesMemory(Net):
+    def between(self, h: Tensor) -> Tensor:
+        if self.is_step():
+            self.last.weight.data = self.last.weight.data.clamp(-0.3, 0.3)
+        return h
+
+
+class Sparse(Net):
+    def between(self, h: Tensor) -> Tensor:
+        return torch.sparse.mm(torch.eye(len(h), dtype=h.dtype).to_sparse(), h)
+
+
+class SparseGradient(Net):
+    def begin(self) -> None:
+        self.embedding = nn.Embedding(10, 5, sparse=True)
+
+    def between(self, h: Tensor) -> Tensor:
+        return h + self.embedding(torch.arange(len(h)) % 10)
+
+
+# What repeats exactly although it looks as if it did not.
+
+
+class DecaysItsWeights(Net):
+    def between(self, h: Tensor) -> Tensor:
+        if self.is_step():
+            self.last.weight.data.mul_(0.99)
+        return h
+
+
+class AveragesInATensor(Net):
+    def begin(self) -> None:
+        self.mean = torch.zeros((), dtype=torch.float64)
+
+    def between(self, h: Tensor) -> Tensor:
+        if self.is_step():
+            self.mean.mul_(0.9).add_(h.detach().mean(), alpha=0.1)
+        return h - self.mean
+
+
+class CountsInATensor(Net):
+    def begin(self) -> None:
+        self.n = torch.zeros(())
+
+    def between(self, h: Tensor) -> Tensor:
+        if self.is_step():
+            self.n += 1
+        return h * torch.where(self.n > LATE, 2.0, 1.0)
+
+
+class SelectsColumns(Net):
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x[:, [2, 1, 0]]) + x[:, torch.tensor([1])]
+
+
+class AsksWhetherTangentsFit(Net):
+    def between(self, h: Tensor) -> Tensor:
+        return h + torch.func.jvp(torch.sin, (h,), (h,))[1]
+
+
+OWN = "it draws from a random generator of its own"
+CASES: dict[Any, str | None] = {
+    **{InAHelper: STATE, DeepInADictionary: STATE, InAnArray: STATE, Derived: STATE},
+    **{InAFunction: STATE, InAGeneratorOfPython: STATE, InAGeneratorOfNumPy: STATE},
+    **{InAForwardOfItsOwn: STATE, InNumPy: LOOKS, InAList: LOOKS, InAnArrayOfTheWeights: LOOKS},
+    WithNoiseThatIsAlwaysTheSame: "it draws random numbers in a way of its own",
+    WithAGeneratorOfTorch: STATE,
+    ReplacesMemory: "the module replaces a parameter's memory",
+    Sparse: "a tensor is sparse",
+    SparseGradient: "a tensor is sparse",
+    **{DecaysItsWeights: None, AveragesInATensor: None, CountsInATensor: None},
+    **{SelectsColumns: None, AsksWhetherTangentsFit: None},
+}
+
+
+def fit(module: Any, **options: Any) -> TorchRegressor:
+    settings: dict[str, Any] = {"optimizer": "sgd", "lr": 0.02, "dtype": "float64"}
+    settings |= {"max_epochs": 24, "batch_size": None, "random_state": 0, "verbose": 1}
+    return TorchRegressor(module, **{**settings, **options}).fit(X, Y)
+
+
+@pytest.fixture
+def eager(monkeypatch: pytest.MonkeyPatch) -> Callable[..., TorchRegressor]:
+    def run(module: Any, **options: Any) -> TorchRegressor:
+        with monkeypatch.context() as patch:
+            patch.setattr(gradient, "obstacle", lambda *_: "this test asks for it")
+            return fit(module, **options)
+
+    return run
+
+
+def assert_same(one: TorchRegressor, other: TorchRegressor) -> None:
+    np.testing.assert_allclose(one.loss_curve_, other.loss_curve_, rtol=1e-9)
+    np.testing.assert_allclose(one.predict(X), other.predict(X), rtol=1e-9, atol=1e-9)
+
+
+# torch's own rules for tangents are scripts.
+@pytest.mark.filterwarnings("ignore:.torch.jit.script. is deprecated:DeprecationWarning")
+@pytest.mark.parametrize("batch_size", [None, 6], ids=["whole", "batches"])
+@pytest.mark.parametrize("module", CASES, ids=lambda module: module.__name__)
+def test_a_change_that_comes_late_comes_in_both_lanes(
+    module: Any, batch_size: int | None, eager: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    reg = fit(module, batch_size=batch_size)
+    because = CASES[module]
+    lane = CAPTURED if because is None else f"The steps ran eagerly, because {because}."
+    assert capsys.readouterr().out.splitlines()[-1] == lane
+    assert_same(reg, eager(module, batch_size=batch_size))
+
+
+def test_what_only_small_batches_change_is_seen_by_the_large_ones(eager: Any) -> None:
+    assert_same(fit(InASmallBatch, batch_size=6), eager(InASmallBatch, batch_size=6))
+
+
+class LateLoss:
+    """Weighs twice what comes after the tenth step."""
+
+    def __init__(self) -> None:
+        self.n = 0
+
+    def __call__(self, prediction: Tensor, target: Tensor) -> Tensor:
+        self.n += 1
+        return (prediction - target) ** 2 * (2 if self.n > LATE else 1)
+
+    def with_bias(self, bias: float, prediction: Tensor, target: Tensor) -> Tensor:
+        return self(prediction, target) + bias
+
+
+@pytest.mark.parametrize(
+    "build", [LateLoss, lambda: LateLoss().__call__, lambda: partial(LateLoss().with_bias, 1.0)]
+)
+def test_the_state_of_a_loss_is_noticed_as_well(
+    build: Callable[[], Any], eager: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    reg = fit(Net, loss=build())
+    assert capsys.readouterr().out.splitlines()[-1] == f"The steps ran eagerly, because {STATE}."
+    assert_same(reg, eager(Net, loss=build()))
+
+
+class Fading(nn.Module):
+    """A loss with a buffer that each call changes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("scale", torch.ones(()))
+
+    def forward(self, prediction: Tensor, target: Tensor) -> Tensor:
+        self.scale.mul_(0.9)
+        return (prediction - target) ** 2 * (1 + self.scale)
+
+
+def test_a_buffer_of_a_loss_changes_once_in_every_step(
+    eager: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    reg = fit(Net, loss=Fading)
+    assert capsys.readouterr().out.splitlines()[-1] == CAPTURED
+    assert_same(reg, eager(Net, loss=Fading))
+
+
+def test_a_parameter_that_is_given_other_memory_is_trained_as_torch_trains_it() -> None:
+    class Torchs(torch.optim.SGD):
+        """Of a name that no rule of our own has."""
+
+    ours = fit(ReplacesMemory, optimizer="sgd", optimizer__momentum=0.0)
+    assert_same(ours, fit(ReplacesMemory, optimizer=Torchs, optimizer__momentum=0.0))
+
+
+def test_a_factorization_that_fails_late_fails_in_both_lanes(eager: Any) -> None:
+    class Factors(Net):
+        def begin(self) -> None:
+            self.register_buffer("room", torch.tensor(20.0))
+
+        def between(self, h: Tensor) -> Tensor:
+            if self.is_step():
+                self.room.sub_(1.0)
+            return h @ torch.linalg.cholesky(self.room * torch.eye(5, dtype=h.dtype))
+
+    for run in (fit, eager):
+        with pytest.raises(ValueError, match=r"The module failed on a batch of 23 rows.*cholesky"):
+            run(Factors)
+
+
+def test_a_state_is_equal_to_itself_until_something_changes() -> None:
+    def loss(prediction: Tensor, target: Tensor) -> Tensor:
+        return (prediction - target) ** 2
+
+    for build in (InAHelper, DeepInADictionary, InAnArray, InAGeneratorOfNumPy, InAFunction):
+        module = build()
+        before = python_state(module, loss)
+        assert before == python_state(module, loss)
+        module.count()
+        assert before != python_state(module, loss)
+
+
+def test_names_are_followed_through_methods_functions_and_closures() -> None:
+    def speak(h: Tensor) -> Tensor:
+        print(h.shape)
+        return h
+
+    class Speaks(Net):
+        def between(self, h: Tensor) -> Tensor:
+            return speak(h)
+
+        def unused(self) -> None:
+            input()
+
+    names = names_used(Speaks(), lambda p, t: p - t)
+    assert "print" in names and "input" not in names
+
+
+def test_gradients_that_were_turned_off_outside_are_on_inside_a_fit() -> None:
+    expected = fit(Net).loss_curve_
+    with torch.no_grad():
+        assert fit(Net).loss_curve_ == expected
+
+
+def test_a_fitted_module_is_in_evaluation_mode() -> None:
+    assert not any(module.training for module in fit(Net).module_.modules())
