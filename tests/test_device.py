@@ -12,11 +12,11 @@ import torch
 from torchreg._device import (
     devices_present,
     generator_states,
-    one_thread,
     resolve_device,
     resolve_dtype,
     seeded,
     set_generator_states,
+    threads,
 )
 
 CPU = torch.device("cpu")
@@ -32,30 +32,34 @@ def elsewhere(function: Callable[[], Any]) -> Any:
 
 
 @pytest.mark.parametrize("count", [1, 2, 3])
-def test_alone_inside_means_the_callers_own_count_before_and_after(count: int) -> None:
-    before = torch.get_num_threads()
+@pytest.mark.parametrize("before", [1, 3])
+def test_so_many_threads_inside_mean_the_callers_own_count_after(before: int, count: int) -> None:
+    kept = torch.get_num_threads()
     try:
-        torch.set_num_threads(count)
-        with one_thread():
-            assert torch.get_num_threads() == 1
-        assert torch.get_num_threads() == count
-        with pytest.raises(ZeroDivisionError), one_thread():
-            raise ZeroDivisionError
-        assert torch.get_num_threads() == count
-    finally:
         torch.set_num_threads(before)
+        with threads(count, others=before):
+            assert torch.get_num_threads() == count
+        assert torch.get_num_threads() == before
+        with pytest.raises(ZeroDivisionError), threads(count, others=before):
+            raise ZeroDivisionError
+        assert torch.get_num_threads() == before
+    finally:
+        torch.set_num_threads(kept)
 
 
-def test_while_one_thread_computes_alone_a_new_one_has_the_count_it_would_have_had() -> None:
-    before = torch.get_num_threads()
+def test_what_one_thread_takes_for_itself_changes_nothing_for_a_new_one() -> None:
+    kept = torch.get_num_threads()
     try:
         torch.set_num_threads(3)
         assert elsewhere(torch.get_num_threads) == 3
-        with one_thread():
+        with threads(1, others=3):
             assert elsewhere(torch.get_num_threads) == 3
+            with threads(3, others=3):
+                assert (torch.get_num_threads(), elsewhere(torch.get_num_threads)) == (3, 3)
+            assert (torch.get_num_threads(), elsewhere(torch.get_num_threads)) == (1, 3)
         assert elsewhere(torch.get_num_threads) == 3
     finally:
-        torch.set_num_threads(before)
+        torch.set_num_threads(kept)
 
 
 def test_inside_a_seeded_block_numbers_are_those_of_manual_seed_and_outside_they_go_on() -> None:

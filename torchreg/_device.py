@@ -171,23 +171,35 @@ def set_generator_states(device: torch.device, states: list[Tensor]) -> None:
 
 
 @contextmanager
-def one_thread() -> Iterator[None]:
-    """Let the calling thread compute alone; what other threads use stays as it is.
+def threads(count: int, *, others: int) -> Iterator[None]:
+    """Let the calling thread compute with so many threads; what other threads use stays as it is.
 
     A small step is slower on two threads than on one, and many times slower where the
     second core is busy. torch keeps one count for each thread and one for threads to come:
     only the first is changed for longer than a moment.
+
+    Parameters
+    ----------
+    count : int
+        Threads for the calling thread's operations inside the block.
+    others : int
+        What threads to come shall have.
     """
     before = torch.get_num_threads()
-    if before == 1:
+    if before == count:
         yield
         return
-    torch.set_num_threads(1)
-    # Whoever calls it sets the count of threads to come, too.
-    courier = threading.Thread(target=torch.set_num_threads, args=(before,))
-    courier.start()
-    courier.join()
+    _set_own_threads(count, others=others)
     try:
         yield
     finally:
-        torch.set_num_threads(before)
+        _set_own_threads(before, others=others)
+
+
+def _set_own_threads(count: int, *, others: int) -> None:
+    torch.set_num_threads(count)
+    if count != others:
+        # Whoever calls it sets the count of threads to come, too.
+        courier = threading.Thread(target=torch.set_num_threads, args=(others,))
+        courier.start()
+        courier.join()

@@ -137,7 +137,8 @@ class Loss:
         if weight is None:
             values = self.function(prediction, target)
             return values.mean() if self.per_row else values
-        return self._of_each_row(prediction, target) @ weight / len(weight)
+        # Where the weights are the same in every step, so is their share.
+        return self._of_each_row(prediction, target) @ (weight / len(weight))
 
     def to(self, like: Tensor) -> Loss:
         """Move what a loss module holds to the dtype and device of a tensor."""

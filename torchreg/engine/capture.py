@@ -36,10 +36,15 @@ _DIRECT: dict[str, Callable[..., Any]] = {
 _DIRECT |= {"mse_loss": torch._C._nn.mse_loss, "view": torch.Tensor.view}
 #: Those of them that can write their result where it is wanted.
 _WRITES_OUT = {"add", "addmm", "bmm", "div", "mm", "mul", "neg", "sub", "sum"}
-#: The same, in the memory of their first argument, where nobody needs it any more.
+#: What writes to the memory of its first argument, where nobody needs it any more.
 _IN_PLACE: dict[str, Callable[..., Any]] = {
     name: getattr(torch.Tensor, f"{name}_")
     for name in ["add", "div", "exp", "mul", "neg", "pow", "relu", "sigmoid", "sub", "tanh"]
+}
+#: The same for operations whose other form wants the memory as a further argument.
+_INTO: dict[str, Callable[..., Any]] = {
+    name: getattr(torch.ops.aten, name).grad_input
+    for name in ["sigmoid_backward", "tanh_backward", "threshold_backward"]
 }
 #: Their result depends on the shape and dtype of what they are given, not on its values.
 _BY_SHAPE = {"full_like", "new_full", "new_ones", "new_zeros", "ones_like", "zeros_like"}
@@ -250,7 +255,10 @@ class _Notes:
                 and first not in kept
                 and _can_replace(call, sharing)
             ):
-                function = self._object(_IN_PLACE[call.name], name=f"in_place_{call.name}")
+                if call.name in _INTO:
+                    arguments.append(f"grad_input={first}")
+                form = _INTO.get(call.name) or _IN_PLACE[call.name]
+                function = self._object(form, name=f"in_place_{call.name}")
             left = f"{', '.join(names)} = " if names else ""
             yield f"{left}{function}({', '.join(arguments)})"
             mentioned = [name for name in dict.fromkeys(uses[index] + names) if name[0] == "v"]
@@ -298,7 +306,8 @@ def _can_replace(call: Call, sharing: Mapping[int, int]) -> bool:
     sharing : mapping
         How many results of calls lie in each piece of memory.
     """
-    if call.name not in _IN_PLACE or call.acts or not isinstance(call.args[0], Tensor):
+    known = call.name in _IN_PLACE or call.name in _INTO
+    if not known or call.acts or not isinstance(call.args[0], Tensor):
         return False
     first, result = call.args[0], call.result
     alike = (first.dtype, first.shape, first.stride()) == (

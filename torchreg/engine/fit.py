@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack, nullcontext
+from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
-from torchreg._device import one_thread, resolve_dtype, seeded, statistics_dtype
+from torchreg._device import resolve_dtype, seeded, statistics_dtype, threads
 from torchreg.engine.loop import train
 from torchreg.engine.network import build_network, fit_to_data, habits_of, scaled
 from torchreg.engine.problem import Observer, Outcome, Problem, Stopping
@@ -40,8 +40,9 @@ AUTO_FULL_BATCH = 256
 #: ... and of more, this many.
 AUTO_BATCH = 128
 
-#: Rows of a batch times parameters of the network, up to which a second thread gains less
-#: than a quarter where the other core is idle, and loses many times that where it is busy.
+#: Rows of a batch times parameters of the network (or, before there is one, rows times
+#: columns), up to which a second thread gains less than a quarter where the other core is
+#: idle, and loses many times that where it is busy.
 ONE_THREAD = 2**22
 
 #: A table of more numbers than this is standardized again in each epoch, not copied once.
@@ -130,14 +131,17 @@ def fit_network(request: Request, training: RawRows, validation: RawRows | None)
     ValueError, TypeError
         If module, loss, optimizer and data do not fit each other.
     """
-    # 1. Batches. A full batch is what its distinct rows and their weights say.
-    n_rows, n_outputs = training.y.shape
-    batch_size = choose_batch_size(request.batch_size, n_rows, request.optimizer)
-    loss = probe_loss(request.loss, n_outputs)
-    if batch_size >= n_rows and (loss.per_row or training.weight is not None):
-        training = RawRows(*merge_identical(every_row(training.x), training.y, training.weight))
-        batch_size = len(training.y)
-    with ExitStack() as lent:
+    available = torch.get_num_threads()
+    few = 1 if len(training.y) * width_of(training.x) <= ONE_THREAD else available
+    with ExitStack() as lent, threads(few, others=available):
+        # 1. Batches. A full batch is what its distinct rows and their weights say.
+        n_rows, n_outputs = training.y.shape
+        batch_size = choose_batch_size(request.batch_size, n_rows, request.optimizer)
+        loss = probe_loss(request.loss, n_outputs)
+        if batch_size >= n_rows and (loss.per_row or training.weight is not None):
+            merged = merge_identical(every_row(training.x), training.y, training.weight)
+            training = RawRows(*merged)
+            batch_size = len(training.y)
         # 2. Random numbers of our own; other threads wait no longer than they must.
         lent.enter_context(seeded(request.seed, request.device))
         # 3. A network between its scaling layers, and the rows in its units.
@@ -169,7 +173,8 @@ def fit_network(request: Request, training: RawRows, validation: RawRows | None)
         if listener is not None:
             listener.begin()
         n_parameters = sum(p.numel() for p in inside.network.parameters())
-        with one_thread() if batch_size * n_parameters <= ONE_THREAD else nullcontext():
+        few = 1 if batch_size * n_parameters <= ONE_THREAD else available
+        with threads(few, others=available):
             outcome = train(problem)
     return Fitted(module.eval(), inside.dtype, outcome)
 

@@ -88,9 +88,12 @@ class _Search:
     """Follows functions by the names they use, and looks into what the user defined."""
 
     def __init__(self, network: nn.Module, loss: Callable[..., Any]) -> None:
-        numpy_state: Any = np.random.get_state()
-        self.state: list[Any] = [random.getstate(), numpy_state[1].tobytes(), numpy_state[2]]
         self.names = {"forward", "__call__"}
+        self.state: list[Any] = []
+        if all(_is_inert(part) for part in [*network.modules(), loss]):
+            return
+        numpy_state: Any = np.random.get_state()
+        self.state += [random.getstate(), numpy_state[1].tobytes(), numpy_state[2]]
         #: Classes and modules, whose parts are looked up by the names in use.
         self.owners: list[Any] = []
         self.seen: set[Any] = set()
@@ -171,6 +174,13 @@ class _Search:
             return False
         self.owners.append(owner)
         return True
+
+
+def _is_inert(value: Any) -> bool:
+    """Whether a module or a function is one of torch's or of torchreg's, as it was written."""
+    if isinstance(value, nn.Module):
+        return _is_foreign(type(value)) and "forward" not in vars(value)
+    return isinstance(value, FunctionType) and _is_foreign(value)
 
 
 def _contents(value: Any) -> tuple[Any, ...] | None:
