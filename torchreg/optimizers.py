@@ -9,6 +9,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import torch
@@ -47,6 +48,7 @@ REFUSED: dict[str, str] = {
 }
 
 
+@cache
 def _torch_optimizers() -> dict[str, type[torch.optim.Optimizer]]:
     classes = (value for value in vars(torch.optim).values() if isinstance(value, type))
     return {

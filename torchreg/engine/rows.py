@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -146,13 +147,17 @@ def merge_identical(
     >>> merge_identical(x, y, None)[2]
     tensor([1., 2.], dtype=torch.float64)
     """
-    table = torch.cat([x.to(torch.float64), y.to(torch.float64)], dim=1)
-    unique, inverse = torch.unique(table, dim=0, return_inverse=True)
-    ones = torch.ones(len(x), dtype=torch.float64, device=x.device)
-    total = torch.zeros(len(unique), dtype=torch.float64, device=x.device)
-    total.index_add_(0, inverse, ones if weight is None else of_order_one(weight))
+    # Adding 0 makes one zero out of the two.
+    table = torch.cat([x.to(torch.float64), y.to(torch.float64)], dim=1).numpy() + 0.0
+    order = np.lexsort(table.T[::-1])
+    table = table[order]
+    is_first = np.ones(len(table), dtype=bool)
+    is_first[1:] = (table[1:] != table[:-1]).any(axis=1)
+    counted = None if weight is None else of_order_one(weight).numpy()[order]
+    total = np.bincount(is_first.cumsum() - 1, weights=counted).astype(np.float64)
+    unique = torch.from_numpy(table[is_first])
     width = x.shape[1]
-    merged = None if bool((total == total[0]).all()) else total
+    merged = None if (total == total[0]).all() else torch.from_numpy(total)
     return unique[:, :width].to(x.dtype), unique[:, width:], merged
 
 
