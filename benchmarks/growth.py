@@ -25,7 +25,7 @@ MARKERS = {"torchreg": "o", "loop by hand": "s"}
 NOTES = """\
 100 ReLU, batches of 1024, Adam; seconds of an epoch (a fit of {epochs} epochs, all of it, over
 {epochs}), median of 5 interleaved rounds, 15 for up to 10,000 rows; float32 X. torchreg computes
-in float64 up to 10,000 parameters, and in float32 beyond (from 100 columns on); the loop always
+in float64 where a step is small (here up to 3 columns), and in float32 beyond; the loop always
 in float32.
 
 ![Seconds of an epoch against rows and columns](growth.png)"""

@@ -138,6 +138,14 @@ def test_a_unix_time_in_float32_has_lost_its_digits_and_a_warning_says_so(
         small().fit(seconds, (100 * y + 1.7e9).astype(np.float32))
 
 
+def test_a_column_too_coarse_to_vary_counts_as_constant_and_a_warning_says_so() -> None:
+    # Around 1.7e18 float64 can tell numbers 256 apart: 4 values are left of 800 nanoseconds.
+    nanoseconds = 1.7e18 + np.linspace(-400, 400, 80)
+    X = pd.DataFrame({"time": nanoseconds})
+    with pytest.warns(PrecisionWarning, match=r"column time .* counts as constant, but float64"):
+        small().fit(X, np.arange(80.0))
+
+
 # Law 4: the scaling is in the state dict.
 
 

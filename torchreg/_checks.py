@@ -43,6 +43,10 @@ class Form:
         return self.namespace, self.device
 
 
+#: The forms of plain arrays.
+_NUMPY = {dtype: Form("numpy", "cpu", dtype) for dtype in (torch.float32, torch.float64)}
+
+
 def check_training_data(
     estimator: BaseEstimator, X: Any, y: Any, sample_weight: Any
 ) -> tuple[Data, Form, dict[str, Any]]:
@@ -136,7 +140,7 @@ def _as_it_is(estimator: BaseEstimator, X: Any) -> tuple[Rows, Form] | None:
     if not (
         type(X) is np.ndarray
         and X.ndim == 2
-        and X.dtype in (np.float64, np.float32)
+        and X.dtype.char in "fd"
         and X.dtype.isnative
         and X.flags.c_contiguous
         and X.flags.writeable
@@ -147,7 +151,7 @@ def _as_it_is(estimator: BaseEstimator, X: Any) -> tuple[Rows, Form] | None:
     ):
         return None
     x = torch.from_numpy(X)
-    return (x, Form("numpy", "cpu", x.dtype)) if _largest(x) < LARGEST else None
+    return (x, _NUMPY[x.dtype]) if _largest(x) < LARGEST else None
 
 
 def _largest(values: Tensor) -> float:
@@ -155,7 +159,7 @@ def _largest(values: Tensor) -> float:
     if not values.numel():
         return 0.0
     low, high = torch.aminmax(values)
-    return float(torch.maximum(-low, high))
+    return max(-float(low), float(high))
 
 
 def _check_x(estimator: BaseEstimator, X: Any, *, reset: bool) -> tuple[Rows, Form]:

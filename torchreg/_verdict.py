@@ -13,6 +13,7 @@ from sklearn.exceptions import ConvergenceWarning
 from torchreg._data import Data
 from torchreg._errors import DivergenceWarning, InterruptWarning, PrecisionWarning
 from torchreg.engine.fit import Fitted, Request
+from torchreg.engine.rows import Rows, SparseRows
 from torchreg.engine.statistics import Statistics, lost_digits
 
 
@@ -57,19 +58,27 @@ def describe_lost_digits(
     names = attributes.get("feature_names_in_", [])
     found = []
     layers = dict(module.named_children())
-    for name, dtype in (("standardize", data.x_dtype), ("unstandardize", data.y_dtype)):
+    for name, values, dtype in (
+        ("standardize", data.x, data.x_dtype),
+        ("unstandardize", data.y, data.y_dtype),
+    ):
         if name not in layers:
             continue
         buffers = dict(layers[name].named_buffers())
         statistics = Statistics(buffers["mean"].cpu(), buffers["scale"].cpu())
-        for column in lost_digits(statistics, dtype):
+        flattened = _flattened(values, statistics)
+        for column in sorted({*lost_digits(statistics, dtype), *flattened}):
             of_x = name == "standardize"
             label = f"X column {names[column] if len(names) else column}" if of_x else "y"
             mean, scale = float(statistics.mean[column]), float(statistics.scale[column])
+            kind = dtype if dtype.is_floating_point else torch.float64
+            spread = f"a standard deviation of {scale:.4g}"
+            if column in flattened:
+                spread = "so small a spread that it counts as constant"
             found.append(
-                f"{label} lies at {mean:.4g} with a standard deviation of {scale:.4g}, but "
-                f"{str(dtype).removeprefix('torch.')} can only tell numbers "
-                f"{abs(mean) * torch.finfo(dtype).eps:.2g} apart there"
+                f"{label} lies at {mean:.4g} with {spread}, but "
+                f"{str(kind).removeprefix('torch.')} can only tell numbers "
+                f"{abs(mean) * torch.finfo(kind).eps:.2g} apart there"
             )
     if not found:
         return None
@@ -77,6 +86,16 @@ def describe_lost_digits(
         f"{'; '.join(found)}: digits were lost before fit. Subtract the offset, or pass float64, "
         "where the numbers are made."
     )
+
+
+def _flattened(values: Rows, statistics: Statistics) -> list[int]:
+    """List the columns that count as constant although their values differ."""
+    zero = torch.nonzero(statistics.scale == 0).flatten()
+    if isinstance(values, SparseRows) or not len(zero):
+        return []
+    columns = values[:, zero]
+    differ = (columns != columns[:1]).any(dim=0)
+    return [int(column) for column in zero[differ]]
 
 
 def fits_alone() -> bool:

@@ -81,8 +81,8 @@ class LBFGS:
         self.max_eval = max_iter * 5 // 4 if max_eval is None else max_eval
         self.tolerance_grad, self.tolerance_change = tolerance_grad, tolerance_change
         self.hessian = InverseHessian(history_size)
-        #: Gradient before the last step, and that step.
-        self.before: tuple[Vector, Vector] | None = None
+        #: Gradient before the last step, and that step, if one was taken.
+        self.before: tuple[Vector, Vector | None] | None = None
 
     def descend(
         self, theta: Tensor, gradient: Tensor, loss: float, evaluate: Callable[[], float]
@@ -99,9 +99,8 @@ class LBFGS:
             Writes the gradient at ``theta`` as it is then, and returns the loss.
         """
         line = _Line(theta.numpy(), gradient.numpy(), evaluate)
-        n_evaluations = 1
+        g, n_evaluations = line.gradient.copy(), 1
         for _ in range(self.max_iter):
-            g = line.gradient.copy()
             if not math.isfinite(loss) or np.abs(g).max() <= self.tolerance_grad:
                 return
             # 1. A direction, from what the last steps told about the curvature.
@@ -109,28 +108,30 @@ class LBFGS:
                 direction, first = -g, min(1.0, 1.0 / float(np.abs(g).sum()))
             else:
                 g_before, step = self.before
-                self.hessian.learn(step, g - g_before)
+                if step is not None:
+                    self.hessian.learn(step, g - g_before)
                 direction, first = -self.hessian.solve(g), 1.0
             slope = float(g @ direction)
-            self.before = (g, np.zeros_like(g))
+            self.before = (g, None)
             if slope > -self.tolerance_change:
                 return
             # 2. How far to go along it, and there.
             line.start(direction)
+            longest = float(np.abs(direction).max())
             found, used = search_line(
                 line.try_step,
                 Trial(0.0, loss, slope, g),
                 first * self.lr,
-                longest=float(np.abs(direction).max()),
+                longest=longest,
                 tolerance=_SHORTEST,
                 at_most=self.max_eval - n_evaluations,
             )
             line.go_to(found)
-            step, previous, loss = found.t * direction, loss, found.loss
-            self.before = (g, step)
+            self.before = (g, found.t * direction)
+            g, previous, loss = found.gradient, loss, found.loss
             n_evaluations += used
             # 3. Ask whether it has arrived.
-            arrived = np.abs(step).max() <= self.tolerance_change
+            arrived = abs(found.t) * longest <= self.tolerance_change
             if arrived or abs(loss - previous) < self.tolerance_change:
                 return
             if n_evaluations >= self.max_eval:
@@ -151,6 +152,7 @@ class _Line:
     def __init__(self, theta: Vector, gradient: Vector, evaluate: Callable[[], float]) -> None:
         self.theta, self.gradient, self.evaluate = theta, gradient, evaluate
         self.origin = self.direction = theta
+        self.last: Trial | None = None
 
     def start(self, direction: Vector) -> None:
         """Look along a direction, from where the parameters are now."""
@@ -162,12 +164,15 @@ class _Line:
         loss = self.evaluate()
         # A search can compare infinity, but not NaN.
         loss = math.inf if math.isnan(loss) else loss
-        return Trial(t, loss, float(self.gradient @ self.direction), self.gradient.copy())
+        slope = float(self.gradient @ self.direction)
+        self.last = Trial(t, loss, slope, self.gradient.copy())
+        return self.last
 
     def go_to(self, trial: Trial) -> None:
-        """Put the parameters and their gradient where a trial was."""
-        self._place(trial.t)
-        self.gradient[:] = trial.gradient
+        """Put the parameters and their gradient where a trial was, if that was not the last."""
+        if trial is not self.last:
+            self._place(trial.t)
+            self.gradient[:] = trial.gradient
 
     def _place(self, t: float) -> None:
         np.multiply(self.direction, t, out=self.theta)

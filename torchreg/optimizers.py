@@ -7,7 +7,7 @@ also written in :mod:`torchreg.rules` run without torch's optimizer object.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
@@ -91,8 +91,8 @@ class OptimizerSpec:
         rule: Any = LBFGS if self.searches_lines else VECTOR_RULES.get(self.name)
         if rule is None or self.cls is not _torch_optimizers().get(self.name):
             return None
-        understood = inspect.signature(rule).parameters
-        if not set(self.options) <= set(understood) or not all(
+        understood = _options_of(rule)
+        if not self.options.keys() <= understood or not all(
             _is_plain(value) for value in self.options.values()
         ):
             return None
@@ -193,6 +193,11 @@ def build_optimizer(
         if default is not inspect.Parameter.empty:
             settings["lr"] = default
     return OptimizerSpec(name, cls, settings)
+
+
+@cache
+def _options_of(rule: Callable[..., Any]) -> frozenset[str]:
+    return frozenset(inspect.signature(rule).parameters)
 
 
 def _is_plain(value: Any) -> bool:

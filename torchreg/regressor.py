@@ -294,11 +294,12 @@ class TorchRegressor(CallbackSupportMixin, NestedParametersMixin, RegressorMixin
         sklearn.exceptions.NotFittedError
             If ``fit`` was not called.
         """
-        check_is_fitted(self)
+        if not hasattr(self, "module_"):
+            check_is_fitted(self)
         x, form = check_prediction_data(self, X, method="predict")
         prediction = predict_rows(self.module_, x, n_outputs=self.n_outputs_, dtype=self.dtype_)
         # (n, 1) -> (n,) where y was a vector
-        return restore_form(prediction[:, 0] if self._y_is_vector else prediction, X, form)
+        return restore_form(prediction.reshape(-1) if self._y_is_vector else prediction, X, form)
 
     def _request(self, seed: int, seen: dict[str, Any], data: Data, **given: Any) -> Request:
         """Read the parameters in the engine's words."""

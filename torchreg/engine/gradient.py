@@ -144,7 +144,7 @@ class CapturedGradient:
 
     def __call__(self, batch: Batch) -> Tensor:
         """Write the gradients of a batch's mean loss; return the loss, of shape ()."""
-        kind = (batch.x.shape, batch.weight is None)
+        kind = None if batch is self.whole else (batch.x.shape, batch.weight is None)
         if self.obstacle is not None:
             return self.taped(batch)
         program = self.programs.get(kind)

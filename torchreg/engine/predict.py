@@ -9,6 +9,9 @@ from torch import Tensor, nn
 
 from torchreg.engine.rows import Rows, chunks, width_of
 
+#: Numbers that are sent through the network at a time; what it computes stays in the cache.
+AT_ONCE = 2**16
+
 
 def predict_rows(module: nn.Module, rows: Rows, *, n_outputs: int, dtype: torch.dtype) -> Tensor:
     """Send rows through a fitted module.
@@ -42,13 +45,18 @@ def predict_rows(module: nn.Module, rows: Rows, *, n_outputs: int, dtype: torch.
     # Standardize casts, and writes to memory of its own; another first layer does neither.
     bare = standardize is None
     cast = dtype if bare or device.type == "mps" else None
+
+    def send(x: Tensor) -> Tensor:
+        # (n,) or (n, n_outputs) -> (n, n_outputs)
+        output: Tensor = module(x.to(device, cast, copy=bare)).reshape(-1, n_outputs)
+        return output
+
     with torch.no_grad():
-        outputs = [
-            # (n,) or (n, n_outputs) -> (n, n_outputs)
-            module(rows[piece].to(device, cast, copy=bare)).reshape(-1, n_outputs)
-            for piece in chunks(len(rows), width_of(rows))
-        ]
-    prediction = outputs[0] if len(outputs) == 1 else torch.cat(outputs)
+        if isinstance(rows, Tensor) and rows.numel() <= AT_ONCE:
+            prediction = send(rows)
+        else:
+            pieces = chunks(len(rows), width_of(rows), at_once=AT_ONCE)
+            prediction = torch.cat([send(rows[piece]) for piece in pieces])
     _require_finite(prediction)
     return prediction
 

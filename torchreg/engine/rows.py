@@ -226,7 +226,7 @@ def ordered_batches(table: Table) -> Iterator[Batch]:
         yield Batch(table.x[piece], table.t[piece], weight)
 
 
-def chunks(n_rows: int, n_columns: int) -> Iterator[slice]:
+def chunks(n_rows: int, n_columns: int, *, at_once: int = _CHUNK) -> Iterator[slice]:
     """Cut rows into pieces of some 100,000 numbers, which a processor's cache holds.
 
     Examples
@@ -236,7 +236,7 @@ def chunks(n_rows: int, n_columns: int) -> Iterator[slice]:
     >>> next(chunks(40_000, 1_000_000))
     slice(0, 1, None)
     """
-    size = rows_in(_CHUNK, n_columns)
+    size = rows_in(at_once, n_columns)
     for start in range(0, n_rows, size):
         yield slice(start, min(start + size, n_rows))
 

@@ -90,8 +90,9 @@ class Standardize(_Affine):
         if dtype is None:
             dtype = x.dtype if x.is_floating_point() else torch.get_default_dtype()
         # Whatever a constant column holds, divided by infinity it is 0, and so is its gradient.
-        divisor = self.scale.masked_fill(self.scale == 0, math.inf)
-        return ((x.to(self.mean.dtype) - self.mean) / divisor).to(dtype)
+        mean, scale = self.mean, self.scale
+        divisor = scale.masked_fill(scale == 0, math.inf)
+        return ((x.to(mean.dtype) - mean) / divisor).to(dtype)
 
     def inverse(self) -> Unstandardize:
         """Build the layer that undoes this one."""
@@ -142,7 +143,8 @@ class Unstandardize(_Affine):
 
     def forward(self, z: Tensor) -> Tensor:
         """Unstandardize: shape (..., n_outputs), dimensionless, to the same in raw units."""
-        return self.mean + self.scale * z.to(self.mean.dtype)
+        mean = self.mean
+        return mean + self.scale * z.to(mean.dtype)
 
     def inverse(self) -> Standardize:
         """Build the layer that undoes this one."""
