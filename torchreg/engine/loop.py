@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -129,9 +130,7 @@ class _Fit:
             whole=self.whole,
             listener=self.listener,
         )
-        self.evaluation = CapturedGradient(
-            Evaluation(self.objective), draws=problem.draws, whole=None, n_steps=problem.max_epochs
-        )
+        self.evaluate = None if problem.validation is None else self._evaluation()
         self.snapshot = Snapshot([*self.stepper.weights(), *problem.network.buffers()])
         if self.whole is None or problem.stopping.on_validation:
             self.snapshot.take(math.inf, problem.first_epoch)
@@ -149,6 +148,14 @@ class _Fit:
             if stopping.on_validation or stopping.tol is not None
             else None
         )
+
+    def _evaluation(self) -> Callable[[Batch], Tensor | float]:
+        """Choose how to compute the loss of validation rows."""
+        if self.listener is not None:
+            return self._show
+        n_epochs = self.problem.max_epochs
+        evaluation = Evaluation(self.objective)
+        return CapturedGradient(evaluation, draws=self.problem.draws, whole=None, n_steps=n_epochs)
 
     def run(self) -> str:
         """Train, and say why it ended."""
@@ -221,12 +228,11 @@ class _Fit:
 
     def _validate(self) -> float | None:
         table = self.problem.validation
-        if table is None:
+        if table is None or self.evaluate is None:
             return None
         total = 0.0
         for batch in ordered_batches(table):
-            loss = self.evaluation(batch) if self.listener is None else self._show(batch)
-            total += float(loss) * len(batch.t)
+            total += float(self.evaluate(batch)) * len(batch.t)
         return total / len(table.t)
 
     def _show(self, batch: Batch) -> float:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -31,22 +32,22 @@ class Call:
     kwargs: dict[str, Any]
     result: Any
 
-    @property
+    @cached_property
     def name(self) -> str:
         """The operation's name without namespace and overload: ``addmm``."""
         return str(self.func._schema.name.partition("::")[2])
 
-    @property
+    @cached_property
     def given(self) -> list[Tensor]:
         """The tensors among its arguments."""
         return list(tensors_in((self.args, list(self.kwargs.values()))))
 
-    @property
+    @cached_property
     def results(self) -> list[Tensor]:
         """The tensors that it returned."""
         return list(tensors_in(self.result))
 
-    @property
+    @cached_property
     def written(self) -> list[Tensor]:
         """The arguments that it changes in place."""
         if not self.func._schema.is_mutable:
@@ -56,17 +57,17 @@ class Call:
         marked = [a.name for a in arguments if a.alias_info is not None and a.alias_info.is_write]
         return list(tensors_in([named.get(name) for name in marked]))
 
-    @property
+    @cached_property
     def acts(self) -> bool:
         """Whether it does more than return a value: writes in place, draws, or checks."""
         return bool(self.func._schema.is_mutable) or self.draws or not self.func._schema.returns
 
-    @property
+    @cached_property
     def draws(self) -> bool:
         """Whether it draws random numbers."""
         return torch.Tag.nondeterministic_seeded in self.func.tags
 
-    @property
+    @cached_property
     def is_view(self) -> bool:
         """Whether what it returns shares the memory of what it was given."""
         return any(value.alias_info is not None for value in self.func._schema.returns)
@@ -139,6 +140,8 @@ class _Lookout(TorchFunctionMode):
 
 def written_outside(calls: Sequence[Call]) -> list[Tensor]:
     """List the tensors that the calls change in place although none of them made them."""
+    if not any(call.written for call in calls):
+        return []
     made: set[int] = set()
     outside: dict[int, Tensor] = {}
     for call in calls:
