@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 from hypothesis import HealthCheck, Phase, settings
+
+Array = np.ndarray
 
 # The same examples in every run. `--hypothesis-profile=hunt` looks for new ones instead.
 settings.register_profile(
@@ -34,3 +37,18 @@ def penguins() -> pd.DataFrame:
     """The 333 penguins of which everything is known, in millimetres and grams."""
     file = Path(__file__).parent.parent / "data" / "penguins.csv"
     return pd.read_csv(file).dropna().reset_index(drop=True)
+
+
+@pytest.fixture(scope="session")
+def kink() -> tuple[Array, Array]:
+    """Flipper lengths (mm), and body masses (g) with a kink at 200 mm."""
+    x = np.linspace(170, 230, 120)
+    return x[:, None], 4000 + 30 * np.abs(x - 200)
+
+
+@pytest.fixture(scope="session")
+def noisy() -> tuple[Array, Array]:
+    """Few noisy rows of many features, which a network overfits."""
+    rng = np.random.default_rng(0)
+    X = rng.normal(size=(80, 12))
+    return X, X[:, 0] + rng.normal(size=80)

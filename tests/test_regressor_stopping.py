@@ -1,0 +1,158 @@
+"""When a fit ends, and what it keeps: early stopping, tolerance, Ctrl-C."""
+
+from __future__ import annotations
+
+import os
+import signal
+from typing import Any
+
+import numpy as np
+import pytest
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.model_selection import GridSearchCV, cross_val_score
+from sklearn.multioutput import MultiOutputRegressor
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+from torch import Tensor, nn
+
+from torchreg import InterruptWarning, TorchRegressor
+
+Array = np.ndarray
+
+
+def quick(module: Any = None, **options: Any) -> TorchRegressor:
+    settings = {"max_epochs": 60, "lr": 0.02, "random_state": 0}
+    return TorchRegressor(module, **{**settings, **options})
+
+
+def test_without_early_stopping_or_tol_exactly_max_epochs_run_on_all_rows(
+    kink: tuple[Array, Array],
+) -> None:
+    X, y = kink
+    reg = quick(max_epochs=17).fit(X, y)
+    assert reg.n_iter_ == reg.best_epoch_ == len(reg.loss_curve_) == len(reg.history_) == 17
+    assert reg.validation_loss_curve_ is None
+    np.testing.assert_allclose(reg.module_.standardize.mean, X.mean(axis=0), rtol=1e-14)
+
+
+def test_early_stopping_waits_for_patience_and_restores_the_best_weights(
+    noisy: tuple[Array, Array],
+) -> None:
+    X, y = noisy
+    reg = quick(early_stopping=True, max_epochs=500, validation_fraction=0.25).fit(
+        X[:60], y[:60], X_val=X[60:], y_val=y[60:]
+    )
+    curve = reg.validation_loss_curve_
+    assert reg.n_iter_ == len(curve) < 500
+    assert reg.best_epoch_ == int(np.argmin(curve)) + 1 == reg.n_iter_ - 10
+    # The validation loss of the restored weights, computed by hand.
+    scale = y[:60].std()
+    by_hand = np.mean(((reg.predict(X[60:]) - y[60:]) / scale) ** 2)
+    np.testing.assert_allclose(by_hand, min(curve), rtol=1e-9)
+    assert reg.loss_ == reg.loss_curve_[reg.best_epoch_ - 1]
+
+
+def test_rows_are_held_out_only_where_early_stopping_asks_for_it(
+    noisy: tuple[Array, Array],
+) -> None:
+    X, y = noisy
+    reg = quick(early_stopping=True, validation_fraction=0.3, max_epochs=5).fit(X, y)
+    means = reg.module_.standardize.mean.numpy()
+    # Statistics of 56 of the 80 rows: another mean than that of all.
+    assert np.abs(means - X.mean(axis=0)).min() > 1e-6
+    assert len(reg.validation_loss_curve_) == 5
+    own = quick(early_stopping=True, max_epochs=5).fit(X, y, X_val=X[:5], y_val=y[:5])
+    np.testing.assert_allclose(own.module_.standardize.mean, X.mean(axis=0), atol=1e-14)
+
+
+def test_validation_rows_without_early_stopping_are_only_watched(
+    noisy: tuple[Array, Array],
+) -> None:
+    X, y = noisy
+    plain = quick(max_epochs=30).fit(X, y)
+    watched = quick(max_epochs=30).fit(X, y, X_val=X[:20] + 1, y_val=y[:20])
+    np.testing.assert_array_equal(watched.predict(X), plain.predict(X))
+    assert len(watched.validation_loss_curve_) == 30
+
+
+def test_weights_of_validation_rows_equal_their_repetition(noisy: tuple[Array, Array]) -> None:
+    X, y = noisy
+    weight = np.arange(20) % 3
+    weighted = quick(max_epochs=5).fit(X, y, X_val=X[:20], y_val=y[:20], sample_weight_val=weight)
+    repeated = quick(max_epochs=5).fit(
+        X, y, X_val=X[:20].repeat(weight, axis=0), y_val=y[:20].repeat(weight)
+    )
+    np.testing.assert_allclose(
+        weighted.validation_loss_curve_, repeated.validation_loss_curve_, rtol=1e-12
+    )
+
+
+@pytest.mark.parametrize("unit", [1e-6, 1.0, 1e6])
+def test_tol_stops_at_the_same_epoch_whatever_the_units_of_y(
+    unit: float, kink: tuple[Array, Array]
+) -> None:
+    X, y = kink
+    reg = quick(tol=1e-3, max_epochs=1000, n_iter_no_change=5, lr=5e-3)
+    epochs = reg.fit(X, y).n_iter_
+    assert 20 < epochs < 1000
+    assert reg.fit(X, y * unit).n_iter_ == epochs
+
+
+def test_a_budget_that_ran_out_while_the_loss_fell_is_a_convergence_warning(
+    kink: tuple[Array, Array],
+) -> None:
+    with pytest.warns(ConvergenceWarning, match="max_epochs=5 ran out while the loss still fell"):
+        quick(tol=1e-4, max_epochs=5).fit(*kink)
+
+
+class _Interrupting(nn.Module):
+    """Sends Ctrl-C to its own process in the middle of the sixth pass."""
+
+    calls = 0
+
+    def __init__(self, in_features: int) -> None:
+        super().__init__()
+        self.linear = nn.Linear(in_features, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.training and x.shape[0] > 10:
+            type(self).calls += 1
+            if type(self).calls == 6:
+                os.kill(os.getpid(), signal.SIGINT)
+        output: Tensor = self.linear(x)
+        return output
+
+
+def test_ctrl_c_keeps_what_was_learned_in_a_fit_that_stands_alone(
+    kink: tuple[Array, Array],
+) -> None:
+    X, y = kink
+    _Interrupting.calls = 0
+    with pytest.warns(InterruptWarning, match="Interrupted in epoch 6 of 60"):
+        reg = quick(_Interrupting).fit(X, y)
+    assert reg.n_iter_ == 5
+    five = quick(_Interrupting, max_epochs=5).fit(X, y)
+    np.testing.assert_array_equal(reg.predict(X), five.predict(X))
+
+
+def test_ctrl_c_in_a_pipeline_keeps_what_was_learned(kink: tuple[Array, Array]) -> None:
+    X, y = kink
+    _Interrupting.calls = 0
+    with pytest.warns(InterruptWarning):
+        pipeline = make_pipeline(StandardScaler(), quick(_Interrupting)).fit(X, y)
+    assert pipeline[-1].n_iter_ == 5
+
+
+@pytest.mark.parametrize(
+    "surround",
+    [
+        lambda reg, X, y: GridSearchCV(reg, {"lr": [0.01, 0.02]}, cv=2).fit(X, y),
+        lambda reg, X, y: cross_val_score(reg, X, y, cv=2),
+        lambda reg, X, y: MultiOutputRegressor(reg).fit(X, y[:, None]),
+    ],
+    ids=["search", "cross-validation", "meta-estimator"],
+)
+def test_ctrl_c_inside_a_search_ends_the_search(surround: Any, kink: tuple[Array, Array]) -> None:
+    _Interrupting.calls = 0
+    with pytest.raises(KeyboardInterrupt):
+        surround(quick(_Interrupting), *kink)
