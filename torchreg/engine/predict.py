@@ -7,10 +7,7 @@ import math
 import torch
 from torch import Tensor, nn
 
-from torchreg.engine.rows import Rows, chunks, width_of
-
-#: Numbers that are sent through the network at a time; what it computes stays in the cache.
-AT_ONCE = 2**16
+from torchreg.engine.rows import CHUNK, Rows, chunks, width_of
 
 
 def predict_rows(module: nn.Module, rows: Rows, *, n_outputs: int, dtype: torch.dtype) -> Tensor:
@@ -52,10 +49,10 @@ def predict_rows(module: nn.Module, rows: Rows, *, n_outputs: int, dtype: torch.
         return output
 
     with torch.no_grad():
-        if isinstance(rows, Tensor) and rows.numel() <= AT_ONCE:
+        if isinstance(rows, Tensor) and rows.numel() <= CHUNK:
             prediction = send(rows)
         else:
-            pieces = chunks(len(rows), width_of(rows), at_once=AT_ONCE)
+            pieces = chunks(len(rows), width_of(rows))
             prediction = torch.cat([send(rows[piece]) for piece in pieces])
     _require_finite(prediction)
     return prediction

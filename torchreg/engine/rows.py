@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 #: As many numbers stay in a processor's cache while something is done with them.
-_CHUNK = 2**16
+CHUNK = 2**16
 #: As many are gathered at once, which costs less than one batch after the other.
 _GATHERED = 2**18
 #: Beyond this, the difference of two values may not fit float64.
@@ -226,7 +226,7 @@ def ordered_batches(table: Table) -> Iterator[Batch]:
         yield Batch(table.x[piece], table.t[piece], weight)
 
 
-def chunks(n_rows: int, n_columns: int, *, at_once: int = _CHUNK) -> Iterator[slice]:
+def chunks(n_rows: int, n_columns: int) -> Iterator[slice]:
     """Cut rows into pieces of some 100,000 numbers, which a processor's cache holds.
 
     Examples
@@ -236,7 +236,7 @@ def chunks(n_rows: int, n_columns: int, *, at_once: int = _CHUNK) -> Iterator[sl
     >>> next(chunks(40_000, 1_000_000))
     slice(0, 1, None)
     """
-    size = rows_in(at_once, n_columns)
+    size = rows_in(CHUNK, n_columns)
     for start in range(0, n_rows, size):
         yield slice(start, min(start + size, n_rows))
 
