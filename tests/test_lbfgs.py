@@ -92,6 +92,15 @@ def test_each_call_ends_where_that_of_torch_ends(
         torch.testing.assert_close(a, b, rtol=1e-6, atol=1e-8)
 
 
+@pytest.mark.parametrize("function", [rosenbrock, bowl])
+def test_a_smooth_descent_is_the_same_whether_or_not_searches_stop_at_kinks(
+    function: Function,
+) -> None:
+    torch.testing.assert_close(
+        descend(function, 3, stop_at_kinks=True), descend(function, 3), rtol=0, atol=0
+    )
+
+
 def test_the_bottom_of_a_curved_valley_is_found() -> None:
     end = descend(rosenbrock, 20, tolerance_grad=1e-12, tolerance_change=1e-15)[-1]
     torch.testing.assert_close(end, torch.ones_like(end), rtol=0, atol=1e-8)

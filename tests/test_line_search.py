@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import numpy as np
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from torchreg.line_search import Trial, search_line
@@ -50,3 +51,51 @@ def test_no_more_evaluations_are_spent_than_allowed() -> None:
     for at_most in (0, 1, 7):
         _, used = search_line(at, at(0.0), 1e-3, longest=1.0, tolerance=1e-12, at_most=at_most)
         assert used <= at_most + 1
+
+
+def at_a_kink(place: float, rises: float) -> tuple[Trial, Callable[[float], Trial], list[float]]:
+    """A roof upside down: falls with slope -1 up to a place, then rises; no step is flat."""
+    tried: list[float] = []
+
+    def at(t: float) -> Trial:
+        tried.append(t)
+        slope = -1.0 if t < place else rises
+        loss = -t if t < place else -place + rises * (t - place)
+        return Trial(t, loss, slope, np.array([slope]))
+
+    return Trial(0.0, 0.0, -1.0, np.array([-1.0])), at, tried
+
+
+@given(place=st.floats(1e-3, 10), rises=st.floats(0.95, 50), first=st.floats(0.1, 100))
+def test_a_search_that_stops_at_kinks_falls_as_far_as_a_long_one_within_a_tenth(
+    place: float, rises: float, first: float
+) -> None:
+    assume(first > place)
+    start, at, tried = at_a_kink(place, rises)
+    found, used = search_line(
+        at, start, first, longest=1.0, tolerance=1e-12, at_most=100, stop_at_kinks=True
+    )
+    assert used == len(tried) <= 20
+    assert found.loss <= -0.1 * place or found.t == 0.0
+
+
+def test_a_search_that_stops_at_kinks_tries_fewer_steps_there_than_one_that_does_not() -> None:
+    counts = []
+    for stops in (True, False):
+        start, at, tried = at_a_kink(place=0.3, rises=1.5)
+        search_line(at, start, 1.0, longest=1.0, tolerance=1e-9, at_most=100, stop_at_kinks=stops)
+        counts.append(len(tried))
+    assert 2 * counts[0] <= counts[1]
+
+
+def test_where_every_step_rises_a_search_that_stops_at_kinks_stays() -> None:
+    # The slope at the start is that of a piece that ends there.
+    def at(t: float) -> Trial:
+        return Trial(t, 0.5 * t, 0.5, np.array([0.5]))
+
+    start = Trial(0.0, 0.0, -1.0, np.array([-1.0]))
+    found, used = search_line(
+        at, start, 1.0, longest=1.0, tolerance=1e-9, at_most=100, stop_at_kinks=True
+    )
+    assert found is start
+    assert used <= 6

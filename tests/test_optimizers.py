@@ -12,6 +12,8 @@ import torch
 from torch import nn
 
 from torchreg import TorchRegressor
+from torchreg.lbfgs import LBFGS
+from torchreg.optimizers import build_optimizer
 
 Array = np.ndarray
 REFUSED = {"Muon": "refuses the biases", "SparseAdam": "sparse gradients only"}
@@ -303,3 +305,24 @@ def test_lbfgs_solves_least_squares_in_one_epoch_where_adam_needs_many(
 def test_a_learning_rate_under_two_names_is_refused(table: tuple[Array, Array]) -> None:
     with pytest.raises(ValueError, match=r"lr=0\.1 and optimizer__lr=0\.2 are the same parameter"):
         quick("adam", lr=0.1, optimizer__lr=0.2).fit(*table)
+
+
+def test_torch_s_class_searches_on_at_kinks_and_has_no_such_option() -> None:
+    by_name = build_optimizer("lbfgs", None, {"stop_at_kinks": False})
+    assert by_name.options["stop_at_kinks"] is False
+    rule = build_optimizer("lbfgs", None, {}).vector_rule(torch.device("cpu"))
+    assert isinstance(rule, LBFGS)
+    assert rule.stop_at_kinks
+    searching = {"line_search_fn": "strong_wolfe"}
+    rule = build_optimizer(torch.optim.LBFGS, None, searching).vector_rule(torch.device("cpu"))
+    assert isinstance(rule, LBFGS)
+    assert not rule.stop_at_kinks
+    with pytest.raises(ValueError, match="optimizer 'lbfgs' takes no 'stop_at_kinks'"):
+        build_optimizer(torch.optim.LBFGS, None, {"stop_at_kinks": False})
+
+
+def test_an_option_of_our_own_is_not_handed_to_torch_s_class() -> None:
+    parameters = [nn.Parameter(torch.ones(2))]
+    optimizer = build_optimizer("lbfgs", None, {}).torch_optimizer(parameters)
+    assert optimizer.defaults["history_size"] == 20
+    assert "stop_at_kinks" not in optimizer.defaults

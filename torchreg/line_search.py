@@ -14,6 +14,11 @@ Vector = NDArray[np.floating]
 #: Sufficient decrease and curvature, the constants of the strong Wolfe conditions.
 _DECREASE, _CURVATURE = 1e-4, 0.9
 
+#: A bracket holds a kink if it has become this much shorter, and the slope still changes by half
+#: as much across it: across a smooth piece the change shrinks with the length. Where the loss has
+#: already fallen enough, a coarser look will do.
+_KINK_FOUND, _KINK_SOUGHT, _JUMP = 0.1, 0.01, 0.5
+
 
 class Trial(NamedTuple):
     """One point on a line: step, loss, slope along the line, and gradient."""
@@ -32,10 +37,14 @@ def search_line(
     longest: float,
     tolerance: float,
     at_most: int,
+    stop_at_kinks: bool = False,
 ) -> tuple[Trial, int]:
     r"""Find a step that meets the strong Wolfe conditions.
 
     .. math:: f(t) \le f(0) + c_1 t f'(0), \qquad |f'(t)| \le c_2 |f'(0)|
+
+    Where the lowest point is a kink, as between the pieces of a ReLU network, no step meets
+    the second condition, and a bracket is cut for nothing until it is ``tolerance`` long.
 
     Parameters
     ----------
@@ -51,6 +60,8 @@ def search_line(
         A bracket shorter than this, times ``longest``, is not cut further.
     at_most : int
         Evaluations, after the first.
+    stop_at_kinks : bool, default=False
+        Whether to end as soon as a bracket turns out to hold a kink.
 
     Returns
     -------
@@ -85,8 +96,12 @@ def search_line(
         before = start
     # 2. Cut the bracket.
     low, high = (before, trial) if before.loss <= trial.loss else (trial, before)
-    stalled = False
+    width, jump, stalled = abs(high.t - low.t), abs(high.slope - low.slope), False
     while used <= at_most and abs(high.t - low.t) * longest >= tolerance:
+        if stop_at_kinks and abs(high.slope - low.slope) >= _JUMP * jump:
+            share = _KINK_FOUND if low.loss < start.loss else _KINK_SOUGHT
+            if abs(high.t - low.t) <= share * width:
+                break
         left, right = min(low.t, high.t), max(low.t, high.t)
         t = _cubic_minimum(low, high, left, right)
         # Twice too near to an end is no progress: then a tenth of the bracket away from it.

@@ -30,13 +30,18 @@ DEFAULT_LR: dict[str, float] = {
     "sgd": 1e-2,
 }
 
-#: Options that suit standardized data: a line search, and tolerances far below order 1.
+#: Options that torch's own class does not have: only the rule on one vector reads them.
+OWN_OPTIONS: dict[str, frozenset[str]] = {"lbfgs": frozenset({"stop_at_kinks"})}
+
+#: Options that suit standardized data: a line search, and tolerances far below order 1; and that
+#: suit networks of ReLU units, whose loss has kinks.
 DEFAULT_OPTIONS: dict[str, dict[str, Any]] = {
     "lbfgs": {
         "line_search_fn": "strong_wolfe",
         "tolerance_grad": 1e-10,
         "tolerance_change": 1e-14,
         "history_size": 20,
+        "stop_at_kinks": True,
     },
     "sgd": {"momentum": 0.9},
 }
@@ -108,8 +113,10 @@ class OptimizerSpec:
 
     def torch_optimizer(self, parameters: list[torch.nn.Parameter]) -> torch.optim.Optimizer:
         """Build torch's optimizer over these parameters."""
+        own = OWN_OPTIONS.get(self.name, frozenset())
+        options = {key: value for key, value in self.options.items() if key not in own}
         try:
-            return self.cls(parameters, **self.options)
+            return self.cls(parameters, **options)
         except (TypeError, ValueError) as error:
             raise self._refused(error) from error
 
@@ -170,11 +177,12 @@ def build_optimizer(
         )
     parameters = inspect.signature(cls).parameters
     takes_any = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
+    own = OWN_OPTIONS.get(name, frozenset()) if isinstance(optimizer, str) else frozenset()
     for option in options:
-        if option not in parameters and not takes_any:
+        if option not in parameters and option not in own and not takes_any:
             raise ValueError(
                 f"optimizer {name!r} takes no {option!r} (optimizer__{option})."
-                f"{did_you_mean(option, set(parameters) - {'params', 'lr'})}"
+                f"{did_you_mean(option, (set(parameters) | own) - {'params', 'lr'})}"
             )
     settings = dict(options)
     if isinstance(optimizer, str):
