@@ -31,6 +31,7 @@ FLOORS: dict[str, list[str]] = {
         "torchreg.engine.fit",
         "torchreg.engine.skorch_net",
         "torchreg.engine.loop",
+        "torchreg.engine.progress",
         "torchreg.engine.stepper",
         "torchreg.engine.gradient",
         "torchreg.engine.cuda_graph",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -11,7 +12,7 @@ from scipy.linalg import get_lapack_funcs
 from torch import Tensor
 
 from torchreg.line_search import Trial, Vector, search_line
-from torchreg.rules import require
+from torchreg.rules import Remembers, require
 
 #: Below this curvature a step says nothing about the Hessian; the bound of torch.optim.LBFGS.
 _LEAST_CURVATURE = 1e-10
@@ -88,6 +89,15 @@ class LBFGS:
         self.hessian = InverseHessian(history_size)
         #: Gradient before the last step, and that step, if one was taken.
         self.before: tuple[Vector, Vector | None] | None = None
+
+    def memory(self) -> dict[str, Any]:
+        """Give what it remembers from one call to the next."""
+        return {"before": self.before, "hessian": self.hessian.memory()}
+
+    def recall(self, memory: dict[str, Any]) -> None:
+        """Remember what :meth:`memory` gave, in this or another process."""
+        self.before = memory["before"]
+        self.hessian.recall(memory["hessian"])
 
     def descend(
         self, theta: Tensor, gradient: Tensor, loss: float, evaluate: Callable[[], float]
@@ -185,7 +195,7 @@ class _Line:
         self.theta += self.origin
 
 
-class InverseHessian:
+class InverseHessian(Remembers):
     r"""The inverse Hessian, as far as the last steps tell.
 
     .. math:: H g = \gamma g + S^\top v - \gamma Y^\top u, \qquad
@@ -214,6 +224,8 @@ class InverseHessian:
     array([2., 0.])
     """
 
+    remembered = ("n_known", "gamma", "S", "Y", "SY", "YY")
+
     def __init__(self, size: int) -> None:
         self.size, self.n_known, self.gamma = size, 0, 1.0
 
@@ -225,7 +237,6 @@ class InverseHessian:
         if not self.n_known:
             self.S, self.Y = (np.zeros((self.size, len(step)), step.dtype) for _ in range(2))
             self.SY, self.YY = (np.zeros((self.size, self.size), step.dtype) for _ in range(2))
-            self.solve_triangular: Any = get_lapack_funcs("trtrs", (self.SY,))
         if self.n_known == self.size:
             for rows in (self.S, self.Y):
                 rows[:-1] = rows[1:]
@@ -246,8 +257,15 @@ class InverseHessian:
         if not known:
             return gamma * g
         S, Y, R = self.S[:known], self.Y[:known], self.SY[:known, :known]
-        u, _ = self.solve_triangular(R.T, S @ g, lower=1, trans=1)
+        solve_triangular = _triangular_solver(R.dtype)
+        u, _ = solve_triangular(R.T, S @ g, lower=1, trans=1)
         right = np.diagonal(R) * u + gamma * (self.YY[:known, :known] @ u - Y @ g)
-        v, _ = self.solve_triangular(R.T, right, lower=1, trans=0)
+        v, _ = solve_triangular(R.T, right, lower=1, trans=0)
         product: Vector = gamma * g + v @ S - gamma * (u @ Y)
         return product
+
+
+@cache
+def _triangular_solver(dtype: np.dtype[Any]) -> Any:
+    """Look LAPACK's solver up: ``trtrs``, without the checks around it."""
+    return get_lapack_funcs("trtrs", dtype=dtype)

@@ -8,7 +8,7 @@ is one class and one entry in :data:`VECTOR_RULES`.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 import torch
 from torch import Tensor
@@ -20,8 +20,31 @@ class VectorRule(Protocol):
     def update(self, theta: Tensor, gradient: Tensor) -> None:
         """Move ``theta`` in place; both have shape (n_parameters,)."""
 
+    def memory(self) -> dict[str, Any]:
+        """Give what it remembers from one step to the next."""
 
-class Adam:
+    def recall(self, memory: dict[str, Any]) -> None:
+        """Remember what :meth:`memory` gave, in this or another process."""
+
+
+class Remembers:
+    """Gives and takes the attributes that change from step to step.
+
+    They do not exist, or are ``None``, before the first step.
+    """
+
+    remembered: ClassVar[tuple[str, ...]]
+
+    def memory(self) -> dict[str, Any]:
+        """Give what it remembers from one step to the next."""
+        return {name: getattr(self, name) for name in self.remembered if hasattr(self, name)}
+
+    def recall(self, memory: dict[str, Any]) -> None:
+        """Remember what :meth:`memory` gave, in this or another process."""
+        vars(self).update(memory)
+
+
+class Adam(Remembers):
     r"""Adam, and AdamW with ``decoupled=True``.
 
     .. math:: m \leftarrow \beta_1 m + (1 - \beta_1) g, \quad
@@ -57,6 +80,8 @@ class Adam:
     >>> theta
     tensor([-0.1000,  0.1000])
     """
+
+    remembered = ("state", "one")
 
     def __init__(
         self,
@@ -129,7 +154,7 @@ class AdamW(Adam):
         super().__init__(lr, betas, eps, weight_decay, decoupled=True)
 
 
-class SGD:
+class SGD(Remembers):
     r"""Gradient descent with momentum.
 
     .. math:: b \leftarrow \mu b + g, \quad \theta \leftarrow \theta - \eta\, b
@@ -160,6 +185,8 @@ class SGD:
     tensor([0.9000])
     """
 
+    remembered = ("velocity",)
+
     def __init__(
         self,
         lr: float,
@@ -189,7 +216,7 @@ class SGD:
         theta.add_(gradient, alpha=-self.lr)
 
 
-class RMSprop:
+class RMSprop(Remembers):
     r"""Steps divided by a running root mean square of the gradient.
 
     .. math:: v \leftarrow \alpha v + (1 - \alpha) g^2, \quad
@@ -225,6 +252,8 @@ class RMSprop:
     >>> theta
     tensor([-0.1000,  0.1000])
     """
+
+    remembered = ("square", "mean", "velocity")
 
     def __init__(
         self,
@@ -264,7 +293,7 @@ class RMSprop:
             theta.addcdiv_(gradient, root, value=-self.lr)
 
 
-class Rprop:
+class Rprop(Remembers):
     r"""Resilient backpropagation: each parameter has a step size of its own.
 
     The step grows by :math:`\eta^+` while the sign of the gradient stays, shrinks by
@@ -292,6 +321,8 @@ class Rprop:
     >>> theta
     tensor([-0.0100,  0.0100])
     """
+
+    remembered = ("previous", "step_size")
 
     def __init__(
         self,

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torchreg._device import resolve_dtype, seeded, statistics_dtype, threads
 from torchreg.engine.loop import train
 from torchreg.engine.network import build_network, fit_to_data, habits_of, scaled
-from torchreg.engine.problem import Observer, Outcome, Problem, Stopping
+from torchreg.engine.problem import Keeper, Observer, Outcome, Problem, Stopping
 from torchreg.engine.rows import (
     LazyRows,
     Rows,
@@ -81,6 +81,8 @@ class Request:
         A fitted module to go on from: its statistics and dtype are kept.
     epochs_before : int
         How many epochs ``start`` has seen.
+    keeper : Keeper or None
+        Who keeps the state of the fit, so that it can go on in another process.
     """
 
     module: nn.Module | Callable[..., nn.Module] | None
@@ -100,6 +102,7 @@ class Request:
     observers: Callable[[nn.Sequential], list[Observer]]
     start: nn.Sequential | None = None
     epochs_before: int = 0
+    keeper: Keeper | None = None
 
 
 @dataclass(frozen=True)
@@ -167,6 +170,7 @@ def fit_network(request: Request, training: RawRows, validation: RawRows | None)
             first_epoch=request.epochs_before,
             observers=request.observers(module),
             batch_observer=listener,
+            keeper=request.keeper,
             protect_input=habits.overwrites_input,
             draws=habits.draws,
         )

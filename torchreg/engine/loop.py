@@ -4,75 +4,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from torchreg._device import generator_states, set_generator_states
 from torchreg.engine.gradient import CapturedGradient, Evaluation
 from torchreg.engine.objective import Objective
 from torchreg.engine.problem import EpochRecord, Observer, Outcome, Problem
+from torchreg.engine.progress import Patience, Snapshot
 from torchreg.engine.rows import Batch, batch_sizes, ordered_batches, shuffled_batches
 from torchreg.engine.stepper import build_stepper
-
-
-class Snapshot:
-    """The best weights so far, ready to be put back.
-
-    Parameters
-    ----------
-    tensors : list of Tensor
-        What is kept: all that training changes.
-    """
-
-    def __init__(self, tensors: list[Tensor]) -> None:
-        self.tensors = tensors
-        self.kept: list[Tensor] | None = None
-        self.loss = math.inf
-        self.epoch = 0
-
-    def take(self, loss: float, epoch: int) -> None:
-        """Keep the weights as they are now."""
-        if self.kept is None:
-            self.kept = [tensor.clone() for tensor in self.tensors]
-        else:
-            for kept, tensor in zip(self.kept, self.tensors, strict=True):
-                kept.copy_(tensor)
-        self.loss, self.epoch = loss, epoch
-
-    def restore(self) -> None:
-        """Put the kept weights back."""
-        for kept, tensor in zip(self.kept or [], self.tensors, strict=False):
-            tensor.copy_(kept)
-
-    def is_finite(self) -> bool:
-        """Whether the weights, as they are now, are all finite."""
-        return all(bool(torch.isfinite(t).all()) for t in self.tensors)
-
-
-class Patience:
-    """Counts the epochs since a loss last improved by more than a relative tolerance.
-
-    Parameters
-    ----------
-    patience : int
-        Epochs to wait.
-    tol : float
-        Relative; see :class:`torchreg.engine.problem.Stopping`.
-    """
-
-    def __init__(self, patience: int, tol: float) -> None:
-        self.patience, self.tol = patience, tol
-        self.best = math.inf
-        self.waited = 0
-
-    def is_over(self, loss: float) -> bool:
-        """Hear one more loss."""
-        margin = self.tol * abs(self.best) if math.isfinite(self.best) else 0.0
-        if loss < self.best - margin:
-            self.best, self.waited = loss, 0
-        else:
-            self.waited += 1
-        return self.waited >= self.patience
 
 
 def train(problem: Problem) -> Outcome:
@@ -107,6 +50,11 @@ def train(problem: Problem) -> Outcome:
     return outcome
 
 
+#: A fit that goes on begins as ever for so many epochs, so that each kind of step is captured
+#: as it was captured then, and jumps from there to where it was.
+AS_EVER = 2
+
+
 class _Fit:
     """The moving parts of one call of :func:`train`."""
 
@@ -117,6 +65,7 @@ class _Fit:
         n = len(problem.training.t)
         self.sizes = batch_sizes(n, min(problem.batch_size, n))
         self.whole = problem.training.whole() if problem.batch_size >= n else None
+        self.device = problem.training.t.device
         self.generator = torch.Generator().manual_seed(problem.seed)
         self.listener = problem.batch_observer
         self.listeners: list[Observer] = [*problem.observers]
@@ -140,7 +89,7 @@ class _Fit:
         self.batch_loss: float | Tensor = math.nan
         self.prediction: Tensor | None = None
         # To read a number from an accelerator is to wait for it.
-        on_accelerator = problem.training.t.device.type != "cpu"
+        on_accelerator = self.device.type != "cpu"
         self.waits = not on_accelerator or self.whole is not None or self.listener is not None
         stopping = problem.stopping
         self.patience = (
@@ -159,17 +108,29 @@ class _Fit:
 
     def run(self) -> str:
         """Train, and say why it ended."""
+        keeper = self.problem.keeper
+        kept = None if keeper is None else keeper.kept()
         try:
-            return self._run_epochs()
+            reason = self._run_epochs(kept)
         except KeyboardInterrupt:
             if not self.records:
                 raise
             return "interrupted"
+        if keeper is not None:
+            keeper.keep(lambda: self.memory(reason), ended=True)
+        return reason
 
-    def _run_epochs(self) -> str:
+    def _run_epochs(self, kept: dict[str, Any] | None) -> str:
         problem = self.problem
         self.network.train()
-        for _ in range(problem.max_epochs):
+        last_epoch = self.epoch + problem.max_epochs
+        while self.epoch < last_epoch:
+            if kept is not None and len(self.records) == min(AS_EVER, len(kept["records"])):
+                self.recall(kept)
+                if kept["reason"] is not None:
+                    return str(kept["reason"])
+                kept = None
+                continue
             self.epoch += 1
             # 1. Tell who listens.
             for listener in self.listeners:
@@ -192,6 +153,9 @@ class _Fit:
             if self._has_settled(record):
                 on_validation = problem.stopping.on_validation
                 return "early_stopping" if on_validation else "converged"
+            # 8. Keep what is needed to go on from here.
+            if problem.keeper is not None and kept is None:
+                problem.keeper.keep(self.memory, ended=False)
         return "budget"
 
     def _epoch_of_training(self) -> float:
@@ -277,6 +241,32 @@ class _Fit:
         validation_loss = record.validation_loss
         watched = record.loss if not self.problem.stopping.on_validation else validation_loss
         return watched is not None and self.patience.is_over(watched)
+
+    def memory(self, reason: str | None = None) -> dict[str, Any]:
+        """Give all that another process needs to go on after this epoch, bit for bit."""
+        draws = self.problem.draws
+        return {
+            "records": [[r.epoch, r.loss, r.validation_loss] for r in self.records],
+            "first_loss": self.first_loss,
+            "snapshot": self.snapshot.memory(),
+            "patience": None if self.patience is None else self.patience.memory(),
+            "stepper": self.stepper.memory(),
+            "batches": self.generator.get_state(),
+            "draws": generator_states(self.device) if draws else [],
+            "reason": reason,
+        }
+
+    def recall(self, memory: dict[str, Any]) -> None:
+        """Put back what :meth:`memory` gave, in this or another process."""
+        self.records = [EpochRecord(*numbers) for numbers in memory["records"]]
+        self.epoch = self.records[-1].epoch
+        self.first_loss = memory["first_loss"]
+        self.snapshot.recall(memory["snapshot"])
+        if self.patience is not None:
+            self.patience.recall(memory["patience"])
+        self.stepper.recall(memory["stepper"])
+        self.generator.set_state(memory["batches"])
+        set_generator_states(self.device, memory["draws"])
 
     def conclude(self, reason: str) -> Outcome:
         """Put the right weights in place, and write the answer."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -72,6 +73,16 @@ class BatchObserver(Observer, Protocol):
         """Hear what the batch gave."""
 
 
+class Keeper(Protocol):
+    """Keeps the state of a fit outside the process, and hands it to the next one."""
+
+    def kept(self) -> dict[str, Any] | None:
+        """Give the state to go on from; ``None`` begins anew."""
+
+    def keep(self, state: Callable[[], dict[str, Any]], *, ended: bool) -> None:
+        """Hear that an epoch, or the fit, has ended; ask for its state if that is to be kept."""
+
+
 @dataclass(frozen=True)
 class Stopping:
     """When a fit ends before its budget.
@@ -122,6 +133,8 @@ class Problem:
         Who listens.
     batch_observer : BatchObserver or None
         Who listens to every batch.
+    keeper : Keeper or None
+        Who keeps its state, so that a fit whose process was killed can go on.
     protect_input : bool
         Whether the network overwrites its input, so that it must be given a copy.
     draws : bool
@@ -140,6 +153,7 @@ class Problem:
     first_epoch: int = 0
     observers: list[Observer] = field(default_factory=list)
     batch_observer: BatchObserver | None = None
+    keeper: Keeper | None = None
     protect_input: bool = False
     draws: bool = False
 

@@ -5,10 +5,11 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from functools import partial
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_map_only
 
 from torchreg.engine.gradient import CapturedGradient, TapedGradient
 from torchreg.engine.objective import Objective
@@ -35,6 +36,12 @@ class Stepper(Protocol):
 
     def weights(self) -> list[Tensor]:
         """List the tensors that hold the trainable parameters."""
+
+    def memory(self) -> dict[str, Any]:
+        """Give what is remembered from one step to the next, beside the weights."""
+
+    def recall(self, memory: dict[str, Any]) -> None:
+        """Remember what :meth:`memory` gave, in this or another process."""
 
     def release(self) -> None:
         """Leave every parameter owning its own memory."""
@@ -110,6 +117,16 @@ class VectorStepper:
         """List the tensors that hold the trainable parameters."""
         return [self.theta]
 
+    def memory(self) -> dict[str, Any]:
+        """Give what the rule remembers, and why steps became ordinary ones, if they did."""
+        return {"rule": self.rule.memory(), "obstacle": self.captured.obstacle}
+
+    def recall(self, memory: dict[str, Any]) -> None:
+        """Remember what :meth:`memory` gave; the weights are put back by others."""
+        device = self.theta.device
+        self.rule.recall(tree_map_only(Tensor, lambda t: t.to(device), memory["rule"]))
+        self.captured.obstacle = memory["obstacle"]
+
     def release(self) -> None:
         """Give each parameter memory of its own; a view would pickle the whole vector."""
         for p in self.parameters:
@@ -171,9 +188,29 @@ class TorchStepper:
         """List the tensors that hold the trainable parameters."""
         return [p.detach() for p in self.parameters]
 
+    def memory(self) -> dict[str, Any]:
+        """Give the state of torch's optimizer."""
+        return {"optimizer": self.optimizer.state_dict()["state"]}
+
+    def recall(self, memory: dict[str, Any]) -> None:
+        """Put the state of torch's optimizer back.
+
+        ``load_state_dict`` would give it the dtype of the parameters, and so other digits.
+        """
+        for index, state in memory["optimizer"].items():
+            parameter = self.parameters[index]
+            self.optimizer.state[parameter] = tree_map_only(
+                Tensor, partial(_near, device=parameter.device), state
+            )
+
     def release(self) -> None:
         """Drop the gradients."""
         self.optimizer.zero_grad(set_to_none=True)
+
+
+def _near(tensor: Tensor, device: torch.device) -> Tensor:
+    """Move what belongs to parameters; counts stay on the CPU, where optimizers keep them."""
+    return tensor.to(device) if tensor.dim() else tensor
 
 
 def build_stepper(
