@@ -15,8 +15,9 @@ PACKAGE = Path(__file__).parent.parent / "torchreg"
 #: The house from top to ground. A module imports modules that stand below it, on its own
 #: floor or on a lower one.
 FLOORS: dict[str, list[str]] = {
-    "the door": ["torchreg"],
+    "the door": ["torchreg", "torchreg._loading"],
     "the estimator": ["torchreg.regressor"],
+    "out and back": ["torchreg._exporting", "torchreg._record"],
     "arrays, parameters, words": [
         "torchreg._observers",
         "torchreg._verdict",
@@ -44,6 +45,16 @@ FLOORS: dict[str, list[str]] = {
         "torchreg.engine.problem",
         "torchreg.engine.statistics",
         "torchreg.engine.rows",
+    ],
+    "files": [
+        "torchreg.export",
+        "torchreg.export.architecture",
+        "torchreg.export.layers",
+        "torchreg.export.values",
+        "torchreg.export.kinds",
+        "torchreg.export.names",
+        "torchreg.export.file",
+        "torchreg.export.atomic",
     ],
     "rules and losses": [
         "torchreg.optimizers",
@@ -138,7 +149,7 @@ def test_skorch_is_the_business_of_one_module() -> None:
     assert users == {"torchreg.engine.skorch_net"}
 
 
-@pytest.mark.parametrize("floor", ["the engine", "rules and losses", "modules"])
+@pytest.mark.parametrize("floor", ["the engine", "files", "rules and losses", "modules"])
 def test_what_crunches_numbers_knows_no_estimator(floor: str) -> None:
     for name in FLOORS[floor]:
         roots = {imported.partition(".")[0] for imported in outsiders(name)}
@@ -146,7 +157,10 @@ def test_what_crunches_numbers_knows_no_estimator(floor: str) -> None:
 
 
 # Some releases of scikit-learn import pandas themselves, where it is installed.
-HEAVY = ["skorch", "pandas", "polars", "matplotlib", "torch._dynamo", "onnx", "onnxruntime"]
+HEAVY = [
+    *("skorch", "pandas", "polars", "matplotlib"),
+    *("torch._dynamo", "onnx", "onnxruntime", "safetensors"),
+]
 SCRIPT = f"""
 import sys
 import torch, sklearn.base

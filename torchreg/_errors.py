@@ -1,8 +1,9 @@
-"""Warnings that torchreg gives, and the helper that names what was probably meant.
+"""Warnings and errors that torchreg gives, and the helper that names what was probably meant.
 
-Errors are plain ``ValueError`` and ``TypeError``, so that callers who know
-scikit-learn catch them. Warnings have classes of their own, so that a caller can
-silence one and keep the others.
+Errors are ``ValueError`` and ``TypeError``, so that callers who know scikit-learn catch
+them; those of files have classes of their own, so that a program can tell a broken file
+from one that it has not allowed yet. So have warnings, so that a caller can silence one
+and keep the others.
 """
 
 from __future__ import annotations
@@ -23,6 +24,18 @@ class PrecisionWarning(UserWarning):
 
 class InterruptWarning(UserWarning):
     """A fit was interrupted (Ctrl-C); the estimator holds what it had learned by then."""
+
+
+class UnwrittenWarning(UserWarning):
+    """A file cannot hold some of the settings: predicting needs none of them, fitting does."""
+
+
+class FileError(ValueError):
+    """A file is not one that torchreg wrote, is damaged, or was written by a later version."""
+
+
+class UntrustedError(FileError):
+    """A file names code of the user's that was neither passed nor allowed."""
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:

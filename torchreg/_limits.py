@@ -9,6 +9,7 @@ import torch
 from sklearn.base import BaseEstimator
 
 from torchreg._sklearn import HasMethods, Interval, StrOptions, validate_parameter_constraints
+from torchreg.export.values import Unwritten
 
 #: The limits of the parameters, in scikit-learn's notation.
 LIMITS: dict[str, list[Any]] = {
@@ -38,8 +39,15 @@ def check_parameters(estimator: BaseEstimator) -> None:
     Raises
     ------
     ValueError
-        scikit-learn's ``InvalidParameterError``, with the limits and what came.
+        scikit-learn's ``InvalidParameterError``, with the limits and what came; or, where a
+        parameter could not be loaded, what is missing.
     """
+    for name, value in estimator.get_params(deep=False).items():
+        if isinstance(value, Unwritten):
+            raise ValueError(
+                f"{name} was not in the file that this {type(estimator).__name__} was loaded from, "
+                f"which cannot hold {value.text}. Set it to fit again: set_params({name}=...)."
+            )
     validate_parameter_constraints(
         LIMITS,
         {name: getattr(estimator, name) for name in LIMITS},

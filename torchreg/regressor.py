@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import math
 from collections.abc import Callable
 from typing import Any, Self
@@ -24,6 +23,7 @@ from torchreg._checks import (
 )
 from torchreg._data import Data, hold_out
 from torchreg._device import resolve_device
+from torchreg._exporting import ExportMixin
 from torchreg._limits import check_parameters
 from torchreg._observers import NativeCallbacks, PrintedTable
 from torchreg._parameters import (
@@ -43,7 +43,9 @@ from torchreg.losses import build_loss
 from torchreg.optimizers import build_optimizer
 
 
-class TorchRegressor(CallbackSupportMixin, NestedParametersMixin, RegressorMixin, BaseEstimator):
+class TorchRegressor(
+    CallbackSupportMixin, NestedParametersMixin, ExportMixin, RegressorMixin, BaseEstimator
+):
     r"""A neural network for regression that takes and gives raw units.
 
     .. math:: \hat y = \mu_y + \sigma_y\, f_\theta\!\left(\frac{x - \mu_x}{\sigma_x}\right)
@@ -381,15 +383,6 @@ class TorchRegressor(CallbackSupportMixin, NestedParametersMixin, RegressorMixin
         tags.target_tags.multi_output = True
         tags.array_api_support = True
         return tags
-
-    def __getstate__(self) -> dict[str, Any]:
-        # A pickle holds no device memory: it opens on a machine without that device.
-        state = dict(super().__getstate__())
-        if "module_" in state:
-            device = next(state["module_"].parameters()).device
-            if device.type != "cpu":
-                state["module_"] = copy.deepcopy(state["module_"]).cpu()
-        return state
 
 
 TorchRegressor.__signature__ = signature_without_nested(TorchRegressor)

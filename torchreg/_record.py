@@ -1,0 +1,306 @@
+"""A fitted regressor as a record and tensors, and the other way round."""
+
+from __future__ import annotations
+
+import contextlib
+import platform
+from collections.abc import Callable, Iterable, Mapping
+from importlib.metadata import PackageNotFoundError, version
+from types import FunctionType
+from typing import Any
+
+import numpy as np
+import sklearn
+import torch
+from sklearn.base import BaseEstimator
+from torch import Tensor, nn
+
+from torchreg._checks import Form
+from torchreg._device import seeded
+from torchreg._errors import FileError, UntrustedError
+from torchreg._parameters import nested_parameters
+from torchreg.engine.network import build_network, check_output, fit_to_data
+from torchreg.export.architecture import needs_network, read_module, write_module, write_network
+from torchreg.export.kinds import UnwritableError
+from torchreg.export.names import Names
+from torchreg.export.values import Reader, Unwritten, Writer
+
+#: Attributes that are written in another way, or belong to the process: scikit-learn's callbacks.
+_APART = {"_nested", "_form", "_metadata_requests", "_skl_callbacks", "module_"}
+
+#: Methods whose metadata requests (``set_fit_request``) are kept.
+_REQUESTS = ("fit", "score")
+
+_PACKAGES = ("torchreg", "torch", "scikit-learn", "numpy")
+
+#: Features of a network that does not standardize, at most, or as many as it has numbers.
+_MANY_FEATURES = 2**20
+
+
+def _is_count(value: Any, least: int = 1) -> bool:
+    return type(value) is int and least <= value < 2**63
+
+
+def _is_curve(value: Any) -> bool:
+    return isinstance(value, list) and all(type(item) is float for item in value)
+
+
+#: What every fitted regressor has, and what it must be.
+FITTED: dict[str, Callable[[Any], bool]] = {
+    "n_features_in_": _is_count,
+    "n_outputs_": _is_count,
+    "_y_is_vector": lambda value: type(value) is bool,
+    "dtype_": lambda value: value in (torch.float32, torch.float64),
+    "history_": lambda value: isinstance(value, list) and all(isinstance(r, dict) for r in value),
+    "n_iter_": _is_count,
+    "best_epoch_": lambda value: _is_count(value, 0),
+    "loss_": lambda value: type(value) is float,
+    "loss_curve_": _is_curve,
+    "validation_loss_curve_": lambda value: value is None or _is_curve(value),
+}
+
+
+def write_estimator(estimator: BaseEstimator) -> tuple[dict[str, Any], Writer]:
+    """Write a fitted regressor as a record; its tensors are with the writer.
+
+    Raises
+    ------
+    TypeError
+        If a fitted attribute cannot be written.
+    """
+    writer = Writer(write_module)
+    kind = type(estimator)
+    params = estimator.get_params(deep=False)
+    apart = {*params, *_APART}
+    written_params = {
+        name: writer.write_or_describe(value, at=name) for name, value in params.items()
+    }
+    attributes = {}
+    try:
+        for name, value in vars(estimator).items():
+            if name not in apart:
+                attributes[name] = writer.write(value, at=name)
+        name = "_form"
+        form = [estimator._form.namespace, estimator._form.device, estimator._form.x_dtype]
+        written_form = writer.write(form, at=name)
+        name = "module_"
+        module = write_network(writer, estimator.module_)
+    except UnwritableError as error:
+        raise TypeError(
+            f"The attribute {name} of this {kind.__name__} cannot be saved: {error}. A file holds "
+            "numbers, text, tensors, arrays and collections of those."
+        ) from error
+    record = {
+        "versions": _versions(),
+        "estimator": _name_of_kind(kind),
+        "params": written_params,
+        "attributes": attributes,
+        "form": written_form,
+        "requests": _requests(estimator),
+        "module": module,
+    }
+    return record, writer
+
+
+def _name_of_kind(kind: type) -> str:
+    own, _, _ = __name__.partition(".")
+    if kind.__module__.partition(".")[0] == own:  # Wherever in the package it may stand.
+        return f"{own}.{kind.__name__}"
+    return f"{kind.__module__}:{kind.__qualname__}"
+
+
+def _versions() -> dict[str, str]:
+    versions = {"python": platform.python_version()}
+    for package in _PACKAGES:
+        with contextlib.suppress(PackageNotFoundError):  # Run from a folder, not installed.
+            versions[package] = version(package)
+    return versions
+
+
+def _requests(estimator: BaseEstimator) -> dict[str, Any]:
+    """Write down what ``set_fit_request`` and its like were told."""
+    routing = vars(estimator).get("_metadata_requests")
+    if routing is None:
+        return {}
+    return {method: dict(getattr(routing, method).requests) for method in _REQUESTS}
+
+
+def read_estimator(
+    record: dict[str, Any],
+    tensors: Mapping[str, Tensor],
+    *,
+    base: type,
+    trusted: Iterable[Any],
+    params: Mapping[str, Any],
+) -> Any:
+    """Make a fitted regressor of a record and its tensors.
+
+    Parameters
+    ----------
+    record, tensors : as :func:`write_estimator` made them
+    base : type
+        The class of regressor that needs no trust, and of which any other must be a subclass.
+    trusted : iterable
+        See :class:`torchreg.export.names.Names`.
+    params : mapping
+        Parameters that replace those of the record.
+
+    Raises
+    ------
+    FileError
+        If they are not what :func:`write_estimator` made.
+    TypeError
+        If a parameter does not exist.
+    """
+    names = Names([*_as_list(trusted), base, *filter(_is_code, params.values())])
+    reader = Reader(tensors, names, read_module)
+    try:
+        estimator = _read_unfitted(reader, record, base, params)
+    except FileError:
+        raise
+    except Exception as error:
+        raise FileError(f"The file's parameters make no regressor: {error}") from error
+    # Outside of both: what the caller passes is the caller's to mistake.
+    estimator.set_params(**params)
+    try:
+        _read_fitted(reader, record, estimator)
+    except FileError:
+        raise
+    except Exception as error:
+        raise FileError(f"The file does not hold a fitted regressor: {error}") from error
+    return estimator
+
+
+def _as_list(trusted: Iterable[Any]) -> list[Any]:
+    return [trusted] if isinstance(trusted, str) else list(trusted)
+
+
+def _is_code(value: Any) -> bool:
+    return isinstance(value, type | FunctionType)
+
+
+def _read_unfitted(
+    reader: Reader, record: dict[str, Any], base: type, params: Mapping[str, Any]
+) -> Any:
+    name = record["estimator"]
+    kind = base if name == _name_of_kind(base) else reader.names.find(name)
+    if not (isinstance(kind, type) and issubclass(kind, base)):
+        raise FileError(f"The file names {record['estimator']!r} as the kind of regressor.")
+    settings = {}
+    for name, written in record["params"].items():
+        if name not in params:
+            try:
+                settings[name] = reader.read(written)
+            except FileError as error:
+                raise type(error)(f"Parameter {name}: {error}") from error
+    for key in [*reader.tensors]:
+        if key[:1] == ":" and key[1:].partition(".")[0] in params:
+            reader.take(key)
+    estimator = kind(**settings)
+    requests = record["requests"]
+    if requests:
+        with sklearn.config_context(enable_metadata_routing=True):
+            for method in _REQUESTS:
+                getattr(estimator, f"set_{method}_request")(**requests[method])
+    return estimator
+
+
+def _read_fitted(reader: Reader, record: dict[str, Any], estimator: Any) -> None:
+    taken = estimator.get_params(deep=False)
+    attributes = {name: reader.read(value) for name, value in record["attributes"].items()}
+    for name in attributes:
+        if name in taken or name in _APART or hasattr(type(estimator), name):
+            raise FileError(f"The file has an attribute {name!r}, which a fit does not set.")
+    _check_attributes(attributes)
+    namespace, device, x_dtype = reader.read(record["form"])
+    if not (isinstance(namespace, str) and isinstance(device, str)):
+        raise FileError("The file does not say what X was.")
+    if not isinstance(x_dtype, torch.dtype):
+        raise FileError("The file does not say which dtype X had.")
+    vars(estimator).update(attributes)
+    estimator._form = Form(namespace, device, x_dtype)
+    n_numbers = sum(tensor.numel() for tensor in reader.tensors.values())
+    if estimator.n_features_in_ > max(_MANY_FEATURES, n_numbers):
+        raise FileError(f"The file has {estimator.n_features_in_} features, and fewer numbers.")
+    if needs_network(record["module"]) and isinstance(estimator.module, Unwritten):
+        raise UntrustedError(
+            f"The network was built by {estimator.module.text}, which a file cannot hold. Pass it: "
+            "torchreg.load(path, module=...)."
+        )
+    module = read_module(reader, record["module"], lambda numbers: _network(estimator, numbers))
+    if reader.tensors:
+        raise FileError(f"The file has tensors too many: {sorted(reader.tensors)}.")
+    _check_module(module, estimator)
+    estimator.module_ = module
+
+
+def _check_attributes(attributes: dict[str, Any]) -> None:
+    for name, is_right in FITTED.items():
+        if name not in attributes or not is_right(attributes[name]):
+            raise FileError(f"The file's {name} is {attributes.get(name)!r}, which it cannot be.")
+    if attributes["_y_is_vector"] and attributes["n_outputs_"] != 1:
+        raise FileError(f"The file has y as a vector with {attributes['n_outputs_']} outputs.")
+    names = attributes.get("feature_names_in_")
+    shape = (attributes["n_features_in_"],)
+    if names is not None and not (isinstance(names, np.ndarray) and names.shape == shape):
+        raise FileError(f"The file's feature names are not {shape[0]}, one per feature.")
+
+
+def _network(estimator: Any, numbers: Mapping[str, Tensor]) -> nn.Module:
+    """Build the user's network as ``fit`` would."""
+
+    def build() -> nn.Module:
+        return build_network(
+            estimator.module,
+            nested_parameters(estimator._nested, "module"),
+            in_features=estimator.n_features_in_,
+            out_features=estimator.n_outputs_,
+        )
+
+    x = torch.zeros(2, estimator.n_features_in_)
+    try:
+        with seeded(0, torch.device("cpu")):
+            if not isinstance(estimator.module, nn.Module):
+                _check_sizes(build, numbers)
+            network = build()
+            fit_to_data(network, x, estimator.n_outputs_)
+    except FileError:
+        raise
+    except Exception as error:
+        raise FileError(
+            f"The network of the file cannot be built from module={estimator.module!r}: {error}"
+        ) from error
+    return network.to(estimator.dtype_)
+
+
+def _check_sizes(build: Callable[[], nn.Module], numbers: Mapping[str, Tensor]) -> None:
+    """Require that a network is no larger than its numbers, before it takes any memory."""
+    try:
+        with torch.device("meta"):
+            sketch = build()
+    except Exception:
+        return  # Its constructor wants to see numbers, which a sketch has not.
+    for name, there in [*sketch.named_parameters(), *sketch.named_buffers()]:
+        if not nn.parameter.is_lazy(there) and (
+            name not in numbers or numbers[name].shape != there.shape
+        ):
+            raise FileError(
+                f"The file's network does not fit its module: {name} has shape "
+                f"{tuple(there.shape)} there, "
+                + (f"{tuple(numbers[name].shape)} here." if name in numbers else "none here.")
+            )
+
+
+def _check_module(module: nn.Module, estimator: Any) -> None:
+    """Require that a module takes rows of the right width, and gives as many outputs as y has."""
+    width, n_outputs = estimator.n_features_in_, estimator.n_outputs_
+    for name, length in (("standardize", width), ("unstandardize", n_outputs)):
+        layer = getattr(module, name, None)
+        if layer is not None and getattr(layer, "mean", torch.empty(0, 0)).shape != (length,):
+            raise FileError(f"The file's layer {name} is not for {length} columns.")
+    if next(module.get_submodule("network").parameters()).dtype != estimator.dtype_:
+        raise FileError(f"The file's network does not compute in {estimator.dtype_}.")
+    # Two rows that take no memory, however wide they are said to be.
+    x = torch.zeros(1, 1, dtype=estimator.dtype_).expand(2, width)
+    with torch.no_grad():
+        check_output(module(x), n_rows=2, n_outputs=n_outputs)

@@ -1,0 +1,147 @@
+"""The modules that a file describes in full, so that it opens without the caller's help.
+
+One table: a module, and the arguments of its constructor, each of which it keeps as an
+attribute of the same name. Adding a module is one entry. What is left out computes something
+other than one tensor of one (recurrent layers, attention), or can make a small input large
+(transposed convolutions, upsampling); a network with such a layer is the user's own module.
+"""
+
+from __future__ import annotations
+
+import inspect
+from functools import cache
+from typing import Any
+
+from torch import nn
+
+from torchreg.nn import MLP, AddConstant, MultiplyByConstant, Standardize, Unstandardize
+
+_INPLACE = ("inplace",)
+_NORM = ("num_features", "eps", "momentum", "affine", "track_running_stats")
+_CONV = (
+    "in_channels",
+    "out_channels",
+    "kernel_size",
+    "stride",
+    "padding",
+    "dilation",
+    "groups",
+    "bias",
+    "padding_mode",
+)
+_POOL = ("kernel_size", "stride", "padding")
+
+#: Layers and losses. ``bias`` stands for whether there is one.
+LAYERS: dict[type[nn.Module], tuple[str, ...]] = {
+    # Weights.
+    nn.Linear: ("in_features", "out_features", "bias"),
+    nn.Conv1d: _CONV,
+    nn.Conv2d: _CONV,
+    # Normalization.
+    nn.BatchNorm1d: _NORM,
+    nn.BatchNorm2d: _NORM,
+    nn.InstanceNorm1d: _NORM,
+    nn.LayerNorm: ("normalized_shape", "eps", "elementwise_affine", "bias"),
+    nn.RMSNorm: ("normalized_shape", "eps", "elementwise_affine"),
+    nn.GroupNorm: ("num_groups", "num_channels", "eps", "affine"),
+    # Activations.
+    nn.CELU: ("alpha", "inplace"),
+    nn.ELU: ("alpha", "inplace"),
+    nn.GELU: ("approximate",),
+    nn.GLU: ("dim",),
+    nn.Hardshrink: ("lambd",),
+    nn.Hardsigmoid: _INPLACE,
+    nn.Hardswish: _INPLACE,
+    nn.Hardtanh: ("min_val", "max_val", "inplace"),
+    nn.LeakyReLU: ("negative_slope", "inplace"),
+    nn.LogSigmoid: (),
+    nn.LogSoftmax: ("dim",),
+    nn.Mish: _INPLACE,
+    nn.PReLU: ("num_parameters", "init"),
+    nn.RReLU: ("lower", "upper", "inplace"),
+    nn.ReLU: _INPLACE,
+    nn.ReLU6: _INPLACE,
+    nn.SELU: _INPLACE,
+    nn.SiLU: _INPLACE,
+    nn.Sigmoid: (),
+    nn.Softmax: ("dim",),
+    nn.Softmin: ("dim",),
+    nn.Softplus: ("beta", "threshold"),
+    nn.Softshrink: ("lambd",),
+    nn.Softsign: (),
+    nn.Tanh: (),
+    nn.Tanhshrink: (),
+    nn.Threshold: ("threshold", "value", "inplace"),
+    # Dropout.
+    nn.AlphaDropout: ("p", "inplace"),
+    nn.Dropout: ("p", "inplace"),
+    nn.Dropout1d: ("p", "inplace"),
+    nn.Dropout2d: ("p", "inplace"),
+    nn.FeatureAlphaDropout: ("p", "inplace"),
+    # Shapes.
+    nn.AvgPool1d: (*_POOL, "ceil_mode", "count_include_pad"),
+    nn.Flatten: ("start_dim", "end_dim"),
+    nn.Identity: (),
+    nn.MaxPool1d: (*_POOL, "dilation", "return_indices", "ceil_mode"),
+    nn.Unflatten: ("dim", "unflattened_size"),
+    # Losses.
+    nn.HuberLoss: ("reduction", "delta"),
+    nn.KLDivLoss: ("reduction", "log_target"),
+    nn.L1Loss: ("reduction",),
+    nn.MSELoss: ("reduction",),
+    nn.PoissonNLLLoss: ("log_input", "full", "eps", "reduction"),
+    nn.SmoothL1Loss: ("reduction", "beta"),
+    nn.SoftMarginLoss: ("reduction",),
+}
+
+#: Modules whose numbers are their buffers: the constructor takes those, in this order.
+CONSTANTS: dict[type[nn.Module], tuple[tuple[str, ...], tuple[str, ...]]] = {
+    AddConstant: (("constant",), ()),
+    MultiplyByConstant: (("constant",), ()),
+    Standardize: (("mean", "scale"), ("dtype",)),
+    Unstandardize: (("mean", "scale"), ()),
+}
+
+#: Modules that are what their children are.
+CONTAINERS: tuple[type[nn.Module], ...] = (nn.Sequential, MLP)
+
+
+def arguments_of(layer: nn.Module) -> dict[str, Any]:
+    """Read a layer's constructor arguments from its attributes."""
+    return {
+        name: layer._parameters.get("bias") is not None if name == "bias" else getattr(layer, name)
+        for name in LAYERS[type(layer)]
+    }
+
+
+def build_layer(kind: type[nn.Module], arguments: dict[str, Any]) -> nn.Module:
+    """Call a layer's constructor, without memory for what will be its parameters.
+
+    Raises
+    ------
+    ValueError
+        If an argument would make a small input large.
+    Exception
+        Whatever the constructor raises at arguments that it does not take.
+    """
+    unknown = sorted(arguments.keys() - set(LAYERS[kind]))
+    if unknown:
+        raise ValueError(f"{kind.__name__} takes no {unknown}")
+    if kind in (nn.Conv1d, nn.Conv2d):
+        _check_padding(**arguments)
+    place = {"device": "meta"} if kind in _with_device() else {}
+    return kind(**arguments, **place)
+
+
+@cache
+def _with_device() -> set[type[nn.Module]]:
+    return {kind for kind in LAYERS if "device" in inspect.signature(kind).parameters}
+
+
+def _check_padding(*, padding: Any, kernel_size: Any, dilation: Any, **others: Any) -> None:
+    """Let padding only make up for what the kernel takes away."""
+    if isinstance(padding, str):
+        return
+    for added, size, step in zip(padding, kernel_size, dilation, strict=True):
+        if not 0 <= added <= step * size:
+            raise ValueError(f"a padding of {added} beside a kernel of {size}")
