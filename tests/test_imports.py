@@ -19,6 +19,8 @@ FLOORS: dict[str, list[str]] = {
     "the estimator": ["torchreg.regressor"],
     "out and back": ["torchreg._exporting", "torchreg._record"],
     "arrays, parameters, words": [
+        "torchreg._checkpoint",
+        "torchreg._fingerprint",
         "torchreg._observers",
         "torchreg._verdict",
         "torchreg._limits",
@@ -54,6 +56,7 @@ FLOORS: dict[str, list[str]] = {
         "torchreg.export.kinds",
         "torchreg.export.names",
         "torchreg.export.file",
+        "torchreg.export.lock",
         "torchreg.export.atomic",
     ],
     "rules and losses": [

@@ -1,6 +1,7 @@
 """Neural networks for regression that take and give raw units, the scikit-learn way."""
 
 from torchreg._errors import (
+    CheckpointError,
     DivergenceWarning,
     FileError,
     InterruptWarning,
@@ -12,6 +13,7 @@ from torchreg._loading import load
 from torchreg.regressor import TorchRegressor
 
 __all__ = [
+    "CheckpointError",
     "DivergenceWarning",
     "FileError",
     "InterruptWarning",

@@ -34,6 +34,10 @@ class FileError(ValueError):
     """A file is not one that torchreg wrote, is damaged, or was written by a later version."""
 
 
+class CheckpointError(ValueError):
+    """A checkpoint is that of another fit, in use, damaged, or cannot be written."""
+
+
 class UntrustedError(FileError):
     """A file names code of the user's that was neither passed nor allowed."""
 

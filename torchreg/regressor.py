@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Callable
-from typing import Any, Self
+from contextlib import AbstractContextManager
+from typing import Any, ClassVar, Self
 
 import numpy as np
 import torch
 from numpy.typing import ArrayLike
 from sklearn.base import BaseEstimator, RegressorMixin
 from sklearn.utils import Tags
+from sklearn.utils.metadata_routing import UNUSED
 from sklearn.utils.validation import check_is_fitted
 from torch import nn
 
+from torchreg._checkpoint import Checkpoint, open_checkpoint
 from torchreg._checks import (
     check_prediction_data,
     check_start,
@@ -24,6 +28,7 @@ from torchreg._checks import (
 from torchreg._data import Data, hold_out
 from torchreg._device import resolve_device
 from torchreg._exporting import ExportMixin
+from torchreg._fingerprint import fingerprint
 from torchreg._limits import check_parameters
 from torchreg._observers import NativeCallbacks, PrintedTable
 from torchreg._parameters import (
@@ -169,6 +174,9 @@ class TorchRegressor(
     Standardize(mean=[200], scale=[17.4946])
     """
 
+    #: A path is no metadata of the rows, to be passed on by a pipeline.
+    __metadata_request__fit: ClassVar[dict[str, str]] = {"checkpoint": UNUSED}
+
     def __init__(
         self,
         module: nn.Module | Callable[..., nn.Module] | None = None,
@@ -220,6 +228,7 @@ class TorchRegressor(
         X_val: ArrayLike | None = None,
         y_val: ArrayLike | None = None,
         sample_weight_val: ArrayLike | None = None,
+        checkpoint: str | os.PathLike[str] | None = None,
     ) -> Self:
         """Fit the network to data in raw units.
 
@@ -236,6 +245,11 @@ class TorchRegressor(
             when to stop; without, their loss is recorded.
         sample_weight_val : array-like of shape (n_samples_val,) or None, default=None
             Weights of the validation rows.
+        checkpoint : str, path or None, default=None
+            A file that holds the state of the fit, written every ten seconds or so. If the
+            process is killed, the same call in another one goes on from there and ends with the
+            same bits; when the fit has ended, it returns what was learned. Delete the file to
+            begin anew. Needs ``pip install "torchreg[files]"``.
 
         Returns
         -------
@@ -245,6 +259,9 @@ class TorchRegressor(
         ------
         ValueError, TypeError
             If parameters or data do not fit; what was fitted before is kept.
+        CheckpointError
+            A ``ValueError``: if the file is that of another fit, in use, damaged, or cannot be
+            written. What it held is kept.
 
         Warns
         -----
@@ -261,14 +278,16 @@ class TorchRegressor(
         check_parameters(self)
         data, form, seen = check_training_data(self, X, y, sample_weight)
         held_out = check_validation_data(self, seen, data, X_val, y_val, sample_weight_val)
-        # 2. Hold rows out, if early stopping asks for it and the user brought none.
-        seed = seed_from(self.random_state)
-        if self.early_stopping and held_out is None:
-            data, held_out = hold_out(data, self.validation_fraction, seed=seed)
-        seen |= {"_form": form, "_y_is_vector": data.y_is_vector, "n_outputs_": data.y.shape[1]}
-        # 3. Statistics, network, training.
-        request = self._request(seed, seen, data, X=X, y=y, sample_weight=sample_weight)
-        fitted = fit_network(request, _raw(data), None if held_out is None else _raw(held_out))
+        with self._kept_in(checkpoint, data, held_out) as keeper:
+            # 2. Hold rows out, if early stopping asks for it and the user brought none.
+            seed = seed_from(self.random_state) if keeper is None else keeper.seed
+            if self.early_stopping and held_out is None:
+                data, held_out = hold_out(data, self.validation_fraction, seed=seed)
+            seen |= {"_form": form, "_y_is_vector": data.y_is_vector, "n_outputs_": data.y.shape[1]}
+            # 3. Statistics, network, training.
+            given = {"X": X, "y": y, "sample_weight": sample_weight}
+            request = self._request(seed, seen, data, given, keeper)
+            fitted = fit_network(request, _raw(data), None if held_out is None else _raw(held_out))
         # 4. Say what went wrong.
         warn_about(fitted, request, describe_lost_digits(data, fitted.module, seen))
         # 5. Store what was learned.
@@ -303,7 +322,30 @@ class TorchRegressor(
         # (n, 1) -> (n,) where y was a vector
         return restore_form(prediction.reshape(-1) if self._y_is_vector else prediction, X, form)
 
-    def _request(self, seed: int, seen: dict[str, Any], data: Data, **given: Any) -> Request:
+    def _kept_in(
+        self, checkpoint: Any, data: Data, held_out: Data | None
+    ) -> AbstractContextManager[Checkpoint | None]:
+        """Open the checkpoint, if there is to be one."""
+        if checkpoint is not None and self.callbacks is not None:
+            raise ValueError(
+                "checkpoint expects callbacks=None: what callbacks remember is in no checkpoint. "
+                "Leave one of them out."
+            )
+        start = getattr(self, "module_", None) if self.warm_start else None
+        return open_checkpoint(
+            checkpoint,
+            lambda: fingerprint(self.get_params(deep=False), data, held_out, start),
+            lambda: seed_from(self.random_state),
+        )
+
+    def _request(
+        self,
+        seed: int,
+        seen: dict[str, Any],
+        data: Data,
+        given: dict[str, Any],
+        keeper: Checkpoint | None,
+    ) -> Request:
         """Read the parameters in the engine's words."""
         loss = build_loss(self.loss, nested_parameters(self._nested, "loss"))
         options = nested_parameters(self._nested, "optimizer")
@@ -330,6 +372,7 @@ class TorchRegressor(
             observers=lambda module: self._observers(module, seen, epochs_before, given),
             start=start,
             epochs_before=epochs_before,
+            keeper=keeper,
         )
 
     def _observers(

@@ -1,0 +1,266 @@
+"""A fit whose process was killed goes on from its checkpoint, and no checkpoint is mistaken."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from skorch.callbacks import EpochScoring
+from torch import nn
+
+import torchreg
+from torchreg import CheckpointError, TorchRegressor
+from torchreg._checkpoint import Checkpoint
+
+Array = np.ndarray
+
+
+@pytest.fixture
+def table() -> tuple[Array, Array]:
+    rng = np.random.default_rng(0)
+    X = rng.normal(size=(40, 2)) + 200
+    return X, X[:, 0] * 30 + rng.normal(size=40)
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "fit.checkpoint"
+
+
+def small(**params: Any) -> TorchRegressor:
+    return TorchRegressor(**{"max_epochs": 4, "random_state": 0, **params})
+
+
+def weights_of(reg: TorchRegressor) -> list[torch.Tensor]:
+    return list(reg.module_.state_dict().values())
+
+
+def same_bits(a: TorchRegressor, b: TorchRegressor) -> bool:
+    return all(map(torch.equal, weights_of(a), weights_of(b))) and a.history_ == b.history_
+
+
+def test_fits_killed_at_twenty_random_moments_end_with_the_bits_of_those_that_were_not() -> None:
+    done = subprocess.run(
+        [sys.executable, str(Path(__file__).with_name("_killed.py"))],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr
+    cases = [json.loads(line) for line in done.stdout.splitlines()]
+    assert sum(case["kills"] for case in cases) == 20
+    for case in cases:
+        assert case["same"], case
+        # No litter of writes that were killed, and no lock.
+        assert case["files"] == ["fit.checkpoint", "once", "result.json"]
+
+
+def test_a_fit_is_the_same_with_and_without_a_checkpoint(
+    table: tuple[Array, Array], path: Path
+) -> None:
+    assert same_bits(small().fit(*table, checkpoint=path), small().fit(*table))
+
+
+def test_the_same_call_after_the_end_returns_what_was_learned(
+    table: tuple[Array, Array], path: Path
+) -> None:
+    # Without random_state, the seed of the first call counts.
+    first = small(random_state=None, early_stopping=True).fit(*table, checkpoint=path)
+    again = small(random_state=None, early_stopping=True, verbose=0).fit(*table, checkpoint=path)
+    assert same_bits(first, again)
+
+
+def test_an_instance_as_module_and_validation_rows_are_recognized_again(
+    table: tuple[Array, Array], path: Path
+) -> None:
+    X, y = table
+
+    def fit() -> TorchRegressor:
+        torch.manual_seed(0)
+        network = nn.Sequential(nn.Linear(2, 3), nn.Tanh(), nn.Linear(3, 1))
+        weight = np.arange(1.0, 41.0)
+        reg = small(module=network, loss=nn.functional.smooth_l1_loss)
+        return reg.fit(X, y, weight, X_val=X[:5], y_val=y[:5], checkpoint=str(path))
+
+    assert same_bits(fit(), fit())
+
+
+def test_a_warm_start_goes_on_from_the_fit_before(table: tuple[Array, Array], path: Path) -> None:
+    fits = [small(warm_start=True).fit(*table) for _ in range(3)]
+    for reg in fits[:2]:
+        reg.fit(*table, checkpoint=path)
+    fits[2].fit(*table)
+    assert same_bits(fits[0], fits[1])
+    assert same_bits(fits[0], fits[2])
+    assert fits[0].n_iter_ == 8
+    other = small(warm_start=True, random_state=1).fit(*table).set_params(random_state=0)
+    with pytest.raises(CheckpointError, match="another fit: module_ differs"):
+        other.fit(*table, checkpoint=path)
+
+
+@pytest.mark.parametrize(
+    ("params", "changed"),
+    [
+        ({"lr": 0.1}, "lr differs"),
+        ({"random_state": 1, "max_epochs": 5}, "max_epochs, random_state differ"),
+        ({"module__hidden_sizes": [3]}, "module__hidden_sizes differs"),
+        ({"module": nn.Linear}, "module differs"),
+        ({"loss": "huber"}, "loss differs"),
+    ],
+)
+def test_the_checkpoint_of_other_parameters_is_refused(
+    params: dict[str, Any], changed: str, table: tuple[Array, Array], path: Path
+) -> None:
+    small().fit(*table, checkpoint=path)
+    before = path.read_bytes()
+    with pytest.raises(CheckpointError, match=f"was written by another fit: {changed}. To go on"):
+        small(**params).fit(*table, checkpoint=path)
+    assert path.read_bytes() == before
+
+
+def test_the_checkpoint_of_other_rows_is_refused(table: tuple[Array, Array], path: Path) -> None:
+    X, y = table
+    small().fit(X, y, checkpoint=path)
+    for changed, args, given in [
+        ("X differs", (X + 1e-9, y), {}),
+        ("y differs", (X, y + 1e-9), {}),
+        ("sample_weight differs", (X, y, np.arange(1.0, 41.0)), {}),
+        ("X_val, y_val differ", (X, y), {"X_val": X, "y_val": y}),
+    ]:
+        with pytest.raises(CheckpointError, match=f"another fit: {changed}"):
+            small().fit(*args, **given, checkpoint=path)
+
+
+def test_two_fits_cannot_use_one_checkpoint_at_a_time(
+    table: tuple[Array, Array], path: Path
+) -> None:
+    refused = []
+
+    class FitsAgain(nn.Module):
+        def __init__(self, in_features: int, out_features: int) -> None:
+            super().__init__()
+            self.linear = nn.Linear(in_features, out_features)
+            # In the middle of the first fit, as another process might.
+            with pytest.raises(CheckpointError, match="in use by another fit") as error:
+                small().fit(*table, checkpoint=path)
+            refused.append(error)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.linear(x)
+
+    reg = small(module=FitsAgain).fit(*table, checkpoint=path)
+    assert len(refused) == 1
+    assert same_bits(reg, small(module=nn.Linear).fit(*table))
+    assert os.listdir(path.parent) == [path.name]
+
+
+def test_a_full_disk_is_an_error_that_loses_nothing(
+    table: tuple[Array, Array], path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reg = small().fit(*table)
+    before = weights_of(reg)
+    monkeypatch.setattr("torchreg._checkpoint.INTERVAL", 0.0)
+    monkeypatch.setattr("torchreg._checkpoint.PAUSE", 0.0)
+    with monkeypatch.context() as patch:
+        written = []
+
+        def no_room(descriptor: int) -> None:
+            written.append(descriptor)
+            # The folder is synchronized after each file.
+            if len(written) > 4:
+                raise OSError(errno.ENOSPC, "No space left on device")
+
+        patch.setattr(os, "fsync", no_room)
+        with pytest.raises(CheckpointError, match=r"cannot be written: .*No space left on device"):
+            reg.set_params(max_epochs=6).fit(*table, checkpoint=path)
+    assert all(map(torch.equal, weights_of(reg), before))
+    assert os.listdir(path.parent) == [path.name]
+    went_on: list[dict[str, Any] | None] = []
+    kept = Checkpoint.kept
+    monkeypatch.setattr(Checkpoint, "kept", lambda self: went_on.append(kept(self)) or kept(self))
+    reg.fit(*table, checkpoint=path)
+    assert went_on[0] is not None
+    assert len(went_on[0]["records"]) == 1
+    assert same_bits(reg, small(max_epochs=6).fit(*table))
+
+
+@pytest.mark.parametrize("folder", ["missing", "/proc"])
+def test_a_folder_that_cannot_be_written_to_is_an_error_before_the_training(
+    folder: str, table: tuple[Array, Array], tmp_path: Path
+) -> None:
+    class NeverBuilt(nn.Module):
+        def __init__(self) -> None:
+            pytest.fail("the training began")
+
+    place = tmp_path / folder / "fit.checkpoint"
+    with pytest.raises(CheckpointError, match=r"cannot be written: .*Give the path of a file in a"):
+        small(module=NeverBuilt).fit(*table, checkpoint=place)
+
+
+def test_what_is_no_checkpoint_is_refused_and_left_as_it_is(
+    table: tuple[Array, Array], path: Path
+) -> None:
+    reg = small().fit(*table, checkpoint=path)
+    whole = path.read_bytes()
+    saved = path.with_name("saved.safetensors")
+    reg.save(saved)
+    flipped = bytearray(whole)
+    flipped[len(whole) // 2] ^= 1
+    for content in (b"", b"a,b\n1,2\n", whole[:-1], bytes(flipped), saved.read_bytes()):
+        path.write_bytes(content)
+        with pytest.raises(CheckpointError, match=r"The checkpoint cannot be read: .*begin anew"):
+            small().fit(*table, checkpoint=path)
+        assert path.read_bytes() == content
+
+
+def test_a_checkpoint_is_no_saved_regressor(table: tuple[Array, Array], path: Path) -> None:
+    small().fit(*table, checkpoint=path)
+    with pytest.raises(torchreg.FileError):
+        torchreg.load(path)
+
+
+def test_callbacks_and_a_checkpoint_do_not_go_together(
+    table: tuple[Array, Array], path: Path
+) -> None:
+    reg = small(callbacks=[EpochScoring("r2")])
+    with pytest.raises(ValueError, match="checkpoint expects callbacks=None"):
+        reg.fit(*table, checkpoint=path)
+
+
+def test_a_checkpoint_must_be_a_path(table: tuple[Array, Array]) -> None:
+    with pytest.raises(TypeError, match="checkpoint expects the path of a file, or None, got 3"):
+        small().fit(*table, checkpoint=3)
+
+
+def test_an_optimizer_that_remembers_what_no_file_can_hold_is_refused(
+    table: tuple[Array, Array], path: Path
+) -> None:
+    class Remembers(torch.optim.SGD):
+        def step(self, closure: Any = None) -> Any:
+            self.state[self.param_groups[0]["params"][0]]["secret"] = object()
+            return super().step(closure)
+
+    with pytest.raises(CheckpointError, match="optimizer remembers what no checkpoint can hold"):
+        small(optimizer=Remembers, lr=0.01).fit(*table, checkpoint=path)
+
+
+def test_a_short_fit_writes_when_it_begins_and_when_it_ends(
+    table: tuple[Array, Array], path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    states: list[Any] = []
+    write = Checkpoint.write
+    monkeypatch.setattr(
+        Checkpoint, "write", lambda self, state: states.append(state) or write(self, state)
+    )
+    small(max_epochs=50).fit(*table, checkpoint=path)
+    assert states[0] is None
+    assert [len(state["records"]) for state in states[1:]] == [50]
