@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from functools import wraps
-from typing import NamedTuple, ParamSpec, TypeVar
+from typing import ParamSpec, TypeVar
 
 import torch
 
@@ -26,32 +26,29 @@ if hasattr(os, "register_at_fork"):  # Windows knows no fork.
     os.register_at_fork(after_in_child=_notice_fork)
 
 
-class _Settings(NamedTuple):
-    """What torch keeps for each thread."""
+_Settings = tuple[int, bool, int, int]
+_n_dispatch_modes = torch._C._len_torch_dispatch_stack
+_n_function_modes = torch._C._len_torch_function_stack
 
-    n_threads: int
-    gradients: bool
-    n_dispatch_modes: int
-    n_function_modes: int
 
-    @classmethod
-    def now(cls) -> _Settings:
-        """Read them."""
-        return cls(
-            torch.get_num_threads(),
-            torch.is_grad_enabled(),
-            torch._C._len_torch_dispatch_stack(),
-            torch._C._len_torch_function_stack(),
-        )
+def _settings() -> _Settings:
+    """Read what torch keeps for each thread: how many threads, gradients, modes."""
+    return (
+        torch.get_num_threads(),
+        torch.is_grad_enabled(),
+        _n_dispatch_modes(),
+        _n_function_modes(),
+    )
 
-    def put_back(self) -> None:
-        """Set them, where they are others now."""
-        while torch._C._len_torch_dispatch_stack() > self.n_dispatch_modes:
-            torch._C._pop_torch_dispatch_stack()
-        while torch._C._len_torch_function_stack() > self.n_function_modes:
-            torch._C._pop_torch_function_stack()
-        torch.set_grad_enabled(self.gradients)
-        torch.set_num_threads(self.n_threads)
+
+def _put_back(settings: _Settings) -> None:
+    n_threads, gradients, n_dispatch_modes, n_function_modes = settings
+    while _n_dispatch_modes() > n_dispatch_modes:
+        torch._C._pop_torch_dispatch_stack()
+    while _n_function_modes() > n_function_modes:
+        torch._C._pop_torch_function_stack()
+    torch.set_grad_enabled(gradients)
+    torch.set_num_threads(n_threads)
 
 
 def leaving_no_trace(method: Callable[P, R]) -> Callable[P, R]:
@@ -82,18 +79,18 @@ def leaving_no_trace(method: Callable[P, R]) -> Callable[P, R]:
 
     @wraps(method)
     def guarded(*args: P.args, **kwargs: P.kwargs) -> R:
-        before = _Settings.now()
+        before = _settings()
         try:
-            if _in_fork and before.n_threads > 1:
+            if _in_fork and before[0] > 1:
                 torch.set_num_threads(1)
             return method(*args, **kwargs)
         finally:
             # An interrupt may come here, too; hardly ever two of them.
             try:
-                if _Settings.now() != before:
-                    before.put_back()
+                if _settings() != before:
+                    _put_back(before)
             except BaseException:
-                before.put_back()
+                _put_back(before)
                 raise
 
     return guarded

@@ -29,18 +29,24 @@ class Snapshot:
         self.kept: list[Tensor] | None = None
         self.loss = math.inf
         self.epoch = 0
+        #: Whether they are being kept just now: the weights in place are those to keep.
+        self.underway = False
 
     def take(self, loss: float, epoch: int) -> None:
         """Keep the weights as they are now."""
+        self.underway = True
+        self.loss, self.epoch = loss, epoch
         if self.kept is None:
             self.kept = [tensor.clone() for tensor in self.tensors]
         else:
             for kept, tensor in zip(self.kept, self.tensors, strict=True):
                 kept.copy_(tensor)
-        self.loss, self.epoch = loss, epoch
+        self.underway = False
 
     def restore(self) -> None:
         """Put the kept weights back."""
+        if self.underway:
+            return
         for kept, tensor in zip(self.kept or [], self.tensors, strict=False):
             tensor.copy_(kept)
 
@@ -134,8 +140,10 @@ class _Fit:
         self.snapshot = Snapshot([*self.stepper.weights(), *problem.network.buffers()])
         if self.whole is None or problem.stopping.on_validation:
             self.snapshot.take(math.inf, problem.first_epoch)
+        #: The weights at the end of the last epoch, to which an interrupted fit goes back.
+        self.last = Snapshot(self.snapshot.tensors)
         self.records: list[EpochRecord] = []
-        self.epoch = problem.first_epoch
+        self.epoch = self.finished = problem.first_epoch
         self.first_loss: float | None = None
         self.batch_loss: float | Tensor = math.nan
         self.prediction: Tensor | None = None
@@ -162,8 +170,12 @@ class _Fit:
         try:
             return self._run_epochs()
         except KeyboardInterrupt:
-            if not self.records:
+            if self.finished == self.problem.first_epoch:
                 raise
+            # In the middle of an epoch, or of a line search, weights are nobody's.
+            if self.epoch != self.finished:
+                self.last.restore()
+                del self.records[self.finished - self.problem.first_epoch :]
             return "interrupted"
 
     def _run_epochs(self) -> str:
@@ -184,6 +196,8 @@ class _Fit:
             # 5. A loss that is not a number ends it; good weights are kept.
             if not self._is_sound(record):
                 return "diverged"
+            self.finished = self.epoch
+            self.last.take(loss, self.epoch)
             self._keep_if_best(record)
             # 6. Ask who listens.
             if any([listener.on_epoch_end(record) for listener in self.listeners]):
