@@ -44,7 +44,7 @@ def _settings() -> _Settings:
 def _put_back(settings: _Settings) -> None:
     n_threads, gradients, n_dispatch_modes, n_function_modes = settings
     while _n_dispatch_modes() > n_dispatch_modes:
-        torch._C._pop_torch_dispatch_stack()
+        torch._C._pop_torch_dispatch_stack(None)
     while _n_function_modes() > n_function_modes:
         torch._C._pop_torch_function_stack()
     torch.set_grad_enabled(gradients)
