@@ -155,8 +155,9 @@ def error_of_the_user(trial: Trial, injection: Any) -> None:
 
 # What is handed over makes no sense
 
+ENDLESS = 10**30
 ABSURD: list[Any] = [-1, 0, 1, 2, 0.5, -0.5, 1e-300, 1e300, NAN, INF, True, None, "", "adam", b"x"]
-ABSURD += [[], (), {}, 10**30, object(), int, np.float32(0.3), np.int8(3), np.array([1])]
+ABSURD += [[], (), {}, ENDLESS, object(), int, np.float32(0.3), np.int8(3), np.array([1])]
 ABSURD += [torch.tensor(1.0), torch.tensor([2]), lambda *_: None, "\x00", -(10**30), 1j]
 NESTED = ["module__hidden_sizes", "module__activation", "module__dropout"]
 NESTED += ["optimizer__weight_decay", "optimizer__betas", "loss__delta", "callbacks__a__b"]
@@ -167,7 +168,7 @@ def absurd_parameters(trial: Trial, injection: Any) -> None:
     names = [name for name in trial.reg.get_params() if "__" not in name and name != "verbose"]
     chosen = trial.rng.choice([*names, *NESTED], size=2, replace=False)
     values = {str(name): ABSURD[trial.rng.integers(len(ABSURD))] for name in chosen}
-    if values.get("max_epochs") == 10**30:
+    if values.get("max_epochs") is ENDLESS:
         # A wish that can be granted, as long as the fit may end.
         values |= {"tol": 0.5, "n_iter_no_change": 3}
     trial.reg.set_params(**values)

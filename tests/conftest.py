@@ -1,4 +1,4 @@
-"""What the tests share: the penguins, hypothesis without chance, and errors that come at any call."""
+"""What the tests share: the penguins, hypothesis without chance, errors that come anywhere."""
 
 from __future__ import annotations
 

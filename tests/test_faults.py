@@ -1,4 +1,4 @@
-"""Whatever goes wrong, and when: an estimator keeps its old fit to the bit, or has a proper new one.
+"""Whatever goes wrong, and when: an estimator keeps its old fit, or has a proper new one.
 
 `make test-slow` goes on for ten minutes, from a number that it prints, and
 TORCHREG_FAULT=number:round repeats one of its rounds. The ordinary tests take a few rounds of

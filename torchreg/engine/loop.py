@@ -172,10 +172,12 @@ class _Fit:
         except KeyboardInterrupt:
             if self.finished == self.problem.first_epoch:
                 raise
-            # In the middle of an epoch, or of a line search, weights are nobody's.
-            if self.epoch != self.finished:
+            del self.records[self.finished - self.problem.first_epoch :]
+            if self.epoch == self.finished:
+                self._keep_if_best(self.records[-1])
+            else:
+                # In the middle of an epoch, or of a line search, weights are nobody's.
                 self.last.restore()
-                del self.records[self.finished - self.problem.first_epoch :]
             return "interrupted"
 
     def _run_epochs(self) -> str:
