@@ -15,7 +15,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 # SCIPY_ARRAY_API must be set before scipy is imported, or scikit-learn skips its array API checks.
 TEST_ENV := OMP_NUM_THREADS=1 MPLBACKEND=Agg SCIPY_ARRAY_API=1
 
-.PHONY: help install demo test test-oldest lint types format benchmark wheel-check clean
+.PHONY: help install demo test test-slow test-oldest lint types format benchmark wheel-check clean
 .DEFAULT_GOAL := help
 
 help:  ## list the targets
@@ -45,6 +45,9 @@ demo: install  ## fit the penguins: the first example
 
 test: install  ## run the tests and every docstring's example
 	@$(TEST_ENV) $(BIN)/python -m pytest -n $(WORKERS) $(PYTEST_ARGS)
+
+test-slow: install  ## run the tests that take minutes: faults for ten of them
+	@$(TEST_ENV) $(BIN)/python -m pytest -m slow $(PYTEST_ARGS)
 
 test-oldest: $(OLDEST)/.installed  ## the same with the lowest supported scikit-learn
 	@$(TEST_ENV) $(OLDEST)/bin/python -m pytest -n $(WORKERS) $(PYTEST_ARGS)

@@ -1,8 +1,11 @@
-"""What the tests share: the penguins, and hypothesis without chance."""
+"""What the tests share: the penguins, hypothesis without chance, errors that come anywhere."""
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
+from types import FrameType
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -52,3 +55,39 @@ def noisy() -> tuple[Array, Array]:
     rng = np.random.default_rng(0)
     X = rng.normal(size=(80, 12))
     return X, X[:, 0] + rng.normal(size=80)
+
+
+class Injection:
+    """Counts the calls of Python functions inside a block, and raises an error at one of them.
+
+    So comes Ctrl-C: on entry to a function, whichever it is, ``__exit__`` included.
+    """
+
+    def __init__(self, error: BaseException | None = None, *, at: int = 0) -> None:
+        self.error, self.at = error, at
+        self.calls = 0
+
+    def __enter__(self) -> Injection:
+        self.kept = sys.gettrace(), sys.unraisablehook
+        # Where nobody can catch an error (in __del__), Python only reports it.
+        sys.unraisablehook = lambda _: None
+        sys.settrace(self._trace)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        sys.settrace(self.kept[0])
+        sys.unraisablehook = self.kept[1]
+
+    def _trace(self, frame: FrameType, event: str, arg: Any) -> None:
+        code = frame.f_code
+        # A module that is half imported is Python's affair.
+        if code is Injection.__exit__.__code__ or "importlib" in code.co_filename:
+            return
+        self.calls += 1
+        if self.calls == self.at and self.error is not None:
+            raise self.error
+
+
+@pytest.fixture(scope="session")
+def injection() -> type[Injection]:
+    return Injection

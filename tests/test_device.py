@@ -62,15 +62,14 @@ def test_what_one_thread_takes_for_itself_changes_nothing_for_a_new_one() -> Non
         torch.set_num_threads(kept)
 
 
-def test_inside_a_seeded_block_numbers_are_those_of_manual_seed_and_outside_they_go_on() -> None:
+def test_seeded_work_draws_what_manual_seed_gives_and_outside_the_numbers_go_on() -> None:
     with torch.random.fork_rng():
         torch.manual_seed(7)
         expected = torch.rand(3)
     torch.manual_seed(1)
     first = torch.rand(2)
     torch.manual_seed(1)
-    with seeded(7, CPU):
-        assert torch.equal(torch.rand(3), expected)
+    assert torch.equal(seeded(7, CPU, lambda: torch.rand(3)), expected)
     assert torch.equal(torch.rand(2), first)
 
 

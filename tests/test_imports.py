@@ -72,7 +72,7 @@ FLOORS: dict[str, list[str]] = {
         "torchreg.nn.standardize",
         "torchreg.nn.constants",
     ],
-    "the ground": ["torchreg._device", "torchreg._errors"],
+    "the ground": ["torchreg._device", "torchreg._errors", "torchreg._guard"],
 }
 HEIGHT = {
     module: -depth

@@ -132,8 +132,12 @@ def test_a_unix_time_in_float32_has_lost_its_digits_and_a_warning_says_so(
 ) -> None:
     seconds, y = unix_time
     X = pd.DataFrame((seconds + 1.7e9).astype(np.float32), columns=["time"])
-    with pytest.warns(PrecisionWarning, match=r"column time lies at 1\.7e\+09 .* float32"):
+    with pytest.warns(PrecisionWarning, match=r"column time lies at 1\.7e\+09 .* float32") as seen:
         small().fit(X, y)
+    said = str(seen[0].message)
+    assert "lies at 1.7e+09 with a standard deviation of" in said
+    assert "but float32 can only tell numbers 2e+02 apart there: digits were lost before" in said
+    assert "digits were lost before fit. Subtract the offset, or pass float64, where" in said
     with pytest.warns(PrecisionWarning, match="y lies at"):
         small().fit(seconds, (100 * y + 1.7e9).astype(np.float32))
 

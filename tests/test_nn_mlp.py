@@ -144,7 +144,9 @@ def test_a_layer_size_that_is_no_positive_integer_is_refused(
 
 @pytest.mark.parametrize("sizes", [None, 5.5])
 def test_hidden_sizes_that_are_no_sequence_are_refused_by_name(sizes: Any) -> None:
-    with pytest.raises((ValueError, TypeError), match=f"MLP expects .*{sizes}"):
+    with pytest.raises(
+        (ValueError, TypeError), match=rf"MLP expects hidden_sizes like \(100, 100\), got {sizes}"
+    ):
         MLP(1, hidden_sizes=sizes)
 
 
@@ -164,9 +166,16 @@ def test_an_unknown_activation_is_refused_with_the_near_and_all_known_names() ->
     with pytest.raises(ValueError, match=r"Unknown activation 'rellu'\. Did you mean 'relu'") as e:
         MLP(1, activation="rellu")
     assert all(repr(name) in str(e.value) for name in BY_NAME)
+    assert "A callable such as nn.ReLU works too" in str(e.value)
 
 
-@pytest.mark.parametrize("activation", [nn.ReLU(), torch.tanh, 3])
+@pytest.mark.parametrize("activation", [nn.ReLU(), torch.tanh])
 def test_an_activation_that_builds_no_module_is_refused_in_our_words(activation: Any) -> None:
-    with pytest.raises((ValueError, TypeError), match=r"activation.* nn\.ReLU"):
+    expected = r"MLP expects an activation by name or a callable .* nn\.ReLU \(the class, not an"
+    with pytest.raises(TypeError, match=expected):
         MLP(1, activation=activation)
+
+
+def test_an_activation_that_is_no_name_is_unknown() -> None:
+    with pytest.raises(ValueError, match="Unknown activation 3"):
+        MLP(1, activation=3)  # type: ignore[arg-type]

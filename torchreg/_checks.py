@@ -200,10 +200,6 @@ def _assemble(
     check_consistent_length(X, y)
     y_dtype = (tensor := to_tensor(y, name=y_name)).dtype
     t = tensor.to(torch.float64)
-    if t.ndim not in (1, 2) or t.shape[-1] == 0:
-        raise ValueError(
-            f"{y_name} expects shape (n_samples,) or (n_samples, n_outputs), got {tuple(t.shape)}."
-        )
     if not (largest := _largest(t)) < LARGEST:
         raise ValueError(
             f"{y_name} holds {largest:.3g}; values beyond {LARGEST:.3g} cannot be "

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import TypeVar
 
 import torch
 from torch import Tensor
@@ -12,6 +14,18 @@ from torch import Tensor
 #: torch's global generator can serve one fit at a time. Reentrant, because a callback
 #: may fit another regressor.
 _GENERATOR_LOCK = threading.RLock()
+
+R = TypeVar("R")
+
+
+def _renew_lock() -> None:
+    """Forget who held the lock when this process was forked: that thread is not here."""
+    global _GENERATOR_LOCK
+    _GENERATOR_LOCK = threading.RLock()
+
+
+if hasattr(os, "register_at_fork"):  # Windows knows no fork.
+    os.register_at_fork(after_in_child=_renew_lock)
 
 #: Rows of a batch times parameters, up to which most of a step on a CPU is not arithmetic,
 #: so that float64 costs little more than float32.
@@ -130,30 +144,50 @@ def resolve_dtype(
     return resolved
 
 
-@contextmanager
-def seeded(seed: int, device: torch.device) -> Iterator[None]:
-    """Draw from torch's global generators as if freshly seeded, then give them back.
+def seeded(seed: int | list[Tensor], device: torch.device, work: Callable[[], R]) -> R:
+    """Let work draw from torch's global generators as if freshly seeded, then give them back.
 
     ``torch.random.fork_rng`` alone is not thread-safe; the lock makes fits in several
     threads draw what they draw alone.
 
     Parameters
     ----------
-    seed : int
-        Seed of every generator inside the block.
+    seed : int or list of Tensor
+        Seed of every generator while the work is done; or the states in which earlier work
+        left them (:func:`generator_states`).
     device : torch.device
         An accelerator whose generator is lent too.
+    work : callable
+        Takes nothing; a function and no block, since Ctrl-C can come while a block is left.
+
+    Returns
+    -------
+    object
+        What the work returned.
+
+    Examples
+    --------
+    >>> torch.equal(*(seeded(0, torch.device("cpu"), lambda: torch.rand(3)) for _ in range(2)))
+    True
     """
-    indices = []
-    if device.type == "cuda":
-        indices = [device.index if device.index is not None else torch.cuda.current_device()]
-    with _GENERATOR_LOCK, torch.random.fork_rng(devices=indices):
-        if device.type == "cpu":
-            # torch.manual_seed would also write down a stack trace for each accelerator.
-            torch.default_generator.manual_seed(seed)
-        else:
-            torch.manual_seed(seed)
-        yield
+    with _GENERATOR_LOCK:
+        states = generator_states(device)
+        try:
+            if not isinstance(seed, int):
+                set_generator_states(device, seed)
+            elif device.type == "cpu":
+                # torch.manual_seed would also write down a stack trace for each accelerator.
+                torch.default_generator.manual_seed(seed)
+            else:
+                torch.manual_seed(seed)
+            return work()
+        finally:
+            # Once more if Ctrl-C comes just here.
+            try:
+                set_generator_states(device, states)
+            except BaseException:
+                set_generator_states(device, states)
+                raise
 
 
 def generator_states(device: torch.device) -> list[Tensor]:

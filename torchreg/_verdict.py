@@ -16,13 +16,16 @@ from torchreg.engine.fit import Fitted, Request
 from torchreg.engine.rows import Rows, SparseRows
 from torchreg.engine.statistics import Statistics, lost_digits
 
+#: From a warning up to who called ``fit``: past this file, ``fit``, and its two decorators.
+_CALLER = 5
+
 
 def warn_about(fitted: Fitted, request: Request, lost_digits: str | None) -> None:
     """Turn the reason why a fit ended into words."""
     outcome = fitted.outcome
     epoch, kept = outcome.records[-1].epoch, outcome.best_epoch
     if lost_digits is not None:
-        warnings.warn(lost_digits, PrecisionWarning, stacklevel=4)
+        warnings.warn(lost_digits, PrecisionWarning, stacklevel=_CALLER)
     if outcome.reason == "interrupted":
         if not fits_alone():
             raise KeyboardInterrupt
@@ -30,7 +33,7 @@ def warn_about(fitted: Fitted, request: Request, lost_digits: str | None) -> Non
             f"Interrupted in epoch {epoch + 1} of {request.epochs_before + request.max_epochs}: "
             f"the regressor holds the weights of epoch {kept}, and can predict.",
             InterruptWarning,
-            stacklevel=4,
+            stacklevel=_CALLER,
         )
     if outcome.reason == "diverged":
         warnings.warn(
@@ -39,7 +42,7 @@ def warn_about(fitted: Fitted, request: Request, lost_digits: str | None) -> Non
             f"ones. Likely cause: lr={request.optimizer.options.get('lr')} is too large for "
             f"optimizer={request.optimizer.name!r} and this module. Lower it, or clip gradients.",
             DivergenceWarning,
-            stacklevel=4,
+            stacklevel=_CALLER,
         )
     if outcome.still_falling:
         warnings.warn(
@@ -47,7 +50,7 @@ def warn_about(fitted: Fitted, request: Request, lost_digits: str | None) -> Non
             f"more than tol={request.stopping.tol} of itself in an epoch. Raise max_epochs or "
             "lr, or set tol=None.",
             ConvergenceWarning,
-            stacklevel=4,
+            stacklevel=_CALLER,
         )
 
 

@@ -29,6 +29,7 @@ from torchreg._data import Data, hold_out
 from torchreg._device import resolve_device
 from torchreg._exporting import ExportMixin
 from torchreg._fingerprint import fingerprint
+from torchreg._guard import leaving_no_trace
 from torchreg._limits import check_parameters
 from torchreg._observers import NativeCallbacks, PrintedTable
 from torchreg._parameters import (
@@ -219,6 +220,7 @@ class TorchRegressor(
         self._nested = check_nested(self, nested, known=self._get_param_names())
 
     @with_callbacks
+    @leaving_no_trace
     def fit(
         self,
         X: ArrayLike,
@@ -294,6 +296,7 @@ class TorchRegressor(
         self._store(fitted, seen)
         return self
 
+    @leaving_no_trace
     def predict(self, X: ArrayLike) -> Any:
         """Predict in raw units.
 
@@ -398,24 +401,23 @@ class TorchRegressor(
         outcome = fitted.outcome
         goes_on = self.warm_start and hasattr(self, "module_")
         before: list[dict[str, Any]] = self.history_ if goes_on else []
-        self.__dict__.pop("feature_names_in_", None)
-        self.__dict__.update(seen)
-        self.module_ = fitted.module
-        self.dtype_ = fitted.dtype
-        self.history_: list[dict[str, Any]] = [
-            *before,
-            *(record.as_dict() for record in outcome.records),
-        ]
-        self.n_iter_ = self.history_[-1]["epoch"]
-        self.best_epoch_ = outcome.best_epoch
-        self.loss_curve_ = [row["loss"] for row in self.history_]
-        self.loss_ = self.loss_curve_[max(self.best_epoch_, 1) - 1]
-        has_validation = "validation_loss" in self.history_[-1]
-        self.validation_loss_curve_ = (
-            [row.get("validation_loss", math.nan) for row in self.history_]
-            if has_validation
-            else None
-        )
+        history = [*before, *(record.as_dict() for record in outcome.records)]
+        losses = [row["loss"] for row in history]
+        validation = [row.get("validation_loss", math.nan) for row in history]
+        learned = {
+            **seen,
+            "module_": fitted.module,
+            "dtype_": fitted.dtype,
+            "history_": history,
+            "n_iter_": history[-1]["epoch"],
+            "best_epoch_": outcome.best_epoch,
+            "loss_curve_": losses,
+            "loss_": losses[max(outcome.best_epoch, 1) - 1],
+            "validation_loss_curve_": validation if "validation_loss" in history[-1] else None,
+        }
+        kept = {name: v for name, v in vars(self).items() if name != "feature_names_in_"}
+        # All at once: what comes in between, as Ctrl-C may, finds the old fit or the new one.
+        self.__dict__ = kept | learned
 
     def __sklearn_is_fitted__(self) -> bool:
         return hasattr(self, "module_")

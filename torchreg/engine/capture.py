@@ -207,7 +207,9 @@ class _Notes:
         source.append(f"return {self.name_of(loss)}")
         namespace = dict(self.bound)
         exec(_compiled("\n    ".join(source)), namespace)
-        program: Program = namespace["program"]
+        # Out of the namespace that it looks names up in: in a circle, the tensors would outlive
+        # the fit until Python looks for circles.
+        program: Program = namespace.pop("program")
         return program
 
     def _destinations(

@@ -4,16 +4,22 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from functools import partial
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from torchreg._device import resolve_dtype, seeded, statistics_dtype, threads
+from torchreg._device import (
+    generator_states,
+    resolve_dtype,
+    seeded,
+    statistics_dtype,
+    threads,
+)
 from torchreg.engine.loop import train
-from torchreg.engine.network import build_network, fit_to_data, habits_of, scaled
+from torchreg.engine.network import Habits, build_network, fit_to_data, habits_of, scaled
 from torchreg.engine.problem import Keeper, Observer, Outcome, Problem, Stopping
 from torchreg.engine.rows import (
     LazyRows,
@@ -136,7 +142,7 @@ def fit_network(request: Request, training: RawRows, validation: RawRows | None)
     """
     available = torch.get_num_threads()
     few = 1 if len(training.y) * width_of(training.x) <= ONE_THREAD else available
-    with ExitStack() as lent, threads(few, others=available):
+    with threads(few, others=available):
         # 1. Batches. A full batch is what its distinct rows and their weights say.
         n_rows, n_outputs = training.y.shape
         batch_size = choose_batch_size(request.batch_size, n_rows, request.optimizer)
@@ -145,42 +151,68 @@ def fit_network(request: Request, training: RawRows, validation: RawRows | None)
             merged = merge_identical(every_row(training.x), training.y, training.weight)
             training = RawRows(*merged)
             batch_size = len(training.y)
-        # 2. Random numbers of our own; other threads wait no longer than they must.
-        lent.enter_context(seeded(request.seed, request.device))
-        # 3. A network between its scaling layers, and the rows in its units.
-        module = copy.deepcopy(request.start) or build_module(request, training, batch_size)
-        inside = Inside(module, request)
-        whole = batch_size >= len(training.y)
-        table = inside.table(training, whole=whole)
-        habits = habits_of(inside.network, table.x[torch.arange(min(4, len(table.t)))])
-        if not habits.draws:
-            lent.close()
-        # 4. Train.
-        listener = inside.listener(training, validation, batch_size)
-        problem = Problem(
-            network=inside.network,
-            training=table,
-            validation=None if validation is None else inside.table(validation, whole=False),
-            loss=loss.to(table.t),
-            optimizer=request.optimizer,
-            batch_size=batch_size,
-            max_epochs=request.max_epochs,
-            stopping=request.stopping,
-            seed=request.seed,
-            first_epoch=request.epochs_before,
-            observers=request.observers(module),
-            batch_observer=listener,
-            keeper=request.keeper,
-            protect_input=habits.overwrites_input,
-            draws=habits.draws,
-        )
-        if listener is not None:
-            listener.begin()
-        n_parameters = sum(p.numel() for p in inside.network.parameters())
-        few = 1 if batch_size * n_parameters <= ONE_THREAD else available
+        # 2. A network between its scaling layers, and the rows in its units.
+        device = request.device
+        start = seeded(request.seed, device, partial(_start, request, training, batch_size))
+        # 3. Train, with random numbers of our own if the network draws; other threads wait then.
+        few = 1 if batch_size * start.n_parameters <= ONE_THREAD else available
         with threads(few, others=available):
-            outcome = train(problem)
-    return Fitted(module.eval(), inside.dtype, outcome)
+            work = partial(_train, request, start, training, validation, batch_size, loss)
+            outcome = seeded(start.generators, device, work) if start.habits.draws else work()
+    return Fitted(start.inside.module.eval(), start.inside.dtype, outcome)
+
+
+class _Start(NamedTuple):
+    """What is there before the first step; torch's generators stand where the building ended."""
+
+    inside: Inside
+    table: Table
+    habits: Habits
+    n_parameters: int
+    generators: list[Tensor]
+
+
+def _start(request: Request, training: RawRows, batch_size: int) -> _Start:
+    """Build a network between its scaling layers, and bring the rows into its units."""
+    module = copy.deepcopy(request.start) or build_module(request, training, batch_size)
+    inside = Inside(module, request)
+    table = inside.table(training, whole=batch_size >= len(training.y))
+    habits = habits_of(inside.network, table.x[torch.arange(min(4, len(table.t)))])
+    n_parameters = sum(p.numel() for p in inside.network.parameters())
+    return _Start(inside, table, habits, n_parameters, generator_states(request.device))
+
+
+def _train(
+    request: Request,
+    start: _Start,
+    training: RawRows,
+    validation: RawRows | None,
+    batch_size: int,
+    loss: Loss,
+) -> Outcome:
+    """Train the network in place."""
+    inside, table = start.inside, start.table
+    listener = inside.listener(training, validation, batch_size)
+    problem = Problem(
+        network=inside.network,
+        training=table,
+        validation=None if validation is None else inside.table(validation, whole=False),
+        loss=loss.to(table.t),
+        optimizer=request.optimizer,
+        batch_size=batch_size,
+        max_epochs=request.max_epochs,
+        stopping=request.stopping,
+        seed=request.seed,
+        first_epoch=request.epochs_before,
+        observers=request.observers(inside.module),
+        batch_observer=listener,
+        keeper=request.keeper,
+        protect_input=start.habits.overwrites_input,
+        draws=start.habits.draws,
+    )
+    if listener is not None:
+        listener.begin()
+    return train(problem)
 
 
 def choose_batch_size(batch_size: int | str | None, n_rows: int, optimizer: OptimizerSpec) -> int:

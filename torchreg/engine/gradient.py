@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import torch
@@ -16,6 +17,10 @@ from torchreg.engine.objective import Objective
 from torchreg.engine.recorder import NotCapturableError, Recorder, written_outside
 from torchreg.engine.rows import Batch
 from torchreg.engine.surroundings import obstacle, python_state
+
+#: ``torch.inference_mode`` without its wrapper in Python, which takes longer and which Ctrl-C
+#: can keep from turning the mode off.
+_inference = partial(torch._C._InferenceMode, True)
 
 #: A program repays its recording within about this many steps.
 WORTH_CAPTURING = 16
@@ -150,7 +155,7 @@ class CapturedGradient:
         program = self.programs.get(kind)
         if program is not None:
             try:
-                with torch.inference_mode():
+                with _inference():
                     return program(*batch)
             except RuntimeError:
                 # A check such as that of a Cholesky factor; the ordinary step says it better.
@@ -224,7 +229,7 @@ class CapturedGradient:
     ) -> bool:
         """Whether a program gives what the ordinary step gave, and leaves what it left."""
         try:
-            with torch.inference_mode():
+            with _inference():
                 loss = program(*batch)
         except Exception:
             # Some operations, such as oneDNN's LSTM, cannot be called from outside torch.

@@ -83,8 +83,10 @@ class _Fit:
         self.snapshot = Snapshot([*self.stepper.weights(), *problem.network.buffers()])
         if self.whole is None or problem.stopping.on_validation:
             self.snapshot.take(math.inf, problem.first_epoch)
+        #: The weights at the end of the last epoch, to which an interrupted fit goes back.
+        self.last = Snapshot(self.snapshot.tensors)
         self.records: list[EpochRecord] = []
-        self.epoch = problem.first_epoch
+        self.epoch = self.finished = problem.first_epoch
         self.first_loss: float | None = None
         self.batch_loss: float | Tensor = math.nan
         self.prediction: Tensor | None = None
@@ -113,8 +115,14 @@ class _Fit:
         try:
             reason = self._run_epochs(kept)
         except KeyboardInterrupt:
-            if not self.records:
+            if self.finished == self.problem.first_epoch:
                 raise
+            del self.records[self.finished - self.problem.first_epoch :]
+            if self.epoch == self.finished:
+                self._keep_if_best(self.records[-1])
+            else:
+                # In the middle of an epoch, or of a line search, weights are nobody's.
+                self.last.restore()
             return "interrupted"
         if keeper is not None:
             keeper.keep(lambda: self.memory(reason), ended=True)
@@ -145,6 +153,8 @@ class _Fit:
             # 5. A loss that is not a number ends it; good weights are kept.
             if not self._is_sound(record):
                 return "diverged"
+            self.finished = self.epoch
+            self.last.take(loss, self.epoch)
             self._keep_if_best(record)
             # 6. Ask who listens.
             if any([listener.on_epoch_end(record) for listener in self.listeners]):
@@ -259,9 +269,10 @@ class _Fit:
     def recall(self, memory: dict[str, Any]) -> None:
         """Put back what :meth:`memory` gave, in this or another process."""
         self.records = [EpochRecord(*numbers) for numbers in memory["records"]]
-        self.epoch = self.records[-1].epoch
+        self.epoch = self.finished = self.records[-1].epoch
         self.first_loss = memory["first_loss"]
         self.snapshot.recall(memory["snapshot"])
+        self.last.take(self.records[-1].loss, self.epoch)
         if self.patience is not None:
             self.patience.recall(memory["patience"])
         self.stepper.recall(memory["stepper"])

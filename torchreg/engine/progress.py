@@ -23,18 +23,24 @@ class Snapshot:
         self.kept: list[Tensor] | None = None
         self.loss = math.inf
         self.epoch = 0
+        #: Whether they are being kept just now: the weights in place are those to keep.
+        self.underway = False
 
     def take(self, loss: float, epoch: int) -> None:
         """Keep the weights as they are now."""
+        self.underway = True
+        self.loss, self.epoch = loss, epoch
         if self.kept is None:
             self.kept = [tensor.clone() for tensor in self.tensors]
         else:
             for kept, tensor in zip(self.kept, self.tensors, strict=True):
                 kept.copy_(tensor)
-        self.loss, self.epoch = loss, epoch
+        self.underway = False
 
     def restore(self) -> None:
         """Put the kept weights back."""
+        if self.underway:
+            return
         for kept, tensor in zip(self.kept or [], self.tensors, strict=False):
             tensor.copy_(kept)
 

@@ -1,0 +1,62 @@
+"""How bad input is tried: a fit that is refused leaves what was fitted before as it was."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+from sklearn.exceptions import NotFittedError
+
+from torchreg import TorchRegressor
+
+Array = np.ndarray
+NAN, INF = float("nan"), float("inf")
+#: What bad input may be refused with, and nothing else.
+REFUSAL = (ValueError, TypeError)
+
+
+def make_rows(n: int = 30, *, seed: int = 0) -> tuple[Array, Array]:
+    X = 200 + 10 * np.random.default_rng(seed).normal(size=(n, 3))
+    return X, 4000 + 20 * X[:, 0]
+
+
+def spoilt(array: Array, value: Any, *, dtype: Any = None) -> Array:
+    """Copy an array with one value replaced."""
+    array = array.astype(dtype or array.dtype)
+    array[(4, 1) if array.ndim == 2 else 4] = value
+    return array
+
+
+def quick(module: Any = None, **options: Any) -> TorchRegressor:
+    settings: dict[str, Any] = {"max_epochs": 3, "random_state": 0}
+    return TorchRegressor(module, **{**settings, **options})
+
+
+def refuse(
+    reg: TorchRegressor,
+    message: str,
+    *args: Any,
+    error: Any = REFUSAL,
+    **given: Any,
+) -> None:
+    """Refit a fitted regressor in a way that fails, and require the bits of before after it."""
+    X, y = make_rows()
+    args = args or (X, y)
+    before = quick().fit(X, y)
+    kept = before.predict(X)
+    learned = {name: value for name, value in vars(before).items() if name.endswith("_")}
+    with pytest.raises(error, match=message):
+        before.set_params(**reg.get_params()).fit(*args, **given)
+    np.testing.assert_array_equal(before.predict(X), kept)
+    assert all(getattr(before, name) is value for name, value in learned.items())
+    assert {name for name in vars(before) if name.endswith("_")} == set(learned)
+    # A first fit fails for the same reason, and leaves nothing behind.
+    fresh = TorchRegressor().set_params(**reg.get_params())
+    with pytest.raises(error, match=message):
+        fresh.fit(*args, **given)
+    with pytest.raises(NotFittedError):
+        fresh.predict(X)
+
+
+X, Y = make_rows()

@@ -1,0 +1,203 @@
+"""Modules that do not fit the data, and losses that are not finite, are named with what to do."""
+
+from __future__ import annotations
+
+import warnings
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from tests._refusals import NAN, Array, X, Y, quick, refuse
+from torchreg import DivergenceWarning
+from torchreg.engine.network import build_network
+
+# Modules
+
+
+class Tuple(nn.Module):
+    """Returns more than a tensor."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(3, 1)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        return self.linear(x), x
+
+
+@pytest.mark.parametrize(
+    ("module", "message"),
+    [
+        (
+            nn.Linear(2, 1),
+            r"rows of 3 features: its first layer, Linear, takes 2 features but X has 3\.",
+        ),
+        (
+            nn.Sequential(nn.Linear(4, 5), nn.ReLU(), nn.Linear(5, 1)),
+            "its first layer, Linear, takes 4 features but X has 3",
+        ),
+        (lambda: nn.Linear(5, 1), "takes 5 features but X has 3"),
+        (
+            nn.Linear(3, 2),
+            r"returns shape \((\d+), 2\) for \1 rows, but y has 1 output: shape \(\1, 1\) is "
+            "expected. Give the module's last layer as many outputs as y has columns",
+        ),
+        (nn.Sequential(nn.Linear(3, 4), nn.Flatten(0)), "returns shape .* but y has 1 output"),
+        (nn.Sequential(nn.Linear(3, 2), nn.Linear(3, 1)), "could not be evaluated on rows of 3"),
+        (Tuple, "must return a tensor, it returned tuple"),
+        (nn.ReLU, "no parameter that can be trained|returns shape"),
+        (nn.Linear(3, 1).requires_grad_(False), "no parameter that can be trained: all are fixed"),
+        (lambda: 3, "must build a torch.nn.Module, it returned int"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_a_module_that_does_not_fit_is_refused_with_both_widths(module: Any, message: str) -> None:
+    refuse(quick(module), message)
+
+
+def test_a_module_with_too_few_outputs_is_refused_with_both_numbers() -> None:
+    message = r"returns shape \(\d+, 1\) .* but y has 2 outputs: shape \(\d+, 2\) is expected"
+    refuse(quick(nn.Linear(3, 1)), message, X, np.column_stack([Y, Y]))
+
+
+class Normalized(nn.Module):
+    """Batch normalization, which needs two rows to have a spread."""
+
+    def __init__(self, in_features: int) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(
+            nn.Linear(in_features, 4), nn.BatchNorm1d(4), nn.ReLU(), nn.Linear(4, 1)
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        output: Tensor = self.layers(x)
+        return output
+
+
+class FourAtATime(nn.Module):
+    """Works while it is tried out on a few rows, and fails on all of them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(3, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        output: Tensor = self.linear(x) + x.new_zeros(4, 1)[: len(x)]
+        return output
+
+
+@pytest.mark.parametrize(
+    ("rows", "batch_size"),
+    [((X[:1], Y[:1]), None), ((X, Y), 1), ((X[:1].repeat(9, axis=0), Y[:1].repeat(9)), None)],
+    ids=["one row", "batches of one", "one distinct row"],
+)
+def test_batch_normalization_of_a_single_row_is_refused_with_the_rows_that_came(
+    rows: tuple[Array, Array], batch_size: int | None
+) -> None:
+    refuse(quick(Normalized, batch_size=batch_size), r"(module|network)[\s\S]* 1 row", *rows)
+
+
+def test_a_module_that_fails_while_it_is_trained_is_refused_with_the_rows_that_came() -> None:
+    refuse(quick(FourAtATime), r"(module|network)[\s\S]* 30 rows")
+
+
+# Losses that cease to be finite
+
+
+class Fuse(nn.Module):
+    """A linear network that returns NaN from a given training pass on."""
+
+    def __init__(self, in_features: int, burns_at: int) -> None:
+        super().__init__()
+        self.linear = nn.Linear(in_features, 1)
+        self.burns_at, self.passes = burns_at, 0
+
+    def forward(self, x: Tensor) -> Tensor:
+        output: Tensor = self.linear(x)
+        # Trying a module out takes few rows; training takes all of them.
+        if self.training and len(x) > 10:
+            self.passes += 1
+            if self.passes >= self.burns_at:
+                output = output * NAN
+        return output
+
+
+@pytest.mark.parametrize("early_stopping", [False, True])
+def test_a_loss_that_ceases_to_be_finite_ends_the_fit_and_keeps_the_best_finite_weights(
+    early_stopping: bool,
+) -> None:
+    given = {"X_val": X, "y_val": Y} if early_stopping else {}
+    options: dict[str, Any] = {"optimizer": "sgd", "lr": 0.01, "early_stopping": early_stopping}
+    reg = quick(Fuse, module__burns_at=6, max_epochs=50, **options)
+    with pytest.warns(
+        DivergenceWarning,
+        match=r"ceased to be finite in epoch 6 \(it was nan\): the fit stopped there, and the "
+        r"weights of epoch \d were kept.* Likely cause: lr=0\.01 .*optimizer='sgd'.* Lower it",
+    ):
+        reg.fit(X, Y, **given)
+    assert reg.n_iter_ == 6
+    # With full batches a loss belongs to the weights before its step: 4 steps are known
+    # to be good, and validation rows vouch for the fifth.
+    good = 5 if early_stopping else 4
+    assert reg.best_epoch_ == good
+    twin = quick(Fuse, module__burns_at=99, max_epochs=good, **options).fit(X, Y, **given)
+    np.testing.assert_array_equal(reg.predict(X), twin.predict(X))
+
+
+@pytest.mark.parametrize("batch_size", [None, 8])
+@pytest.mark.parametrize("optimizer", ["sgd", "adam", torch.optim.SGD])
+def test_a_learning_rate_far_too_large_is_named_as_the_likely_cause(
+    optimizer: Any, batch_size: int | None
+) -> None:
+    reg = quick(optimizer=optimizer, lr=1e200, batch_size=batch_size, max_epochs=50)
+    with pytest.warns(DivergenceWarning, match=r"Likely cause: lr=1e\+200 is too large"):
+        reg.fit(X, Y)
+    assert np.isfinite(reg.predict(X)).all()
+    # No worse than the untrained network, which is within a few standard deviations of y.
+    assert np.abs(reg.predict(X) - Y.mean()).max() < 10 * Y.std()
+
+
+def test_a_fit_that_diverges_after_a_warm_start_keeps_what_the_first_had_learned() -> None:
+    reg = quick(nn.Linear, warm_start=True, max_epochs=50, lr=0.05).fit(X, Y)
+    kept = reg.predict(X)
+    reg.set_params(optimizer="sgd", lr=1e200)
+    with pytest.warns(DivergenceWarning, match="weights of epoch 50 were kept"):
+        reg.fit(X, Y)
+    np.testing.assert_array_equal(reg.predict(X), kept)
+
+
+@pytest.mark.parametrize(
+    ("module", "options"),
+    [
+        (Fuse, {"module__burns_at": 1}),
+        (None, {"loss": lambda p, t: (p - t).log()}),
+        (None, {"loss": lambda p, t: (p - t) ** 2 / 0.0}),
+        # Not a number, but with a gradient that is one.
+        (None, {"loss": lambda p, t: (p - t) ** 2 + NAN}),
+    ],
+)
+@pytest.mark.parametrize("optimizer", ["adam", "lbfgs", "rmsprop"])
+@pytest.mark.parametrize("batch_size", [None, 16])
+def test_a_loss_that_never_was_finite_is_an_error_with_its_likely_causes(
+    module: Any, options: dict[str, Any], optimizer: str, batch_size: int | None
+) -> None:
+    message = (
+        r"The loss .* is (nan|inf) at the first step, before anything was learned\. "
+        "Likely causes: a loss that is not defined"
+    )
+    refuse(quick(module, optimizer=optimizer, batch_size=batch_size, **options), message)
+
+
+def test_nothing_but_the_divergence_itself_is_warned_about() -> None:
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        quick(optimizer="sgd", lr=1e200, max_epochs=50).fit(X, Y)
+    assert [item.category for item in caught] == [DivergenceWarning]
+
+
+def test_what_builds_no_module_is_refused_by_the_engine_too() -> None:
+    with pytest.raises(TypeError, match=r"module expects None, a class or callable .* got 3\."):
+        build_network(3, {}, in_features=1, out_features=1)  # type: ignore[arg-type]

@@ -1,0 +1,161 @@
+"""Parameters that do not exist or lie outside their limits are refused by name."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from skorch import callbacks as sk
+from torch import nn
+
+from tests._refusals import INF, NAN, X, Y, quick, refuse
+from torchreg import TorchRegressor
+from torchreg._device import devices_present
+from torchreg._limits import LIMITS
+
+# Misspelt
+
+
+def test_a_misspelt_parameter_is_refused_at_once_with_the_near_names() -> None:
+    with pytest.raises(
+        TypeError, match=r"no parameter 'max_epoch'\. Did you mean 'max_epochs'"
+    ) as e:
+        TorchRegressor(max_epoch=3)
+    assert "TorchRegressor has no parameter 'max_epoch'" in str(e.value)
+    with pytest.raises(ValueError, match=r"no parameter 'max_epoch'\. Did you mean 'max_epochs'"):
+        TorchRegressor().set_params(max_epoch=3)
+    with pytest.raises(TypeError, match=r"'optimiser__lr'\. Did you mean 'optimizer'"):
+        TorchRegressor(optimiser__lr=3)
+    with pytest.raises(ValueError, match=r"'modul__width'\. Did you mean 'module'"):
+        TorchRegressor().set_params(modul__width=3)
+
+
+def test_a_refused_set_params_sets_nothing() -> None:
+    reg = TorchRegressor()
+    before = reg.get_params()
+    with pytest.raises(ValueError, match="no parameter 'typo'"):
+        reg.set_params(lr=0.5, module__hidden_sizes=[3], typo=1)
+    assert reg.get_params() == before
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (
+            {"module__hiden_sizes": [5]},
+            r"module MLP takes no 'hiden_sizes' \(module__hiden_sizes\)\. "
+            "Did you mean 'hidden_sizes'",
+        ),
+        (
+            {"module": nn.Linear, "module__baias": True},
+            r"module Linear takes no 'baias' \(module__baias\)\. Did you mean 'bias'",
+        ),
+        (
+            {"module": nn.Linear(3, 1), "module__bias": True},
+            "instance of Linear, which is already built: module__bias cannot reach it. "
+            "Give the class instead",
+        ),
+        (
+            {"module__activation": "rellu"},
+            r"Unknown activation 'rellu'\. Did you mean 'relu'",
+        ),
+        (
+            {"optimizer__weigth_decay": 1},
+            r"optimizer 'adam' takes no 'weigth_decay' \(optimizer__weigth_decay\)\. "
+            "Did you mean 'weight_decay'",
+        ),
+        (
+            {"loss": "huber", "loss__dleta": 1},
+            r"loss 'huber' takes no 'dleta' \(loss__dleta\)\. Did you mean 'delta'",
+        ),
+        (
+            {
+                "callbacks": [("stop", sk.EarlyStopping(monitor="train_loss"))],
+                "callbacks__stpo__patience": 3,
+            },
+            r"callbacks__stpo__patience names no callback\. Did you mean 'stop'",
+        ),
+        (
+            {
+                "callbacks": [("stop", sk.EarlyStopping(monitor="train_loss"))],
+                "callbacks__stop__patiense": 3,
+            },
+            "patiense",
+        ),
+        (
+            {"callbacks__stop__patience": 3},
+            r"callbacks__stop__patience names no callback\. It takes none\. "
+            r"Give callbacks as \(name, callback\) pairs to set their parameters",
+        ),
+        ({"callbacks": [3]}, "callbacks expects skorch callbacks or .* pairs, got 3"),
+        ({"optimizer": "adma"}, r"Unknown optimizer 'adma'\. Did you mean .*'adam'.* Known: "),
+        ({"loss": "squared_eror"}, r"Unknown loss 'squared_eror'\. Did you mean 'squared_error'"),
+    ],
+)
+def test_what_is_misspelt_below_is_refused_when_it_is_fitted_with_the_near_names(
+    options: dict[str, Any], message: str
+) -> None:
+    refuse(quick(**options), message)
+
+
+# Limits
+
+OUTSIDE: dict[str, list[Any]] = {
+    "module": [3, "mlp"],
+    "loss": [3, None],
+    "optimizer": [3, None],
+    "lr": [0, -1.0, INF, NAN, "auto"],
+    "max_epochs": [0, -1, 2.5, None, "many"],
+    "batch_size": [0, -1, 2.5, "all"],
+    "standardize": ["x", "both", None, 2],
+    "early_stopping": ["auto", None, 2],
+    "validation_fraction": [0, 1, 0.0, 1.0, -0.1, 1.5, NAN, None],
+    "n_iter_no_change": [0, -1, 2.5, None],
+    "tol": [-1e-4, NAN, INF, "auto"],
+    "callbacks": [3, "bar"],
+    "device": [3, None],
+    "dtype": ["float16", "double", None, np.float32],
+    "warm_start": ["auto", None, 2],
+    "verbose": [-1, "loud", None],
+    "random_state": [-1, "seed", 1.5],
+}
+
+
+def test_every_parameter_has_its_limits_and_a_value_outside_them_is_tried() -> None:
+    parameters = {name for name in TorchRegressor().get_params() if "__" not in name}
+    assert set(LIMITS) == set(OUTSIDE) == parameters
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [(name, value) for name, values in OUTSIDE.items() for value in values]
+)
+def test_a_value_outside_its_limits_is_refused_by_name_with_the_limits(
+    name: str, value: Any
+) -> None:
+    shown = str(value) if isinstance(value, str) else repr(value)
+    message = rf"'{name}' parameter of TorchRegressor must be [\s\S]*\. Got .*{shown[:8]}"
+    refuse(quick(**{name: value}), message.replace("(", "."))
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.int64, torch.complex64])
+def test_a_dtype_that_networks_do_not_train_in_is_refused(dtype: torch.dtype) -> None:
+    refuse(quick(dtype=dtype), rf"dtype expects 'auto', 'float32' or 'float64', got {dtype}")
+
+
+@pytest.mark.parametrize("device", ["cuda:99", "xpu", "hpu:3", "warp", "", "meta"])
+def test_an_absent_device_is_refused_with_those_that_are_present(device: str) -> None:
+    why = "a device that torch knows" if device in ("", "warp") else "absent"
+    message = rf"device='{device}' is .*{why}\. Present here: 'cpu'.*; 'auto' takes the fastest"
+    refuse(quick(device=device), message)
+    with pytest.raises(ValueError, match=message) as error:
+        quick(device=device).fit(X, Y)
+    assert all(repr(name) in str(error.value) for name in devices_present())
+
+
+def test_a_device_is_either_unknown_or_absent() -> None:
+    with pytest.raises(ValueError, match="'warp' is not a device that torch knows"):
+        quick(device="warp").fit(X, Y)
+    with pytest.raises(ValueError, match=r"'cuda:99' is absent\. Present here: 'cpu'"):
+        quick(device="cuda:99").fit(X, Y)

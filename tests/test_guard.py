@@ -1,0 +1,173 @@
+"""However a fit or a prediction ends, its thread finds torch as it was."""
+
+from __future__ import annotations
+
+import threading
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+
+from torchreg import InterruptWarning, TorchRegressor
+from torchreg._device import _GENERATOR_LOCK
+from torchreg._guard import leaving_no_trace
+from torchreg.engine.recorder import Recorder
+
+Array = np.ndarray
+RNG = np.random.default_rng(0)
+X = RNG.normal(size=(30, 2))
+Y = X[:, 0] - X[:, 1] ** 2
+
+
+def settings() -> tuple[Any, ...]:
+    """What torch keeps for this thread and, in the generator, for all."""
+    return (
+        torch.get_num_threads(),
+        torch.is_grad_enabled(),
+        torch.is_inference_mode_enabled(),
+        torch._C._len_torch_dispatch_stack(),
+        torch._C._len_torch_function_stack(),
+        torch.get_rng_state().numpy().tobytes(),
+    )
+
+
+def is_free() -> bool:
+    """Whether another thread can have the generators."""
+    found: list[bool] = []
+
+    def take() -> None:
+        if _GENERATOR_LOCK.acquire(timeout=5):
+            found.append(True)
+            _GENERATOR_LOCK.release()
+
+    thread = threading.Thread(target=take)
+    thread.start()
+    thread.join()
+    return bool(found)
+
+
+@pytest.fixture(params=[True, False], ids=["gradients on", "gradients off"])
+def before(request: pytest.FixtureRequest) -> Any:
+    """Three threads, and gradients on or off: not what a fit sets."""
+    kept = torch.get_num_threads(), torch.is_grad_enabled()
+    torch.set_num_threads(3)
+    torch.set_grad_enabled(request.param)
+    yield settings()
+    torch.set_num_threads(kept[0])
+    torch.set_grad_enabled(kept[1])
+
+
+CONFIGURATIONS: dict[str, dict[str, Any]] = {
+    "draws": {"module__dropout": 0.2, "batch_size": 8, "early_stopping": True},
+    "full batch": {"batch_size": None, "optimizer": "rprop"},
+    "torch's optimizer": {"optimizer": "adagrad"},
+    "line search": {"optimizer": "lbfgs"},
+}
+
+
+def small(**options: Any) -> TorchRegressor:
+    given = {"module__hidden_sizes": (3,), "max_epochs": 20, "random_state": 0}
+    return TorchRegressor(**{**given, **options})
+
+
+@pytest.mark.filterwarnings("ignore::torchreg.InterruptWarning")
+@pytest.mark.parametrize("options", CONFIGURATIONS.values(), ids=CONFIGURATIONS)
+def test_an_interrupt_at_any_call_of_a_fit_leaves_torch_and_the_old_fit_as_they_were(
+    options: dict[str, Any], before: Any, injection: Any
+) -> None:
+    reg = small(**options).fit(X, Y)
+    old = reg.predict(X)
+    reg.set_params(random_state=1)
+    with injection() as counted:
+        small(**options, random_state=1).fit(X, Y)
+    ended = 0
+    # Close together at both ends, where things are lent and given back.
+    n = counted.calls
+    places = {*range(1, n, max(1, n // 50)), *range(n - 20, n + 1)}
+    for at in sorted(places):
+        kept = dict(vars(reg))
+        with injection(KeyboardInterrupt(), at=at):
+            try:
+                reg.fit(X, Y)
+            except KeyboardInterrupt:
+                ended += 1
+        assert settings() == before, at
+        if vars(reg)["module_"] is kept["module_"]:
+            assert vars(reg) == kept
+            np.testing.assert_array_equal(reg.predict(X), old)
+        else:
+            assert reg.n_iter_ == len(reg.loss_curve_) == len(reg.history_)
+        vars(reg).update(kept)
+    assert ended > 10
+    assert is_free()
+
+
+def test_an_interrupt_at_any_call_of_a_prediction_leaves_torch_as_it_was(
+    before: Any, injection: Any
+) -> None:
+    reg = small().fit(X, Y)
+    expected = reg.predict(X[:, ::-1])
+    with injection() as counted:
+        reg.predict(X[:, ::-1])
+    for at in range(1, counted.calls + 1):
+        with pytest.raises(KeyboardInterrupt), injection(KeyboardInterrupt(), at=at):
+            reg.predict(X[:, ::-1])
+        assert settings() == before, at
+    np.testing.assert_array_equal(reg.predict(X[:, ::-1]), expected)
+
+
+def test_modes_that_were_entered_and_never_left_are_left() -> None:
+    @leaving_no_trace
+    def careless() -> None:
+        Recorder().__enter__()
+        TorchFunctionMode().__enter__()
+        torch.set_num_threads(2)
+        raise ZeroDivisionError
+
+    before = settings()
+    with pytest.raises(ZeroDivisionError):
+        careless()
+    assert settings() == before
+
+
+class Moves(nn.Module):
+    """Raises Ctrl-C in the middle of an epoch, once."""
+
+    at = 0
+
+    def __init__(self, in_features: int) -> None:
+        super().__init__()
+        self.linear = nn.Linear(in_features, 1)
+        self.norm = nn.BatchNorm1d(in_features)
+        self.passes = 0
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.training and torch.is_grad_enabled():
+            self.passes += 1
+            if self.passes == self.at:
+                raise KeyboardInterrupt
+        output: Tensor = self.linear(self.norm(x))
+        return output
+
+
+@pytest.mark.parametrize("early_stopping", [False, True])
+@pytest.mark.parametrize("optimizer", ["sgd", "lbfgs", torch.optim.Adagrad])
+def test_a_fit_that_is_interrupted_within_an_epoch_is_the_fit_of_the_epochs_before(
+    optimizer: Any, early_stopping: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options = {"optimizer": optimizer, "batch_size": 8, "early_stopping": early_stopping}
+    whole = TorchRegressor(Moves, max_epochs=4, random_state=0, **options).fit(X, Y)
+    for at in range(whole.module_.network.passes - 6, whole.module_.network.passes):
+        monkeypatch.setattr(Moves, "at", at)
+        reg = TorchRegressor(Moves, max_epochs=9, random_state=0, **options)
+        with pytest.warns(InterruptWarning, match=r"Interrupted in epoch \d of 9: .* weights of"):
+            reg.fit(X, Y)
+        monkeypatch.setattr(Moves, "at", 0)
+        quiet = TorchRegressor(Moves, max_epochs=reg.n_iter_, random_state=0, **options)
+        quiet.fit(X, Y)
+        np.testing.assert_array_equal(reg.predict(X), quiet.predict(X))
+        assert reg.loss_curve_ == quiet.loss_curve_
+        assert reg.best_epoch_ == quiet.best_epoch_
