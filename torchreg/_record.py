@@ -26,7 +26,7 @@ from torchreg.export.names import Names
 from torchreg.export.values import Reader, Unwritten, Writer
 
 #: Attributes that are written in another way, or belong to the process: scikit-learn's callbacks.
-_APART = {"_nested", "_form", "_metadata_requests", "_skl_callbacks", "module_"}
+_APART = {"_nested", "_form", "_metadata_request", "_skl_callbacks", "module_"}
 
 #: Methods whose metadata requests (``set_fit_request``) are kept.
 _REQUESTS = ("fit", "score")
@@ -119,7 +119,7 @@ def _versions() -> dict[str, str]:
 
 def _requests(estimator: BaseEstimator) -> dict[str, Any]:
     """Write down what ``set_fit_request`` and its like were told."""
-    routing = vars(estimator).get("_metadata_requests")
+    routing = vars(estimator).get("_metadata_request")
     if routing is None:
         return {}
     return {method: dict(getattr(routing, method).requests) for method in _REQUESTS}

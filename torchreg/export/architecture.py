@@ -274,9 +274,7 @@ def _fill(module: nn.Module, numbers: Mapping[str, Tensor], *, frozen: set[str])
             for name, there in table.items():
                 key = _join(path, name)
                 number = numbers.get(key)
-                # A buffer that the user's own module made while it trained.
-                made_later = table is child._buffers and type(child) not in LAYERS
-                if there is None and (number is None or not made_later):
+                if there is None:
                     continue
                 if number is None:
                     raise FileError(f"The file has no tensor {key!r}, which the module has.")
@@ -290,9 +288,7 @@ def _fill(module: nn.Module, numbers: Mapping[str, Tensor], *, frozen: set[str])
         raise FileError(f"The file has tensors that the module has not: {sorted(left)}.")
 
 
-def _place(number: Tensor, there: Tensor | None, key: str) -> Tensor:
-    if there is None:
-        return number
+def _place(number: Tensor, there: Tensor, key: str) -> Tensor:
     alike = number.is_floating_point() and there.is_floating_point()
     if number.shape != there.shape or not (alike or number.dtype == there.dtype):
         raise FileError(

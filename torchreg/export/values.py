@@ -9,6 +9,7 @@ are in the tables of :mod:`torchreg.export.kinds`.
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -123,7 +124,8 @@ class Writer:
 
 
 def _shorten(text: str) -> str:
-    text = " ".join(text.split())
+    # Where an object lay in memory says nothing later, and makes of each file another one.
+    text = re.sub(r" at 0x[0-9a-fA-F]+", "", " ".join(text.split()))
     return text if len(text) <= _SHOWN else f"{text[: _SHOWN - 4]} ..."
 
 
