@@ -257,13 +257,15 @@ def _network(estimator: Any, numbers: Mapping[str, Tensor]) -> nn.Module:
             out_features=estimator.n_outputs_,
         )
 
-    x = torch.zeros(2, estimator.n_features_in_)
+    def checked() -> nn.Module:
+        if not isinstance(estimator.module, nn.Module):
+            _check_sizes(build, numbers)
+        network = build()
+        fit_to_data(network, torch.zeros(2, estimator.n_features_in_), estimator.n_outputs_)
+        return network
+
     try:
-        with seeded(0, torch.device("cpu")):
-            if not isinstance(estimator.module, nn.Module):
-                _check_sizes(build, numbers)
-            network = build()
-            fit_to_data(network, x, estimator.n_outputs_)
+        network = seeded(0, torch.device("cpu"), checked)
     except FileError:
         raise
     except Exception as error:
