@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import warnings
 from typing import Any
 
@@ -201,3 +202,10 @@ def test_nothing_but_the_divergence_itself_is_warned_about() -> None:
 def test_what_builds_no_module_is_refused_by_the_engine_too() -> None:
     with pytest.raises(TypeError, match=r"module expects None, a class or callable .* got 3\."):
         build_network(3, {}, in_features=1, out_features=1)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("sizes", [(10**10,), (10**6, 10**6), (10**18,)])
+def test_layers_beyond_all_memory_are_refused_with_their_sizes(sizes: tuple[int, ...]) -> None:
+    shown = re.escape(f"in_features=3, out_features=1, hidden_sizes={sizes}")
+    message = rf"module MLP could not be built with {shown}: .*(memory|overflow)"
+    refuse(quick(module__hidden_sizes=sizes), message)

@@ -29,6 +29,8 @@ BAD_TABLES: list[tuple[str, Callable[[Array], Any], str]] = [
     ("digits in words", lambda a: a.astype(str), "(numbers|strings|numeric)"),
     ("too many digits", lambda a: spoilt(a, 10**400, dtype=object), "(too large|beyond)"),
     ("dates", lambda a: a.astype(int).astype("datetime64[s]"), "{name} expects numbers, got .*19"),
+    ("durations", lambda a: a.astype("timedelta64[s]"), r"{name} expects numbers, got '\d+ sec"),
+    ("no values", lambda a: torch.empty(a.shape, device="meta"), "meta device has a shape and no "),
     ("complex", lambda a: a + 1j, "[Cc]omplex data not supported"),
     ("a complex tensor", lambda a: torch.from_numpy(a + 1j), "[Cc]omplex data not supported"),
     ("too large", lambda a: spoilt(a, 1.7e308), r"{name} holds 1\.7e\+308; values beyond .*escale"),

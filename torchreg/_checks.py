@@ -253,6 +253,10 @@ def _plain(array: Any) -> Any:
     if not isinstance(array, Tensor):
         return array
     array = array.detach()
+    if array.is_meta:
+        raise ValueError(
+            "A tensor on the meta device has a shape and no values: pass one on a CPU."
+        )
     if array.dtype == torch.bfloat16:
         array = array.to(torch.float32)
     return array if sklearn.get_config()["array_api_dispatch"] else array.cpu()

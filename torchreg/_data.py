@@ -107,9 +107,9 @@ def _torch_ready(array: np.ndarray, *, name: str) -> np.ndarray:
 def _as_numbers(array: np.ndarray, *, name: str) -> np.ndarray:
     numbers = np.empty(array.shape)
     for index, value in np.ndenumerate(array):
-        if not isinstance(value, Real | np.bool_):
-            shown = value.item() if isinstance(value, np.generic) else value
-            raise ValueError(f"{name} expects numbers, got {shown!r}.")
+        # A duration counts as an integer for NumPy; which unit it is in would be lost.
+        if not isinstance(value, Real | np.bool_) or isinstance(value, np.timedelta64):
+            raise ValueError(f"{name} expects numbers, got {str(value)!r}.")
         try:
             numbers[index] = value
         except OverflowError as error:

@@ -44,7 +44,8 @@ def build_network(
     Raises
     ------
     ValueError
-        If an option is unknown, or was given beside an instance.
+        If an option is unknown, or was given beside an instance, or if the module cannot be
+        built with them, for want of memory for example.
     TypeError
         If the parameter is none of these, or the callable builds no module.
     """
@@ -74,7 +75,11 @@ def build_network(
                     f"module {name} takes no {option!r} (module__{option})."
                     f"{did_you_mean(option, known)}"
                 )
-    network = build(**settings)
+    try:
+        network = build(**settings)
+    except (RuntimeError, MemoryError) as error:
+        given = ", ".join(f"{key}={value!r}" for key, value in settings.items())
+        raise ValueError(f"module {name} could not be built with {given}: {error}") from error
     if not isinstance(network, nn.Module):
         raise TypeError(
             f"module {name} must build a torch.nn.Module, it returned {type(network).__name__}."

@@ -1,0 +1,104 @@
+"""Fits, predictions, copies and searches leave no memory, file, thread or object behind."""
+
+from __future__ import annotations
+
+import copy
+import gc
+import linecache
+import pickle
+import weakref
+from collections import Counter
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from sklearn.base import clone
+from sklearn.model_selection import GridSearchCV
+
+from tests._resources import resources
+from tests._trials import KINDS
+from torchreg import TorchRegressor
+from torchreg.engine.capture import _compiled
+
+Array = np.ndarray
+RNG = np.random.default_rng(0)
+#: Rows of 400 kB: to keep those of each fit would be seen after a few.
+X = 200 + 10 * RNG.normal(size=(500, 100))
+Y = X[:, 0] + RNG.normal(size=500)
+SMALL = X[:40, :3].copy()
+
+pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+
+
+def use(number: int) -> None:
+    """Fit, predict, copy; refuse now and then, and search."""
+    options = {"max_epochs": 17, "random_state": number, **KINDS[number % len(KINDS)]}
+    table = X if number % 10 == 0 else SMALL
+    reg = TorchRegressor(**options).fit(table, Y[: len(table)])
+    reg.predict(table)
+    pickle.loads(pickle.dumps(copy.deepcopy(reg))).predict(table[:3])
+    if number % 7 == 0:
+        with pytest.raises(ValueError, match="contains NaN"):
+            reg.fit(table * np.nan, Y[: len(table)])
+    if number % 100 == 0:
+        GridSearchCV(clone(reg), {"lr": [0.001, 0.01]}, cv=2).fit(SMALL, Y[:40])
+
+
+def kinds_of_objects() -> Counter[str]:
+    gc.collect()
+    return Counter(type(thing).__qualname__ for thing in gc.get_objects())
+
+
+@pytest.mark.parametrize("n_fits", [100, pytest.param(1000, marks=pytest.mark.slow)])
+def test_so_many_fits_leave_no_memory_file_thread_or_object_behind(n_fits: int) -> None:
+    for number in range(55):
+        use(number)
+    objects, used = kinds_of_objects(), [resources()]
+    for number in range(n_fits):
+        use(number)
+        if number % (n_fits // 10) == 0:
+            gc.collect()
+            used.append(resources())
+    # Code that is looked up again, at most 64 programs of it, is no leak.
+    more = kinds_of_objects() - objects
+    assert sum(more.values()) < 100, more.most_common(5)
+    first, last = used[0], used[-1]
+    assert (last.files, last.threads) == (first.files, first.threads)
+    # Each tenth fit has 400 kB of rows: kept, they would be an eighth of what a process holds.
+    memory = np.array([now.memory for now in used])
+    slope = np.polyfit(np.arange(len(memory)), memory, 1)[0] * (len(memory) - 1)
+    assert slope < 0.02 * first.memory, memory
+
+
+@pytest.mark.parametrize("options", KINDS, ids=str)
+def test_a_fit_and_its_regressor_are_gone_without_the_help_of_the_collector(
+    options: dict[str, Any],
+) -> None:
+    def fit() -> weakref.ref[Any]:
+        reg = TorchRegressor(**{"max_epochs": 17, "random_state": 0, **options}).fit(SMALL, Y[:40])
+        reg.predict(SMALL)
+        return weakref.ref(reg.module_)
+
+    fit()
+    gc.collect()
+    gc.disable()
+    gc.set_debug(gc.DEBUG_SAVEALL)
+    try:
+        module = fit()
+        gc.collect()
+        tensors = [thing for thing in gc.garbage if isinstance(thing, torch.Tensor)]
+    finally:
+        gc.set_debug(0)
+        gc.garbage.clear()
+        gc.enable()
+    assert module() is None
+    assert not tensors, "a circle of references held them"
+
+
+def test_programs_fill_no_cache_without_a_limit() -> None:
+    lines = len(linecache.cache)
+    for width in range(1, 80):
+        TorchRegressor(module__hidden_sizes=(width,), max_epochs=17).fit(SMALL, Y[:40])
+    assert _compiled.cache_info().currsize <= 64
+    assert len(linecache.cache) == lines

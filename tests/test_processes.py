@@ -1,0 +1,114 @@
+"""In a forked, spawned or joblib's process an estimator does what it does here, and none hangs."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import threading
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from joblib import parallel_config
+from sklearn.model_selection import GridSearchCV
+
+from tests._trials import KINDS
+from torchreg import TorchRegressor
+
+Array = np.ndarray
+ROOT = Path(__file__).parent.parent
+RNG = np.random.default_rng(0)
+X = 200 + 10 * RNG.normal(size=(60, 3))
+Y = 4000 + 20 * X[:, 0] + RNG.normal(size=60)
+
+#: Kinds of process that import torch again, which takes seconds; loky's do, too.
+LATER = ["forkserver", "spawn"]
+
+#: Fits on two threads of torch, which do not live on in a fork, and then in other processes. The
+#: table and the network are so large that torch would use both threads.
+SCRIPT = """
+import multiprocessing, sys
+import numpy as np, torch
+from torchreg import TorchRegressor
+
+torch.set_num_threads(2)
+rng = np.random.default_rng(0)
+X = rng.normal(size=(3000, 50))
+y = X[:, 0] + rng.normal(size=3000)
+large = TorchRegressor(
+    module__hidden_sizes=(300, 300), max_epochs=2, batch_size=None, random_state=0
+)
+small = TorchRegressor(max_epochs=2, random_state=0)
+
+def answers(reg):
+    return [reg.predict(X), small.fit(X, y).predict(X), large.fit(X, y).predict(X)]
+
+if __name__ == "__main__":
+    here = answers(large.fit(X, y))
+    for _ in range(2):
+        with multiprocessing.get_context(sys.argv[1]).Pool(1) as pool:
+            there = pool.apply(answers, (large,))
+        for mine, theirs in zip(here, there, strict=True):
+            np.testing.assert_allclose(theirs, mine, rtol=1e-9, atol=1e-9)
+    assert torch.get_num_threads() == 2
+"""
+
+
+@pytest.mark.parametrize(
+    "method", ["fork", *(pytest.param(name, marks=pytest.mark.slow) for name in LATER)]
+)
+def test_a_process_of_any_kind_gives_the_same_after_torchs_threads_have_run(
+    method: str, tmp_path: Path
+) -> None:
+    script = tmp_path / "script.py"
+    script.write_text(SCRIPT, encoding="utf-8")
+    command = [sys.executable, "-W", "error", str(script), method]
+    done = subprocess.run(
+        command,
+        cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("backend", ["loky", "multiprocessing", "threading"])
+def test_a_search_in_two_workers_finds_what_it_finds_alone(backend: str) -> None:
+    reg = TorchRegressor(module__dropout=0.2, batch_size=16, max_epochs=5, random_state=0)
+    grid = {"lr": [0.001, 0.01], "module__hidden_sizes": [(3,), (5,)]}
+    alone = GridSearchCV(reg, grid, cv=2).fit(X, Y)
+    with parallel_config(backend=backend):
+        together = GridSearchCV(reg, grid, cv=2, n_jobs=2).fit(X, Y)
+    scores = "mean_test_score"
+    np.testing.assert_array_equal(together.cv_results_[scores], alone.cv_results_[scores])
+    np.testing.assert_array_equal(together.predict(X), alone.predict(X))
+
+
+@pytest.mark.parametrize("options", KINDS, ids=str)
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+def test_sixteen_threads_predict_the_bits_of_one(options: dict[str, Any]) -> None:
+    reg = TorchRegressor(**{"random_state": 0, "max_epochs": 5, **options}).fit(X, Y)
+    pieces = [X, X[:1], X[:7].astype(np.float32), np.asfortranarray(X[::-2])]
+    expected = [reg.predict(piece) for piece in pieces]
+    begin = threading.Barrier(16)
+    found: list[list[Array]] = []
+
+    def predict() -> None:
+        begin.wait()
+        for _ in range(5):
+            found.append([reg.predict(piece) for piece in pieces])
+
+    workers = [threading.Thread(target=predict) for _ in range(16)]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join()
+    assert len(found) == 80
+    for predictions in found:
+        for prediction, one in zip(predictions, expected, strict=True):
+            np.testing.assert_array_equal(prediction, one)
