@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import ast
 import re
+import warnings
 from collections import Counter
 from collections.abc import Iterator
 from functools import cache
@@ -28,8 +29,8 @@ WRITERS |= {"unknown_parameter"}
 RAISERS = {"require": 1}
 #: Raised or warned with a message that came as an argument, and was written in WRITERS.
 HANDED_ON = {"lost_digits"}
-#: Errors that carry no message.
-MUTE = {"KeyboardInterrupt", "NotImplementedError"}
+#: Errors that carry no message, or only that of the system.
+MUTE = {"KeyboardInterrupt", "NotImplementedError", "BlockingIOError"}
 
 
 class Message(NamedTuple):
@@ -159,7 +160,10 @@ def resolve(argument: ast.AST, nodes: list[ast.AST]) -> list[str]:
 def runs_of(pattern: str) -> list[str]:
     """The texts that a regular expression cannot match without."""
     try:
-        parsed = re._parser.parse(pattern)  # type: ignore[attr-defined]
+        with warnings.catch_warnings():
+            # Not every string of a test is meant as a pattern.
+            warnings.simplefilter("ignore", FutureWarning)
+            parsed = re._parser.parse(pattern)  # type: ignore[attr-defined]
     except (re.error, OverflowError):
         return [pattern]
     runs = [""]
