@@ -18,6 +18,7 @@ FLOORS: dict[str, list[str]] = {
     "the door": ["torchreg"],
     "the estimator": ["torchreg.regressor"],
     "arrays, parameters, words": [
+        "torchreg._exporting",
         "torchreg._observers",
         "torchreg._verdict",
         "torchreg._limits",
@@ -50,6 +51,13 @@ FLOORS: dict[str, list[str]] = {
         "torchreg.line_search",
         "torchreg.rules",
         "torchreg.losses",
+    ],
+    "files and graphs": [
+        "torchreg.export",
+        "torchreg.export.onnx",
+        "torchreg.export.graph",
+        "torchreg.export.agreement",
+        "torchreg.export.atomic",
     ],
     "modules": [
         "torchreg.nn",

@@ -25,6 +25,10 @@ class InterruptWarning(UserWarning):
     """A fit was interrupted (Ctrl-C); the estimator holds what it had learned by then."""
 
 
+class ExportError(ValueError):
+    """A graph cannot be written of a module, or does not compute what ``predict`` does."""
+
+
 def did_you_mean(name: str, known: Iterable[str]) -> str:
     """Say which known names are near an unknown one, and what all of them are.
 

@@ -1,0 +1,160 @@
+"""What a fitted regressor can be turned into: each method is one call into the room below."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from numpy.typing import ArrayLike
+from sklearn.utils.validation import check_is_fitted
+
+from torchreg._checks import check_prediction_data
+from torchreg.engine.predict import predict_rows
+from torchreg.engine.rows import every_row
+
+if TYPE_CHECKING:
+    import torch
+
+    from torchreg.export.graph import Source
+
+
+class ExportMixin:
+    """Graphs of a fitted regressor."""
+
+    def to_onnx(
+        self,
+        path: str | os.PathLike[str],
+        X: ArrayLike | None = None,
+        *,
+        feature_units: Mapping[str, str] | Sequence[str] | None = None,
+        target_units: str | Sequence[str] | None = None,
+    ) -> None:
+        """Write an ONNX file: raw units in, raw units out, scaling and all.
+
+        The file is written only if onnxruntime computes from it what ``predict`` does. It
+        needs neither torch nor Python to run: see Notes.
+
+        Parameters
+        ----------
+        path : str or path-like
+            Where. A file that is there already is replaced when the new one is whole.
+        X : array-like of shape (n_samples, n_features) or None, default=None
+            Rows to check the file on, in the units of ``fit``: all at once, and the first
+            alone. ``None`` makes up 512 (fewer, if they are wide) within three standard
+            deviations of the means of the training rows.
+        feature_units : dict of str to str, list of str or None, default=None
+            Units to write down beside the names of the features, like ``{"flipper": "mm"}``.
+        target_units : str, list of str or None, default=None
+            Units of y.
+
+        Raises
+        ------
+        ExportError
+            A ``ValueError``. If the module cannot be written as a graph, or a prediction from
+            the file differs by more than 1e-5 standard deviations of y (or of the
+            predictions, where y was not standardized); both numbers are in the message. Or if
+            X is missing for a network that does not standardize X.
+        ValueError
+            If units are not one for each column.
+        ImportError
+            If ``torchreg[onnx]`` is not installed.
+        sklearn.exceptions.NotFittedError
+            If ``fit`` was not called.
+
+        Notes
+        -----
+        The graph takes one input, ``X`` of shape (n_samples, n_features) in float64, of one
+        row or more, and gives one output, ``y`` of shape (n_samples, n_outputs) in float64:
+        two dimensions also where ``predict`` gives one. The means are subtracted in float64, so
+        that a feature like a Unix time keeps its digits. The network is written in its
+        own dtype, or in float32 where onnxruntime cannot compute one of its operators in
+        float64.
+
+        The operator set is ONNX 18, all operators are standard ones, and the file is complete
+        by itself. Its metadata hold ``feature_names``, ``feature_units`` and ``target_units``
+        where they are known, ``versions`` and ``core_dtype``, lists and dictionaries as JSON.
+
+        See Also
+        --------
+        to_exported_program : A graph that runs where torch is.
+
+        Examples
+        --------
+        >>> import numpy as np, onnxruntime, tempfile
+        >>> from torchreg import TorchRegressor
+        >>> flipper_mm = np.linspace(170, 230, 100).reshape(-1, 1)
+        >>> mass_g = 4000 + 25 * np.abs(flipper_mm[:, 0] - 195)
+        >>> reg = TorchRegressor(random_state=0).fit(flipper_mm, mass_g)
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     reg.to_onnx(f"{folder}/mass.onnx", feature_units=["mm"], target_units="g")
+        ...     session = onnxruntime.InferenceSession(f"{folder}/mass.onnx")
+        >>> y = session.run(["y"], {"X": flipper_mm})[0]
+        >>> bool(np.abs(y[:, 0] - reg.predict(flipper_mm)).max() < 1e-2)  # grams
+        True
+        """
+        from torchreg.export.onnx import label, write_onnx
+
+        source = _source(self, X, method="to_onnx")
+        names = getattr(self, "feature_names_in_", None)
+        labels = label(source.n_features, source.n_outputs, names, feature_units, target_units)
+        write_onnx(source, path, labels)
+
+    def to_exported_program(self, X: ArrayLike | None = None) -> torch.export.ExportedProgram:
+        """Write the fitted module as a program of ``torch.export``, raw units to raw units.
+
+        The program is returned only if it computes what ``predict`` does.
+        ``torch.export.save`` makes a file of it, which ``torch.export.load`` opens in a process
+        that has torch, and neither torchreg nor the code of the module.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features) or None, default=None
+            Rows to check the program on, as for :meth:`to_onnx`.
+
+        Returns
+        -------
+        torch.export.ExportedProgram
+            ``.module()`` takes a tensor of shape (n_samples, n_features) in float64, of one row
+            or more, and gives one of shape (n_samples, n_outputs) in float64, on the CPU.
+
+        Raises
+        ------
+        ExportError
+            A ``ValueError``. As for :meth:`to_onnx`.
+        sklearn.exceptions.NotFittedError
+            If ``fit`` was not called.
+
+        Examples
+        --------
+        >>> import numpy as np, torch
+        >>> from torchreg import TorchRegressor
+        >>> flipper_mm = np.linspace(170, 230, 100).reshape(-1, 1)
+        >>> mass_g = 4000 + 25 * np.abs(flipper_mm[:, 0] - 195)
+        >>> reg = TorchRegressor(random_state=0).fit(flipper_mm, mass_g)
+        >>> compute = reg.to_exported_program().module()
+        >>> compute(torch.tensor([[181.0], [210.0]], dtype=torch.float64)).shape
+        torch.Size([2, 1])
+        """
+        from torchreg.export.graph import checked_program
+
+        return checked_program(_source(self, X, method="to_exported_program"))
+
+
+def _source(estimator: Any, X: ArrayLike | None, *, method: str) -> Source:
+    """Say in the words of the room below what was fitted."""
+    from torchreg.export.graph import Source
+
+    check_is_fitted(estimator)
+    rows = None
+    if X is not None:
+        rows = every_row(check_prediction_data(estimator, X, method=method)[0])
+    sizes = {"n_outputs": estimator.n_outputs_, "dtype": estimator.dtype_}
+    return Source(
+        module=estimator.module_,
+        n_features=estimator.n_features_in_,
+        predict=partial(predict_rows, estimator.module_, **sizes),
+        rows=rows,
+        **sizes,
+    )
