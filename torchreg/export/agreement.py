@@ -119,11 +119,13 @@ def _require_agreement(
     agrees = difference <= TOLERANCE * spread + _SPACINGS * spacing
     if bool(agrees.all()):
         return
-    share = (difference / spread).masked_fill(agrees, -1).nan_to_num(nan=torch.inf)
+    share = (
+        (difference / spread).masked_fill(agrees, -1).nan_to_num(nan=torch.inf, posinf=torch.inf)
+    )
     row, output = divmod(int(share.argmax()), expected.shape[1])
     raise ExportError(
-        f"{by} gives {float(found[row, output]):.9g} where predict gives "
-        f"{float(expected[row, output]):.9g} (output {output}, X = {show(rows[row])}): they differ "
+        f"{by} gives {float(found[row, output])} where predict gives "
+        f"{float(expected[row, output])} (output {output}, X = {show(rows[row])}): they differ "
         f"by {float(share[row, output]):.2g} standard deviations of y, more than {TOLERANCE:g}, "
         f"as do {int((~agrees).any(dim=1).sum())} of {len(rows)} rows. Nothing was written."
     )
