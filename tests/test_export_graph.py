@@ -127,6 +127,7 @@ def test_torch_export_takes_the_fitted_module_as_it_is(name: str) -> None:
 @pytest.mark.parametrize("backend", ["eager", "aot_eager"])
 @pytest.mark.parametrize("name", ["built-in", "layers, two outputs", "Unix time"])
 def test_torch_compile_takes_the_fitted_module_whole(name: str, backend: str) -> None:
+    torch.compiler.reset()  # It keeps count of the shapes of all modules together.
     reg, rows, y, _ = ZOO[name]
     compiled: Callable[..., Tensor] = torch.compile(reg.module_, backend=backend, fullgraph=True)
     x = torch.from_numpy(rows)
@@ -152,6 +153,15 @@ def test_a_program_is_no_view_of_the_fitted_module() -> None:
             parameter.zero_()
         found = program.module()(torch.from_numpy(X))[:, 0]
     np.testing.assert_allclose(found.numpy(), expected, rtol=1e-12)
+
+
+def test_no_row_of_data_and_no_line_of_source_code_is_in_the_file(tmp_path: Path) -> None:
+    program = ZOO["layers, two outputs"][0].to_exported_program(X)
+    assert program.example_inputs is None
+    torch.export.save(program, tmp_path / "m.pt2")
+    content = (tmp_path / "m.pt2").read_bytes()
+    assert b"aten.linear" in content  # The archive is not compressed.
+    assert not any(word in content for word in (b"stack_trace", b".py", X[0].tobytes()))
 
 
 class ByValue(nn.Linear):

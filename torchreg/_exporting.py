@@ -106,7 +106,8 @@ class ExportMixin:
 
         The program is returned only if it computes what ``predict`` does.
         ``torch.export.save`` makes a file of it, which ``torch.export.load`` opens in a process
-        that has torch, and neither torchreg nor the code of the module.
+        that has torch, and neither torchreg nor the code of the module. Like a pickle, such a
+        file may run code when it is loaded: open only those that you trust.
 
         Parameters
         ----------

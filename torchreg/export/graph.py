@@ -139,7 +139,7 @@ def trace(
     try:
         # A graph that it cannot finish it prints.
         with undisturbed(), contextlib.redirect_stderr(io.StringIO()):
-            return torch.export.export(
+            program = torch.export.export(
                 module, (example,), dynamic_shapes=({0: n_rows},), strict=False
             )
     except Exception as error:
@@ -147,6 +147,12 @@ def trace(
             f"The module cannot be written as a graph: {_reason(error)} (torch.export: "
             f"{first_line(error)})"
         ) from error
+    # What torch noted beside the graph, and would save: a row of data, lines of source code.
+    program.example_inputs = None
+    for part in program.graph_module.modules():
+        for node in part.graph.nodes if isinstance(part, torch.fx.GraphModule) else ():
+            node.meta.pop("stack_trace", None)
+    return program
 
 
 def _standing_alone(source: Source, core: torch.dtype) -> nn.Sequential:
