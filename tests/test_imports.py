@@ -17,7 +17,7 @@ PACKAGE = Path(__file__).parent.parent / "torchreg"
 FLOORS: dict[str, list[str]] = {
     "the door": ["torchreg", "torchreg._loading"],
     "the estimator": ["torchreg.regressor"],
-    "out and back": ["torchreg._exporting", "torchreg._record"],
+    "out and back": ["torchreg._exporting", "torchreg._saving", "torchreg._record"],
     "arrays, parameters, words": [
         "torchreg._checkpoint",
         "torchreg._fingerprint",
@@ -48,8 +48,11 @@ FLOORS: dict[str, list[str]] = {
         "torchreg.engine.statistics",
         "torchreg.engine.rows",
     ],
-    "files": [
+    "files and graphs": [
         "torchreg.export",
+        "torchreg.export.onnx",
+        "torchreg.export.graph",
+        "torchreg.export.agreement",
         "torchreg.export.architecture",
         "torchreg.export.layers",
         "torchreg.export.values",
@@ -152,7 +155,7 @@ def test_skorch_is_the_business_of_one_module() -> None:
     assert users == {"torchreg.engine.skorch_net"}
 
 
-@pytest.mark.parametrize("floor", ["the engine", "files", "rules and losses", "modules"])
+@pytest.mark.parametrize("floor", ["the engine", "files and graphs", "rules and losses", "modules"])
 def test_what_crunches_numbers_knows_no_estimator(floor: str) -> None:
     for name in FLOORS[floor]:
         roots = {imported.partition(".")[0] for imported in outsiders(name)}

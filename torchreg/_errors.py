@@ -42,6 +42,10 @@ class UntrustedError(FileError):
     """A file names code of the user's that was neither passed nor allowed."""
 
 
+class ExportError(ValueError):
+    """A graph cannot be written of a module, or does not compute what ``predict`` does."""
+
+
 def did_you_mean(name: str, known: Iterable[str]) -> str:
     """Say which known names are near an unknown one, and what all of them are.
 

@@ -1,161 +1,161 @@
-"""A fitted regressor on its way out, and back: files, and what pickle and skops see of it."""
+"""What a fitted regressor can be turned into: each method is one call into the room below."""
 
 from __future__ import annotations
 
-import copy
 import os
-import warnings
-from collections.abc import Iterable, Mapping
-from typing import Any
+from collections.abc import Mapping, Sequence
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
-from sklearn.base import BaseEstimator
+from numpy.typing import ArrayLike
 from sklearn.utils.validation import check_is_fitted
 
-from torchreg._errors import UnwrittenWarning
-from torchreg._record import read_estimator, write_estimator
-from torchreg.export.atomic import write_atomically
-from torchreg.export.file import pack, unpack
+from torchreg._checks import check_prediction_data
+from torchreg.engine.predict import predict_rows
+from torchreg.engine.rows import every_row
+
+if TYPE_CHECKING:
+    import torch
+
+    from torchreg.export.graph import Source
 
 
-def pack_estimator(estimator: BaseEstimator) -> tuple[bytes, list[Any]]:
-    """Make a file's bytes of a fitted estimator, and list the user's classes that it names.
+class ExportMixin:
+    """Graphs of a fitted regressor."""
 
-    Warns
-    -----
-    UnwrittenWarning
-        If a setting cannot be written.
-    """
-    record, writer = write_estimator(estimator)
-    left_out = [name for name, value in record["params"].items() if _is_unwritten(value)]
-    if left_out:
-        shown = ", ".join(f"{name}={getattr(estimator, name, '...')!r}" for name in left_out)
-        again = ", ".join(f"{name}=..." for name in left_out)
-        warnings.warn(
-            f"A file cannot hold {shown}. To fit again after loading (and, if module is among "
-            f"them, to load at all unless it builds layers of torch.nn in nn.Sequential only), "
-            f"pass what is missing: torchreg.load(path, {again}).",
-            UnwrittenWarning,
-            stacklevel=3,
-        )
-    return pack(record, writer.tensors), list(writer.named.values())
+    def to_onnx(
+        self,
+        path: str | os.PathLike[str],
+        X: ArrayLike | None = None,
+        *,
+        feature_units: Mapping[str, str] | Sequence[str] | None = None,
+        target_units: str | Sequence[str] | None = None,
+    ) -> None:
+        """Write an ONNX file: raw units in, raw units out, scaling and all.
 
-
-def _is_unwritten(written: Any) -> bool:
-    return isinstance(written, dict) and "unwritten" in written
-
-
-def unpack_estimator(
-    data: bytes, *, base: type, trusted: Iterable[Any] = (), params: Mapping[str, Any] | None = None
-) -> Any:
-    """Make a fitted estimator of a file's bytes; see :func:`torchreg.load`."""
-    record, tensors = unpack(data)
-    return read_estimator(record, tensors, base=base, trusted=trusted, params=params or {})
-
-
-class Parcel:
-    """The state of a fitted regressor, for whoever takes objects apart.
-
-    pickle, joblib and copy get the state as it is. skops, which knows no tensors, gets the bytes
-    of a file, and beside them the classes that they name, so that it can ask its user
-    about those.
-
-    Parameters
-    ----------
-    kind : type
-        Of the regressor.
-    state : dict
-        Its attributes.
-    """
-
-    def __init__(self, kind: type, state: dict[str, Any]) -> None:
-        self.kind, self.state = kind, state
-
-    def __reduce_ex__(self, protocol: Any) -> tuple[Any, ...]:
-        return Parcel, (self.kind, self.state)
-
-    def __getstate__(self) -> dict[str, Any]:
-        estimator: Any = object.__new__(self.kind)
-        estimator.__dict__.update(self.state)
-        data, named = pack_estimator(estimator)
-        return {"kind": self.kind, "file": data, "named": named}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        self.kind = state["kind"]
-        trusted = [self.kind, *state["named"]]
-        self.state = vars(unpack_estimator(state["file"], base=self.kind, trusted=trusted))
-
-
-class ExportMixin(BaseEstimator):
-    """Adds ``save`` to an estimator, and makes it travel by pickle, joblib and skops."""
-
-    def save(self, path: str | os.PathLike[str]) -> None:
-        """Save the fitted regressor as one file: numbers as safetensors, the rest as JSON.
+        The file is written only if onnxruntime computes from it what ``predict`` does. It
+        needs neither torch nor Python to run: see Notes.
 
         Parameters
         ----------
-        path : str or path
-            Where; ``.safetensors`` is the usual ending. What is there is replaced when all is
-            written: a save that is killed, or has no room, leaves the old file whole.
+        path : str or path-like
+            Where. A file that is there already is replaced when the new one is whole.
+        X : array-like of shape (n_samples, n_features) or None, default=None
+            Rows to check the file on, in the units of ``fit``: all at once, and the first
+            alone. ``None`` makes up 512 (fewer, if they are wide) within three standard
+            deviations of the means of the training rows.
+        feature_units : dict of str to str, list of str or None, default=None
+            Units to write down beside the names of the features, like ``{"flipper": "mm"}``.
+        target_units : str, list of str or None, default=None
+            Units of y.
 
         Raises
         ------
+        ExportError
+            A ``ValueError``. If the module cannot be written as a graph, or a prediction from
+            the file differs by more than 1e-5 standard deviations of y (or of the
+            predictions, where y was not standardized); both numbers are in the message. Or if
+            X is missing for a network that does not standardize X.
+        ValueError
+            If units are not one for each column.
+        ImportError
+            If ``torchreg[onnx]`` is not installed.
         sklearn.exceptions.NotFittedError
             If ``fit`` was not called.
-        TypeError
-            If a fitted attribute is neither number, text, tensor nor a collection of those.
-        OSError
-            If the file cannot be written.
-        ImportError
-            If safetensors is not installed (``pip install "torchreg[files]"``).
-
-        Warns
-        -----
-        UnwrittenWarning
-            If a setting cannot be written: a lambda, a local class, a callback object.
-            Predicting needs none of them.
-
-        See Also
-        --------
-        torchreg.load : The way back.
 
         Notes
         -----
-        The file holds the parameters (nested ones included), the fitted attributes, the versions
-        of torchreg, torch, scikit-learn, NumPy and Python, and of ``module_`` the layers and all
-        parameters and buffers, under the names of its ``state_dict``. It never holds code:
-        classes and functions are named by their import path.
+        The graph takes one input, ``X`` of shape (n_samples, n_features) in float64, of one
+        row or more, and gives one output, ``y`` of shape (n_samples, n_outputs) in float64:
+        two dimensions also where ``predict`` gives one. The means are subtracted in float64, so
+        that a feature like a Unix time keeps its digits. The network is written in its
+        own dtype, or in float32 where onnxruntime cannot compute one of its operators in
+        float64.
 
-        A network made of the layers of ``torch.nn`` (those that map one tensor to one) in
-        ``nn.Sequential``, and of :mod:`torchreg.nn`, is described layer by layer. Of any other,
-        the file has ``module`` and ``module__*``, which build it, and its parameters and
-        buffers; other attributes of it are what its constructor makes of them.
+        The operator set is ONNX 18, all operators are standard ones, and the file is complete
+        by itself. Its metadata hold ``feature_names``, ``feature_units`` and ``target_units``
+        where they are known, ``versions`` and ``core_dtype``, lists and dictionaries as JSON.
+
+        See Also
+        --------
+        to_exported_program : A graph that runs where torch is.
 
         Examples
         --------
-        >>> import os, tempfile
-        >>> import numpy as np
-        >>> import torchreg
-        >>> X = np.linspace(170, 230, 50).reshape(-1, 1)
-        >>> reg = torchreg.TorchRegressor(max_epochs=5, random_state=0).fit(X, 25 * X[:, 0])
+        >>> import numpy as np, onnxruntime, tempfile
+        >>> from torchreg import TorchRegressor
+        >>> flipper_mm = np.linspace(170, 230, 100).reshape(-1, 1)
+        >>> mass_g = 4000 + 25 * np.abs(flipper_mm[:, 0] - 195)
+        >>> reg = TorchRegressor(random_state=0).fit(flipper_mm, mass_g)
         >>> with tempfile.TemporaryDirectory() as folder:
-        ...     file = os.path.join(folder, "flipper.safetensors")
-        ...     reg.save(file)
-        ...     same = torchreg.load(file).predict(X) == reg.predict(X)
-        >>> bool(same.all())
+        ...     reg.to_onnx(f"{folder}/mass.onnx", feature_units=["mm"], target_units="g")
+        ...     session = onnxruntime.InferenceSession(f"{folder}/mass.onnx")
+        >>> y = session.run(["y"], {"X": flipper_mm})[0]
+        >>> bool(np.abs(y[:, 0] - reg.predict(flipper_mm)).max() < 1e-2)  # grams
         True
         """
-        check_is_fitted(self)
-        write_atomically(path, pack_estimator(self)[0])
+        from torchreg.export.onnx import label, write_onnx
 
-    def __getstate__(self) -> dict[str, Any]:
-        # A pickle holds no device memory: it opens on a machine without that device.
-        state = dict(super().__getstate__())
-        if "module_" not in state:
-            return state
-        if next(state["module_"].parameters()).device.type != "cpu":
-            state["module_"] = copy.deepcopy(state["module_"]).cpu()
-        return {"_parcel": Parcel(type(self), state)}
+        source = _source(self, X, method="to_onnx")
+        names = getattr(self, "feature_names_in_", None)
+        labels = label(source.n_features, source.n_outputs, names, feature_units, target_units)
+        write_onnx(source, path, labels)
 
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        parcel = state.get("_parcel")
-        super().__setstate__(state if parcel is None else parcel.state)
+    def to_exported_program(self, X: ArrayLike | None = None) -> torch.export.ExportedProgram:
+        """Write the fitted module as a program of ``torch.export``, raw units to raw units.
+
+        The program is returned only if it computes what ``predict`` does.
+        ``torch.export.save`` makes a file of it, which ``torch.export.load`` opens in a process
+        that has torch, and neither torchreg nor the code of the module. Like a pickle, such a
+        file may run code when it is loaded: open only those that you trust.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features) or None, default=None
+            Rows to check the program on, as for :meth:`to_onnx`.
+
+        Returns
+        -------
+        torch.export.ExportedProgram
+            ``.module()`` takes a tensor of shape (n_samples, n_features) in float64, of one row
+            or more, and gives one of shape (n_samples, n_outputs) in float64, on the CPU.
+
+        Raises
+        ------
+        ExportError
+            A ``ValueError``. As for :meth:`to_onnx`.
+        sklearn.exceptions.NotFittedError
+            If ``fit`` was not called.
+
+        Examples
+        --------
+        >>> import numpy as np, torch
+        >>> from torchreg import TorchRegressor
+        >>> flipper_mm = np.linspace(170, 230, 100).reshape(-1, 1)
+        >>> mass_g = 4000 + 25 * np.abs(flipper_mm[:, 0] - 195)
+        >>> reg = TorchRegressor(random_state=0).fit(flipper_mm, mass_g)
+        >>> compute = reg.to_exported_program().module()
+        >>> compute(torch.tensor([[181.0], [210.0]], dtype=torch.float64)).shape
+        torch.Size([2, 1])
+        """
+        from torchreg.export.graph import checked_program
+
+        return checked_program(_source(self, X, method="to_exported_program"))
+
+
+def _source(estimator: Any, X: ArrayLike | None, *, method: str) -> Source:
+    """Say in the words of the room below what was fitted."""
+    from torchreg.export.graph import Source
+
+    check_is_fitted(estimator)
+    rows = None
+    if X is not None:
+        rows = every_row(check_prediction_data(estimator, X, method=method)[0])
+    sizes = {"n_outputs": estimator.n_outputs_, "dtype": estimator.dtype_}
+    return Source(
+        module=estimator.module_,
+        n_features=estimator.n_features_in_,
+        predict=partial(predict_rows, estimator.module_, **sizes),
+        rows=rows,
+        **sizes,
+    )

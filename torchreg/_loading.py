@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from torchreg._errors import FileError
-from torchreg._exporting import unpack_estimator
+from torchreg._saving import unpack_estimator
 from torchreg.export.file import read_bytes
 from torchreg.regressor import TorchRegressor
 

@@ -40,6 +40,7 @@ from torchreg._parameters import (
     seed_from,
     signature_without_nested,
 )
+from torchreg._saving import SavingMixin
 from torchreg._sklearn import CallbackSupportMixin, with_callbacks
 from torchreg._verdict import describe_lost_digits, warn_about
 from torchreg.engine.fit import Fitted, RawRows, Request, fit_network
@@ -50,7 +51,12 @@ from torchreg.optimizers import build_optimizer
 
 
 class TorchRegressor(
-    CallbackSupportMixin, NestedParametersMixin, ExportMixin, RegressorMixin, BaseEstimator
+    CallbackSupportMixin,
+    NestedParametersMixin,
+    SavingMixin,
+    ExportMixin,
+    RegressorMixin,
+    BaseEstimator,
 ):
     r"""A neural network for regression that takes and gives raw units.
 

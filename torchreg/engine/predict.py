@@ -37,7 +37,10 @@ def predict_rows(module: nn.Module, rows: Rows, *, n_outputs: int, dtype: torch.
     standardize = getattr(module, "standardize", None)
     device = next(module.parameters()).device if standardize is None else standardize.mean.device
     if module.training:
-        module.eval()
+        # The whole last: another thread that finds it in evaluation mode finds all of it so.
+        for child in module.children():
+            child.eval()
+        module.training = False
 
     # Standardize casts, and writes to memory of its own; another first layer does neither.
     bare = standardize is None

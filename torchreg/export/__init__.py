@@ -1,7 +1,9 @@
-"""Files: modules and records in, bytes out, and back without running any code from the file.
+"""Where a fitted network goes when it leaves: modules and plain records in, files out.
 
-``file`` is the container (safetensors, a record in JSON, a digest) and ``atomic`` how it comes
-onto the disk; ``architecture`` describes modules, with the table of ``layers``; ``values``
-writes settings, with the table of their ``kinds``; and ``names`` says which classes and
-functions a file may name. Nothing here knows an estimator.
+Saved regressors: ``file`` is the container (safetensors, a record in JSON, a digest),
+``atomic`` how it comes onto the disk, and ``lock`` keeps others from it; ``architecture``
+describes modules, with the table of ``layers``; ``values`` writes settings, with the table of
+their ``kinds``; and ``names`` says which classes and functions a file may name. Graphs:
+``graph`` makes one, ``onnx`` a file of it, and ``agreement`` holds it against ``predict``.
+Nothing here knows an estimator, and no code from a file is run.
 """

@@ -477,7 +477,7 @@ def test_skops_is_told_which_classes_of_the_user_there_are() -> None:
     reg = fitted(CASES["class of the user"])
     data = skops.io.dumps(reg)
     asked = skops.io.get_untrusted_types(data=data)
-    known = ["torchreg._exporting.Parcel", "torchreg.regressor.TorchRegressor"]
+    known = ["torchreg._saving.Parcel", "torchreg.regressor.TorchRegressor"]
     assert asked == sorted([f"{Tanh.__module__}.Tanh", *known])
     with pytest.raises(skops.io.exceptions.UntrustedTypesFoundException, match="Tanh"):
         skops.io.loads(data, trusted=known)

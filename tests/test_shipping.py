@@ -1,0 +1,186 @@
+"""Every row of the table of how a fitted regressor travels is true."""
+
+from __future__ import annotations
+
+import importlib
+import io
+import json
+import pickle
+import subprocess
+import sys
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from torchreg import TorchRegressor
+
+ROOT = Path(__file__).parent.parent
+TABLE = (ROOT / "benchmarks" / "results" / "shipping.md").read_text(encoding="utf-8")
+ROWS = {
+    cells[0]: cells[1:]
+    for cells in (
+        [cell.strip() for cell in line.strip("|").split("|")]
+        for line in TABLE.splitlines()
+        if line.startswith("| `")
+    )
+}
+HERE = "`reg.predict`, in this process"
+#: What is taken away from a process, but for what a way says that it needs.
+PACKAGES = {"torchreg", "torch", "sklearn", "joblib", "onnx", "onnxruntime", "onnxscript", "pandas"}
+PACKAGES |= {"safetensors", "skops", "skorch"}
+#: What a package cannot be imported without.
+BRINGS = {"sklearn": {"joblib"}}
+
+
+@pytest.fixture(scope="module")
+def shipping() -> Iterator[ModuleType]:
+    """Import the script that measures the ways, and knows them."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(str(ROOT / "benchmarks"))
+        yield importlib.import_module("shipping")
+        for name in ("shipping", "_harness"):
+            sys.modules.pop(name, None)
+
+
+@pytest.fixture(scope="module")
+def reg(shipping: ModuleType) -> TorchRegressor:
+    return shipping.fitted(names=True)
+
+
+@pytest.fixture(scope="module")
+def files(
+    shipping: ModuleType, reg: TorchRegressor, tmp_path_factory: pytest.TempPathFactory
+) -> dict[str, Path]:
+    folder = tmp_path_factory.mktemp("ways")
+    written = {}
+    for index, (words, way) in enumerate(shipping.WAYS.items()):
+        if way.write is not None:
+            written[words] = folder / f"{index}{way.suffix}"
+            way.write(reg, written[words])
+    return written
+
+
+def run_without(packages: set[str], code: str) -> subprocess.CompletedProcess[str]:
+    """Run code in a fresh process in which some packages cannot be imported."""
+    absent = f"import sys\nsys.modules.update(dict.fromkeys({sorted(packages)!r}))\n"
+    # Where names were kept, rows without names are predicted with a warning.
+    command = [sys.executable, "-W", "ignore", "-c", absent + code]
+    return subprocess.run(command, capture_output=True, text=True, check=False)
+
+
+def test_the_table_has_a_row_for_every_way_and_says_what_is_proven_here(
+    shipping: ModuleType,
+) -> None:
+    assert {words: cells[:5] for words, cells in ROWS.items()} == {
+        **{words: way.claims() for words, way in shipping.WAYS.items()},
+        HERE: [""] * 5,
+    }
+
+
+@pytest.mark.parametrize("words", ROWS)
+def test_the_table_has_a_latency_in_every_row_and_a_size_where_there_is_a_file(
+    words: str, shipping: ModuleType
+) -> None:
+    way = shipping.WAYS.get(words)
+    size, first, latency = ROWS[words][5:]
+    assert float(latency.replace(",", "")) > 0
+    assert bool(size) == bool(first) == (way is not None and way.write is not None)
+
+
+@pytest.mark.parametrize("words", [words for words in ROWS if words != HERE])
+def test_a_way_predicts_in_raw_units_and_keeps_what_the_table_says_with_what_it_needs_alone(
+    words: str, shipping: ModuleType, reg: TorchRegressor, files: dict[str, Path]
+) -> None:
+    way = shipping.WAYS[words]
+    flipper_mm = np.linspace(170, 235, 40).reshape(-1, 1)
+    expected = reg.predict(shipping.pd.DataFrame(flipper_mm, columns=reg.feature_names_in_))
+    if words not in files:
+        # Inductor would compile for a minute; it is timed by the script.
+        found = shipping.opened(way, reg, Path(), backend="aot_eager")["predict"](flipper_mm)
+        np.testing.assert_allclose(found, expected, rtol=1e-9)
+        return
+    entries = ", ".join(f"{key!r}: {finds}" for key, finds in way.kept.items())
+    code = f"""
+path = {str(files[words])!r}
+{way.load}
+import json
+import numpy as np
+found = predict(np.linspace(170, 235, 40).reshape(-1, 1)).tolist()
+kept = {{{entries}}}
+print(json.dumps([found, kept], default=str))
+"""
+    needed = {*way.needs, *(name for need in way.needs for name in BRINGS.get(need, ()))}
+    done = run_without(PACKAGES - needed, code)
+    assert done.returncode == 0, done.stderr
+    found, kept = json.loads(done.stdout)
+    np.testing.assert_allclose(found, expected, rtol=1e-9)
+    originals: dict[str, Any] = {
+        "settings": reg.get_params(),
+        "history": reg.history_,
+        "feature names": list(reg.feature_names_in_),
+    }
+    as_json = json.loads(json.dumps(originals, default=str))
+    assert kept == {key: as_json[key] for key in way.kept}
+    assert set(originals) == set(shipping.KEEPSAKES)
+
+
+@pytest.mark.parametrize("words", [words for words in ROWS if words != HERE])
+def test_a_way_cannot_do_without_anything_that_the_table_says_it_needs(
+    words: str, shipping: ModuleType, files: dict[str, Path]
+) -> None:
+    way = shipping.WAYS[words]
+    if words not in files:
+        assert way.needs == ("torchreg", "torch", "sklearn")  # What holds ``reg`` itself.
+        return
+    for need in way.needs:
+        done = run_without({need}, f"path = {str(files[words])!r}\n{way.load}")
+        assert done.returncode == 1 and need in done.stderr
+
+
+class Intruder:
+    """An object that, unpickled, leaves a file."""
+
+    def __init__(self, mark: Path) -> None:
+        self.mark = mark
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Path.touch, (self.mark,)
+
+
+def smuggle(file: Path, mark: Path) -> None:
+    """Put an intruder in the place of a file, or of every pickle in an archive."""
+    if not zipfile.is_zipfile(file):
+        file.write_bytes(pickle.dumps(Intruder(mark)))
+        return
+    buffer = io.BytesIO()
+    torch.save(Intruder(mark), buffer)
+    with zipfile.ZipFile(file) as archive:
+        contents = {name: archive.read(name) for name in archive.namelist()}
+    with zipfile.ZipFile(file, "w") as archive:
+        for name, content in contents.items():
+            if name.endswith(".pkl"):
+                content = pickle.dumps(Intruder(mark), protocol=2)
+            elif name.endswith(".pt"):
+                content = buffer.getvalue()
+            archive.writestr(name, content)
+
+
+@pytest.mark.parametrize("words", [words for words in ROWS if words != HERE])
+def test_code_in_a_file_is_run_by_the_ways_that_the_table_says_and_by_no_other(
+    words: str, shipping: ModuleType, files: dict[str, Path], tmp_path: Path
+) -> None:
+    way = shipping.WAYS[words]
+    if words not in files:
+        assert not way.runs_code  # There is no file.
+        return
+    file, mark = tmp_path / f"file{way.suffix}", tmp_path / "mark"
+    file.write_bytes(files[words].read_bytes())
+    smuggle(file, mark)
+    run_without(set(), f"path = {str(file)!r}\n{way.load}")
+    assert mark.exists() == way.runs_code
