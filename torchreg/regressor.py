@@ -24,6 +24,7 @@ from torchreg._checks import (
 )
 from torchreg._data import Data, hold_out
 from torchreg._device import resolve_device
+from torchreg._exporting import ExportMixin
 from torchreg._limits import check_parameters
 from torchreg._observers import NativeCallbacks, PrintedTable
 from torchreg._parameters import (
@@ -34,6 +35,7 @@ from torchreg._parameters import (
     seed_from,
     signature_without_nested,
 )
+from torchreg._recipe import origin_of
 from torchreg._sklearn import CallbackSupportMixin, with_callbacks
 from torchreg._verdict import describe_lost_digits, warn_about
 from torchreg.engine.fit import Fitted, RawRows, Request, fit_network
@@ -43,7 +45,9 @@ from torchreg.losses import build_loss
 from torchreg.optimizers import build_optimizer
 
 
-class TorchRegressor(CallbackSupportMixin, NestedParametersMixin, RegressorMixin, BaseEstimator):
+class TorchRegressor(
+    CallbackSupportMixin, NestedParametersMixin, ExportMixin, RegressorMixin, BaseEstimator
+):
     r"""A neural network for regression that takes and gives raw units.
 
     .. math:: \hat y = \mu_y + \sigma_y\, f_\theta\!\left(\frac{x - \mu_x}{\sigma_x}\right)
@@ -260,10 +264,11 @@ class TorchRegressor(CallbackSupportMixin, NestedParametersMixin, RegressorMixin
         data, form, seen = check_training_data(self, X, y, sample_weight)
         held_out = check_validation_data(self, seen, data, X_val, y_val, sample_weight_val)
         # 2. Hold rows out, if early stopping asks for it and the user brought none.
-        seed = seed_from(self.random_state)
+        seed, own = seed_from(self.random_state), held_out is not None
         if self.early_stopping and held_out is None:
             data, held_out = hold_out(data, self.validation_fraction, seed=seed)
         seen |= {"_form": form, "_y_is_vector": data.y_is_vector, "n_outputs_": data.y.shape[1]}
+        seen["_origin"] = origin_of(self, seed, data, own_validation=own)
         # 3. Statistics, network, training.
         request = self._request(seed, seen, data, X=X, y=y, sample_weight=sample_weight)
         fitted = fit_network(request, _raw(data), None if held_out is None else _raw(held_out))

@@ -1,0 +1,1 @@
+"""What leaves the house: files, graphs and scripts, from a module and plain records."""

@@ -1,0 +1,466 @@
+"""A plain PyTorch script that rebuilds, trains and draws a fitted network, without torchreg."""
+
+from __future__ import annotations
+
+import ast
+import csv
+import io
+import os
+import re
+import sys
+import tempfile
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from torchreg.export import script_text as text
+from torchreg.export.script_layers import (
+    OWN,
+    LayerSource,
+    check_written_once,
+    children_of,
+    frozen_names,
+    shifted,
+    state_of,
+)
+from torchreg.export.script_layout import Expression, Group, Item, call, lay_out, quoted
+from torchreg.export.script_recipe import NetworkRecipe, Recipe, RowsToWrite
+from torchreg.export.script_source import NotWritableError
+from torchreg.export.script_training import loss_section, training_section
+
+_STANDARD = {
+    "copy": "import copy",
+    "csv": "import csv",
+    "math": "import math",
+    "sys": "import sys",
+    "Path": "from pathlib import Path",
+}
+
+
+def write_script(path: str | os.PathLike[str], recipe: Recipe) -> None:
+    """Write a script, and beside it what the network learned and the rows.
+
+    Each file is replaced as a whole or not at all, the script last.
+
+    Parameters
+    ----------
+    path : str or path-like
+        Ends in ``.py``. Beside it are written ``<stem>.pt`` (the state dict of the script's
+        network), ``<stem>_data.csv`` and ``<stem>_validation.csv`` where there are rows, and
+        ``<stem>_start.pt`` where the network's first weights cannot be drawn from the seed.
+    recipe : Recipe
+        What to write about.
+
+    Raises
+    ------
+    ValueError
+        If the path does not end in ``.py``, or something cannot be written as source.
+    FileNotFoundError
+        If the folder does not exist.
+    """
+    script = check_path(path)
+    written, fitted, start = compose(recipe, script.name)
+    files = {script.with_suffix(".pt"): _saved(fitted)}
+    if start is not None:
+        files[script.with_name(f"{script.stem}_start.pt")] = _saved(start)
+    for kind, rows in (("data", recipe.rows), ("validation", recipe.validation_rows)):
+        if rows is not None:
+            files[script.with_name(f"{script.stem}_{kind}.csv")] = _as_csv(rows, recipe)
+    files[script] = written.encode()
+    for file, content in files.items():
+        _replace(file, content)
+
+
+def check_path(path: str | os.PathLike[str]) -> Path:
+    """Require a name that ends in ``.py``, in a folder that exists."""
+    script = Path(path)
+    if script.suffix != ".py" or script.is_dir():
+        raise ValueError(f"to_script expects a file name that ends in .py, got {str(path)!r}.")
+    if not script.parent.is_dir():
+        raise FileNotFoundError(
+            f"to_script cannot write {str(path)!r}: there is no folder {str(script.parent)!r}. "
+            "Make it first."
+        )
+    return script
+
+
+def compose(recipe: Recipe, name: str) -> tuple[str, dict[str, Tensor], dict[str, Tensor] | None]:
+    """Write the text of a script, and collect the state dicts that it loads.
+
+    Parameters
+    ----------
+    recipe : Recipe
+    name : str
+        Of the script's file.
+
+    Returns
+    -------
+    text : str
+    fitted : dict of str to Tensor
+        The parameters of the script's network.
+    start : dict of str to Tensor or None
+        Those before it was trained, where they cannot be drawn anew.
+    """
+    source = LayerSource(OWN)
+    n_before, n_after = len(_before(recipe)), len(_after(recipe))
+    network = _network_section(recipe, source)
+    loss = loss_section(recipe, source)
+    training = training_section(recipe, source, n_before, n_after)
+    body = "\n".join(
+        [
+            *_user_section(source),
+            *_own_section(recipe, source),
+            *network,
+            *text.FITTED.format(**_shapes(recipe)).splitlines()[1:],
+            "",
+            "",
+            *_rows_section(recipe),
+            *loss,
+            *training,
+            *_draw_section(recipe),
+            *_main_section(recipe),
+        ]
+    )
+    constants = _constants(recipe)
+    used = _names_in(f"{constants}\n{body}")
+    imports = {**_STANDARD, **source.imports}
+    head = sorted({imports[key] for key in imports if key in used}, key=_order)
+    if source.annotations_are_text:
+        head.insert(0, "from __future__ import annotations\n")
+    split = (
+        [line for line in head if not _is_torch(line)],
+        [line for line in head if _is_torch(line)],
+    )
+    blocks = ["\n".join(block) for block in split if block]
+    whole = "\n".join([_docstring(recipe, name), "\n\n".join(blocks), "", constants, "", "", body])
+    whole = re.sub(r"\n{4,}", "\n\n\n", whole).rstrip() + "\n"
+    _check_names(whole)
+    as_layers = recipe.network.build is None
+    fitted, start = recipe.network.fitted, recipe.network.start
+    first_weights = None if start is None else _state(start, n_before, as_layers)
+    return whole, _state(fitted, n_before, as_layers), first_weights
+
+
+def _state(module: nn.Module, n_before: int, as_layers: bool) -> dict[str, Tensor]:
+    if as_layers and children_of(module) is not None:
+        return shifted(state_of(module), n_before)
+    return state_of(module, prefix=f"{n_before}.", as_layers=as_layers)
+
+
+def _docstring(recipe: Recipe, name: str) -> str:
+    shown = name if re.fullmatch(r"[\w.-]+", name) else "script.py"
+    stem = shown.removesuffix(".py")
+    lines = [
+        '"""A fitted network taken apart: plain PyTorch, as TorchRegressor.to_script wrote it.',
+        "",
+    ]
+    if recipe.rows is None:
+        lines += [f"    python {shown} rows.csv", ""]
+    else:
+        lines += [f"    python {shown}           # the rows of the fit, {stem}_data.csv"]
+        lines += [f"    python {shown} rows.csv  # other rows", ""]
+    lines += [
+        f"It predicts with the fitted parameters, which are beside it ({stem}.pt), trains the same",
+        f"network once more, and draws both ({stem}.png). Without targets in the table it prints",
+        "predictions only.",
+        '"""',
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def _constants(recipe: Recipe) -> str:
+    training = recipe.training
+    lines = ["HERE = Path(__file__)"]
+    lines += ['FITTED = HERE.with_suffix(".pt")  # the fitted parameters: a state dict']
+    if recipe.network.start is not None:
+        lines += ['START = HERE.with_name(f"{HERE.stem}_start.pt")  # the same before training']
+    lines += ['DATA = HERE.with_name(f"{HERE.stem}_data.csv")']
+    if training.given_validation:
+        lines += ['VALIDATION = HERE.with_name(f"{HERE.stem}_validation.csv")']
+    lines += ['PICTURE = HERE.with_suffix(".png")', ""]
+    lines += lay_out(_strings(recipe.features), before="FEATURES = ")
+    lines += lay_out(_strings(recipe.targets), before="TARGETS = ")
+    lines += ["", f"SEED = {training.seed}", f"EPOCHS = {training.epochs}"]
+    if training.batch_size is not None:
+        lines += [f"BATCH_SIZE = {training.batch_size}"]
+    if training.held_out is not None:
+        lines += [f"HELD_OUT = {training.held_out!r}  # share of the rows"]
+    if training.patience is not None:
+        lines += [f"PATIENCE = {training.patience}  # epochs without improvement"]
+        if training.tol or not training.validates:
+            lines += [f"TOL = {training.tol!r}  # relative"]
+    if torch.get_default_dtype() != torch.float32:
+        lines += ["", f"torch.set_default_dtype({torch.get_default_dtype()})"]
+    return "\n".join(lines)
+
+
+def _strings(names: list[str]) -> Expression:
+    return Group("[", tuple(Item(quoted(name)) for name in names), "]")
+
+
+def _user_section(source: LayerSource) -> list[str]:
+    if not source.definitions and not source.remarks:
+        return []
+    lines = ["# %% What the network and its training are made of"]
+    lines += [f"# {remark}" for remark in source.remarks]
+    for definition in source.definitions.values():
+        spaced = "\n" in definition and not definition[0].isspace()
+        lines += ["", "", definition] if spaced else [definition]
+    return [*lines, "", ""]
+
+
+def _own_section(recipe: Recipe, source: LayerSource) -> list[str]:
+    pieces: list[str] = []
+    network = "\n".join(_network_section(recipe, LayerSource(OWN)))
+    for name, piece in (
+        ("AddConstant", text.ADD),
+        ("MultiplyByConstant", text.MULTIPLY),
+        ("To", text.TO),
+    ):
+        pool = network + "\n".join(source.definitions.values())
+        if re.search(rf"\b{name}\(", pool):
+            pieces += piece.splitlines()
+    if source.assembles:
+        pieces += text.ASSEMBLED.splitlines()
+    return ["# %% Layers that hold a fixed number", *pieces[1:], "", ""] if pieces else []
+
+
+def _before(recipe: Recipe) -> list[Item]:
+    """List the layers in front of the core."""
+    network = recipe.network
+    items: list[Item] = []
+    names = [text.remark_of(name) for name in recipe.features]
+    if network.of_x is not None:
+        means, scales = network.of_x.mean.tolist(), network.of_x.scale.tolist()
+        shift = [_negative(mean) for mean in means]
+        items += [_constant("AddConstant", shift, names, "{} ...")]
+        items += [
+            _constant("MultiplyByConstant", [_inverse(s) for s in scales], names, "... to order 1")
+        ]
+    if network.dtype == torch.float32:
+        items += [Item("To(torch.float32)")]
+    return items
+
+
+def _after(recipe: Recipe) -> list[Item]:
+    """List the layers behind the core."""
+    network = recipe.network
+    if network.of_y is None:
+        return []
+    names = [text.remark_of(name) for name in recipe.targets]
+    means, scales = network.of_y.mean.tolist(), network.of_y.scale.tolist()
+    items = [] if network.dtype == torch.float64 else [Item("To(torch.float64)")]
+    items += [_constant("MultiplyByConstant", [repr(s) for s in scales], names, "order 1 ...")]
+    return [*items, _constant("AddConstant", [repr(m) for m in means], names, "... to {}")]
+
+
+def _constant(cls: str, numbers: list[str], names: list[str], comment: str) -> Item:
+    """Write one number, as in ``AddConstant(-200)``, or one a line with the column's name."""
+    if len(numbers) == 1:
+        return Item(call(cls, numbers[0]), comment=comment.format(names[0]))
+    items = [Item(n, comment=name) for n, name in zip(numbers, names, strict=True)]
+    return Item(call(cls, Group("[", tuple(items), "]")))
+
+
+def _negative(value: float) -> str:
+    return repr(-value) if value else "0.0"
+
+
+def _inverse(scale: float) -> str:
+    # A column that was constant contributes nothing.
+    return f"1 / {scale!r}" if scale else "0.0"
+
+
+def _network_section(recipe: Recipe, source: LayerSource) -> list[str]:
+    network = recipe.network
+    before = _before(recipe)
+    source.with_values = False
+    if network.build is None:
+        check_written_once(network.fitted)
+        children = children_of(network.fitted)
+        layers = [network.fitted] if children is None else children
+        core = [Item(source.module(layer)) for layer in layers]
+        frozen = frozen_names(network.fitted, "")
+        if children is None:
+            frozen = [f"{len(before)}.{name}" for name in frozen]
+        else:
+            frozen = list(shifted({name: torch.empty(0) for name in frozen}, len(before)))
+    else:
+        source.with_values = True
+        frozen = []
+        settings = {key: source.expression(value) for key, value in network.settings.items()}
+        core = [Item(call(str(_called(source, network)), **settings))]
+    source.with_values = True
+    items = tuple([*before, *core, *_after(recipe)])
+    written = Group(
+        "nn.Sequential(", items, ").double()" if network.dtype == torch.float64 else ")"
+    )
+    lines = ["# %% The network: raw units in, raw units out", "def build_network():"]
+    if not frozen and not network.is_lazy:
+        return [*lines, *_broken(written, "return "), "", ""]
+    inner = Group("nn.Sequential(", items, ")")
+    lines += _broken(inner, "network = ")
+    if network.is_lazy:
+        n_before, n_after = len(before), len(_after(recipe))
+        part = f"[{n_before or ''}:{-n_after or ''}]" if n_before + n_after else ""
+        lines += [
+            "    # Some layers take their widths from the first rows that they see.",
+            "    with torch.no_grad():",
+            f"        network{part}.eval()(torch.zeros(2, {len(recipe.features)}))",
+            "    network.train()",
+        ]
+    lines += [f"    network.get_parameter({quoted(n)}).requires_grad_(False)" for n in frozen]
+    end = ".double()" if network.dtype == torch.float64 else ""
+    return [*lines, f"    return network{end}", "", ""]
+
+
+def _called(source: LayerSource, network: NetworkRecipe) -> str:
+    written = source.expression(network.build)
+    return written if isinstance(written, str) else "\n".join(lay_out(written))
+
+
+def _broken(group: Group, before: str) -> list[str]:
+    """Lay a group out with one part a line, however short it is."""
+    lines = [f"    {before}{group.opening}"]
+    for item in group.items:
+        lines += lay_out(item.expression, 8, item.prefix, ",", item.comment)
+    return [*lines, f"    {group.closing}"]
+
+
+def _shapes(recipe: Recipe) -> dict[str, str]:
+    n_x, n_y = len(recipe.features), len(recipe.targets)
+    wide = recipe.network.of_y is not None or recipe.network.dtype == torch.float64
+    reshape = ".reshape(len(X), -1)  # (n,) -> (n, 1)" if recipe.network.is_flat else ""
+    shapes = f"(n, {n_x}) to (n, {n_y})"
+    return {"shapes": shapes if wide else f"{shapes}, in float32", "reshape": reshape}
+
+
+def _rows_section(recipe: Recipe) -> list[str]:
+    weighted = _has_weights(recipe)
+    lines = text.ROWS.format(
+        n_features=f"(n, {len(recipe.features)})",
+        n_targets=f"(n, {len(recipe.targets)})",
+        and_weights=", weights (n,)" if weighted else "",
+    ).splitlines()[1:]
+    if not weighted:
+        return [*lines, "    return X, y", "", ""]
+    name = quoted(recipe.weight_name)
+    return [
+        *lines,
+        f"    if {name} not in names:",
+        "        return X, y, torch.ones(len(X), dtype=X.dtype)",
+        f"    return X, y, columns([{name}])[:, 0]  # (n, 1) -> (n,)",
+        "",
+        "",
+    ]
+
+
+def _has_weights(recipe: Recipe) -> bool:
+    return recipe.training.weighted
+
+
+def _draw_section(recipe: Recipe) -> list[str]:
+    one_feature, n_targets = len(recipe.features) == 1, len(recipe.targets)
+    labels = [quoted(text.label_of(name)) for name in recipe.targets]
+    if n_targets == 1:
+        indent, i, label = "    ", "0", labels[0]
+        axes = ['    fig, ax = plt.subplots(layout="constrained")']
+    else:
+        indent, i, label = "        ", "i", "labels[i]"
+        axes = lay_out(Group("[", tuple(map(Item, labels)), "]"), 4, before="labels = ")
+        size = f"figsize=({6.4 * n_targets:.4g}, 4.8)"
+        axes += [f'    fig, axes = plt.subplots(1, {n_targets}, {size}, layout="constrained")']
+        axes += ["    for i, ax in enumerate(axes):"]
+    named = {"xlabel": label, "ylabel": f'{label} + ", predicted"'}
+    if one_feature:
+        named = {"xlabel": quoted(text.label_of(recipe.features[0])), "ylabel": label}
+    elif n_targets == 1:
+        named["ylabel"] = quoted(text.label_of(recipe.targets[0]) + ", predicted")
+    template = text.DRAW_CURVE if one_feature else text.DRAW_TRUTH
+    return template.format(
+        axes="\n".join(axes),
+        indent=indent,
+        i=i,
+        labels="\n".join(lay_out(call("ax.set", **named), len(indent))),
+    ).splitlines()[1:]
+
+
+def _main_section(recipe: Recipe) -> list[str]:
+    given = "X, y, weight" if _has_weights(recipe) else "X, y"
+    arguments = f"{given}, *load_rows(VALIDATION)" if recipe.training.given_validation else given
+    return text.MAIN.format(given=given, arguments=arguments).splitlines()[1:]
+
+
+def _check_names(code: str) -> None:
+    """Refuse a script in which a name of the user's means something else."""
+    seen: set[str] = set()
+    for node in ast.parse(code).body:
+        names = []
+        if isinstance(node, ast.FunctionDef | ast.ClassDef):
+            names = [node.name]
+        elif isinstance(node, ast.Assign):
+            names = [target.id for target in node.targets if isinstance(target, ast.Name)]
+        elif isinstance(node, ast.Import | ast.ImportFrom):
+            names = [(alias.asname or alias.name).partition(".")[0] for alias in node.names]
+        for name in names:
+            if name in seen:
+                raise NotWritableError(
+                    f"The module, loss or optimizer uses {name!r}, a name that the script needs "
+                    "for something else. Rename yours."
+                )
+            seen.add(name)
+
+
+def _names_in(code: str) -> set[str]:
+    return {node.id for node in ast.walk(ast.parse(code)) if isinstance(node, ast.Name)}
+
+
+def _is_torch(statement: str) -> bool:
+    root = re.split(r"[ .]", statement)[1]
+    return root not in sys.stdlib_module_names
+
+
+def _order(statement: str) -> tuple[bool, str]:
+    return statement.startswith("from"), statement
+
+
+def _as_csv(rows: RowsToWrite, recipe: Recipe) -> bytes:
+    """Write rows as a table, with every digit."""
+    parts = [rows.x.double(), rows.y.double()]
+    names = [*recipe.features, *recipe.targets]
+    if recipe.training.weighted and rows.weight is not None:
+        # (n,) -> (n, 1)
+        parts.append(rows.weight.double().reshape(-1, 1))
+        names.append(recipe.weight_name)
+    buffer = io.StringIO(newline="")
+    table = csv.writer(buffer, lineterminator="\n")
+    table.writerow(names)
+    table.writerows(torch.cat(parts, dim=1).tolist())
+    return buffer.getvalue().encode()
+
+
+def _saved(state: dict[str, Tensor]) -> bytes:
+    buffer = io.BytesIO()
+    torch.save(state, buffer)
+    return buffer.getvalue()
+
+
+def _replace(file: Path, content: bytes) -> None:
+    """Write a file as a whole: whoever opens it sees the old one or the new one."""
+    handle, temporary = tempfile.mkstemp(dir=file.parent, prefix=f".{file.stem[:40]}.")
+    try:
+        with os.fdopen(handle, "wb") as stream:
+            stream.write(content)
+        os.chmod(temporary, 0o666 & ~_umask())
+        os.replace(temporary, file)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask

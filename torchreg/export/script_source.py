@@ -1,0 +1,309 @@
+"""The source of what a user defined, with all that it refers to, and how to name the rest."""
+
+from __future__ import annotations
+
+import ast
+import builtins
+import linecache
+import symtable
+import sys
+import textwrap
+from collections.abc import Iterator, Mapping
+from functools import partial
+from types import FunctionType, ModuleType
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from torchreg.export.script_layout import Expression, Group, Item, call, lay_out, quoted
+
+#: Where torch's classes and functions are looked for, and how a script calls them.
+_TORCH: dict[str, Any] = {
+    "nn": nn,
+    "torch": torch,
+    "torch.optim": torch.optim,
+    "nn.functional": nn.functional,
+    "nn.init": nn.init,
+}
+#: A module for what was defined where no source is kept, which the user has to write.
+DEFINITIONS = "definitions"
+#: Tensors of more numbers are no constants to be read.
+_MOST_NUMBERS = 1000
+
+
+class NotWritableError(ValueError):
+    """Something in the fit cannot be written as Python source."""
+
+
+class Found(NamedTuple):
+    """The source of a class or function, and what its names mean."""
+
+    text: str
+    names: Mapping[str, Any]
+    annotations_are_text: bool
+
+
+class Source:
+    """Collects what a script needs before its own text: imports and definitions.
+
+    Parameters
+    ----------
+    own : mapping of class to str
+        What the script defines itself, and its name there.
+
+    Attributes
+    ----------
+    imports : dict of str to str
+        Statements by the name that they bind.
+    definitions : dict of str to str
+        Source by name, in an order in which it runs.
+    remarks : list of str
+        What the reader must know: sentences.
+    annotations_are_text : bool
+        Whether definitions count on ``from __future__ import annotations``.
+    """
+
+    def __init__(self, own: Mapping[Any, str]) -> None:
+        self.own = own
+        self.imports = {"torch": "import torch", "nn": "from torch import nn"}
+        self.definitions: dict[str, str] = {}
+        self.remarks: list[str] = []
+        self.annotations_are_text = False
+        self._meaning: dict[str, Any] = {}
+
+    def name_of(self, thing: Any) -> str:
+        """Say how the script calls a class or a function, and see to it that it can.
+
+        Raises
+        ------
+        NotWritableError
+            If its name is taken, or leads nowhere.
+        """
+        if thing in self.own:
+            return self.own[thing]
+        name = getattr(thing, "__name__", None)
+        if not isinstance(name, str):
+            raise NotWritableError(f"{thing!r} has no name.")
+        for path, owner in _TORCH.items():
+            if getattr(owner, name, None) is thing:
+                return f"{path}.{name}"
+        home = str(getattr(thing, "__module__", None) or "")
+        if home == "builtins" and getattr(builtins, name, None) is thing:
+            return name
+        if _is_library(home):
+            if getattr(sys.modules.get(home), name, None) is not thing:
+                raise NotWritableError(f"{home}.{name} cannot be imported under that name.")
+            self._bind(name, thing)
+            self.imports[name] = f"from {home} import {name}"
+            return name
+        if self._meaning.get(name) is not thing:
+            self._bind(name, thing)
+            self._define(name, thing, home)
+        return name
+
+    def expression(self, value: Any) -> Expression:
+        """Write a value as an expression that makes it.
+
+        Raises
+        ------
+        NotWritableError
+            If there is none.
+        """
+        if value is None or isinstance(value, bool | int | complex | bytes | type(...)):
+            return "..." if value is ... else repr(value)
+        if isinstance(value, str):
+            return quoted(value)
+        if isinstance(value, float):
+            return repr(value) if np.isfinite(value) else f'float("{value}")'
+        if isinstance(value, np.generic):
+            return self.expression(value.item())
+        if type(value) in (tuple, list):
+            items = tuple(Item(self.expression(part)) for part in value)
+            return Group(*(("(", items, ")") if isinstance(value, tuple) else ("[", items, "]")))
+        if type(value) is dict and all(isinstance(key, str) for key in value):
+            pairs = [Item(self.expression(v), f"{quoted(k)}: ") for k, v in value.items()]
+            return Group("{", tuple(pairs), "}")
+        if isinstance(value, torch.dtype):
+            return str(value)
+        if isinstance(value, torch.device):
+            return call("torch.device", quoted(str(value)))
+        if isinstance(value, Tensor) and value.numel() <= _MOST_NUMBERS:
+            numbers = self.expression(value.detach().cpu().tolist())
+            return call("torch.tensor", numbers, dtype=str(value.dtype))
+        if isinstance(value, np.ndarray) and value.size <= _MOST_NUMBERS:
+            self.imports["np"] = "import numpy as np"
+            numbers = self.expression(value.tolist())
+            return call("np.array", numbers, dtype=quoted(str(value.dtype)))
+        if isinstance(value, partial):
+            self.imports["partial"] = "from functools import partial"
+            named = {key: self.expression(part) for key, part in value.keywords.items()}
+            first = [self.expression(part) for part in (value.func, *value.args)]
+            return call("partial", *first, **named)
+        if isinstance(value, nn.Module):
+            return self.module(value)
+        if callable(value) and hasattr(value, "__name__"):
+            return self.name_of(value)
+        raise NotWritableError(f"{_short(value)} cannot be written as Python source.")
+
+    def module(self, module: nn.Module) -> Expression:
+        """Write a module; who knows how says so in a subclass."""
+        raise NotWritableError(f"{_short(module)} cannot be written as Python source.")
+
+    def _bind(self, name: str, thing: Any) -> None:
+        if not _same(self._meaning.get(name, thing), thing):
+            raise NotWritableError(
+                f"{name!r} means two things in the module, the loss and what they use. Rename one."
+            )
+        self._meaning[name] = thing
+
+    def _define(self, name: str, thing: Any, home: str) -> None:
+        """Copy a definition, after all that it refers to; where there is none, import it."""
+        found = find_source(thing)
+        if found is None:
+            importable = getattr(sys.modules.get(home), name, None) is thing
+            importable = importable and home != "__main__"
+            self.imports[name] = f"from {home if importable else DEFINITIONS} import {name}"
+            self.remarks.append(
+                f"{name} is imported from {home}, because its source could not be had."
+                if importable
+                else f"{name} was defined where no source is kept: write it into "
+                f"{DEFINITIONS}.py, beside this script."
+            )
+            return
+        self.annotations_are_text |= found.annotations_are_text
+        for used in global_names(found.text):
+            if used != name and used in found.names:
+                self._refer(used, found.names[used])
+        self.definitions[name] = found.text
+
+    def _refer(self, name: str, value: Any) -> None:
+        """See to it that a name means in the script what it meant to the user."""
+        if name in self._meaning and _same(self._meaning[name], value):
+            return
+        if value is torch or value is nn:
+            if name != ("torch" if value is torch else "nn"):
+                self._bind(name, value)
+                self.definitions[name] = f"{name} = {'torch' if value is torch else 'nn'}"
+            return
+        if isinstance(value, ModuleType):
+            self._bind(name, value)
+            self.imports[name] = _import_of(value.__name__, name)
+            return
+        if callable(value) and hasattr(value, "__name__") and value.__name__ != "<lambda>":
+            called = self.name_of(value)
+            if called != name:
+                self._bind(name, value)
+                self.definitions[name] = f"{name} = {called}"
+            return
+        self._bind(name, value)
+        try:
+            text = "\n".join(lay_out(self.expression(value), before=f"{name} = "))
+        except NotWritableError as error:
+            raise NotWritableError(f"{name}, which the module or the loss uses: {error}") from error
+        self.definitions[name] = text
+
+
+def find_source(thing: Any) -> Found | None:
+    """Find the source of a class or function: in its file, or in a notebook's cell."""
+    if not isinstance(thing, type | FunctionType) or thing.__name__ == "<lambda>":
+        return None
+    functions = [thing] if isinstance(thing, FunctionType) else list(_methods(thing))
+    names = dict(vars(sys.modules.get(thing.__module__, builtins)))
+    file, line = None, 0
+    for function in functions:
+        names.update(function.__globals__)
+        file, line = function.__code__.co_filename, function.__code__.co_firstlineno
+    if file is None:
+        file = getattr(sys.modules.get(thing.__module__), "__file__", None)
+    text = "".join(linecache.getlines(file)) if file else ""
+    node = _definition(text, thing.__name__, line)
+    if node is None:
+        return None
+    for function in functions:
+        cells = zip(function.__code__.co_freevars, function.__closure__ or (), strict=True)
+        names.update({key: cell.cell_contents for key, cell in cells if key != "__class__"})
+    first = min([node.lineno, *(decorator.lineno for decorator in node.decorator_list)])
+    lines = text.splitlines()[first - 1 : node.end_lineno]
+    return Found(
+        textwrap.dedent("\n".join(lines)), names, "from __future__ import annotations" in text
+    )
+
+
+def global_names(text: str) -> list[str]:
+    r"""List the names that a definition takes from outside, built-in ones left out.
+
+    Examples
+    --------
+    >>> global_names("def double(x, by=TWO):\n    y = x * by\n    return abs(y + shift)")
+    ['TWO', 'shift']
+    """
+    found: dict[str, None] = {}
+
+    def look(table: symtable.SymbolTable) -> None:
+        for symbol in table.get_symbols():
+            outside = symbol.is_global() or (
+                table.get_type() == "module" and not symbol.is_assigned()
+            )
+            if symbol.is_referenced() and outside:
+                found.setdefault(symbol.get_name())
+        for child in table.get_children():
+            look(child)
+
+    look(symtable.symtable(text, "definition", "exec"))
+    return sorted(name for name in found if not hasattr(builtins, name))
+
+
+def _methods(cls: type) -> Iterator[FunctionType]:
+    for value in vars(cls).values():
+        inner = getattr(value, "__func__", getattr(value, "fget", value))
+        # A method that another class lent says nothing about where this one was written.
+        if isinstance(inner, FunctionType) and inner.__qualname__.startswith(cls.__qualname__):
+            yield inner
+
+
+def _definition(
+    text: str, name: str, line: int
+) -> ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef | None:
+    """Find the class or function of a name that has a line in it, or the last of that name."""
+    try:
+        nodes = list(ast.walk(ast.parse(text)))
+    except SyntaxError:
+        return None
+    last = None
+    for node in nodes:
+        if isinstance(node, ast.ClassDef | ast.FunctionDef) and node.name == name:
+            last = node
+            first = min([node.lineno, *(d.lineno for d in node.decorator_list)])
+            if first <= line <= (node.end_lineno or 0):
+                return node
+    return last if line == 0 else None
+
+
+def _is_library(home: str) -> bool:
+    """Whether a module comes with Python or was installed, so that it can be imported."""
+    root = home.partition(".")[0]
+    if root == "torchreg" or root == "__main__":
+        return False
+    file = str(getattr(sys.modules.get(root), "__file__", "") or "")
+    return root in sys.stdlib_module_names or "-packages" in file
+
+
+def _import_of(path: str, name: str) -> str:
+    parent, _, last = path.rpartition(".")
+    if path == name:
+        return f"import {path}"
+    return f"from {parent} import {last}" if parent and last == name else f"import {path} as {name}"
+
+
+def _same(one: Any, other: Any) -> bool:
+    if one is other:
+        return True
+    plain = isinstance(one, bool | int | float | str) and type(one) is type(other)
+    return plain and bool(one == other)
+
+
+def _short(value: Any) -> str:
+    text = " ".join(repr(value).split())
+    return text if len(text) <= 60 else text[:57] + "..."
