@@ -28,7 +28,7 @@ from torchreg.export.script_recipe import (
     TrainingRecipe,
 )
 from torchreg.losses import Loss, build_loss, probe_loss
-from torchreg.nn import MLP
+from torchreg.nn import MLP, AddConstant, MultiplyByConstant
 from torchreg.optimizers import build_optimizer
 
 _CPU = torch.device("cpu")
@@ -102,7 +102,7 @@ def recipe_of(
         features = ["x"] if width == 1 else [f"x{i}" for i in range(width)]
     targets = _target_names(training[1], estimator.n_outputs_, taken=features)
     weight_name = _free("sample_weight", [*features, *targets])
-    ones = recipe.weighted
+    ones = recipe.weighted_rows
     rows = None if data is None else _rows(data, weighted=ones)
     validation_rows = (
         _rows(held, weighted=ones) if held is not None and recipe.given_validation else None
@@ -295,7 +295,6 @@ def _training(
     )
     return TrainingRecipe(
         loss=loss.function,
-        loss_name=loss.name,
         loss_shape=_shape_of(loss, estimator.n_outputs_),
         optimizer=spec.cls,
         options=spec.options,
@@ -305,7 +304,7 @@ def _training(
         batch_size=size,
         lone_row=size is not None and size > 1 and (n_rows is None or n_rows % size == 1),
         merges=merges,
-        weighted=weighted or merges,
+        weighted_rows=weighted,
         held_out=float(estimator.validation_fraction) if held_out else None,
         given_validation=given,
         patience=estimator.n_iter_no_change if stops else None,
@@ -324,7 +323,16 @@ def _batch_size(batch_size: Any, n_rows: int | None, wants_all: bool) -> int | N
 
 
 #: Modules that treat each row by itself, and so do not see how often it comes.
-_BY_ROW = (nn.Linear, nn.Sequential, nn.Identity, nn.LayerNorm, nn.Flatten, nn.Bilinear, MLP)
+_BY_ROW = (
+    nn.Linear,
+    nn.Identity,
+    nn.LayerNorm,
+    nn.Sequential,
+    nn.ModuleList,
+    MLP,
+    AddConstant,
+    MultiplyByConstant,
+)
 
 
 def _keeps_rows_apart(module: nn.Module) -> bool:

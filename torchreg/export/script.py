@@ -18,10 +18,9 @@ from torchreg.export import script_text as text
 from torchreg.export.script_layers import (
     OWN,
     LayerSource,
+    as_layers,
     check_written_once,
-    children_of,
-    frozen_names,
-    shifted,
+    renumbered,
     state_of,
 )
 from torchreg.export.script_layout import Expression, Group, Item, call, lay_out, quoted
@@ -36,6 +35,8 @@ _STANDARD = {
     "sys": "import sys",
     "Path": "from pathlib import Path",
 }
+#: What two empty lines stand around.
+_BLOCK = re.compile(r"@|class |def |async ")
 
 
 def write_script(path: str | os.PathLike[str], recipe: Recipe) -> None:
@@ -125,27 +126,23 @@ def compose(recipe: Recipe, name: str) -> tuple[str, dict[str, Tensor], dict[str
     constants = _constants(recipe)
     used = _names_in(f"{constants}\n{body}")
     imports = {**_STANDARD, **source.imports}
-    head = sorted({imports[key] for key in imports if key in used}, key=_order)
+    statements = [imports[key] for key in sorted(imports) if key in used]
+    head = _import_blocks(statements)
     if source.annotations_are_text:
-        head.insert(0, "from __future__ import annotations\n")
-    split = (
-        [line for line in head if not _is_torch(line)],
-        [line for line in head if _is_torch(line)],
-    )
-    blocks = ["\n".join(block) for block in split if block]
-    whole = "\n".join([_docstring(recipe, name), "\n\n".join(blocks), "", constants, "", "", body])
+        head = "from __future__ import annotations\n\n" + head
+    whole = "\n".join([_docstring(recipe, name), head, "", constants, "", "", body])
     whole = re.sub(r"\n{4,}", "\n\n\n", whole).rstrip() + "\n"
     _check_names(whole)
-    as_layers = recipe.network.build is None
     fitted, start = recipe.network.fitted, recipe.network.start
-    first_weights = None if start is None else _state(start, n_before, as_layers)
-    return whole, _state(fitted, n_before, as_layers), first_weights
+    state = state_of(_layers(fitted, recipe), first=n_before)
+    if start is None:
+        return whole, state, None
+    return whole, state, state_of(_layers(start, recipe), first=n_before)
 
 
-def _state(module: nn.Module, n_before: int, as_layers: bool) -> dict[str, Tensor]:
-    if as_layers and children_of(module) is not None:
-        return shifted(state_of(module), n_before)
-    return state_of(module, prefix=f"{n_before}.", as_layers=as_layers)
+def _layers(network: nn.Module, recipe: Recipe) -> nn.Sequential:
+    """Cut the core into what the script writes as its layers; one call is one layer."""
+    return as_layers(network) if recipe.network.build is None else nn.Sequential(network)
 
 
 def _docstring(recipe: Recipe, name: str) -> str:
@@ -205,9 +202,13 @@ def _user_section(source: LayerSource) -> list[str]:
         return []
     lines = ["# %% What the network and its training are made of"]
     lines += [f"# {remark}" for remark in source.remarks]
+    before = ""
     for definition in source.definitions.values():
-        spaced = "\n" in definition and not definition[0].isspace()
-        lines += ["", "", definition] if spaced else [definition]
+        is_block = bool(_BLOCK.match(definition))
+        if before and (is_block or _BLOCK.match(before)):
+            lines += ["", ""]
+        lines.append(definition)
+        before = definition
     return [*lines, "", ""]
 
 
@@ -222,9 +223,9 @@ def _own_section(recipe: Recipe, source: LayerSource) -> list[str]:
         pool = network + "\n".join(source.definitions.values())
         if re.search(rf"\b{name}\(", pool):
             pieces += piece.splitlines()
-    if source.assembles:
+    if "assembled(" in network:
         pieces += text.ASSEMBLED.splitlines()
-    return ["# %% Layers that hold a fixed number", *pieces[1:], "", ""] if pieces else []
+    return [*text.OWN_TITLE.splitlines(), *pieces[1:], "", ""] if pieces else []
 
 
 def _before(recipe: Recipe) -> list[Item]:
@@ -279,18 +280,19 @@ def _network_section(recipe: Recipe, source: LayerSource) -> list[str]:
     source.with_values = False
     if network.build is None:
         check_written_once(network.fitted)
-        children = children_of(network.fitted)
-        layers = [network.fitted] if children is None else children
+        layers = as_layers(network.fitted)
         core = [Item(source.module(layer)) for layer in layers]
-        frozen = frozen_names(network.fitted, "")
-        if children is None:
-            frozen = [f"{len(before)}.{name}" for name in frozen]
-        else:
-            frozen = list(shifted({name: torch.empty(0) for name in frozen}, len(before)))
+        frozen = [
+            renumbered(name, by=len(before))
+            for name, parameter in layers.named_parameters()
+            if not parameter.requires_grad
+        ]
     else:
         source.with_values = True
         frozen = []
-        settings = {key: source.expression(value) for key, value in network.settings.items()}
+        settings = {
+            key: source.argument(f"module__{key}", value) for key, value in network.settings.items()
+        }
         core = [Item(call(str(_called(source, network)), **settings))]
     source.with_values = True
     items = tuple([*before, *core, *_after(recipe)])
@@ -338,7 +340,7 @@ def _shapes(recipe: Recipe) -> dict[str, str]:
 
 
 def _rows_section(recipe: Recipe) -> list[str]:
-    weighted = _has_weights(recipe)
+    weighted = recipe.training.weighted_rows
     lines = text.ROWS.format(
         n_features=f"(n, {len(recipe.features)})",
         n_targets=f"(n, {len(recipe.targets)})",
@@ -355,10 +357,6 @@ def _rows_section(recipe: Recipe) -> list[str]:
         "",
         "",
     ]
-
-
-def _has_weights(recipe: Recipe) -> bool:
-    return recipe.training.weighted
 
 
 def _draw_section(recipe: Recipe) -> list[str]:
@@ -378,6 +376,8 @@ def _draw_section(recipe: Recipe) -> list[str]:
         named = {"xlabel": quoted(text.label_of(recipe.features[0])), "ylabel": label}
     elif n_targets == 1:
         named["ylabel"] = quoted(text.label_of(recipe.targets[0]) + ", predicted")
+    optimizer = recipe.training.optimizer.__name__
+    named["title"] = f'f"{{len(X)}} rows, a network trained by {optimizer}"'
     template = text.DRAW_CURVE if one_feature else text.DRAW_TRUTH
     return template.format(
         axes="\n".join(axes),
@@ -388,7 +388,7 @@ def _draw_section(recipe: Recipe) -> list[str]:
 
 
 def _main_section(recipe: Recipe) -> list[str]:
-    given = "X, y, weight" if _has_weights(recipe) else "X, y"
+    given = "X, y, weight" if recipe.training.weighted_rows else "X, y"
     arguments = f"{given}, *load_rows(VALIDATION)" if recipe.training.given_validation else given
     return text.MAIN.format(given=given, arguments=arguments).splitlines()[1:]
 
@@ -417,20 +417,27 @@ def _names_in(code: str) -> set[str]:
     return {node.id for node in ast.walk(ast.parse(code)) if isinstance(node, ast.Name)}
 
 
-def _is_torch(statement: str) -> bool:
-    root = re.split(r"[ .]", statement)[1]
-    return root not in sys.stdlib_module_names
-
-
-def _order(statement: str) -> tuple[bool, str]:
-    return statement.startswith("from"), statement
+def _import_blocks(statements: list[str]) -> str:
+    """Sort imports: Python's own, then those of packages; one line a module."""
+    whole = {line for line in statements if line.startswith("import ")}
+    parts: dict[str, list[str]] = {}
+    for line in statements:
+        if line not in whole:
+            _, module, _, name = line.split(maxsplit=3)
+            parts.setdefault(module, []).append(name)
+    lines = sorted(whole) + [
+        f"from {module} import {', '.join(sorted(set(parts[module])))}" for module in sorted(parts)
+    ]
+    ours = [line for line in lines if re.split(r"[ .]", line)[1] in sys.stdlib_module_names]
+    theirs = [line for line in lines if line not in ours]
+    return "\n\n".join("\n".join(block) for block in (ours, theirs) if block)
 
 
 def _as_csv(rows: RowsToWrite, recipe: Recipe) -> bytes:
     """Write rows as a table, with every digit."""
     parts = [rows.x.double(), rows.y.double()]
     names = [*recipe.features, *recipe.targets]
-    if recipe.training.weighted and rows.weight is not None:
+    if recipe.training.weighted_rows and rows.weight is not None:
         # (n,) -> (n, 1)
         parts.append(rows.weight.double().reshape(-1, 1))
         names.append(recipe.weight_name)

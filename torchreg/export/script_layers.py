@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from torchreg._device import seeded
-from torchreg.export.script_layout import Expression, Group, Item, call
+from torchreg.export.script_layout import Expression, Group, Item, call, quoted
 from torchreg.export.script_source import NotWritableError, Source
 from torchreg.nn import MLP, AddConstant, MultiplyByConstant
 
@@ -27,8 +26,6 @@ _MISSING = object()
 class LayerSource(Source):
     """Writes modules, layer by layer, as calls with all their arguments."""
 
-    #: Whether something had to be put together from its parts.
-    assembles = False
     #: Whether tensors are written with their values, which are not loaded from a file.
     with_values = True
 
@@ -40,9 +37,15 @@ class LayerSource(Source):
         NotWritableError
             If neither its arguments nor its parts can be written.
         """
-        children = children_of(module)
-        if children is not None:
-            return Group("nn.Sequential(", tuple(Item(self.module(c)) for c in children), ")")
+        numbered = [str(i) for i in range(len(module._modules))] == list(module._modules)
+        if numbered and type(module) in (nn.Sequential, nn.ModuleList):
+            items = tuple(Item(self.module(child)) for child in module.children())
+            if type(module) is nn.Sequential:
+                return Group("nn.Sequential(", items, ")")
+            return call("nn.ModuleList", Group("[", items, "]"))
+        if type(module) is MLP:
+            # The same names, so that the same parameters can be loaded.
+            return call("assembled", "nn.Sequential", layers=self.module(module.layers))
         if isinstance(module, AddConstant | MultiplyByConstant):
             # A vector of float64 would turn the float32 that it meets into float64.
             narrow = module.constant.ndim > 0 and module.constant.dtype == torch.float32
@@ -78,7 +81,6 @@ class LayerSource(Source):
 
     def _assembled(self, module: nn.Module) -> Expression:
         """Write a module whose arguments are not known by its parts."""
-        self.assembles = True
         own = {k: v for k, v in vars(module).items() if k not in _OF_EVERY_MODULE}
         parts = {key: self.expression(value) for key, value in own.items()}
         for key, parameter in module._parameters.items():
@@ -94,7 +96,11 @@ class LayerSource(Source):
                 parts[key] = call("nn.Buffer", values, persistent="False")
         for key, child in module._modules.items():
             parts[key] = "None" if child is None else self.module(child)
-        return call("assembled", self.name_of(type(module)), **parts)
+        name = self.name_of(type(module))
+        if all(key.isidentifier() for key in parts):
+            return call("assembled", name, **parts)
+        pairs = tuple(Item(part, f"{quoted(key)}: ") for key, part in parts.items())
+        return Group(f"assembled({name}, **", (Item(Group("{", pairs, "}")),), ")")
 
     def _kept(self, kind: str, tensor: Tensor) -> Expression:
         """Write a parameter or a buffer; what a file will fill is written as zeros."""
@@ -109,11 +115,11 @@ class LayerSource(Source):
         return call(kind, value, **({"requires_grad": "False"} if fixed else {}))
 
 
-def children_of(module: nn.Module) -> list[nn.Module] | None:
-    """List the layers of a plain sequence, or ``None`` for anything else."""
-    if type(module) is MLP:
-        module = module.layers
-    return list(module) if type(module) is nn.Sequential else None
+def as_layers(network: nn.Module) -> nn.Sequential:
+    """Give the layers of a plain sequence; any other network is the only layer of one."""
+    if type(network) is MLP:
+        network = network.layers
+    return nn.Sequential(*(network.children() if type(network) is nn.Sequential else [network]))
 
 
 def check_written_once(module: nn.Module) -> None:
@@ -126,58 +132,43 @@ def check_written_once(module: nn.Module) -> None:
         )
 
 
-def state_of(module: nn.Module, *, prefix: str = "", as_layers: bool = True) -> dict[str, Tensor]:
+def state_of(layers: nn.Sequential, *, first: int) -> dict[str, Tensor]:
     """Give what a network learned, under the names that the script's network gives it.
 
     Constants are spelled out in the script, so they are left out.
 
     Parameters
     ----------
-    module : nn.Module
-    prefix : str, default=""
-        Of each name.
-    as_layers : bool, default=True
-        Whether the module was written layer by layer, and not as one call.
+    layers : nn.Sequential
+    first : int
+        Number of the first layer: so many constants stand before it.
 
     Returns
     -------
     dict of str to Tensor
         On the CPU, each with memory of its own.
+
+    Examples
+    --------
+    >>> list(state_of(nn.Sequential(nn.Linear(1, 1)), first=2))
+    ['2.weight', '2.bias']
     """
-    children = children_of(module) if as_layers else None
-    if children is not None:
-        pairs = [state_of(c, prefix=f"{prefix}{i}.") for i, c in enumerate(children)]
-        return {key: value for pair in pairs for key, value in pair.items()}
     fixed = {
-        f"{name}.constant" if name else "constant"
-        for name, part in module.named_modules()
+        f"{name}.constant"
+        for name, part in layers.named_modules()
         if isinstance(part, AddConstant | MultiplyByConstant)
     }
     return {
-        prefix + key: value.detach().cpu().clone()
-        for key, value in module.state_dict().items()
+        renumbered(key, by=first): value.detach().cpu().clone()
+        for key, value in layers.state_dict().items()
         if key not in fixed
     }
 
 
-def shifted(state: Mapping[str, Tensor], by: int) -> dict[str, Tensor]:
-    """Count the layers from another number on: ``"0.weight"`` becomes ``"2.weight"``.
-
-    Examples
-    --------
-    >>> list(shifted({"0.weight": torch.zeros(1)}, 2))
-    ['2.weight']
-    """
-    parts = [(key.partition("."), value) for key, value in state.items()]
-    return {f"{int(first) + by}.{rest}": value for (first, _, rest), value in parts}
-
-
-def frozen_names(module: nn.Module, prefix: str = "") -> list[str]:
-    """Name the parameters that are not trained, as the script's network names them."""
-    children = children_of(module)
-    if children is None:
-        return [prefix + name for name, p in module.named_parameters() if not p.requires_grad]
-    return [name for i, c in enumerate(children) for name in frozen_names(c, f"{prefix}{i}.")]
+def renumbered(name: str, *, by: int) -> str:
+    """Count the layers from another number on: ``"0.weight"`` becomes ``"2.weight"``."""
+    layer, _, rest = name.partition(".")
+    return f"{int(layer) + by}.{rest}"
 
 
 def _arguments(module: nn.Module) -> dict[str, Any]:
@@ -189,6 +180,9 @@ def _arguments(module: nn.Module) -> dict[str, Any]:
         if parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
             raise NotWritableError(f"{type(module).__name__} takes any number of arguments.")
         value = getattr(module, name, _MISSING)
+        if isinstance(value, Tensor) and not isinstance(parameter.default, bool):
+            # What it became, not how it was called.
+            value = _MISSING
         if isinstance(parameter.default, bool) and not isinstance(value, bool):
             # nn.Linear(..., bias=False) has a bias of None.
             value = _MISSING if value is _MISSING else value is not None

@@ -77,8 +77,6 @@ class TrainingRecipe:
     ----------
     loss : callable
         Compares standardized values.
-    loss_name : str
-        A built-in loss by name, or what to call it.
     loss_shape : {"element", "row", "number", "other"}
         What it returns for shape (n, n_outputs): (n, n_outputs), (n,), () or more.
     optimizer : type
@@ -97,8 +95,8 @@ class TrainingRecipe:
         Whether a last batch of one row may be left, which joins the one before.
     merges : bool
         Whether identical rows are merged, their weights summed.
-    weighted : bool
-        Whether rows have weights.
+    weighted_rows : bool
+        Whether rows come with weights.
     held_out : float or None
         Share of the rows held out.
     given_validation : bool
@@ -110,7 +108,6 @@ class TrainingRecipe:
     """
 
     loss: Callable[..., Any]
-    loss_name: str
     loss_shape: str
     optimizer: type[torch.optim.Optimizer]
     options: Mapping[str, Any]
@@ -120,11 +117,16 @@ class TrainingRecipe:
     batch_size: int | None
     lone_row: bool
     merges: bool
-    weighted: bool
+    weighted_rows: bool
     held_out: float | None
     given_validation: bool
     patience: int | None
     tol: float
+
+    @property
+    def weighted(self) -> bool:
+        """Whether rows have weights when the loss is averaged."""
+        return self.weighted_rows or self.merges
 
     @property
     def validates(self) -> bool:

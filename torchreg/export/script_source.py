@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import builtins
+import inspect
 import linecache
 import symtable
 import sys
@@ -147,6 +148,13 @@ class Source:
             return self.name_of(value)
         raise NotWritableError(f"{_short(value)} cannot be written as Python source.")
 
+    def argument(self, name: str, value: Any) -> Expression:
+        """Write the value of a parameter; an error names it."""
+        try:
+            return self.expression(value)
+        except NotWritableError as error:
+            raise NotWritableError(f"{name}: {error}") from error
+
     def module(self, module: nn.Module) -> Expression:
         """Write a module; who knows how says so in a subclass."""
         raise NotWritableError(f"{_short(module)} cannot be written as Python source.")
@@ -210,16 +218,19 @@ def find_source(thing: Any) -> Found | None:
     if not isinstance(thing, type | FunctionType) or thing.__name__ == "<lambda>":
         return None
     functions = [thing] if isinstance(thing, FunctionType) else list(_methods(thing))
-    names = dict(vars(sys.modules.get(thing.__module__, builtins)))
-    file, line = None, 0
+    home = sys.modules.get(thing.__module__)
+    names = dict(vars(home or builtins))
     for function in functions:
         names.update(function.__globals__)
-        file, line = function.__code__.co_filename, function.__code__.co_firstlineno
-    if file is None:
-        file = getattr(sys.modules.get(thing.__module__), "__file__", None)
-    text = "".join(linecache.getlines(file)) if file else ""
-    node = _definition(text, thing.__name__, line)
-    if node is None:
+    places = [(f.__code__.co_filename, f.__code__.co_firstlineno) for f in functions]
+    if not functions and getattr(home, "__file__", None):
+        places = [(str(getattr(home, "__file__", "")), 0)]
+    for file, line in places:
+        text = "".join(linecache.getlines(file))
+        node = _definition(text, thing.__name__, line)
+        if node is not None:
+            break
+    else:
         return None
     for function in functions:
         cells = zip(function.__code__.co_freevars, function.__closure__ or (), strict=True)
@@ -257,7 +268,7 @@ def global_names(text: str) -> list[str]:
 
 def _methods(cls: type) -> Iterator[FunctionType]:
     for value in vars(cls).values():
-        inner = getattr(value, "__func__", getattr(value, "fget", value))
+        inner = inspect.unwrap(getattr(value, "__func__", getattr(value, "fget", value)))
         # A method that another class lent says nothing about where this one was written.
         if isinstance(inner, FunctionType) and inner.__qualname__.startswith(cls.__qualname__):
             yield inner

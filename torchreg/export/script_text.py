@@ -10,6 +10,10 @@ _UNIT = re.compile(
     r"deg[CF]?|rad|usd|eur|gbp|pct|percent"
 )
 
+OWN_TITLE = """\
+# %% Layers that hold a fixed number
+# Networks learn from numbers of order 1. These two bring raw units there, and back: their
+# numbers are part of the network, but nothing that training changes."""
 ADD = '''
 class AddConstant(nn.Module):
     """x + c, with a number or one number for each column, which is not trained."""
@@ -118,7 +122,7 @@ def draw(X, y, fitted, trained):
 {indent}    label = f"{{name}}: RMSE {{error:.5g}}"
 {indent}    ax.plot(grid[:, 0], predict(network, grid)[:, {i}], "C0", label=label, **style)
 {labels}
-{indent}ax.legend(title=f"{{len(X)}} rows", alignment="left")
+{indent}ax.legend()
     fig.savefig(PICTURE, dpi=150)
 
 
@@ -140,7 +144,7 @@ def draw(X, y, fitted, trained):
 {indent}truth = y[0, {i}].item()
 {indent}ax.axline((truth, truth), slope=1, color="0.3", linewidth=1, zorder=0)
 {labels}
-{indent}ax.legend(title=f"{{len(X)}} rows", alignment="left")
+{indent}ax.legend()
     fig.savefig(PICTURE, dpi=150)
 
 

@@ -3,36 +3,32 @@
 from __future__ import annotations
 
 import textwrap
+from functools import partial
+from typing import Any
 
 import torch
+from torch import nn
 
+from torchreg import losses
 from torchreg.export.script_layers import LayerSource
-from torchreg.export.script_layout import call, flat, lay_out
+from torchreg.export.script_layout import Expression, call, flat, lay_out
 from torchreg.export.script_recipe import Recipe, TrainingRecipe
-
-#: Built-in losses: of each element, written out.
-_LOSSES = {
-    "squared_error": "(prediction - target) ** 2",
-    "absolute_error": "(prediction - target).abs()",
-}
 
 
 def loss_section(recipe: Recipe, source: LayerSource) -> list[str]:
     """Write the loss, and how the script calls its mean over the rows."""
-    training = recipe.training
+    training, name = recipe.training, _name(recipe.training)
     lines = ["# %% The loss: of standardized values, dimensionless"]
-    if training.loss_name in _LOSSES:
-        lines += [
-            f"def {_name(training)}(prediction, target):",
-            f"    return {_LOSSES[training.loss_name]}",
-        ]
+    built_in = _built_in(training)
+    if built_in is not None:
+        lines += [f"def {name}(prediction, target):", *lay_out(built_in, 4, before="return ")]
     else:
         written = source.expression(training.loss)
-        if isinstance(training.loss, torch.nn.Module) and training.loss.state_dict():
+        if isinstance(training.loss, nn.Module) and training.loss.state_dict():
             kind = "double" if recipe.network.dtype == torch.float64 else "float"
             written = f"{flat(written)}.{kind}()"
-        if written != _name(training):
-            lines += lay_out(written, before=f"{_name(training)} = ")
+        if written != name:
+            lines += lay_out(written, before=f"{name} = ")
     if training.weighted and training.loss_shape == "number":
         lines += _OF_EACH_ROW.format(name=_name(training)).splitlines()
     if _is_plain(recipe):
@@ -67,8 +63,29 @@ def _is_plain(recipe: Recipe) -> bool:
     )
 
 
+def _built_in(training: TrainingRecipe) -> Expression | None:
+    """Write one of torchreg's own losses, of each element."""
+    function: Any = training.loss
+    options: dict[str, Any] = {}
+    if isinstance(function, partial):
+        function, options = function.func, function.keywords
+    if function is losses.squared_error:
+        return "(prediction - target) ** 2"
+    if function is losses.absolute_error:
+        return "(prediction - target).abs()"
+    if function is losses.huber:
+        delta = repr(float(options.get("delta", 1.0)))
+        arguments = {"reduction": '"none"', "delta": delta}
+        return call("nn.functional.huber_loss", "prediction", "target", **arguments)
+    return None
+
+
 def _name(training: TrainingRecipe) -> str:
-    name = training.loss_name
+    """Say how the script calls the loss."""
+    function = training.loss
+    if isinstance(function, partial) and _built_in(training) is not None:
+        function = function.func
+    name = getattr(function, "__name__", "")
     return name if name.isidentifier() and len(name) <= 24 else "compare"
 
 
@@ -92,9 +109,10 @@ def training_section(recipe: Recipe, source: LayerSource, before: int, after: in
         How many layers of constants stand before and after the core.
     """
     training = recipe.training
-    given = ["X", "y"] + ["weight"] * training.weighted
+    rows = ["X", "y"] + ["weight"] * training.weighted_rows
+    given = rows
     if training.given_validation:
-        given += [f"{name}_val" for name in given]
+        given = [*rows, *(f"{name}_val" for name in rows)]
     lines = ["# %% Training, from the seed"]
     lines += [f"# {remark}" for text in recipe.remarks for remark in _wrapped(text)]
     if training.merges:
@@ -109,7 +127,7 @@ def training_section(recipe: Recipe, source: LayerSource, before: int, after: in
     if training.held_out is not None:
         lines += _held_out(recipe)
     if training.merges:
-        lines += ["    X, y, weight = merge_identical(X, y, weight)"]
+        lines += [f"    X, y, weight = merge_identical({', '.join(rows)})"]
     lines += ["", "    # 2. What the core sees, and what it shall answer: numbers of order 1."]
     core = "network" if not before + after else f"network[{before or ''}:{-after or ''}]"
     lines += [f"    core = {core}", *_inside(recipe, before, after)]
@@ -118,8 +136,11 @@ def training_section(recipe: Recipe, source: LayerSource, before: int, after: in
             "    # Four rows went through a copy first, to see whether it draws: it did.",
             "    copy.deepcopy(core)(x[:4])",
         ]
-    lines += ["", "    # 3. The loop."]
-    options = {key: source.expression(value) for key, value in training.options.items()}
+    each = "epoch" if training.batch_size is None else "batch of every epoch"
+    lines += ["", f"    # 3. The loop: loss, gradient, step, for every {each}."]
+    options = {
+        key: source.argument(f"optimizer__{key}", value) for key, value in training.options.items()
+    }
     optimizer = call(source.name_of(training.optimizer), "core.parameters()", **options)
     lines += lay_out(optimizer, 4, before="optimizer = ")
     lines += _loop(recipe)
@@ -127,19 +148,29 @@ def training_section(recipe: Recipe, source: LayerSource, before: int, after: in
 
 
 def _merging(recipe: Recipe) -> list[str]:
-    n = len(recipe.features)
-    return f'''
-def merge_identical(X, y, weight):
+    n, weighted = len(recipe.features), recipe.training.weighted_rows
+    if weighted:
+        given = "X, y, weight"
+        body = """\
+    rows, index = torch.unique(rows, dim=0, return_inverse=True)
+    weight = torch.zeros(len(rows), dtype=X.dtype).index_add(0, index, weight)"""
+    else:
+        given = "X, y"
+        body = """\
+    rows, counts = torch.unique(rows, dim=0, return_counts=True)
+    weight = counts.to(X.dtype)"""
+    return f'''\
+def merge_identical({given}):
     """Write identical rows once, with the sum of their weights: the loss is the same."""
     rows = torch.cat([X, y], dim=1)
-    rows, index = torch.unique(rows, dim=0, return_inverse=True)
-    weight = torch.zeros(len(rows), dtype=X.dtype).index_add(0, index, weight)
+{body}
     return rows[:, :{n}], rows[:, {n}:], weight
+
 
 '''.splitlines()
 
 
-_BATCH_SIZES = '''
+_BATCH_SIZES = '''\
 def batch_sizes(n):
     """Count the rows of each batch; a lone last row joins the batch before it."""
     sizes = [BATCH_SIZE] * (n // BATCH_SIZE)
@@ -147,6 +178,7 @@ def batch_sizes(n):
     if rest == 1 and sizes:
         return [*sizes[:-1], sizes[-1] + 1]
     return [*sizes, rest] if rest else sizes
+
 
 '''
 
@@ -170,17 +202,15 @@ def _seeded_network(recipe: Recipe) -> list[str]:
 
 
 def _held_out(recipe: Recipe) -> list[str]:
-    weighted = recipe.training.weighted
-    pairs = [("X", "X"), ("y", "y")] + [("weight", "weight")] * weighted
-    held = ", ".join(f"{name}_val" for name, _ in pairs)
+    rows = ["X", "y"] + ["weight"] * recipe.training.weighted_rows
     return [
         "",
         "    # Some rows are held out, to see when to stop.",
         "    order = torch.randperm(len(X), generator=torch.Generator().manual_seed(SEED))",
         "    n_held = math.ceil(HELD_OUT * len(X))",
         "    held_out, kept = order[:n_held], order[n_held:]",
-        f"    {held} = {', '.join(f'{name}[held_out]' for name, _ in pairs)}",
-        f"    {', '.join(n for n, _ in pairs)} = {', '.join(f'{n}[kept]' for n, _ in pairs)}",
+        f"    {', '.join(f'{r}_val' for r in rows)} = {', '.join(f'{r}[held_out]' for r in rows)}",
+        f"    {', '.join(rows)} = {', '.join(f'{r}[kept]' for r in rows)}",
     ]
 
 
@@ -209,7 +239,7 @@ def _inside(recipe: Recipe, before: int, after: int) -> list[str]:
         names = {"X": f"X{end}", "y": f"y{end}"}
         lines += [f"    x{end} = {x.format(**names)}{cast_x}"]
         lines += [f"    t{end} = {t.format(**names)}{cast_t}"]
-        if training.weighted:
+        if training.weighted and (not end or training.weighted_rows):
             lines += [f"    weight{end} = weight{end} / weight{end}.mean()"]
             if not wide:
                 lines[-1] = f"    weight{end} = (weight{end} / weight{end}.mean()).float()"
@@ -228,7 +258,7 @@ def _loop(recipe: Recipe) -> list[str]:
     lines += ["    for epoch in range(EPOCHS):"]
     step = _step(recipe, "" if whole else "[rows]")
     if whole:
-        lines += [f"        {line}" for line in step]
+        lines += [f"        {line}".rstrip() for line in step]
         value = "optimizer.step(closure)" if training.searches_lines else "loss"
         lines += [f"        losses.append({value}.item())"]
     else:
@@ -237,7 +267,7 @@ def _loop(recipe: Recipe) -> list[str]:
             "        total = 0.0",
             "        order = torch.randperm(len(x), generator=generator)",
             f"        for rows in order.split({size}):",
-            *(f"            {line}" for line in step),
+            *(f"            {line}".rstrip() for line in step),
         ]
         if training.searches_lines:
             lines += ["            loss = optimizer.step(closure)"]
@@ -289,7 +319,9 @@ def _patience(recipe: Recipe) -> list[str]:
             "        if waited >= PATIENCE:",
             "            break",
         ]
-    arguments = ["x_val", "t_val"] + ["weight_val"] * training.weighted
+    arguments = ["x_val", "t_val"]
+    if training.weighted:
+        arguments += ["weight_val" if training.weighted_rows else "torch.ones_like(t_val[:, 0])"]
     lines += [
         "        # The rows held out say when to stop, and which weights were the best.",
         "        core.eval()",
