@@ -20,6 +20,7 @@ FLOORS: dict[str, list[str]] = {
     "arrays, parameters, words": [
         "torchreg._exporting",
         "torchreg._recipe",
+        "torchreg._recipe_parts",
         "torchreg._observers",
         "torchreg._verdict",
         "torchreg._limits",
@@ -49,6 +50,9 @@ FLOORS: dict[str, list[str]] = {
     "what leaves the house": [
         "torchreg.export.script",
         "torchreg.export.script_training",
+        "torchreg.export.script_loss",
+        "torchreg.export.script_network",
+        "torchreg.export.script_files",
         "torchreg.export.script_text",
         "torchreg.export.script_recipe",
         "torchreg.export.script_layers",

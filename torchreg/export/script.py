@@ -3,30 +3,33 @@
 from __future__ import annotations
 
 import ast
-import csv
-import io
 import os
 import re
 import sys
-import tempfile
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from torchreg.export import script_text as text
+from torchreg.export.script_files import as_csv, replace_whole, saved
 from torchreg.export.script_layers import (
     OWN,
     LayerSource,
-    as_layers,
-    check_written_once,
-    renumbered,
     state_of,
 )
 from torchreg.export.script_layout import Expression, Group, Item, call, lay_out, quoted
-from torchreg.export.script_recipe import NetworkRecipe, Recipe, RowsToWrite
+from torchreg.export.script_loss import loss_section
+from torchreg.export.script_network import (
+    layers_after,
+    layers_before,
+    layers_of,
+    network_section,
+    own_section,
+)
+from torchreg.export.script_recipe import Recipe
 from torchreg.export.script_source import NotWritableError
-from torchreg.export.script_training import loss_section, training_section
+from torchreg.export.script_training import training_section
 
 _STANDARD = {
     "copy": "import copy",
@@ -62,15 +65,15 @@ def write_script(path: str | os.PathLike[str], recipe: Recipe) -> None:
     """
     script = check_path(path)
     written, fitted, start = compose(recipe, script.name)
-    files = {script.with_suffix(".pt"): _saved(fitted)}
+    files = {script.with_suffix(".pt"): saved(fitted)}
     if start is not None:
-        files[script.with_name(f"{script.stem}_start.pt")] = _saved(start)
+        files[script.with_name(f"{script.stem}_start.pt")] = saved(start)
     for kind, rows in (("data", recipe.rows), ("validation", recipe.validation_rows)):
         if rows is not None:
-            files[script.with_name(f"{script.stem}_{kind}.csv")] = _as_csv(rows, recipe)
+            files[script.with_name(f"{script.stem}_{kind}.csv")] = as_csv(rows, recipe)
     files[script] = written.encode()
     for file, content in files.items():
-        _replace(file, content)
+        replace_whole(file, content)
 
 
 def check_path(path: str | os.PathLike[str]) -> Path:
@@ -104,14 +107,14 @@ def compose(recipe: Recipe, name: str) -> tuple[str, dict[str, Tensor], dict[str
         Those before it was trained, where they cannot be drawn anew.
     """
     source = LayerSource(OWN)
-    n_before, n_after = len(_before(recipe)), len(_after(recipe))
-    network = _network_section(recipe, source)
+    n_before, n_after = len(layers_before(recipe)), len(layers_after(recipe))
+    network = network_section(recipe, source)
     loss = loss_section(recipe, source)
     training = training_section(recipe, source, n_before, n_after)
     body = "\n".join(
         [
             *_user_section(source),
-            *_own_section(recipe, source),
+            *own_section("\n".join(network), "\n".join(source.definitions.values())),
             *network,
             *text.FITTED.format(**_shapes(recipe)).splitlines()[1:],
             "",
@@ -134,15 +137,10 @@ def compose(recipe: Recipe, name: str) -> tuple[str, dict[str, Tensor], dict[str
     whole = re.sub(r"\n{4,}", "\n\n\n", whole).rstrip() + "\n"
     _check_names(whole)
     fitted, start = recipe.network.fitted, recipe.network.start
-    state = state_of(_layers(fitted, recipe), first=n_before)
+    state = state_of(layers_of(fitted, recipe), first=n_before)
     if start is None:
         return whole, state, None
-    return whole, state, state_of(_layers(start, recipe), first=n_before)
-
-
-def _layers(network: nn.Module, recipe: Recipe) -> nn.Sequential:
-    """Cut the core into what the script writes as its layers; one call is one layer."""
-    return as_layers(network) if recipe.network.build is None else nn.Sequential(network)
+    return whole, state, state_of(layers_of(start, recipe), first=n_before)
 
 
 def _docstring(recipe: Recipe, name: str) -> str:
@@ -210,125 +208,6 @@ def _user_section(source: LayerSource) -> list[str]:
         lines.append(definition)
         before = definition
     return [*lines, "", ""]
-
-
-def _own_section(recipe: Recipe, source: LayerSource) -> list[str]:
-    pieces: list[str] = []
-    network = "\n".join(_network_section(recipe, LayerSource(OWN)))
-    for name, piece in (
-        ("AddConstant", text.ADD),
-        ("MultiplyByConstant", text.MULTIPLY),
-        ("To", text.TO),
-    ):
-        pool = network + "\n".join(source.definitions.values())
-        if re.search(rf"\b{name}\(", pool):
-            pieces += piece.splitlines()
-    if "assembled(" in network:
-        pieces += text.ASSEMBLED.splitlines()
-    return [*text.OWN_TITLE.splitlines(), *pieces[1:], "", ""] if pieces else []
-
-
-def _before(recipe: Recipe) -> list[Item]:
-    """List the layers in front of the core."""
-    network = recipe.network
-    items: list[Item] = []
-    names = [text.remark_of(name) for name in recipe.features]
-    if network.of_x is not None:
-        means, scales = network.of_x.mean.tolist(), network.of_x.scale.tolist()
-        shift = [_negative(mean) for mean in means]
-        items += [_constant("AddConstant", shift, names, "{} ...")]
-        items += [
-            _constant("MultiplyByConstant", [_inverse(s) for s in scales], names, "... to order 1")
-        ]
-    if network.dtype == torch.float32:
-        items += [Item("To(torch.float32)")]
-    return items
-
-
-def _after(recipe: Recipe) -> list[Item]:
-    """List the layers behind the core."""
-    network = recipe.network
-    if network.of_y is None:
-        return []
-    names = [text.remark_of(name) for name in recipe.targets]
-    means, scales = network.of_y.mean.tolist(), network.of_y.scale.tolist()
-    items = [] if network.dtype == torch.float64 else [Item("To(torch.float64)")]
-    items += [_constant("MultiplyByConstant", [repr(s) for s in scales], names, "order 1 ...")]
-    return [*items, _constant("AddConstant", [repr(m) for m in means], names, "... to {}")]
-
-
-def _constant(cls: str, numbers: list[str], names: list[str], comment: str) -> Item:
-    """Write one number, as in ``AddConstant(-200)``, or one a line with the column's name."""
-    if len(numbers) == 1:
-        return Item(call(cls, numbers[0]), comment=comment.format(names[0]))
-    items = [Item(n, comment=name) for n, name in zip(numbers, names, strict=True)]
-    return Item(call(cls, Group("[", tuple(items), "]")))
-
-
-def _negative(value: float) -> str:
-    return repr(-value) if value else "0.0"
-
-
-def _inverse(scale: float) -> str:
-    # A column that was constant contributes nothing.
-    return f"1 / {scale!r}" if scale else "0.0"
-
-
-def _network_section(recipe: Recipe, source: LayerSource) -> list[str]:
-    network = recipe.network
-    before = _before(recipe)
-    source.with_values = False
-    if network.build is None:
-        check_written_once(network.fitted)
-        layers = as_layers(network.fitted)
-        core = [Item(source.module(layer)) for layer in layers]
-        frozen = [
-            renumbered(name, by=len(before))
-            for name, parameter in layers.named_parameters()
-            if not parameter.requires_grad
-        ]
-    else:
-        source.with_values = True
-        frozen = []
-        settings = {
-            key: source.argument(f"module__{key}", value) for key, value in network.settings.items()
-        }
-        core = [Item(call(str(_called(source, network)), **settings))]
-    source.with_values = True
-    items = tuple([*before, *core, *_after(recipe)])
-    written = Group(
-        "nn.Sequential(", items, ").double()" if network.dtype == torch.float64 else ")"
-    )
-    lines = ["# %% The network: raw units in, raw units out", "def build_network():"]
-    if not frozen and not network.is_lazy:
-        return [*lines, *_broken(written, "return "), "", ""]
-    inner = Group("nn.Sequential(", items, ")")
-    lines += _broken(inner, "network = ")
-    if network.is_lazy:
-        n_before, n_after = len(before), len(_after(recipe))
-        part = f"[{n_before or ''}:{-n_after or ''}]" if n_before + n_after else ""
-        lines += [
-            "    # Some layers take their widths from the first rows that they see.",
-            "    with torch.no_grad():",
-            f"        network{part}.eval()(torch.zeros(2, {len(recipe.features)}))",
-            "    network.train()",
-        ]
-    lines += [f"    network.get_parameter({quoted(n)}).requires_grad_(False)" for n in frozen]
-    end = ".double()" if network.dtype == torch.float64 else ""
-    return [*lines, f"    return network{end}", "", ""]
-
-
-def _called(source: LayerSource, network: NetworkRecipe) -> str:
-    written = source.expression(network.build)
-    return written if isinstance(written, str) else "\n".join(lay_out(written))
-
-
-def _broken(group: Group, before: str) -> list[str]:
-    """Lay a group out with one part a line, however short it is."""
-    lines = [f"    {before}{group.opening}"]
-    for item in group.items:
-        lines += lay_out(item.expression, 8, item.prefix, ",", item.comment)
-    return [*lines, f"    {group.closing}"]
 
 
 def _shapes(recipe: Recipe) -> dict[str, str]:
@@ -431,43 +310,3 @@ def _import_blocks(statements: list[str]) -> str:
     ours = [line for line in lines if re.split(r"[ .]", line)[1] in sys.stdlib_module_names]
     theirs = [line for line in lines if line not in ours]
     return "\n\n".join("\n".join(block) for block in (ours, theirs) if block)
-
-
-def _as_csv(rows: RowsToWrite, recipe: Recipe) -> bytes:
-    """Write rows as a table, with every digit."""
-    parts = [rows.x.double(), rows.y.double()]
-    names = [*recipe.features, *recipe.targets]
-    if recipe.training.weighted_rows and rows.weight is not None:
-        # (n,) -> (n, 1)
-        parts.append(rows.weight.double().reshape(-1, 1))
-        names.append(recipe.weight_name)
-    buffer = io.StringIO(newline="")
-    table = csv.writer(buffer, lineterminator="\n")
-    table.writerow(names)
-    table.writerows(torch.cat(parts, dim=1).tolist())
-    return buffer.getvalue().encode()
-
-
-def _saved(state: dict[str, Tensor]) -> bytes:
-    buffer = io.BytesIO()
-    torch.save(state, buffer)
-    return buffer.getvalue()
-
-
-def _replace(file: Path, content: bytes) -> None:
-    """Write a file as a whole: whoever opens it sees the old one or the new one."""
-    handle, temporary = tempfile.mkstemp(dir=file.parent, prefix=f".{file.stem[:40]}.")
-    try:
-        with os.fdopen(handle, "wb") as stream:
-            stream.write(content)
-        os.chmod(temporary, 0o666 & ~_umask())
-        os.replace(temporary, file)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask

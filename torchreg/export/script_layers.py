@@ -61,23 +61,31 @@ class LayerSource(Source):
         """Write the call that makes such a module, if trying it out makes one."""
         cls = type(module)
         name, arguments = self.name_of(cls), _arguments(module)
-        try:
-            with seeded(0, torch.device("cpu")):
-                again = cls(**arguments)
-        except Exception as error:
-            raise NotWritableError(f"{cls.__name__} could not be called: {error}") from error
-        if not _alike(again, module, values=self.with_values):
+        if not self._makes(module, arguments):
             raise NotWritableError(f"{cls.__name__} does not tell how it was called.")
-        parameters = inspect.signature(cls).parameters
+        for key in list(arguments):
+            # The probability of a dropout is worth saying, whatever it is.
+            without = {other: value for other, value in arguments.items() if other != key}
+            if key != "p" and self._makes(module, without):
+                arguments = without
+        parameters = _parameters(cls)
         first: list[Expression] = []
         named: dict[str, Expression] = {}
         for key, value in arguments.items():
-            required = parameters[key].default is inspect.Parameter.empty
-            if required and not named:
+            if parameters[key].default is inspect.Parameter.empty and not named:
                 first.append(self.expression(value))
             else:
                 named[key] = self.expression(value)
         return call(name, *first, **named)
+
+    def _makes(self, module: nn.Module, arguments: dict[str, Any]) -> bool:
+        """Tell whether a call with these arguments makes such a module."""
+        try:
+            with seeded(0, torch.device("cpu")):
+                return _alike(type(module)(**arguments), module, values=self.with_values)
+        except Exception:
+            # Whatever a constructor does with arguments that it was not given.
+            return False
 
     def _assembled(self, module: nn.Module) -> Expression:
         """Write a module whose arguments are not known by its parts."""
@@ -171,34 +179,37 @@ def renumbered(name: str, *, by: int) -> str:
     return f"{int(layer) + by}.{rest}"
 
 
+def _parameters(cls: type[nn.Module]) -> dict[str, inspect.Parameter]:
+    """List the parameters of a call that could be attributes of what it makes."""
+    # The recurrent layers take what their base class does, and do not say so.
+    signed = nn.RNNBase if issubclass(cls, nn.RNNBase) else cls
+    any_number = inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD
+    return {
+        name: parameter
+        for name, parameter in inspect.signature(signed).parameters.items()
+        if name not in ("device", "dtype", "mode") and parameter.kind not in any_number
+    }
+
+
 def _arguments(module: nn.Module) -> dict[str, Any]:
-    """Read the arguments of a module's call from its attributes, defaults left out."""
+    """Read the arguments of a module's call from its attributes, as far as they are there."""
     found: dict[str, Any] = {}
-    for name, parameter in inspect.signature(type(module)).parameters.items():
-        if name in ("device", "dtype"):
-            continue
-        if parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
-            raise NotWritableError(f"{type(module).__name__} takes any number of arguments.")
+    for name, parameter in _parameters(type(module)).items():
         value = getattr(module, name, _MISSING)
-        if isinstance(value, Tensor) and not isinstance(parameter.default, bool):
-            # What it became, not how it was called.
-            value = _MISSING
-        if isinstance(parameter.default, bool) and not isinstance(value, bool):
+        if isinstance(parameter.default, bool) and (value is None or isinstance(value, Tensor)):
             # nn.Linear(..., bias=False) has a bias of None.
-            value = _MISSING if value is _MISSING else value is not None
-        if value is _MISSING:
-            if parameter.default is parameter.empty:
-                raise NotWritableError(f"{type(module).__name__} does not keep its {name!r}.")
-            continue
-        # The probability of a dropout is worth saying, whatever it is.
-        if name == "p" or type(value) is not type(parameter.default) or value != parameter.default:
+            value = value is not None
+        # Any other tensor is what an argument became, not how it was given.
+        if value is not _MISSING and not isinstance(value, Tensor):
             found[name] = value
     return found
 
 
 def _alike(one: nn.Module, other: nn.Module, *, values: bool) -> bool:
     """Whether two modules are the same, with or without the values of their tensors."""
-    own = [{k: v for k, v in vars(m).items() if k not in _OF_EVERY_MODULE} for m in (one, other)]
+    own = [{k: v for k, v in vars(m).items() if not k.startswith("_")} for m in (one, other)]
+    for attributes in own:
+        del attributes["training"]
     states = [m.state_dict() for m in (one, other)]
     shapes = [[(key, value.shape) for key, value in state.items()] for state in states]
     if repr(one) != repr(other) or repr(own[0]) != repr(own[1]) or shapes[0] != shapes[1]:

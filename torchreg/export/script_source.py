@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from torchreg.export.script_layout import Expression, Group, Item, call, lay_out, quoted
 
 #: Where torch's classes and functions are looked for, and how a script calls them.
-_TORCH: dict[str, Any] = {
+_TORCH: dict[str, ModuleType] = {
     "nn": nn,
     "torch": torch,
     "torch.optim": torch.optim,
@@ -87,17 +87,14 @@ class Source:
         name = getattr(thing, "__name__", None)
         if not isinstance(name, str):
             raise NotWritableError(f"{thing!r} has no name.")
-        for path, owner in _TORCH.items():
-            if getattr(owner, name, None) is thing:
-                return f"{path}.{name}"
+        place = _place_in_torch(thing, name)
+        if place is not None:
+            return f"{place}.{name}"
         home = str(getattr(thing, "__module__", None) or "")
         if home == "builtins" and getattr(builtins, name, None) is thing:
             return name
         if _is_library(home):
-            if getattr(sys.modules.get(home), name, None) is not thing:
-                raise NotWritableError(f"{home}.{name} cannot be imported under that name.")
-            self._bind(name, thing)
-            self.imports[name] = f"from {home} import {name}"
+            self._import(name, thing, home)
             return name
         if self._meaning.get(name) is not thing:
             self._bind(name, thing)
@@ -159,6 +156,15 @@ class Source:
         """Write a module; who knows how says so in a subclass."""
         raise NotWritableError(f"{_short(module)} cannot be written as Python source.")
 
+    def _import(self, name: str, thing: Any, home: str) -> None:
+        """Import a class or function of a library, under a name of its own or of the user's."""
+        original = thing.__name__
+        if getattr(sys.modules.get(home), original, None) is not thing:
+            raise NotWritableError(f"{home}.{original} cannot be imported under that name.")
+        self._bind(name, thing)
+        known_as = original if original == name else f"{original} as {name}"
+        self.imports[name] = f"from {home} import {known_as}"
+
     def _bind(self, name: str, thing: Any) -> None:
         if not _same(self._meaning.get(name, thing), thing):
             raise NotWritableError(
@@ -200,8 +206,13 @@ class Source:
             self.imports[name] = _import_of(value.__name__, name)
             return
         if callable(value) and hasattr(value, "__name__") and value.__name__ != "<lambda>":
-            called = self.name_of(value)
-            if called != name:
+            place = _place_in_torch(value, value.__name__)
+            home = str(getattr(value, "__module__", None) or "")
+            if place is not None:
+                self._import(name, value, _TORCH[place].__name__)
+            elif _is_library(home) and home != "builtins":
+                self._import(name, value, home)
+            elif (called := self.name_of(value)) != name:
                 self._bind(name, value)
                 self.definitions[name] = f"{name} = {called}"
             return
@@ -211,6 +222,13 @@ class Source:
         except NotWritableError as error:
             raise NotWritableError(f"{name}, which the module or the loss uses: {error}") from error
         self.definitions[name] = text
+
+
+def _place_in_torch(thing: Any, name: str) -> str | None:
+    for path, owner in _TORCH.items():
+        if getattr(owner, name, None) is thing:
+            return path
+    return None
 
 
 def find_source(thing: Any) -> Found | None:

@@ -163,9 +163,12 @@ def main():
         return
     trained, losses = train({arguments})
     print(f"{{len(losses)}} epochs, loss from {{losses[0]:.4g}} to {{losses[-1]:.4g}}")
-    print(f"RMSE, fitted parameters: {{rmse(prediction, y):.6g}}")
-    print(f"RMSE, trained here:      {{rmse(predict(trained, X), y):.6g}}")
-    difference = (predict(trained, X) - prediction).abs().max().item()
+    again = predict(trained, X)
+    for i, name in enumerate(TARGETS):
+        print(f"RMSE of {{name}}")
+        print(f"    fitted parameters: {{rmse(prediction[:, i], y[:, i]):.6g}}")
+        print(f"    trained here:      {{rmse(again[:, i], y[:, i]):.6g}}")
+    difference = (again - prediction).abs().max().item()
     print(f"Their predictions differ by {{difference:.2g}} at most.")
     draw(X, y, fitted, trained)
 
