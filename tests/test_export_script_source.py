@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from torchreg.export.script_layout import flat, lay_out
-from torchreg.export.script_source import NotWritableError, Source, find_source, global_names
+from torchreg.export.script_source import NotWritableError, Source
 
 SCALES = [2.0, math.inf]
 
@@ -130,10 +130,6 @@ def test_where_there_is_no_source_an_import_stands_and_is_said() -> None:
     ]
 
 
-def test_a_lambda_has_no_source_that_could_be_cut_out() -> None:
-    assert find_source(lambda x: x) is None
-
-
 @pytest.mark.parametrize(
     ("thing", "name"),
     [
@@ -224,15 +220,3 @@ def test_one_name_for_two_things_is_refused() -> None:
     source.name_of(scaled)
     with pytest.raises(NotWritableError, match="'scaled' means two things"):
         source.name_of(other())
-
-
-def test_names_of_arguments_and_attributes_are_nobodys_globals() -> None:
-    text = """
-class A(Base):
-    c = d
-
-    def f(self, x, y=e):
-        z = [x for x in y]
-        return self.g.h(z, k=i)
-"""
-    assert global_names(text) == ["Base", "d", "e", "i"]

@@ -57,6 +57,7 @@ FLOORS: dict[str, list[str]] = {
         "torchreg.export.script_recipe",
         "torchreg.export.script_layers",
         "torchreg.export.script_source",
+        "torchreg.export.script_definitions",
         "torchreg.export.script_layout",
         "torchreg.export",
     ],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from numbers import Integral
 from typing import Any
 
 import torch
@@ -130,7 +131,7 @@ def _seed(estimator: BaseEstimator, origin: dict[str, Any]) -> int:
     if "seed" in origin:
         return int(origin["seed"])
     known = estimator.random_state
-    return int(known) if isinstance(known, int) else 0
+    return int(known) if isinstance(known, Integral) else 0
 
 
 def _remarks(
@@ -138,7 +139,7 @@ def _remarks(
 ) -> list[str]:
     """Say what a script cannot repeat."""
     remarks = []
-    if "seed" not in origin and not isinstance(estimator.random_state, int):
+    if "seed" not in origin and not isinstance(estimator.random_state, Integral):
         remarks.append(
             "The seed of the fit is not known, so the training below is another draw than the "
             "fitted parameters."
@@ -152,7 +153,9 @@ def _remarks(
         remarks.append(
             "The fit had callbacks, which are not repeated here: what they changed, this does not."
         )
-    device = torch.device(estimator.device) if estimator.device != "auto" else _CPU
+    device = next(estimator.module_.parameters()).device
+    if estimator.device != "auto":
+        device = torch.device(estimator.device)
     if device.type != "cpu":
         remarks.append(
             f"The fit ran on {device}; here it runs on the CPU, which rounds and, for dropout, "

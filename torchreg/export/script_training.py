@@ -170,7 +170,7 @@ def _loop(recipe: Recipe) -> list[str]:
     lines += ["    losses = []"]
     if training.patience is not None:
         lines += _before_patience(training)
-    lines += ["    for epoch in range(EPOCHS):"]
+    lines += ["    for _ in range(EPOCHS):"]
     step = _step(recipe, "" if whole else "[rows]")
     if whole:
         lines += [f"        {line}".rstrip() for line in step]
