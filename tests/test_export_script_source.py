@@ -199,14 +199,14 @@ def test_a_partial_is_written_with_its_arguments() -> None:
     assert torch.equal(run(source, written)(x), scaled(x, by=0.5))
 
 
-@pytest.mark.parametrize("value", [object(), {1: 2}, torch.zeros(2000), {1, 2}, open], ids=repr)
+@pytest.mark.parametrize(
+    "value",
+    [object(), {1: 2}, {1, 2}, torch.zeros(2000)],
+    ids=["object", "dict of numbers", "set", "large tensor"],
+)
 def test_what_has_no_source_says_so(value: Any) -> None:
-    source = Source({})
-    if value is open:
-        assert source.expression(value) == "open"
-        return
     with pytest.raises(NotWritableError, match="cannot be written as Python source"):
-        source.expression(value)
+        Source({}).expression(value)
 
 
 def test_one_name_for_two_things_is_refused() -> None:

@@ -34,7 +34,7 @@ def test_a_script_that_repeats_all_has_nothing_to_say(kink: Data, tmp_path: Path
     assert "from the seed\ndef train(X, y):" in text
 
 
-@pytest.mark.parametrize("random_state", [None, np.random.RandomState(3)], ids=repr)
+@pytest.mark.parametrize("random_state", [None, np.random.RandomState(3)], ids=["None", "state"])
 def test_a_seed_that_was_drawn_is_written_down(
     random_state: Any, kink: Data, tmp_path: Path
 ) -> None:
