@@ -84,3 +84,19 @@ def test_penguins_raw_units_give_a_straight_line_and_scaled_units_bend_it(run: R
         rmse_g, bends = rows[scaled]
         assert 369.6 < rmse_g < 380
         assert bends >= 1
+
+
+def test_take_apart_the_script_in_the_repository_is_the_one_that_is_written(run: Runner) -> None:
+    figures, _ = run("take_apart.py")
+    folders = ROOT / "examples" / "figures", figures
+    texts = [(folder / "take_apart.py").read_text(encoding="utf-8") for folder in folders]
+    # The last digits of means and scales depend on the machine.
+    kept, written = (re.sub(r"(\d+\.\d{9})\d+", r"\1", text) for text in texts)
+    assert kept == written
+
+
+def test_take_apart_the_script_and_the_regressor_agree(run: Runner) -> None:
+    _, process = run("take_apart.py")
+    difference_g = re.search(r"predictions differ by (\S+) at most", process.stdout)
+    assert difference_g is not None
+    assert float(difference_g[1]) < 1e-6

@@ -17,7 +17,13 @@ PACKAGE = Path(__file__).parent.parent / "torchreg"
 FLOORS: dict[str, list[str]] = {
     "the door": ["torchreg", "torchreg._loading"],
     "the estimator": ["torchreg.regressor"],
-    "out and back": ["torchreg._exporting", "torchreg._saving", "torchreg._record"],
+    "out and back": [
+        "torchreg._exporting",
+        "torchreg._saving",
+        "torchreg._record",
+        "torchreg._recipe",
+        "torchreg._recipe_parts",
+    ],
     "arrays, parameters, words": [
         "torchreg._checkpoint",
         "torchreg._fingerprint",
@@ -50,6 +56,17 @@ FLOORS: dict[str, list[str]] = {
     ],
     "files and graphs": [
         "torchreg.export",
+        "torchreg.export.script",
+        "torchreg.export.script_training",
+        "torchreg.export.script_loss",
+        "torchreg.export.script_network",
+        "torchreg.export.script_files",
+        "torchreg.export.script_text",
+        "torchreg.export.script_recipe",
+        "torchreg.export.script_layers",
+        "torchreg.export.script_source",
+        "torchreg.export.script_definitions",
+        "torchreg.export.script_layout",
         "torchreg.export.onnx",
         "torchreg.export.graph",
         "torchreg.export.agreement",

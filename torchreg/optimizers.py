@@ -91,6 +91,12 @@ class OptimizerSpec:
         """Whether it compares gradients between steps, which needs the same rows in each."""
         return issubclass(self.cls, torch.optim.LBFGS | torch.optim.Rprop)
 
+    @property
+    def torch_options(self) -> dict[str, Any]:
+        """The options that torch's own class has."""
+        own = OWN_OPTIONS.get(self.name, frozenset())
+        return {key: value for key, value in self.options.items() if key not in own}
+
     def vector_rule(self, device: torch.device) -> VectorRule | LBFGS | None:
         """Build the rule on one vector, or ``None`` where only torch's class will do."""
         rule: Any = LBFGS if self.searches_lines else VECTOR_RULES.get(self.name)
@@ -113,10 +119,8 @@ class OptimizerSpec:
 
     def torch_optimizer(self, parameters: list[torch.nn.Parameter]) -> torch.optim.Optimizer:
         """Build torch's optimizer over these parameters."""
-        own = OWN_OPTIONS.get(self.name, frozenset())
-        options = {key: value for key, value in self.options.items() if key not in own}
         try:
-            return self.cls(parameters, **options)
+            return self.cls(parameters, **self.torch_options)
         except (TypeError, ValueError) as error:
             raise self._refused(error) from error
 

@@ -40,6 +40,7 @@ from torchreg._parameters import (
     seed_from,
     signature_without_nested,
 )
+from torchreg._recipe import origin_of
 from torchreg._saving import SavingMixin
 from torchreg._sklearn import CallbackSupportMixin, with_callbacks
 from torchreg._verdict import describe_lost_digits, warn_about
@@ -289,9 +290,11 @@ class TorchRegressor(
         with self._kept_in(checkpoint, data, held_out) as keeper:
             # 2. Hold rows out, if early stopping asks for it and the user brought none.
             seed = seed_from(self.random_state) if keeper is None else keeper.seed
+            own = held_out is not None
             if self.early_stopping and held_out is None:
                 data, held_out = hold_out(data, self.validation_fraction, seed=seed)
             seen |= {"_form": form, "_y_is_vector": data.y_is_vector, "n_outputs_": data.y.shape[1]}
+            seen["_origin"] = origin_of(self, seed, data, own_validation=own)
             # 3. Statistics, network, training.
             given = {"X": X, "y": y, "sample_weight": sample_weight}
             request = self._request(seed, seen, data, given, keeper)

@@ -63,7 +63,32 @@ def build_network(
             "module expects None, a class or callable that builds a torch.nn.Module, or an "
             f"instance of one, got {module!r}."
         )
-    name = getattr(build, "__name__", None) or repr(build)
+    settings = settings_for(build, options, in_features=in_features, out_features=out_features)
+    try:
+        network = build(**settings)
+    except (RuntimeError, MemoryError) as error:
+        given = ", ".join(f"{key}={value!r}" for key, value in settings.items())
+        raise ValueError(
+            f"module {_name_of(build)} could not be built with {given}: {error}"
+        ) from error
+    if not isinstance(network, nn.Module):
+        raise TypeError(
+            f"module {_name_of(build)} must build a torch.nn.Module, it returned "
+            f"{type(network).__name__}."
+        )
+    return network
+
+
+def settings_for(
+    build: Callable[..., Any], options: Mapping[str, Any], *, in_features: int, out_features: int
+) -> dict[str, Any]:
+    """Give the arguments that a class or callable is called with.
+
+    Raises
+    ------
+    ValueError
+        If an option is unknown.
+    """
     known = _parameters(build)
     widths = {"in_features": in_features, "out_features": out_features}
     settings = {key: width for key, width in widths.items() if known and key in known}
@@ -72,19 +97,14 @@ def build_network(
         for option in options:
             if option not in known:
                 raise ValueError(
-                    f"module {name} takes no {option!r} (module__{option})."
+                    f"module {_name_of(build)} takes no {option!r} (module__{option})."
                     f"{did_you_mean(option, known)}"
                 )
-    try:
-        network = build(**settings)
-    except (RuntimeError, MemoryError) as error:
-        given = ", ".join(f"{key}={value!r}" for key, value in settings.items())
-        raise ValueError(f"module {name} could not be built with {given}: {error}") from error
-    if not isinstance(network, nn.Module):
-        raise TypeError(
-            f"module {name} must build a torch.nn.Module, it returned {type(network).__name__}."
-        )
-    return network
+    return settings
+
+
+def _name_of(build: Callable[..., Any]) -> str:
+    return getattr(build, "__name__", None) or repr(build)
 
 
 def _parameters(build: Callable[..., Any]) -> list[str] | None:

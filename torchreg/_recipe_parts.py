@@ -1,0 +1,180 @@
+"""What a fitted estimator tells of its network and of its training, as plain records."""
+
+from __future__ import annotations
+
+import copy
+import inspect
+import math
+from functools import partial
+from typing import Any
+
+import torch
+from sklearn.base import BaseEstimator
+from torch import Tensor, nn
+
+from torchreg._data import Data
+from torchreg._device import seeded
+from torchreg._parameters import nested_parameters
+from torchreg.engine.fit import AUTO_BATCH, AUTO_FULL_BATCH
+from torchreg.engine.network import build_network, fit_to_data, habits_of, settings_for
+from torchreg.export.script_recipe import Constants, NetworkRecipe, TrainingRecipe
+from torchreg.losses import Loss, build_loss, probe_loss
+from torchreg.nn import MLP, AddConstant, MultiplyByConstant
+from torchreg.optimizers import build_optimizer
+
+_CPU = torch.device("cpu")
+
+
+def constants_of(module: nn.Sequential) -> tuple[Constants | None, Constants | None]:
+    """Read the means and scales of X and y from a fitted module."""
+    found: list[Constants | None] = []
+    for name in ("standardize", "unstandardize"):
+        layer = dict(module.named_children()).get(name)
+        if layer is None:
+            found.append(None)
+            continue
+        buffers = {key: value.detach().cpu().double() for key, value in layer.named_buffers()}
+        found.append(Constants(buffers["mean"], buffers["scale"]))
+    return found[0], found[1]
+
+
+def network_recipe(estimator: BaseEstimator, seed: int) -> NetworkRecipe:
+    """Describe the network, and how it came to be."""
+    fitted = copy.deepcopy(estimator.module_.get_submodule("network")).cpu()
+    build, settings = estimator.module, nested_parameters(estimator._nested, "module")
+    widths = {"in_features": estimator.n_features_in_, "out_features": estimator.n_outputs_}
+    probe = torch.zeros(2, estimator.n_features_in_, dtype=estimator.dtype_)
+    is_instance = isinstance(build, nn.Module)
+    root = build.func if isinstance(build, partial) else build
+    by_layers = type(fitted) is MLP and (root is None or root is MLP)
+    has_source = isinstance(root, type) or (
+        inspect.isfunction(root) and root.__name__ != "<lambda>"
+    )
+    start, is_lazy = None, False
+    if not by_layers:
+        # It is built once more, to see how it begins.
+        start, is_lazy = seeded(seed, _CPU, partial(_built, estimator, widths, probe))
+        start.to(estimator.dtype_)
+    habits = seeded(seed, _CPU, partial(habits_of, copy.deepcopy(fitted), probe))
+    fitted.eval()
+    with torch.no_grad():
+        is_flat = fitted(probe.clone()).ndim == 1
+    called = None if by_layers or is_instance or not has_source else build
+    return NetworkRecipe(
+        fitted,
+        *constants_of(estimator.module_),
+        dtype=estimator.dtype_,
+        build=called,
+        settings={} if called is None else settings_for(called, settings, **widths),
+        start=None if by_layers or called is not None else start,
+        draws_before=not is_instance,
+        is_lazy=is_lazy and called is not None,
+        draws=habits.draws,
+        overwrites_input=habits.overwrites_input,
+        is_flat=is_flat,
+    )
+
+
+def _built(
+    estimator: BaseEstimator, widths: dict[str, int], probe: Tensor
+) -> tuple[nn.Module, bool]:
+    """Build the network as a fit does; say whether it had lazy layers."""
+    options = nested_parameters(estimator._nested, "module")
+    network = build_network(estimator.module, options, **widths)
+    is_lazy = any(nn.parameter.is_lazy(p) for p in network.parameters())
+    fit_to_data(network, probe.to(torch.get_default_dtype()), estimator.n_outputs_)
+    return network, is_lazy
+
+
+def training_recipe(
+    estimator: BaseEstimator,
+    origin: dict[str, Any],
+    network: NetworkRecipe,
+    data: Data | None,
+    held: Data | None,
+    seed: int,
+) -> TrainingRecipe:
+    """Describe how it was trained."""
+    loss = build_loss(estimator.loss, nested_parameters(estimator._nested, "loss"))
+    loss = probe_loss(loss, estimator.n_outputs_)
+    options = nested_parameters(estimator._nested, "optimizer")
+    spec = build_optimizer(estimator.optimizer, estimator.lr, options)
+    # 1. Who decides when to stop, and after how many epochs.
+    held_out = given = False
+    if estimator.early_stopping:
+        given = held is not None
+        held_out = not given and not origin.get("own_validation", False)
+    stops = held_out or given or (not estimator.early_stopping and estimator.tol is not None)
+    epochs = estimator.max_epochs if stops else estimator.best_epoch_
+    # 2. How many rows there are to train on, and how many make a step.
+    n_rows = origin.get("n_rows")
+    if data is not None:
+        n_held = math.ceil(estimator.validation_fraction * len(data)) if held_out else 0
+        n_rows = len(data) - n_held
+    size = _batch_size(estimator.batch_size, n_rows, spec.wants_full_batch)
+    weighted = origin.get("weighted", False) or any(
+        part is not None and part.weight is not None for part in (data, held)
+    )
+    # 3. Whether it matters that torchreg merges rows: for layers that draw or look at other
+    # rows it does, and for what amplifies rounding.
+    merges = size is None and (loss.per_row or weighted)
+    merges = merges and (
+        network.draws
+        or network.dtype != torch.float64
+        or spec.searches_lines
+        or not all(_keeps_rows_apart(part) for part in network.fitted.modules())
+    )
+    return TrainingRecipe(
+        loss=loss.function,
+        loss_shape=_shape_of(loss, estimator.n_outputs_),
+        optimizer=spec.cls,
+        options=spec.torch_options,
+        searches_lines=spec.searches_lines,
+        seed=seed,
+        epochs=max(1, epochs),
+        batch_size=size,
+        lone_row=size is not None and size > 1 and (n_rows is None or n_rows % size == 1),
+        merges=merges,
+        weighted_rows=weighted,
+        held_out=float(estimator.validation_fraction) if held_out else None,
+        given_validation=given,
+        patience=estimator.n_iter_no_change if stops else None,
+        tol=float(estimator.tol or 0.0),
+    )
+
+
+def _batch_size(batch_size: Any, n_rows: int | None, wants_all: bool) -> int | None:
+    """Read the ``batch_size`` parameter as the engine does; ``None`` is a full batch."""
+    if batch_size is None:
+        return None
+    if isinstance(batch_size, str):
+        few = n_rows is not None and n_rows <= AUTO_FULL_BATCH
+        return None if wants_all or few else AUTO_BATCH
+    return None if n_rows is not None and batch_size >= n_rows else int(batch_size)
+
+
+#: Modules that treat each row by itself, and so do not see how often it comes.
+_BY_ROW = (
+    nn.Linear,
+    nn.Identity,
+    nn.LayerNorm,
+    nn.Sequential,
+    nn.ModuleList,
+    MLP,
+    AddConstant,
+    MultiplyByConstant,
+)
+
+
+def _keeps_rows_apart(module: nn.Module) -> bool:
+    return type(module) in _BY_ROW or type(module).__module__ == "torch.nn.modules.activation"
+
+
+def _shape_of(loss: Loss, n_outputs: int) -> str:
+    if not loss.per_row:
+        return "number"
+    shape = (n_outputs + 2, n_outputs)
+    target = torch.linspace(-1, 1, shape[0] * shape[1]).reshape(shape)
+    values = loss.function(0.5 * target, target)
+    kinds = {shape: "element", shape[:1]: "row"}
+    return kinds.get(tuple(values.shape), "other")

@@ -1,0 +1,162 @@
+"""What a script is to be written about: plain records."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+
+class RowsToWrite(NamedTuple):
+    """Rows in raw units: x (n, n_features), y (n, n_outputs), weight (n,) or ``None``."""
+
+    x: Tensor
+    y: Tensor
+    weight: Tensor | None
+
+
+class Constants(NamedTuple):
+    """Mean and scale of each column, float64, in raw units."""
+
+    mean: Tensor
+    scale: Tensor
+
+
+@dataclass(frozen=True)
+class NetworkRecipe:
+    """The network, and how it came to be.
+
+    Parameters
+    ----------
+    fitted : nn.Module
+        Standardized inputs to standardized outputs.
+    of_x, of_y : Constants or None
+        ``None`` where nothing is standardized.
+    dtype : torch.dtype
+        In which it computes.
+    build : callable or None
+        What built it; ``None`` writes it layer by layer.
+    settings : mapping
+        Arguments of ``build``.
+    start : nn.Module or None
+        The network before it was trained, where building it anew does not give that.
+    draws_before : bool
+        Whether its weights were drawn from the seed, and so come before dropout's numbers.
+    is_lazy : bool
+        Whether ``build`` makes layers that take their widths from the first rows.
+    draws : bool
+        Whether it draws random numbers while it trains.
+    overwrites_input : bool
+        Whether it must be given a copy of its input.
+    is_flat : bool
+        Whether it gives shape (n,) and not (n, n_outputs).
+    """
+
+    fitted: nn.Module
+    of_x: Constants | None
+    of_y: Constants | None
+    dtype: torch.dtype
+    build: Callable[..., Any] | None
+    settings: Mapping[str, Any]
+    start: nn.Module | None
+    draws_before: bool
+    is_lazy: bool
+    draws: bool
+    overwrites_input: bool
+    is_flat: bool
+
+
+@dataclass(frozen=True)
+class TrainingRecipe:
+    """How the network was trained.
+
+    Parameters
+    ----------
+    loss : callable
+        Compares standardized values.
+    loss_shape : {"element", "row", "number", "other"}
+        What it returns for shape (n, n_outputs): (n, n_outputs), (n,), () or more.
+    optimizer : type
+        A ``torch.optim.Optimizer`` class.
+    options : mapping
+        Its arguments, learning rate included.
+    searches_lines : bool
+        Whether a step evaluates the loss several times, on inputs rounded to float32.
+    seed : int
+        Of weights, batches and held-out rows.
+    epochs : int
+        At most.
+    batch_size : int or None
+        Rows per step; ``None`` is all of them.
+    lone_row : bool
+        Whether a last batch of one row may be left, which joins the one before.
+    merges : bool
+        Whether identical rows are merged, their weights summed.
+    weighted_rows : bool
+        Whether rows come with weights.
+    held_out : float or None
+        Share of the rows held out.
+    given_validation : bool
+        Whether there are validation rows of their own.
+    patience : int or None
+        Epochs without improvement that are waited for; ``None`` trains to the end.
+    tol : float
+        Relative improvement that counts.
+    """
+
+    loss: Callable[..., Any]
+    loss_shape: str
+    optimizer: type[torch.optim.Optimizer]
+    options: Mapping[str, Any]
+    searches_lines: bool
+    seed: int
+    epochs: int
+    batch_size: int | None
+    lone_row: bool
+    merges: bool
+    weighted_rows: bool
+    held_out: float | None
+    given_validation: bool
+    patience: int | None
+    tol: float
+
+    @property
+    def weighted(self) -> bool:
+        """Whether rows have weights when the loss is averaged."""
+        return self.weighted_rows or self.merges
+
+    @property
+    def validates(self) -> bool:
+        """Whether validation rows decide when to stop."""
+        return self.held_out is not None or self.given_validation
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Everything that a script is written from.
+
+    Parameters
+    ----------
+    network : NetworkRecipe
+    training : TrainingRecipe
+    features, targets : list of str
+        Names of the columns, all different.
+    weight_name : str
+        Name of the column of weights, different from these.
+    rows, validation_rows : RowsToWrite or None
+        Written beside the script.
+    remarks : list of str
+        What the script cannot repeat: sentences.
+    """
+
+    network: NetworkRecipe
+    training: TrainingRecipe
+    features: list[str]
+    targets: list[str]
+    weight_name: str
+    rows: RowsToWrite | None
+    validation_rows: RowsToWrite | None
+    remarks: list[str] = field(default_factory=list)
