@@ -36,41 +36,34 @@ text = script.read_text(encoding="utf-8")
 print("def build_network" + text.partition("def build_network")[2].partition("\n\n\n")[0])
 
 # %% The script, run
-# `None` in the place of a module is how Python is told that it must not be imported. The script
-# predicts with the fitted parameters, trains the same network again from the same seed, and
-# draws both into the figure. matplotlib takes its style from a file that is named to it.
+# `None` in the place of a module is how Python is told that it cannot be imported. The script
+# runs twice. First with the rows of the fit: it predicts with the fitted parameters, trains the
+# same network again from the same seed, and draws both into the figure (matplotlib takes its
+# style from a file that is named to it). Then with flippers alone, which it answers with masses.
+new_mm = pd.DataFrame({"flipper_length_mm": [175, 200, 225]})
+new_rows = FIGURES / "take_apart_new.csv"
+new_mm.to_csv(new_rows, index=False)
+
 WITHOUT_TORCHREG = """
 import runpy, sys
 sys.modules["torchreg"] = None
-sys.argv = sys.argv[1:]
-runpy.run_path(sys.argv[0], run_name="__main__")
+script, new_rows = sys.argv[1:]
+for sys.argv in [script], [script, new_rows]:
+    runpy.run_path(script, run_name="__main__")
 """
-
-
-def run_script(*rows):
-    done = subprocess.run(
-        [sys.executable, "-c", WITHOUT_TORCHREG, script, *rows],
-        env={**os.environ, "MATPLOTLIBRC": str(HERE / "figures.mplstyle")},
-        stdout=subprocess.PIPE,
-        encoding="utf-8",
-        check=True,
-    )
-    return done.stdout
-
-
-print(run_script())
-
-# %% Penguins that it has not seen
-# Rows without masses are answered with masses.
-new_mm = pd.DataFrame({"flipper_length_mm": [175, 200, 225]})
-new_mm.to_csv(FIGURES / "take_apart_new.csv", index=False)
-_, *lines = run_script(FIGURES / "take_apart_new.csv").split()
-script_g, reg_g = np.array(lines, dtype=float), reg.predict(new_mm)
-print(pd.DataFrame({"flipper (mm)": [175, 200, 225], "script (g)": script_g, "reg (g)": reg_g}))
+done = subprocess.run(
+    [sys.executable, "-c", WITHOUT_TORCHREG, script, new_rows],
+    env={**os.environ, "MATPLOTLIBRC": str(HERE / "figures.mplstyle")},
+    stdout=subprocess.PIPE,
+    encoding="utf-8",
+    check=True,
+)
+print(f"\n{done.stdout}")
 
 # %% The answer
 n_parameters = sum(p.numel() for p in reg.module_.parameters())
-difference_g = np.abs(script_g - reg_g).max()
+answers_g = np.array(done.stdout.split()[-3:], dtype=float)
+difference_g = np.abs(answers_g - reg.predict(new_mm)).max()
 agreement = "to the last bit" if difference_g == 0 else f"within {difference_g:.0e} g"
 print(
     f"\nInside is a network of {n_parameters} parameters between four constants: written down in "

@@ -107,6 +107,11 @@ def test_rows_that_early_stopping_held_out_belong_to_the_fit(kink: Data, tmp_pat
     assert "not those of the fit" not in text_of(reg, tmp_path, *kink)
 
 
+def test_what_amplifies_rounding_is_said(kink: Data, tmp_path: Path) -> None:
+    text = text_of(fit_of(kink, optimizer="lbfgs", max_epochs=1), tmp_path, *kink)
+    assert "A line search amplifies rounding" in text
+
+
 def test_another_device_is_said(kink: Data, tmp_path: Path) -> None:
     reg = fit_of(kink)
     reg.set_params(device="cuda")

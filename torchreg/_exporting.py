@@ -192,7 +192,8 @@ class ExportMixin:
         The script is written from the parameters as they are now. A module, loss or optimizer
         of yours is contained with its source, where that can be had, and imported where it
         cannot; the script says so. Callbacks and the earlier fits of a warm start are not
-        repeated; the script says that, too.
+        repeated, and L-BFGS amplifies rounding within some hundred iterations; the script says
+        that, too.
 
         Examples
         --------

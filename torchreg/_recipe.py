@@ -85,6 +85,11 @@ def recipe_of(
     seed = _seed(estimator, origin)
     network = network_recipe(estimator, seed)
     recipe = training_recipe(estimator, origin, network, data, held, seed)
+    if recipe.searches_lines:
+        remarks.append(
+            "A line search amplifies rounding: after some hundred iterations, the network trained "
+            "below may be another one than the fitted one."
+        )
     # 3. The names.
     features = [str(name) for name in getattr(estimator, "feature_names_in_", [])]
     if not features:
