@@ -5,9 +5,10 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from numpy.typing import ArrayLike
+from sklearn.base import BaseEstimator
 from sklearn.utils.validation import check_is_fitted
 
 from torchreg._checks import check_prediction_data
@@ -22,8 +23,8 @@ if TYPE_CHECKING:
     from torchreg.export.graph import Source
 
 
-class ExportMixin:
-    """Graphs and scripts of a fitted regressor."""
+class ExportMixin(BaseEstimator):
+    """Adds to an estimator the graphs and the script of its fitted module."""
 
     def to_onnx(
         self,
@@ -214,7 +215,7 @@ class ExportMixin:
         write_script(path, recipe_of(self, training, validation))
 
 
-def _source(estimator: Any, X: ArrayLike | None, *, method: str) -> Source:
+def _source(estimator: BaseEstimator, X: ArrayLike | None, *, method: str) -> Source:
     """Say in the words of the room below what was fitted."""
     from torchreg.export.graph import Source
 
