@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from torchreg._device import resolve_dtype, seeded, statistics_dtype, threads
+from torchreg._device import drawing, resolve_dtype, seeded, statistics_dtype, threads
 from torchreg.engine.loop import train
 from torchreg.engine.network import Habits, build_network, fit_to_data, habits_of, scaled
 from torchreg.engine.problem import Observer, Outcome, Problem, Stopping
@@ -143,7 +143,8 @@ def fit_network(request: Request, training: RawRows, validation: RawRows | None)
             batch_size = len(training.y)
 
         def start() -> _Start | Fitted:
-            started = _start(request, training, batch_size)
+            with drawing():
+                started = _start(request, training, batch_size)
             return finish(started) if started.habits.draws else started
 
         def finish(started: _Start) -> Fitted:
