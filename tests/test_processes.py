@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import select
+import signal
 import subprocess
 import sys
 import threading
@@ -11,9 +13,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from joblib import parallel_config
 from sklearn.model_selection import GridSearchCV
 
+from tests._faults import Until
 from tests._trials import KINDS
 from torchreg import TorchRegressor
 
@@ -75,6 +79,31 @@ def test_a_process_of_any_kind_gives_the_same_after_torchs_threads_have_run(
         check=False,
     )
     assert done.returncode == 0, done.stderr
+
+
+def test_a_fork_while_another_thread_draws_can_draw() -> None:
+    begun, end = threading.Event(), threading.Event()
+    busy = TorchRegressor(module__dropout=0.5, max_epochs=10**6, callbacks=[Until(begun, end)])
+    worker = threading.Thread(target=busy.fit, args=(X, Y))
+    worker.start()
+    assert begun.wait(timeout=60)
+    hanging = []
+    for number in range(40):
+        reading, writing = os.pipe()
+        child = os.fork()
+        if child == 0:
+            torch.rand(1)
+            os.write(writing, b"drawn")
+            os._exit(0)
+        os.close(writing)
+        if not select.select([reading], [], [], 60)[0]:
+            hanging.append(number)
+            os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+        os.close(reading)
+    end.set()
+    worker.join()
+    assert not hanging
 
 
 @pytest.mark.parametrize("backend", ["loky", "multiprocessing", "threading"])

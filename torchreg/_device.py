@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from typing import TypeVar
+from contextlib import AbstractContextManager, contextmanager
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -15,17 +15,30 @@ from torch import Tensor
 #: may fit another regressor.
 _GENERATOR_LOCK = threading.RLock()
 
+#: Held for each short while in which a fit draws. A fork waits for it: a thread that drew just
+#: then would leave torch's own lock of the generator locked in the child, for ever.
+_DRAWING = threading.RLock()
+
 R = TypeVar("R")
 
 
-def _renew_lock() -> None:
-    """Forget who held the lock when this process was forked: that thread is not here."""
-    global _GENERATOR_LOCK
-    _GENERATOR_LOCK = threading.RLock()
+def drawing() -> AbstractContextManager[Any]:
+    """Give the lock to hold while torch's global generators are drawn from."""
+    return _DRAWING
+
+
+def _renew_locks() -> None:
+    """Forget who held the locks when this process was forked: that thread is not here."""
+    global _GENERATOR_LOCK, _DRAWING
+    _GENERATOR_LOCK, _DRAWING = threading.RLock(), threading.RLock()
 
 
 if hasattr(os, "register_at_fork"):  # Windows knows no fork.
-    os.register_at_fork(after_in_child=_renew_lock)
+    os.register_at_fork(
+        before=lambda: _DRAWING.acquire(),
+        after_in_parent=lambda: _DRAWING.release(),
+        after_in_child=_renew_locks,
+    )
 
 #: Rows of a batch times parameters, up to which most of a step on a CPU is not arithmetic,
 #: so that float64 costs little more than float32.
@@ -171,20 +184,23 @@ def seeded(seed: int | list[Tensor], device: torch.device, work: Callable[[], R]
     True
     """
     with _GENERATOR_LOCK:
-        states = generator_states(device)
+        with _DRAWING:
+            states = generator_states(device)
         try:
-            if not isinstance(seed, int):
-                set_generator_states(device, seed)
-            elif device.type == "cpu":
-                # torch.manual_seed would also write down a stack trace for each accelerator.
-                torch.default_generator.manual_seed(seed)
-            else:
-                torch.manual_seed(seed)
+            with _DRAWING:
+                if not isinstance(seed, int):
+                    set_generator_states(device, seed)
+                elif device.type == "cpu":
+                    # torch.manual_seed would also write down a stack trace for each accelerator.
+                    torch.default_generator.manual_seed(seed)
+                else:
+                    torch.manual_seed(seed)
             return work()
         finally:
             # Once more if Ctrl-C comes just here.
             try:
-                set_generator_states(device, states)
+                with _DRAWING:
+                    set_generator_states(device, states)
             except BaseException:
                 set_generator_states(device, states)
                 raise

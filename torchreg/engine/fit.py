@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from torchreg._device import (
+    drawing,
     generator_states,
     resolve_dtype,
     seeded,
@@ -174,12 +175,13 @@ class _Start(NamedTuple):
 
 def _start(request: Request, training: RawRows, batch_size: int) -> _Start:
     """Build a network between its scaling layers, and bring the rows into its units."""
-    module = copy.deepcopy(request.start) or build_module(request, training, batch_size)
-    inside = Inside(module, request)
-    table = inside.table(training, whole=batch_size >= len(training.y))
-    habits = habits_of(inside.network, table.x[torch.arange(min(4, len(table.t)))])
-    n_parameters = sum(p.numel() for p in inside.network.parameters())
-    return _Start(inside, table, habits, n_parameters, generator_states(request.device))
+    with drawing():
+        module = copy.deepcopy(request.start) or build_module(request, training, batch_size)
+        inside = Inside(module, request)
+        table = inside.table(training, whole=batch_size >= len(training.y))
+        habits = habits_of(inside.network, table.x[torch.arange(min(4, len(table.t)))])
+        n_parameters = sum(p.numel() for p in inside.network.parameters())
+        return _Start(inside, table, habits, n_parameters, generator_states(request.device))
 
 
 def _train(

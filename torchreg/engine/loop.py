@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from contextlib import nullcontext
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from torchreg._device import generator_states, set_generator_states
+from torchreg._device import drawing, generator_states, set_generator_states
 from torchreg.engine.gradient import CapturedGradient, Evaluation
 from torchreg.engine.objective import Objective
 from torchreg.engine.problem import EpochRecord, Observer, Outcome, Problem
@@ -67,6 +68,7 @@ class _Fit:
         self.whole = problem.training.whole() if problem.batch_size >= n else None
         self.device = problem.training.t.device
         self.generator = torch.Generator().manual_seed(problem.seed)
+        self.drawing = drawing() if problem.draws else nullcontext()
         self.listener = problem.batch_observer
         self.listeners: list[Observer] = [*problem.observers]
         if self.listener is not None:
@@ -181,7 +183,8 @@ class _Fit:
     def _step(self, batch: Batch) -> float | Tensor:
         if self.listener is not None:
             self.listener.on_batch_begin(batch, training=True)
-        self.stepper.step(batch, self._before_move)
+        with self.drawing:
+            self.stepper.step(batch, self._before_move)
         if self.first_loss is None:
             self._require_finite(float(self.batch_loss))
         if self.listener is not None and self.prediction is not None:
@@ -206,7 +209,8 @@ class _Fit:
             return None
         total = 0.0
         for batch in ordered_batches(table):
-            total += float(self.evaluate(batch)) * len(batch.t)
+            with self.drawing:
+                total += float(self.evaluate(batch)) * len(batch.t)
         return total / len(table.t)
 
     def _show(self, batch: Batch) -> float:
