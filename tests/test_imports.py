@@ -17,7 +17,7 @@ PACKAGE = Path(__file__).parent.parent / "torchreg"
 FLOORS: dict[str, list[str]] = {
     "the door": ["torchreg", "torchreg._loading"],
     "the estimator": ["torchreg.regressor"],
-    "out and back": ["torchreg._exporting", "torchreg._record"],
+    "out and back": ["torchreg._exporting", "torchreg._record", "torchreg._given"],
     "arrays, parameters, words": [
         "torchreg._observers",
         "torchreg._verdict",

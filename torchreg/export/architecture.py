@@ -24,6 +24,9 @@ from torchreg.nn import MLP
 #: Attributes of every module that are compared in another way, or say nothing about it.
 _INNER = {"training", "_parameters", "_buffers", "_modules", "_compiled_call_impl"}
 
+#: Layers of a module that is described, at most: each takes a hundred times its description.
+MOST_LAYERS = 10_000
+
 #: Where the user's network stands.
 _GIVEN = {"given": True}
 
@@ -167,6 +170,8 @@ def _build(
     give: Callable[[Mapping[str, Tensor]], nn.Module] | None = None,
 ) -> nn.Module:
     """Make the layers of a description: parameters have shapes by now, but no memory."""
+    if len(built) > MOST_LAYERS:
+        raise FileError(f"The file describes more than {MOST_LAYERS} layers.")
     if "same" in description:
         return built[description["same"]]
     if description == _GIVEN and give is not None:
@@ -279,8 +284,9 @@ def _fill(module: nn.Module, numbers: Mapping[str, Tensor], *, frozen: set[str])
                 if number is None:
                     raise FileError(f"The file has no tensor {key!r}, which the module has.")
                 left.discard(key)
+                _require_fit(number, there, key)
                 if id(number) not in placed:
-                    placed[id(number)] = _place(number, there, key)
+                    placed[id(number)] = _place(number, there)
                 table[name] = placed[id(number)]
                 if table is child._parameters:
                     placed[id(number)].requires_grad_(key not in frozen)
@@ -288,13 +294,16 @@ def _fill(module: nn.Module, numbers: Mapping[str, Tensor], *, frozen: set[str])
         raise FileError(f"The file has tensors that the module has not: {sorted(left)}.")
 
 
-def _place(number: Tensor, there: Tensor, key: str) -> Tensor:
+def _require_fit(number: Tensor, there: Tensor, key: str) -> None:
     alike = number.is_floating_point() and there.is_floating_point()
     if number.shape != there.shape or not (alike or number.dtype == there.dtype):
         raise FileError(
             f"The file's tensor {key!r} has shape {tuple(number.shape)} and {number.dtype}, the "
             f"module's has shape {tuple(there.shape)} and {there.dtype}."
         )
+
+
+def _place(number: Tensor, there: Tensor) -> Tensor:
     if there.is_meta:
         return nn.Parameter(number) if isinstance(there, nn.Parameter) else number
     # In place, so that whatever else refers to it sees the number too.
