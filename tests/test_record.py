@@ -25,10 +25,8 @@ Tensors = dict[str, torch.Tensor]
 @pytest.fixture(scope="module")
 def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
     file = tmp_path_factory.mktemp("saved") / "reg"
-    torch.manual_seed(0)
-    TorchRegressor(max_epochs=3, module__hidden_sizes=[4], random_state=0).fit(X, X[:, 0]).save(
-        file
-    )
+    reg = TorchRegressor(max_epochs=20, module__hidden_sizes=[4], random_state=0)
+    reg.fit(X, X[:, 0]).save(file)
     return file
 
 
@@ -105,7 +103,7 @@ BAD: dict[str, tuple[Callable[[Record, Tensors], None], str]] = {
     ),
     "another dtype": (
         put({"dtype": "float32"}, "attributes", "dtype_"),
-        r"network does not compute in torch\.float32",
+        r"network computes in torch\.float64, and not in torch\.float32",
     ),
     "a dtype that is none": (put("float64", "attributes", "dtype_"), "dtype_ is 'float64'"),
     "a history of text": (put("long", "attributes", "history_"), "history_ is 'long'"),
@@ -141,7 +139,16 @@ BAD: dict[str, tuple[Callable[[Record, Tensors], None], str]] = {
     ),
     "no module": (drop("module"), "does not hold a fitted regressor: 'module'"),
     "a module without layers": (put({}, "module"), "does not hold a fitted regressor: 'prefix'"),
-    "no layers": (put([], *LAYERS), "tensors that the module has not|no attribute"),
+    "no layers": (put([], *LAYERS), "tensors that the module has not"),
+    "layers of no fit": (
+        lambda record, tensors: record["module"]["layers"]["children"].append(["after", TANH]),
+        r"module has \['standardize', 'network', 'unstandardize', 'after'\], which are not the la",
+    ),
+    "a scaling to another dtype": (
+        put({"dtype": "float32"}, *LAYERS, 0, 1, "arguments", "dtype"),
+        "which is not that of a fit",
+    ),
+    "a scaling to nothing": (put(0, *LAYERS, 0, 1, "arguments", "dtype"), "fitted regressor"),
     "a layer of another kind": (put("torch.nn.GRU", *FIRST, "layer"), "layer 'torch.nn.GRU'"),
     "a layer by a path": (put("os:system", *FIRST, "layer"), "describes a layer 'os:system'"),
     "a layer like none": (put(3, *FIRST), "does not hold a fitted regressor"),
@@ -173,7 +180,10 @@ BAD: dict[str, tuple[Callable[[Record, Tensors], None], str]] = {
         lambda r, t: drop("network.layers.0.bias")(t, t),
         "no tensor 'network.layers.0.bias', which the module has",
     ),
-    "a curve too few": (lambda r, t: drop(":loss_curve_")(t, t), "no tensor ':loss_curve_'"),
+    "a curve too few": (
+        lambda record, tensors: drop(":loss_curve_")(tensors, tensors),
+        "no tensor ':loss_curve_'",
+    ),
     "a matrix turned over": (
         put_tensor(torch.zeros(3, 4, dtype=torch.float64), "network.layers.0.weight"),
         r"has shape \(3, 4\)",
@@ -184,7 +194,7 @@ BAD: dict[str, tuple[Callable[[Record, Tensors], None], str]] = {
     ),
     "weights in float32": (
         put_tensor(torch.zeros(4, 3), "network.layers.0.weight"),
-        "does not compute in|fitted regressor",
+        r"network computes in torch\.float32, and not in torch\.float64",
     ),
     "a negative scale": (
         put_tensor(-torch.ones(3, dtype=torch.float64), "standardize.scale"),
@@ -278,9 +288,9 @@ HARMFUL: dict[str, tuple[dict[str, Any], str]] = {
         },
         "more layers than it has",
     ),
-    "a wide layer": (
+    "a layer with options of others": (
         {"module": {"name": "torch.nn.Linear"}, "module__out_features": 10**7},
-        "shape",
+        "takes no 'hidden_sizes'",
     ),
     "nothing that builds": ({"module": 3}, "cannot be built from module=3"),
     "an option of nothing": ({"module__depth": 3}, "takes no 'depth'"),
@@ -314,7 +324,7 @@ def test_a_network_that_is_given_gets_the_files_numbers(
     ):
         edit = functools.partial(give_without_options)
         assert np.array_equal(load_edited(edit, module=module).predict(X), expected)
-    with pytest.raises(FileError, match=r"tensors that the module has not: \['network\.layers"):
+    with pytest.raises(FileError, match=r"no tensor 'network\.0\.weight', which the module has"):
         load_edited(give_without_options, module=nn.Sequential(nn.Linear(3, 1)))
     with pytest.raises(FileError, match=r"shape \(4, 3\).* shape \(5, 3\)"):
         load_edited(give_without_options, module=torchreg.nn.MLP(3, 1, [5]))

@@ -23,6 +23,7 @@ from torchreg.export.architecture import needs_network, read_module, write_modul
 from torchreg.export.kinds import UnwritableError
 from torchreg.export.names import Names
 from torchreg.export.values import Reader, Writer
+from torchreg.nn import Standardize, Unstandardize
 
 #: Attributes that are written in another way, or belong to the process: scikit-learn's callbacks.
 _APART = {"_nested", "_form", "_metadata_request", "_skl_callbacks", "module_"}
@@ -31,6 +32,12 @@ _APART = {"_nested", "_form", "_metadata_request", "_skl_callbacks", "module_"}
 _REQUESTS = ("fit", "score")
 
 _PACKAGES = ("torchreg", "torch", "scikit-learn", "numpy")
+
+#: The layers around the network, and which attribute says for how many columns.
+_SCALING = {
+    "standardize": (Standardize, "n_features_in_"),
+    "unstandardize": (Unstandardize, "n_outputs_"),
+}
 
 #: Features of a network that does not standardize, at most, or as many as it has numbers.
 _MANY_FEATURES = 2**20
@@ -84,7 +91,8 @@ def write_estimator(estimator: BaseEstimator) -> tuple[dict[str, Any], Writer]:
         written_form = writer.write(form, at=name)
         name = "module_"
         module = write_network(writer, estimator.module_)
-    except UnwritableError as error:
+        _check_module(estimator.module_, estimator)
+    except (UnwritableError, FileError) as error:
         raise TypeError(
             f"The attribute {name} of this {kind.__name__} cannot be saved: {error}. A file holds "
             "numbers, text, tensors, arrays and collections of those."
@@ -230,7 +238,10 @@ def _read_fitted(
     )
     if reader.tensors:
         raise FileError(f"The file has tensors too many: {sorted(reader.tensors)}.")
-    _check_module(module, estimator, described=not needs_network(record["module"]))
+    _check_module(module, estimator)
+    if not needs_network(record["module"]):
+        # The user's own network was tried before its numbers came: it may change them.
+        _try_module(module, estimator)
     estimator.module_ = module
 
 
@@ -246,22 +257,30 @@ def _check_attributes(attributes: dict[str, Any]) -> None:
         raise FileError(f"The file's feature names are not {shape[0]}, one per feature.")
 
 
-def _check_module(module: nn.Module, estimator: Any, *, described: bool) -> None:
-    """Require that a module takes rows of the right width, and gives as many outputs as y has."""
-    width, n_outputs = estimator.n_features_in_, estimator.n_outputs_
-    for name, length in (("standardize", width), ("unstandardize", n_outputs)):
-        layer = getattr(module, name, None)
-        if layer is not None and getattr(layer, "mean", torch.empty(0, 0)).shape != (length,):
-            raise FileError(f"The file's layer {name} is not for {length} columns.")
-    if next(module.get_submodule("network").parameters()).dtype != estimator.dtype_:
-        raise FileError(f"The file's network does not compute in {estimator.dtype_}.")
-    if not described:
-        return  # Rows were sent through it before its numbers came, which they might change.
+def _check_module(module: nn.Module, estimator: Any) -> None:
+    """Require the layers of a fit: for rows of the right width, and as many outputs as y has."""
+    children = dict(module.named_children())
+    if not {"network"} <= set(children) <= {"network", *_SCALING}:
+        raise FileError(f"The module has {list(children)}, which are not the layers of a fit.")
+    dtype = next(children["network"].parameters()).dtype
+    if dtype != estimator.dtype_:
+        raise FileError(f"The network computes in {dtype}, and not in {estimator.dtype_}.")
+    for name, (kind, length) in _SCALING.items():
+        layer, width = children.get(name), getattr(estimator, length)
+        if layer is None:
+            continue
+        if type(layer) is not kind or getattr(layer, "dtype", dtype) != dtype:
+            raise FileError(f"The layer {name} is {layer!r}, which is not that of a fit.")
+        if layer.mean.shape != (width,):
+            raise FileError(f"The layer {name} is not for {width} columns.")
+
+
+def _try_module(module: nn.Module, estimator: Any) -> None:
+    """Send two rows through a module; they take no memory, however wide they are said to be."""
     modes = [(child, child.training) for child in module.modules()]
     module.eval()
-    # Two rows that take no memory, however wide they are said to be.
-    x = torch.zeros(1, 1, dtype=estimator.dtype_).expand(2, width)
+    x = torch.zeros(1, 1, dtype=estimator.dtype_).expand(2, estimator.n_features_in_)
     with torch.no_grad():
-        check_output(module(x), n_rows=2, n_outputs=n_outputs)
+        check_output(module(x), n_rows=2, n_outputs=estimator.n_outputs_)
     for child, mode in modes:
         child.training = mode

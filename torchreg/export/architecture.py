@@ -191,7 +191,8 @@ def _build(
         buffers, names = CONSTANTS[kind]
         if set(arguments) != set(names):
             raise FileError(f"The file has other arguments for {description['layer']}.")
-        built[path] = kind(*(numbers[_join(path, key)] for key in buffers), **arguments)
+        constant = kind(*(numbers[_join(path, key)] for key in buffers), **arguments)
+        built[path] = constant.to("meta")  # It took the numbers, and will get them as they are.
     elif kind in LAYERS:
         built[path] = build_layer(kind, arguments)
     else:
@@ -295,8 +296,9 @@ def _fill(module: nn.Module, numbers: Mapping[str, Tensor], *, frozen: set[str])
 
 
 def _require_fit(number: Tensor, there: Tensor, key: str) -> None:
-    alike = number.is_floating_point() and there.is_floating_point()
-    if number.shape != there.shape or not (alike or number.dtype == there.dtype):
+    # What is made of a description has a shape, and by now no dtype of its own.
+    free = there.is_meta and number.is_floating_point() and there.is_floating_point()
+    if number.shape != there.shape or not (free or number.dtype == there.dtype):
         raise FileError(
             f"The file's tensor {key!r} has shape {tuple(number.shape)} and {number.dtype}, the "
             f"module's has shape {tuple(there.shape)} and {there.dtype}."
@@ -307,9 +309,5 @@ def _place(number: Tensor, there: Tensor) -> Tensor:
     if there.is_meta:
         return nn.Parameter(number) if isinstance(there, nn.Parameter) else number
     # In place, so that whatever else refers to it sees the number too.
-    if there.dtype == number.dtype:
-        with torch.no_grad():
-            there.copy_(number)
-    else:
-        there.data = number
-    return there
+    with torch.no_grad():
+        return there.copy_(number)
