@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import functools
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,7 +10,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from torch import nn
 
 import torchreg
 from torchreg import FileError, TorchRegressor, UntrustedError
@@ -249,90 +247,6 @@ def test_a_passed_parameter_replaces_the_files(load_edited: Callable[..., Any]) 
     array = put({"array": ":lr"}, "params", "lr")
     reg = load_edited(lambda r, t: (array(r, t), t.update({":lr": torch.zeros(1)})), lr=0.5)
     assert reg.lr == 0.5
-
-
-def give(record: Record, tensors: Tensors) -> None:
-    """Edit: the network is one that must be given."""
-    record["module"]["layers"]["children"][1][1] = {"given": True}
-
-
-HARMFUL: dict[str, tuple[dict[str, Any], str]] = {
-    "a class of torch": (
-        {"module": {"name": "torch.nn.GRU"}, "module__num_layers": 10**9},
-        "built by <class 'torch.nn.modules.rnn.GRU'>",
-    ),
-    "a function of torch": ({"module": {"name": "torch.nn.functional.silu"}}, "built by <funct"),
-    "a partial": (
-        {"module": {"partial": [{"name": "torch.nn.GRU"}, {"tuple": []}, {"dict": []}]}},
-        "built by <class 'torch.nn.modules.rnn.GRU'>",
-    ),
-    "a partial in an option": (
-        {
-            "module__activation": {
-                "partial": [{"name": "torch.nn.functional.pad"}, {"tuple": [1]}, {"dict": []}]
-            }
-        },
-        "built by <function pad",
-    ),
-    "a wide network": ({"module__hidden_sizes": [10**6, 10**6]}, "has shape|no tensor"),
-    "a deep network": ({"module__hidden_sizes": {"integers": "deep"}}, "more layers than it has"),
-    "a deep network in a partial": (
-        {
-            "module": {
-                "partial": [
-                    {"name": "torchreg.nn.MLP"},
-                    {"tuple": []},
-                    {"dict": [["hidden_sizes", {"integers": "deep"}]]},
-                ]
-            }
-        },
-        "more layers than it has",
-    ),
-    "a layer with options of others": (
-        {"module": {"name": "torch.nn.Linear"}, "module__out_features": 10**7},
-        "takes no 'hidden_sizes'",
-    ),
-    "nothing that builds": ({"module": 3}, "cannot be built from module=3"),
-    "an option of nothing": ({"module__depth": 3}, "takes no 'depth'"),
-    "an activation of nothing": ({"module__activation": "os.system"}, "Unknown activation"),
-}
-
-
-@pytest.mark.parametrize(("params", "message"), HARMFUL.values(), ids=HARMFUL)
-def test_a_network_is_built_only_if_that_does_no_harm(
-    params: dict[str, Any], message: str, load_edited: Callable[..., Any]
-) -> None:
-    def edit(record: Record, tensors: Tensors) -> None:
-        give(record, tensors)
-        record["params"].update(params)
-        if "deep" in str(params):
-            tensors["deep"] = torch.ones(10**5, dtype=torch.int64)
-
-    with pytest.raises(FileError, match=message):
-        load_edited(edit)
-
-
-def test_a_network_that_is_given_gets_the_files_numbers(
-    load_edited: Callable[..., Any], saved: Path
-) -> None:
-    expected = torchreg.load(saved).predict(X)
-    assert np.array_equal(load_edited(give).predict(X), expected)
-    # The same layers, whoever builds them.
-    for module in (
-        torchreg.nn.MLP(3, 1, [4]),
-        functools.partial(torchreg.nn.MLP, hidden_sizes=[4]),
-    ):
-        edit = functools.partial(give_without_options)
-        assert np.array_equal(load_edited(edit, module=module).predict(X), expected)
-    with pytest.raises(FileError, match=r"no tensor 'network\.0\.weight', which the module has"):
-        load_edited(give_without_options, module=nn.Sequential(nn.Linear(3, 1)))
-    with pytest.raises(FileError, match=r"shape \(4, 3\).* shape \(5, 3\)"):
-        load_edited(give_without_options, module=torchreg.nn.MLP(3, 1, [5]))
-
-
-def give_without_options(record: Record, tensors: Tensors) -> None:
-    give(record, tensors)
-    del record["params"]["module__hidden_sizes"]
 
 
 def test_a_record_is_read_without_being_changed(saved: Path) -> None:

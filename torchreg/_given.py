@@ -83,8 +83,9 @@ def give_network(estimator: Any, numbers: Mapping[str, Tensor], *, passed: bool)
     except FileError:
         raise
     except Exception as error:
+        shown = type(module).__name__ if isinstance(module, nn.Module) else repr(module)
         raise FileError(
-            f"The network of the file cannot be built from module={module!r}: {error}"
+            f"The network of the file cannot be built from module={shown}: {error}"
         ) from error
     return network.to(estimator.dtype_)
 
