@@ -142,6 +142,14 @@ BAD: dict[str, tuple[Callable[[Record, Tensors], None], str]] = {
         lambda record, tensors: record["module"]["layers"]["children"].append(["after", TANH]),
         r"module has \['standardize', 'network', 'unstandardize', 'after'\], which are not the la",
     ),
+    "layers of no order": (
+        lambda record, tensors: record["module"]["layers"]["children"].reverse(),
+        r"module has \['unstandardize', 'network', 'standardize'\], which are not the layers",
+    ),
+    "layers in another container": (
+        put("torchreg.nn.MLP", "module", "layers", "layer"),
+        "which are not the layers of a fit",
+    ),
     "a scaling to another dtype": (
         put({"dtype": "float32"}, *LAYERS, 0, 1, "arguments", "dtype"),
         "which is not that of a fit",

@@ -260,7 +260,8 @@ def _check_attributes(attributes: dict[str, Any]) -> None:
 def _check_module(module: nn.Module, estimator: Any) -> None:
     """Require the layers of a fit: for rows of the right width, and as many outputs as y has."""
     children = dict(module.named_children())
-    if not {"network"} <= set(children) <= {"network", *_SCALING}:
+    order = [name for name in ("standardize", "network", "unstandardize") if name in children]
+    if type(module) is not nn.Sequential or list(children) != order or "network" not in order:
         raise FileError(f"The module has {list(children)}, which are not the layers of a fit.")
     dtype = next(children["network"].parameters()).dtype
     if dtype != estimator.dtype_:
