@@ -21,6 +21,7 @@ FLOORS: dict[str, list[str]] = {
         "torchreg._exporting",
         "torchreg._saving",
         "torchreg._record",
+        "torchreg._given",
         "torchreg._recipe",
         "torchreg._recipe_parts",
     ],

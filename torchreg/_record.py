@@ -16,14 +16,14 @@ from sklearn.base import BaseEstimator
 from torch import Tensor, nn
 
 from torchreg._checks import Form
-from torchreg._device import seeded
-from torchreg._errors import FileError, UntrustedError
-from torchreg._parameters import nested_parameters
-from torchreg.engine.network import build_network, check_output, fit_to_data
+from torchreg._errors import FileError
+from torchreg._given import give_network
+from torchreg.engine.network import check_output
 from torchreg.export.architecture import needs_network, read_module, write_module, write_network
 from torchreg.export.kinds import UnwritableError
 from torchreg.export.names import Names
-from torchreg.export.values import Reader, Unwritten, Writer
+from torchreg.export.values import Reader, Writer
+from torchreg.nn import Standardize, Unstandardize
 
 #: Attributes that are written in another way, or belong to the process: scikit-learn's callbacks.
 _APART = {"_nested", "_form", "_metadata_request", "_skl_callbacks", "module_"}
@@ -32,6 +32,12 @@ _APART = {"_nested", "_form", "_metadata_request", "_skl_callbacks", "module_"}
 _REQUESTS = ("fit", "score")
 
 _PACKAGES = ("torchreg", "torch", "scikit-learn", "numpy")
+
+#: The layers around the network, and which attribute says for how many columns.
+_SCALING = {
+    "standardize": (Standardize, "n_features_in_"),
+    "unstandardize": (Unstandardize, "n_outputs_"),
+}
 
 #: Features of a network that does not standardize, at most, or as many as it has numbers.
 _MANY_FEATURES = 2**20
@@ -85,7 +91,8 @@ def write_estimator(estimator: BaseEstimator) -> tuple[dict[str, Any], Writer]:
         written_form = writer.write(form, at=name)
         name = "module_"
         module = write_network(writer, estimator.module_)
-    except UnwritableError as error:
+        _check_module(estimator.module_, estimator)
+    except (UnwritableError, FileError) as error:
         raise TypeError(
             f"The attribute {name} of this {kind.__name__} cannot be saved: {error}. A file holds "
             "numbers, text, tensors, arrays and collections of those."
@@ -163,7 +170,7 @@ def read_estimator(
     # Outside of both: what the caller passes is the caller's to mistake.
     estimator.set_params(**params)
     try:
-        _read_fitted(reader, record, estimator)
+        _read_fitted(reader, record, estimator, module_passed="module" in params)
     except FileError:
         raise
     except Exception as error:
@@ -205,7 +212,9 @@ def _read_unfitted(
     return estimator
 
 
-def _read_fitted(reader: Reader, record: dict[str, Any], estimator: Any) -> None:
+def _read_fitted(
+    reader: Reader, record: dict[str, Any], estimator: Any, *, module_passed: bool
+) -> None:
     taken = estimator.get_params(deep=False)
     attributes = {name: reader.read(value) for name, value in record["attributes"].items()}
     for name in attributes:
@@ -222,15 +231,17 @@ def _read_fitted(reader: Reader, record: dict[str, Any], estimator: Any) -> None
     n_numbers = sum(tensor.numel() for tensor in reader.tensors.values())
     if estimator.n_features_in_ > max(_MANY_FEATURES, n_numbers):
         raise FileError(f"The file has {estimator.n_features_in_} features, and fewer numbers.")
-    if needs_network(record["module"]) and isinstance(estimator.module, Unwritten):
-        raise UntrustedError(
-            f"The network was built by {estimator.module.text}, which a file cannot hold. Pass it: "
-            "torchreg.load(path, module=...)."
-        )
-    module = read_module(reader, record["module"], lambda numbers: _network(estimator, numbers))
+    module = read_module(
+        reader,
+        record["module"],
+        lambda numbers: give_network(estimator, numbers, passed=module_passed),
+    )
     if reader.tensors:
         raise FileError(f"The file has tensors too many: {sorted(reader.tensors)}.")
     _check_module(module, estimator)
+    if not needs_network(record["module"]):
+        # The user's own network was tried before its numbers came: it may change them.
+        _try_module(module, estimator)
     estimator.module_ = module
 
 
@@ -246,63 +257,31 @@ def _check_attributes(attributes: dict[str, Any]) -> None:
         raise FileError(f"The file's feature names are not {shape[0]}, one per feature.")
 
 
-def _network(estimator: Any, numbers: Mapping[str, Tensor]) -> nn.Module:
-    """Build the user's network as ``fit`` would."""
-
-    def build() -> nn.Module:
-        return build_network(
-            estimator.module,
-            nested_parameters(estimator._nested, "module"),
-            in_features=estimator.n_features_in_,
-            out_features=estimator.n_outputs_,
-        )
-
-    def checked() -> nn.Module:
-        if not isinstance(estimator.module, nn.Module):
-            _check_sizes(build, numbers)
-        network = build()
-        fit_to_data(network, torch.zeros(2, estimator.n_features_in_), estimator.n_outputs_)
-        return network
-
-    try:
-        network = seeded(0, torch.device("cpu"), checked)
-    except FileError:
-        raise
-    except Exception as error:
-        raise FileError(
-            f"The network of the file cannot be built from module={estimator.module!r}: {error}"
-        ) from error
-    return network.to(estimator.dtype_)
-
-
-def _check_sizes(build: Callable[[], nn.Module], numbers: Mapping[str, Tensor]) -> None:
-    """Require that a network is no larger than its numbers, before it takes any memory."""
-    try:
-        with torch.device("meta"):
-            sketch = build()
-    except Exception:
-        return  # Its constructor wants to see numbers, which a sketch has not.
-    for name, there in [*sketch.named_parameters(), *sketch.named_buffers()]:
-        if not nn.parameter.is_lazy(there) and (
-            name not in numbers or numbers[name].shape != there.shape
-        ):
-            raise FileError(
-                f"The file's network does not fit its module: {name} has shape "
-                f"{tuple(there.shape)} there, "
-                + (f"{tuple(numbers[name].shape)} here." if name in numbers else "none here.")
-            )
-
-
 def _check_module(module: nn.Module, estimator: Any) -> None:
-    """Require that a module takes rows of the right width, and gives as many outputs as y has."""
-    width, n_outputs = estimator.n_features_in_, estimator.n_outputs_
-    for name, length in (("standardize", width), ("unstandardize", n_outputs)):
-        layer = getattr(module, name, None)
-        if layer is not None and getattr(layer, "mean", torch.empty(0, 0)).shape != (length,):
-            raise FileError(f"The file's layer {name} is not for {length} columns.")
-    if next(module.get_submodule("network").parameters()).dtype != estimator.dtype_:
-        raise FileError(f"The file's network does not compute in {estimator.dtype_}.")
-    # Two rows that take no memory, however wide they are said to be.
-    x = torch.zeros(1, 1, dtype=estimator.dtype_).expand(2, width)
+    """Require the layers of a fit: for rows of the right width, and as many outputs as y has."""
+    children = dict(module.named_children())
+    order = [name for name in ("standardize", "network", "unstandardize") if name in children]
+    if type(module) is not nn.Sequential or list(children) != order or "network" not in order:
+        raise FileError(f"The module has {list(children)}, which are not the layers of a fit.")
+    dtype = next(children["network"].parameters()).dtype
+    if dtype != estimator.dtype_:
+        raise FileError(f"The network computes in {dtype}, and not in {estimator.dtype_}.")
+    for name, (kind, length) in _SCALING.items():
+        layer, width = children.get(name), getattr(estimator, length)
+        if layer is None:
+            continue
+        if type(layer) is not kind or getattr(layer, "dtype", dtype) != dtype:
+            raise FileError(f"The layer {name} is {layer!r}, which is not that of a fit.")
+        if layer.mean.shape != (width,):
+            raise FileError(f"The layer {name} is not for {width} columns.")
+
+
+def _try_module(module: nn.Module, estimator: Any) -> None:
+    """Send two rows through a module; they take no memory, however wide they are said to be."""
+    modes = [(child, child.training) for child in module.modules()]
+    module.eval()
+    x = torch.zeros(1, 1, dtype=estimator.dtype_).expand(2, estimator.n_features_in_)
     with torch.no_grad():
-        check_output(module(x), n_rows=2, n_outputs=n_outputs)
+        check_output(module(x), n_rows=2, n_outputs=estimator.n_outputs_)
+    for child, mode in modes:
+        child.training = mode

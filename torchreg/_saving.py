@@ -26,9 +26,13 @@ def pack_estimator(estimator: BaseEstimator) -> tuple[bytes, list[Any]]:
         If a setting cannot be written.
     """
     record, writer = write_estimator(estimator)
-    left_out = [name for name, value in record["params"].items() if _is_unwritten(value)]
+    left_out = {
+        name: written["unwritten"]
+        for name, written in record["params"].items()
+        if isinstance(written, dict) and "unwritten" in written
+    }
     if left_out:
-        shown = ", ".join(f"{name}={getattr(estimator, name, '...')!r}" for name in left_out)
+        shown = ", ".join(f"{name}={text}" for name, text in left_out.items())
         again = ", ".join(f"{name}=..." for name in left_out)
         warnings.warn(
             f"A file cannot hold {shown}. To fit again after loading (and, if module is among "
@@ -38,10 +42,6 @@ def pack_estimator(estimator: BaseEstimator) -> tuple[bytes, list[Any]]:
             stacklevel=3,
         )
     return pack(record, writer.tensors), list(writer.named.values())
-
-
-def _is_unwritten(written: Any) -> bool:
-    return isinstance(written, dict) and "unwritten" in written
 
 
 def unpack_estimator(

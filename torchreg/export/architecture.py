@@ -24,6 +24,9 @@ from torchreg.nn import MLP
 #: Attributes of every module that are compared in another way, or say nothing about it.
 _INNER = {"training", "_parameters", "_buffers", "_modules", "_compiled_call_impl"}
 
+#: Layers of a module that is described, at most: each takes a hundred times its description.
+MOST_LAYERS = 10_000
+
 #: Where the user's network stands.
 _GIVEN = {"given": True}
 
@@ -64,10 +67,7 @@ def write_network(writer: Writer, module: nn.Module) -> dict[str, Any]:
 
 def needs_network(written: Any) -> bool:
     """Tell whether a fitted module was written that has a network to be given."""
-    try:
-        return any(layer == _GIVEN for _, layer in written["layers"]["children"])
-    except (KeyError, TypeError, ValueError) as error:
-        raise FileError("The file has no description of its module.") from error
+    return any(layer == _GIVEN for _, layer in written["layers"]["children"])
 
 
 def read_module(
@@ -167,6 +167,8 @@ def _build(
     give: Callable[[Mapping[str, Tensor]], nn.Module] | None = None,
 ) -> nn.Module:
     """Make the layers of a description: parameters have shapes by now, but no memory."""
+    if len(built) > MOST_LAYERS:
+        raise FileError(f"The file describes more than {MOST_LAYERS} layers.")
     if "same" in description:
         return built[description["same"]]
     if description == _GIVEN and give is not None:
@@ -186,7 +188,8 @@ def _build(
         buffers, names = CONSTANTS[kind]
         if set(arguments) != set(names):
             raise FileError(f"The file has other arguments for {description['layer']}.")
-        built[path] = kind(*(numbers[_join(path, key)] for key in buffers), **arguments)
+        constant = kind(*(numbers[_join(path, key)] for key in buffers), **arguments)
+        built[path] = constant.to("meta")  # It took the numbers, and will get them as they are.
     elif kind in LAYERS:
         built[path] = build_layer(kind, arguments)
     else:
@@ -279,8 +282,9 @@ def _fill(module: nn.Module, numbers: Mapping[str, Tensor], *, frozen: set[str])
                 if number is None:
                     raise FileError(f"The file has no tensor {key!r}, which the module has.")
                 left.discard(key)
+                _require_fit(number, there, key)
                 if id(number) not in placed:
-                    placed[id(number)] = _place(number, there, key)
+                    placed[id(number)] = _place(number, there)
                 table[name] = placed[id(number)]
                 if table is child._parameters:
                     placed[id(number)].requires_grad_(key not in frozen)
@@ -288,19 +292,19 @@ def _fill(module: nn.Module, numbers: Mapping[str, Tensor], *, frozen: set[str])
         raise FileError(f"The file has tensors that the module has not: {sorted(left)}.")
 
 
-def _place(number: Tensor, there: Tensor, key: str) -> Tensor:
-    alike = number.is_floating_point() and there.is_floating_point()
-    if number.shape != there.shape or not (alike or number.dtype == there.dtype):
+def _require_fit(number: Tensor, there: Tensor, key: str) -> None:
+    # What is made of a description has a shape, and by now no dtype of its own.
+    free = there.is_meta and number.is_floating_point() and there.is_floating_point()
+    if number.shape != there.shape or not (free or number.dtype == there.dtype):
         raise FileError(
             f"The file's tensor {key!r} has shape {tuple(number.shape)} and {number.dtype}, the "
             f"module's has shape {tuple(there.shape)} and {there.dtype}."
         )
+
+
+def _place(number: Tensor, there: Tensor) -> Tensor:
     if there.is_meta:
         return nn.Parameter(number) if isinstance(there, nn.Parameter) else number
     # In place, so that whatever else refers to it sees the number too.
-    if there.dtype == number.dtype:
-        with torch.no_grad():
-            there.copy_(number)
-    else:
-        there.data = number
-    return there
+    with torch.no_grad():
+        return there.copy_(number)

@@ -1,0 +1,281 @@
+"""10,500 mutated files: each is refused, or loads what it says; none runs code or takes memory.
+
+More than half are broken blindly, as a disk or a line breaks them: their digest betrays them, so
+that whatever loads is the whole file. The others carry the right digest, as only someone who means
+it writes them: they reach the code behind the digest.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import json
+import random
+import resource
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+import torchreg
+from torchreg import FileError, TorchRegressor
+from torchreg.export.file import pack, unpack
+
+BLIND, SEALED = 6000, 4500
+X = np.linspace(-1, 1, 60).reshape(20, 3)
+
+#: Things that happen when code runs, libraries are loaded or the outside is reached.
+CODE = {
+    *("exec", "compile", "import", "pickle.find_class", "marshal.loads", "code.__new__"),
+    *("os.system", "os.exec", "os.fork", "os.posix_spawn", "subprocess.Popen", "ctypes.dlopen"),
+    *("socket.connect", "urllib.Request", "os.remove", "os.rename", "shutil.rmtree"),
+}
+
+
+class Net(nn.Module):
+    """A user's module."""
+
+    def __init__(self, in_features: int, out_features: int, width: int = 3) -> None:
+        super().__init__()
+        self.hidden = nn.Linear(in_features, width)
+        self.output = nn.Linear(width, out_features)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        outputs: torch.Tensor = self.output(self.hidden(x).tanh())
+        return outputs
+
+
+class Watch:
+    """Notes what happens to the process while it is on."""
+
+    def __init__(self) -> None:
+        self.on = False
+        self.seen: list[Any] = []
+        sys.addaudithook(self.hear)
+
+    def hear(self, event: str, arguments: Any) -> None:
+        if self.on and event in CODE:
+            self.seen.append((event, arguments))
+
+
+WATCH = Watch()
+
+
+@pytest.fixture(scope="module")
+def originals(tmp_path_factory: pytest.TempPathFactory) -> list[tuple[bytes, dict[str, Any]]]:
+    """Small files of every sort, with what must be passed to load them."""
+    template = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4), nn.PReLU(), nn.Linear(4, 2))
+    y = X[:, 0]
+    fits: list[tuple[TorchRegressor, Any, dict[str, Any]]] = [
+        (TorchRegressor(module__hidden_sizes=[4], optimizer=torch.optim.AdamW), y, {}),
+        (
+            TorchRegressor(template, loss=nn.HuberLoss(), random_state=np.random.RandomState(0)),
+            np.column_stack([y, y]),
+            {},
+        ),
+        (TorchRegressor(Net, module__width=2, early_stopping=True), y, {"trusted": [Net]}),
+    ]
+    file = tmp_path_factory.mktemp("originals") / "reg"
+    saved = []
+    for reg, target, options in fits:
+        if reg.random_state is None:
+            reg.set_params(random_state=0)
+        reg.set_params(max_epochs=17).fit(X, target).save(file)
+        # What torch imports when it first loads or shows something, it has imported now.
+        repr(torchreg.load(file, **options).module_.state_dict())
+        saved.append((file.read_bytes(), options))
+    return saved
+
+
+def load(data: bytes, file: Path, options: dict[str, Any]) -> Any:
+    """Load bytes as a file; ``None`` if they are refused."""
+    file.touch()
+    with open(file, "r+b") as place:  # Cutting it to nothing first would wait for the disk.
+        place.write(data)
+        place.truncate()
+    WATCH.on = True
+    try:
+        return torchreg.load(file, **options)
+    except FileError:
+        return None
+    finally:
+        WATCH.on = False
+
+
+def break_blindly(rng: random.Random, data: bytes, other: bytes) -> bytes:
+    """Do to a file what disks, lines and editors do."""
+    broken = bytearray(data)
+    # Headers are where parsers are; so half of the damage is there.
+    end = len(data) if rng.random() < 0.5 else 8 + int.from_bytes(data[:8], "little")
+    start, size = rng.randrange(end), rng.choice([1, 2, 8, 64, 1000])
+    match rng.randrange(9):
+        case 0:
+            for _ in range(rng.choice([1, 1, 1, 2, 8])):
+                broken[rng.randrange(end)] ^= 1 << rng.randrange(8)
+        case 1:
+            del broken[start:]
+        case 2:
+            del broken[start : start + size]
+        case 3:
+            broken[start:start] = rng.randbytes(size)
+        case 4:
+            broken[start : start + size] = bytes([rng.choice([0, 32, 255])]) * size
+        case 5:
+            broken[start:] = other[start:]
+        case 6:
+            broken[start:start] = broken[start : start + size]
+        case 7:
+            broken[:8] = rng.choice(
+                [rng.randbytes(8), rng.randrange(2**24).to_bytes(8, "little"), b"\xff" * 8]
+            )
+        case 8:
+            broken[start : start + 1] = rng.choice(
+                [b'"', b"{", b"}", b"[", b"\\", b"9", b"e", b"-"]
+            )
+    return bytes(broken)
+
+
+def test_damage_is_always_seen(
+    originals: list[tuple[bytes, dict[str, Any]]], tmp_path: Path
+) -> None:
+    rng = random.Random(0)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    for _ in range(BLIND):
+        (data, options), (other, _) = rng.choice(originals), rng.choice(originals)
+        broken = break_blindly(rng, data, other)
+        loaded = load(broken, tmp_path / "file", options)
+        assert loaded is None or broken in (data, other)
+    assert WATCH.seen == []
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 300_000
+
+
+#: What stands in a file in the place of something else: of every kind, and as bad as it gets.
+NASTY: list[Any] = [
+    *(None, True, False, 0, 1, 2, 3, -1, 17, 2**31, 2**63, 10**12, 10**30, 0.5, -0.0, 1e308),
+    *("", "a", "\ud800", "0", "network", "torch.nn.Linear", "torch.nn.ReLU", "torch.nn.GRU"),
+    *("os:system", "builtins:eval", "torch.hub:load", "torch.load", "torch.nn.Module.__init__"),
+    *("../../etc/passwd", "__class__", "__dict__", "_nested", "module_", "forward", "x" * 10_000),
+    *([], [[]], [None] * 20, ["a", "b", "c"], {}, {"a": 1}, {"": {}}, {"given": True}),
+    *({"same": ""}, {"same": "network"}, {"dict": []}, {"tuple": []}, {"tuple": [1, 2, 3]}),
+    *({"dict": [["a", 1], ["b", {"float": "nan"}]]}, {"float": "inf"}, {"rows": []}),
+    *({"name": "os:system"}, {"name": "torch.nn.Linear"}, {"name": "torch.nn.functional.pad"}),
+    *({"dtype": "float32"}, {"dtype": "load"}, {"device": "cuda:7"}, {"device": "meta"}),
+    *({"unwritten": "<lambda>"}, {"scalar": ["int64", 3]}, {"texts": ["O", ["a", "b", "c"]]}),
+    {"partial": [{"name": "torch.nn.Linear"}, {"tuple": [10**6, 10**6]}, {"dict": []}]},
+    {"partial": [{"name": "torch.nn.GRU"}, {"tuple": [1, 1, 10**9]}, {"dict": []}]},
+    {"layer": "torch.nn.Tanh", "arguments": {}},
+    {"layer": "torch.nn.Flatten", "arguments": {"start_dim": 0, "end_dim": -1}},
+    {"layer": "torch.nn.Softmax", "arguments": {"dim": 0}},
+    {"layer": "torch.nn.Sequential", "children": []},
+    {"layer": "torch.nn.GRU", "arguments": {"input_size": 1, "num_layers": 10**9}},
+]
+
+
+def nodes(value: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
+    """Name every place in a record."""
+    if path:
+        yield path
+    if isinstance(value, dict | list):
+        for key in value if isinstance(value, dict) else range(len(value)):
+            yield from nodes(value[key], (*path, key))
+
+
+def at(value: Any, path: tuple[Any, ...]) -> Any:
+    for key in path:
+        value = value[key]
+    return value
+
+
+def forge_record(rng: random.Random, record: dict[str, Any]) -> str:
+    """Change one place in a record, and name the part it belongs to."""
+    paths = [path for path in nodes(record) if path[0] != "versions"]
+    path = rng.choice(paths)
+    place, key = at(record, path[:-1]), path[-1]
+    match rng.randrange(6):
+        case 0 | 1 | 2:
+            place[key] = copy.deepcopy(rng.choice(NASTY))
+        case 3:
+            place[key] = copy.deepcopy(at(record, rng.choice(paths)))
+        case 4:
+            del place[key]
+        case 5 if isinstance(place, list):
+            place.insert(key, copy.deepcopy(rng.choice([*place, *NASTY])))
+        case 5:
+            place[rng.choice(["", "a", "lr", "module", "arguments", "0"])] = place.pop(key)
+            return "two places"
+    return ".".join(map(str, path[:2]))
+
+
+def forge_tensors(rng: random.Random, tensors: dict[str, torch.Tensor]) -> str:
+    """Change one tensor."""
+    key, other = rng.choice([*tensors]), rng.choice([*tensors])
+    tensor = tensors[key]
+    match rng.randrange(8):
+        case 0:
+            del tensors[key]
+        case 1:
+            tensors[key], tensors[other] = tensors[other], tensor
+        case 2:
+            tensors[rng.choice(["", "a", ":a", "network.", f"{key}.0", ":lr"])] = tensors.pop(key)
+        case 3:
+            dtypes = [torch.float32, torch.int64, torch.bool, torch.bfloat16, torch.uint8]
+            tensors[key] = tensor.to(rng.choice(dtypes))
+        case 4:
+            shapes: list[tuple[int, ...]] = [(), (0,), (0, 10**12), (1, -1), (-1,), (-1, 1)]
+            shape = rng.choice(shapes)
+            size = 1 if shape == () else 0 if 0 in shape else tensor.numel()
+            tensors[key] = tensor.flatten()[:size].reshape(shape)
+        case 5:
+            tensors[key] = torch.full_like(tensor, rng.choice([0, -1, 100]))
+        case 6 if tensor.is_floating_point():
+            tensors[key] = torch.full_like(tensor, rng.choice([torch.nan, torch.inf, 1e38]))
+        case 6 | 7:
+            tensors[key] = torch.cat([tensor, tensor]) if tensor.ndim else tensor[None]
+    return key
+
+
+def settings(reg: Any, but: str) -> dict[str, str]:
+    """Show every parameter and attribute, except one and what shows its place in memory."""
+    values = {**vars(reg), **reg.get_params()}
+    left_out = {but, "module_", "random_state", "_nested"}
+    return {name: repr(value) for name, value in values.items() if name not in left_out}
+
+
+def test_a_forged_file_is_refused_or_is_what_it_says(
+    originals: list[tuple[bytes, dict[str, Any]]], tmp_path: Path
+) -> None:
+    rng = random.Random(1)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    opened = [
+        (unpack(data), options, load(data, tmp_path / "file", options))
+        for data, options in originals
+    ]
+    n_loaded = 0
+    for _ in range(SEALED):
+        (record, tensors), options, original = rng.choice(opened)
+        record, tensors = json.loads(json.dumps(record)), dict(tensors)
+        in_record = rng.random() < 0.7
+        changed = forge_record(rng, record) if in_record else forge_tensors(rng, tensors)
+        loaded = load(pack(record, tensors), tmp_path / "file", options)
+        if loaded is None:
+            continue
+        n_loaded += 1
+        # Whatever was not forged is as it was.
+        assert type(loaded) is TorchRegressor
+        if in_record and changed.startswith(("params.", "attributes.")):
+            name = changed.partition(".")[2]
+            assert settings(loaded, but=name) == settings(original, but=name)
+        for key, number in loaded.module_.state_dict().items():
+            given = tensors[record["module"]["ties"].get(key, key)]
+            assert torch.equal(number.nan_to_num(), given.nan_to_num())
+        # And it predicts, or says why it does not.
+        with contextlib.suppress(ValueError):
+            assert len(loaded.predict(X)) == len(X)
+    assert 0 < n_loaded < SEALED / 2
+    assert WATCH.seen == []
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 300_000

@@ -1,0 +1,163 @@
+"""A network that a file does not describe is built as fit built it, if that does no harm."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+import torchreg
+from torchreg import FileError, TorchRegressor
+from torchreg.export.file import read_file, write_file
+
+X = np.linspace(-1, 1, 60).reshape(20, 3)
+Record = dict[str, Any]
+Tensors = dict[str, torch.Tensor]
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    file = tmp_path_factory.mktemp("saved") / "reg"
+    reg = TorchRegressor(max_epochs=2, module__hidden_sizes=[4], random_state=0)
+    reg.fit(X, X[:, 0]).save(file)
+    return file
+
+
+@pytest.fixture
+def load_edited(saved: Path, tmp_path: Path) -> Callable[..., Any]:
+    """Load the file with an edited record and edited tensors, and the digest that belongs to it."""
+
+    def load(edit: Callable[[Record, Tensors], Any], **options: Any) -> Any:
+        record, tensors = read_file(saved)
+        edit(record, tensors)
+        write_file(tmp_path / "edited", record, tensors)
+        return torchreg.load(tmp_path / "edited", **options)
+
+    return load
+
+
+def give(record: Record, tensors: Tensors) -> None:
+    """Edit: the network is one that must be given."""
+    record["module"]["layers"]["children"][1][1] = {"given": True}
+
+
+HARMFUL: dict[str, tuple[dict[str, Any], str]] = {
+    "a class of torch": (
+        {"module": {"name": "torch.nn.GRU"}, "module__num_layers": 10**9},
+        "built by <class 'torch.nn.modules.rnn.GRU'>",
+    ),
+    "a function of torch": ({"module": {"name": "torch.nn.functional.silu"}}, "built by <funct"),
+    "a partial": (
+        {"module": {"partial": [{"name": "torch.nn.GRU"}, {"tuple": []}, {"dict": []}]}},
+        "built by <class 'torch.nn.modules.rnn.GRU'>",
+    ),
+    "a partial in an option": (
+        {
+            "module__activation": {
+                "partial": [{"name": "torch.nn.functional.pad"}, {"tuple": [1]}, {"dict": []}]
+            }
+        },
+        "built by <function pad",
+    ),
+    "a wide network": ({"module__hidden_sizes": [10**6, 10**6]}, "has shape|no tensor"),
+    "a deep network": ({"module__hidden_sizes": {"integers": "deep"}}, "more layers than it has"),
+    "a deep network in a partial": (
+        {
+            "module": {
+                "partial": [
+                    {"name": "torchreg.nn.MLP"},
+                    {"tuple": []},
+                    {"dict": [["hidden_sizes", {"integers": "deep"}]]},
+                ]
+            }
+        },
+        "more layers than it has",
+    ),
+    "a layer with options of others": (
+        {"module": {"name": "torch.nn.Linear"}, "module__out_features": 10**7},
+        "takes no 'hidden_sizes'",
+    ),
+    "nothing that builds": ({"module": 3}, "cannot be built from module=3"),
+    "an option of nothing": ({"module__depth": 3}, "takes no 'depth'"),
+    "an activation of nothing": ({"module__activation": "os.system"}, "Unknown activation"),
+}
+
+
+@pytest.mark.parametrize(("params", "message"), HARMFUL.values(), ids=HARMFUL)
+def test_a_network_is_built_only_if_that_does_no_harm(
+    params: dict[str, Any], message: str, load_edited: Callable[..., Any]
+) -> None:
+    def edit(record: Record, tensors: Tensors) -> None:
+        give(record, tensors)
+        record["params"].update(params)
+        if "deep" in str(params):
+            tensors["deep"] = torch.ones(10**5, dtype=torch.int64)
+
+    with pytest.raises(FileError, match=message):
+        load_edited(edit)
+
+
+def test_a_network_that_is_given_gets_the_files_numbers(
+    load_edited: Callable[..., Any], saved: Path
+) -> None:
+    expected = torchreg.load(saved).predict(X)
+    assert np.array_equal(load_edited(give).predict(X), expected)
+    # The same layers, whoever builds them.
+    for module in (
+        torchreg.nn.MLP(3, 1, [4]),
+        functools.partial(torchreg.nn.MLP, hidden_sizes=[4]),
+    ):
+        edit = functools.partial(give_without_options)
+        assert np.array_equal(load_edited(edit, module=module).predict(X), expected)
+    with pytest.raises(FileError, match=r"no tensor 'network\.0\.weight', which the module has"):
+        load_edited(give_without_options, module=nn.Sequential(nn.Linear(3, 1)))
+    with pytest.raises(FileError, match=r"shape \(4, 3\).* shape \(5, 3\)"):
+        load_edited(give_without_options, module=torchreg.nn.MLP(3, 1, [5]))
+
+
+def give_without_options(record: Record, tensors: Tensors) -> None:
+    give(record, tensors)
+    del record["params"]["module__hidden_sizes"]
+
+
+class Sized(nn.Module):
+    """A module whose constructor has to see numbers, and whose width the file chooses."""
+
+    def __init__(self, in_features: int, out_features: int, width: int = 2) -> None:
+        super().__init__()
+        self.factor = float(torch.linspace(0, 1, width)[-1])
+        self.hidden = nn.Linear(in_features, width)
+        self.output = nn.Linear(width, out_features)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        outputs: torch.Tensor = self.output(self.hidden(x).tanh()) * self.factor
+        return outputs
+
+
+def test_a_constructor_that_has_to_see_numbers_sees_them(tmp_path: Path) -> None:
+    reg = TorchRegressor(Sized, max_epochs=2, module__width=3).fit(X, X[:, 0])
+    reg.save(tmp_path / "reg")
+    loaded = torchreg.load(tmp_path / "reg", module=Sized)
+    assert np.array_equal(loaded.predict(X), reg.predict(X))
+    with pytest.raises(FileError, match="has shape"):
+        torchreg.load(tmp_path / "reg", module=Sized, module__width=4)
+
+
+def test_a_module_that_lacks_what_the_file_has_and_one_that_has_more_are_refused(
+    load_edited: Callable[..., Any],
+) -> None:
+    class More(torchreg.nn.MLP):
+        def __init__(self, in_features: int) -> None:
+            super().__init__(in_features, 1, [4])
+            self.more = nn.Parameter(torch.zeros(1))
+
+    with pytest.raises(FileError, match="module has 'more', for which the file has no tensor"):
+        load_edited(give_without_options, module=More)
+    with pytest.raises(FileError, match=r"cannot be built from module=.*takes 2 features but X"):
+        load_edited(give_without_options, module=torchreg.nn.MLP(2, 1, [4]))
