@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import gc
 import importlib.metadata
-import os
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -18,6 +17,7 @@ from typing import Any
 import joblib
 import numpy as np
 import pandas as pd
+import skops.io
 import torch
 from _harness import Run, begin, interleave, number, penguins, run_fresh, table
 
@@ -29,8 +29,8 @@ KEEPSAKES = ("settings", "history", "feature names")
 NOTES = """\
 333 penguins, 5 ReLU, float64. Every way predicts grams from millimetres: the scaling is inside.
 *Runs code* says whether opening a file runs code from it: open only files that you trust.
-*Size* is that of the file. *First* is the seconds of a fresh process from its start to its first
-prediction, median of {fresh}; *row* the microseconds of a prediction of one row (an array of shape
+*Size* is that of the file, for the script of its parameters too. *First* is the seconds of a fresh
+process from its start to its first prediction, median of {fresh}; *row* the microseconds of a prediction of one row (an array of shape
 (1, 1) in, an array out) once it is loaded, median of {rounds} interleaved rounds of {calls} calls.
 Each *yes*, *no* and need is proven by [tests/test_shipping.py](../../tests/test_shipping.py). numpy
 and Python are not counted among the needs of what Python opens; ONNX files open without either.
@@ -82,6 +82,30 @@ ESTIMATOR = {
 }
 
 WAYS: dict[str, Way] = {
+    "`reg.save(path)`": Way(
+        write=lambda reg, path: reg.save(path),
+        load="""
+import torchreg
+reg = torchreg.load(path)
+predict = reg.predict
+""",
+        needs=("torchreg", "torch", "sklearn", "safetensors"),
+        kept=ESTIMATOR,
+        suffix=".safetensors",
+    ),
+    "`skops.io.dump(reg, path)`": Way(
+        write=lambda reg, path: skops.io.dump(reg, path),
+        load="""
+import skops.io
+trusted = ["torchreg._saving.Parcel", "torchreg.regressor.TorchRegressor"]
+reg = skops.io.load(path, trusted=trusted)
+predict = reg.predict
+""",
+        needs=("skops", "torchreg", "torch", "sklearn", "safetensors"),
+        kept=ESTIMATOR,
+        beside="a list of trusted types",
+        suffix=".skops",
+    ),
     "`joblib.dump(reg, path)`": Way(
         write=joblib.dump,
         load="""
@@ -119,6 +143,24 @@ def predict(rows):
         needs=("torch",),
         runs_code=True,
         suffix=".pt2",
+    ),
+    "`reg.to_script(path)`": Way(
+        write=lambda reg, path: reg.to_script(path),
+        load="""
+import importlib.util
+import torch
+spec = importlib.util.spec_from_file_location("shipped", path)
+shipped = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(shipped)
+network = shipped.fitted_network()
+def predict(rows):
+    return shipped.predict(network, torch.from_numpy(rows)).numpy()[:, 0]
+""",
+        needs=("torch",),
+        kept={"feature names": "shipped.FEATURES"},
+        beside="the parameters beside it",
+        runs_code=True,
+        suffix=".py",
     ),
     "`torch.save(reg.module_.state_dict(), path)`": Way(
         write=lambda reg, path: torch.save(reg.module_.state_dict(), path),
@@ -180,6 +222,11 @@ def first_prediction(way: Way, path: Path, run: Run, rounds: int) -> float:
     return float(np.median([run_fresh(code, run.threads)[0] for _ in range(rounds)]))
 
 
+def size_of(path: Path) -> int:
+    """Return the bytes of a file, and of those that belong to it."""
+    return sum(f.stat().st_size for f in path.parent.iterdir() if f.stem == path.stem)
+
+
 def has_compiler() -> bool:
     """Return whether inductor, torch.compile's default, works here."""
     try:
@@ -220,7 +267,7 @@ def measure(run: Run) -> str:
             way = WAYS.get(words)
             claims = way.claims() if way else [""] * 5
             on_disk = way is not None and way.write is not None
-            size = f"{os.path.getsize(paths[words]) / 1000:.1f}" if on_disk else ""
+            size = f"{size_of(paths[words]) / 1000:.1f}" if on_disk else ""
             fresh = first_prediction(way, paths[words], run, run.pick(5, 1)) if on_disk else None
             first = "" if fresh is None else number(fresh)
             rows.append([words, *claims, size, first, number(timing.median / calls * 1e6)])
