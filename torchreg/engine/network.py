@@ -77,7 +77,7 @@ def build_network(
                 )
     try:
         network = build(**settings)
-    except (RuntimeError, MemoryError) as error:
+    except RuntimeError as error:
         given = ", ".join(f"{key}={value!r}" for key, value in settings.items())
         raise ValueError(f"module {name} could not be built with {given}: {error}") from error
     if not isinstance(network, nn.Module):
