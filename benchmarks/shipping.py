@@ -30,8 +30,9 @@ NOTES = """\
 333 penguins, 5 ReLU, float64. Every way predicts grams from millimetres: the scaling is inside.
 *Runs code* says whether opening a file runs code from it: open only files that you trust.
 *Size* is that of the file, for the script of its parameters too. *First* is the seconds of a fresh
-process from its start to its first prediction, median of {fresh}; *row* the microseconds of a prediction of one row (an array of shape
-(1, 1) in, an array out) once it is loaded, median of {rounds} interleaved rounds of {calls} calls.
+process from its start to its first prediction, median of {fresh}; *row* the microseconds of a
+prediction of one row (an array of shape (1, 1) in, an array out) once it is loaded, median of
+{rounds} interleaved rounds of {calls} calls.
 Each *yes*, *no* and need is proven by [tests/test_shipping.py](../../tests/test_shipping.py). numpy
 and Python are not counted among the needs of what Python opens; ONNX files open without either.
 onnxruntime {onnxruntime}; torch.compile with its backend {backend}."""

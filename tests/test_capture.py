@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from torchreg.engine.capture import Program, write_down
-from torchreg.engine.recorder import NotCapturableError, Recorder
+from torchreg.engine.recorder import Recorder
 
 Weight = Tensor | None
 Function = Callable[..., Tensor]
@@ -280,59 +280,6 @@ def test_what_no_gradient_needs_is_left_out_and_transposes_cancel(
     assert "cosh" not in done and "detach" not in done
     # One transposed factor for each of three products of the backward pass, at most.
     assert done.count("t") <= 3
-
-
-def by_item(h: Tensor) -> Tensor:
-    return h * h.sum().item()
-
-
-def by_branch(h: Tensor) -> Tensor:
-    return h if h.sum() > 0 else -h
-
-
-def by_comparison(h: Tensor) -> Tensor:
-    return h if torch.equal(h, h + 1) else -h
-
-
-def by_mask(h: Tensor) -> Tensor:
-    return h + h[h > 0].sum()
-
-
-def by_nonzero(h: Tensor) -> Tensor:
-    return h + len(torch.nonzero(h > 0))
-
-
-def by_unique(h: Tensor) -> Tensor:
-    return h + torch.unique(h.detach().round()).sum()
-
-
-LOOKS = "the module or the loss looks at values while it runs"
-
-
-@pytest.mark.parametrize(
-    ("depends", "message"),
-    [
-        (by_item, LOOKS),
-        (by_branch, LOOKS),
-        (by_comparison, LOOKS),
-        (by_mask, "the shape of what index returns depends on values"),
-        (by_nonzero, "the shape of what nonzero returns depends on values"),
-        (by_unique, "the shape of what _unique2 returns depends on values"),
-    ],
-)
-@pytest.mark.parametrize("whole", [True, False])
-def test_a_course_that_depends_on_values_is_refused(
-    depends: Callable[[Tensor], Tensor],
-    message: str,
-    whole: bool,
-    parameters: dict[str, nn.Parameter],
-) -> None:
-    def function(p: dict[str, Tensor], x: Tensor, t: Tensor, weight: Weight) -> Tensor:
-        return squares(depends(x @ p["a"]) @ p["c"], t, weight)
-
-    with pytest.raises(NotCapturableError) as refused:
-        written(function, parameters, *batch(), whole=whole)
-    assert str(refused.value) == message
 
 
 @pytest.mark.parametrize("whole", [True, False])

@@ -66,7 +66,7 @@ def build_network(
     settings = settings_for(build, options, in_features=in_features, out_features=out_features)
     try:
         network = build(**settings)
-    except (RuntimeError, MemoryError) as error:
+    except RuntimeError as error:
         given = ", ".join(f"{key}={value!r}" for key, value in settings.items())
         raise ValueError(
             f"module {_name_of(build)} could not be built with {given}: {error}"
