@@ -140,7 +140,6 @@ def test_partials_and_modules_come_back() -> None:
         (2**1024, "an integer of more than 1024 bits"),
         (np.random.RandomState(np.random.PCG64(0)), "random numbers by PCG64 cannot be written"),
     ],
-    ids=str,
 )
 def test_what_cannot_be_written_says_so(value: Any, message: str) -> None:
     for nested in (value, [value], {"a": (value,)}):
