@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from torch import nn
 
@@ -74,6 +74,8 @@ VALUES = st.recursive(
 
 
 @given(VALUES)
+@example(-math.nan)
+@example((math.nan, [-math.inf, math.inf]))
 def test_any_nest_of_values_comes_back_the_same(value: Any) -> None:
     assert same(again(value), value)
 
@@ -140,7 +142,6 @@ def test_partials_and_modules_come_back() -> None:
         (2**1024, "an integer of more than 1024 bits"),
         (np.random.RandomState(np.random.PCG64(0)), "random numbers by PCG64 cannot be written"),
     ],
-    ids=str,
 )
 def test_what_cannot_be_written_says_so(value: Any, message: str) -> None:
     for nested in (value, [value], {"a": (value,)}):

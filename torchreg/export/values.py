@@ -99,7 +99,10 @@ class Writer:
                 raise UnwritableError("an integer of more than 1024 bits")
             return value
         if kind is float:
-            return value if math.isfinite(value) else {"float": repr(value)}
+            if math.isfinite(value):
+                return value
+            sign = "-" if math.copysign(1, value) < 0 else ""  # A NaN has one, too.
+            return {"float": f"{sign}{abs(value)!r}"}
         write = WRITERS.get(np.generic if isinstance(value, np.generic) else kind)
         if write is not None:
             return write(self, value, at)
