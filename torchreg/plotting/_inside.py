@@ -1,0 +1,205 @@
+"""A look inside a network: what each layer took and gave, and where its units bend the fit."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+
+Positions = NDArray[np.float64]
+
+#: Points of the grid on which units are watched for bends.
+GRID = 2001
+
+#: Where the activations of torch have a corner, in what comes into them, by the name of the
+#: function that computes them; given its arguments after the first.
+CORNERS: dict[str, Callable[..., tuple[float, ...]]] = {
+    **{
+        name: lambda *args, **options: (0.0,)
+        for name in ("abs", "leaky_relu", "prelu", "relu", "relu_", "rrelu", "selu")
+    },
+    **dict.fromkeys(("hardsigmoid", "hardswish"), lambda *args, **options: (-3.0, 3.0)),
+    **dict.fromkeys(("hardshrink", "softshrink"), lambda lambd=0.5: (-lambd, lambd)),
+    "relu6": lambda inplace=False: (0.0, 6.0),
+    "hardtanh": lambda min_val=-1.0, max_val=1.0, inplace=False: (min_val, max_val),
+    "threshold": lambda threshold, value, inplace=False: (threshold,),
+    "clamp": lambda min=None, max=None: tuple(
+        bound for bound in (min, max) if isinstance(bound, int | float)
+    ),
+}
+
+
+class Seen(NamedTuple):
+    """What a layer gave: values of shape (n, units)."""
+
+    name: str
+    layer: nn.Module
+    given: Tensor
+
+
+def look_inside(module: nn.Module, x: Tensor) -> list[Seen]:
+    """Send rows through a copy of a module, and note what its innermost layers give.
+
+    Parameters
+    ----------
+    module : nn.Module
+        In evaluation mode.
+    x : Tensor of shape (n, n_features)
+        In the units that the module takes, float64.
+
+    Returns
+    -------
+    list of Seen
+        In the order in which the layers were called; what gives no tensor is left out.
+    """
+    module = copy.deepcopy(module)
+    seen: list[Seen] = []
+
+    def watch(name: str) -> Callable[..., None]:
+        def after(layer: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
+            if isinstance(output, Tensor) and output.ndim > 0 and len(output) == len(x):
+                # (n, ...) -> (n, units); a copy, since the next layer may overwrite it.
+                given = output.detach().cpu().reshape(len(x), -1).clone()
+                seen.append(Seen(name, layer, given))
+
+        return after
+
+    for name, layer in module.named_modules():
+        if not any(True for _ in layer.children()):
+            layer.register_forward_hook(watch(name))
+    _send(module, x)
+    return seen
+
+
+def _send(module: nn.Module, x: Tensor) -> Tensor:
+    parameter = next(module.parameters())
+    standardizes = getattr(module, "standardize", None) is not None
+    with torch.no_grad():
+        output: Tensor = module(x.to(parameter.device, None if standardizes else parameter.dtype))
+    # (n,) or (n, n_outputs) -> (n, n_outputs)
+    return output.reshape(len(x), -1).cpu()
+
+
+class _Corners(TorchFunctionMode):
+    """Notes, for each corner of each unit, how far its input is from it: shape (n,) each."""
+
+    def __init__(self, n_rows: int) -> None:
+        super().__init__()
+        self.n_rows = n_rows
+        self.distances: list[Tensor] = []
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        corners = CORNERS.get(getattr(func, "__name__", ""))
+        options = dict(kwargs or {})
+        given = args[0] if args else options.pop("input", None)
+        if corners is not None and isinstance(given, Tensor) and len(given) == self.n_rows:
+            # (n, ...) -> (n, units); a copy, since it may be overwritten.
+            units = given.detach().double().cpu().reshape(self.n_rows, -1).clone().unbind(dim=1)
+            places = corners(*args[1:], **options)
+            self.distances += [unit - place for place in places for unit in units]
+        return func(*args, **(kwargs or {}))
+
+
+def distances_to_corners(module: nn.Module, x: Tensor) -> tuple[Positions, list[Positions]]:
+    """Send rows through, and measure how far the input of each unit is from a corner.
+
+    Parameters
+    ----------
+    module : nn.Module
+        In evaluation mode.
+    x : Tensor of shape (n, n_features)
+        In the units that the module takes, float64.
+
+    Returns
+    -------
+    output : ndarray of shape (n, n_outputs)
+    distances : list of ndarray of shape (n,)
+        One per corner and unit, in the order of the calls.
+    """
+    with _Corners(len(x)) as watched:
+        output = _send(module, x)
+    return output.double().numpy(), [distance.numpy() for distance in watched.distances]
+
+
+def bends_along(module: nn.Module, low: float, high: float, *, output: int = 0) -> Positions:
+    """Find where a network of one feature bends: where a unit switches and the slope changes.
+
+    Parameters
+    ----------
+    module : nn.Module
+        One feature to any number of outputs.
+    low, high : float
+        The range to look at, in the unit of the feature.
+    output : int, default=0
+        Whose slope is looked at.
+
+    Returns
+    -------
+    ndarray of shape (n_bends,)
+        In the unit of the feature, ascending. Bends of less than 2 % of the mean slope are
+        left out, and what lies closer together than a thousandth of the range is one.
+    """
+    width = high - low
+    if not width > 0:
+        return np.empty(0)
+
+    def corners_at(points: Positions) -> tuple[Positions, Positions]:
+        # (n,) -> (n, 1)
+        given, distances = distances_to_corners(module, torch.from_numpy(points).reshape(-1, 1))
+        return given[:, output], np.array(distances).reshape(-1, len(points))
+
+    grid = np.linspace(low, high, GRID)
+    curve, distance = corners_at(grid)
+    corner, cell = np.nonzero((distance[:, :-1] > 0) != (distance[:, 1:] > 0))
+    if not len(corner):
+        return np.empty(0)
+    # Halve each cell until the unit's switch is known to a rounding error of its neighbours.
+    left, right = grid[cell], grid[cell + 1]
+    rises = distance[corner, cell + 1] > 0
+    for _ in range(30):
+        middle = (left + right) / 2
+        beyond = (corners_at(middle)[1][corner, np.arange(len(corner))] > 0) == rises
+        left, right = np.where(beyond, left, middle), np.where(beyond, middle, right)
+    bends = np.sort((left + right) / 2)
+    bends = bends[np.append(True, np.diff(bends) > 1e-3 * width)]
+    step = 1e-3 * width
+    before, at, after = (corners_at(bends + shift)[0] for shift in (-step, 0.0, step))
+    turned = np.abs(after - 2 * at + before) / step
+    turns: Positions = bends[turned > 0.02 * np.ptp(curve) / width]
+    return turns
+
+
+def switches_over(module: nn.Module, first: Positions, second: Positions) -> list[Positions]:
+    """Find where a network of two features bends: along which lines its units switch.
+
+    Parameters
+    ----------
+    module : nn.Module
+        Two features to any number of outputs.
+    first, second : ndarray of shape (n_first,) and (n_second,)
+        Axes of a grid, in the units of the features.
+
+    Returns
+    -------
+    list of ndarray of shape (n_points, 2)
+        Broken lines in the units of the features.
+    """
+    from contourpy import contour_generator
+
+    x = torch.from_numpy(np.stack([axis.ravel() for axis in np.meshgrid(first, second)], axis=1))
+    lines: list[Positions] = []
+    for distance in distances_to_corners(module, x)[1]:
+        # (n_second * n_first,) -> (n_second, n_first)
+        table = distance.reshape(len(second), len(first))
+        if table.min() < 0 < table.max():
+            found: Any = contour_generator(first, second, table).lines(0.0)
+            lines += found
+    return lines
