@@ -18,6 +18,7 @@ FLOORS: dict[str, list[str]] = {
     "the door": ["torchreg"],
     "the estimator": ["torchreg.regressor"],
     "arrays, parameters, words": [
+        "torchreg._inspecting",
         "torchreg._observers",
         "torchreg._verdict",
         "torchreg._limits",
@@ -25,6 +26,16 @@ FLOORS: dict[str, list[str]] = {
         "torchreg._data",
         "torchreg._parameters",
         "torchreg._sklearn",
+    ],
+    "pages": [
+        "torchreg.reporting",
+        "torchreg.reporting.page",
+        "torchreg.reporting.figures",
+        "torchreg.reporting.network",
+        "torchreg.reporting.data",
+        "torchreg.reporting.settings",
+        "torchreg.reporting.style",
+        "torchreg.reporting.markup",
     ],
     "figures": [
         "torchreg.plotting",

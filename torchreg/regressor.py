@@ -24,6 +24,7 @@ from torchreg._checks import (
 )
 from torchreg._data import Data, hold_out
 from torchreg._device import resolve_device
+from torchreg._inspecting import InspectionMixin
 from torchreg._limits import check_parameters
 from torchreg._observers import NativeCallbacks, PrintedTable
 from torchreg._parameters import (
@@ -43,7 +44,9 @@ from torchreg.losses import build_loss
 from torchreg.optimizers import build_optimizer
 
 
-class TorchRegressor(CallbackSupportMixin, NestedParametersMixin, RegressorMixin, BaseEstimator):
+class TorchRegressor(
+    CallbackSupportMixin, NestedParametersMixin, InspectionMixin, RegressorMixin, BaseEstimator
+):
     r"""A neural network for regression that takes and gives raw units.
 
     .. math:: \hat y = \mu_y + \sigma_y\, f_\theta\!\left(\frac{x - \mu_x}{\sigma_x}\right)

@@ -201,5 +201,15 @@ def switches_over(module: nn.Module, first: Positions, second: Positions) -> lis
         table = distance.reshape(len(second), len(first))
         if table.min() < 0 < table.max():
             found: Any = contour_generator(first, second, table).lines(0.0)
-            lines += found
+            lines += [
+                _corners_alone(line, np.array([np.ptp(first), np.ptp(second)])) for line in found
+            ]
     return lines
+
+
+def _corners_alone(line: Positions, size: Positions) -> Positions:
+    """Leave out the points of a broken line where it goes straight on."""
+    step = np.diff(line / size, axis=0)
+    step /= np.maximum(np.linalg.norm(step, axis=1, keepdims=True), np.finfo(float).tiny)
+    turn = np.abs(step[:-1, 0] * step[1:, 1] - step[:-1, 1] * step[1:, 0])
+    return line[np.concatenate([[True], turn > 1e-3, [True]])]

@@ -232,21 +232,7 @@ class ActivationDisplay(_LayerDisplay):
         """
         require_matplotlib(cls.__name__)
         reg, X = regressor_in(estimator, X)
-        table = check_array(X, dtype=np.float64, accept_sparse="csr")
-        table = table[spread_out(table.shape[0], subsample)]
-        x = torch.tensor(table.toarray() if hasattr(table, "toarray") else table)
-        after = _values_given(reg.module_, x)
-        start = _start_of(reg)
-        before = None
-        if start is not None:
-            scaled = nn.Sequential()
-            for name, layer in reg.module_.named_children():
-                scaled.add_module(name, start if name == "network" else layer)
-            before = _values_given(scaled, x)
-        layers = [
-            Layer(name, before[index][1] if before and len(before) == len(after) else None, values)
-            for index, (name, values) in enumerate(after)
-        ]
+        layers = activations_of(reg, X, subsample=subsample)
         return cls(layers=layers, standardized=reg.standardize is True).plot(
             ax, xscale=xscale, before_kwargs=before_kwargs, after_kwargs=after_kwargs
         )
@@ -317,16 +303,39 @@ class ParameterDisplay(_LayerDisplay):
         """
         require_matplotlib(cls.__name__)
         reg, _ = regressor_in(estimator)
-        start = _start_of(reg)
-        began = {} if start is None else dict(start.named_parameters())
-        layers = []
-        for name, parameter in reg.module_.network.named_parameters():
-            size = " × ".join(map(str, parameter.shape))
-            before = _flat(began[name]) if name in began else None
-            layers.append(Layer(f"{name} ({size})", before, _flat(parameter)))
-        return cls(layers=layers, standardized=reg.standardize is True).plot(
+        return cls(layers=parameters_of(reg), standardized=reg.standardize is True).plot(
             ax, xscale=xscale, before_kwargs=before_kwargs, after_kwargs=after_kwargs
         )
+
+
+def activations_of(reg: Any, X: Any, *, subsample: int | None) -> list[Layer]:
+    """Send rows through a fitted regressor and through its start; see `ActivationDisplay`."""
+    table = check_array(X, dtype=np.float64, accept_sparse="csr")
+    table = table[spread_out(table.shape[0], subsample)]
+    x = torch.tensor(table.toarray() if hasattr(table, "toarray") else table)
+    after = _values_given(reg.module_, x)
+    start, before = _start_of(reg), None
+    if start is not None:
+        scaled = nn.Sequential()
+        for name, layer in reg.module_.named_children():
+            scaled.add_module(name, start if name == "network" else layer)
+        before = _values_given(scaled, x)
+    return [
+        Layer(name, before[index][1] if before and len(before) == len(after) else None, values)
+        for index, (name, values) in enumerate(after)
+    ]
+
+
+def parameters_of(reg: Any) -> list[Layer]:
+    """List the parameters of a fitted regressor and of its start; see `ParameterDisplay`."""
+    start = _start_of(reg)
+    began = {} if start is None else dict(start.named_parameters())
+    layers = []
+    for name, parameter in reg.module_.network.named_parameters():
+        size = " × ".join(map(str, parameter.shape))
+        before = _flat(began[name]) if name in began else None
+        layers.append(Layer(f"{name} ({size})", before, _flat(parameter)))
+    return layers
 
 
 def _start_of(reg: Any) -> nn.Module | None:
