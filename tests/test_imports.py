@@ -44,6 +44,10 @@ FLOORS: dict[str, list[str]] = {
         "torchreg.engine.statistics",
         "torchreg.engine.rows",
     ],
+    "diagnosis": [
+        "torchreg.diagnosis",
+        "torchreg.diagnosis.report",
+    ],
     "rules and losses": [
         "torchreg.optimizers",
         "torchreg.lbfgs",
