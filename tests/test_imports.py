@@ -47,11 +47,25 @@ FLOORS: dict[str, list[str]] = {
         "torchreg.plotting._labels",
         "torchreg.plotting._axes",
     ],
+    "what a diagnosis finds": [
+        "torchreg.diagnosis.findings",
+        "torchreg.diagnosis.optimization",
+        "torchreg.diagnosis.linearity",
+        "torchreg.diagnosis.activations",
+        "torchreg.diagnosis.scale",
+        "torchreg.diagnosis.generalization",
+        "torchreg.diagnosis.data",
+        "torchreg.diagnosis.evidence",
+        "torchreg.diagnosis.curve",
+        "torchreg.diagnosis",
+        "torchreg.diagnosis.report",
+    ],
     "the engine": [
         "torchreg.engine",
         "torchreg.engine.start",
         "torchreg.engine.fit",
         "torchreg.engine.skorch_net",
+        "torchreg.engine.summary",
         "torchreg.engine.loop",
         "torchreg.engine.stepper",
         "torchreg.engine.gradient",
@@ -65,6 +79,12 @@ FLOORS: dict[str, list[str]] = {
         "torchreg.engine.problem",
         "torchreg.engine.statistics",
         "torchreg.engine.rows",
+    ],
+    "what a diagnosis reads": [
+        "torchreg.diagnosis.statistics",
+        "torchreg.diagnosis.units",
+        "torchreg.diagnosis.structure",
+        "torchreg.diagnosis.record",
     ],
     "rules and losses": [
         "torchreg.optimizers",
@@ -159,7 +179,16 @@ def test_skorch_is_the_business_of_one_module() -> None:
     assert users == {"torchreg.engine.skorch_net"}
 
 
-@pytest.mark.parametrize("floor", ["the engine", "rules and losses", "modules"])
+@pytest.mark.parametrize(
+    "floor",
+    [
+        "what a diagnosis finds",
+        "the engine",
+        "what a diagnosis reads",
+        "rules and losses",
+        "modules",
+    ],
+)
 def test_what_crunches_numbers_knows_no_estimator(floor: str) -> None:
     for name in FLOORS[floor]:
         roots = {imported.partition(".")[0] for imported in outsiders(name)}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any, Self
 
 import numpy as np
@@ -22,7 +23,7 @@ from torchreg._checks import (
     check_validation_data,
     restore_form,
 )
-from torchreg._data import Data, hold_out
+from torchreg._data import Data, hold_out, names_of
 from torchreg._device import resolve_device
 from torchreg._inspecting import InspectionMixin
 from torchreg._limits import check_parameters
@@ -130,6 +131,8 @@ class TorchRegressor(
         One per epoch: ``epoch``, ``loss``, ``validation_loss`` and what callbacks noted.
     dtype_ : torch.dtype
         In which the network computes.
+    fit_summary_ : dict
+        Small numbers of the fit that :meth:`diagnose` reads, ready for JSON.
     n_outputs_ : int
         Number of outputs.
     n_features_in_ : int
@@ -271,8 +274,11 @@ class TorchRegressor(
         request = self._request(seed, seen, data, X=X, y=y, sample_weight=sample_weight)
         fitted = fit_network(request, _raw(data), None if held_out is None else _raw(held_out))
         # 4. Say what went wrong.
-        warn_about(fitted, request, describe_lost_digits(data, fitted.module, seen))
+        lost_digits = describe_lost_digits(data, fitted.module, seen)
+        warn_about(fitted, request, lost_digits)
         # 5. Store what was learned.
+        summary = replace(fitted.summary, target_names=names_of(y), lost_digits=lost_digits)
+        seen["fit_summary_"] = summary.to_dict()
         self._store(fitted, seen)
         return self
 

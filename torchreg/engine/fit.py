@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from torchreg._device import resolve_dtype, seeded, statistics_dtype, threads
+from torchreg.diagnosis.record import FitSummary
 from torchreg.engine.loop import train
 from torchreg.engine.network import build_network, fit_to_data, habits_of, scaled
 from torchreg.engine.problem import Observer, Outcome, Problem, Stopping
@@ -28,6 +29,7 @@ from torchreg.engine.rows import (
 )
 from torchreg.engine.statistics import column_statistics
 from torchreg.engine.stepper import trainable
+from torchreg.engine.summary import Travel, summarize
 from torchreg.losses import Loss, probe_loss
 from torchreg.nn import Unstandardize
 from torchreg.optimizers import OptimizerSpec
@@ -104,11 +106,12 @@ class Request:
 
 @dataclass(frozen=True)
 class Fitted:
-    """What a fit gave: the module (raw units to raw units), its dtype, and the outcome."""
+    """What a fit gave: the module (raw units to raw units), its dtype, outcome and numbers."""
 
     module: nn.Sequential
     dtype: torch.dtype
     outcome: Outcome
+    summary: FitSummary
 
 
 @torch.enable_grad()  # Whoever calls may have turned gradients off.
@@ -153,6 +156,7 @@ def fit_network(request: Request, training: RawRows, validation: RawRows | None)
         if not habits.draws:
             lent.close()
         # 4. Train.
+        travel = Travel(inside.network)
         listener = inside.listener(training, validation, batch_size)
         problem = Problem(
             network=inside.network,
@@ -176,7 +180,9 @@ def fit_network(request: Request, training: RawRows, validation: RawRows | None)
         few = 1 if batch_size * n_parameters <= ONE_THREAD else available
         with threads(few, others=available):
             outcome = train(problem)
-    return Fitted(module.eval(), inside.dtype, outcome)
+            # 5. Keep the numbers that a diagnosis needs.
+            summary = summarize(problem, outcome, travel, module, training.x, training.y, n_rows)
+    return Fitted(module.eval(), inside.dtype, outcome, summary)
 
 
 def choose_batch_size(batch_size: int | str | None, n_rows: int, optimizer: OptimizerSpec) -> int:

@@ -70,7 +70,8 @@ def labels_of(
     """Find the names of features and targets, and hold the units against them.
 
     Features are called as in X or in the X of the fit, else ``x0``, ``x1`` ...; targets as in
-    y, else as what ``units`` names beside the features, else ``y`` or ``y0``, ``y1`` ...
+    y or in the y of the fit, else as what ``units`` names beside the features, else ``y`` or
+    ``y0``, ``y1`` ...
 
     Raises
     ------
@@ -83,7 +84,7 @@ def labels_of(
     if width is None:
         width = int(getattr(estimator, "n_features_in_", len(columns)))
     features = columns if len(columns) == width else [f"x{column}" for column in range(width)]
-    targets = _names_of(y)
+    targets = _names_of(y) or list(getattr(estimator, "fit_summary_", {}).get("target_names", []))
     beside = [name for name in units if name not in features]
     if len(targets) != n_outputs:
         unnamed = ["y"] if n_outputs == 1 else [f"y{column}" for column in range(n_outputs)]

@@ -1,0 +1,77 @@
+"""Findings about hidden units that do nothing for the fit."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+from torchreg.diagnosis.evidence import Evidence, listed
+from torchreg.diagnosis.record import Layer
+from torchreg.diagnosis.report import Finding
+
+#: A layer is reported from this share of its units on. Of units that start at random, about a
+#: seventh is dead and a seventh always on for one standardized feature, fewer for more.
+SHARE: dict[str, float] = {
+    "dead-units": 0.5,
+    "always-on-units": 0.5,
+    "saturated-units": 0.5,
+    "duplicate-units": 0.25,
+}
+
+
+def units(evidence: Evidence) -> Iterator[Finding]:
+    """Find dead, always-on, saturated and duplicate units."""
+    look = evidence.look
+    if look is None:
+        return
+    kinds: list[tuple[str, str, Callable[[Layer], int], Callable[[Layer], int], str]] = [
+        (
+            "dead-units",
+            "dead: they are off for every row, give the same number for all of them, and "
+            "can no longer learn",
+            lambda layer: layer.n_dead,
+            lambda layer: layer.n_units,
+            "A lower lr, standardized inputs, another random_state, or leaky_relu, gelu or silu.",
+        ),
+        (
+            "always-on-units",
+            "always on: they bend nowhere within the data, and are straight lines",
+            lambda layer: 0 if layer.bounded else layer.n_always_on,
+            lambda layer: layer.n_units,
+            "Inputs of order 1 around 0, or initial biases nearer to 0.",
+        ),
+        (
+            "saturated-units",
+            "saturated: they sit at their floor or ceiling, where next to no gradient passes",
+            lambda layer: layer.n_saturated,
+            lambda layer: layer.n_units,
+            "Inputs of order 1, smaller initial weights, a lower lr, or an activation without "
+            "ceiling.",
+        ),
+        (
+            "duplicate-units",
+            "duplicates of others, up to scale and offset: they add nothing",
+            lambda layer: layer.n_duplicates,
+            lambda layer: layer.n_units,
+            "Random initial weights, different for each unit; or a smaller layer.",
+        ),
+    ]
+    for code, words, count, total, advice in kinds:
+        found = [layer for layer in look.layers if count(layer) >= SHARE[code] * total(layer) > 0]
+        if not found:
+            continue
+        named = [
+            f"{count(layer)} of {total(layer)} units of {layer.name} ({layer.function})"
+            for layer in found
+        ]
+        all_of_them = any(count(layer) == total(layer) for layer in found)
+        yield Finding(
+            code,
+            "severe" if all_of_them and code == "dead-units" else "warning",
+            f"{listed(named)} are {words}.",
+            {
+                "layers": [layer.name for layer in found],
+                "n_units": [total(layer) for layer in found],
+                "n_found": [count(layer) for layer in found],
+            },
+            advice,
+        )
