@@ -43,6 +43,7 @@ FLOORS: dict[str, list[str]] = {
         "torchreg.plotting.layers",
         "torchreg.plotting.loss_curve",
         "torchreg.plotting.prediction",
+        "torchreg.plotting._rows",
         "torchreg.plotting._inside",
         "torchreg.plotting._labels",
         "torchreg.plotting._axes",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections import OrderedDict
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -12,10 +13,9 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-Positions = NDArray[np.float64]
+from torchreg.diagnosis.evidence import find_bends
 
-#: Points of the grid on which units are watched for bends.
-GRID = 2001
+Positions = NDArray[np.float64]
 
 #: Where the activations of torch have a corner, in what comes into them, by the name of the
 #: function that computes them; given its arguments after the first.
@@ -129,52 +129,37 @@ def distances_to_corners(module: nn.Module, x: Tensor) -> tuple[Positions, list[
     return output.double().numpy(), [distance.numpy() for distance in watched.distances]
 
 
-def bends_along(module: nn.Module, low: float, high: float, *, output: int = 0) -> Positions:
-    """Find where a network of one feature bends: where a unit switches and the slope changes.
+class _Output(nn.Module):
+    """Takes one of several outputs."""
+
+    def __init__(self, output: int) -> None:
+        super().__init__()
+        self.output = output
+
+    def forward(self, y: Tensor) -> Tensor:
+        """Pick a column: shape (n, n_outputs) or (n,) to (n, 1)."""
+        return y.reshape(len(y), -1)[:, self.output : self.output + 1]
+
+
+def bends_along(module: nn.Module, low: float, high: float, *, output: int) -> Positions:
+    """Find where a network of one feature bends; see `torchreg.diagnosis.evidence.find_bends`.
 
     Parameters
     ----------
-    module : nn.Module
-        One feature to any number of outputs.
+    module : nn.Sequential
+        Raw units to raw units.
     low, high : float
         The range to look at, in the unit of the feature.
-    output : int, default=0
-        Whose slope is looked at.
+    output : int
+        Whose bends.
 
     Returns
     -------
     ndarray of shape (n_bends,)
-        In the unit of the feature, ascending. Bends of less than 2 % of the mean slope are
-        left out, and what lies closer together than a thousandth of the range is one.
+        In the unit of the feature, ascending.
     """
-    width = high - low
-    if not width > 0:
-        return np.empty(0)
-
-    def corners_at(points: Positions) -> tuple[Positions, Positions]:
-        # (n,) -> (n, 1)
-        given, distances = distances_to_corners(module, torch.from_numpy(points).reshape(-1, 1))
-        return given[:, output], np.array(distances).reshape(-1, len(points))
-
-    grid = np.linspace(low, high, GRID)
-    curve, distance = corners_at(grid)
-    corner, cell = np.nonzero((distance[:, :-1] > 0) != (distance[:, 1:] > 0))
-    if not len(corner):
-        return np.empty(0)
-    # Halve each cell until the unit's switch is known to a rounding error of its neighbours.
-    left, right = grid[cell], grid[cell + 1]
-    rises = distance[corner, cell + 1] > 0
-    for _ in range(30):
-        middle = (left + right) / 2
-        beyond = (corners_at(middle)[1][corner, np.arange(len(corner))] > 0) == rises
-        left, right = np.where(beyond, left, middle), np.where(beyond, middle, right)
-    bends = np.sort((left + right) / 2)
-    bends = bends[np.append(True, np.diff(bends) > 1e-3 * width)]
-    step = 1e-3 * width
-    before, at, after = (corners_at(bends + shift)[0] for shift in (-step, 0.0, step))
-    turned = np.abs(after - 2 * at + before) / step
-    turns: Positions = bends[turned > 0.02 * np.ptp(curve) / width]
-    return turns
+    one = nn.Sequential(OrderedDict([*module.named_children(), ("output", _Output(output))]))
+    return np.array(find_bends(one, low, high, next(module.parameters()).dtype))
 
 
 def switches_over(module: nn.Module, first: Positions, second: Positions) -> list[Positions]:
@@ -212,4 +197,5 @@ def _corners_alone(line: Positions, size: Positions) -> Positions:
     step = np.diff(line / size, axis=0)
     step /= np.maximum(np.linalg.norm(step, axis=1, keepdims=True), np.finfo(float).tiny)
     turn = np.abs(step[:-1, 0] * step[1:, 1] - step[:-1, 1] * step[1:, 0])
-    return line[np.concatenate([[True], turn > 1e-3, [True]])]
+    corners: Positions = line[np.concatenate([[True], turn > 1e-3, [True]])]
+    return corners

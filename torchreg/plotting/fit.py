@@ -152,6 +152,9 @@ class FitDisplay:
                 f"{cls.__name__} expects one or two features, X has {n_features}. For more, "
                 "sklearn.inspection.PartialDependenceDisplay shows some at a time."
             )
+        n_outputs = as_columns(estimator.predict(_like(X, table[:1])), name="y").shape[1]
+        if not 0 <= target < n_outputs:
+            raise ValueError(f"target expects an output from 0 to {n_outputs - 1}, got {target}.")
         # 1. The axes of the grid, a little wider than the data.
         resolution = grid_resolution or (400, 120)[n_features - 1]
         grid = [_axis(column, resolution) for column in table.T]
@@ -159,7 +162,7 @@ class FitDisplay:
         plain_network = hasattr(estimator, "module_")
         bends: Any = None
         if plain_network and n_features == 1:
-            low, high = grid[0][0], grid[0][-1]
+            low, high = float(table.min()), float(table.max())
             bends = bends_along(estimator.module_, low, high, output=target)
             grid = [np.union1d(grid[0], bends)]
         elif plain_network:
@@ -167,9 +170,6 @@ class FitDisplay:
         # 3. The prediction.
         points = np.stack([axis.ravel() for axis in np.meshgrid(*grid)], axis=1)
         predicted = as_columns(estimator.predict(_like(X, points)), name="the prediction")
-        n_outputs = predicted.shape[1]
-        if not 0 <= target < n_outputs:
-            raise ValueError(f"target expects an output from 0 to {n_outputs - 1}, got {target}.")
         # 4. The data.
         rows = spread_out(len(table), subsample)
         display = cls(

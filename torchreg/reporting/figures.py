@@ -20,7 +20,8 @@ from torchreg.plotting import (
 )
 from torchreg.plotting._axes import FIT, HELD_OUT
 from torchreg.plotting._labels import Labels, spread_out
-from torchreg.plotting.layers import Layer, activations_of, parameters_of
+from torchreg.plotting._rows import Layer
+from torchreg.plotting.layers import activations_of, parameters_of
 from torchreg.reporting.markup import listed, number, shortened, text
 
 if TYPE_CHECKING:
