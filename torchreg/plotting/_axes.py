@@ -117,7 +117,7 @@ def plain(text: object, *, at_most: int = LONGEST) -> str:
         line = line[: at_most - 1] + "…"
     # A leading underscore would keep a line out of the legend.
     line = f"\u200b{line}" if line.startswith("_") else line
-    return line.replace("\\", "\\\\").replace("$", r"\$") if "$" in line else line
+    return line.replace("$", r"\$")
 
 
 def merged(defaults: Mapping[str, Any], given: Mapping[str, Any] | None) -> dict[str, Any]:

@@ -22,7 +22,7 @@ Positions = NDArray[np.float64]
 CORNERS: dict[str, Callable[..., tuple[float, ...]]] = {
     **{
         name: lambda *args, **options: (0.0,)
-        for name in ("abs", "leaky_relu", "prelu", "relu", "relu_", "rrelu", "selu")
+        for name in ("abs", "leaky_relu", "prelu", "relu", "rrelu", "selu")
     },
     **dict.fromkeys(("hardsigmoid", "hardswish"), lambda *args, **options: (-3.0, 3.0)),
     **dict.fromkeys(("hardshrink", "softshrink"), lambda lambd=0.5: (-lambd, lambd)),
@@ -97,7 +97,8 @@ class _Corners(TorchFunctionMode):
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
     ) -> Any:
-        corners = CORNERS.get(getattr(func, "__name__", ""))
+        # relu, relu_ and Tensor.relu are one function.
+        corners = CORNERS.get(getattr(func, "__name__", "").strip("_"))
         options = dict(kwargs or {})
         given = args[0] if args else options.pop("input", None)
         if corners is not None and isinstance(given, Tensor) and len(given) == self.n_rows:
@@ -195,7 +196,9 @@ def switches_over(module: nn.Module, first: Positions, second: Positions) -> lis
 def _corners_alone(line: Positions, size: Positions) -> Positions:
     """Leave out the points of a broken line where it goes straight on."""
     step = np.diff(line / size, axis=0)
-    step /= np.maximum(np.linalg.norm(step, axis=1, keepdims=True), np.finfo(float).tiny)
+    length = np.linalg.norm(step, axis=1)
+    moved = length > 1e-9
+    line, step = line[np.append(True, moved)], step[moved] / length[moved, None]
     turn = np.abs(step[:-1, 0] * step[1:, 1] - step[:-1, 1] * step[1:, 0])
     corners: Positions = line[np.concatenate([[True], turn > 1e-3, [True]])]
     return corners

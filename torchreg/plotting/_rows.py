@@ -145,6 +145,8 @@ class LayerDisplay:
         # Bins of one width on the axis as it is drawn.
         linear = usual or 1.0
         first, last = (math.asinh(1.1 * bound / linear) for bound in (low, high))
+        if first == last:
+            first, last = first - 1, last + 1
         return linear * np.sinh(np.linspace(first, last, BINS + 1)), linear
 
 
