@@ -12,10 +12,9 @@ import os
 import select
 import shutil
 import subprocess
-import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -29,25 +28,38 @@ ELSEWHERE = (
 PATIENCE = 60.0
 
 
-def find_or_install() -> str:
-    """Find Chromium, or install Debian's; of several processes, one does it and the others wait."""
-    found = _find()
+def find_or_install(names: Sequence[str] = NAMES, package: str = "chromium") -> str:
+    """Find a program, or install Debian's; of several processes, one does it and the others wait.
+
+    Parameters
+    ----------
+    names : sequence of str
+        What the program may be called.
+    package : str
+        Debian's package.
+
+    Returns
+    -------
+    str
+        Its path.
+    """
+    found = _find(names)
     if found:
         return found
     if shutil.which("apt-get") is None:
         raise RuntimeError(
-            f"The page is tested in a real browser. None of {', '.join(NAMES)} is on the path, and "
-            "there is no apt-get to install Debian's: install Chromium or Chrome."
+            f"These tests need {package}: none of {', '.join(names)} is on the path, and there is "
+            "no apt-get to install Debian's. Install it."
         )
     import fcntl
 
     sudo = [] if os.geteuid() == 0 else ["sudo", "-n"]
-    with (Path(tempfile.gettempdir()) / "torchreg-chromium.lock").open("w") as lock:
+    with (Path(tempfile.gettempdir()) / "torchreg-tests-apt.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        if not _find():
+        if not _find(names):
             for command in (
                 ["apt-get", "update", "-qq"],
-                ["apt-get", "install", "-y", "-qq", "--no-install-recommends", "chromium"],
+                ["apt-get", "install", "-y", "-qq", "--no-install-recommends", package],
             ):
                 subprocess.run(
                     [*sudo, *command],
@@ -55,15 +67,16 @@ def find_or_install() -> str:
                     stdout=subprocess.DEVNULL,
                     env={**os.environ, "DEBIAN_FRONTEND": "noninteractive"},
                 )
-    found = _find()
+    found = _find(names)
     if not found:
-        raise RuntimeError("apt-get installed chromium, but there is no chromium on the path.")
+        raise RuntimeError(f"apt-get installed {package}, but {names[0]} is not on the path.")
     return found
 
 
-def _find() -> str | None:
-    paths = [shutil.which(name) for name in NAMES]
-    paths += [path for path in ELSEWHERE if os.access(path, os.X_OK)]
+def _find(names: Sequence[str]) -> str | None:
+    paths = [shutil.which(name) for name in names]
+    if names is NAMES:
+        paths += [path for path in ELSEWHERE if os.access(path, os.X_OK)]
     return next((path for path in paths if path), None)
 
 
@@ -228,7 +241,3 @@ class Page:
     def requests(self) -> list[str]:
         """List what the page asked for, the file itself first."""
         return [request["request"]["url"] for request in self._events("Network.requestWillBeSent")]
-
-
-if __name__ == "__main__":
-    print(find_or_install(), file=sys.stderr)

@@ -145,13 +145,14 @@ class FitDisplay:
             If X has more than two features, or there is no such target.
         """
         require_matplotlib(cls.__name__)
-        table = check_array(X, dtype=np.float64)
+        table = check_array(X, dtype=np.float64, accept_sparse="csr")
         n_features = table.shape[1]
         if n_features > 2:
             raise ValueError(
                 f"{cls.__name__} expects one or two features, X has {n_features}. For more, "
                 "sklearn.inspection.PartialDependenceDisplay shows some at a time."
             )
+        table = table.toarray() if hasattr(table, "toarray") else table
         n_outputs = as_columns(estimator.predict(_like(X, table[:1])), name="y").shape[1]
         if not 0 <= target < n_outputs:
             raise ValueError(f"target expects an output from 0 to {n_outputs - 1}, got {target}.")

@@ -207,7 +207,8 @@ def _for_the_page(svg: str) -> str:
     """Keep the element alone, and let colors and size be the page's."""
     svg = svg[svg.index("<svg") :]
     svg = re.sub(r"<!--.*?-->", "", svg, flags=re.DOTALL)
-    svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
+    # A style inside a drawing would reach all of the page.
+    svg = re.sub(r"<(metadata|style)\b.*?</\1>", "", svg, flags=re.DOTALL)
     svg = re.sub(r'<svg [^>]*?viewBox="([^"]*)"[^>]*>', r'<svg viewBox="\1">', svg, count=1)
     for color, variable in PAGE_COLORS.items():
         svg = svg.replace(color, variable)

@@ -47,6 +47,7 @@ dl.key dd { margin: 0; font-size: 1.1rem; font-weight: 600; font-variant-numeric
   gap: 1.8rem 1.6rem; align-items: start; }
 figure { margin: 0; min-width: 0; max-width: 36rem; }
 figure svg { display: block; width: 100%; height: auto; }
+figure svg * { stroke-linejoin: round; stroke-linecap: butt; }
 figcaption { font-size: .85rem; }
 pre {
   margin: .6rem 0; padding: .8rem; background: var(--wash); border-radius: .5rem;
