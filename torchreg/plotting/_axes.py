@@ -97,6 +97,23 @@ def new_panels(
     return panels
 
 
+def legend_above(ax: Axes, handles: Sequence[Any] | None = None) -> None:
+    """Put a legend above the axes, in one row: there it hides nothing."""
+    if handles is None:
+        handles = ax.get_legend_handles_labels()[0]
+    ax.legend(
+        handles=handles,
+        loc="lower right",
+        bbox_to_anchor=(1, 1),
+        ncols=len(handles),
+        frameon=False,
+        fontsize="small",
+        handlelength=1.5,
+        columnspacing=1.2,
+        borderaxespad=0.2,
+    )
+
+
 def ink() -> Any:
     """Give the color of text under the style in use: for data, dark on light or light on dark."""
     import matplotlib as mpl

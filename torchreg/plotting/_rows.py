@@ -9,7 +9,15 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from torchreg.plotting._axes import FIT, ink, merged, new_axes, plain, require_matplotlib
+from torchreg.plotting._axes import (
+    FIT,
+    ink,
+    legend_above,
+    merged,
+    new_axes,
+    plain,
+    require_matplotlib,
+)
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -120,14 +128,7 @@ class LayerDisplay:
         if any(layer.before is not None for layer in self.layers):
             handles.append(Line2D([], [], **before, label="before the fit"))
         handles.append(Patch(**after, label="after the fit"))
-        ax.legend(
-            handles=handles,
-            loc="lower right",
-            bbox_to_anchor=(1, 1),
-            ncols=2,
-            frameon=False,
-            borderaxespad=0.2,
-        )
+        legend_above(ax, handles)
 
     def _edges(self, xscale: str) -> tuple[Array, float]:
         """Choose bins, and up to where the axis is linear (0: everywhere)."""

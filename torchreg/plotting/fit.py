@@ -9,7 +9,15 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn.utils import check_array
 
-from torchreg.plotting._axes import FIT, ink, merged, new_axes, plain, require_matplotlib
+from torchreg.plotting._axes import (
+    FIT,
+    ink,
+    legend_above,
+    merged,
+    new_axes,
+    plain,
+    require_matplotlib,
+)
 from torchreg.plotting._inside import bends_along, switches_over
 from torchreg.plotting._labels import Labels, as_columns, labels_of, spread_out
 
@@ -19,7 +27,7 @@ if TYPE_CHECKING:
 Array = NDArray[np.float64]
 
 #: More bends than this are counted, not listed.
-LISTED = 5
+LISTED = 3
 
 
 class FitDisplay:
@@ -272,7 +280,7 @@ class FitDisplay:
                 ax.axvline(bend, ymax=0.035, color=color, linewidth=1.8)
         ax.set_xlabel(plain(labels.feature(0), at_most=60))
         ax.set_ylabel(plain(labels.target(self.target), at_most=60))
-        ax.legend(frameon=False)
+        legend_above(ax)
 
     def _bends_label(self) -> str:
         unit = self._labels().unit(self._labels().features[0])

@@ -13,6 +13,7 @@ from torchreg.plotting._axes import (
     FIT,
     HELD_OUT,
     ink,
+    legend_above,
     merged,
     new_axes,
     plain,
@@ -246,7 +247,7 @@ class LossCurveDisplay:
         self.raw_axis_ = None
         if in_units == "both" and conversion is not None and not raw and scale > 0:
             self.raw_axis_ = self._add_raw_axis(ax, conversion, scale)
-        ax.legend(frameon=False)
+        legend_above(ax)
         self.ax_, self.figure_ = ax, ax.figure
         return self
 
@@ -288,7 +289,7 @@ class LossCurveDisplay:
             markersize=7,
             color=ink(),
             zorder=3,
-            label=f"weights kept: epoch {self.best_epoch}",
+            label=f"kept: epoch {self.best_epoch}",
         )
         return point
 

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from torch import Tensor, nn
 
+from torchreg.nn import Standardize, Unstandardize
 from torchreg.reporting.markup import table, text
 
 #: More columns than this are folded away in a notebook, ...
@@ -22,6 +23,8 @@ STYLE = """
 .torchreg-network caption{caption-side:top;text-align:left;padding:.2em 0;color:inherit}
 .torchreg-network th,.torchreg-network td{padding:.15em .8em .15em 0;text-align:left;
 border-bottom:1px solid rgba(128,128,128,.4);overflow-wrap:anywhere;background:none}
+.torchreg-network thead th{overflow-wrap:normal}
+.torchreg-network tbody th{min-width:9em}
 .torchreg-network .number{text-align:right;font-variant-numeric:tabular-nums}
 """
 
@@ -122,7 +125,9 @@ def layers_table(module: nn.Module) -> str:
         inner = any(True for _ in layer.children())
         if inner and not own:
             continue
-        words = type(layer).__name__ if inner else str(layer)
+        # The numbers of a scaling layer have a table of their own.
+        alone = inner or isinstance(layer, Standardize | Unstandardize)
+        words = type(layer).__name__ if alone else str(layer)
         rows.append([name, words, sum(p.numel() for p in own)])
     total = sum(p.numel() for p in module.parameters())
     caption = f"Layers: {total:,} parameters"
