@@ -6,6 +6,7 @@ import itertools
 import os
 import re
 import subprocess
+import sys
 import warnings
 from html.parser import HTMLParser
 from pathlib import Path
@@ -326,6 +327,16 @@ def test_a_report_of_what_does_not_fit_leaves_the_old_one_alone(tmp_path: Path, 
         bent.report(path, frame, [1.0, 2.0], units={"a": "mm", "b": "g"})
     assert path.read_text() == "the old one"
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_without_matplotlib_the_error_says_how_to_get_it(
+    tmp_path: Path, bent: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "matplotlib.pyplot", None)
+    frame = pd.DataFrame({"flipper_length_mm": [180.0, 200.0]})
+    with pytest.raises(ImportError, match=r'pip install "torchreg\[plot\]"'):
+        bent.report(tmp_path / "report.html", frame, [3500.0, 4500.0])
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_file_is_replaced_as_a_whole_or_not_at_all(

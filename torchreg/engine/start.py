@@ -58,5 +58,5 @@ def rebuild_start(
     same = state.keys() == became.keys() and all(
         state[name].shape == became[name].shape for name in state
     )
-    dtype = next(fitted.parameters()).dtype
-    return start.to(dtype).eval() if same else None
+    like = next(fitted.parameters())
+    return start.to(like.device, like.dtype).eval() if same else None

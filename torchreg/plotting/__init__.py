@@ -5,6 +5,7 @@
 ``pip install "torchreg[plot]"`` and is imported when a display is drawn.
 """
 
+from torchreg.plotting._labels import Labels
 from torchreg.plotting.fit import FitDisplay
 from torchreg.plotting.layers import ActivationDisplay, ParameterDisplay
 from torchreg.plotting.loss_curve import LossCurveDisplay
@@ -13,6 +14,7 @@ from torchreg.plotting.prediction import PredictionDisplay
 __all__ = [
     "ActivationDisplay",
     "FitDisplay",
+    "Labels",
     "LossCurveDisplay",
     "ParameterDisplay",
     "PredictionDisplay",

@@ -134,12 +134,23 @@ def _fit(estimator: Any, X: Any, y: Any, output: int, labels: Labels, shown: str
 
     svg = draw(plot, (4.6, 3.6))
     words = f"The fit over {listed(labels.features)}, with {shown}."
-    if len(labels.features) == 1 and kept[0].bends is not None:
-        bends = [number(float(bend)) for bend in kept[0].bends[:20]]
-        unit = labels.unit(labels.features[0])
-        more = " ..." if len(kept[0].bends) > 20 else ""
-        words += f" It bends at {', '.join(bends)}{more} {unit}".rstrip() + "." if bends else ""
+    if len(labels.features) == 1:
+        words += _shape(kept[0], labels.unit(labels.features[0]))
     return Figure(f"{shortened(labels.targets[output])}: the fit", words, svg)
+
+
+def _shape(fit: FitDisplay, unit: str) -> str:
+    """Say of a curve that it is a straight line, or where it bends."""
+    (axis,), curve = fit.grid, fit.prediction
+    line = np.polynomial.Polynomial.fit(axis, curve, 1)(axis)
+    # What a person cannot tell from a line in a drawing.
+    if np.abs(curve - line).max() <= 0.005 * np.ptp(curve):
+        return " It is a straight line."
+    if fit.bends is None or not len(fit.bends):
+        return ""
+    bends = [number(float(bend)) for bend in fit.bends[:20]]
+    more = " ..." if len(fit.bends) > 20 else ""
+    return f" It bends at {', '.join(bends)}{more} {unit}".rstrip() + "."
 
 
 def _losses(estimator: Any, labels: Labels) -> Figure:

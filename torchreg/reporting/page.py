@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from torchreg.plotting._axes import require_matplotlib
 from torchreg.plotting._labels import Labels, as_columns, labels_of
 from torchreg.reporting.data import data_table
 from torchreg.reporting.figures import figure_html, figures_of, scores
@@ -57,6 +58,7 @@ def write_report(
     Path
         Of the file.
     """
+    require_matplotlib("A report")
     predicted = as_columns(estimator.predict(X), name="the prediction")
     true = as_columns(y, name="y")
     if true.shape != predicted.shape:
