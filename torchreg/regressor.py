@@ -260,6 +260,10 @@ class TorchRegressor(
             If a column lost its digits before it came.
         InterruptWarning
             If Ctrl-C ended the fit; what it had learned is kept.
+        EffectivelyLinearWarning, DeadUnitsWarning, UnscaledWarning
+            If, without standardization, scale made a straight line of the network; if all
+            units of a layer are off for every row; if values a hundred times order 1 or more
+            reach the network. :meth:`diagnose` tells more.
         """
         # 1. Check everything; until the last step the estimator stays as it was.
         check_parameters(self)
@@ -275,9 +279,9 @@ class TorchRegressor(
         fitted = fit_network(request, _raw(data), None if held_out is None else _raw(held_out))
         # 4. Say what went wrong.
         lost_digits = describe_lost_digits(data, fitted.module, seen)
-        warn_about(fitted, request, lost_digits)
-        # 5. Store what was learned.
         summary = replace(fitted.summary, target_names=names_of(y), lost_digits=lost_digits)
+        warn_about(replace(fitted, summary=summary), request, seen)
+        # 5. Store what was learned.
         seen["fit_summary_"] = summary.to_dict()
         self._store(fitted, seen)
         return self

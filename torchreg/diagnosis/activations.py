@@ -2,20 +2,40 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 
 from torchreg.diagnosis.evidence import Evidence, listed
 from torchreg.diagnosis.record import Layer
 from torchreg.diagnosis.report import Finding
 
-#: A layer is reported from this share of its units on. Of units that start at random, about a
-#: seventh is dead and a seventh always on for one standardized feature, fewer for more.
+#: A layer is reported beyond this share of its units ...
 SHARE: dict[str, float] = {
     "dead-units": 0.5,
     "always-on-units": 0.5,
     "saturated-units": 0.5,
     "duplicate-units": 0.25,
 }
+#: ... if chance does not make as many. With one standardized feature, about a sixth of the units
+#: that start at random is dead and a sixth always on (a weight and a bias of the same range put
+#: the bend |b/w| beyond the data), fewer with more features. Beyond three standard deviations
+#: of a binomial number it is no chance: 4 of 5 units, 6 of 10.
+BY_CHANCE = 1 / 6
+ERRORS = 3.0
+
+
+def is_many(code: str, n_found: int, n_units: int) -> bool:
+    """Tell whether so many units of a layer are worth a word.
+
+    Examples
+    --------
+    >>> is_many("dead-units", 3, 5), is_many("dead-units", 4, 5), is_many("dead-units", 50, 100)
+    (False, True, False)
+    """
+    chance = BY_CHANCE if code in ("dead-units", "always-on-units") else 0.0
+    bound = n_units * chance + ERRORS * math.sqrt(n_units * chance * (1 - chance))
+    # A layer of one to three units is reported where none is left.
+    return n_found > SHARE[code] * n_units and n_found >= min(bound, n_units)
 
 
 def units(evidence: Evidence) -> Iterator[Finding]:
@@ -56,7 +76,7 @@ def units(evidence: Evidence) -> Iterator[Finding]:
         ),
     ]
     for code, words, count, total, advice in kinds:
-        found = [layer for layer in look.layers if count(layer) >= SHARE[code] * total(layer) > 0]
+        found = [layer for layer in look.layers if is_many(code, count(layer), total(layer))]
         if not found:
             continue
         named = [

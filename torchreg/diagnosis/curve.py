@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from itertools import pairwise
 from statistics import median
 from typing import Self
 
@@ -36,6 +37,8 @@ class Curve:
         From the middle fifth to the last tenth, as a share of the reference.
     swing : float
         Median change from epoch to epoch in the second half, as a share of the loss.
+    shake : float
+        The same as a share of the reference.
     turns : float
         Share of the epochs of the second half at which the loss turns; a fair coin gives 2/3.
     falling : float
@@ -53,6 +56,7 @@ class Curve:
     relative_fall: float
     late_fall: float
     swing: float
+    shake: float
     turns: float
     falling: float
 
@@ -67,9 +71,9 @@ class Curve:
         before = median(curve[-2 * tenth : -tenth] or curve[:1])
         middle = median(curve[(4 * n) // 10 : max((6 * n) // 10, (4 * n) // 10 + 1)])
         half = curve[n // 2 :]
-        steps = [b - a for a, b in zip(half, half[1:], strict=False)]
+        steps = [b - a for a, b in pairwise(half)]
         typical = max(abs(median(half)), NEGLIGIBLE * unit)
-        turns = sum(a * b < 0 for a, b in zip(steps, steps[1:], strict=False))
+        turns = sum(a * b < 0 for a, b in pairwise(steps))
         best = min(curve)
         return cls(
             n_epochs=n,
@@ -83,6 +87,7 @@ class Curve:
             relative_fall=(before - last) / abs(before) if before else 0.0,
             late_fall=(middle - last) / unit,
             swing=median(map(abs, steps)) / typical if steps else 0.0,
+            shake=median(map(abs, steps)) / unit if steps else 0.0,
             turns=turns / max(1, len(steps) - 1),
-            falling=sum(b < a for a, b in zip(curve, curve[1:], strict=False)) / max(1, n - 1),
+            falling=sum(b < a for a, b in pairwise(curve)) / max(1, n - 1),
         )

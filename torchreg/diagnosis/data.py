@@ -16,8 +16,8 @@ HEAVY = 15.0
 #: of the same kind show by chance, 2 / (n + 1) (the two ends of n exchangeable values), ...
 OUTSIDE = 0.05
 TIMES_CHANCE = 4.0
-#: ... or a single row that lies further out than this share of the training range.
-BEYOND = 0.5
+#: ... or a single row that lies further out than so many widths of the training range.
+BEYOND = 1.0
 
 
 def columns(evidence: Evidence) -> Iterator[Finding]:
@@ -76,8 +76,8 @@ def tails(evidence: Evidence) -> Iterator[Finding]:
     if not heavy:
         return
     named = [
-        f"{evidence.target(c)} has a kurtosis of {y.kurtosis[c]:.0f} (3 is normal) and reaches from "
-        f"{y.low[c]:.4g} to {y.high[c]:.4g} around a mean of {y.mean[c]:.4g}"
+        f"{evidence.target(c)} has a kurtosis of {y.kurtosis[c]:.0f} (3 is normal) and reaches "
+        f"from {y.low[c]:.4g} to {y.high[c]:.4g} around a mean of {y.mean[c]:.4g}"
         for c in heavy
     ]
     positive = all(y.low[c] > 0 and y.skewness[c] > 0 for c in heavy)

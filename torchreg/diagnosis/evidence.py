@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import cached_property
 
 import torch
 from torch import Tensor, nn
@@ -13,9 +14,28 @@ from torchreg._device import seeded
 from torchreg.diagnosis.curve import Curve
 from torchreg.diagnosis.record import FitSummary, Look
 from torchreg.diagnosis.statistics import look_inside, spread_out
+from torchreg.nn import Unstandardize
 
 #: Rows that are sent through the network for a diagnosis, at most.
 LOOKED_AT = 2000
+
+#: Losses that compare the network's output with y itself. Others may read it as a logarithm, or
+#: as several quantiles.
+COMPARING = frozenset(
+    {
+        "absolute_error",
+        "huber",
+        "squared_error",
+        "HuberLoss",
+        "L1Loss",
+        "MSELoss",
+        "SmoothL1Loss",
+        "huber_loss",
+        "l1_loss",
+        "mse_loss",
+        "smooth_l1_loss",
+    }
+)
 
 
 @dataclass(frozen=True)
@@ -42,23 +62,21 @@ class Outside:
 
 @dataclass(frozen=True)
 class Evidence:
-    """What is known about a fit.
+    """What is known about a fit; what costs more is worked out when it is asked for.
 
     Parameters
     ----------
     summary : FitSummary
-    curve : Curve
-        Of the training loss.
-    validation : list of float or None
-        Validation loss of each epoch, in standardized units.
-    losses : list of float
-        Training loss of each epoch, in standardized units.
-    kept_epoch : int
-        The epoch whose weights are in the module.
     feature_names : list of str
         Empty where X had none.
     look : Look or None
         At new rows or, without any, at training rows.
+    losses : list of float
+        Training loss of each epoch, in standardized units.
+    validation : list of float or None
+        Validation loss of each epoch, in standardized units.
+    kept_epoch : int
+        The epoch whose weights are in the module.
     is_new : bool
         Whether rows were given.
     outside : list of Outside
@@ -68,15 +86,24 @@ class Evidence:
     """
 
     summary: FitSummary
-    curve: Curve
-    losses: list[float]
-    validation: list[float] | None
-    kept_epoch: int
     feature_names: list[str]
     look: Look | None
-    is_new: bool
-    outside: list[Outside]
-    bends: list[float]
+    losses: list[float] = field(default_factory=list)
+    validation: list[float] | None = None
+    kept_epoch: int = 0
+    is_new: bool = False
+    outside: list[Outside] = field(default_factory=list)
+    bends: list[float] = field(default_factory=list)
+
+    @cached_property
+    def curve(self) -> Curve:
+        """The shape of this fit's training loss, without those before a warm start."""
+        return Curve.of(self.losses[self.summary.first_epoch :], reference_loss(self.summary))
+
+    @property
+    def compares_with_y(self) -> bool:
+        """Whether the loss is known to compare the network's output with y itself."""
+        return self.summary.loss in COMPARING
 
     def feature(self, column: int) -> str:
         """Name a column of X."""
@@ -141,8 +168,8 @@ def look_at_rows(module: nn.Sequential, x: Tensor, y: Tensor | None) -> Look | N
             core = x.to(parameter.device)
             core = (core if before is None else before(core)).to(parameter.dtype)
             t = y
-            if y is not None and after is not None:
-                t = after.inverse()(y.to(after.mean.device))  # type: ignore[operator]
+            if y is not None and isinstance(after, Unstandardize):
+                t = after.inverse()(y.to(after.mean.device))
             return look_inside(network, core, t)
     finally:
         for part in training:
@@ -247,12 +274,11 @@ def gather(
         bends = find_bends(module, summary.x.low[0], summary.x.high[0], dtype)
     return Evidence(
         summary=summary,
-        curve=Curve.of(losses[summary.first_epoch :], reference_loss(summary)),
+        feature_names=feature_names,
+        look=look,
         losses=losses,
         validation=validation,
         kept_epoch=kept_epoch,
-        feature_names=feature_names,
-        look=look,
         is_new=x is not None,
         outside=outside,
         bends=bends,
@@ -261,7 +287,7 @@ def gather(
 
 def reference_loss(summary: FitSummary) -> float | None:
     """Give the loss of predicting the mean, where it is known: 1 if y is standardized."""
-    if summary.loss != "squared_error":
+    if summary.loss not in ("squared_error", "MSELoss", "mse_loss"):
         return None
     if summary.standardize_y:
         return 1.0

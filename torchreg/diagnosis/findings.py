@@ -35,6 +35,41 @@ FINDERS: tuple[Callable[[Evidence], Iterator[Finding]], ...] = (
     data.extrapolation,
 )
 
+#: What is certain enough to be said without being asked, and costs next to nothing.
+_CERTAIN: tuple[Callable[[Evidence], Iterator[Finding]], ...] = (
+    linearity.line,
+    activations.units,
+    scale.inputs,
+    scale.target,
+)
+
+
+def certain_findings(summary: FitSummary, feature_names: list[str]) -> list[Finding]:
+    """Choose what a fit warns of: a network that scale made a line, dead layers, wild scales.
+
+    Parameters
+    ----------
+    summary : FitSummary
+        The numbers of the fit.
+    feature_names : list of str
+        Empty where X had none.
+
+    Returns
+    -------
+    list of Finding
+        A straight line that scale made says all there is to say about scale.
+    """
+    evidence = Evidence(summary, feature_names, summary.look)
+    found = {f.code: f for find in _CERTAIN for f in find(evidence)}
+    line, dead = found.get("effectively-linear"), found.get("dead-units")
+    if line is not None and line.numbers["because_of_scale"]:
+        return [line]
+    certain = [] if dead is None or dead.severity != "severe" else [dead]
+    for code in ("unscaled-inputs", "unscaled-target"):
+        if code in found and scale.is_wild(found[code]):
+            certain.append(found[code])
+    return certain
+
 
 def diagnose(
     module: nn.Sequential,

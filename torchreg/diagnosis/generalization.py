@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from typing import Any
 
 from torchreg.diagnosis.evidence import Evidence
 from torchreg.diagnosis.report import Finding
@@ -30,12 +31,10 @@ def overfitting(evidence: Evidence) -> Iterator[Finding]:
     if validation is not None and summary.n_validation > 1:
         error = math.sqrt(2 / summary.n_validation)
         finite = [v for v in validation if math.isfinite(v)]
-        kept, trained = (
-            _at(validation, evidence.kept_epoch),
-            _at(evidence.losses, evidence.kept_epoch),
-        )
+        kept = _at(validation, evidence.kept_epoch)
+        trained = _at(evidence.losses, evidence.kept_epoch)
         best = min(finite, default=math.nan)
-        numbers = {
+        numbers: dict[str, Any] = {
             "validation_loss": kept,
             "best_validation_loss": best,
             "training_loss": trained,
@@ -56,7 +55,7 @@ def overfitting(evidence: Evidence) -> Iterator[Finding]:
             yield _gap_finding("the validation rows", kept, trained, numbers)
             return
     look, seen = evidence.look, summary.look
-    if not evidence.is_new or look is None or seen is None:
+    if not evidence.is_new or look is None or seen is None or not evidence.compares_with_y:
         return
     if look.structure is None or seen.structure is None:
         return
@@ -71,7 +70,7 @@ def overfitting(evidence: Evidence) -> Iterator[Finding]:
         )
 
 
-def _gap_finding(where: str, kept: float, trained: float, numbers: dict[str, float]) -> Finding:
+def _gap_finding(where: str, kept: float, trained: float, numbers: dict[str, Any]) -> Finding:
     return Finding(
         "overfitting",
         "warning",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 from scipy.special import fdtrc
 
@@ -64,7 +65,8 @@ def line(evidence: Evidence) -> Iterator[Finding]:
     look = evidence.look
     if look is None or look.linear_share is None or not any(evidence.summary.y.scale):
         return
-    structure = look.structure or evidence.summary.look and evidence.summary.look.structure
+    seen = evidence.summary.look
+    structure = look.structure or (None if seen is None else seen.structure)
     constant = not any(look.output_scale)
     crooked = 0.0 if constant else 1 - look.linear_share
     bend = None if structure is None else bend_of(structure)
@@ -96,44 +98,32 @@ def line(evidence: Evidence) -> Iterator[Finding]:
 
 
 def _degenerated(
-    evidence: Evidence,
-    numbers: dict[str, float | int | None],
-    *,
-    constant: bool,
-    bend: float | None,
+    evidence: Evidence, numbers: dict[str, Any], *, constant: bool, bend: float | None
 ) -> Finding:
-    look = evidence.look
-    assert look is not None
-    x, y = list(inputs(evidence)), list(target(evidence))
-    of_scale = [finding for finding in (*x, *y) if finding]
+    of_scale = [*inputs(evidence), *target(evidence)]
     what = (
         "it gives the same number for every row"
         if constant
-        else (f"a straight line explains {numbers['linear_share']:.2%} of its output")
+        else f"a straight line explains {numbers['linear_share']:.2%} of its output"
     )
-    units = (
-        f", and {numbers['n_bending']} of its {numbers['n_units']} hidden units bend within the data"
-        if numbers["n_units"]
-        else ""
-    )
+    n_units, n_bending = numbers["n_units"], numbers["n_bending"]
+    units = f", and {n_bending} of its {n_units} hidden units bend within the data"
     missed = f" The data bend ({bend:.1%} of y's variance is lost)." if bend else ""
+    because = why = ""
+    advice = (
+        "Another random_state or initialization, a lower lr, or an activation between the linear "
+        "layers if there is none."
+    )
     if of_scale:
+        magnitudes = listed([f.message.partition(": ")[2].rstrip(".") for f in of_scale])
         because = " because of scale"
-        magnitudes = listed(
-            [finding.message.partition(": ")[2].rstrip(".") for finding in of_scale]
-        )
         why = f": {magnitudes}, where a network starts out with values of order 1"
         advice = "standardize=True: it brings X and y to order 1 inside the network."
-    else:
-        because, why = "", ""
-        advice = (
-            "Another random_state or initialization, a lower lr, or an activation between the "
-            "linear layers if there is none."
-        )
     return Finding(
         "effectively-linear",
         "severe",
-        f"The network is effectively linear{because}: {what}{units}{why}.{missed}",
+        f"The network is effectively linear{because}: {what}{units if n_units else ''}{why}."
+        f"{missed}",
         {**numbers, "because_of_scale": bool(of_scale)},
         advice,
     )

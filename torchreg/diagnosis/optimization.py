@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 
 from torchreg.diagnosis.evidence import Evidence
 from torchreg.diagnosis.linearity import line_is_real
+from torchreg.diagnosis.record import FitSummary
 from torchreg.diagnosis.report import Finding
 
 #: Behind: the network explains this much less of y's variance than a least-squares line or curve
@@ -19,18 +21,27 @@ FALL = 0.01
 RELATIVE_FALL = 0.03
 #: It counts if most of it, at least, is left since the middle of the fit.
 MOST_OF_IT = 0.9
+#: Of a curve that turns at more than SMOOTH of its epochs, a fall counts beyond so many times the
+#: typical change from one epoch to the next.
+SMOOTH = 0.2
+NOISE = 3.0
 #: Or less, on a plateau: behind, and falling in nearly every epoch by no less than this share.
 PLATEAU_FALL = 0.001
 #: Flat: less than this share of y's variance since the middle of the fit.
 FLAT = 0.005
 #: The loss swings if it typically changes by this share of itself from one epoch to the next:
-#: more than batches of a few dozen rows make of it, with dropout or batch normalization, ...
+#: more than batches of a few dozen rows make of it, with dropout or batch normalization; ...
 SWING = 0.25
-#: ... and turns at this share of the epochs: a smooth curve turns at none, chance at 2/3.
-TURNS = 0.4
-#: ... or changes by this share and turns at nearly every epoch, which is no chance at all.
-BOUNCE = 0.05
-BOUNCES = 0.8
+#: ... or by this share of y's variance ...
+SHAKE = 0.05
+#: ... and turns at this share of the epochs (a smooth curve turns at none, chance at 2/3);
+TURNS = 0.2
+#: or if it turns at nearly every epoch, which is no chance, by more than rounding.
+BOUNCE = 0.005
+BOUNCES = 0.9
+#: Steps that jump about, by this share of the loss, turning at this share of the epochs.
+JUMP = 0.05
+JUMPS = 0.4
 #: Swings of this size are the steps' own doing.
 LARGE_SWING = 0.4
 #: The end is so many times the best loss, and worse by this share of y's variance.
@@ -38,8 +49,11 @@ LOST = 2.0
 LOST_SHARE = 0.05
 #: The loss overshot if it was once so many times what it is at the start.
 OVERSHOT = 10.0
+OVERSHOT_BEHIND = 0.03
+#: Parameters that moved by so many times their size went astray.
+ASTRAY = 5.0
 #: At the present pace, what a line or curve explains is this many fits away.
-FITS_AWAY = 5.0
+FITS_AWAY = 3.0
 #: Parameters that moved by less than this share of their size have not left their start ...
 NOT_MOVED = 0.05
 #: ... and by less than this, have not gone far: what they seek need not be far either.
@@ -68,26 +82,41 @@ def _gap(evidence: Evidence) -> float:
     """How much of y's variance the network misses that a line or curve explains."""
     look = evidence.summary.look
     structure = None if look is None else look.structure
-    if structure is None or not line_is_real(structure) and structure.curve_r2 < 2 * BEHIND:
+    # Another loss may not even give predictions in y's units.
+    if structure is None or not evidence.compares_with_y:
+        return 0.0
+    if not line_is_real(structure) and structure.curve_r2 < 2 * BEHIND:
         return 0.0
     free = structure.n - structure.curve_terms
     adjusted = 1 - (1 - structure.curve_r2) * structure.n / max(free, 1)
     return max(structure.line_r2, adjusted) - structure.network_r2
 
 
+def _moved(summary: FitSummary) -> float:
+    """How far all parameters moved, relative to their size at the start."""
+    start = sum(j.n * j.start**2 for j in summary.journeys)
+    gone = sum(j.n * j.travelled**2 for j in summary.journeys)
+    return math.sqrt(gone / start) if start > 0 else math.inf
+
+
 def _swinging(evidence: Evidence) -> Iterator[Finding]:
     c, summary = evidence.curve, evidence.summary
     diverged = summary.reason == "diverged"
     swings = c.n_epochs >= FEW_EPOCHS and (
-        (c.swing > SWING and c.turns > TURNS) or (c.swing > BOUNCE and c.turns > BOUNCES)
+        ((c.swing > SWING or c.shake > SHAKE) and c.turns > TURNS)
+        or (c.swing > BOUNCE and c.turns > BOUNCES)
     )
     lost = c.n_epochs >= FEW_EPOCHS and (
         c.last > LOST * c.best and (c.last - c.best) / c.reference > LOST_SHARE
     )
     behind = c.n_epochs >= FEW_EPOCHS and _gap(evidence) > BEHIND
-    overshot = behind and c.largest > OVERSHOT * max(c.first, c.reference)
+    # The first loss is that of the start, but for batches: there the parameters' journey tells
+    # steps that went astray in the first epoch from a start that was bad.
+    whole = summary.batch_size >= summary.n_rows or _moved(summary) < ASTRAY
+    start = max(c.first, c.reference) if whole else c.reference
+    overshot = _gap(evidence) > OVERSHOT_BEHIND and c.largest > OVERSHOT * start
     # Steps that jump about at a place that is not good cannot go down to one that is.
-    jumps = behind and c.swing > BOUNCE and c.turns > TURNS
+    jumps = behind and c.swing > JUMP and c.turns > JUMPS
     numbers = {
         "lr": summary.lr,
         "swing": c.swing,
@@ -114,15 +143,14 @@ def _swinging(evidence: Evidence) -> Iterator[Finding]:
             "A lower lr, larger batches, or a learning rate that falls.",
         )
     if diverged or lost or overshot or jumps or (swings and c.swing > LARGE_SWING):
-        how = (
-            "the loss ceased to be finite"
-            if diverged
-            else f"the loss ended at {c.last:.3g}, after {c.best:.3g} in epoch {numbers['best_epoch']}"
-            if lost
-            else f"the loss rose to {c.largest:.3g} from {c.first:.3g}"
-            if overshot
-            else f"the loss changes by {c.swing:.0%} of itself from one epoch to the next, up and down"
-        )
+        if diverged:
+            how = "the loss ceased to be finite"
+        elif lost:
+            how = f"the loss ended at {c.last:.3g}, having been {c.best:.3g}"
+        elif overshot:
+            how = f"the loss rose to {c.largest:.3g} before it fell"
+        else:
+            how = f"the loss jumps by {c.swing:.0%} of itself from one epoch to the next"
         yield Finding(
             "learning-rate-too-high",
             "warning",
@@ -137,10 +165,7 @@ def _slow(evidence: Evidence) -> Iterator[Finding]:
     if summary.reason not in ("budget", "converged", "early_stopping") or c.n_epochs < FEW_EPOCHS:
         return
     gap = _gap(evidence)
-    moved = max(
-        (j.travelled / j.start for j in summary.journeys if j.start > 0),
-        default=float("inf"),
-    )
+    moved = _moved(summary)
     numbers = {
         "lr": summary.lr,
         "fall_in_last_tenth": c.fall,
@@ -151,18 +176,22 @@ def _slow(evidence: Evidence) -> Iterator[Finding]:
     # How many fits like this one, at the pace of its last tenth, would close the gap.
     away = gap / (10 * c.fall) if c.fall > 0 else float("inf")
     steady = c.falling > STEADY
+    # What still falls where there are more parameters than rows, and more is explained than
+    # curves can, is the noise of these rows: more epochs would be bad advice.
+    n_numbers = summary.n_rows * len(summary.y.mean)
+    memorizes = summary.n_parameters > n_numbers and gap < -BEHIND
     small_steps = moved < NOT_MOVED or (moved < LITTLE_MOVED and away > FITS_AWAY)
     plateau = gap > BEHIND and steady and c.fall > PLATEAU_FALL
-    # A fall that only makes up for a rise is noise.
-    trend = c.late_fall > MOST_OF_IT * c.fall
+    # A fall that only makes up for a rise, or is as large as the ups and downs, is noise.
+    trend = c.late_fall > MOST_OF_IT * c.fall and (c.turns < SMOOTH or c.fall > NOISE * c.shake)
     falls = trend and c.fall > FALL and c.relative_fall > RELATIVE_FALL
     if gap > BEHIND and steady and small_steps:
         yield Finding(
             "learning-rate-too-low",
             "warning",
-            f"The learning rate is too low ({_lr(evidence)}): the loss falls steadily but so slowly "
-            f"that after {c.n_epochs} epochs the network explains {gap:.0%} less of y's variance "
-            "than a few straight pieces do.",
+            f"The learning rate is too low ({_lr(evidence)}): the loss falls so slowly that after "
+            f"{c.n_epochs} epochs the network explains {gap:.0%} less of y's variance than a few "
+            "straight pieces do.",
             numbers,
             "Ten times it.",
         )
@@ -176,7 +205,7 @@ def _slow(evidence: Evidence) -> Iterator[Finding]:
             numbers,
             "Standardized inputs, random initial weights, another lr or activation.",
         )
-    elif summary.reason == "budget" and (falls or plateau):
+    elif summary.reason == "budget" and (falls or plateau) and not memorizes:
         yield Finding(
             "still-falling",
             "warning",

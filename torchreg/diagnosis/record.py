@@ -57,6 +57,8 @@ class Journey:
     Parameters
     ----------
     name : str
+    n : int
+        How many numbers it holds.
     start : float
         Size at the start.
     travelled : float
@@ -64,6 +66,7 @@ class Journey:
     """
 
     name: str
+    n: int
     start: float
     travelled: float
 

@@ -18,6 +18,8 @@ ORDER_ONE = 10.0
 #: its bend, which starts within about 1 of zero, lies outside the data.
 OFFSET = 5.0
 OFFSET_SIZE = 3.0
+#: So far from order 1, the square of ORDER_ONE, a fit warns without being asked.
+WILD = 100.0
 #: A spread of fewer spacings than this of the core's dtype has lost its digits: the bound of
 #: :func:`torchreg.engine.statistics.lost_digits`.
 SPACINGS = 16.0
@@ -33,13 +35,21 @@ def is_unscaled(mean: float, scale: float) -> bool:
         return False
     offset = abs(mean) > OFFSET_SIZE and abs(mean) > OFFSET * scale
     # A column that does not vary is a bias, whatever its size; unless it is a large one.
-    small = 0 < scale and size < 1 / ORDER_ONE
+    small = scale > 0 and size < 1 / ORDER_ONE
     return size > ORDER_ONE or small or offset
+
+
+def is_wild(finding: Finding) -> bool:
+    """Tell whether what an ``unscaled-*`` finding names is so far off that it cannot go well."""
+    numbers = zip(finding.numbers["mean"], finding.numbers["scale"], strict=True)
+    sizes = [math.hypot(mean, spread) for mean, spread in numbers]
+    return max(sizes) > WILD or max(sizes) < 1 / WILD
 
 
 def inputs(evidence: Evidence) -> Iterator[Finding]:
     """Find ``unscaled-inputs``: columns that reach the first linear layer far from order 1."""
-    look = evidence.look
+    # New rows may lie elsewhere; what the network learned from are the rows of the fit.
+    look = evidence.summary.look
     if look is None:
         return
     numbers = list(zip(look.input_mean, look.input_scale, strict=True))
@@ -71,9 +81,8 @@ def inputs(evidence: Evidence) -> Iterator[Finding]:
 def target(evidence: Evidence) -> Iterator[Finding]:
     """Find ``unscaled-target``: a target that the last linear layer must make far from order 1."""
     summary = evidence.summary
-    # New rows may have an unusual y; what the network had to learn is in the rows of the fit.
     look = summary.look
-    if look is None:
+    if look is None or not evidence.compares_with_y:
         return
     numbers = list(zip(look.target_mean, look.target_scale, strict=True))
     worst = [column for column, (m, s) in enumerate(numbers) if is_unscaled(m, s)]
@@ -106,24 +115,22 @@ def _alike(a: tuple[float, float], b: tuple[float, float]) -> bool:
 
 def digits(evidence: Evidence) -> Iterator[Finding]:
     """Find ``precision-loss``: columns whose spread is about the spacing of their dtype."""
-    summary, look = evidence.summary, evidence.look
+    summary, look = evidence.summary, evidence.summary.look
     eps = torch.finfo(getattr(torch, summary.dtype)).eps
     found = []
+
+    def few(mean: float) -> str:
+        return f"where {summary.dtype} can only tell numbers {abs(mean) * eps:.2g} apart"
+
     if look is not None:
         for column, (mean, scale) in enumerate(zip(look.input_mean, look.input_scale, strict=True)):
             if 0 < scale < SPACINGS * eps * abs(mean):
                 label = evidence.feature(column) if look.input_is_core else f"column {column}"
-                found.append(
-                    f"{label} is {about(mean, scale)} where it enters the network, which computes "
-                    f"in {summary.dtype} and can only tell numbers {abs(mean) * eps:.2g} apart there"
-                )
+                found.append(f"{label} enters the network as {about(mean, scale)}, {few(mean)}")
     if not summary.standardize_y:
         for column, (mean, scale) in enumerate(zip(summary.y.mean, summary.y.scale, strict=True)):
             if 0 < scale < SPACINGS * eps * abs(mean):
-                found.append(
-                    f"{evidence.target(column)} is {about(mean, scale)}, but the network computes "
-                    f"in {summary.dtype} and can only tell numbers {abs(mean) * eps:.2g} apart there"
-                )
+                found.append(f"{evidence.target(column)} is {about(mean, scale)}, {few(mean)}")
     if summary.lost_digits is not None:
         found.append(summary.lost_digits.partition(": digits were lost")[0])
     if found:

@@ -136,9 +136,9 @@ def count_units(
 
 
 def _copy(value: Any) -> Any:
-    return (
-        value.detach().to("cpu", torch.float64, copy=True) if isinstance(value, Tensor) else value
-    )
+    if not isinstance(value, Tensor):
+        return value
+    return value.detach().to("cpu", torch.float64, copy=True)
 
 
 def _count_duplicates(values: NDArray[np.float64]) -> int:

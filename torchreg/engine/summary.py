@@ -99,12 +99,11 @@ class Travel:
         now = [tensor.detach() for tensor in self.tensors]
         travelled = torch._foreach_norm(torch._foreach_sub(now, self.start))
         sizes = torch.stack([*torch._foreach_norm(self.start), *travelled]).tolist()
-        roots = [max(tensor.numel(), 1) ** 0.5 for tensor in now]
+        counts = [tensor.numel() for tensor in now]
+        numbers = zip(self.names, counts, sizes[: len(now)], sizes[len(now) :], strict=True)
         return [
-            Journey(name, start / root, gone / root)
-            for name, root, start, gone in zip(
-                self.names, roots, sizes[: len(now)], sizes[len(now) :], strict=True
-            )
+            Journey(name, n, start / max(n, 1) ** 0.5, gone / max(n, 1) ** 0.5)
+            for name, n, start, gone in numbers
         ]
 
 
@@ -165,10 +164,8 @@ def column_ranges(rows: Rows) -> tuple[Tensor, Tensor]:
         low = bound.scatter_reduce(0, columns, values, "amin")
         return low, (-bound).scatter_reduce(0, columns, values, "amax")
     ranges = [torch.aminmax(rows[piece], dim=0) for piece in chunks(*rows.shape)]
-    if len(ranges) > 1:
-        lowest, highest = (torch.stack(side) for side in zip(*ranges, strict=True))
-        ranges = [(lowest.amin(dim=0), highest.amax(dim=0))]
-    low, high = ranges[0]
+    low = torch.stack([smallest for smallest, _ in ranges]).amin(dim=0)
+    high = torch.stack([largest for _, largest in ranges]).amax(dim=0)
     return low.to(torch.float64), high.to(torch.float64)
 
 
