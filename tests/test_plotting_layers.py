@@ -62,8 +62,8 @@ def test_without_a_seed_only_the_end_is_shown(kink: Any) -> None:
         assert [text.get_text() for text in legend.get_texts()] == ["after the fit"]
 
 
-def test_raw_units_are_not_called_dimensionless(kink: Any) -> None:
-    X, y = kink
+def test_raw_units_are_not_called_dimensionless(noisy: Any) -> None:
+    X, y = noisy
     reg = TorchRegressor(standardize=False, max_epochs=2, random_state=0).fit(X, y)
     assert ParameterDisplay.from_estimator(reg).ax_.get_xlabel() == "parameter"
     assert ActivationDisplay.from_estimator(reg, X).ax_.get_xlabel() == "activation"

@@ -74,8 +74,8 @@ def test_an_absolute_error_becomes_an_mae_of_y(kink: Any) -> None:
 
 
 @pytest.mark.parametrize("loss", [torch.nn.MSELoss, "squared_error"])
-def test_a_loss_in_raw_units_is_drawn_in_raw_units(kink: Any, loss: Any) -> None:
-    X, y = kink
+def test_a_loss_in_raw_units_is_drawn_in_raw_units(noisy: Any, loss: Any) -> None:
+    X, y = noisy
     reg = TorchRegressor(loss=loss, standardize=False, max_epochs=3, random_state=0).fit(X, y)
     display = LossCurveDisplay.from_estimator(reg)
     np.testing.assert_allclose(display.training_line_.get_ydata(), np.sqrt(reg.loss_curve_))

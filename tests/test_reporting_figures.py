@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import re
+import warnings
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
+from torch import nn
 
 from torchreg import TorchRegressor
+from torchreg._errors import EffectivelyLinearWarning
 from torchreg.plotting._labels import labels_of
 from torchreg.reporting.figures import (
     LAYERS,
@@ -74,7 +77,15 @@ def test_a_straight_line_is_called_one_and_a_bent_line_is_not(
 def test_of_many_outputs_and_layers_some_are_drawn_and_it_says_so() -> None:
     rng = np.random.default_rng(0)
     X, Y = rng.normal(size=(20, 3)), rng.normal(size=(20, OUTPUTS + 2))
-    reg = TorchRegressor(module__hidden_sizes=[2] * LAYERS, max_epochs=1).fit(X, Y)
+
+    def deep() -> nn.Module:
+        hidden = [layer for _ in range(LAYERS) for layer in (nn.Linear(3, 3), nn.ELU())]
+        return nn.Sequential(*hidden, nn.Linear(3, OUTPUTS + 2))
+
+    with warnings.catch_warnings():
+        # So deep a network hardly hears its input; that it says so is not the question here.
+        warnings.simplefilter("ignore", EffectivelyLinearWarning)
+        reg = TorchRegressor(deep, max_epochs=1).fit(X, Y)
     figures = drawn(reg, X, Y)
     assert sum("residuals" in title for title in figures) == OUTPUTS
     assert "The first 6 and the last 6 of" in figures["Activations"].words

@@ -83,10 +83,10 @@ def test_a_layer_is_counted_once_and_the_sum_is_all_parameters() -> None:
 
 
 @pytest.mark.parametrize("standardize", [True, "X", "y", False])
-def test_there_is_a_table_for_each_scaling_layer_that_is_there(kink: Any, standardize: Any) -> None:
-    X, y = kink
+def test_each_scaling_layer_that_is_there_has_a_table(noisy: Any, standardize: Any) -> None:
+    X, y = noisy
     reg = TorchRegressor(standardize=standardize, max_epochs=1, random_state=0).fit(X, y)
-    titles = [table.partition(":")[0] for table in constants_tables(reg.module_, ["a"], ["b"])]
+    titles = [table.partition(":")[0] for table in constants_tables(reg.module_, ["a"] * 12, ["b"])]
     expected = {True: ["Standardize", "Unstandardize"], "X": ["Standardize"]}
     expected |= {"y": ["Unstandardize"], False: []}
     assert [title.rpartition(">")[2] for title in titles] == expected[standardize]
