@@ -84,7 +84,8 @@ th.number { text-align: right; }
     --fit: #0072b2; --held-out: #d55e00; --severe: #b3261e; --warning: #8a5a00; --info: #0b5c8f;
   }
   body { max-width: none; padding: 0; font-size: 10pt; }
-  h2, h3, caption { break-after: avoid; }
+  h2, h3, caption, thead { break-after: avoid; }
+  table:not(:has(tbody tr:nth-child(20))) { break-inside: avoid; }
   figure, .finding, tr, dl.key { break-inside: avoid; }
   .figures { grid-template-columns: 1fr 1fr; gap: 1rem; }
   pre, dl.key div { print-color-adjust: exact; -webkit-print-color-adjust: exact; }
