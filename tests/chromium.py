@@ -20,6 +20,8 @@ from pathlib import Path
 from typing import Any
 
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
+#: Without a font, a page has no text.
+PACKAGES = ("chromium", "fonts-dejavu-core")
 ELSEWHERE = (
     "/Applications/Google Chrome.app/Contents/MacOS/Google Chrome",
     "/Applications/Chromium.app/Contents/MacOS/Chromium",
@@ -28,15 +30,15 @@ ELSEWHERE = (
 PATIENCE = 60.0
 
 
-def find_or_install(names: Sequence[str] = NAMES, package: str = "chromium") -> str:
+def find_or_install(names: Sequence[str] = NAMES, packages: Sequence[str] = PACKAGES) -> str:
     """Find a program, or install Debian's; of several processes, one does it and the others wait.
 
     Parameters
     ----------
     names : sequence of str
         What the program may be called.
-    package : str
-        Debian's package.
+    packages : sequence of str
+        Debian's.
 
     Returns
     -------
@@ -48,8 +50,8 @@ def find_or_install(names: Sequence[str] = NAMES, package: str = "chromium") -> 
         return found
     if shutil.which("apt-get") is None:
         raise RuntimeError(
-            f"These tests need {package}: none of {', '.join(names)} is on the path, and there is "
-            "no apt-get to install Debian's. Install it."
+            f"These tests need {packages[0]}: none of {', '.join(names)} is on the path, and there "
+            "is no apt-get to install Debian's. Install it."
         )
     import fcntl
 
@@ -58,18 +60,18 @@ def find_or_install(names: Sequence[str] = NAMES, package: str = "chromium") -> 
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not _find(names):
             for command in (
-                ["apt-get", "update", "-qq"],
-                ["apt-get", "install", "-y", "-qq", "--no-install-recommends", package],
+                ["update"],
+                ["install", "-y", "--no-install-recommends", *packages],
             ):
                 subprocess.run(
-                    [*sudo, *command],
+                    [*sudo, "apt-get", "-qq", "-o", "DPkg::Lock::Timeout=300", *command],
                     check=True,
                     stdout=subprocess.DEVNULL,
                     env={**os.environ, "DEBIAN_FRONTEND": "noninteractive"},
                 )
     found = _find(names)
     if not found:
-        raise RuntimeError(f"apt-get installed {package}, but {names[0]} is not on the path.")
+        raise RuntimeError(f"apt-get installed {packages[0]}, but {names[0]} is not on the path.")
     return found
 
 

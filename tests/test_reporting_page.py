@@ -256,7 +256,7 @@ def test_hostile_names_are_shown_and_not_obeyed(
 def test_a_page_prints_with_all_its_headings_and_no_figure_is_cut(
     browser: Browser, pages: dict[str, Path], tmp_path: Path
 ) -> None:
-    to_text = find_or_install(["pdftotext"], "poppler-utils")
+    to_text = find_or_install(["pdftotext"], ["poppler-utils"])
     for kind in KINDS:
         with browser.page(pages[kind], dark=True) as page:
             (tmp_path / "page.pdf").write_bytes(page.pdf())
