@@ -67,7 +67,7 @@ def warn_about(fitted: Fitted, request: Request, attributes: dict[str, Any]) -> 
             stacklevel=4,
         )
     names = [str(name) for name in attributes.get("feature_names_in_", [])]
-    for finding in certain_findings(summary, names):
+    for finding in certain_findings(summary, names, n_epochs=len(outcome.records)):
         text = f"{finding.message} Try: {finding.advice} More: diagnose()."
         warnings.warn(text, _WARNINGS[finding.code], stacklevel=4)
 

@@ -22,6 +22,8 @@ SHARE: dict[str, float] = {
 #: of a binomial number it is no chance: 4 of 5 units, 6 of 10.
 BY_CHANCE = 1 / 6
 ERRORS = 3.0
+#: All of so many units are off by chance in one of 216 layers that start at random.
+NO_CHANCE = 3
 
 
 def is_many(code: str, n_found: int, n_units: int) -> bool:
@@ -36,6 +38,12 @@ def is_many(code: str, n_found: int, n_units: int) -> bool:
     bound = n_units * chance + ERRORS * math.sqrt(n_units * chance * (1 - chance))
     # A layer of one to three units is reported where none is left.
     return n_found > SHARE[code] * n_units and n_found >= min(bound, n_units)
+
+
+def is_whole_layer(finding: Finding) -> bool:
+    """Tell whether no unit of some layer is left, where a layer of three is no longer chance."""
+    pairs = zip(finding.numbers["n_found"], finding.numbers["n_units"], strict=True)
+    return any(n_found == n_units >= NO_CHANCE for n_found, n_units in pairs)
 
 
 def units(evidence: Evidence) -> Iterator[Finding]:

@@ -44,7 +44,9 @@ _CERTAIN: tuple[Callable[[Evidence], Iterator[Finding]], ...] = (
 )
 
 
-def certain_findings(summary: FitSummary, feature_names: list[str]) -> list[Finding]:
+def certain_findings(
+    summary: FitSummary, feature_names: list[str], *, n_epochs: int
+) -> list[Finding]:
     """Choose what a fit warns of: a network that scale made a line, dead layers, wild scales.
 
     Parameters
@@ -53,21 +55,26 @@ def certain_findings(summary: FitSummary, feature_names: list[str]) -> list[Find
         The numbers of the fit.
     feature_names : list of str
         Empty where X had none.
+    n_epochs : int
+        How many it had: a few are a try, and what they give no verdict.
 
     Returns
     -------
     list of Finding
-        A straight line that scale made says all there is to say about scale.
+        A straight line that scale made says all there is to say about scale. Values far from
+        order 1 are named if the network stayed behind a line or a curve.
     """
+    if n_epochs < optimization.FEW_EPOCHS:
+        return []
     evidence = Evidence(summary, feature_names, summary.look)
     found = {f.code: f for find in _CERTAIN for f in find(evidence)}
     line, dead = found.get("effectively-linear"), found.get("dead-units")
     if line is not None and line.numbers["because_of_scale"]:
         return [line]
-    certain = [] if dead is None or dead.severity != "severe" else [dead]
-    for code in ("unscaled-inputs", "unscaled-target"):
-        if code in found and scale.is_wild(found[code]):
-            certain.append(found[code])
+    certain = [dead] if dead is not None and activations.is_whole_layer(dead) else []
+    if optimization.gap(evidence) > optimization.BEHIND:
+        names = ("unscaled-inputs", "unscaled-target")
+        certain += [found[code] for code in names if code in found and scale.is_wild(found[code])]
     return certain
 
 

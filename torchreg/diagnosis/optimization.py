@@ -78,8 +78,8 @@ def _lr(evidence: Evidence) -> str:
     return f"{lr} of {summary.optimizer}"
 
 
-def _gap(evidence: Evidence) -> float:
-    """How much of y's variance the network misses that a line or curve explains."""
+def gap(evidence: Evidence) -> float:
+    """Tell how much of y's variance the network misses that a line or curve explains."""
     look = evidence.summary.look
     structure = None if look is None else look.structure
     # Another loss may not even give predictions in y's units.
@@ -109,12 +109,12 @@ def _swinging(evidence: Evidence) -> Iterator[Finding]:
     lost = c.n_epochs >= FEW_EPOCHS and (
         c.last > LOST * c.best and (c.last - c.best) / c.reference > LOST_SHARE
     )
-    behind = c.n_epochs >= FEW_EPOCHS and _gap(evidence) > BEHIND
+    behind = c.n_epochs >= FEW_EPOCHS and gap(evidence) > BEHIND
     # The first loss is that of the start, but for batches: there the parameters' journey tells
     # steps that went astray in the first epoch from a start that was bad.
     whole = summary.batch_size >= summary.n_rows or _moved(summary) < ASTRAY
     start = max(c.first, c.reference) if whole else c.reference
-    overshot = _gap(evidence) > OVERSHOT_BEHIND and c.largest > OVERSHOT * start
+    overshot = gap(evidence) > OVERSHOT_BEHIND and c.largest > OVERSHOT * start
     # Steps that jump about at a place that is not good cannot go down to one that is.
     jumps = behind and c.swing > JUMP and c.turns > JUMPS
     numbers = {
@@ -164,44 +164,44 @@ def _slow(evidence: Evidence) -> Iterator[Finding]:
     c, summary = evidence.curve, evidence.summary
     if summary.reason not in ("budget", "converged", "early_stopping") or c.n_epochs < FEW_EPOCHS:
         return
-    gap = _gap(evidence)
+    missing = gap(evidence)
     moved = _moved(summary)
     numbers = {
         "lr": summary.lr,
         "fall_in_last_tenth": c.fall,
         "share_of_loss": c.relative_fall,
-        "behind": gap,
+        "behind": missing,
         "moved": moved,
     }
-    # How many fits like this one, at the pace of its last tenth, would close the gap.
-    away = gap / (10 * c.fall) if c.fall > 0 else float("inf")
+    # How many fits like this one, at the pace of its last tenth, would gain what is missing.
+    away = missing / (10 * c.fall) if c.fall > 0 else float("inf")
     steady = c.falling > STEADY
     # What still falls where there are more parameters than rows, and more is explained than
     # curves can, is the noise of these rows: more epochs would be bad advice.
     n_numbers = summary.n_rows * len(summary.y.mean)
-    memorizes = summary.n_parameters > n_numbers and gap < -BEHIND
+    memorizes = summary.n_parameters > n_numbers and missing < -BEHIND
     small_steps = moved < NOT_MOVED or (moved < LITTLE_MOVED and away > FITS_AWAY)
-    plateau = gap > BEHIND and steady and c.fall > PLATEAU_FALL
+    plateau = missing > BEHIND and steady and c.fall > PLATEAU_FALL
     # A fall that only makes up for a rise, or is as large as the ups and downs, is noise.
     trend = c.late_fall > MOST_OF_IT * c.fall and (c.turns < SMOOTH or c.fall > NOISE * c.shake)
     falls = trend and c.fall > FALL and c.relative_fall > RELATIVE_FALL
-    if gap > BEHIND and steady and small_steps:
+    if missing > BEHIND and steady and small_steps:
         yield Finding(
             "learning-rate-too-low",
             "warning",
             f"The learning rate is too low ({_lr(evidence)}): the loss falls so slowly that after "
-            f"{c.n_epochs} epochs the network explains {gap:.0%} less of y's variance than a few "
-            "straight pieces do.",
+            f"{c.n_epochs} epochs the network explains {missing:.0%} less of y's variance than a "
+            "few straight pieces do.",
             numbers,
             "Ten times it.",
         )
-    elif gap > BEHIND and abs(c.late_fall) < FLAT:
+    elif missing > BEHIND and abs(c.late_fall) < FLAT:
         yield Finding(
             "stalled",
             "severe",
             f"The loss stands still: since the middle of the fit it fell by {c.late_fall:.2%} of "
-            f"y's variance, while the network explains {gap:.0%} less of it than a few straight "
-            "pieces do.",
+            f"y's variance, while the network explains {missing:.0%} less of it than a few "
+            "straight pieces do.",
             numbers,
             "Standardized inputs, random initial weights, another lr or activation.",
         )

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torchreg.diagnosis.record import Columns, FarColumn, FitSummary, Journey
 from torchreg.diagnosis.statistics import look_inside, spread_out
 from torchreg.engine.problem import Outcome, Problem
-from torchreg.engine.rows import Rows, SparseRows, chunks
+from torchreg.engine.rows import Rows, SparseRows, chunks, rows_in, width_of
 from torchreg.engine.statistics import Statistics, column_statistics
 
 #: A value beyond this many standard deviations is far. In a normal column one in 10^23 is.
@@ -21,8 +21,10 @@ _COMPARED = 100
 SAME = 1e-4
 
 #: Training rows that are sent through the network once more as the fit ends, at most: as many
-#: as a batch or four, so that it costs no more than an epoch of a small table.
+#: as a batch or four, so that it costs no more than an epoch of a small table ...
 LOOKED_AT = 512
+#: ... and no more numbers than this, for sparse rows are made dense.
+_NUMBERS = 2**18
 
 
 def summarize(
@@ -53,7 +55,8 @@ def summarize(
     weight = problem.training.weight
     before, after = layers.get("standardize"), layers.get("unstandardize")
     columns = describe_columns(x, statistics_of(before, x, weight))
-    chosen = spread_out(n_rows if weight is not None else len(y), LOOKED_AT, weight)
+    at_most = min(LOOKED_AT, rows_in(_NUMBERS, width_of(x)))
+    chosen = spread_out(n_rows if weight is not None else len(y), at_most, weight)
     validation, lr = problem.validation, problem.optimizer.options.get("lr")
     return FitSummary(
         n_rows=n_rows,
