@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -10,6 +11,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+from chromium import Browser, find_or_install
 from hypothesis import HealthCheck, Phase, settings
 
 Array = np.ndarray
@@ -91,3 +93,30 @@ class Injection:
 @pytest.fixture(scope="session")
 def injection() -> type[Injection]:
     return Injection
+
+
+@pytest.fixture(autouse=True)
+def close_figures() -> Iterator[None]:
+    """Close what pyplot holds open after a test, where matplotlib was used at all."""
+    yield
+    pyplot = sys.modules.get("matplotlib.pyplot")
+    if pyplot is not None:
+        pyplot.close("all")
+
+
+@pytest.fixture(scope="session")
+def bent(penguins: pd.DataFrame) -> Any:
+    """Five ReLU units, fitted to body mass (g) over flipper length (mm), with names."""
+    from torchreg import TorchRegressor
+
+    return TorchRegressor(
+        module__hidden_sizes=[5], optimizer="rprop", max_epochs=300, random_state=0
+    ).fit(penguins[["flipper_length_mm"]], penguins["body_mass_g"])
+
+
+@pytest.fixture(scope="session")
+def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
+    """Chromium, found or installed, and started once."""
+    running = Browser(find_or_install(), tmp_path_factory.mktemp("browser"))
+    yield running
+    running.close()

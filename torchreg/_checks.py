@@ -18,7 +18,7 @@ from torch import Tensor
 
 from torchreg._data import Data, to_sparse_rows, to_tensor
 from torchreg._sklearn import get_namespace_and_device
-from torchreg.engine.rows import LARGEST, Rows, SparseRows
+from torchreg.engine.rows import LARGEST, Rows, SparseRows, every_row
 
 
 @dataclass(frozen=True)
@@ -130,6 +130,36 @@ def check_prediction_data(estimator: BaseEstimator, X: Any, *, method: str) -> t
         return plain
     _check_same_place(estimator, _form_of(X), method=method)
     return _check_x(estimator, X, reset=False)
+
+
+def check_given_rows(
+    estimator: BaseEstimator, X: Any, y: Any, *, method: str
+) -> tuple[Tensor | None, Tensor | None]:
+    """Validate the rows that a method may be given after ``fit``.
+
+    Returns
+    -------
+    x : Tensor of shape (n, n_features) or None
+    y : Tensor of shape (n, n_outputs) or None
+
+    Raises
+    ------
+    ValueError
+        If they do not fit those of ``fit``, or y comes without X.
+    """
+    if X is None:
+        if y is not None:
+            raise ValueError(f"{method} was given y without X.")
+        return None, None
+    rows, form = check_prediction_data(estimator, X, method=method)
+    if y is None:
+        return every_row(rows), None
+    data = _assemble(X, rows, form, y, None, names=("X", "y", "sample_weight"))
+    if data.y.shape[1] != estimator.n_outputs_:
+        raise ValueError(
+            f"y has {data.y.shape[1]} outputs, but {estimator.n_outputs_} were fitted."
+        )
+    return every_row(rows), data.y
 
 
 def _as_it_is(estimator: BaseEstimator, X: Any) -> tuple[Rows, Form] | None:

@@ -70,6 +70,13 @@ def hold_out(data: Data, fraction: float, *, seed: int) -> tuple[Data, Data]:
     return data.take(order[n_held:]), data.take(order[:n_held])
 
 
+def names_of(y: Any) -> list[str]:
+    """Read the names of y's columns off a Series or a DataFrame; empty where there are none."""
+    columns = getattr(y, "columns", None)
+    names = [getattr(y, "name", None)] if columns is None else list(columns)
+    return [str(name) for name in names] if all(isinstance(n, str) and n for n in names) else []
+
+
 def to_tensor(array: Any, *, name: str) -> Tensor:
     """Turn a validated array of any library into a tensor on the CPU.
 

@@ -22,6 +22,18 @@ class PrecisionWarning(UserWarning):
     """A column's spread is about the spacing of its dtype: digits were lost before the fit."""
 
 
+class EffectivelyLinearWarning(ConvergenceWarning):
+    """Scale made a straight line of the network; see ``TorchRegressor.diagnose``."""
+
+
+class DeadUnitsWarning(ConvergenceWarning):
+    """All hidden units of a layer are off for every row: nothing passes, nothing is learned."""
+
+
+class UnscaledWarning(UserWarning):
+    """The network sees, or has to make, values more than a hundred times order 1 or below it."""
+
+
 class InterruptWarning(UserWarning):
     """A fit was interrupted (Ctrl-C); the estimator holds what it had learned by then."""
 

@@ -11,7 +11,15 @@ import torch
 from sklearn.exceptions import ConvergenceWarning
 
 from torchreg._data import Data
-from torchreg._errors import DivergenceWarning, InterruptWarning, PrecisionWarning
+from torchreg._errors import (
+    DeadUnitsWarning,
+    DivergenceWarning,
+    EffectivelyLinearWarning,
+    InterruptWarning,
+    PrecisionWarning,
+    UnscaledWarning,
+)
+from torchreg.diagnosis.findings import certain_findings
 from torchreg.engine.fit import Fitted, Request
 from torchreg.engine.rows import Rows, SparseRows
 from torchreg.engine.statistics import Statistics, lost_digits
@@ -19,13 +27,22 @@ from torchreg.engine.statistics import Statistics, lost_digits
 #: From a warning up to who called ``fit``: past this file, ``fit``, and its two decorators.
 _CALLER = 5
 
+#: In which class a finding is warned of.
+_WARNINGS: dict[str, type[Warning]] = {
+    "effectively-linear": EffectivelyLinearWarning,
+    "dead-units": DeadUnitsWarning,
+    "unscaled-inputs": UnscaledWarning,
+    "unscaled-target": UnscaledWarning,
+}
 
-def warn_about(fitted: Fitted, request: Request, lost_digits: str | None) -> None:
-    """Turn the reason why a fit ended into words."""
+
+def warn_about(fitted: Fitted, request: Request, attributes: dict[str, Any]) -> None:
+    """Turn the reason why a fit ended, and what is certain about its network, into words."""
     outcome = fitted.outcome
     epoch, kept = outcome.records[-1].epoch, outcome.best_epoch
-    if lost_digits is not None:
-        warnings.warn(lost_digits, PrecisionWarning, stacklevel=_CALLER)
+    summary = fitted.summary
+    if summary.lost_digits is not None:
+        warnings.warn(summary.lost_digits, PrecisionWarning, stacklevel=_CALLER)
     if outcome.reason == "interrupted":
         if not fits_alone():
             raise KeyboardInterrupt
@@ -52,6 +69,10 @@ def warn_about(fitted: Fitted, request: Request, lost_digits: str | None) -> Non
             ConvergenceWarning,
             stacklevel=_CALLER,
         )
+    names = [str(name) for name in attributes.get("feature_names_in_", [])]
+    for finding in certain_findings(summary, names, n_epochs=len(outcome.records)):
+        text = f"{finding.message} Try: {finding.advice} More: diagnose()."
+        warnings.warn(text, _WARNINGS[finding.code], stacklevel=_CALLER)
 
 
 def describe_lost_digits(

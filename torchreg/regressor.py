@@ -6,6 +6,7 @@ import math
 import os
 from collections.abc import Callable
 from contextlib import AbstractContextManager
+from dataclasses import replace
 from typing import Any, ClassVar, Self
 
 import numpy as np
@@ -25,11 +26,12 @@ from torchreg._checks import (
     check_validation_data,
     restore_form,
 )
-from torchreg._data import Data, hold_out
+from torchreg._data import Data, hold_out, names_of
 from torchreg._device import resolve_device
 from torchreg._exporting import ExportMixin
 from torchreg._fingerprint import fingerprint
 from torchreg._guard import leaving_no_trace
+from torchreg._inspecting import InspectionMixin
 from torchreg._limits import check_parameters
 from torchreg._observers import NativeCallbacks, PrintedTable
 from torchreg._parameters import (
@@ -56,6 +58,7 @@ class TorchRegressor(
     NestedParametersMixin,
     SavingMixin,
     ExportMixin,
+    InspectionMixin,
     RegressorMixin,
     BaseEstimator,
 ):
@@ -142,6 +145,8 @@ class TorchRegressor(
         One per epoch: ``epoch``, ``loss``, ``validation_loss`` and what callbacks noted.
     dtype_ : torch.dtype
         In which the network computes.
+    fit_summary_ : dict
+        Small numbers of the fit that :meth:`diagnose` reads, ready for JSON.
     n_outputs_ : int
         Number of outputs.
     n_features_in_ : int
@@ -282,6 +287,10 @@ class TorchRegressor(
             If a column lost its digits before it came.
         InterruptWarning
             If Ctrl-C ended the fit; what it had learned is kept.
+        EffectivelyLinearWarning, DeadUnitsWarning, UnscaledWarning
+            If, without standardization, scale made a straight line of the network; if all
+            units of a layer are off for every row; if values a hundred times order 1 or more
+            reach the network. :meth:`diagnose` tells more.
         """
         # 1. Check everything; until the last step the estimator stays as it was.
         check_parameters(self)
@@ -300,8 +309,11 @@ class TorchRegressor(
             request = self._request(seed, seen, data, given, keeper)
             fitted = fit_network(request, _raw(data), None if held_out is None else _raw(held_out))
         # 4. Say what went wrong.
-        warn_about(fitted, request, describe_lost_digits(data, fitted.module, seen))
+        lost_digits = describe_lost_digits(data, fitted.module, seen)
+        summary = replace(fitted.summary, target_names=names_of(y), lost_digits=lost_digits)
+        warn_about(replace(fitted, summary=summary), request, seen)
         # 5. Store what was learned.
+        seen["fit_summary_"] = summary.to_dict()
         self._store(fitted, seen)
         return self
 

@@ -19,6 +19,7 @@ from torchreg._device import (
     statistics_dtype,
     threads,
 )
+from torchreg.diagnosis.record import FitSummary
 from torchreg.engine.loop import train
 from torchreg.engine.network import Habits, build_network, fit_to_data, habits_of, scaled
 from torchreg.engine.problem import Keeper, Observer, Outcome, Problem, Stopping
@@ -35,6 +36,7 @@ from torchreg.engine.rows import (
 )
 from torchreg.engine.statistics import column_statistics
 from torchreg.engine.stepper import trainable
+from torchreg.engine.summary import Travel, summarize
 from torchreg.losses import Loss, probe_loss
 from torchreg.nn import Unstandardize
 from torchreg.optimizers import OptimizerSpec
@@ -114,11 +116,12 @@ class Request:
 
 @dataclass(frozen=True)
 class Fitted:
-    """What a fit gave: the module (raw units to raw units), its dtype, and the outcome."""
+    """What a fit gave: the module (raw units to raw units), its dtype, outcome and numbers."""
 
     module: nn.Sequential
     dtype: torch.dtype
     outcome: Outcome
+    summary: FitSummary
 
 
 @torch.enable_grad()  # Whoever calls may have turned gradients off.
@@ -158,9 +161,9 @@ def fit_network(request: Request, training: RawRows, validation: RawRows | None)
         # 3. Train, with random numbers of our own if the network draws; other threads wait then.
         few = 1 if batch_size * start.n_parameters <= ONE_THREAD else available
         with threads(few, others=available):
-            work = partial(_train, request, start, training, validation, batch_size, loss)
-            outcome = seeded(start.generators, device, work) if start.habits.draws else work()
-    return Fitted(start.inside.module.eval(), start.inside.dtype, outcome)
+            work = partial(_train, request, start, training, validation, batch_size, loss, n_rows)
+            trained = seeded(start.generators, device, work) if start.habits.draws else work()
+    return Fitted(start.inside.module.eval(), start.inside.dtype, *trained)
 
 
 class _Start(NamedTuple):
@@ -191,9 +194,11 @@ def _train(
     validation: RawRows | None,
     batch_size: int,
     loss: Loss,
-) -> Outcome:
-    """Train the network in place."""
+    n_rows: int,
+) -> tuple[Outcome, FitSummary]:
+    """Train the network in place, and note the numbers that a diagnosis needs."""
     inside, table = start.inside, start.table
+    travel = Travel(inside.network)
     listener = inside.listener(training, validation, batch_size)
     problem = Problem(
         network=inside.network,
@@ -214,7 +219,9 @@ def _train(
     )
     if listener is not None:
         listener.begin()
-    return train(problem)
+    outcome = train(problem)
+    summary = summarize(problem, outcome, travel, inside.module, training.x, training.y, n_rows)
+    return outcome, summary
 
 
 def choose_batch_size(batch_size: int | str | None, n_rows: int, optimizer: OptimizerSpec) -> int:

@@ -1,0 +1,239 @@
+"""A labelled collection of fits: healthy ones, and one or more of each disease.
+
+Each label follows from how the case was made, not from what a diagnosis said about it. Where the
+making leaves something open (whether ReLUs on raw millimetres die or are always on is a matter of
+the sign of their first weight), the code stands under ``may``, and counts neither way. The cases
+fall into two halves with different data sets, seeds and architectures; the thresholds were chosen
+on the first one.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from contextvars import ContextVar
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from sklearn.datasets import load_diabetes, make_friedman1
+from torch import nn
+
+from torchreg import TorchRegressor
+from torchreg.nn import MLP, AddConstant, MultiplyByConstant
+
+Data = tuple[Any, Any]
+
+#: Added to every seed, so that the same collection can be made anew from other numbers.
+SHIFT: ContextVar[int] = ContextVar("SHIFT", default=0)
+
+
+@dataclass(frozen=True)
+class Case:
+    """A fit with what must, and what may, be found in it."""
+
+    name: str
+    half: int
+    data: Callable[[], Data]
+    options: dict[str, Any]
+    must: frozenset[str] = frozenset()
+    may: frozenset[str] = frozenset()
+    fit: Callable[[], dict[str, Any]] = field(default=dict)
+    look_at: Callable[[], tuple[Any, ...]] = field(default=tuple)
+
+    def diagnose(self, shift: int = 0) -> tuple[str, ...]:
+        """Fit, and give the codes that are found; ``shift`` changes every seed."""
+        token = SHIFT.set(shift)
+        try:
+            X, y = self.data()
+            seed = self.options.get("random_state", 0) + shift
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                reg = TorchRegressor(**{**self.options, "random_state": seed})
+                reg.fit(X, y, **self.fit())
+            return reg.diagnose(*self.look_at()).codes
+        finally:
+            SHIFT.reset(token)
+
+
+# %% Data sets
+@cache
+def penguins(*columns: str) -> Data:
+    file = Path(__file__).parents[2] / "data" / "penguins.csv"
+    table = pd.read_csv(file).dropna()
+    return table[list(columns)], table["body_mass_g"]
+
+
+def flippers() -> Data:
+    return penguins("flipper_length_mm")
+
+
+def birds() -> Data:
+    return penguins("bill_length_mm", "bill_depth_mm", "flipper_length_mm")
+
+
+def sine(n: int = 200, noise: float = 0.1, seed: int = 0, factor: float = 1.0) -> Data:
+    rng = np.random.default_rng(seed + SHIFT.get())
+    x = rng.uniform(-3, 3, size=(n, 1))
+    return factor * x, np.sin(x[:, 0]) + noise * rng.normal(size=n)
+
+
+def kink(seed: int = 0) -> Data:
+    rng = np.random.default_rng(seed + SHIFT.get())
+    x = rng.uniform(170, 230, size=(150, 1))
+    return x, 4000 + 30 * np.abs(x[:, 0] - 195) + 40 * rng.normal(size=150)
+
+
+def friedman(n: int = 400, seed: int = 0) -> Data:
+    return make_friedman1(n, n_features=7, noise=0.5, random_state=seed + SHIFT.get())
+
+
+def ripples(n: int = 400, seed: int = 0) -> Data:
+    rng = np.random.default_rng(seed + SHIFT.get())
+    x = rng.uniform(-2, 2, size=(n, 2))
+    return x, np.abs(x[:, 0]) + x[:, 1] ** 2 + 0.1 * rng.normal(size=n)
+
+
+def linear(n: int = 200, width: int = 1, noise: float = 0.3, seed: int = 0) -> Data:
+    rng = np.random.default_rng(seed + SHIFT.get())
+    x = 50 + 10 * rng.normal(size=(n, width))
+    slopes = np.linspace(1, 2, width)
+    return x, 300 + x @ slopes + 10 * noise * rng.normal(size=n)
+
+
+def diabetes() -> Data:
+    return load_diabetes(return_X_y=True, scaled=False)
+
+
+def raw(data: Data, offset: float, factor: float, y_factor: float) -> Data:
+    X, y = data
+    return offset + factor * np.asarray(X), y_factor * np.asarray(y)
+
+
+# %% Modules
+class Biased(nn.Module):
+    """A layer whose units all start with the same bias: on, or off, for every row."""
+
+    def __init__(
+        self,
+        in_features: int,
+        bias: float,
+        hidden: int = 10,
+        activation: Callable[[], nn.Module] = nn.ReLU,
+    ) -> None:
+        super().__init__()
+        self.hidden, self.act = nn.Linear(in_features, hidden), activation()
+        self.out = nn.Linear(hidden, 1)
+        nn.init.constant_(self.hidden.bias, bias)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.out(self.act(self.hidden(x)))
+
+
+class Steep(nn.Module):
+    """A layer whose units start with huge weights, so that they sit at floor or ceiling."""
+
+    def __init__(
+        self, in_features: int, weight: float, activation: Callable[[], nn.Module] = nn.Tanh
+    ) -> None:
+        super().__init__()
+        self.hidden, self.act = nn.Linear(in_features, 8), activation()
+        self.out = nn.Linear(8, 1)
+        with torch.no_grad():
+            self.hidden.weight.sign_().mul_(weight)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.out(self.act(self.hidden(x)))
+
+
+class Twins(nn.Module):
+    """A layer whose units all start with the same weights, and so stay the same."""
+
+    def __init__(self, in_features: int, weight: float = 0.5, width: int = 6) -> None:
+        super().__init__()
+        self.hidden, self.out = nn.Linear(in_features, width), nn.Linear(width, 1)
+        for parameter in self.parameters():
+            nn.init.constant_(parameter, weight)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.out(torch.tanh(self.hidden(x)))
+
+
+class Functional(nn.Module):
+    """Activations as functions, not as modules."""
+
+    def __init__(self, in_features: int) -> None:
+        super().__init__()
+        self.a, self.b = nn.Linear(in_features, 12), nn.Linear(12, 12)
+        self.c = nn.Linear(12, 1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.c(nn.functional.silu(self.b(torch.tanh(self.a(x)))))
+
+
+def normed(in_features: int) -> nn.Module:
+    return nn.Sequential(
+        nn.Linear(in_features, 12), nn.BatchNorm1d(12), nn.ReLU(), nn.Linear(12, 1)
+    )
+
+
+def by_hand(a: float, b: float, c: float, d: float) -> nn.Module:
+    """The lesson's network, with these four constants inside."""
+    torch.manual_seed(0)
+    return nn.Sequential(
+        AddConstant(a),
+        MultiplyByConstant(b),
+        MLP(1, hidden_sizes=[5], activation="tanh"),
+        MultiplyByConstant(c),
+        AddConstant(d),
+    )
+
+
+def only(*codes: str) -> frozenset[str]:
+    return frozenset(codes)
+
+
+# %% What may follow from a disease, beside the disease itself
+#: Raw units: what happens to the units, and how far the way is, depends on the initial signs.
+RAW = only(
+    "dead-units",
+    "always-on-units",
+    "saturated-units",
+    "far-travelled",
+    "stalled",
+    "still-falling",
+    "learning-rate-too-low",
+    "learning-rate-too-high",
+    "oscillating",
+    "duplicate-units",
+)
+#: A network that cannot learn ends as a constant or a line, and stops getting better.
+CRIPPLED = only("effectively-linear", "stalled", "still-falling", "learning-rate-too-low")
+#: Huge steps: where the weights end is anyone's guess.
+WILD = only(
+    "dead-units",
+    "always-on-units",
+    "saturated-units",
+    "duplicate-units",
+    "effectively-linear",
+    "far-travelled",
+    "oscillating",
+    "stalled",
+    "diverged",
+)
+LESSON = {"module": MLP, "module__hidden_sizes": [5], "optimizer": "rprop", "max_epochs": 1000}
+
+
+def tanh(width: int = 10, **options: Any) -> dict[str, Any]:
+    """A small fit that succeeds, unless the options prevent it."""
+    return {
+        "module__hidden_sizes": [width],
+        "module__activation": "tanh",
+        "optimizer": "rprop",
+        "max_epochs": 200,
+        **options,
+    }

@@ -1,0 +1,137 @@
+"""The network in a notebook."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import sklearn
+from chromium import Browser
+from sklearn.model_selection import GridSearchCV
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+from sklearn.utils import estimator_html_repr
+from torch import nn
+
+from torchreg import TorchRegressor
+from torchreg.reporting import network_html
+from torchreg.reporting.network import FOLDED, LISTED, constants_tables, layers_table
+
+
+def without_counters(html: str) -> str:
+    """Leave out the numbers that scikit-learn counts its diagrams with."""
+    return re.sub(r"sk-(container|estimator)-id-\d+", "", html)
+
+
+def test_the_diagram_is_scikit_learns_and_the_network_follows(bent: Any) -> None:
+    html = bent._repr_html_()
+    diagram = estimator_html_repr(bent)
+    assert without_counters(html).startswith(without_counters(diagram))
+    network = html[len(diagram) :]
+    assert "Linear(in_features=1, out_features=5, bias=True)" in network
+    assert "16 parameters" in network
+    bundle = bent._repr_mimebundle_()
+    assert bundle["text/plain"] == repr(bent)
+    assert without_counters(bundle["text/html"]) == without_counters(html)
+
+
+def test_standardize_shows_its_numbers_under_the_users_names(
+    bent: Any, penguins: pd.DataFrame
+) -> None:
+    html = bent._repr_html_()
+    for name in ("flipper_length_mm", "body_mass_g"):
+        values = penguins[name]
+        row = html.partition(f'<th scope="row">{name}</th>')[2].partition("</tr>")[0]
+        shown = [float(number) for number in re.findall(r">([-\d.]+)</td>", row)]
+        np.testing.assert_allclose(shown, [values.mean(), values.std(ddof=0)], rtol=1e-5)
+
+
+def test_unfitted_estimators_and_what_surrounds_fitted_ones_look_as_ever(kink: Any) -> None:
+    X, y = kink
+    reg = TorchRegressor(max_epochs=1)
+    pipeline = make_pipeline(StandardScaler(), TorchRegressor(max_epochs=1, random_state=0))
+    search = GridSearchCV(reg, {"lr": [0.1]}, cv=2)
+    for estimator in (reg, pipeline, pipeline.fit(X, y), search, search.fit(X, y)):
+        ours = estimator._repr_html_()
+        assert without_counters(ours) == without_counters(estimator_html_repr(estimator))
+        assert "torchreg-network" not in ours
+
+
+def test_display_text_is_respected(bent: Any) -> None:
+    with sklearn.config_context(display="text"):
+        assert not hasattr(bent, "_repr_html_")
+        assert "text/html" not in bent._repr_mimebundle_()
+
+
+def test_a_layer_is_counted_once_and_the_sum_is_all_parameters() -> None:
+    class Odd(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.own = nn.Parameter(nn.init.zeros_(nn.Linear(3, 1).weight))
+            self.first = nn.Linear(3, 3)
+            self.again = self.first
+
+    module = Odd()
+    html = layers_table(module)
+    counts = [int(n) for n in re.findall(r'data-title="parameters">(\d+)<', html)]
+    assert sum(counts) == sum(p.numel() for p in module.parameters()) == 15
+    assert "Layers: 15 parameters" in html
+
+
+@pytest.mark.parametrize("standardize", [True, "X", "y", False])
+def test_each_scaling_layer_that_is_there_has_a_table(noisy: Any, standardize: Any) -> None:
+    X, y = noisy
+    reg = TorchRegressor(standardize=standardize, max_epochs=1, random_state=0).fit(X, y)
+    titles = [table.partition(":")[0] for table in constants_tables(reg.module_, ["a"] * 12, ["b"])]
+    expected = {True: ["Standardize", "Unstandardize"], "X": ["Standardize"]}
+    expected |= {"y": ["Unstandardize"], False: []}
+    assert [title.rpartition(">")[2] for title in titles] == expected[standardize]
+
+
+def test_many_columns_are_folded_and_very_many_are_counted() -> None:
+    rng = np.random.default_rng(0)
+    for width, folded in ((FOLDED, False), (FOLDED + 1, True), (LISTED + 1, True)):
+        X = rng.normal(size=(4, width))
+        reg = TorchRegressor(max_epochs=1, module__hidden_sizes=[2]).fit(X, X[:, 0])
+        html = network_html(reg.module_, [f"x{i}" for i in range(width)])
+        assert ("<details><summary>Standardize" in html) == folded
+    assert f"the first {LISTED} are listed" in html
+    assert html.count('<th scope="row">x') == LISTED
+
+
+HOSTILE = ["<b>&", "<script>document.title = 'taken'</script>", '"onclick="', "日本語"]
+
+
+@pytest.mark.parametrize("dark", [False, True])
+def test_a_browser_shows_hostile_names_as_they_are_in_light_and_dark(
+    browser: Browser, tmp_path: Path, dark: bool
+) -> None:
+    rng = np.random.default_rng(0)
+    X = pd.DataFrame(rng.normal(size=(20, 4)), columns=HOSTILE)
+    reg = TorchRegressor(max_epochs=1, random_state=0).fit(X, pd.Series(X["<b>&"], name="<i>y"))
+    page = tmp_path / "notebook.html"
+    style = "background:#111;color:#eee" if dark else "background:#fff;color:#111"
+    head = '<meta charset="utf-8"><title>mine</title>'
+    page.write_text(
+        f'<!DOCTYPE html><html><head>{head}</head><body style="{style}">{reg._repr_html_()}',
+        encoding="utf-8",
+    )
+    with browser.page(page, dark=dark) as shown:
+        assert shown.complaints() == []
+        assert shown.requests() == [page.as_uri()]
+        assert shown.evaluate("document.title") == "mine"
+        names = shown.evaluate(
+            "[...document.querySelectorAll('.torchreg-network th[scope=row]')]"
+            ".map(cell => cell.innerText)"
+        )
+        assert names[:5] == [*HOSTILE, "<i>y"]
+        # scikit-learn's diagram is there too, and the network reads on the page's own color.
+        assert shown.evaluate("document.querySelector('.sk-estimator').offsetHeight") > 20
+        ink = shown.evaluate(
+            "getComputedStyle(document.querySelector('.torchreg-network pre')).color"
+        )
+        assert ink == ("rgb(238, 238, 238)" if dark else "rgb(17, 17, 17)")

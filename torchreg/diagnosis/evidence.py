@@ -1,0 +1,299 @@
+"""Everything that the findings are drawn from, in one place, and how numbers are worded."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import cached_property, partial
+
+import torch
+from torch import Tensor, nn
+
+from torchreg._device import seeded
+from torchreg.diagnosis.curve import Curve
+from torchreg.diagnosis.record import FitSummary, Look
+from torchreg.diagnosis.statistics import look_inside, spread_out
+from torchreg.nn import Unstandardize
+
+#: Rows that are sent through the network for a diagnosis, at most.
+LOOKED_AT = 2000
+
+#: Losses that compare the network's output with y itself. Others may read it as a logarithm, or
+#: as several quantiles.
+COMPARING = frozenset(
+    {
+        "absolute_error",
+        "huber",
+        "squared_error",
+        "HuberLoss",
+        "L1Loss",
+        "MSELoss",
+        "SmoothL1Loss",
+        "huber_loss",
+        "l1_loss",
+        "mse_loss",
+        "smooth_l1_loss",
+    }
+)
+
+
+@dataclass(frozen=True)
+class Outside:
+    """How much of a column of new rows lies beyond the training rows.
+
+    Parameters
+    ----------
+    column : int
+    share : float
+        Of the rows.
+    beyond : float
+        Of the farthest value, in widths of the training range.
+    low, high : float
+        Of the new rows, in raw units.
+    """
+
+    column: int
+    share: float
+    beyond: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What is known about a fit; what costs more is worked out when it is asked for.
+
+    Parameters
+    ----------
+    summary : FitSummary
+    feature_names : list of str
+        Empty where X had none.
+    look : Look or None
+        At new rows or, without any, at training rows.
+    losses : list of float
+        Training loss of each epoch, in standardized units.
+    validation : list of float or None
+        Validation loss of each epoch, in standardized units.
+    kept_epoch : int
+        The epoch whose weights are in the module.
+    is_new : bool
+        Whether rows were given.
+    outside : list of Outside
+        Columns of the given rows that leave the training range.
+    bends : list of float
+        Where a network of one feature bends, in that feature's unit.
+    """
+
+    summary: FitSummary
+    feature_names: list[str]
+    look: Look | None
+    losses: list[float] = field(default_factory=list)
+    validation: list[float] | None = None
+    kept_epoch: int = 0
+    is_new: bool = False
+    outside: list[Outside] = field(default_factory=list)
+    bends: list[float] = field(default_factory=list)
+
+    @cached_property
+    def curve(self) -> Curve:
+        """The shape of this fit's training loss, without those before a warm start."""
+        return Curve.of(self.losses[self.summary.first_epoch :], reference_loss(self.summary))
+
+    @property
+    def compares_with_y(self) -> bool:
+        """Whether the loss is known to compare the network's output with y itself."""
+        return self.summary.loss in COMPARING
+
+    def feature(self, column: int) -> str:
+        """Name a column of X."""
+        return self.feature_names[column] if self.feature_names else f"X column {column}"
+
+    def target(self, column: int) -> str:
+        """Name a column of y."""
+        if self.summary.target_names:
+            return self.summary.target_names[column]
+        return "y" if len(self.summary.y.mean) == 1 else f"y column {column}"
+
+
+def about(mean: float, scale: float) -> str:
+    """Write a mean and a spread with as many digits as they deserve.
+
+    Examples
+    --------
+    >>> about(200.967, 13.99), about(0.00123456, 0.0004), about(1.7e9, 101.3)
+    ('201 ± 14', '0.0012 ± 0.0004', '1700000000 ± 100')
+    """
+    if scale == 0 or not math.isfinite(scale):
+        return f"{mean:.6g}"
+    digits = 1 - math.floor(math.log10(scale))
+    if abs(mean) >= 1e12 or scale < 1e-6:
+        return f"{mean:.3g} ± {scale:.2g}"
+    spread, middle = round(scale, digits), round(mean, digits)
+    places = max(0, digits)
+    text = [f"{value:.{places}f}" for value in (middle, spread)]
+    if places:
+        text = [word.rstrip("0").rstrip(".") for word in text]
+    return f"{text[0]} ± {text[1]}"
+
+
+def listed(words: Sequence[str], *, at_most: int = 3) -> str:
+    """Join words: ``a``, ``a and b``, ``a, b, c and 4 more``."""
+    if len(words) > at_most:
+        return f"{', '.join(words[:at_most])} and {len(words) - at_most} more"
+    return " and ".join([", ".join(words[:-1]), words[-1]] if len(words) > 2 else list(words))
+
+
+def look_at_rows(module: nn.Sequential, x: Tensor, y: Tensor | None) -> Look | None:
+    """Look inside a fitted module at some of the given rows, without disturbing it.
+
+    Parameters
+    ----------
+    module : nn.Sequential
+        A network between its scaling layers.
+    x : Tensor of shape (n, n_features)
+        Raw units.
+    y : Tensor of shape (n, n_outputs) or None
+        Raw units.
+    """
+    network = module.get_submodule("network")
+    layers = dict(module.named_children())
+    parameter = next(network.parameters())
+    before, after = layers.get("standardize"), layers.get("unstandardize")
+    # Modules that draw, and those that look whether they train, come out as they went in.
+    training = [part for part in module.modules() if part.training]
+    module.eval()
+
+    @torch.no_grad()
+    def look() -> Look:
+        core = x.to(parameter.device)
+        core = (core if before is None else before(core)).to(parameter.dtype)
+        t = y
+        if y is not None and isinstance(after, Unstandardize):
+            t = after.inverse()(y.to(after.mean.device))
+        return look_inside(network, core, t)
+
+    try:
+        return seeded(0, parameter.device, look)
+    finally:
+        for part in training:
+            part.training = True
+
+
+def find_bends(module: nn.Sequential, low: float, high: float, dtype: torch.dtype) -> list[float]:
+    """Find where a network of one feature bends, between the ends of the training rows.
+
+    A bend is where the slope changes by more than a fiftieth of the steepest between
+    neighbours on a fine grid, and by no more a step further: a smooth curve has none.
+
+    Parameters
+    ----------
+    module : nn.Sequential
+        Raw units to raw units, in evaluation mode.
+    low, high : float
+        In the feature's unit.
+    dtype : torch.dtype
+        Of the core.
+
+    Returns
+    -------
+    list of float
+        In the feature's unit.
+    """
+    if not high > low:
+        return []
+    grid = torch.linspace(low, high, 1001, dtype=torch.float64)
+    first = next(module.parameters())
+    given = grid if "standardize" in dict(module.named_children()) else grid.to(dtype)
+    with torch.no_grad():
+        # (1001,) -> (1001, 1)
+        rows = given.to(first.device).reshape(-1, 1)
+        output = seeded(0, first.device, partial(module, rows))
+    # (1001, n_outputs) or (1001,) -> (1001,)
+    curve = output.detach().cpu().to(torch.float64).reshape(len(grid), -1)[:, 0]
+    slope = curve.diff() / grid.diff()
+    change = slope.diff().abs()
+    large = (change > slope.abs().amax() / 50).tolist()
+    bends = []
+    place = 0
+    while place < len(large):
+        if not large[place]:
+            place += 1
+            continue
+        # One bend within a cell changes the slope twice in a row.
+        width = 2 if place + 1 < len(large) and large[place + 1] else 1
+        left, right = place, place + width
+        if right + 1 <= len(large) and not (right < len(large) and large[right]):
+            a, b = float(slope[left]), float(slope[right])
+            x_left, x_right = float(grid[left + 1]), float(grid[right])
+            y_left, y_right = float(curve[left + 1]), float(curve[right])
+            # Where the line before it meets the line after it.
+            where = x_left if a == b else (y_right - y_left + a * x_left - b * x_right) / (a - b)
+            bends.append(min(max(where, low), high))
+        while place < len(large) and large[place]:
+            place += 1
+    return bends
+
+
+def find_outside(x: Tensor, summary: FitSummary) -> list[Outside]:
+    """List the columns of given rows that leave the range of the training rows."""
+    low = torch.tensor(summary.x.low, dtype=torch.float64)
+    high = torch.tensor(summary.x.high, dtype=torch.float64)
+    # What was float32 at fit may come as float64, and the other way round.
+    slack = torch.finfo(torch.float32).eps * torch.maximum(low.abs(), high.abs())
+    values = x.to(torch.float64)
+    share = ((values < low - slack) | (values > high + slack)).to(torch.float64).mean(dim=0)
+    smallest, largest = torch.aminmax(values, dim=0)
+    beyond = torch.maximum(low - smallest, largest - high) / (high - low)
+    return [
+        Outside(
+            column,
+            float(share[column]),
+            float(beyond[column]),
+            float(smallest[column]),
+            float(largest[column]),
+        )
+        for column in torch.nonzero(share > 0).flatten().tolist()
+    ]
+
+
+def gather(
+    module: nn.Sequential,
+    summary: FitSummary,
+    losses: list[float],
+    validation: list[float] | None,
+    kept_epoch: int,
+    feature_names: list[str],
+    x: Tensor | None,
+    y: Tensor | None,
+) -> Evidence:
+    """Collect what the findings are drawn from; see :class:`Evidence`."""
+    look, outside = summary.look, []
+    if x is not None:
+        chosen = spread_out(len(x), LOOKED_AT)
+        look = look_at_rows(module, x[chosen], None if y is None else y[chosen])
+        outside = find_outside(x, summary)
+    bends: list[float] = []
+    if len(summary.x.mean) == 1 and summary.reason != "diverged":
+        dtype = getattr(torch, summary.dtype)
+        bends = find_bends(module, summary.x.low[0], summary.x.high[0], dtype)
+    return Evidence(
+        summary=summary,
+        feature_names=feature_names,
+        look=look,
+        losses=losses,
+        validation=validation,
+        kept_epoch=kept_epoch,
+        is_new=x is not None,
+        outside=outside,
+        bends=bends,
+    )
+
+
+def reference_loss(summary: FitSummary) -> float | None:
+    """Give the loss of predicting the mean, where it is known: 1 if y is standardized."""
+    if summary.loss not in ("squared_error", "MSELoss", "mse_loss"):
+        return None
+    if summary.standardize_y:
+        return 1.0
+    return sum(scale**2 for scale in summary.y.scale) / len(summary.y.scale)

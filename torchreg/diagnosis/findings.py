@@ -1,0 +1,169 @@
+"""All findings about a fit, from all rooms, and the sentence that says how it went."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from torch import Tensor, nn
+
+from torchreg.diagnosis import (
+    activations,
+    data,
+    generalization,
+    linearity,
+    optimization,
+    scale,
+)
+from torchreg.diagnosis.evidence import Evidence, gather, listed
+from torchreg.diagnosis.record import FitSummary
+from torchreg.diagnosis.report import Diagnosis, Finding
+
+#: Who looks for what.
+FINDERS: tuple[Callable[[Evidence], Iterator[Finding]], ...] = (
+    linearity.line,
+    activations.units,
+    scale.inputs,
+    scale.target,
+    scale.digits,
+    scale.travel,
+    optimization.curve,
+    generalization.overfitting,
+    generalization.rows,
+    data.columns,
+    data.tails,
+    data.extrapolation,
+)
+
+#: What is certain enough to be said without being asked, and costs next to nothing.
+_CERTAIN: tuple[Callable[[Evidence], Iterator[Finding]], ...] = (
+    linearity.line,
+    activations.units,
+    scale.inputs,
+    scale.target,
+)
+
+
+def certain_findings(
+    summary: FitSummary, feature_names: list[str], *, n_epochs: int
+) -> list[Finding]:
+    """Choose what a fit warns of: a network that scale made a line, dead layers, wild scales.
+
+    Parameters
+    ----------
+    summary : FitSummary
+        The numbers of the fit.
+    feature_names : list of str
+        Empty where X had none.
+    n_epochs : int
+        How many it had: a few are a try, and what they give no verdict.
+
+    Returns
+    -------
+    list of Finding
+        A straight line that scale made says all there is to say about scale. Values far from
+        order 1 are named if the network stayed behind a line or a curve.
+    """
+    if n_epochs < optimization.FEW_EPOCHS:
+        return []
+    evidence = Evidence(summary, feature_names, summary.look)
+    found = {f.code: f for find in _CERTAIN for f in find(evidence)}
+    line, dead = found.get("effectively-linear"), found.get("dead-units")
+    if line is not None and line.numbers["because_of_scale"]:
+        return [line]
+    certain = [dead] if dead is not None and activations.is_whole_layer(dead) else []
+    if optimization.gap(evidence) > optimization.BEHIND:
+        names = ("unscaled-inputs", "unscaled-target")
+        certain += [found[code] for code in names if code in found and scale.is_wild(found[code])]
+    return certain
+
+
+def diagnose(
+    module: nn.Sequential,
+    summary: FitSummary,
+    *,
+    losses: list[float],
+    validation: list[float] | None,
+    kept_epoch: int,
+    feature_names: list[str],
+    x: Tensor | None = None,
+    y: Tensor | None = None,
+) -> Diagnosis:
+    """Say what went on inside a fit.
+
+    Parameters
+    ----------
+    module : nn.Sequential
+        The fitted module, raw units to raw units; left as it is.
+    summary : FitSummary
+        The numbers of the fit.
+    losses : list of float
+        Training loss of each epoch, in standardized units.
+    validation : list of float or None
+        Loss of the validation rows after each epoch.
+    kept_epoch : int
+        The epoch whose weights the module holds.
+    feature_names : list of str
+        Empty where X had none.
+    x : Tensor of shape (n, n_features) or None
+        Rows to look at, in raw units; ``None`` takes what was noted of the training rows.
+    y : Tensor of shape (n, n_outputs) or None
+        Their targets, in raw units.
+
+    Returns
+    -------
+    Diagnosis
+    """
+    evidence = gather(module, summary, losses, validation, kept_epoch, feature_names, x, y)
+    found = tuple(finding for find in FINDERS for finding in find(evidence))
+    return Diagnosis(found, summarize(evidence))
+
+
+def summarize(evidence: Evidence) -> dict[str, Any]:
+    """Write the key numbers of a fit down, and one sentence with them."""
+    summary, look = evidence.summary, evidence.look
+    layers = [] if look is None else look.layers
+    structure = None if look is None else look.structure
+    n_units = sum(layer.n_units for layer in layers)
+    n_bending = sum(layer.n_bending for layer in layers)
+    r2 = None if structure is None else structure.network_r2
+    words = [
+        f"{summary.n_parameters} parameters, {summary.n_rows} rows",
+        f"best epoch {evidence.kept_epoch} of {len(evidence.losses)}",
+    ]
+    if r2 is not None:
+        where = f"on {look.n_rows} rows" if look is not None else ""
+        words.append(f"R2 = {r2:.3f} {where}")
+    if n_units:
+        words.append(f"{n_bending} of {n_units} hidden units bend within the data")
+    if evidence.bends:
+        places = listed([f"{bend:.4g}" for bend in evidence.bends], at_most=8)
+        words.append(f"the curve bends at {evidence.feature(0)} = {places}")
+    return {
+        "sentence": "; ".join(words) + ".",
+        "n_rows": summary.n_rows,
+        "n_validation": summary.n_validation,
+        "n_parameters": summary.n_parameters,
+        "n_epochs": len(evidence.losses),
+        "best_epoch": evidence.kept_epoch,
+        "reason": summary.reason,
+        "r2": r2,
+        "linear_share": None if look is None else look.linear_share,
+        "line_r2": None if structure is None else structure.line_r2,
+        "n_units": n_units,
+        "n_bending": n_bending,
+        "layers": [
+            {
+                "name": layer.name,
+                "function": layer.function,
+                "n_units": layer.n_units,
+                "n_dead": layer.n_dead,
+                "n_always_on": layer.n_always_on,
+                "n_saturated": layer.n_saturated,
+                "n_duplicates": layer.n_duplicates,
+                "n_bending": layer.n_bending,
+            }
+            for layer in layers
+        ],
+        "bends": evidence.bends,
+    }

@@ -1,0 +1,179 @@
+"""Numbers from a network and rows: what reaches it, what its units do, how straight it is."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+
+from torchreg.diagnosis.record import Layer, Look
+from torchreg.diagnosis.structure import Array, compare_structure, explained, linear_terms
+from torchreg.diagnosis.units import ACTIVATIONS, as_layer, count_units
+
+#: The functions of torch in which a row meets weights.
+_MEETS_WEIGHTS = frozenset({"linear", "bilinear", "conv1d", "conv2d", "matmul", "mm", "addmm"})
+#: Numbers that vary by less than this share of their size show no slope in float32.
+TOO_STEADY = 1e-5
+#: What rounding in float32 leaves of a line, as a share of its spread, at most.
+NO_LINE = 1e-4
+
+
+class Watch(TorchFunctionMode):
+    """Sees what a network calls, without a hook on it: whatever is on it stays as it is.
+
+    Parameters
+    ----------
+    n_rows : int
+        Of the rows that are sent through; anything of another length is no layer.
+    """
+
+    def __init__(self, n_rows: int) -> None:
+        super().__init__()
+        self.n_rows = n_rows
+        self.first_input: Tensor | None = None
+        self.last_output: Tensor | None = None
+        self.layers: list[Layer] = []
+
+    def __torch_function__(
+        self,
+        func: Any,
+        types: Iterable[type],
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> Any:
+        kwargs = kwargs or {}
+        # relu, relu_ and Tensor.relu are one function.
+        name = getattr(func, "__name__", "").strip("_")
+        meets_weights = name in _MEETS_WEIGHTS
+        if name in ACTIVATIONS and args and self._is_layer(args[0]):
+            counts = count_units(func, name, args, kwargs)
+            self.layers.append(as_layer(counts, len(self.layers) + 1))
+        elif meets_weights and self.first_input is None:
+            rows = [value for value in args if self._is_layer(value)]
+            self.first_input = rows[0].detach().clone() if rows else None
+        output = func(*args, **kwargs)
+        if meets_weights and self._is_layer(output):
+            self.last_output = output.detach().clone()
+        return output
+
+    def _is_layer(self, value: Any) -> bool:
+        return (
+            isinstance(value, Tensor)
+            and value.ndim >= 2
+            and len(value) == self.n_rows
+            and value.is_floating_point()
+            and not isinstance(value, nn.Parameter)
+        )
+
+
+def look_inside(network: nn.Module, x: Tensor, t: Tensor | None) -> Look | None:
+    """Send rows through a network and note what there is to see; the network stays as it is.
+
+    Parameters
+    ----------
+    network : nn.Module
+        In evaluation mode.
+    x : Tensor of shape (n, n_features)
+        In the network's units and dtype, on its device.
+    t : Tensor of shape (n, n_outputs) or None
+        Targets in the units of the network's output.
+
+    Returns
+    -------
+    Look or None
+        ``None`` if there are fewer than two rows, or the outputs are not finite.
+    """
+    if len(x) < 2:
+        return None
+    buffers = [(buffer, buffer.clone()) for buffer in network.buffers()]
+    watch = Watch(len(x))
+    try:
+        with torch.no_grad(), watch:
+            output = network(x.clone())
+    finally:
+        with torch.no_grad():
+            for buffer, kept in buffers:
+                buffer.copy_(kept)
+    # (n,) or (n, n_outputs) -> (n, n_outputs)
+    given = _exactly(output).reshape(len(x), -1)
+    if not np.isfinite(given).all():
+        return None
+    core = _exactly(x)
+    reached = core if watch.first_input is None else _exactly(watch.first_input)
+    # (n, ..., n_columns) -> (n * ..., n_columns)
+    reached = reached.reshape(-1, reached.shape[-1])
+    line = linear_terms(core)
+    wanted = structure = None
+    if t is not None:
+        targets = _exactly(t)
+        wanted = _wanted(targets, given, watch.last_output)
+        structure = None if line is None else compare_structure(line, targets, given)
+    return Look(
+        n_rows=len(x),
+        input_mean=reached.mean(axis=0).tolist(),
+        input_scale=reached.std(axis=0).tolist(),
+        input_is_core=np.array_equal(reached, core),
+        target_mean=[] if wanted is None or not len(wanted) else wanted.mean(axis=0).tolist(),
+        target_scale=[] if wanted is None or not len(wanted) else wanted.std(axis=0).tolist(),
+        output_scale=given.std(axis=0).tolist(),
+        linear_share=None if line is None else explained(line, given)[0],
+        layers=watch.layers,
+        structure=structure,
+    )
+
+
+def spread_out(n_rows: int, at_most: int, weight: Tensor | None = None) -> Tensor:
+    """Choose rows at equal distances; with weights, each as often as its weight deserves.
+
+    Parameters
+    ----------
+    n_rows : int
+    at_most : int
+        Length of what comes out, or ``n_rows`` where that is smaller.
+    weight : Tensor of shape (m,) or None
+        Of m distinct rows; ``n_rows`` then counts the rows before they were merged.
+
+    Examples
+    --------
+    >>> spread_out(9, 3), spread_out(4, 10, torch.tensor([1.0, 3.0]))
+    (tensor([0, 3, 6]), tensor([0, 1, 1, 1]))
+    """
+    count = min(n_rows, at_most)
+    if weight is None:
+        return torch.arange(count) * n_rows // count
+    total = weight.detach().cpu().to(torch.float64).cumsum(0)
+    places = (torch.arange(count, dtype=torch.float64) + 0.5) * (total[-1] / count)
+    return torch.searchsorted(total, places).clamp(max=len(total) - 1)
+
+
+def _wanted(t: Array, output: Array, last: Tensor | None) -> Array:
+    """Find what the last linear layer has to give, if only fixed numbers come after it.
+
+    Where the output is a line in what that layer gave, the line is undone for the targets.
+    No rows come out where that layer gives too much of the same to tell.
+    """
+    if last is None or last.numel() != output.size:
+        return t
+    # (n, n_outputs), of whatever shape before
+    given = _exactly(last).reshape(output.shape)
+    if np.array_equal(given, output):
+        return t
+    centred = given - given.mean(axis=0)
+    spread = given.std(axis=0)
+    if (spread <= TOO_STEADY * np.abs(given).max(axis=0)).any():
+        return t[:0]
+    slope = (centred * output).mean(axis=0) / np.square(spread)
+    left = output - output.mean(axis=0) - slope * centred
+    if not slope.all() or (np.abs(left).max(axis=0) > NO_LINE * output.std(axis=0)).any():
+        return t
+    undone: Array = (t - output.mean(axis=0)) / slope + given.mean(axis=0)
+    return undone
+
+
+def _exactly(values: Tensor) -> Array:
+    exact: Array = values.detach().cpu().to(torch.float64).numpy()
+    return exact

@@ -1,0 +1,156 @@
+"""Who is who among the units of a layer: dead, always on, saturated, a duplicate, or bending."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from torchreg.diagnosis.record import Layer
+from torchreg.diagnosis.structure import of_order_one
+
+#: A slope below this share of the activation's steepest passes next to no gradient.
+FLAT = 0.01
+#: A unit is saturated if, for this share of the rows, ...
+MOSTLY = 0.95
+#: ... its slope is below this share of the steepest: tanh beyond ±2.2, where its output is
+#: within 3 % of its ceiling.
+STEEP = 0.05
+#: Slopes that differ by less than this share of the steepest are one slope: a line.
+ONE_SLOPE = 0.02
+#: Two units are duplicates if this much of one's variance is not explained by the other: far
+#: above rounding in float32 (1e-14), far below what two bends at neighbouring rows leave.
+NOT_EXPLAINED = 1e-8
+#: Units that are compared with each other, at most: the comparison costs their square.
+COMPARED = 512
+
+
+@dataclass(frozen=True)
+class Activation:
+    """What must be known of an activation: whether it has both a floor and a ceiling."""
+
+    steepest: float
+    bounded: bool = False
+
+
+#: The activations of torch, by the name of the function that computes them.
+ACTIVATIONS: dict[str, Activation] = {
+    **{
+        name: Activation(1.0)
+        for name in (
+            "celu",
+            "elu",
+            "gelu",
+            "hardshrink",
+            "hardswish",
+            "leaky_relu",
+            "log_sigmoid",
+            "logsigmoid",
+            "mish",
+            "prelu",
+            "relu",
+            "relu6",
+            "rrelu",
+            "selu",
+            "silu",
+            "softplus",
+            "softshrink",
+            "tanhshrink",
+            "threshold",
+        )
+    },
+    "tanh": Activation(1.0, bounded=True),
+    "softsign": Activation(1.0, bounded=True),
+    "hardtanh": Activation(1.0, bounded=True),
+    "sigmoid": Activation(0.25, bounded=True),
+    "hardsigmoid": Activation(1 / 6, bounded=True),
+    "glu": Activation(0.25, bounded=True),
+}
+
+
+def count_units(
+    call: Callable[..., Tensor], name: str, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> dict[str, Any]:
+    r"""Count who is who among the units of one call of an activation :math:`\sigma`.
+
+    What tells is the slope :math:`\sigma'(a)` of a unit on all rows, relative to the steepest
+    that the activation has. *Dead*: (nearly) 0 for every row. *Saturated*: for an activation
+    with floor and ceiling, small for nearly every row. *Always on*: one and the same slope for
+    every row, so that the unit is a straight line. *Bending*: none of these. *Duplicates*:
+    bending units that are, up to scale and offset, the same as an earlier one.
+
+    Parameters
+    ----------
+    call : callable
+        The activation.
+    name : str
+        Its key in :data:`ACTIVATIONS`.
+    args, kwargs : tuple, dict
+        How it was called; the first argument has shape (n, ...).
+
+    Returns
+    -------
+    dict
+        The fields of :class:`Layer`, but its name.
+    """
+    # On copies in float64: sums of large numbers keep their digits, and nothing is overwritten.
+    given = [_copy(value) for value in args]
+    options = {key: _copy(value) for key, value in kwargs.items() if key != "inplace"}
+    if name == "glu":
+        # (n, 2k) -> (n, k): the gate, a sigmoid of the second half
+        given, options, call = [given[0].chunk(2, dim=-1)[1]], {}, torch.sigmoid
+    with torch.enable_grad():
+        before = given[0].requires_grad_()
+        # A copy, which relu_ and its like may overwrite.
+        after = call(before.clone(), *given[1:], **options)
+        (slope,) = torch.autograd.grad(after.sum(), before)
+    activation = ACTIVATIONS[name]
+    n_rows = len(slope)
+    # (n, ...) -> (n, units)
+    relative = np.abs(slope.reshape(n_rows, -1).numpy()) / activation.steepest
+    low, high = relative.min(axis=0), relative.max(axis=0)
+    flat = high <= FLAT
+    line = ~flat & (high - low <= ONE_SLOPE)
+    saturated = np.zeros_like(flat)
+    if activation.bounded:
+        saturated = (relative <= STEEP).mean(axis=0) >= MOSTLY
+    dead = flat & ~saturated
+    bending = ~(flat | line | saturated)
+    # (n, ...) -> (n, bending units)
+    bent = after.detach().reshape(n_rows, -1).numpy()[:, bending]
+    return {
+        "function": name,
+        "bounded": activation.bounded,
+        "n_units": relative.shape[1],
+        "n_dead": int(dead.sum()),
+        "n_always_on": int(line.sum()),
+        "n_saturated": int(saturated.sum()),
+        "n_duplicates": _count_duplicates(bent),
+        "n_bending": int(bending.sum()),
+    }
+
+
+def _copy(value: Any) -> Any:
+    if not isinstance(value, Tensor):
+        return value
+    return value.detach().to("cpu", torch.float64, copy=True)
+
+
+def _count_duplicates(values: NDArray[np.float64]) -> int:
+    """Count the columns that are scaled and shifted copies of an earlier one."""
+    if values.shape[1] < 2:
+        return 0
+    unit = of_order_one(values[:, :COMPARED])
+    correlation = unit.T @ unit / len(unit)
+    copies = np.triu(1 - np.square(correlation) <= NOT_EXPLAINED, k=1)
+    return int(copies.any(axis=0).sum())
+
+
+def as_layer(counts: dict[str, Any], number: int) -> Layer:
+    """Give the counts of one activation their place in the order of the calls."""
+    return Layer(name=f"hidden layer {number}", **counts)

@@ -1,0 +1,279 @@
+"""What is kept of a fit when it is over: small numbers of its columns and parameters, no rows."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from torchreg.diagnosis.record import Columns, FarColumn, FitSummary, Journey
+from torchreg.diagnosis.statistics import look_inside, spread_out
+from torchreg.engine.problem import Outcome, Problem
+from torchreg.engine.rows import Rows, SparseRows, chunks, rows_in, width_of
+from torchreg.engine.statistics import Statistics, column_statistics
+
+#: A value beyond this many standard deviations is far. In a normal column one in 10^23 is.
+FAR = 10.0
+#: Pairs of columns that are compared on all rows, at most.
+_COMPARED = 100
+#: Two standardized columns are copies if they are nowhere further apart: above what rounding
+#: leaves of millimetres and inches in float32, below what a measurement can tell.
+SAME = 1e-4
+
+#: Training rows that are sent through the network once more as the fit ends, at most: as many
+#: as a batch or four, so that it costs no more than an epoch of a small table ...
+LOOKED_AT = 512
+#: ... and no more numbers than this, for sparse rows are made dense.
+_NUMBERS = 2**18
+
+
+def summarize(
+    problem: Problem,
+    outcome: Outcome,
+    travel: Travel,
+    module: nn.Sequential,
+    x: Rows,
+    y: Tensor,
+    n_rows: int,
+) -> FitSummary:
+    """Write the numbers of a fit down.
+
+    Parameters
+    ----------
+    problem, outcome : Problem, Outcome
+        What the fit was asked, and what it answered.
+    travel : Travel
+        Made before the fit.
+    module : nn.Sequential
+        The network between its scaling layers.
+    x, y : Rows and Tensor
+        Training rows in raw units, as they were trained on.
+    n_rows : int
+        How many there were before identical ones were merged.
+    """
+    layers = dict(module.named_children())
+    weight = problem.training.weight
+    before, after = layers.get("standardize"), layers.get("unstandardize")
+    columns = describe_columns(x, statistics_of(before, x, weight))
+    at_most = min(LOOKED_AT, rows_in(_NUMBERS, width_of(x)))
+    chosen = spread_out(n_rows if weight is not None else len(y), at_most, weight)
+    validation, lr = problem.validation, problem.optimizer.options.get("lr")
+    return FitSummary(
+        n_rows=n_rows,
+        n_validation=0 if validation is None else len(validation.t),
+        n_parameters=sum(p.numel() for p in problem.network.parameters()),
+        batch_size=problem.batch_size,
+        max_epochs=problem.max_epochs,
+        first_epoch=problem.first_epoch,
+        optimizer=problem.optimizer.name,
+        loss=problem.loss.name,
+        dtype=str(problem.training.t.dtype).removeprefix("torch."),
+        reason=outcome.reason,
+        lr=None if lr is None else float(lr),
+        standardize_x=before is not None,
+        standardize_y=after is not None,
+        x=columns,
+        y=describe_target(y, statistics_of(after, y, weight)),
+        far=far_columns(x, columns),
+        copies=find_copies(x, x[chosen], columns),
+        journeys=travel.finish(),
+        look=look_inside(problem.network, problem.training.x[chosen], problem.training.t[chosen]),
+    )
+
+
+class Travel:
+    """Measures how far parameters go.
+
+    Parameters
+    ----------
+    network : nn.Module
+        As it is before it is trained; two numbers per tensor are kept in the end.
+    """
+
+    def __init__(self, network: nn.Module) -> None:
+        self.names, self.tensors = [], []
+        for name, parameter in network.named_parameters():
+            self.names.append(name)
+            self.tensors.append(parameter)
+        self.start = [tensor.detach().clone() for tensor in self.tensors]
+
+    def finish(self) -> list[Journey]:
+        """Hold the parameters against their start."""
+        now = [tensor.detach() for tensor in self.tensors]
+        travelled = torch._foreach_norm(torch._foreach_sub(now, self.start))
+        sizes = torch.stack([*torch._foreach_norm(self.start), *travelled]).tolist()
+        counts = [tensor.numel() for tensor in now]
+        numbers = zip(self.names, counts, sizes[: len(now)], sizes[len(now) :], strict=True)
+        return [
+            Journey(name, n, start / max(n, 1) ** 0.5, gone / max(n, 1) ** 0.5)
+            for name, n, start, gone in numbers
+        ]
+
+
+def describe_columns(rows: Rows, statistics: Statistics) -> Columns:
+    """Find the range of each column, beside its mean and standard deviation.
+
+    Parameters
+    ----------
+    rows : Tensor of shape (n, n_columns) or SparseRows
+        Raw units.
+    statistics : Statistics
+        Of these rows.
+    """
+    low, high = column_ranges(rows)
+    mean, scale = statistics
+    return Columns(mean.tolist(), scale.tolist(), low.tolist(), high.tolist())
+
+
+def describe_target(y: Tensor, statistics: Statistics) -> Columns:
+    """Describe y with its skewness and kurtosis (3 for a normal distribution).
+
+    Parameters
+    ----------
+    y : Tensor of shape (n, n_outputs)
+        Raw units, float64.
+    statistics : Statistics
+        Of these rows.
+    """
+    values = y.numpy()
+    mean, scale = statistics.mean.numpy(), statistics.scale.numpy()
+    # Moments of what was squared at order 1; those of a constant are 0.
+    z = (values - values.mean(axis=0)) / np.where(scale == 0, np.inf, scale)
+    square = np.square(z)
+    variance = square.mean(axis=0)
+    variance[variance == 0] = 1.0
+    skewness = (square * z).mean(axis=0) / variance**1.5
+    kurtosis = np.square(square).mean(axis=0) / variance**2
+    low, high = values.min(axis=0), values.max(axis=0)
+    return Columns(*(v.tolist() for v in (mean, scale, low, high, skewness, kurtosis)))
+
+
+def statistics_of(layer: nn.Module | None, rows: Rows, weight: Tensor | None) -> Statistics:
+    """Read the statistics out of a scaling layer or, where there is none, compute them."""
+    if layer is None:
+        return column_statistics(rows, None if weight is None else weight.cpu())
+    buffers = dict(layer.named_buffers())
+    return Statistics(
+        buffers["mean"].cpu().to(torch.float64), buffers["scale"].cpu().to(torch.float64)
+    )
+
+
+def column_ranges(rows: Rows) -> tuple[Tensor, Tensor]:
+    """Find the smallest and the largest value of each column, in float64."""
+    if isinstance(rows, SparseRows):
+        values, columns = rows.values.to(torch.float64), rows.columns
+        full = torch.bincount(columns, minlength=rows.n_columns) == len(rows)
+        bound = torch.where(full, torch.inf, 0.0).to(torch.float64)
+        low = bound.scatter_reduce(0, columns, values, "amin")
+        return low, (-bound).scatter_reduce(0, columns, values, "amax")
+    ranges = [torch.aminmax(rows[piece], dim=0) for piece in chunks(*rows.shape)]
+    low = torch.stack([smallest for smallest, _ in ranges]).amin(dim=0)
+    high = torch.stack([largest for _, largest in ranges]).amax(dim=0)
+    return low.to(torch.float64), high.to(torch.float64)
+
+
+def far_columns(rows: Rows, columns: Columns) -> list[FarColumn]:
+    """Look closer at the columns whose range says that they have values far away.
+
+    Parameters
+    ----------
+    rows : Tensor of shape (n, n_columns) or SparseRows
+        Raw units.
+    columns : Columns
+        Of these rows.
+    """
+    mean, low, high = (np.array(v) for v in (columns.mean, columns.low, columns.high))
+    reach = FAR * np.array(columns.scale)
+    far = (reach > 0) & (np.maximum(high - mean, mean - low) > reach)
+    suspects = np.flatnonzero(far).tolist()
+    if isinstance(rows, SparseRows):
+        if not suspects:
+            return []
+        return _far_sparse(rows, torch.from_numpy(mean), torch.from_numpy(reach), suspects)
+    found = []
+    for column in suspects:
+        values = _column(rows, column)
+        # The median is the commonest value of a column that hardly varies.
+        commonest = values.median()
+        found.append(
+            FarColumn(
+                column=column,
+                n_far=int(((values - mean[column]).abs() > reach[column]).sum()),
+                n_other=int((values != commonest).sum()),
+                two_valued=bool(((values == low[column]) | (values == high[column])).all()),
+            )
+        )
+    return found
+
+
+def _far_sparse(
+    rows: SparseRows, mean: Tensor, reach: Tensor, suspects: list[int]
+) -> list[FarColumn]:
+    """Look at the stored entries only, all columns at once; the commonest value is 0."""
+    values, columns = rows.values.to(torch.float64), rows.columns
+    is_far = (values - mean[columns]).abs() > reach[columns]
+    n_far = torch.bincount(columns[is_far], minlength=rows.n_columns).tolist()
+    n_other = torch.bincount(columns[values != 0], minlength=rows.n_columns).tolist()
+    bound = torch.full_like(mean, torch.inf)
+    smallest = bound.scatter_reduce(0, columns, values, "amin")
+    largest = (-bound).scatter_reduce(0, columns, values, "amax")
+    one_valued = (smallest == largest).tolist()
+    return [FarColumn(c, n_far[c], n_other[c], one_valued[c]) for c in suspects]
+
+
+def find_copies(rows: Rows, sample: Tensor, columns: Columns) -> list[tuple[int, int]]:
+    """Find columns that are copies of others, in the same unit or another.
+
+    Those that look alike on a few rows are compared on all of them.
+
+    Parameters
+    ----------
+    rows : Tensor of shape (n, n_columns) or SparseRows
+        Raw units.
+    sample : Tensor of shape (m, n_columns)
+        Some of these rows.
+    columns : Columns
+        Of these rows.
+
+    Returns
+    -------
+    list of (int, int)
+        A column, and a later one that is its copy; each later one is named once.
+    """
+    # Any two columns of two rows are copies.
+    if sample.shape[1] < 2 or len(sample) < 3:
+        return []
+    mean = torch.tensor(columns.mean, dtype=torch.float64)
+    scale = torch.tensor(columns.scale, dtype=torch.float64)
+    z = (sample.to(torch.float64) - mean) / scale.masked_fill(scale == 0, torch.inf)
+    # One number per column: the same for a copy, but for its sign, and 0 for what hardly varies.
+    mark = torch.sin(torch.arange(1, len(z) + 1, dtype=torch.float64)) @ z
+    low, high = torch.aminmax(z, dim=0)
+    mark, order = torch.where(high - low > SAME, mark.abs(), 0.0).sort()
+    near = (mark.diff() <= SAME * len(z) ** 0.5) & (mark[:-1] > 0)
+    if not bool(near.any()):
+        return []
+    found: dict[int, int] = {}
+    pairs = torch.stack([order[:-1][near], order[1:][near]], dim=1).sort(dim=1).values.tolist()
+    alike = [(a, b) for a, b in pairs if _same(z[:, a], z[:, b])]
+    for first, second in alike[:_COMPARED]:
+        whole = (
+            (_column(rows, column) - mean[column]) / scale[column] for column in (first, second)
+        )
+        if _same(*whole):
+            found[second] = found.get(first, first)
+    return [(first, second) for second, first in sorted(found.items())]
+
+
+def _same(a: Tensor, b: Tensor) -> bool:
+    return bool(torch.minimum((a - b).abs().amax(), (a + b).abs().amax()) <= SAME)
+
+
+def _column(rows: Rows, column: int) -> Tensor:
+    """Make one column dense: shape (n,), float64."""
+    if isinstance(rows, Tensor):
+        return rows[:, column].to(torch.float64)
+    dense = torch.zeros(len(rows), dtype=torch.float64)
+    here = rows.columns == column
+    dense[rows.rows_of_entries()[here]] = rows.values[here].to(torch.float64)
+    return dense

@@ -1,0 +1,172 @@
+"""Names and units: what is written on the axes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from sklearn.utils.validation import check_is_fitted
+
+from torchreg._errors import did_you_mean
+
+
+@dataclass(frozen=True)
+class Labels:
+    """What features and targets are called, and in which units they are.
+
+    Parameters
+    ----------
+    features, targets : tuple of str
+        Names, one per column.
+    units : mapping of str to str
+        Units of those whose unit is known, by name.
+
+    Examples
+    --------
+    >>> labels = Labels(("flipper_length_mm",), ("mass",), {"mass": "g"})
+    >>> labels.feature(0), labels.target(0)
+    ('flipper_length_mm', 'mass (g)')
+    >>> labels.of_target("RMSE", 0)
+    'RMSE of mass (g)'
+    """
+
+    features: tuple[str, ...]
+    targets: tuple[str, ...]
+    units: Mapping[str, str] = field(default_factory=dict)
+
+    def feature(self, column: int) -> str:
+        """Write the label of a feature, with its unit."""
+        return self._with_unit(self.features[column], self.features[column])
+
+    def target(self, column: int) -> str:
+        """Write the label of a target, with its unit."""
+        return self._with_unit(self.targets[column], self.targets[column])
+
+    def of_target(self, what: str, column: int) -> str:
+        """Write the label of something measured in a target's unit."""
+        return self._with_unit(f"{what} of {self.targets[column]}", self.targets[column])
+
+    def unit(self, name: str) -> str:
+        """Give a unit, or nothing where none is known."""
+        return self.units.get(name, "")
+
+    def _with_unit(self, text: str, name: str) -> str:
+        unit = self.unit(name)
+        return f"{text} ({unit})" if unit else text
+
+
+def labels_of(
+    estimator: Any,
+    X: Any = None,
+    y: Any = None,
+    units: Mapping[str, str] | None = None,
+    *,
+    n_features: int | None = None,
+    n_outputs: int = 1,
+) -> Labels:
+    """Find the names of features and targets, and hold the units against them.
+
+    Features are called as in X or in the X of the fit, else ``x0``, ``x1`` ...; targets as in
+    y or in the y of the fit, else as what ``units`` names beside the features, else ``y`` or
+    ``y0``, ``y1`` ...
+
+    Raises
+    ------
+    ValueError
+        If ``units`` names something that is neither.
+    """
+    units = dict(units or {})
+    columns = _names_of(X) or [str(name) for name in getattr(estimator, "feature_names_in_", [])]
+    width = n_features
+    if width is None:
+        width = int(getattr(estimator, "n_features_in_", len(columns)))
+    features = columns if len(columns) == width else [f"x{column}" for column in range(width)]
+    targets = _names_of(y) or list(getattr(estimator, "fit_summary_", {}).get("target_names", []))
+    beside = [name for name in units if name not in features]
+    if len(targets) != n_outputs:
+        unnamed = ["y"] if n_outputs == 1 else [f"y{column}" for column in range(n_outputs)]
+        targets = beside if len(beside) == n_outputs else unnamed
+    known = [*features, *targets]
+    for name in units:
+        if name not in known:
+            raise ValueError(
+                f"units expects names of features and targets, got {name!r}."
+                f"{did_you_mean(name, known)}"
+            )
+    return Labels(tuple(features), tuple(targets), units)
+
+
+def _names_of(table: Any) -> list[str]:
+    """Read the names off a DataFrame or a Series; any other array has none."""
+    columns = getattr(table, "columns", None)
+    if columns is not None:
+        return [str(column) for column in columns]
+    name = getattr(table, "name", None)
+    return [str(name)] if isinstance(name, str) and name else []
+
+
+def as_columns(values: Any, *, name: str) -> NDArray[np.float64]:
+    """Turn targets or predictions into an array of shape (n, n_outputs).
+
+    Raises
+    ------
+    ValueError
+        If they have more dimensions than two.
+    """
+    array = np.asarray(values, dtype=np.float64)
+    if array.ndim not in (1, 2):
+        raise ValueError(
+            f"{name} expects shape (n_samples,) or (n_samples, n_outputs), got {array.shape}."
+        )
+    # (n,) -> (n, 1)
+    return array.reshape(len(array), -1)
+
+
+def regressor_in(estimator: Any, X: Any = None) -> tuple[Any, Any]:
+    """Find the fitted regressor in a pipeline or a search, and bring X to its door.
+
+    Parameters
+    ----------
+    estimator : estimator
+        One that holds a network, or a pipeline, search or target transformer around it.
+    X : array-like or None
+        What ``estimator`` takes.
+
+    Returns
+    -------
+    regressor, X
+
+    Raises
+    ------
+    TypeError
+        If there is none.
+    sklearn.exceptions.NotFittedError
+        If it is not fitted.
+    """
+    inner = estimator
+    while not hasattr(inner, "module_"):
+        check_is_fitted(inner)
+        if hasattr(inner, "best_estimator_"):
+            inner = inner.best_estimator_
+        elif hasattr(inner, "steps"):
+            if X is not None and len(inner.steps) > 1:
+                X = inner[:-1].transform(X)
+            inner = inner.steps[-1][1]
+        elif hasattr(inner, "regressor_"):
+            inner = inner.regressor_
+        else:
+            raise TypeError(
+                "Expected a fitted TorchRegressor, or a pipeline or search around one, got "
+                f"{type(estimator).__name__}."
+            )
+    return inner, X
+
+
+def spread_out(n: int, at_most: int | None) -> Sequence[int] | slice:
+    """Choose rows evenly, where there are more than are to be shown."""
+    if at_most is None or n <= at_most:
+        return slice(None)
+    return [int(row) for row in np.linspace(0, n - 1, at_most).round()]

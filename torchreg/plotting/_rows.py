@@ -1,0 +1,160 @@
+"""A row per layer: the drawing that activations and parameters share."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from torchreg.plotting._axes import (
+    FIT,
+    ink,
+    legend_above,
+    merged,
+    new_axes,
+    plain,
+    require_matplotlib,
+)
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+Array = NDArray[np.float64]
+
+BINS = 60
+
+#: A range this many times wider than what most rows need is drawn on a symmetric
+#: logarithmic axis: on a linear one, most rows would be a needle at 0.
+WIDE = 30.0
+
+
+class Layer(NamedTuple):
+    """A row of the display: the values of a layer, shape (n_values,) each."""
+
+    name: str
+    before: Array | None
+    after: Array
+
+
+class LayerDisplay:
+    """What both displays share: a row per layer, a distribution before and one after.
+
+    Parameters
+    ----------
+    layers : sequence of Layer
+        From the input to the output.
+    standardized : bool, default=True
+        Whether the network sees standardized X and y, so that its values are dimensionless.
+    """
+
+    #: What the values are.
+    quantity = ""
+
+    def __init__(self, *, layers: Sequence[Layer], standardized: bool = True) -> None:
+        self.layers = layers
+        self.standardized = standardized
+
+    def plot(
+        self,
+        ax: Axes | None = None,
+        *,
+        xscale: str = "auto",
+        before_kwargs: Mapping[str, Any] | None = None,
+        after_kwargs: Mapping[str, Any] | None = None,
+    ) -> Self:
+        """Draw a row per layer: an outline for before the fit, a filled shape for after.
+
+        Heights are scaled row by row. Where more than a twentieth of a layer's values are 0,
+        as after a ReLU, their share is written below its name instead of drawn.
+
+        Parameters
+        ----------
+        ax : matplotlib Axes or None, default=None
+            Where to draw; ``None`` makes a figure.
+        xscale : {"auto", "linear", "symlog"}, default="auto"
+            ``"auto"`` is linear unless one layer's values are much larger than another's.
+        before_kwargs, after_kwargs : mapping or None, default=None
+            Passed on to matplotlib's ``plot`` and ``fill_between``.
+
+        Returns
+        -------
+        display
+            With ``ax_`` and ``figure_``.
+
+        Raises
+        ------
+        ImportError
+            If matplotlib is missing.
+        """
+        require_matplotlib(type(self).__name__)
+        n = len(self.layers)
+        ax = new_axes(ax, figsize=(6.4, 1.3 + 0.62 * n))
+        edges, linear_up_to = self._edges(xscale)
+        before_style = merged({"color": ink(), "linewidth": 1.2, "alpha": 0.8}, before_kwargs)
+        after_style: dict[str, Any] = {"color": FIT, "alpha": 0.55, "linewidth": 0}
+        after_style |= dict(after_kwargs or {})
+        names = []
+        for row, layer in enumerate(self.layers):
+            foot = n - 1 - row
+            ax.axhline(foot, color=ink(), linewidth=0.5, alpha=0.5, zorder=1)
+            shape, zeros = _shape(layer.after, edges)
+            ax.stairs(foot + 0.8 * shape, edges, baseline=foot, fill=True, zorder=2, **after_style)
+            words = f"\n{zeros:.0%} are 0" if zeros else ""
+            if layer.before is not None:
+                shape, zeros = _shape(layer.before, edges)
+                ax.stairs(foot + 0.8 * shape, edges, baseline=foot, zorder=3, **before_style)
+                words += f", before {zeros:.0%}" if zeros and words else ""
+            names.append(plain(layer.name) + words)
+        if linear_up_to:
+            ax.set_xscale("symlog", linthresh=linear_up_to)
+        ax.set_xlim(edges[0], edges[-1])
+        ax.set_ylim(-0.15, n)
+        ax.set_yticks(range(n), names[::-1])
+        ax.tick_params(axis="y", length=0)
+        ax.grid(axis="y", visible=False)
+        ax.set_xlabel(f"{self.quantity} (dimensionless)" if self.standardized else self.quantity)
+        self._add_legend(ax, before_style, after_style)
+        self.ax_, self.figure_ = ax, ax.figure
+        return self
+
+    def _add_legend(self, ax: Axes, before: Mapping[str, Any], after: Mapping[str, Any]) -> None:
+        from matplotlib.lines import Line2D
+        from matplotlib.patches import Patch
+
+        handles: list[Any] = []
+        if any(layer.before is not None for layer in self.layers):
+            handles.append(Line2D([], [], **before, label="before the fit"))
+        handles.append(Patch(**after, label="after the fit"))
+        legend_above(ax, handles)
+
+    def _edges(self, xscale: str) -> tuple[Array, float]:
+        """Choose bins, and up to where the axis is linear (0: everywhere)."""
+        if xscale not in ("auto", "linear", "symlog"):
+            raise ValueError(f"xscale expects 'auto', 'linear' or 'symlog', got {xscale!r}.")
+        rows = [row for layer in self.layers for row in layer[1:] if row is not None and len(row)]
+        largest = np.array([np.abs(row).max() for row in rows] or [1.0])
+        low = min([float(row.min()) for row in rows] or [0.0])
+        high = max([float(row.max()) for row in rows] or [1.0])
+        usual = float(np.median(largest))
+        wide = usual > 0 and largest.max() > WIDE * usual
+        if xscale == "linear" or (xscale == "auto" and not wide):
+            margin = 0.03 * (high - low) or 1.0
+            return np.linspace(low - margin, high + margin, BINS + 1), 0.0
+        # Bins of one width on the axis as it is drawn.
+        linear = usual or 1.0
+        first, last = (math.asinh(1.1 * bound / linear) for bound in (low, high))
+        if first == last:
+            first, last = first - 1, last + 1
+        return linear * np.sinh(np.linspace(first, last, BINS + 1)), linear
+
+
+def _shape(values: Array, edges: Array) -> tuple[Array, float]:
+    """Count values per bin, the fullest bin being 1; and the share of zeros, if it is large."""
+    zeros = float(np.mean(values == 0)) if len(values) else 0.0
+    if zeros <= 0.05 or len(values) < 20:
+        zeros = 0.0
+    counts = np.histogram(values[values != 0] if zeros else values, edges)[0]
+    return counts / max(counts.max(), 1), zeros

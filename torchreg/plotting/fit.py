@@ -1,0 +1,347 @@
+"""The fit itself, over one or two features: the data, the prediction, and where it bends."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Self
+
+import numpy as np
+from numpy.typing import NDArray
+from sklearn.utils import check_array
+
+from torchreg.plotting._axes import (
+    FIT,
+    ink,
+    legend_above,
+    merged,
+    new_axes,
+    plain,
+    require_matplotlib,
+)
+from torchreg.plotting._inside import bends_along, switches_over
+from torchreg.plotting._labels import Labels, as_columns, labels_of, spread_out
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+Array = NDArray[np.float64]
+
+#: More bends than this are counted, not listed.
+LISTED = 3
+
+
+class FitDisplay:
+    """A fit over one feature as a curve, over two as a map, with the data and the bends.
+
+    Networks of ReLUs and their like are flat between bends. With one feature, bends are
+    circles on the curve and ticks at the foot; with two, thin lines.
+
+    Parameters
+    ----------
+    X : ndarray of shape (n_samples, 1) or (n_samples, 2)
+        The rows that are drawn, in the units of the features.
+    y : ndarray of shape (n_samples,) or None
+        Their targets.
+    grid : list of ndarray
+        One or two axes, in the units of the features.
+    prediction : ndarray of shape (n_grid,) or (n_grid_of_second, n_grid_of_first)
+        On the grid, in the unit of y.
+    bends : ndarray of shape (n_bends,), list of ndarray of shape (n_points, 2) or None
+        Where the fit bends; ``None`` if that is not known.
+    target : int, default=0
+        Which output it is.
+    labels : Labels or None, default=None
+        Names and units.
+
+    Attributes
+    ----------
+    points_ : matplotlib artist or None
+        The data.
+    curve_ : matplotlib Line2D or None
+        With one feature.
+    map_ : matplotlib QuadContourSet or None
+        With two.
+    bends_ : matplotlib artist or None
+    ax_ : matplotlib Axes
+    figure_ : matplotlib Figure
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from torchreg import TorchRegressor
+    >>> from torchreg.plotting import FitDisplay
+    >>> flipper_mm = np.linspace(170, 230, 100).reshape(-1, 1)
+    >>> mass_g = 4000 + 25 * np.abs(flipper_mm[:, 0] - 200)
+    >>> reg = TorchRegressor(
+    ...     module__hidden_sizes=[5], optimizer="rprop", max_epochs=300, random_state=0
+    ... ).fit(flipper_mm, mass_g)
+    >>> display = FitDisplay.from_estimator(
+    ...     reg, flipper_mm, mass_g, units={"x0": "mm", "y": "g"}
+    ... )
+    >>> display.ax_.get_xlabel(), display.ax_.get_ylabel()
+    ('x0 (mm)', 'y (g)')
+    >>> bool(abs(display.bends - 200).min() < 1)
+    True
+    """
+
+    def __init__(
+        self,
+        *,
+        X: Array,
+        y: Array | None,
+        grid: Sequence[Array],
+        prediction: Array,
+        bends: Any = None,
+        target: int = 0,
+        labels: Labels | None = None,
+    ) -> None:
+        self.X = X
+        self.y = y
+        self.grid = grid
+        self.prediction = prediction
+        self.bends = bends
+        self.target = target
+        self.labels = labels
+
+    @classmethod
+    def from_estimator(
+        cls,
+        estimator: Any,
+        X: Any,
+        y: Any = None,
+        *,
+        target: int = 0,
+        units: Mapping[str, str] | None = None,
+        grid_resolution: int | None = None,
+        subsample: int | None = 1000,
+        ax: Axes | None = None,
+        point_kwargs: Mapping[str, Any] | None = None,
+        curve_kwargs: Mapping[str, Any] | None = None,
+        contour_kwargs: Mapping[str, Any] | None = None,
+    ) -> Self:
+        """Draw the fit over the range of X.
+
+        Parameters
+        ----------
+        estimator : regressor
+            Fitted. Bends are drawn for a ``TorchRegressor`` itself, whose inside is known;
+            a pipeline around one, or any other regressor, is drawn without.
+        X : array-like of shape (n_samples, 1) or (n_samples, 2)
+            In the units of the features.
+        y : array-like of shape (n_samples,) or (n_samples, n_outputs) or None, default=None
+            The data to draw beside the fit.
+        target : int, default=0
+            Which output to draw, where there are several.
+        units : mapping of str to str or None, default=None
+            Units by name, as in ``{"flipper_length_mm": "mm", "body_mass_g": "g"}``.
+        grid_resolution : int or None, default=None
+            Points per axis; ``None`` is 400 for a curve and 120 for a map.
+        subsample : int or None, default=1000
+            At most so many rows are drawn, evenly spaced; ``None`` draws all.
+        ax, point_kwargs, curve_kwargs, contour_kwargs
+            As in :meth:`plot`.
+
+        Returns
+        -------
+        display : FitDisplay
+
+        Raises
+        ------
+        ImportError
+            If matplotlib is missing.
+        ValueError
+            If X has more than two features, or there is no such target.
+        """
+        require_matplotlib(cls.__name__)
+        table = check_array(X, dtype=np.float64, accept_sparse="csr")
+        n_features = table.shape[1]
+        if n_features > 2:
+            raise ValueError(
+                f"{cls.__name__} expects one or two features, X has {n_features}. For more, "
+                "sklearn.inspection.PartialDependenceDisplay shows some at a time."
+            )
+        table = table.toarray() if hasattr(table, "toarray") else table
+        n_outputs = as_columns(estimator.predict(_like(X, table[:1])), name="y").shape[1]
+        if not 0 <= target < n_outputs:
+            raise ValueError(f"target expects an output from 0 to {n_outputs - 1}, got {target}.")
+        # 1. The axes of the grid, a little wider than the data.
+        resolution = grid_resolution or (400, 120)[n_features - 1]
+        grid = [_axis(column, resolution) for column in table.T]
+        # 2. Where it bends, so that the curve has its corners there.
+        plain_network = hasattr(estimator, "module_")
+        bends: Any = None
+        if plain_network and n_features == 1:
+            low, high = float(table.min()), float(table.max())
+            bends = bends_along(estimator.module_, low, high, output=target)
+            grid = [np.union1d(grid[0], bends)]
+        elif plain_network:
+            bends = switches_over(estimator.module_, *grid)
+        # 3. The prediction.
+        points = np.stack([axis.ravel() for axis in np.meshgrid(*grid)], axis=1)
+        predicted = as_columns(estimator.predict(_like(X, points)), name="the prediction")
+        # 4. The data.
+        rows = spread_out(len(table), subsample)
+        display = cls(
+            X=table[rows],
+            y=None if y is None else as_columns(y, name="y")[rows, target],
+            grid=grid,
+            # (n_grid,) or (n_second * n_first,) -> (n_grid,) or (n_second, n_first)
+            prediction=predicted[:, target].reshape([len(axis) for axis in reversed(grid)]),
+            bends=bends,
+            target=target,
+            labels=labels_of(estimator, X, y, units, n_features=n_features, n_outputs=n_outputs),
+        )
+        return display.plot(
+            ax,
+            point_kwargs=point_kwargs,
+            curve_kwargs=curve_kwargs,
+            contour_kwargs=contour_kwargs,
+        )
+
+    def plot(
+        self,
+        ax: Axes | None = None,
+        *,
+        point_kwargs: Mapping[str, Any] | None = None,
+        curve_kwargs: Mapping[str, Any] | None = None,
+        contour_kwargs: Mapping[str, Any] | None = None,
+    ) -> Self:
+        """Draw the curve or the map.
+
+        Parameters
+        ----------
+        ax : matplotlib Axes or None, default=None
+            Where to draw; ``None`` makes a figure.
+        point_kwargs : mapping or None, default=None
+            Of the data, for matplotlib's ``plot`` (curve) or ``scatter`` (map).
+        curve_kwargs : mapping or None, default=None
+            Of the curve, for ``plot``.
+        contour_kwargs : mapping or None, default=None
+            Of the map, for ``contourf``.
+
+        Returns
+        -------
+        display : FitDisplay
+
+        Raises
+        ------
+        ImportError
+            If matplotlib is missing.
+        """
+        require_matplotlib(type(self).__name__)
+        self.points_: Any = None
+        self.curve_: Any = None
+        self.map_: Any = None
+        self.bends_: Any = None
+        ax = new_axes(ax, figsize=(6.4, 4.4))
+        if len(self.grid) == 1:
+            self._plot_curve(ax, point_kwargs, curve_kwargs)
+        else:
+            self._plot_map(ax, point_kwargs, contour_kwargs)
+        self.ax_, self.figure_ = ax, ax.figure
+        return self
+
+    def _plot_curve(
+        self,
+        ax: Axes,
+        point_kwargs: Mapping[str, Any] | None,
+        curve_kwargs: Mapping[str, Any] | None,
+    ) -> None:
+        (axis,) = self.grid
+        labels = self._labels()
+        if self.y is not None:
+            points = {
+                "linestyle": "none",
+                "marker": "o",
+                "markersize": 4,
+                "markeredgewidth": 0,
+                "color": ink(),
+                "alpha": 0.4,
+                "label": "data",
+            }
+            (self.points_,) = ax.plot(self.X[:, 0], self.y, **merged(points, point_kwargs))
+        curve = {"color": FIT, "linewidth": 2.5, "label": "fit"}
+        (self.curve_,) = ax.plot(axis, self.prediction, **merged(curve, curve_kwargs))
+        if self.bends is not None and len(self.bends):
+            color = self.curve_.get_color()
+            (self.bends_,) = ax.plot(
+                self.bends,
+                np.interp(self.bends, axis, self.prediction),
+                linestyle="none",
+                marker="o",
+                markersize=7,
+                markerfacecolor="white",
+                markeredgecolor=color,
+                markeredgewidth=1.8,
+                zorder=3,
+                label=self._bends_label(),
+            )
+            for bend in self.bends:
+                ax.axvline(bend, ymax=0.035, color=color, linewidth=1.8)
+        ax.set_xlabel(plain(labels.feature(0), at_most=60))
+        ax.set_ylabel(plain(labels.target(self.target), at_most=60))
+        legend_above(ax)
+
+    def _bends_label(self) -> str:
+        unit = self._labels().unit(self._labels().features[0])
+        n = len(self.bends)
+        if n > LISTED:
+            return f"{n} bends"
+        # Three digits of the range, however far it lies from 0.
+        farthest = np.abs(self.grid[0]).max() / np.ptp(self.grid[0])
+        digits = 3 + max(0, int(np.ceil(np.log10(farthest))))
+        places = ", ".join(f"{bend:.{digits}g}" for bend in self.bends)
+        return plain(f"bend{'s' if n > 1 else ''} at {places} {unit}".rstrip(), at_most=60)
+
+    def _plot_map(
+        self,
+        ax: Axes,
+        point_kwargs: Mapping[str, Any] | None,
+        contour_kwargs: Mapping[str, Any] | None,
+    ) -> None:
+        from matplotlib.collections import LineCollection
+        from matplotlib.colors import Normalize
+
+        labels = self._labels()
+        both = self.prediction if self.y is None else np.append(self.prediction, self.y)
+        norm = Normalize(float(np.min(both)), float(np.max(both)))
+        options: dict[str, Any] = {"levels": 24, "cmap": "cividis", "norm": norm}
+        options |= dict(contour_kwargs or {})
+        self.map_ = ax.contourf(*self.grid, self.prediction, **options)
+        if self.bends:
+            # The more there are, the less each of them matters, and the more it would hide.
+            alpha = 0.25 + 0.5 / (1 + len(self.bends) / 10)
+            self.bends_ = LineCollection(list(self.bends), colors="white", alpha=alpha)
+            self.bends_.set_linewidth(1.0)
+            ax.add_collection(self.bends_, autolim=False)
+        if self.y is not None:
+            # In the colors of the map, so that a point stands out where the fit is off.
+            points: dict[str, Any] = {"c": self.y, "cmap": self.map_.get_cmap(), "norm": norm}
+            points |= {"s": 26, "edgecolors": "white", "linewidths": 0.7}
+            self.points_ = ax.scatter(*self.X.T, **points | dict(point_kwargs or {}))
+        words = ["points: data"] * (self.y is not None) + ["lines: bends"] * bool(self.bends)
+        ax.set_title(", ".join(words), fontsize="medium", loc="left")
+        bar = ax.figure.colorbar(self.map_, ax=ax)
+        bar.set_label(plain(labels.target(self.target), at_most=60))
+        ax.set_xlim(self.grid[0][0], self.grid[0][-1])
+        ax.set_ylim(self.grid[1][0], self.grid[1][-1])
+        ax.set_xlabel(plain(labels.feature(0), at_most=60))
+        ax.set_ylabel(plain(labels.feature(1), at_most=60))
+
+    def _labels(self) -> Labels:
+        return self.labels or labels_of(None, n_features=len(self.grid), n_outputs=self.target + 1)
+
+
+def _axis(column: Array, resolution: int) -> Array:
+    low, high = float(column.min()), float(column.max())
+    # A feature that is always the same gets an axis one unit in its last digits wide.
+    margin = 0.02 * (high - low) or max(abs(low), 1.0) * 0.02
+    return np.linspace(low - margin, high + margin, resolution)
+
+
+def _like(X: Any, points: Array) -> Any:
+    """Give the points the column names that the regressor was fitted with."""
+    if not hasattr(X, "columns"):
+        return points
+    # pandas calls the names columns, polars schema.
+    return type(X)(points, **{"columns" if hasattr(X, "iloc") else "schema": list(X.columns)})

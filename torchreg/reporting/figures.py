@@ -1,0 +1,261 @@
+"""The displays as figures of a page: vector graphics in the page's own colors."""
+
+from __future__ import annotations
+
+import io
+import re
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+
+from torchreg.plotting import (
+    ActivationDisplay,
+    FitDisplay,
+    LossCurveDisplay,
+    ParameterDisplay,
+    PredictionDisplay,
+)
+from torchreg.plotting._axes import FIT, HELD_OUT
+from torchreg.plotting._labels import Labels, spread_out
+from torchreg.plotting._rows import Layer
+from torchreg.plotting.layers import activations_of, parameters_of
+from torchreg.reporting.markup import listed, number, shortened, text
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+#: Colors that stand for the page's: text and data, grid, and the two of the curves.
+PAGE_COLORS = {
+    "#010203": "var(--ink)",
+    "#040506": "var(--line)",
+    FIT.lower(): "var(--fit)",
+    HELD_OUT.lower(): "var(--held-out)",
+}
+INK, GRID = "#010203", "#040506"
+
+#: Rows that are drawn: enough to see a cloud, few enough for a small page.
+DRAWN = 400
+#: Outputs with figures of their own, at most.
+OUTPUTS = 4
+#: Layers in a figure, at most: more would not fit a printed page.
+LAYERS = 12
+
+#: What the figures of predictions are, and how to read them.
+KINDS = (
+    ("actual_vs_predicted", "actual against predicted", "The line is a perfect prediction."),
+    ("residual_vs_predicted", "residuals", "A good fit leaves no pattern."),
+)
+
+LOOK: dict[Any, Any] = {
+    "axes.axisbelow": True,
+    "axes.edgecolor": INK,
+    "axes.grid": True,
+    "axes.labelcolor": INK,
+    "axes.titlelocation": "left",
+    "axes.titlesize": "medium",
+    "font.family": ["sans-serif"],
+    "font.sans-serif": ["DejaVu Sans"],
+    "font.size": 10,
+    "grid.color": GRID,
+    "grid.linewidth": 0.7,
+    "legend.labelcolor": INK,
+    "svg.fonttype": "none",
+    "svg.hashsalt": "torchreg",
+    "text.color": INK,
+    "text.usetex": False,
+    "xtick.color": INK,
+    "ytick.color": INK,
+}
+
+
+class Figure(NamedTuple):
+    """A figure of the page: its heading, what it shows in words, and the drawing."""
+
+    title: str
+    words: str
+    svg: str
+
+
+def figures_of(
+    estimator: Any, X: Any, y: Any, predicted: Any, true: Any, labels: Labels
+) -> Iterator[Figure]:
+    """Draw what there is to see of a fit.
+
+    Parameters
+    ----------
+    estimator : fitted TorchRegressor
+    X, y : as the user gave them
+    predicted, true : ndarray of shape (n, n_outputs)
+    labels : Labels
+
+    Yields
+    ------
+    Figure
+    """
+    units = dict(labels.units)
+    shown = f"{len(true)} rows" if len(true) <= DRAWN else f"{DRAWN} of {len(true)} rows, drawn"
+    for output in range(min(len(labels.targets), OUTPUTS)):
+        name = labels.targets[output]
+        heading = shortened(name)
+        if len(labels.features) <= 2:
+            yield _fit(estimator, X, y, output, labels, shown)
+        one = PredictionDisplay(
+            y_true=true[:, [output]],
+            y_pred=predicted[:, [output]],
+            labels=Labels(labels.features, (name,), units),
+            rows=spread_out(len(true), DRAWN),
+        )
+        for kind, title, words in KINDS:
+            svg = draw(partial(one.plot, kind=kind), (4.6, 3.6))
+            yield Figure(f"{heading}: {title}", f"{_capital(shown)}. {words}", svg)
+    yield _losses(estimator, labels)
+    parts: list[tuple[Any, str, list[Layer]]] = [
+        (ActivationDisplay, "Activations", activations_of(estimator, X, subsample=DRAWN)),
+        (ParameterDisplay, "Parameters", parameters_of(estimator)),
+    ]
+    for display, title, layers in parts:
+        yield _layers(display, title, layers, estimator.standardize is True)
+
+
+def _fit(estimator: Any, X: Any, y: Any, output: int, labels: Labels, shown: str) -> Figure:
+    kept: list[FitDisplay] = []
+
+    def plot(ax: Axes) -> None:
+        display = FitDisplay.from_estimator(
+            estimator, X, y, target=output, units=labels.units, subsample=DRAWN, ax=ax
+        )
+        kept.append(display)
+        if display.map_ is not None:
+            # A map of hundreds of polygons is smaller as a picture.
+            display.map_.set_rasterized(True)
+
+    svg = draw(plot, (4.6, 3.6))
+    words = f"The fit over {listed(labels.features)}, with {shown}."
+    if len(labels.features) == 1:
+        words += _shape(kept[0], labels.unit(labels.features[0]))
+    return Figure(f"{shortened(labels.targets[output])}: the fit", words, svg)
+
+
+def _shape(fit: FitDisplay, unit: str) -> str:
+    """Say of a curve that it is a straight line, or where it bends."""
+    (axis,), curve = fit.grid, fit.prediction
+    line = np.polynomial.Polynomial.fit(axis, curve, 1)(axis)
+    # What a person cannot tell from a line in a drawing.
+    if np.abs(curve - line).max() <= 0.005 * np.ptp(curve):
+        return " It is a straight line."
+    if fit.bends is None or not len(fit.bends):
+        return ""
+    bends = [number(float(bend)) for bend in fit.bends[:20]]
+    more = " ..." if len(fit.bends) > 20 else ""
+    return f" It bends at {', '.join(bends)}{more} {unit}".rstrip() + "."
+
+
+def _losses(estimator: Any, labels: Labels) -> Figure:
+    layer = getattr(estimator.module_, "unstandardize", None)
+    display = LossCurveDisplay(
+        loss_curve=estimator.loss_curve_,
+        validation_loss_curve=estimator.validation_loss_curve_,
+        best_epoch=estimator.best_epoch_,
+        loss=str(getattr(estimator.loss, "__name__", estimator.loss)),
+        scale=None if layer is None else float(layer.scale.max()),
+        labels=labels,
+    )
+    words = (
+        f"{estimator.n_iter_} epochs; the loss of the training rows ended at "
+        f"{number(estimator.loss_curve_[-1])}, the weights of epoch {estimator.best_epoch_} "
+        "were kept."
+    )
+    return Figure("Losses", words, draw(display.plot, (4.6, 3.6)))
+
+
+def _layers(display: Any, title: str, layers: Sequence[Layer], standardized: bool) -> Figure:
+    words = "A row per layer; heights are scaled row by row."
+    if len(layers) > LAYERS:
+        half = LAYERS // 2
+        words = f"The first {half} and the last {half} of {len(layers)} layers. {words}"
+        layers = [*layers[:half], *layers[-half:]]
+    if all(layer.before is None for layer in layers):
+        words += " How it was before the fit is not known: random_state is not an integer."
+    one = display(layers=layers, standardized=standardized)
+    svg = draw(lambda ax: one.plot(ax), (4.6, max(2.2, 1.2 + 0.55 * len(layers))))
+    return Figure(title, words, svg)
+
+
+def draw(plot: Callable[[Axes], Any], size: tuple[float, float]) -> str:
+    """Draw on axes of one's own and give the drawing as an ``<svg>`` element without a name.
+
+    Parameters
+    ----------
+    plot : callable
+        Draws on matplotlib's Axes.
+    size : (float, float)
+        Width and height in inches.
+
+    Returns
+    -------
+    str
+        Colors are the page's variables, texts are text. The same drawing is the same string.
+    """
+    import matplotlib as mpl
+    from matplotlib.figure import Figure as Canvas
+
+    with mpl.rc_context(LOOK), warnings.catch_warnings():
+        # A name in a script that matplotlib's font lacks is shown by the browser's fonts.
+        warnings.filterwarnings("ignore", message="(?s).*Glyph .* missing from")
+        figure = Canvas(figsize=size, layout="constrained")
+        ax = figure.subplots()
+        ax.spines[["top", "right"]].set_visible(False)
+        plot(ax)
+        out = io.StringIO()
+        figure.savefig(out, format="svg", transparent=True, dpi=150, metadata={"Date": None})
+    return _for_the_page(out.getvalue())
+
+
+def _for_the_page(svg: str) -> str:
+    """Keep the element alone, and let colors and size be the page's."""
+    svg = svg[svg.index("<svg") :]
+    svg = re.sub(r"<!--.*?-->", "", svg, flags=re.DOTALL)
+    # A style inside a drawing would reach all of the page.
+    svg = re.sub(r"<(metadata|style)\b.*?</\1>", "", svg, flags=re.DOTALL)
+    svg = re.sub(r'<svg [^>]*?viewBox="([^"]*)"[^>]*>', r'<svg viewBox="\1">', svg, count=1)
+    for color, variable in PAGE_COLORS.items():
+        svg = svg.replace(color, variable)
+    svg = svg.replace("'DejaVu Sans'", "var(--font)")
+    return re.sub(r"\s*\n\s*", "\n", svg).strip()
+
+
+def figure_html(figure: Figure, number_of: int) -> str:
+    """Write a figure with its caption; what it shows in words is its text alternative, too.
+
+    Parameters
+    ----------
+    figure : Figure
+    number_of : int
+        Which figure of the page it is: names inside a drawing must differ from page to page.
+    """
+    prefix = f"f{number_of}-"
+    svg = re.sub(r'\bid="', f'id="{prefix}', figure.svg)
+    svg = re.sub(r'href="#', f'href="#{prefix}', svg).replace("url(#", f"url(#{prefix}")
+    alternative = text(f"{figure.title}. {figure.words}")
+    svg = svg.replace("<svg ", f'<svg role="img" aria-label="{alternative}" ', 1)
+    return (
+        f"<figure><h3>{text(figure.title)}</h3>{svg}"
+        f"<figcaption>{text(figure.words)}</figcaption></figure>"
+    )
+
+
+def _capital(sentence: str) -> str:
+    return sentence[:1].upper() + sentence[1:]
+
+
+def scores(true: Any, predicted: Any) -> list[tuple[float, float]]:
+    """RMSE in the unit of y, and R2, of each output."""
+    found = []
+    for column in range(true.shape[1]):
+        squared = float(np.mean((true[:, column] - predicted[:, column]) ** 2))
+        variance = float(np.var(true[:, column]))
+        found.append((squared**0.5, 1 - squared / variance if variance > 0 else float("nan")))
+    return found
