@@ -84,3 +84,15 @@ def test_penguins_raw_units_give_a_straight_line_and_scaled_units_bend_it(run: R
         rmse_g, bends = rows[scaled]
         assert 369.6 < rmse_g < 380
         assert bends >= 1
+
+
+def test_penguins_are_told_what_went_wrong_with_raw_units(run: Runner) -> None:
+    _, process = run("penguins.py")
+    text = " ".join(process.stdout.split())
+    for words in (
+        "EffectivelyLinearWarning",
+        "The network is effectively linear because of scale",
+        "flipper_length_mm is about 201 ± 14 and body_mass_g is about 4210 ± 800",
+        "Scaled: Nothing to worry about",
+    ):
+        assert words in text
