@@ -89,6 +89,14 @@ def test_sparse_rows_tensors_and_float32_are_taken() -> None:
         assert reg.diagnose(given, y).codes == codes
 
 
+def test_rare_columns_of_a_sparse_table_are_neither_unscaled_nor_outlying() -> None:
+    draw = np.random.default_rng(0).random((400, 1000))
+    X = scipy.sparse.csr_array(np.where(draw < 0.01, 100 * draw, 0))
+    y = np.asarray(X.sum(axis=1)).ravel()
+    codes = TorchRegressor(max_epochs=12, random_state=0).fit(X, y).diagnose(X, y).codes
+    assert not {"unscaled-inputs", "outlying-rows"} & set(codes)
+
+
 @pytest.mark.parametrize("n_rows", [1, 2, 5])
 def test_the_smallest_tables_can_be_diagnosed(n_rows: int) -> None:
     X, y = np.arange(2.0 * n_rows).reshape(n_rows, 2), np.arange(float(n_rows))
