@@ -9,9 +9,12 @@ sees is of order 1. Five models try:
 3. a loop in plain PyTorch on millimetres and grams,
 4. the same loop with four constants, chosen by hand, inside the network,
 5. ``TorchRegressor``, which finds these constants alone.
+
+And in the end, ``diagnose`` tells what went wrong with the third.
 """
 
 # %% The data
+import warnings
 from pathlib import Path
 from time import perf_counter
 
@@ -19,6 +22,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import torch
+from sklearn.base import clone
 from sklearn.linear_model import LinearRegression
 from sklearn.neural_network import MLPRegressor
 from torch import nn
@@ -215,6 +219,18 @@ ax.set(xscale="log", yscale="log", xlabel="epoch")
 ax.set_ylabel(f"training RMSE above the best known, {BEST_KNOWN_G} g (g)")
 ax.legend(loc="upper right", fontsize=9)
 fig.savefig(FIGURES / "penguins_loss.png")
+
+# %% The ending that the lesson lacked
+# Nothing told us that the third model's ReLUs were ignored; we had to step through the pieces to
+# find out. The same fit, with TorchRegressor's own scaling switched off, tells; and the one with
+# scaling has nothing to tell. (A fit warns of it at once, too: that's what is caught here.)
+raw_reg = clone(reg).set_params(standardize=False)
+with warnings.catch_warnings(record=True) as caught:
+    warnings.simplefilter("always")
+    raw_reg.fit(penguins[["flipper_length_mm"]], penguins["body_mass_g"])
+print(f"\nRaw units, with a warning ({caught[0].category.__name__}) and this diagnosis:\n")
+print(raw_reg.diagnose())
+print(f"\nScaled:\n\n{reg.diagnose()}")
 
 # %% The answer
 rmse_g = rows["TorchRegressor"][0]

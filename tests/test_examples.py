@@ -100,3 +100,15 @@ def test_take_apart_the_script_and_the_regressor_agree(run: Runner) -> None:
     difference_g = re.search(r"predictions differ by (\S+) at most", process.stdout)
     assert difference_g is not None
     assert float(difference_g[1]) < 1e-6
+
+
+def test_penguins_are_told_what_went_wrong_with_raw_units(run: Runner) -> None:
+    _, process = run("penguins.py")
+    text = " ".join(process.stdout.split())
+    for words in (
+        "EffectivelyLinearWarning",
+        "The network is effectively linear because of scale",
+        "flipper_length_mm is about 201 ± 14 and body_mass_g is about 4210 ± 800",
+        "Scaled: Nothing to worry about",
+    ):
+        assert words in text

@@ -67,6 +67,7 @@ FLOORS: dict[str, list[str]] = {
         "torchreg.diagnosis.generalization",
         "torchreg.diagnosis.data",
         "torchreg.diagnosis.evidence",
+        "torchreg.diagnosis.looking",
         "torchreg.diagnosis.curve",
         "torchreg.diagnosis",
         "torchreg.diagnosis.report",

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from itertools import product
 
 from recipes import Case
 from sick_data import data, generalization
@@ -47,15 +48,17 @@ class Score:
         return "\n".join([*lines, *self.errors])
 
 
-def score(cases: Iterable[Case], shift: int = 0) -> Score:
-    """Fit and diagnose each case; what may be found counts neither way."""
+def score(cases: Iterable[Case], shifts: Iterable[int]) -> Score:
+    """Fit and diagnose each case with each shift; what may be found counts neither way."""
     result = Score()
-    for case in cases:
+    for case, shift in product(cases, shifts):
         found = set(case.diagnose(shift))
         missed, wrong = case.must - found, found - case.must - case.may
         result.right.update(case.must & found)
         result.missed.update(missed)
         result.wrong.update(wrong)
         if missed or wrong:
-            result.errors.append(f"{case.name}: missed {sorted(missed)}, wrong {sorted(wrong)}")
+            result.errors.append(
+                f"{case.name}, seeds + {shift}: missed {sorted(missed)}, wrong {sorted(wrong)}"
+            )
     return result

@@ -108,6 +108,8 @@ def data() -> list[Case]:
         Case("nearly the same column is none", 1, lambda: beside(sine(), sine()[0]
              + 0.02 * np.random.default_rng(3).normal(size=(200, 1))), tanh()),
         Case("one wild row", 0, lambda: with_row(ripples(), 1e4), tanh(16), far, pressed),
+        Case("one wild number among seven", 0, lambda: with_row(friedman(seed=8), 900.0),
+             tanh(16, max_epochs=100), far, pressed),
         Case("one wild row", 1, lambda: with_row(friedman(), -500.0), tanh(16, max_epochs=100),
              far, pressed),
         Case("one wild bird", 1, lambda: with_row(birds(), 40_000.0), tanh(6, max_epochs=100),

@@ -51,7 +51,7 @@ def healthy() -> list[Case]:
         case("sine, tanh, lbfgs", 1, sine, **tanh(optimizer="lbfgs", max_epochs=60)),
         case("sine, gelu, adam", 0, sine, module__activation="gelu", lr=1e-2, max_epochs=500),
         case("sine without noise", 1, lambda: sine(noise=0.0), **tanh(max_epochs=400)),
-        case("sine, minibatches", 1, lambda: sine(1000), **small, lr=1e-2, max_epochs=80),
+        case("sine, minibatches", 1, lambda: sine(1000), lr=1e-2, max_epochs=60),
         case("kink, relu, adam", 0, kink, lr=1e-2, max_epochs=400),
         case("kink, the defaults for longer", 1, lambda: kink(1), max_epochs=1000),
         case("kink, silu, rprop", 0, kink, **tanh(module__activation="silu")),

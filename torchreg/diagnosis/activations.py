@@ -14,7 +14,7 @@ SHARE: dict[str, float] = {
     "dead-units": 0.5,
     "always-on-units": 0.5,
     "saturated-units": 0.5,
-    "duplicate-units": 0.25,
+    "duplicate-units": 0.5,
 }
 #: ... if chance does not make as many. With one standardized feature, about a sixth of the units
 #: that start at random is dead and a sixth always on (a weight and a bias of the same range put

@@ -25,6 +25,8 @@ class Curve:
         The loss of predicting the mean.
     first, best, last : float
         The first loss, the smallest, and the median of the last tenth.
+    best_tenth : float
+        The median of the best tenth, which chance alone does not make low.
     best_epoch : int
         Counted from 1, within this fit.
     largest : float
@@ -50,6 +52,7 @@ class Curve:
     first: float
     best: float
     last: float
+    best_tenth: float
     best_epoch: int
     largest: float
     fall: float
@@ -81,6 +84,7 @@ class Curve:
             first=curve[0],
             best=best,
             last=last,
+            best_tenth=min(median(curve[i : i + tenth]) for i in range(0, n, tenth)),
             best_epoch=curve.index(best) + 1 if best in curve else n,
             largest=max(curve),
             fall=(before - last) / unit,

@@ -9,6 +9,9 @@ from torchreg.diagnosis.report import Finding
 
 #: Nearly constant: fewer than this share of the rows differ from the commonest value.
 HARDLY_ANY = 0.005
+#: Of a column that differs from its commonest value in fewer rows than this share, as sparse
+#: ones do, a standard deviation says little, and ten of them no more.
+MOSTLY_ONE = 0.1
 #: A kurtosis beyond this is a heavy tail: 3 is a normal distribution, 9 an exponential one, and
 #: from about 15 on a few rows in a hundred make half of a squared loss.
 HEAVY = 15.0
@@ -49,7 +52,7 @@ def columns(evidence: Evidence) -> Iterator[Finding]:
             {"pairs": [list(pair) for pair in summary.copies]},
             "Leave the copies out: they only count a feature twice.",
         )
-    outlying = [far for far in summary.far if far not in rare and not far.two_valued]
+    outlying = [far for far in summary.far if far.n_other > MOSTLY_ONE * n and not far.two_valued]
     if outlying:
         named = [
             f"{far.n_far} in {evidence.feature(far.column)} (range {summary.x.low[far.column]:.4g} "

@@ -5,16 +5,15 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from functools import cached_property, partial
+from functools import cached_property
 
 import torch
 from torch import Tensor, nn
 
-from torchreg._device import seeded
 from torchreg.diagnosis.curve import Curve
+from torchreg.diagnosis.looking import find_bends, look_at_rows
 from torchreg.diagnosis.record import FitSummary, Look
-from torchreg.diagnosis.statistics import look_inside, spread_out
-from torchreg.nn import Unstandardize
+from torchreg.diagnosis.statistics import spread_out
 
 #: Rows that are sent through the network for a diagnosis, at most.
 LOOKED_AT = 2000
@@ -122,7 +121,7 @@ def about(mean: float, scale: float) -> str:
     Examples
     --------
     >>> about(200.967, 13.99), about(0.00123456, 0.0004), about(1.7e9, 101.3)
-    ('201 ± 14', '0.0012 ± 0.0004', '1700000000 ± 100')
+    ('201 ± 14', '0.00123 ± 0.0004', '1700000000 ± 100')
     """
     if scale == 0 or not math.isfinite(scale):
         return f"{mean:.6g}"
@@ -142,97 +141,6 @@ def listed(words: Sequence[str], *, at_most: int = 3) -> str:
     if len(words) > at_most:
         return f"{', '.join(words[:at_most])} and {len(words) - at_most} more"
     return " and ".join([", ".join(words[:-1]), words[-1]] if len(words) > 2 else list(words))
-
-
-def look_at_rows(module: nn.Sequential, x: Tensor, y: Tensor | None) -> Look | None:
-    """Look inside a fitted module at some of the given rows, without disturbing it.
-
-    Parameters
-    ----------
-    module : nn.Sequential
-        A network between its scaling layers.
-    x : Tensor of shape (n, n_features)
-        Raw units.
-    y : Tensor of shape (n, n_outputs) or None
-        Raw units.
-    """
-    network = module.get_submodule("network")
-    layers = dict(module.named_children())
-    parameter = next(network.parameters())
-    before, after = layers.get("standardize"), layers.get("unstandardize")
-    # Modules that draw, and those that look whether they train, come out as they went in.
-    training = [part for part in module.modules() if part.training]
-    module.eval()
-
-    @torch.no_grad()
-    def look() -> Look:
-        core = x.to(parameter.device)
-        core = (core if before is None else before(core)).to(parameter.dtype)
-        t = y
-        if y is not None and isinstance(after, Unstandardize):
-            t = after.inverse()(y.to(after.mean.device))
-        return look_inside(network, core, t)
-
-    try:
-        return seeded(0, parameter.device, look)
-    finally:
-        for part in training:
-            part.training = True
-
-
-def find_bends(module: nn.Sequential, low: float, high: float, dtype: torch.dtype) -> list[float]:
-    """Find where a network of one feature bends, between the ends of the training rows.
-
-    A bend is where the slope changes by more than a fiftieth of the steepest between
-    neighbours on a fine grid, and by no more a step further: a smooth curve has none.
-
-    Parameters
-    ----------
-    module : nn.Sequential
-        Raw units to raw units, in evaluation mode.
-    low, high : float
-        In the feature's unit.
-    dtype : torch.dtype
-        Of the core.
-
-    Returns
-    -------
-    list of float
-        In the feature's unit.
-    """
-    if not high > low:
-        return []
-    grid = torch.linspace(low, high, 1001, dtype=torch.float64)
-    first = next(module.parameters())
-    given = grid if "standardize" in dict(module.named_children()) else grid.to(dtype)
-    with torch.no_grad():
-        # (1001,) -> (1001, 1)
-        rows = given.to(first.device).reshape(-1, 1)
-        output = seeded(0, first.device, partial(module, rows))
-    # (1001, n_outputs) or (1001,) -> (1001,)
-    curve = output.detach().cpu().to(torch.float64).reshape(len(grid), -1)[:, 0]
-    slope = curve.diff() / grid.diff()
-    change = slope.diff().abs()
-    large = (change > slope.abs().amax() / 50).tolist()
-    bends = []
-    place = 0
-    while place < len(large):
-        if not large[place]:
-            place += 1
-            continue
-        # One bend within a cell changes the slope twice in a row.
-        width = 2 if place + 1 < len(large) and large[place + 1] else 1
-        left, right = place, place + width
-        if right + 1 <= len(large) and not (right < len(large) and large[right]):
-            a, b = float(slope[left]), float(slope[right])
-            x_left, x_right = float(grid[left + 1]), float(grid[right])
-            y_left, y_right = float(curve[left + 1]), float(curve[right])
-            # Where the line before it meets the line after it.
-            where = x_left if a == b else (y_right - y_left + a * x_left - b * x_right) / (a - b)
-            bends.append(min(max(where, low), high))
-        while place < len(large) and large[place]:
-            place += 1
-    return bends
 
 
 def find_outside(x: Tensor, summary: FitSummary) -> list[Outside]:

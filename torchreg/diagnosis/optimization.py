@@ -44,7 +44,7 @@ JUMP = 0.05
 JUMPS = 0.4
 #: Swings of this size are the steps' own doing.
 LARGE_SWING = 0.4
-#: The end is so many times the best loss, and worse by this share of y's variance.
+#: The last tenth is so many times the best one, and worse by this share of y's variance.
 LOST = 2.0
 LOST_SHARE = 0.05
 #: The loss overshot if it was once so many times what it is at the start.
@@ -107,7 +107,7 @@ def _swinging(evidence: Evidence) -> Iterator[Finding]:
         or (c.swing > BOUNCE and c.turns > BOUNCES)
     )
     lost = c.n_epochs >= FEW_EPOCHS and (
-        c.last > LOST * c.best and (c.last - c.best) / c.reference > LOST_SHARE
+        c.last > LOST * c.best_tenth and (c.last - c.best_tenth) / c.reference > LOST_SHARE
     )
     behind = c.n_epochs >= FEW_EPOCHS and gap(evidence) > BEHIND
     # The first loss is that of the start, but for batches: there the parameters' journey tells
@@ -121,7 +121,7 @@ def _swinging(evidence: Evidence) -> Iterator[Finding]:
         "lr": summary.lr,
         "swing": c.swing,
         "turns": c.turns,
-        "last_over_best": c.last / c.best if c.best else None,
+        "last_over_best": c.last / c.best_tenth if c.best_tenth else None,
         "best_epoch": summary.first_epoch + c.best_epoch,
     }
     if diverged:
@@ -146,7 +146,7 @@ def _swinging(evidence: Evidence) -> Iterator[Finding]:
         if diverged:
             how = "the loss ceased to be finite"
         elif lost:
-            how = f"the loss ended at {c.last:.3g}, having been {c.best:.3g}"
+            how = f"the loss ended at {c.last:.3g}, having been {c.best_tenth:.3g}"
         elif overshot:
             how = f"the loss rose to {c.largest:.3g} before it fell"
         else:

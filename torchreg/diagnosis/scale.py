@@ -50,7 +50,8 @@ def inputs(evidence: Evidence) -> Iterator[Finding]:
     """Find ``unscaled-inputs``: columns that reach the first linear layer far from order 1."""
     # New rows may lie elsewhere; what the network learned from are the rows of the fit.
     look = evidence.summary.look
-    if look is None:
+    # What is standardized is of order 1 on all rows, whatever a few of a rare column show.
+    if look is None or (look.input_is_core and evidence.summary.standardize_x):
         return
     numbers = list(zip(look.input_mean, look.input_scale, strict=True))
     worst = [column for column, (m, s) in enumerate(numbers) if is_unscaled(m, s)]

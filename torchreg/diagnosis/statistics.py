@@ -11,8 +11,22 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from torchreg.diagnosis.record import Layer, Look
-from torchreg.diagnosis.structure import Array, compare_structure, explained, linear_terms
-from torchreg.diagnosis.units import ACTIVATIONS, as_layer, count_units
+from torchreg.diagnosis.structure import (
+    Array,
+    compare_structure,
+    explained,
+    linear_terms,
+    mean_and_scale,
+    of_order_one,
+)
+from torchreg.diagnosis.units import (
+    ACTIVATIONS,
+    SLOPE_OF_OUTPUT,
+    as_layer,
+    count_units,
+    slope_and_output,
+    slope_from_output,
+)
 
 #: The functions of torch in which a row meets weights.
 _MEETS_WEIGHTS = frozenset({"linear", "bilinear", "conv1d", "conv2d", "matmul", "mm", "addmm"})
@@ -49,13 +63,17 @@ class Watch(TorchFunctionMode):
         # relu, relu_ and Tensor.relu are one function.
         name = getattr(func, "__name__", "").strip("_")
         meets_weights = name in _MEETS_WEIGHTS
-        if name in ACTIVATIONS and args and self._is_layer(args[0]):
-            counts = count_units(func, name, args, kwargs)
-            self.layers.append(as_layer(counts, len(self.layers) + 1))
-        elif meets_weights and self.first_input is None:
+        is_activation = name in ACTIVATIONS and bool(args) and self._is_layer(args[0])
+        # Some overwrite their input: it is looked at first, unless the output says it all.
+        early = is_activation and name not in SLOPE_OF_OUTPUT
+        seen = slope_and_output(func, name, args, kwargs) if early else None
+        if meets_weights and self.first_input is None:
             rows = [value for value in args if self._is_layer(value)]
             self.first_input = rows[0].detach().clone() if rows else None
         output = func(*args, **kwargs)
+        if is_activation:
+            counts = count_units(name, *(seen or slope_from_output(name, output)))
+            self.layers.append(as_layer(counts, len(self.layers) + 1))
         if meets_weights and self._is_layer(output):
             self.last_output = output.detach().clone()
         return output
@@ -112,15 +130,18 @@ def look_inside(network: nn.Module, x: Tensor, t: Tensor | None) -> Look | None:
         targets = _exactly(t)
         wanted = _wanted(targets, given, watch.last_output)
         structure = None if line is None else compare_structure(line, targets, given)
+    input_mean, input_scale = mean_and_scale(reached)
+    none = np.empty(0)
+    target = (none, none) if wanted is None or not len(wanted) else mean_and_scale(wanted)
     return Look(
         n_rows=len(x),
-        input_mean=reached.mean(axis=0).tolist(),
-        input_scale=reached.std(axis=0).tolist(),
+        input_mean=input_mean.tolist(),
+        input_scale=input_scale.tolist(),
         input_is_core=np.array_equal(reached, core),
-        target_mean=[] if wanted is None or not len(wanted) else wanted.mean(axis=0).tolist(),
-        target_scale=[] if wanted is None or not len(wanted) else wanted.std(axis=0).tolist(),
-        output_scale=given.std(axis=0).tolist(),
-        linear_share=None if line is None else explained(line, given)[0],
+        target_mean=target[0].tolist(),
+        target_scale=target[1].tolist(),
+        output_scale=mean_and_scale(given)[1].tolist(),
+        linear_share=None if line is None else explained(line, of_order_one(given))[0],
         layers=watch.layers,
         structure=structure,
     )
@@ -145,9 +166,9 @@ def spread_out(n_rows: int, at_most: int, weight: Tensor | None = None) -> Tenso
     count = min(n_rows, at_most)
     if weight is None:
         return torch.arange(count) * n_rows // count
-    total = weight.detach().cpu().to(torch.float64).cumsum(0)
-    places = (torch.arange(count, dtype=torch.float64) + 0.5) * (total[-1] / count)
-    return torch.searchsorted(total, places).clamp(max=len(total) - 1)
+    total = weight.detach().cpu().to(torch.float64).numpy().cumsum()
+    places = (np.arange(count) + 0.5) * (total[-1] / count)
+    return torch.from_numpy(np.minimum(np.searchsorted(total, places), len(total) - 1))
 
 
 def _wanted(t: Array, output: Array, last: Tensor | None) -> Array:

@@ -8,11 +8,10 @@ from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from torchreg.diagnosis.record import Layer
-from torchreg.diagnosis.structure import of_order_one
+from torchreg.diagnosis.structure import Array
 
 #: A slope below this share of the activation's steepest passes next to no gradient.
 FLAT = 0.01
@@ -73,9 +72,59 @@ ACTIVATIONS: dict[str, Activation] = {
 }
 
 
-def count_units(
+#: Slopes that the output tells by itself, which costs a fraction of differentiating.
+SLOPE_OF_OUTPUT: dict[str, Callable[[Array], Array]] = {
+    "relu": lambda after: (after > 0).astype(np.float64),
+    "sigmoid": lambda after: after * (1 - after),
+    "tanh": lambda after: 1 - after * after,
+}
+
+
+def slope_and_output(
     call: Callable[..., Tensor], name: str, args: tuple[Any, ...], kwargs: dict[str, Any]
-) -> dict[str, Any]:
+) -> tuple[Array, Array]:
+    """Differentiate an activation where it is called, in float64; its input stays as it is.
+
+    Parameters
+    ----------
+    call : callable
+        The activation.
+    name : str
+        Its key in :data:`ACTIVATIONS`.
+    args, kwargs : tuple, dict
+        How it is called; the first argument has shape (n, ...).
+
+    Returns
+    -------
+    slope, output : ndarray of shape (n, n_units)
+    """
+    given = [_copy(value) for value in args]
+    options = {key: _copy(value) for key, value in kwargs.items()}
+    if name == "glu":
+        # (n, 2k) -> (n, k): the gate, a sigmoid of the second half
+        given, options, call = [given[0].chunk(2, dim=-1)[1]], {}, torch.sigmoid
+    with torch.enable_grad():
+        before = given[0].requires_grad_()
+        # A copy, which relu_ and its like may overwrite.
+        after = call(before.clone(), *given[1:], **options)
+        (slope,) = torch.autograd.grad(after.sum(), before)
+    # (n, ...) -> (n, n_units)
+    return slope.flatten(1).numpy(), after.detach().flatten(1).numpy()
+
+
+def slope_from_output(name: str, output: Tensor) -> tuple[Array, Array]:
+    """Read the slope off the output, for an activation of :data:`SLOPE_OF_OUTPUT`.
+
+    Returns
+    -------
+    slope, output : ndarray of shape (n, n_units)
+    """
+    # (n, ...) -> (n, n_units)
+    after: Array = _copy(output).flatten(1).numpy()
+    return SLOPE_OF_OUTPUT[name](after), after
+
+
+def count_units(name: str, slope: Array, output: Array) -> dict[str, Any]:
     r"""Count who is who among the units of one call of an activation :math:`\sigma`.
 
     What tells is the slope :math:`\sigma'(a)` of a unit on all rows, relative to the steepest
@@ -86,33 +135,25 @@ def count_units(
 
     Parameters
     ----------
-    call : callable
-        The activation.
     name : str
-        Its key in :data:`ACTIVATIONS`.
-    args, kwargs : tuple, dict
-        How it was called; the first argument has shape (n, ...).
+        A key of :data:`ACTIVATIONS`.
+    slope, output : ndarray of shape (n, n_units)
+        One column a unit.
 
     Returns
     -------
     dict
         The fields of :class:`Layer`, but its name.
+
+    Examples
+    --------
+    >>> output = np.array([[0.0, 1.0, 0.0], [0.0, 2.0, 3.0]])
+    >>> counts = count_units("relu", SLOPE_OF_OUTPUT["relu"](output), output)
+    >>> counts["n_dead"], counts["n_always_on"], counts["n_bending"]
+    (1, 1, 1)
     """
-    # On copies in float64: sums of large numbers keep their digits, and nothing is overwritten.
-    given = [_copy(value) for value in args]
-    options = {key: _copy(value) for key, value in kwargs.items() if key != "inplace"}
-    if name == "glu":
-        # (n, 2k) -> (n, k): the gate, a sigmoid of the second half
-        given, options, call = [given[0].chunk(2, dim=-1)[1]], {}, torch.sigmoid
-    with torch.enable_grad():
-        before = given[0].requires_grad_()
-        # A copy, which relu_ and its like may overwrite.
-        after = call(before.clone(), *given[1:], **options)
-        (slope,) = torch.autograd.grad(after.sum(), before)
     activation = ACTIVATIONS[name]
-    n_rows = len(slope)
-    # (n, ...) -> (n, units)
-    relative = np.abs(slope.reshape(n_rows, -1).numpy()) / activation.steepest
+    relative = np.abs(slope) / activation.steepest
     low, high = relative.min(axis=0), relative.max(axis=0)
     flat = high <= FLAT
     line = ~flat & (high - low <= ONE_SLOPE)
@@ -121,16 +162,14 @@ def count_units(
         saturated = (relative <= STEEP).mean(axis=0) >= MOSTLY
     dead = flat & ~saturated
     bending = ~(flat | line | saturated)
-    # (n, ...) -> (n, bending units)
-    bent = after.detach().reshape(n_rows, -1).numpy()[:, bending]
     return {
         "function": name,
         "bounded": activation.bounded,
-        "n_units": relative.shape[1],
+        "n_units": slope.shape[1],
         "n_dead": int(dead.sum()),
         "n_always_on": int(line.sum()),
         "n_saturated": int(saturated.sum()),
-        "n_duplicates": _count_duplicates(bent),
+        "n_duplicates": _count_duplicates(output[:, bending]),
         "n_bending": int(bending.sum()),
     }
 
@@ -141,14 +180,17 @@ def _copy(value: Any) -> Any:
     return value.detach().to("cpu", torch.float64, copy=True)
 
 
-def _count_duplicates(values: NDArray[np.float64]) -> int:
+def _count_duplicates(values: Array) -> int:
     """Count the columns that are scaled and shifted copies of an earlier one."""
     if values.shape[1] < 2:
         return 0
-    unit = of_order_one(values[:, :COMPARED])
-    correlation = unit.T @ unit / len(unit)
-    copies = np.triu(1 - np.square(correlation) <= NOT_EXPLAINED, k=1)
-    return int(copies.any(axis=0).sum())
+    values = values[:, :COMPARED]
+    centred = values - np.add.reduce(values) / len(values)
+    products = centred.T @ centred
+    size = np.diagonal(products)
+    # 1 - r^2 <= NOT_EXPLAINED, for the correlation r of each pair
+    alike = np.square(products) >= (1 - NOT_EXPLAINED) * np.outer(size, size)
+    return int(np.triu(alike, k=1).any(axis=0).sum())
 
 
 def as_layer(counts: dict[str, Any], number: int) -> Layer:

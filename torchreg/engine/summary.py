@@ -137,13 +137,13 @@ def describe_target(y: Tensor, statistics: Statistics) -> Columns:
     """
     values = y.numpy()
     mean, scale = statistics.mean.numpy(), statistics.scale.numpy()
-    # Moments of what was squared at order 1; those of a constant are 0.
+    # Standardized with these rows' own numbers, and before any power is taken; a constant is 0.
     z = (values - values.mean(axis=0)) / np.where(scale == 0, np.inf, scale)
-    square = np.square(z)
-    variance = square.mean(axis=0)
+    square = z * z
+    variance = np.add.reduce(square) / len(z)
     variance[variance == 0] = 1.0
-    skewness = (square * z).mean(axis=0) / variance**1.5
-    kurtosis = np.square(square).mean(axis=0) / variance**2
+    skewness = np.add.reduce(square * z) / len(z) / variance**1.5
+    kurtosis = np.add.reduce(square * square) / len(z) / variance**2
     low, high = values.min(axis=0), values.max(axis=0)
     return Columns(*(v.tolist() for v in (mean, scale, low, high, skewness, kurtosis)))
 
@@ -167,8 +167,9 @@ def column_ranges(rows: Rows) -> tuple[Tensor, Tensor]:
         low = bound.scatter_reduce(0, columns, values, "amin")
         return low, (-bound).scatter_reduce(0, columns, values, "amax")
     ranges = [torch.aminmax(rows[piece], dim=0) for piece in chunks(*rows.shape)]
-    low = torch.stack([smallest for smallest, _ in ranges]).amin(dim=0)
-    high = torch.stack([largest for _, largest in ranges]).amax(dim=0)
+    low, high = ranges[0]
+    for smallest, largest in ranges[1:]:
+        low, high = torch.minimum(low, smallest), torch.maximum(high, largest)
     return low.to(torch.float64), high.to(torch.float64)
 
 

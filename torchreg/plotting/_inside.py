@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from torchreg.diagnosis.evidence import find_bends
+from torchreg.diagnosis.looking import find_bends
 
 Positions = NDArray[np.float64]
 

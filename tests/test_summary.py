@@ -1,0 +1,110 @@
+"""The numbers that are kept of a fit are those that numpy and scipy compute from its rows."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+import scipy.sparse
+import scipy.stats
+
+from torchreg import TorchRegressor
+from torchreg.diagnosis.record import FitSummary
+
+Array = np.ndarray
+
+
+def summary_of(X: object, y: object, **options: object) -> FitSummary:
+    reg = TorchRegressor(**{"max_epochs": 2, "random_state": 0, **options}).fit(X, y)
+    return FitSummary.from_dict(reg.fit_summary_)
+
+
+@pytest.fixture
+def rows() -> tuple[Array, Array]:
+    rng = np.random.default_rng(0)
+    X = rng.normal(size=(700, 4)) * [1, 10, 100, 1000] + 50
+    X[:, 3] = np.where(rng.random(700) < 0.5, 0.0, X[:, 3])
+    return X, np.exp(rng.normal(size=700))
+
+
+@pytest.mark.parametrize("sparse", [False, True])
+@pytest.mark.parametrize("standardize", [True, False])
+def test_ranges_and_moments_are_those_of_numpy(
+    rows: tuple[Array, Array], sparse: bool, standardize: bool
+) -> None:
+    X, y = rows
+    given = scipy.sparse.csr_array(X) if sparse else X
+    summary = summary_of(given, y, standardize=standardize)
+    np.testing.assert_allclose(summary.x.mean, X.mean(axis=0))
+    np.testing.assert_allclose(summary.x.scale, X.std(axis=0))
+    np.testing.assert_array_equal(summary.x.low, X.min(axis=0))
+    np.testing.assert_array_equal(summary.x.high, X.max(axis=0))
+    np.testing.assert_allclose(summary.y.skewness, [scipy.stats.skew(y)])
+    np.testing.assert_allclose(summary.y.kurtosis, [scipy.stats.kurtosis(y, fisher=False)])
+    assert (summary.n_rows, summary.n_validation) == (700, 0)
+
+
+@pytest.mark.parametrize("sparse", [False, True])
+def test_far_rows_are_counted_and_rare_kinds_are_told_from_them(sparse: bool) -> None:
+    rng = np.random.default_rng(0)
+    X = rng.normal(size=(1000, 3))
+    X[:5, 0] = 300
+    X[:, 1] = np.arange(1000) < 4
+    far = summary_of(scipy.sparse.csr_array(X) if sparse else X, X[:, 2]).far
+    assert [(f.column, f.n_far, f.two_valued) for f in far] == [(0, 5, False), (1, 4, True)]
+    assert [f.n_other <= 5 for f in far] == [False, True]
+
+
+@pytest.mark.parametrize("sparse", [False, True])
+def test_copies_are_found_in_any_unit_and_order(sparse: bool) -> None:
+    rng = np.random.default_rng(0)
+    X = rng.normal(size=(800, 6))
+    X[:, 4] = 3 - 25.4 * X[:, 1]
+    X[:, 5] = X[:, 2] * 1e-6
+    X[:, 3] = X[:, 0] + 0.01 * X[:, 3]
+    found = summary_of(scipy.sparse.csr_array(X) if sparse else X, X[:, 0]).copies
+    assert found == [(1, 4), (2, 5)]
+
+
+def test_a_journey_is_the_way_from_the_first_to_the_last_parameters(
+    rows: tuple[Array, Array],
+) -> None:
+    X, y = rows
+    start = TorchRegressor(max_epochs=1, lr=1e-300, random_state=0).fit(X, y).module_.network
+    reg = TorchRegressor(max_epochs=5, random_state=0).fit(X, y)
+    journeys = {j.name: j for j in FitSummary.from_dict(reg.fit_summary_).journeys}
+    end = dict(reg.module_.network.named_parameters())
+    for name, parameter in start.named_parameters():
+        gone = (end[name] - parameter).detach().square().mean().sqrt()
+        size = parameter.detach().square().mean().sqrt()
+        assert journeys[name].travelled == pytest.approx(float(gone), rel=1e-4)
+        assert journeys[name].start == pytest.approx(float(size), rel=1e-4)
+        assert journeys[name].n == parameter.numel()
+
+
+def test_a_summary_survives_json(rows: tuple[Array, Array]) -> None:
+    X, y = rows
+    reg = TorchRegressor(max_epochs=2, random_state=0, early_stopping=True).fit(X, y)
+    written = json.loads(json.dumps(reg.fit_summary_, allow_nan=False))
+    assert FitSummary.from_dict(written) == FitSummary.from_dict(reg.fit_summary_)
+    assert FitSummary.from_dict(written).n_validation == 70
+
+
+def test_a_repeated_row_counts_as_often_as_it_is_there() -> None:
+    x = np.linspace(-1, 1, 40)[:, None] ** 2
+    times = np.arange(40) % 3 + 1
+    X, y = np.repeat(x, times, axis=0), np.repeat(np.abs(x[:, 0] - 0.5), times)
+    look = summary_of(X, y, batch_size=None).look
+    assert look is not None
+    assert look.n_rows == len(X)
+    # Standardized by the statistics of all rows
+    assert look.input_mean == pytest.approx([0], abs=1e-9)
+    assert look.input_scale == pytest.approx([1])
+
+
+def test_the_summary_holds_no_rows(rows: tuple[Array, Array]) -> None:
+    X, y = rows
+    few = json.dumps(TorchRegressor(max_epochs=1).fit(X[:200], y[:200]).fit_summary_)
+    many = json.dumps(TorchRegressor(max_epochs=1).fit(X, y).fit_summary_)
+    assert abs(len(many) - len(few)) < 500

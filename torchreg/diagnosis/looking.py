@@ -1,0 +1,118 @@
+"""Looking at a fitted module with rows and a grid, so that it comes out as it went in."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from torchreg._device import seeded
+from torchreg.diagnosis.record import Look
+from torchreg.diagnosis.statistics import look_inside
+from torchreg.nn import Unstandardize
+
+R = TypeVar("R")
+
+
+def look_at_rows(module: nn.Sequential, x: Tensor, y: Tensor | None) -> Look | None:
+    """Look inside a fitted module at some of the given rows, without disturbing it.
+
+    Parameters
+    ----------
+    module : nn.Sequential
+        A network between its scaling layers.
+    x : Tensor of shape (n, n_features)
+        Raw units.
+    y : Tensor of shape (n, n_outputs) or None
+        Raw units.
+    """
+    network = module.get_submodule("network")
+    layers = dict(module.named_children())
+    parameter = next(network.parameters())
+    before, after = layers.get("standardize"), layers.get("unstandardize")
+
+    def look() -> Look | None:
+        core = x.to(parameter.device)
+        core = (core if before is None else before(core)).to(parameter.dtype)
+        t = y
+        if y is not None and isinstance(after, Unstandardize):
+            t = after.inverse()(y.to(after.mean.device))
+        return look_inside(network, core, t)
+
+    return undisturbed(module, look)
+
+
+def undisturbed(module: nn.Module, work: Callable[[], R]) -> R:
+    """Let work use a module in evaluation mode, and put everything back as it was.
+
+    Buffers that it counts in, the mode of each part, and the generators of those that draw.
+    """
+    training = [part for part in module.modules() if part.training]
+    buffers = [(buffer, buffer.clone()) for buffer in module.buffers()]
+    module.eval()
+    try:
+        with torch.no_grad():
+            return seeded(0, next(module.parameters()).device, work)
+    finally:
+        for part in training:
+            part.training = True
+        with torch.no_grad():
+            for buffer, kept in buffers:
+                buffer.copy_(kept)
+
+
+def find_bends(module: nn.Sequential, low: float, high: float, dtype: torch.dtype) -> list[float]:
+    """Find where a network of one feature bends, between the ends of the training rows.
+
+    A bend is where the slope changes by more than a fiftieth of the steepest between
+    neighbours on a fine grid, and by no more a step further: a smooth curve has none.
+
+    Parameters
+    ----------
+    module : nn.Sequential
+        Raw units to raw units, in evaluation mode.
+    low, high : float
+        In the feature's unit.
+    dtype : torch.dtype
+        Of the core.
+
+    Returns
+    -------
+    list of float
+        In the feature's unit.
+    """
+    if not high > low:
+        return []
+    grid = torch.linspace(low, high, 1001, dtype=torch.float64)
+    first = next(module.parameters())
+    given = grid if "standardize" in dict(module.named_children()) else grid.to(dtype)
+    # (1001,) -> (1001, 1)
+    rows = given.to(first.device).reshape(-1, 1)
+    output: Tensor = undisturbed(module, partial(module, rows))
+    # (1001, n_outputs) or (1001,) -> (1001,)
+    curve = output.detach().cpu().to(torch.float64).reshape(len(grid), -1)[:, 0]
+    slope = curve.diff() / grid.diff()
+    change = slope.diff().abs()
+    large = (change > slope.abs().amax() / 50).tolist()
+    bends = []
+    place = 0
+    while place < len(large):
+        if not large[place]:
+            place += 1
+            continue
+        # One bend within a cell changes the slope twice in a row.
+        width = 2 if place + 1 < len(large) and large[place + 1] else 1
+        left, right = place, place + width
+        if right + 1 <= len(large) and not (right < len(large) and large[right]):
+            a, b = float(slope[left]), float(slope[right])
+            x_left, x_right = float(grid[left + 1]), float(grid[right])
+            y_left, y_right = float(curve[left + 1]), float(curve[right])
+            # Where the line before it meets the line after it.
+            where = x_left if a == b else (y_right - y_left + a * x_left - b * x_right) / (a - b)
+            bends.append(min(max(where, low), high))
+        while place < len(large) and large[place]:
+            place += 1
+    return bends
