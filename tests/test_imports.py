@@ -186,7 +186,7 @@ HEAVY = [
     *("torch._dynamo", "onnx", "onnxruntime", "safetensors"),
 ]
 SCRIPT = f"""
-import sys
+import sys, tempfile
 import torch, sklearn.base
 theirs = set(sys.modules)
 def heavy():
@@ -198,16 +198,20 @@ X = np.arange(20.0).reshape(10, 2)
 for optimizer in ("adam", "adamw", "rprop", "sgd"):
     torchreg.TorchRegressor(optimizer=optimizer, max_epochs=2).fit(X, X[:, 0]).predict(X)
 heavy()
+with tempfile.TemporaryDirectory() as folder:
+    torchreg.TorchRegressor(max_epochs=2).fit(X, X[:, 0]).save(folder + "/reg")
+    torchreg.load(folder + "/reg").predict(X)
+heavy()
 """
 
 
 @pytest.fixture(scope="module")
 def fresh_process() -> list[str]:
-    """What a fresh process has loaded after the import, and after four small fits."""
+    """What a fresh process has loaded after the import, after four small fits, after a file."""
     command = [sys.executable, "-W", "error", "-c", SCRIPT]
     done = subprocess.run(command, capture_output=True, text=True, cwd=PACKAGE.parent, check=False)
     assert done.returncode == 0, done.stderr
-    return done.stdout.split("\n")[:2]
+    return done.stdout.split("\n")[:3]
 
 
 def test_importing_torchreg_imports_nothing_heavy_that_torch_and_scikit_learn_do_not(
@@ -218,3 +222,7 @@ def test_importing_torchreg_imports_nothing_heavy_that_torch_and_scikit_learn_do
 
 def test_a_small_fit_loads_no_compiler_and_no_skorch(fresh_process: list[str]) -> None:
     assert fresh_process[1] == ""
+
+
+def test_a_file_on_its_way_out_and_back_loads_safetensors_alone(fresh_process: list[str]) -> None:
+    assert fresh_process[2] == "safetensors"
