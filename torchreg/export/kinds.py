@@ -194,7 +194,7 @@ def _read_dtype(reader: Reads, content: Any) -> torch.dtype:
 
 
 def _read_float(reader: Reads, content: Any) -> float:
-    return {"inf": math.inf, "-inf": -math.inf, "nan": math.nan}[content]
+    return {"inf": math.inf, "-inf": -math.inf, "nan": math.nan, "-nan": -math.nan}[content]
 
 
 WRITERS: dict[type, Callable[[Writes, Any, str], Any]] = {

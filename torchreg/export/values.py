@@ -99,7 +99,7 @@ class Writer:
                 raise UnwritableError("an integer of more than 1024 bits")
             return value
         if kind is float:
-            return value if math.isfinite(value) else {"float": repr(value)}
+            return value if math.isfinite(value) else {"float": f"{_sign(value)}{abs(value)}"}
         write = WRITERS.get(np.generic if isinstance(value, np.generic) else kind)
         if write is not None:
             return write(self, value, at)
@@ -121,6 +121,10 @@ class Writer:
             self.tensors, self.named = before
             text = value.text if isinstance(value, Unwritten) else _shorten(repr(value))
             return {"unwritten": text}
+
+
+def _sign(value: float) -> str:
+    return "-" if math.copysign(1, value) < 0 else ""
 
 
 def _shorten(text: str) -> str:
