@@ -15,8 +15,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from torchreg.export.script_layout import flat, lay_out
-from torchreg.export.script_source import NotWritableError, Source
+from torchreg.export.script.layout import flat, lay_out
+from torchreg.export.script.source import NotWritableError, Source
 
 SCALES = [2.0, math.inf]
 

@@ -11,11 +11,11 @@ import torch
 from torch import Tensor, nn
 
 from torchreg._device import seeded
-from torchreg.export.script_layout import Expression, Group, Item, call, quoted
-from torchreg.export.script_source import NotWritableError, Source
+from torchreg.export.script.layout import Expression, Group, Item, call, quoted
+from torchreg.export.script.source import NotWritableError, Source
 from torchreg.nn import MLP, AddConstant, MultiplyByConstant
 
-#: What the script defines itself; see :mod:`torchreg.export.script_text`.
+#: What the script defines itself; see :mod:`torchreg.export.script.text`.
 OWN: dict[Any, str] = {
     AddConstant: "AddConstant",
     MultiplyByConstant: "MultiplyByConstant",

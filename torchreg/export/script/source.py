@@ -13,8 +13,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from torchreg.export.script_definitions import find_source, global_names
-from torchreg.export.script_layout import Expression, Group, Item, call, lay_out, quoted
+from torchreg.export.script.definitions import find_source, global_names
+from torchreg.export.script.layout import Expression, Group, Item, call, lay_out, quoted
 
 #: Where torch's classes and functions are looked for, and how a script calls them.
 _TORCH: dict[str, ModuleType] = {
