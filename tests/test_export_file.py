@@ -133,12 +133,12 @@ BAD: dict[str, tuple[bytes, str]] = {
     "no format": (with_record("{}"), "no format version"),
     "a format that is no number": (with_record('{"format": "1"}'), "no format version"),
     "a format that is true": (with_record('{"format": true}'), "no format version"),
-    "format 0": (with_record('{"format": 0}'), "no format version"),
+    "format 0": (with_record('{"format": 0}'), "The file has no format version: torchreg's"),
     "a later format": (
         with_record('{"format": 2, "anything": "else"}'),
         rf"has format 2, .* up to {FORMAT}\. Update torchreg: pip install --upgrade torchreg",
     ),
-    "no digest": (with_record('{"format": 1}'), "has no digest"),
+    "no digest": (with_record('{"format": 1}'), "The file has no digest: torchreg's save"),
     "a digest that is none": (with_record('{"format": 1, "sha256": "abc"}'), "has no digest"),
     "a digest of something else": (
         with_record('{"format": 1, "sha256": "' + "a" * 64 + '"}'),

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import nn
 
-from torchreg.export.script_definitions import find_source, global_names
+from torchreg.export.script.definitions import find_source, global_names
 
 
 def loud(function: Any) -> Any:

@@ -8,15 +8,15 @@ import pytest
 import torch
 from torch import nn
 
-from torchreg.export.script_layers import (
+from torchreg.export.script.layers import (
     OWN,
     LayerSource,
     as_layers,
     check_written_once,
     state_of,
 )
-from torchreg.export.script_layout import flat
-from torchreg.export.script_source import NotWritableError
+from torchreg.export.script.layout import flat
+from torchreg.export.script.source import NotWritableError
 from torchreg.nn import MLP, AddConstant
 
 LAYERS = {

@@ -6,6 +6,7 @@ import linecache
 import math
 from functools import partial
 from itertools import pairwise as neighbours
+from statistics import NormalDist
 from typing import Any
 
 import numpy as np
@@ -14,8 +15,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from torchreg.export.script_layout import flat, lay_out
-from torchreg.export.script_source import NotWritableError, Source
+from torchreg.export.script.layout import flat, lay_out
+from torchreg.export.script.source import NotWritableError, Source
 
 SCALES = [2.0, math.inf]
 
@@ -207,6 +208,39 @@ def test_a_partial_is_written_with_its_arguments() -> None:
 def test_what_has_no_source_says_so(value: Any) -> None:
     with pytest.raises(NotWritableError, match="cannot be written as Python source"):
         Source({}).expression(value)
+
+
+NOWHERE = object()
+
+
+def refers_to_what_has_no_source():
+    return NOWHERE
+
+
+def test_what_a_definition_uses_and_cannot_be_written_is_named() -> None:
+    with pytest.raises(
+        NotWritableError,
+        match=r"^NOWHERE, which the module or the loss uses: <object .* cannot be written",
+    ):
+        Source({}).name_of(refers_to_what_has_no_source)
+
+
+def test_what_has_its_name_for_other_reasons_is_no_function() -> None:
+    class Titled:
+        __name__ = 3
+
+        def __call__(self) -> None: ...
+
+    with pytest.raises(NotWritableError, match="cannot be written as Python source"):
+        Source({}).expression(Titled())
+
+
+def test_a_part_of_a_library_that_its_module_does_not_have_is_refused() -> None:
+    # A method of a class, which says of itself that it is the module's.
+    with pytest.raises(
+        NotWritableError, match=r"^statistics\.pdf cannot be imported under that name\.$"
+    ):
+        Source({}).expression(NormalDist.pdf)
 
 
 def test_one_name_for_two_things_is_refused() -> None:

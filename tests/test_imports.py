@@ -76,6 +76,7 @@ FLOORS: dict[str, list[str]] = {
         "torchreg.engine",
         "torchreg.engine.start",
         "torchreg.engine.fit",
+        "torchreg.engine.inside",
         "torchreg.engine.skorch_net",
         "torchreg.engine.summary",
         "torchreg.engine.loop",
@@ -89,6 +90,7 @@ FLOORS: dict[str, list[str]] = {
         "torchreg.engine.objective",
         "torchreg.engine.network",
         "torchreg.engine.predict",
+        "torchreg.engine.request",
         "torchreg.engine.problem",
         "torchreg.engine.statistics",
         "torchreg.engine.rows",
@@ -96,16 +98,17 @@ FLOORS: dict[str, list[str]] = {
     "files and graphs": [
         "torchreg.export",
         "torchreg.export.script",
-        "torchreg.export.script_training",
-        "torchreg.export.script_loss",
-        "torchreg.export.script_network",
-        "torchreg.export.script_files",
-        "torchreg.export.script_text",
-        "torchreg.export.script_recipe",
-        "torchreg.export.script_layers",
-        "torchreg.export.script_source",
-        "torchreg.export.script_definitions",
-        "torchreg.export.script_layout",
+        "torchreg.export.script.writing",
+        "torchreg.export.script.training",
+        "torchreg.export.script.loss",
+        "torchreg.export.script.network",
+        "torchreg.export.script.files",
+        "torchreg.export.script.text",
+        "torchreg.export.script.recipe",
+        "torchreg.export.script.layers",
+        "torchreg.export.script.source",
+        "torchreg.export.script.definitions",
+        "torchreg.export.script.layout",
         "torchreg.export.onnx",
         "torchreg.export.graph",
         "torchreg.export.agreement",
@@ -193,7 +196,7 @@ def test_imports_run_downwards_only(name: str) -> None:
 
 def test_the_reader_of_imports_sees_every_way_to_write_one() -> None:
     # Lazy, under TYPE_CHECKING, and in the package's own __init__.
-    assert "torchreg.engine.skorch_net" in dict(imports_of("torchreg.engine.fit"))
+    assert "torchreg.engine.skorch_net" in dict(imports_of("torchreg.engine.inside"))
     assert "torchreg.regressor" in dict(imports_of("torchreg"))
     assert "torchreg.nn" in dict(imports_of("torchreg.engine.network"))
 
@@ -242,7 +245,7 @@ HEAVY = [
     *("torch._dynamo", "onnx", "onnxruntime", "safetensors"),
 ]
 SCRIPT = f"""
-import sys
+import sys, tempfile
 import torch, sklearn.base
 theirs = set(sys.modules)
 def heavy():
@@ -254,16 +257,20 @@ X = np.arange(20.0).reshape(10, 2)
 for optimizer in ("adam", "adamw", "rprop", "sgd"):
     torchreg.TorchRegressor(optimizer=optimizer, max_epochs=2).fit(X, X[:, 0]).predict(X)
 heavy()
+with tempfile.TemporaryDirectory() as folder:
+    torchreg.TorchRegressor(max_epochs=2).fit(X, X[:, 0]).save(folder + "/reg")
+    torchreg.load(folder + "/reg").predict(X)
+heavy()
 """
 
 
 @pytest.fixture(scope="module")
 def fresh_process() -> list[str]:
-    """What a fresh process has loaded after the import, and after four small fits."""
+    """What a fresh process has loaded after the import, after four small fits, after a file."""
     command = [sys.executable, "-W", "error", "-c", SCRIPT]
     done = subprocess.run(command, capture_output=True, text=True, cwd=PACKAGE.parent, check=False)
     assert done.returncode == 0, done.stderr
-    return done.stdout.split("\n")[:2]
+    return done.stdout.split("\n")[:3]
 
 
 def test_importing_torchreg_imports_nothing_heavy_that_torch_and_scikit_learn_do_not(
@@ -274,3 +281,7 @@ def test_importing_torchreg_imports_nothing_heavy_that_torch_and_scikit_learn_do
 
 def test_a_small_fit_loads_no_compiler_and_no_skorch(fresh_process: list[str]) -> None:
     assert fresh_process[1] == ""
+
+
+def test_a_file_on_its_way_out_and_back_loads_safetensors_alone(fresh_process: list[str]) -> None:
+    assert fresh_process[2] == "safetensors"

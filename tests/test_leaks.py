@@ -17,7 +17,7 @@ from sklearn.base import clone
 from sklearn.model_selection import GridSearchCV
 
 from tests._resources import resources
-from tests._trials import KINDS
+from tests._trials import KINDS, name_of_kind
 from torchreg import TorchRegressor
 from torchreg.engine.capture import _compiled
 
@@ -73,7 +73,7 @@ def test_so_many_fits_leave_no_memory_file_thread_or_object_behind(n_fits: int) 
     assert slope < 0.02 * first.memory, memory
 
 
-@pytest.mark.parametrize("options", KINDS, ids=str)
+@pytest.mark.parametrize("options", KINDS, ids=name_of_kind)
 def test_a_fit_and_its_regressor_are_gone_without_the_help_of_the_collector(
     options: dict[str, Any],
 ) -> None:

@@ -9,6 +9,7 @@ no other message has.
 from __future__ import annotations
 
 import ast
+import builtins
 import re
 import warnings
 from collections import Counter
@@ -24,7 +25,7 @@ PACKAGE = ROOT / "torchreg"
 
 #: Functions that write a message, or a part of one, which others raise or warn with.
 WRITERS = {"_refused", "_width_mismatch", "describe_lost_digits", "did_you_mean"}
-WRITERS |= {"unknown_parameter"}
+WRITERS |= {"unknown_parameter", "_reason"}
 #: Functions that raise with a text they are given: which argument it is.
 RAISERS = {"require": 1}
 #: Raised or warned with a message that came as an argument, and was written in WRITERS.
@@ -126,9 +127,9 @@ def raised_with(node: ast.AST) -> Iterator[ast.AST]:
     """Give the expressions that a statement makes an error or a warning of."""
     if isinstance(node, ast.Raise) and isinstance(node.exc, ast.Call):
         if called(node.exc) not in WRITERS | MUTE:
-            arguments = node.exc.args or [node.exc]
-            if not is_handed_on(arguments[0]):
-                yield arguments[0]
+            argument = text_argument(node.exc)
+            if not is_handed_on(argument) and not only_says_where(argument, node.cause):
+                yield argument
     elif isinstance(node, ast.Raise) and node.exc is not None:
         if called(node.exc) not in MUTE:
             yield node.exc
@@ -137,6 +138,22 @@ def raised_with(node: ast.AST) -> Iterator[ast.AST]:
             yield node.args[0]
     elif isinstance(node, ast.Call) and called(node) in RAISERS:
         yield node.args[RAISERS[called(node)]]
+
+
+def text_argument(call: ast.Call) -> ast.AST:
+    """Give the argument with the text: an error of the system has its number before it."""
+    kind = getattr(builtins, called(call), None)
+    numbered = isinstance(kind, type) and issubclass(kind, OSError) and len(call.args) > 1
+    return call.args[numbered] if call.args else call
+
+
+def only_says_where(argument: ast.AST, cause: ast.AST | None) -> bool:
+    """Tell whether the words are all those of the error that it comes from, which has its own."""
+    if not isinstance(argument, ast.JoinedStr) or not isinstance(cause, ast.Name):
+        return False
+    values = [v.value for v in argument.values if isinstance(v, ast.FormattedValue)]
+    repeats = any(isinstance(value, ast.Name) and value.id == cause.id for value in values)
+    return repeats and not split(texts_of(argument))
 
 
 def is_handed_on(argument: ast.AST) -> bool:
@@ -248,6 +265,17 @@ def three(x):
     raise KeyboardInterrupt
 def four(error):
     raise RuntimeError(error)
+def five(path):
+    try:
+        raise FileNotFoundError(2, "a folder is expected", path)
+    except OSError as error:
+        raise ValueError(f"{path}: {error}") from error
+    except TypeError as error:
+        raise ValueError(f"{path}: {type(error)}") from error
+    except RuntimeError as error:
+        raise ValueError(f"{path}: {error}") from None
+    except IndexError as error:
+        raise ValueError(f"{path} is not there: {error}") from error
 '''
     found = [sorted(message.phrases()) for message in messages_of(source, "x.py")]
     assert found == [
@@ -256,6 +284,10 @@ def four(error):
         ["another kind of", "one kind of"],
         ["a number above", "number above 0"],
         [],
+        ["a folder is", "folder is expected"],
+        [],
+        [],
+        ["is not there:"],
     ]
 
 

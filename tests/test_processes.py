@@ -18,7 +18,7 @@ from joblib import parallel_config
 from sklearn.model_selection import GridSearchCV
 
 from tests._faults import Until
-from tests._trials import KINDS
+from tests._trials import KINDS, name_of_kind
 from torchreg import TorchRegressor
 
 Array = np.ndarray
@@ -118,7 +118,7 @@ def test_a_search_in_two_workers_finds_what_it_finds_alone(backend: str) -> None
     np.testing.assert_array_equal(together.predict(X), alone.predict(X))
 
 
-@pytest.mark.parametrize("options", KINDS, ids=str)
+@pytest.mark.parametrize("options", KINDS, ids=name_of_kind)
 @pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
 def test_sixteen_threads_predict_the_bits_of_one(options: dict[str, Any]) -> None:
     reg = TorchRegressor(**{"random_state": 0, "max_epochs": 5, **options}).fit(X, Y)

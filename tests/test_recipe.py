@@ -122,7 +122,10 @@ def test_rows_must_have_the_columns_of_the_fit(penguins: pd.DataFrame, tmp_path:
     X, y = penguins[["flipper_length_mm", "bill_length_mm"]], penguins["body_mass_g"]
     reg = fit_of((X, y))
     file = tmp_path / "script.py"
-    with pytest.raises(ValueError, match=r"2 features and 1 outputs named .* got 1 and 1"):
+    with pytest.raises(
+        ValueError,
+        match=r"expects the X and y of fit, 2 features and 1 outputs named .* got 1 and 1",
+    ):
         reg.to_script(file, X[["flipper_length_mm"]], y)
     with pytest.raises(ValueError, match=r"got 2 and 1 named \['bill_length_mm', 'flip"):
         reg.to_script(file, X[["bill_length_mm", "flipper_length_mm"]], y)

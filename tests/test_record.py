@@ -224,7 +224,7 @@ BAD: dict[str, tuple[Callable[[Record, Tensors], None], str]] = {
         put(
             [[str(i), {"layer": "torch.nn.Tanh", "arguments": {}}] for i in range(10_001)], *LAYERS
         ),
-        "more than 10000 layers",
+        "The file describes more than 10000 layers",
     ),
 }
 

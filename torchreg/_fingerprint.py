@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -59,8 +58,6 @@ def _parts(rows: Rows) -> list[Tensor]:
 def _of_value(value: Any) -> str:
     writer = Writer(write_module=lambda _, module, at: _of_module(module))
     text = json.dumps(writer.write_or_describe(value, at=""))
-    # What an object looks like may hold its address, which is another one in each process.
-    text = re.sub(r" at 0x[0-9a-f]+", "", text)
     return _of_tensors(*writer.tensors.values(), text=text)
 
 

@@ -15,7 +15,7 @@ from torchreg._parameters import as_callbacks, nested_parameters
 from torchreg._recipe_parts import constants_of, network_recipe, training_recipe
 from torchreg.engine.rows import every_row
 from torchreg.engine.statistics import column_statistics
-from torchreg.export.script_recipe import (
+from torchreg.export.script.recipe import (
     Recipe,
     RowsToWrite,
 )

@@ -17,7 +17,7 @@ from torchreg._device import seeded
 from torchreg._parameters import nested_parameters
 from torchreg.engine.fit import AUTO_BATCH, AUTO_FULL_BATCH
 from torchreg.engine.network import build_network, fit_to_data, habits_of, settings_for
-from torchreg.export.script_recipe import Constants, NetworkRecipe, TrainingRecipe
+from torchreg.export.script.recipe import Constants, NetworkRecipe, TrainingRecipe
 from torchreg.losses import Loss, build_loss, probe_loss
 from torchreg.nn import MLP, AddConstant, MultiplyByConstant
 from torchreg.optimizers import build_optimizer

@@ -20,7 +20,8 @@ from torchreg._errors import (
     UnscaledWarning,
 )
 from torchreg.diagnosis.findings import certain_findings
-from torchreg.engine.fit import Fitted, Request
+from torchreg.engine.fit import Fitted
+from torchreg.engine.request import Request
 from torchreg.engine.rows import Rows, SparseRows
 from torchreg.engine.statistics import Statistics, lost_digits
 

@@ -46,9 +46,10 @@ from torchreg._recipe import origin_of
 from torchreg._saving import SavingMixin
 from torchreg._sklearn import CallbackSupportMixin, with_callbacks
 from torchreg._verdict import describe_lost_digits, warn_about
-from torchreg.engine.fit import Fitted, RawRows, Request, fit_network
+from torchreg.engine.fit import Fitted, fit_network
 from torchreg.engine.predict import predict_rows
 from torchreg.engine.problem import Observer, Stopping
+from torchreg.engine.request import RawRows, Request
 from torchreg.losses import build_loss
 from torchreg.optimizers import build_optimizer
 

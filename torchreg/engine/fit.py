@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -20,29 +19,23 @@ from torchreg._device import (
     threads,
 )
 from torchreg.diagnosis.record import FitSummary
+from torchreg.engine.inside import Inside
 from torchreg.engine.loop import train
 from torchreg.engine.network import Habits, build_network, fit_to_data, habits_of, scaled
-from torchreg.engine.problem import Keeper, Observer, Outcome, Problem, Stopping
+from torchreg.engine.problem import Outcome, Problem
+from torchreg.engine.request import RawRows, Request
 from torchreg.engine.rows import (
-    LazyRows,
     Rows,
-    SparseRows,
     Table,
-    chunks,
     every_row,
     merge_identical,
-    of_order_one,
     width_of,
 )
 from torchreg.engine.statistics import column_statistics
 from torchreg.engine.stepper import trainable
 from torchreg.engine.summary import Travel, summarize
 from torchreg.losses import Loss, probe_loss
-from torchreg.nn import Unstandardize
 from torchreg.optimizers import OptimizerSpec
-
-if TYPE_CHECKING:
-    from torchreg.engine.skorch_net import SkorchObserver
 
 #: With ``batch_size="auto"``, up to this many rows are one batch, ...
 AUTO_FULL_BATCH = 256
@@ -53,65 +46,6 @@ AUTO_BATCH = 128
 #: columns), up to which a second thread gains less than a quarter where the other core is
 #: idle, and loses many times that where it is busy.
 ONE_THREAD = 2**22
-
-#: A table of more numbers than this is standardized again in each epoch, not copied once.
-LARGE = 2**24
-
-
-@dataclass(frozen=True)
-class RawRows:
-    """Rows in raw units: x (n, n_features), y (n, n_outputs), weight (n,) or ``None``."""
-
-    x: Rows
-    y: Tensor
-    weight: Tensor | None
-
-
-@dataclass(frozen=True)
-class Request:
-    """What a fit is asked for, in the words of the estimator's parameters.
-
-    Parameters
-    ----------
-    module, module_options : see :func:`torchreg.engine.network.build_network`
-    loss : Loss
-    optimizer : OptimizerSpec
-    batch_size : int, None or "auto"
-    max_epochs : int
-    standardize_x, standardize_y : bool
-    stopping : Stopping
-    callbacks, callback_options : skorch's callbacks and their parameters
-    device : torch.device
-    dtype : {"auto", "float32", "float64"} or torch.dtype
-    seed : int
-    observers : callable
-        Makes the observers of this fit, given the module.
-    start : nn.Sequential or None
-        A fitted module to go on from: its statistics and dtype are kept.
-    epochs_before : int
-        How many epochs ``start`` has seen.
-    keeper : Keeper or None
-        Who keeps the state of the fit, so that it can go on in another process.
-    """
-
-    module: nn.Module | Callable[..., nn.Module] | None
-    module_options: Mapping[str, Any]
-    loss: Loss
-    optimizer: OptimizerSpec
-    batch_size: int | str | None
-    max_epochs: int
-    standardize_x: bool
-    standardize_y: bool
-    stopping: Stopping
-    callbacks: Sequence[Any]
-    callback_options: Mapping[str, Any]
-    device: torch.device
-    dtype: str | torch.dtype
-    seed: int
-    observers: Callable[[nn.Sequential], list[Observer]]
-    start: nn.Sequential | None = None
-    epochs_before: int = 0
-    keeper: Keeper | None = None
 
 
 @dataclass(frozen=True)
@@ -262,94 +196,6 @@ def build_module(request: Request, training: RawRows, batch_size: int) -> nn.Seq
     if statistics_dtype(request.device) != torch.float64:
         module.to(statistics_dtype(request.device))
     return module.to(request.device)
-
-
-class Inside:
-    """The view from inside a module: its network, and rows in the units it computes in.
-
-    Parameters
-    ----------
-    module : nn.Sequential
-        A network between its scaling layers.
-    request : Request
-        Of this fit.
-    """
-
-    def __init__(self, module: nn.Sequential, request: Request) -> None:
-        self.module, self.request = module, request
-        self.network: nn.Module = module.get_submodule("network")
-        self.dtype = next(self.network.parameters()).dtype
-        # Rows are standardized on the CPU, where float64 is, and moved in the core's dtype.
-        here = request.device.type == "cpu"
-        layers = {
-            name: layer if here else copy.deepcopy(layer).cpu()
-            for name, layer in module.named_children()
-            if layer is not self.network
-        }
-        self._standardize = layers.get("standardize")
-        target = layers.get("unstandardize")
-        self._standardize_y = target.inverse() if isinstance(target, Unstandardize) else None
-
-    def table(self, rows: RawRows, *, whole: bool) -> Table:
-        """Standardize rows, or let them be standardized when they are asked for.
-
-        Sparse rows and large tables are not copied, unless they are one batch anyway.
-        """
-        weight = rows.weight
-        if weight is not None:
-            weight = of_order_one(weight)
-            weight = (weight / weight.mean()).to(self.request.device, self.dtype)
-        n_rows, width = len(rows.y), width_of(rows.x)
-        lazy = isinstance(rows.x, SparseRows) or (not whole and n_rows * width > LARGE)
-        x = LazyRows(rows.x, self._x) if lazy else self._prepared(rows.x, self._x)
-        return Table(x, self._prepared(rows.y, self._t), weight)
-
-    def listener(
-        self, training: RawRows, validation: RawRows | None, batch_size: int
-    ) -> SkorchObserver | None:
-        """Build the ear of skorch's callbacks; skorch is imported where there are any."""
-        request = self.request
-        if not request.callbacks and not request.callback_options:
-            return None
-        from torchreg.engine.skorch_net import SkorchObserver
-
-        to_raw = self.module.get_submodule("unstandardize") if self._standardize_y else None
-        return SkorchObserver(
-            request.callbacks,
-            request.callback_options,
-            module=self.module,
-            optimizer=request.optimizer,
-            to_raw=to_raw,
-            training=self._shown(training),
-            validation=None if validation is None else self._shown(validation),
-            device=request.device,
-            max_epochs=request.max_epochs,
-            batch_size=batch_size,
-        )
-
-    def _shown(self, rows: RawRows) -> tuple[Tensor, Tensor]:
-        dense = every_row(rows.x)
-        return dense if self._standardize else dense.to(self.dtype), rows.y
-
-    def _prepared(self, rows: Rows, prepare: Callable[[Tensor], Tensor]) -> Tensor:
-        """Bring all rows into the network's units, a few at a time."""
-        width = width_of(rows)
-        prepared = torch.empty(len(rows), width, dtype=self.dtype, device=self.request.device)
-        for piece in chunks(len(rows), width):
-            prepared[piece] = prepare(rows[piece])
-        return prepared
-
-    def _x(self, x: Tensor) -> Tensor:
-        return self._core(x if self._standardize is None else self._standardize(x))
-
-    def _t(self, y: Tensor) -> Tensor:
-        return self._core(y if self._standardize_y is None else self._standardize_y(y))
-
-    def _core(self, values: Tensor) -> Tensor:
-        if self.request.optimizer.searches_lines:
-            # A line search amplifies the last bit; coarser bits do not depend on the units.
-            values = values.to(torch.float32)
-        return values.to(self.request.device, self.dtype)
 
 
 def _first_rows(rows: Rows) -> Tensor:

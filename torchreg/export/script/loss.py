@@ -9,9 +9,9 @@ import torch
 from torch import nn
 
 from torchreg import losses
-from torchreg.export.script_layers import LayerSource
-from torchreg.export.script_layout import Expression, call, flat, lay_out
-from torchreg.export.script_recipe import Recipe, TrainingRecipe
+from torchreg.export.script.layers import LayerSource
+from torchreg.export.script.layout import Expression, call, flat, lay_out
+from torchreg.export.script.recipe import Recipe, TrainingRecipe
 
 
 def loss_section(recipe: Recipe, source: LayerSource) -> list[str]:

@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from torchreg.export.script_recipe import Recipe, RowsToWrite
+from torchreg.export.script.recipe import Recipe, RowsToWrite
 
 
 def as_csv(rows: RowsToWrite, recipe: Recipe) -> bytes:

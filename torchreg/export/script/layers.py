@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import inspect
 from functools import partial
 from typing import Any
@@ -10,11 +11,11 @@ import torch
 from torch import Tensor, nn
 
 from torchreg._device import seeded
-from torchreg.export.script_layout import Expression, Group, Item, call, quoted
-from torchreg.export.script_source import NotWritableError, Source
+from torchreg.export.script.layout import Expression, Group, Item, call, quoted
+from torchreg.export.script.source import NotWritableError, Source
 from torchreg.nn import MLP, AddConstant, MultiplyByConstant
 
-#: What the script defines itself; see :mod:`torchreg.export.script_text`.
+#: What the script defines itself; see :mod:`torchreg.export.script.text`.
 OWN: dict[Any, str] = {
     AddConstant: "AddConstant",
     MultiplyByConstant: "MultiplyByConstant",
@@ -53,23 +54,20 @@ class LayerSource(Source):
             number = self.expression(module.constant.double().tolist())
             written = call(OWN[type(module)], number)
             return Group(written.opening, written.items, ").float()") if narrow else written
-        try:
-            return self._called(module)
-        except NotWritableError:
-            return self._assembled(module)
+        name, arguments = self.name_of(type(module)), _arguments(module)
+        if self._makes(module, arguments):
+            with contextlib.suppress(NotWritableError):
+                return self._called(name, module, arguments)
+        return self._assembled(name, module)
 
-    def _called(self, module: nn.Module) -> Expression:
-        """Write the call that makes such a module, if trying it out makes one."""
-        cls = type(module)
-        name, arguments = self.name_of(cls), _arguments(module)
-        if not self._makes(module, arguments):
-            raise NotWritableError(f"{cls.__name__} does not tell how it was called.")
+    def _called(self, name: str, module: nn.Module, arguments: dict[str, Any]) -> Expression:
+        """Write the call that makes such a module, with no more arguments than it takes."""
         for key in list(arguments):
             # The probability of a dropout is worth saying, whatever it is.
             without = {other: value for other, value in arguments.items() if other != key}
             if key != "p" and self._makes(module, without):
                 arguments = without
-        parameters = _parameters(cls)
+        parameters = _parameters(type(module))
         first: list[Expression] = []
         named: dict[str, Expression] = {}
         for key, value in arguments.items():
@@ -89,7 +87,7 @@ class LayerSource(Source):
             # Whatever a constructor does with arguments that it was not given.
             return False
 
-    def _assembled(self, module: nn.Module) -> Expression:
+    def _assembled(self, name: str, module: nn.Module) -> Expression:
         """Write a module whose arguments are not known by its parts."""
         own = {k: v for k, v in vars(module).items() if k not in _OF_EVERY_MODULE}
         parts = {key: self.expression(value) for key, value in own.items()}
@@ -106,7 +104,6 @@ class LayerSource(Source):
                 parts[key] = call("nn.Buffer", values, persistent="False")
         for key, child in module._modules.items():
             parts[key] = "None" if child is None else self.module(child)
-        name = self.name_of(type(module))
         if all(key.isidentifier() for key in parts):
             return call("assembled", name, **parts)
         pairs = tuple(Item(part, f"{quoted(key)}: ") for key, part in parts.items())

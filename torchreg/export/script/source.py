@@ -13,8 +13,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from torchreg.export.script_definitions import find_source, global_names
-from torchreg.export.script_layout import Expression, Group, Item, call, lay_out, quoted
+from torchreg.export.script.definitions import find_source, global_names
+from torchreg.export.script.layout import Expression, Group, Item, call, lay_out, quoted
 
 #: Where torch's classes and functions are looked for, and how a script calls them.
 _TORCH: dict[str, ModuleType] = {
@@ -72,9 +72,7 @@ class Source:
         """
         if thing in self.own:
             return self.own[thing]
-        name = getattr(thing, "__name__", None)
-        if not isinstance(name, str):
-            raise NotWritableError(f"{thing!r} has no name.")
+        name: str = thing.__name__
         place = _place_in_torch(thing, name)
         if place is not None:
             return f"{place}.{name}"
@@ -129,7 +127,7 @@ class Source:
             return call("partial", *first, **named)
         if isinstance(value, nn.Module):
             return self.module(value)
-        if callable(value) and hasattr(value, "__name__"):
+        if _is_named(value):
             return self.name_of(value)
         raise NotWritableError(f"{_short(value)} cannot be written as Python source.")
 
@@ -193,7 +191,7 @@ class Source:
             self._bind(name, value)
             self.imports[name] = _import_of(value.__name__, name)
             return
-        if callable(value) and hasattr(value, "__name__") and value.__name__ != "<lambda>":
+        if _is_named(value) and value.__name__ != "<lambda>":
             place = _place_in_torch(value, value.__name__)
             home = str(getattr(value, "__module__", None) or "")
             if place is not None:
@@ -210,6 +208,10 @@ class Source:
         except NotWritableError as error:
             raise NotWritableError(f"{name}, which the module or the loss uses: {error}") from error
         self.definitions[name] = text
+
+
+def _is_named(value: Any) -> bool:
+    return callable(value) and isinstance(getattr(value, "__name__", None), str)
 
 
 def _place_in_torch(thing: Any, name: str) -> str | None:

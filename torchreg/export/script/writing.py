@@ -11,25 +11,25 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from torchreg.export import script_text as text
-from torchreg.export.script_files import as_csv, replace_whole, saved
-from torchreg.export.script_layers import (
+from torchreg.export.script import text
+from torchreg.export.script.files import as_csv, replace_whole, saved
+from torchreg.export.script.layers import (
     OWN,
     LayerSource,
     state_of,
 )
-from torchreg.export.script_layout import Expression, Group, Item, call, lay_out, quoted
-from torchreg.export.script_loss import loss_section
-from torchreg.export.script_network import (
+from torchreg.export.script.layout import Expression, Group, Item, call, lay_out, quoted
+from torchreg.export.script.loss import loss_section
+from torchreg.export.script.network import (
     layers_after,
     layers_before,
     layers_of,
     network_section,
     own_section,
 )
-from torchreg.export.script_recipe import Recipe
-from torchreg.export.script_source import NotWritableError
-from torchreg.export.script_training import training_section
+from torchreg.export.script.recipe import Recipe
+from torchreg.export.script.source import NotWritableError
+from torchreg.export.script.training import training_section
 
 _STANDARD = {
     "copy": "import copy",

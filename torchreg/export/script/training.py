@@ -6,10 +6,10 @@ import textwrap
 
 import torch
 
-from torchreg.export.script_layers import LayerSource
-from torchreg.export.script_layout import call, lay_out
-from torchreg.export.script_loss import is_plain, name_of_loss
-from torchreg.export.script_recipe import Recipe, TrainingRecipe
+from torchreg.export.script.layers import LayerSource
+from torchreg.export.script.layout import call, lay_out
+from torchreg.export.script.loss import is_plain, name_of_loss
+from torchreg.export.script.recipe import Recipe, TrainingRecipe
 
 
 def training_section(recipe: Recipe, source: LayerSource, before: int, after: int) -> list[str]:

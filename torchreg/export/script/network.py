@@ -7,15 +7,15 @@ import re
 import torch
 from torch import nn
 
-from torchreg.export import script_text as text
-from torchreg.export.script_layers import (
+from torchreg.export.script import text
+from torchreg.export.script.layers import (
     LayerSource,
     as_layers,
     check_written_once,
     renumbered,
 )
-from torchreg.export.script_layout import Group, Item, call, lay_out, quoted
-from torchreg.export.script_recipe import NetworkRecipe, Recipe
+from torchreg.export.script.layout import Group, Item, call, lay_out, quoted
+from torchreg.export.script.recipe import NetworkRecipe, Recipe
 
 
 def own_section(network: str, definitions: str) -> list[str]:

@@ -1,0 +1,71 @@
+"""What a fit is asked for, in the words of the estimator's parameters."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from torchreg.engine.problem import Keeper, Observer, Stopping
+from torchreg.engine.rows import Rows
+from torchreg.losses import Loss
+from torchreg.optimizers import OptimizerSpec
+
+
+@dataclass(frozen=True)
+class RawRows:
+    """Rows in raw units: x (n, n_features), y (n, n_outputs), weight (n,) or ``None``."""
+
+    x: Rows
+    y: Tensor
+    weight: Tensor | None
+
+
+@dataclass(frozen=True)
+class Request:
+    """What a fit is asked for, in the words of the estimator's parameters.
+
+    Parameters
+    ----------
+    module, module_options : see :func:`torchreg.engine.network.build_network`
+    loss : Loss
+    optimizer : OptimizerSpec
+    batch_size : int, None or "auto"
+    max_epochs : int
+    standardize_x, standardize_y : bool
+    stopping : Stopping
+    callbacks, callback_options : skorch's callbacks and their parameters
+    device : torch.device
+    dtype : {"auto", "float32", "float64"} or torch.dtype
+    seed : int
+    observers : callable
+        Makes the observers of this fit, given the module.
+    start : nn.Sequential or None
+        A fitted module to go on from: its statistics and dtype are kept.
+    epochs_before : int
+        How many epochs ``start`` has seen.
+    keeper : Keeper or None
+        Who keeps the state of the fit, so that it can go on in another process.
+    """
+
+    module: nn.Module | Callable[..., nn.Module] | None
+    module_options: Mapping[str, Any]
+    loss: Loss
+    optimizer: OptimizerSpec
+    batch_size: int | str | None
+    max_epochs: int
+    standardize_x: bool
+    standardize_y: bool
+    stopping: Stopping
+    callbacks: Sequence[Any]
+    callback_options: Mapping[str, Any]
+    device: torch.device
+    dtype: str | torch.dtype
+    seed: int
+    observers: Callable[[nn.Sequential], list[Observer]]
+    start: nn.Sequential | None = None
+    epochs_before: int = 0
+    keeper: Keeper | None = None
