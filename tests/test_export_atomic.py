@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from torchreg.export import atomic
-from torchreg.export.atomic import write_atomically
+from torchreg.export.atomic import remove_leftovers, write_atomically
 
 OLD, NEW = b"old" * 1000, b"new" * 50_000
 
@@ -21,7 +21,7 @@ OLD, NEW = b"old" * 1000, b"new" * 50_000
 CHILDREN = """
 import os, random, signal, sys, time
 from pathlib import Path
-from torchreg.export.atomic import write_atomically
+from torchreg.export.atomic import remove_leftovers, write_atomically
 
 file = Path(sys.argv[1])
 OLD, NEW = b"old" * 1000, b"new" * 50_000
@@ -198,3 +198,22 @@ def test_of_two_processes_that_write_one_file_one_wins_whole(tmp_path: Path) -> 
         "assert list(file.parent.iterdir()) == [file]\n",
         file,
     )
+
+
+def test_leftovers_of_one_file_are_removed_and_nothing_else(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file, other = tmp_path / ("n" * 255), tmp_path / "other"
+    with monkeypatch.context() as patch:
+        # As if the process were killed before the new name.
+        patch.setattr(os, "replace", lambda *_: None)
+        write_atomically(file, NEW)
+        write_atomically(other, NEW)
+    assert len(list(tmp_path.iterdir())) == 2
+    write_atomically(file, OLD)
+    remove_leftovers(file)
+    left = sorted(path.name for path in tmp_path.iterdir())
+    assert len(left) == 2
+    assert left[0].startswith(".") and left[1] == file.name
+    remove_leftovers(other)
+    assert [path.name for path in tmp_path.iterdir()] == [file.name]

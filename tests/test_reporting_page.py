@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import os
 import re
 import subprocess
 import sys
@@ -23,7 +22,6 @@ from torch import nn
 
 from torchreg import TorchRegressor
 from torchreg.diagnosis import CODES
-from torchreg.reporting.page import write_whole
 
 UNITS = {"flipper_length_mm": "mm", "body_mass_g": "g"}
 HOSTILE = ["<script>alert(1)</script>", "a$b$c\\frac", '"onload="x', "日本語 🐧", "x" * 300]
@@ -337,20 +335,3 @@ def test_without_matplotlib_the_error_says_how_to_get_it(
     with pytest.raises(ImportError, match=r'pip install "torchreg\[plot\]"'):
         bent.report(tmp_path / "report.html", frame, [3500.0, 4500.0])
     assert list(tmp_path.iterdir()) == []
-
-
-def test_a_file_is_replaced_as_a_whole_or_not_at_all(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    path = tmp_path / "page.html"
-    assert write_whole(path, "första\n") == path
-    assert path.read_bytes() == "första\n".encode()
-
-    def full(*args: Any) -> None:
-        raise OSError("No space left on device")
-
-    monkeypatch.setattr(os, "replace", full)
-    with pytest.raises(OSError, match="No space left"):
-        write_whole(path, "second")
-    assert path.read_bytes() == "första\n".encode()
-    assert list(tmp_path.iterdir()) == [path]

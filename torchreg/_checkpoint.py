@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from torchreg._errors import CheckpointError, FileError
+from torchreg.export.atomic import remove_leftovers
 from torchreg.export.file import read_file, write_file
 from torchreg.export.lock import FileLock
 from torchreg.export.names import Names
@@ -128,6 +129,7 @@ def _opened(
                 f"The checkpoint {str(path)!r} cannot be written: {error}. Give the path of a file "
                 "in a folder that exists and can be written to."
             ) from error
+        remove_leftovers(path)
         if path.exists():
             yield _read(path, description())
             return

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import hashlib
 import os
 import secrets
 import stat
@@ -44,7 +45,7 @@ def write_atomically(path: str | os.PathLike[str], data: bytes) -> None:
         raise IsADirectoryError(errno.EISDIR, "A file is expected, this is a folder", str(path))
     if not target.parent.is_dir():
         raise FileNotFoundError(errno.ENOENT, "There is no such folder", str(target.parent))
-    temporary = target.with_name(f".{secrets.token_hex(8)}.tmp")
+    temporary = target.with_name(f".{_mark_of(target)}.{secrets.token_hex(8)}.tmp")
     # Like open(path, "w"), which leaves the permissions to the umask; "x" is for nobody else's.
     try:
         with open(temporary, "xb") as file:
@@ -59,6 +60,18 @@ def write_atomically(path: str | os.PathLike[str], data: bytes) -> None:
             temporary.unlink()
         raise
     _sync_folder(target.parent)
+
+
+def remove_leftovers(path: str | os.PathLike[str]) -> None:
+    """Remove what killed writes of a file have left; nobody may be writing it just now."""
+    target = Path(os.path.realpath(os.fspath(path)))
+    for leftover in target.parent.glob(f".{_mark_of(target)}.*.tmp"):
+        leftover.unlink(missing_ok=True)
+
+
+def _mark_of(target: Path) -> str:
+    """Shorten a file's name, which may be as long as a name can be, to a part of another."""
+    return hashlib.blake2b(os.fsencode(target.name), digest_size=4).hexdigest()
 
 
 def _sync_folder(folder: Path) -> None:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import os
-import uuid
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from torchreg.export.atomic import write_atomically
 from torchreg.plotting._axes import require_matplotlib
 from torchreg.plotting._labels import Labels, as_columns, labels_of
 from torchreg.reporting.data import data_table
@@ -83,27 +83,8 @@ def write_report(
     sections.append(_section("The data", data_table(X, true, labels)))
     # 6. How to make it again.
     sections.append(_section("How to fit it again", _settings(estimator)))
-    return write_whole(path, _page(title, sections))
-
-
-def write_whole(path: str | os.PathLike[str], content: str) -> Path:
-    """Write a text file as a whole or not at all: whoever reads sees the old one or the new.
-
-    Parameters
-    ----------
-    path : str or path
-        In a folder that is there.
-    content : str
-        Written as UTF-8.
-    """
-    target = Path(path)
-    draft = target.with_name(f".{target.name}.{uuid.uuid4().hex}")
-    try:
-        draft.write_bytes(content.encode("utf-8"))
-        os.replace(draft, target)
-    finally:
-        draft.unlink(missing_ok=True)
-    return target
+    write_atomically(path, _page(title, sections).encode())
+    return Path(path)
 
 
 def _page(title: str, sections: Iterable[str]) -> str:

@@ -1,12 +1,9 @@
-"""The files of a script, each written as a whole."""
+"""What is in the files beside a script."""
 
 from __future__ import annotations
 
 import csv
 import io
-import os
-import tempfile
-from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -34,22 +31,3 @@ def saved(state: dict[str, Tensor]) -> bytes:
     buffer = io.BytesIO()
     torch.save(state, buffer)
     return buffer.getvalue()
-
-
-def replace_whole(file: Path, content: bytes) -> None:
-    """Write a file as a whole: whoever opens it sees the old one or the new one."""
-    handle, temporary = tempfile.mkstemp(dir=file.parent, prefix=f".{file.stem[:40]}.")
-    try:
-        with os.fdopen(handle, "wb") as stream:
-            stream.write(content)
-        os.chmod(temporary, 0o666 & ~_umask())
-        os.replace(temporary, file)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask

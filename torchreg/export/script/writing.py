@@ -11,8 +11,9 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from torchreg.export.atomic import write_atomically
 from torchreg.export.script import text
-from torchreg.export.script.files import as_csv, replace_whole, saved
+from torchreg.export.script.files import as_csv, saved
 from torchreg.export.script.layers import (
     OWN,
     LayerSource,
@@ -73,7 +74,7 @@ def write_script(path: str | os.PathLike[str], recipe: Recipe) -> None:
             files[script.with_name(f"{script.stem}_{kind}.csv")] = as_csv(rows, recipe)
     files[script] = written.encode()
     for file, content in files.items():
-        replace_whole(file, content)
+        write_atomically(file, content)
 
 
 def check_path(path: str | os.PathLike[str]) -> Path:
