@@ -44,13 +44,13 @@ demo: install  ## fit the penguins: the first example
 	@$(BIN)/python examples/penguins.py
 
 test: install  ## run the tests and every docstring's example
-	@$(TEST_ENV) $(BIN)/python -m pytest -n $(WORKERS) $(PYTEST_ARGS)
+	@$(TEST_ENV) $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile $(PYTEST_ARGS)
 
 test-slow: install  ## run the tests that take minutes: faults for ten of them
 	@$(TEST_ENV) $(BIN)/python -m pytest -m slow $(PYTEST_ARGS)
 
 test-oldest: $(OLDEST)/.installed  ## the same with the lowest supported scikit-learn
-	@$(TEST_ENV) $(OLDEST)/bin/python -m pytest -n $(WORKERS) $(PYTEST_ARGS)
+	@$(TEST_ENV) $(OLDEST)/bin/python -m pytest -n $(WORKERS) --dist loadfile $(PYTEST_ARGS)
 
 lint: install  ## ruff: rules and formatting
 	@$(BIN)/ruff check .

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 
 import pytest
 
@@ -60,7 +61,13 @@ def test_the_dictionary_survives_json_and_the_table_has_a_row_per_finding() -> N
 
 
 def test_a_finding_of_an_unknown_code_or_severity_is_refused() -> None:
-    with pytest.raises(ValueError, match="'dead'"):
+    with pytest.raises(ValueError, match=r"A finding's code is one of .*'dead'"):
         Finding("dead", "info", "")
-    with pytest.raises(ValueError, match="'bad'"):
+    with pytest.raises(ValueError, match=r"A severity is one of .*'bad'"):
         Finding("dead-units", "bad", "")
+
+
+def test_without_pandas_a_diagnosis_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "pandas", None)
+    with pytest.raises(ImportError, match=r"to_frame needs pandas: pip install .*, or use to_dict"):
+        Diagnosis(()).to_frame()

@@ -408,6 +408,7 @@ def test_a_graph_that_loses_the_digits_of_a_unix_time_is_refused_with_both_numbe
     assert not path.exists() and list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.filterwarnings("ignore::torchreg.UnscaledWarning")
 @pytest.mark.parametrize(("factor", "agrees"), [(0.5e-5, True), (2e-5, False)])
 @pytest.mark.parametrize("standardize", [True, "X"])
 def test_the_bound_is_a_hundred_thousandth_of_the_standard_deviation_of_y(

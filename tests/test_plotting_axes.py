@@ -66,7 +66,7 @@ def test_one_axes_is_divided_and_an_array_of_axes_is_used_as_it_is() -> None:
     assert not left.axison
     own = np.array([left, right])
     assert list(new_panels(own, 2, 1, figsize=(3, 3)).flat) == [left, right]
-    with pytest.raises(ValueError, match="array of 3, got 2"):
+    with pytest.raises(ValueError, match="ax expects one axes, or an array of 3, got 2"):
         new_panels(own, 3, 1, figsize=(3, 3))
     with pytest.raises(ValueError, match="placed by hand"):
         new_panels(figure.add_axes((0, 0, 1, 1)), 2, 1, figsize=(3, 3))

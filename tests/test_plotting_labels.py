@@ -65,13 +65,18 @@ def test_the_regressor_is_found_in_pipelines_searches_and_target_transformers() 
 def test_what_is_not_fitted_or_holds_no_network_is_refused() -> None:
     with pytest.raises(NotFittedError):
         regressor_in(TorchRegressor())
-    with pytest.raises(TypeError, match="got LinearRegression"):
+    with pytest.raises(
+        TypeError, match=r"Expected a fitted TorchRegressor, or a .*, got LinearRegression"
+    ):
         regressor_in(LinearRegression().fit([[1.0], [2.0]], [1.0, 2.0]))
 
 
 def test_columns_are_a_table_and_nothing_deeper() -> None:
     assert as_columns([1, 2, 3], name="y").shape == (3, 1)
-    with pytest.raises(ValueError, match=r"y expects shape .* got \(1, 1, 1\)"):
+    with pytest.raises(
+        ValueError,
+        match=r"y expects shape \(n_samples,\) or \(n_samples, n_outputs\), got \(1, 1, 1\)",
+    ):
         as_columns([[[1]]], name="y")
 
 

@@ -87,7 +87,9 @@ def test_the_users_axes_and_keywords_are_used() -> None:
 
 
 def test_what_does_not_fit_is_an_error_that_says_what_does() -> None:
-    with pytest.raises(ValueError, match=r"same shape, got \(3, 1\) and \(2, 1\)"):
+    with pytest.raises(
+        ValueError, match=r"y_true and y_pred expect the same shape, got \(3, 1\) and \(2, 1\)"
+    ):
         PredictionDisplay.from_predictions([1, 2, 3], [1, 2])
     with pytest.raises(ValueError, match="kind expects one of both, actual_vs_predicted"):
         PredictionDisplay.from_predictions([1, 2], [1, 2], kind="residuals")

@@ -22,6 +22,7 @@ from torch import nn
 
 from torchreg import TorchRegressor
 from torchreg.diagnosis import CODES
+from torchreg.reporting.page import write_report
 
 UNITS = {"flipper_length_mm": "mm", "body_mass_g": "g"}
 HOSTILE = ["<script>alert(1)</script>", "a$b$c\\frac", '"onload="x', "日本語 🐧", "x" * 300]
@@ -323,6 +324,8 @@ def test_a_report_of_what_does_not_fit_leaves_the_old_one_alone(tmp_path: Path, 
         bent.report(path, frame, [1.0, 2.0, 3.0])
     with pytest.raises(ValueError, match="units expects names"):
         bent.report(path, frame, [1.0, 2.0], units={"a": "mm", "b": "g"})
+    with pytest.raises(ValueError, match=r"y expects the shape of the predictions, \(2, 1\), got"):
+        write_report(path, bent, frame, np.ones((2, 2)), diagnosis=bent.diagnose())
     assert path.read_text() == "the old one"
     assert list(tmp_path.iterdir()) == [path]
 

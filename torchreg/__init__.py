@@ -2,10 +2,14 @@
 
 from torchreg._errors import (
     CheckpointError,
+    DeadUnitsWarning,
     DivergenceWarning,
+    EffectivelyLinearWarning,
+    ExportError,
     FileError,
     InterruptWarning,
     PrecisionWarning,
+    UnscaledWarning,
     UntrustedError,
     UnwrittenWarning,
 )
@@ -14,11 +18,15 @@ from torchreg.regressor import TorchRegressor
 
 __all__ = [
     "CheckpointError",
+    "DeadUnitsWarning",
     "DivergenceWarning",
+    "EffectivelyLinearWarning",
+    "ExportError",
     "FileError",
     "InterruptWarning",
     "PrecisionWarning",
     "TorchRegressor",
+    "UnscaledWarning",
     "UntrustedError",
     "UnwrittenWarning",
     "load",
