@@ -73,7 +73,7 @@ def test_linear_data_are_called_linear_data_and_their_network_is_not_called_sick
     diagnosis = diagnosed(*linear(), **tanh(5))
     assert diagnosis.codes == ("linear-data",)
     assert diagnosis.healthy
-    assert diagnosis["linear-data"].message.startswith("The data are linear")
+    assert diagnosis["linear-data"].message.startswith("The data look linear")
 
 
 def test_a_network_of_lines_and_data_of_a_line_are_told_in_different_sentences() -> None:
@@ -81,7 +81,7 @@ def test_a_network_of_lines_and_data_of_a_line_are_told_in_different_sentences()
     network = diagnosed(*flippers(), **lines)["effectively-linear"].message
     data = diagnosed(*linear(), **lines)["linear-data"].message
     assert network.startswith("The network is effectively linear")
-    assert data.startswith("The data are linear")
+    assert data.startswith("The data look linear")
 
 
 def test_the_bends_of_a_network_are_located_in_the_users_units() -> None:

@@ -33,8 +33,12 @@ def blocks(page: str, language: str) -> list[tuple[int, str]]:
     ]
 
 
-def test_the_python_of_the_readme_runs_from_top_to_bottom(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(ROOT)
+def test_the_python_of_the_readme_runs_from_top_to_bottom(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    # It writes files where it runs.
+    (tmp_path / "data").symlink_to(ROOT / "data")
+    monkeypatch.chdir(tmp_path)
     code = blocks("README.md", "python")
     assert code
     namespace: dict[str, object] = {"__name__": "__main__"}

@@ -83,7 +83,7 @@ def line(evidence: Evidence) -> Iterator[Finding]:
             yield Finding(
                 "linear-data",
                 "info",
-                f"The data are linear: a straight line explains {structure.line_r2:.1%} of y's "
+                f"The data look linear: a straight line explains {structure.line_r2:.1%} of y's "
                 "variance, and nothing in what it leaves over bends.",
                 numbers,
                 "A linear model tells the same with fewer numbers: LinearRegression, or "

@@ -74,6 +74,10 @@ class Finding:
         if self.severity not in SEVERITIES:
             raise ValueError(f"A severity is one of {SEVERITIES}, got {self.severity!r}.")
 
+    def __str__(self) -> str:
+        lines = [f"{self.severity}: {self.code}", f"    {self.message}"]
+        return "\n".join([*lines, f"    Try: {self.advice}"] if self.advice else lines)
+
     def to_dict(self) -> dict[str, Any]:
         """Give everything as a dictionary that JSON can hold."""
         return {
@@ -188,12 +192,7 @@ class Diagnosis:
         return f"Nothing to worry about: {self.summary.get('sentence', 'no findings.')}"
 
     def __str__(self) -> str:
-        blocks = [self.headline()]
-        for finding in self.findings:
-            lines = [f"{finding.severity}: {finding.code}", f"    {finding.message}"]
-            if finding.advice:
-                lines.append(f"    Try: {finding.advice}")
-            blocks.append("\n".join(lines))
+        blocks = [self.headline(), *map(str, self.findings)]
         if self.findings and "sentence" in self.summary:
             blocks.append(f"The fit: {self.summary['sentence']}")
         return "\n\n".join(blocks)
