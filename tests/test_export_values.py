@@ -20,7 +20,8 @@ from torchreg import FileError
 from torchreg.export.architecture import read_module, write_module
 from torchreg.export.kinds import LONG, UnwritableError
 from torchreg.export.names import Names
-from torchreg.export.values import Reader, Unwritten, Writer
+from torchreg.export.unwritten import Unwritten
+from torchreg.export.values import Reader, Writer
 
 
 class Colour(IntEnum):

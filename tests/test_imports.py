@@ -27,6 +27,7 @@ FLOORS: dict[str, list[str]] = {
         "torchreg._recipe_parts",
     ],
     "arrays, parameters, words": [
+        "torchreg._origin",
         "torchreg._checkpoint",
         "torchreg._fingerprint",
         "torchreg._observers",
@@ -116,6 +117,7 @@ FLOORS: dict[str, list[str]] = {
         "torchreg.export.layers",
         "torchreg.export.values",
         "torchreg.export.kinds",
+        "torchreg.export.unwritten",
         "torchreg.export.names",
         "torchreg.export.file",
         "torchreg.export.lock",

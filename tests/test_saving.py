@@ -30,7 +30,7 @@ from torch.nn import functional
 
 import torchreg
 from torchreg import TorchRegressor, UnwrittenWarning
-from torchreg.export.values import Unwritten
+from torchreg.export.unwritten import Unwritten
 
 # One of the regressors standardizes nothing, on purpose.
 pytestmark = pytest.mark.filterwarnings("ignore::torchreg.UnscaledWarning")

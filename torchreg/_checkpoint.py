@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -82,16 +82,16 @@ class Checkpoint:
 
 
 def open_checkpoint(
-    path: str | os.PathLike[str] | None,
+    path: str | os.PathLike[str],
     description: Callable[[], dict[str, str]],
     seed: Callable[[], int],
-) -> AbstractContextManager[Checkpoint | None]:
+) -> AbstractContextManager[Checkpoint]:
     """Open the file of a fit, for this process alone: the one that is there, or a new one.
 
     Parameters
     ----------
-    path : str, path or None
-        Of the file; ``None`` keeps nothing.
+    path : str or path
+        Of the file.
     description : callable
         Gives the digests of all that the fit depends on, by name.
     seed : callable
@@ -105,8 +105,6 @@ def open_checkpoint(
     TypeError
         If ``path`` is none.
     """
-    if path is None:
-        return nullcontext()
     if not isinstance(path, str | os.PathLike):
         raise TypeError(f"checkpoint expects the path of a file, or None, got {path!r}.")
     return _opened(Path(path), description, seed)

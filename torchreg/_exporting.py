@@ -12,10 +12,8 @@ from sklearn.base import BaseEstimator
 from sklearn.utils.validation import check_is_fitted
 
 from torchreg._checks import check_prediction_data
-from torchreg._recipe import recipe_of
 from torchreg.engine.predict import predict_rows
 from torchreg.engine.rows import every_row
-from torchreg.export.script import check_path, write_script
 
 if TYPE_CHECKING:
     import torch
@@ -209,6 +207,9 @@ class ExportMixin(BaseEstimator):
         ...     print("MultiplyByConstant(1 / 17.4" in (Path(folder) / "lesson.py").read_text())
         True
         """
+        from torchreg._recipe import recipe_of
+        from torchreg.export.script import check_path, write_script
+
         check_is_fitted(self)
         check_path(path)
         training, validation = (X, y, sample_weight), (X_val, y_val, sample_weight_val)

@@ -20,7 +20,7 @@ from torchreg._parameters import nested_parameters
 from torchreg.engine.network import build_network, fit_to_data
 from torchreg.export.layers import CONSTANTS, CONTAINERS, LAYERS
 from torchreg.export.names import built_in
-from torchreg.export.values import Unwritten
+from torchreg.export.unwritten import Unwritten
 
 _TABLE = (*LAYERS, *CONSTANTS, *CONTAINERS)
 

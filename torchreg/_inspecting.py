@@ -5,15 +5,15 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from numpy.typing import ArrayLike
 from sklearn.utils.validation import check_is_fitted
 
 from torchreg._checks import check_given_rows
-from torchreg.diagnosis.findings import diagnose
-from torchreg.diagnosis.record import FitSummary
-from torchreg.diagnosis.report import Diagnosis
+
+if TYPE_CHECKING:
+    from torchreg.diagnosis.report import Diagnosis
 
 
 class InspectionMixin:
@@ -60,6 +60,9 @@ class InspectionMixin:
         >>> print(reg.fit(flipper_mm, mass_g).diagnose())
         Nothing to worry about: 31 parameters, 100 rows; best epoch 200 of 200; R2 = ...
         """
+        from torchreg.diagnosis.findings import diagnose
+        from torchreg.diagnosis.record import FitSummary
+
         check_is_fitted(self)
         x, t = check_given_rows(self, X, y, method="diagnose")
         return diagnose(

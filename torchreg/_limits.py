@@ -9,7 +9,7 @@ import torch
 from sklearn.base import BaseEstimator
 
 from torchreg._sklearn import HasMethods, Interval, StrOptions, validate_parameter_constraints
-from torchreg.export.values import Unwritten
+from torchreg.export.unwritten import Unwritten
 
 #: The limits of the parameters, in scikit-learn's notation.
 LIMITS: dict[str, list[Any]] = {

@@ -9,7 +9,6 @@ from typing import Any
 
 from torchreg._errors import FileError
 from torchreg._saving import unpack_estimator
-from torchreg.export.file import read_bytes
 from torchreg.regressor import TorchRegressor
 
 
@@ -78,6 +77,8 @@ def load(path: str | os.PathLike[str], *, trusted: Iterable[Any] = (), **params:
     >>> bool((loaded.predict(X) == reg.predict(X)).all())
     True
     """
+    from torchreg.export.file import read_bytes
+
     data = read_bytes(path)
     try:
         return unpack_estimator(data, base=TorchRegressor, trusted=trusted, params=params)

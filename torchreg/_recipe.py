@@ -24,36 +24,6 @@ from torchreg.optimizers import build_optimizer
 _CPU = torch.device("cpu")
 
 
-def origin_of(
-    estimator: BaseEstimator, seed: int, data: Data, *, own_validation: bool
-) -> dict[str, int | bool]:
-    """Note what only a fit knows and a script has to repeat: a few plain numbers.
-
-    Parameters
-    ----------
-    estimator : TorchRegressor
-        Not yet fitted, or by an earlier fit.
-    seed : int
-        As it was taken from ``random_state``.
-    data : Data
-        Training rows, without those held out.
-    own_validation : bool
-        Whether the user brought validation rows.
-
-    Returns
-    -------
-    dict
-    """
-    goes_on = bool(estimator.warm_start) and hasattr(estimator, "module_")
-    return {
-        "seed": seed,
-        "n_rows": len(data),
-        "weighted": data.weight is not None,
-        "own_validation": own_validation,
-        "epochs_before": estimator.n_iter_ if goes_on else 0,
-    }
-
-
 def recipe_of(
     estimator: BaseEstimator,
     training: tuple[Any, Any, Any],

@@ -12,9 +12,6 @@ from sklearn.base import BaseEstimator
 from sklearn.utils.validation import check_is_fitted
 
 from torchreg._errors import UnwrittenWarning
-from torchreg._record import read_estimator, write_estimator
-from torchreg.export.atomic import write_atomically
-from torchreg.export.file import pack, unpack
 
 
 def pack_estimator(estimator: BaseEstimator) -> tuple[bytes, list[Any]]:
@@ -25,6 +22,9 @@ def pack_estimator(estimator: BaseEstimator) -> tuple[bytes, list[Any]]:
     UnwrittenWarning
         If a setting cannot be written.
     """
+    from torchreg._record import write_estimator
+    from torchreg.export.file import pack
+
     record, writer = write_estimator(estimator)
     left_out = {
         name: written["unwritten"]
@@ -48,6 +48,9 @@ def unpack_estimator(
     data: bytes, *, base: type, trusted: Iterable[Any] = (), params: Mapping[str, Any] | None = None
 ) -> Any:
     """Make a fitted estimator of a file's bytes; see :func:`torchreg.load`."""
+    from torchreg._record import read_estimator
+    from torchreg.export.file import unpack
+
     record, tensors = unpack(data)
     return read_estimator(record, tensors, base=base, trusted=trusted, params=params or {})
 
@@ -144,6 +147,8 @@ class SavingMixin(BaseEstimator):
         >>> bool(same.all())
         True
         """
+        from torchreg.export.atomic import write_atomically
+
         check_is_fitted(self)
         write_atomically(path, pack_estimator(self)[0])
 

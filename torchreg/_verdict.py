@@ -19,7 +19,6 @@ from torchreg._errors import (
     PrecisionWarning,
     UnscaledWarning,
 )
-from torchreg.diagnosis.findings import certain_findings
 from torchreg.engine.fit import Fitted
 from torchreg.engine.request import Request
 from torchreg.engine.rows import Rows, SparseRows
@@ -70,6 +69,9 @@ def warn_about(fitted: Fitted, request: Request, attributes: dict[str, Any]) -> 
             ConvergenceWarning,
             stacklevel=_CALLER,
         )
+    # What it needs is needed at the end of a fit, and not by an import.
+    from torchreg.diagnosis.findings import certain_findings
+
     names = [str(name) for name in attributes.get("feature_names_in_", [])]
     for finding in certain_findings(summary, names, n_epochs=len(outcome.records)):
         text = f"{finding.message} Try: {finding.advice} More: diagnose()."

@@ -5,9 +5,9 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Callable
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
-from typing import Any, ClassVar, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import numpy as np
 import torch
@@ -18,7 +18,6 @@ from sklearn.utils.metadata_routing import UNUSED
 from sklearn.utils.validation import check_is_fitted
 from torch import nn
 
-from torchreg._checkpoint import Checkpoint, open_checkpoint
 from torchreg._checks import (
     check_prediction_data,
     check_start,
@@ -29,11 +28,11 @@ from torchreg._checks import (
 from torchreg._data import Data, hold_out, names_of
 from torchreg._device import resolve_device
 from torchreg._exporting import ExportMixin
-from torchreg._fingerprint import fingerprint
 from torchreg._guard import leaving_no_trace
 from torchreg._inspecting import InspectionMixin
 from torchreg._limits import check_parameters
 from torchreg._observers import NativeCallbacks, PrintedTable
+from torchreg._origin import origin_of
 from torchreg._parameters import (
     NestedParametersMixin,
     as_callbacks,
@@ -42,7 +41,6 @@ from torchreg._parameters import (
     seed_from,
     signature_without_nested,
 )
-from torchreg._recipe import origin_of
 from torchreg._saving import SavingMixin
 from torchreg._sklearn import CallbackSupportMixin, with_callbacks
 from torchreg._verdict import describe_lost_digits, warn_about
@@ -52,6 +50,9 @@ from torchreg.engine.problem import Observer, Stopping
 from torchreg.engine.request import RawRows, Request
 from torchreg.losses import build_loss
 from torchreg.optimizers import build_optimizer
+
+if TYPE_CHECKING:
+    from torchreg._checkpoint import Checkpoint
 
 
 class TorchRegressor(
@@ -351,11 +352,16 @@ class TorchRegressor(
         self, checkpoint: Any, data: Data, held_out: Data | None
     ) -> AbstractContextManager[Checkpoint | None]:
         """Open the checkpoint, if there is to be one."""
-        if checkpoint is not None and self.callbacks is not None:
+        if checkpoint is None:
+            return nullcontext()
+        if self.callbacks is not None:
             raise ValueError(
                 "checkpoint expects callbacks=None: what callbacks remember is in no checkpoint. "
                 "Leave one of them out."
             )
+        from torchreg._checkpoint import open_checkpoint
+        from torchreg._fingerprint import fingerprint
+
         start = getattr(self, "module_", None) if self.warm_start else None
         return open_checkpoint(
             checkpoint,

@@ -6,6 +6,7 @@ In numpy, whose calls on a few hundred rows cost a quarter of torch's.
 from __future__ import annotations
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from torchreg.diagnosis.record import Structure
@@ -95,12 +96,15 @@ def explained(terms: Array, wanted: Array) -> tuple[float, int]:
     total = float(np.vdot(wanted, wanted))
     if total == 0:
         return 1.0, 1
-    size, basis = np.linalg.eigh(terms.T @ terms)
+    # torch keeps to the threads that a fit takes; numpy's products would take all, and wait for
+    # a core that is busy.
+    a, b = torch.from_numpy(terms), torch.from_numpy(wanted)
+    size, basis = torch.linalg.eigh(a.T @ a)
     kept = size > NOTHING * size[-1]
     basis = basis[:, kept]
-    solution = basis @ ((basis.T @ (terms.T @ wanted)) / size[kept, None])
-    left = wanted - terms @ solution
-    return 1 - float(np.vdot(left, left)) / total, int(kept.sum())
+    solution = basis @ ((basis.T @ (a.T @ b)) / size[kept, None])
+    left = b - a @ solution
+    return 1 - float(left.square().sum()) / total, int(kept.sum())
 
 
 def compare_structure(line: Array, t: Array, output: Array) -> Structure:

@@ -55,8 +55,14 @@ def predict_rows(module: nn.Module, rows: Rows, *, n_outputs: int, dtype: torch.
         if isinstance(rows, Tensor) and rows.numel() <= CHUNK:
             prediction = send(rows)
         else:
-            pieces = chunks(len(rows), width_of(rows))
-            prediction = torch.cat([send(rows[piece]) for piece in pieces])
+            prediction = torch.empty(0, n_outputs)
+            for piece in chunks(len(rows), width_of(rows)):
+                output = send(rows[piece])
+                if not len(prediction):
+                    # At once: small pieces that stay would lie between large ones that go, and
+                    # keep their places from being used again.
+                    prediction = output.new_empty(len(rows), n_outputs)
+                prediction[piece] = output
     _require_finite(prediction)
     return prediction
 

@@ -20,36 +20,10 @@ from torch import Tensor, nn
 from torchreg._errors import FileError
 from torchreg.export.kinds import READERS, WRITERS, UnwritableError
 from torchreg.export.names import Names, name_of
+from torchreg.export.unwritten import Unwritten
 
 #: How much of a value's text is kept where the value itself cannot be.
 _SHOWN = 200
-
-
-class Unwritten:
-    """Stands in a loaded regressor for a setting that its file could not hold.
-
-    Parameters
-    ----------
-    text : str
-        What the setting looked like.
-
-    Examples
-    --------
-    >>> Unwritten("<function <lambda>>")
-    <not in the file: <function <lambda>>>
-    """
-
-    def __init__(self, text: str) -> None:
-        self.text = text
-
-    def __repr__(self) -> str:
-        return f"<not in the file: {self.text}>"
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, Unwritten) and other.text == self.text
-
-    def __hash__(self) -> int:
-        return hash(self.text)
 
 
 class Writer:
