@@ -182,6 +182,7 @@ def test_a_misspelt_name_is_refused_with_the_near_names_and_all_that_can_be_used
         ("rprop", {"etas": (1.2, 0.5)}, r"etas around 1, like \(0\.5, 1\.2\), got"),
         ("rprop", {"step_sizes": (1.0, 0.1)}, "step_sizes in order, above 0, got"),
         ("rmsprop", {"alpha": -1.0}, "'rmsprop' refused its options .*alpha.*-1"),
+        ("adam", {"betas": np.float64(0.5)}, "'adam' refused its options .*betas.*0.5"),
         (torch.optim.Adam, {"betas": (0.9, 1.5)}, "betas?.*1.5"),
         # Of the wrong shape rather than size.
         ("adam", {"betas": 0.9}, "betas.*0.9"),

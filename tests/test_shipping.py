@@ -69,7 +69,20 @@ def files(
 
 def run_without(packages: set[str], code: str) -> subprocess.CompletedProcess[str]:
     """Run code in a fresh process in which some packages cannot be imported."""
-    absent = f"import sys\nsys.modules.update(dict.fromkeys({sorted(packages)!r}))\n"
+    # Some releases of scikit-learn take whatever sys.modules has under the name of pandas.
+    absent = f"""
+import sys
+from importlib.machinery import ModuleSpec
+sys.modules.update(dict.fromkeys({sorted(packages - {"pandas"})!r}))
+class NoPandas:
+    create_module = staticmethod(lambda spec: None)
+    def find_spec(self, name, path=None, target=None):
+        return ModuleSpec(name, self) if name == "pandas" else None
+    def exec_module(self, module):
+        raise ModuleNotFoundError("No module named 'pandas'", name="pandas")
+if {"pandas" in packages}:
+    sys.meta_path.insert(0, NoPandas())
+"""
     # Where names were kept, rows without names are predicted with a warning.
     command = [sys.executable, "-W", "ignore", "-c", absent + code]
     return subprocess.run(command, capture_output=True, text=True, check=False)

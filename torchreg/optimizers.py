@@ -121,7 +121,8 @@ class OptimizerSpec:
         """Build torch's optimizer over these parameters."""
         try:
             return self.cls(parameters, **self.torch_options)
-        except (TypeError, ValueError) as error:
+        # What torch says to betas that are one number of numpy's is an IndexError.
+        except (TypeError, ValueError, LookupError, ArithmeticError, RuntimeError) as error:
             raise self._refused(error) from error
 
     def _refused(self, error: Exception) -> ValueError:
