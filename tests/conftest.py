@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -120,3 +120,18 @@ def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
     running = Browser(find_or_install(), tmp_path_factory.mktemp("browser"))
     yield running
     running.close()
+
+
+@pytest.fixture
+def load_edited(saved: Path, tmp_path: Path) -> Callable[..., Any]:
+    """Load the module's saved file with an edited record and tensors, and the digest they have."""
+    import torchreg
+    from torchreg.export.file import read_file, write_file
+
+    def load(edit: Callable[[dict[str, Any], dict[str, Any]], Any], **options: Any) -> Any:
+        record, tensors = read_file(saved)
+        edit(record, tensors)
+        write_file(tmp_path / "edited", record, tensors)
+        return torchreg.load(tmp_path / "edited", **options)
+
+    return load

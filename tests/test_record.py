@@ -13,7 +13,7 @@ import torch
 
 import torchreg
 from torchreg import FileError, TorchRegressor, UntrustedError
-from torchreg.export.file import read_file, write_file
+from torchreg.export.file import read_file
 
 X = np.linspace(-1, 1, 60).reshape(20, 3)
 Record = dict[str, Any]
@@ -26,19 +26,6 @@ def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
     reg = TorchRegressor(max_epochs=20, module__hidden_sizes=[4], random_state=0)
     reg.fit(X, X[:, 0]).save(file)
     return file
-
-
-@pytest.fixture
-def load_edited(saved: Path, tmp_path: Path) -> Callable[..., Any]:
-    """Load the file with an edited record and edited tensors, and the digest that belongs to it."""
-
-    def load(edit: Callable[[Record, Tensors], Any], **options: Any) -> Any:
-        record, tensors = read_file(saved)
-        edit(record, tensors)
-        write_file(tmp_path / "edited", record, tensors)
-        return torchreg.load(tmp_path / "edited", **options)
-
-    return load
 
 
 def put(value: Any, *path: Any) -> Callable[[Record, Tensors], None]:
