@@ -77,6 +77,8 @@ FLOORS: dict[str, list[str]] = {
         "torchreg.engine",
         "torchreg.engine.start",
         "torchreg.engine.fit",
+        "torchreg.engine.together",
+        "torchreg.engine.plan",
         "torchreg.engine.inside",
         "torchreg.engine.skorch_net",
         "torchreg.engine.summary",

@@ -15,8 +15,8 @@ from torch import Tensor, nn
 from torchreg._data import Data
 from torchreg._device import seeded
 from torchreg._parameters import nested_parameters
-from torchreg.engine.fit import AUTO_BATCH, AUTO_FULL_BATCH
 from torchreg.engine.network import build_network, fit_to_data, habits_of, settings_for
+from torchreg.engine.plan import AUTO_BATCH, AUTO_FULL_BATCH
 from torchreg.export.script.recipe import Constants, NetworkRecipe, TrainingRecipe
 from torchreg.losses import Loss, build_loss, probe_loss
 from torchreg.nn import MLP, AddConstant, MultiplyByConstant

@@ -19,7 +19,7 @@ from torchreg._errors import (
     PrecisionWarning,
     UnscaledWarning,
 )
-from torchreg.engine.fit import Fitted
+from torchreg.engine.plan import Fitted
 from torchreg.engine.request import Request
 from torchreg.engine.rows import Rows, SparseRows
 from torchreg.engine.statistics import Statistics, lost_digits

@@ -40,6 +40,8 @@ def train(problem: Problem) -> Outcome:
     KeyboardInterrupt
         If the user interrupts before anything was learned.
     """
+    if problem.batch_observer is not None:
+        problem.batch_observer.begin()
     fit = _Fit(problem)
     try:
         outcome = fit.conclude(fit.run())

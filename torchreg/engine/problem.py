@@ -13,6 +13,11 @@ from torchreg.engine.rows import Batch, Table
 from torchreg.losses import Loss
 from torchreg.optimizers import OptimizerSpec
 
+#: Rows of a batch times parameters of the network (or, before there is one, rows times
+#: columns), up to which a second thread gains less than a quarter where the other core is
+#: idle, and loses many times that where it is busy.
+ONE_THREAD = 2**22
+
 
 @dataclass
 class EpochRecord:
@@ -60,6 +65,9 @@ class BatchObserver(Observer, Protocol):
     """An observer that follows each batch too, and holds the torch optimizer."""
 
     optimizer: torch.optim.Optimizer
+
+    def begin(self) -> None:
+        """Hear that training begins."""
 
     def on_batch_begin(self, batch: Batch, *, training: bool) -> None:
         """Hear that a batch is next."""
@@ -139,6 +147,8 @@ class Problem:
         Whether the network overwrites its input, so that it must be given a copy.
     draws : bool
         Whether it draws random numbers while it trains.
+    generators : list of Tensor
+        From where torch's generators go on for a network that draws.
     """
 
     network: nn.Module
@@ -156,6 +166,12 @@ class Problem:
     keeper: Keeper | None = None
     protect_input: bool = False
     draws: bool = False
+    generators: list[Tensor] = field(default_factory=list)
+
+    @property
+    def work(self) -> int:
+        """Rows of a batch times parameters."""
+        return self.batch_size * sum(p.numel() for p in self.network.parameters())
 
 
 @dataclass
@@ -182,3 +198,7 @@ class Outcome:
     best_epoch: int
     lane: str
     still_falling: bool = False
+
+
+#: What becomes of a problem: an outcome, or what was wrong with it.
+Answer = Outcome | Exception

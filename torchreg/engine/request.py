@@ -49,6 +49,8 @@ class Request:
         How many epochs ``start`` has seen.
     keeper : Keeper or None
         Who keeps the state of the fit, so that it can go on in another process.
+    n_init : int
+        How many networks are drawn and trained, of which the best is kept.
     """
 
     module: nn.Module | Callable[..., nn.Module] | None
@@ -69,3 +71,21 @@ class Request:
     start: nn.Sequential | None = None
     epochs_before: int = 0
     keeper: Keeper | None = None
+    n_init: int = 1
+
+
+@dataclass(frozen=True)
+class Job:
+    """One fit that is to be done: how, and on which rows.
+
+    Parameters
+    ----------
+    request : Request
+        How.
+    training, validation : RawRows
+        On what. Statistics never see the validation rows.
+    """
+
+    request: Request
+    training: RawRows
+    validation: RawRows | None = None

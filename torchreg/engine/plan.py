@@ -1,0 +1,278 @@
+"""One job before and after its training: scaling layers, networks, and what became of them."""
+
+from __future__ import annotations
+
+import copy
+import math
+from dataclasses import dataclass
+from functools import partial
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from torchreg._device import (
+    drawing,
+    generator_states,
+    resolve_dtype,
+    seeded,
+    statistics_dtype,
+    threads,
+)
+from torchreg.diagnosis.record import FitSummary
+from torchreg.engine.inside import Inside
+from torchreg.engine.network import Habits, build_network, fit_to_data, habits_of, scaled
+from torchreg.engine.problem import ONE_THREAD, Answer, Outcome, Problem
+from torchreg.engine.request import Job, RawRows, Request
+from torchreg.engine.rows import Rows, Table, every_row, merge_identical, width_of
+from torchreg.engine.statistics import Statistics, column_statistics
+from torchreg.engine.stepper import trainable
+from torchreg.engine.summary import Travel, summarize
+from torchreg.losses import probe_loss
+from torchreg.optimizers import OptimizerSpec
+
+#: With ``batch_size="auto"``, up to this many rows are one batch, ...
+AUTO_FULL_BATCH = 256
+#: ... and of more, this many.
+AUTO_BATCH = 128
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """What a fit gave.
+
+    Parameters
+    ----------
+    module : nn.Sequential
+        Raw units to raw units.
+    dtype : torch.dtype
+        Of its network.
+    outcome : Outcome
+        What training said.
+    summary : FitSummary
+        Its numbers.
+    seed : int
+        From which the network was drawn that was kept.
+    init_losses : list of float
+        The loss that each of ``n_init`` networks ended with, in standardized units; infinite
+        for one that could not begin.
+    """
+
+    module: nn.Sequential
+    dtype: torch.dtype
+    outcome: Outcome
+    summary: FitSummary
+    seed: int
+    init_losses: list[float]
+
+
+class Plan:
+    """A job, with all that is there before its first step.
+
+    Parameters
+    ----------
+    job : Job
+        How, and on what.
+
+    Attributes
+    ----------
+    problems : list of Problem
+        What is to be trained: one network, or ``n_init`` of them.
+
+    Raises
+    ------
+    ValueError, TypeError
+        If module, loss, optimizer and data do not fit each other.
+    """
+
+    def __init__(self, job: Job) -> None:
+        request, training = job.request, job.training
+        available = torch.get_num_threads()
+        few = 1 if len(training.y) * width_of(training.x) <= ONE_THREAD else available
+        with threads(few, others=available):
+            # 1. Batches. A full batch is what its distinct rows and their weights say.
+            self.n_rows, n_outputs = training.y.shape
+            batch_size = choose_batch_size(request.batch_size, self.n_rows, request.optimizer)
+            loss = probe_loss(request.loss, n_outputs)
+            if batch_size >= self.n_rows and (loss.per_row or training.weight is not None):
+                merged = merge_identical(every_row(training.x), training.y, training.weight)
+                training = RawRows(*merged)
+                batch_size = len(training.y)
+            # 2. Networks between their scaling layers, and the rows in their units.
+            starts = start_networks(request, training, batch_size)
+            # 3. What is to be trained.
+            first = starts[0]
+            validation = None
+            if job.validation is not None:
+                validation = first.inside.table(job.validation, whole=False)
+            loss = loss.to(first.table.t)
+            self.problems = []
+            for start in starts:
+                listener = start.inside.listener(training, job.validation, batch_size)
+                problem = Problem(
+                    network=start.inside.network,
+                    training=first.table,
+                    validation=validation,
+                    loss=loss,
+                    optimizer=request.optimizer,
+                    batch_size=batch_size,
+                    max_epochs=request.max_epochs,
+                    stopping=request.stopping,
+                    seed=start.seed,
+                    first_epoch=request.epochs_before,
+                    observers=request.observers(start.inside.module),
+                    batch_observer=listener,
+                    keeper=request.keeper,
+                    protect_input=start.habits.overwrites_input,
+                    draws=start.habits.draws,
+                    generators=start.generators,
+                )
+                self.problems.append(problem)
+            self.travels = [Travel(start.inside.network) for start in starts]
+        self.training, self.starts = training, starts
+
+    def conclude(self, answers: list[Answer]) -> Fitted:
+        """Keep the best network, and write down the numbers that a diagnosis needs.
+
+        Parameters
+        ----------
+        answers : list of Outcome or Exception
+            One for each of the problems.
+
+        Raises
+        ------
+        Exception
+            The first of them, if no network could be trained.
+        """
+        losses = [math.inf if isinstance(a, Exception) else final_loss(a) for a in answers]
+        outcomes = [answer for answer in answers if not isinstance(answer, Exception)]
+        if not outcomes:
+            raise next(answer for answer in answers if isinstance(answer, Exception))
+        best = min(range(len(losses)), key=losses.__getitem__)
+        answer, problem, start = answers[best], self.problems[best], self.starts[best]
+        assert isinstance(answer, Outcome)
+        module, dtype = start.inside.module, start.inside.dtype
+        available = torch.get_num_threads()
+        few = 1 if problem.work <= ONE_THREAD else available
+        with threads(few, others=available):
+            rows = self.training.x, self.training.y
+            summary = summarize(problem, answer, self.travels[best], module, *rows, self.n_rows)
+        return Fitted(module.eval(), dtype, answer, summary, start.seed, losses)
+
+
+def final_loss(outcome: Outcome) -> float:
+    """Give the loss of the weights that a network holds: validation, where there is any."""
+    record = next(r for r in reversed(outcome.records) if r.epoch <= max(outcome.best_epoch, 1))
+    loss = record.loss if record.validation_loss is None else record.validation_loss
+    return loss if math.isfinite(loss) else math.inf
+
+
+@dataclass(frozen=True)
+class Start:
+    """What is there before the first step of one network.
+
+    Parameters
+    ----------
+    seed : int
+        From which it was drawn.
+    inside : Inside
+        The network between its scaling layers.
+    table : Table
+        The training rows in its units.
+    habits : Habits
+        What it does beside computing.
+    generators : list of Tensor
+        Where torch's generators stood when it had been drawn.
+    """
+
+    seed: int
+    inside: Inside
+    table: Table
+    habits: Habits
+    generators: list[Tensor]
+
+
+def start_networks(request: Request, training: RawRows, batch_size: int) -> list[Start]:
+    """Draw ``n_init`` networks; all see the same rows, of which there is one copy."""
+    scaling = [
+        column_statistics(values, training.weight) if wanted and request.start is None else None
+        for values, wanted in (
+            (training.x, request.standardize_x),
+            (training.y, request.standardize_y),
+        )
+    ]
+    whole = batch_size >= len(training.y)
+    starts: list[Start] = []
+
+    def start(seed: int) -> Start:
+        """Build a network between its scaling layers, and bring the rows into its units."""
+        with drawing():
+            module = copy.deepcopy(request.start)
+            if module is None:
+                module = build_module(request, training, batch_size, *scaling)
+            inside = Inside(module, request)
+            same = starts and starts[0].inside.dtype == inside.dtype
+            table = starts[0].table if same else inside.table(training, whole=whole)
+            habits = habits_of(inside.network, table.x[torch.arange(min(4, len(table.t)))])
+            return Start(seed, inside, table, habits, generator_states(request.device))
+
+    for seed in seeds_of(request.seed, request.n_init):
+        starts.append(seeded(seed, request.device, partial(start, seed)))
+    return starts
+
+
+def seeds_of(seed: int, n_init: int) -> list[int]:
+    """Give each of several networks a seed; the first has the one of the fit.
+
+    Examples
+    --------
+    >>> seeds_of(7, 1), seeds_of(7, 3)[:2] == seeds_of(7, 2)
+    ([7], True)
+    """
+    further: list[int] = np.random.SeedSequence(seed).generate_state(n_init - 1).tolist()
+    return [seed, *further]
+
+
+def choose_batch_size(batch_size: int | str | None, n_rows: int, optimizer: OptimizerSpec) -> int:
+    """Read the ``batch_size`` parameter; ``n_rows`` is a full batch."""
+    if batch_size is None:
+        return n_rows
+    if isinstance(batch_size, str):
+        whole = n_rows <= AUTO_FULL_BATCH or optimizer.wants_full_batch
+        return n_rows if whole else AUTO_BATCH
+    return min(int(batch_size), n_rows)
+
+
+def build_module(
+    request: Request,
+    training: RawRows,
+    batch_size: int,
+    x_statistics: Statistics | None,
+    y_statistics: Statistics | None,
+) -> nn.Sequential:
+    """Build the untrained network between its scaling layers, on its device."""
+    n_outputs = training.y.shape[1]
+    network = build_network(
+        request.module,
+        request.module_options,
+        in_features=width_of(training.x),
+        out_features=n_outputs,
+    )
+    default = torch.get_default_dtype()
+    before = scaled(nn.Identity(), x_statistics, None, default)
+    fit_to_data(network, before(_first_rows(training.x)).to(default), n_outputs)
+    trainable(network)
+    dtype = resolve_dtype(
+        request.dtype,
+        work=batch_size * sum(p.numel() for p in network.parameters()),
+        device=request.device,
+        exact=request.optimizer.searches_lines,
+    )
+    module = scaled(network.to(dtype), x_statistics, y_statistics, dtype)
+    if statistics_dtype(request.device) != torch.float64:
+        module.to(statistics_dtype(request.device))
+    return module.to(request.device)
+
+
+def _first_rows(rows: Rows) -> Tensor:
+    return rows[torch.arange(min(4, len(rows)))]

@@ -1,0 +1,39 @@
+"""Which networks train as one stack, and which one after another."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+
+import torch
+
+from torchreg._device import seeded, threads
+from torchreg.engine.loop import train
+from torchreg.engine.problem import ONE_THREAD, Answer, Problem
+
+
+def train_together(problems: Sequence[Problem]) -> list[Answer]:
+    """Train networks in place, those of one architecture together.
+
+    Parameters
+    ----------
+    problems : sequence of Problem
+
+    Returns
+    -------
+    list of Outcome or Exception
+        One for each problem, in their order.
+    """
+    return [_train_alone(problem) for problem in problems]
+
+
+def _train_alone(problem: Problem) -> Answer:
+    """Train, with random numbers of our own if the network draws; other threads wait then."""
+    available = torch.get_num_threads()
+    with threads(1 if problem.work <= ONE_THREAD else available, others=available):
+        work = partial(train, problem)
+        device = problem.training.t.device
+        try:
+            return seeded(problem.generators, device, work) if problem.draws else work()
+        except Exception as error:
+            return error
