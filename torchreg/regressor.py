@@ -431,7 +431,7 @@ class TorchRegressor(
         outcome = fitted.outcome
         goes_on = self.warm_start and hasattr(self, "module_")
         before: list[dict[str, Any]] = self.history_ if goes_on else []
-        history = [*before, *(record.as_dict() for record in outcome.records)]
+        history = [*before, *outcome.history()]
         losses = [row["loss"] for row in history]
         validation = [row.get("validation_loss", math.nan) for row in history]
         learned = {

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from torchreg.engine.core import Core, LastingCore
 from torchreg.engine.member import Member
-from torchreg.engine.problem import Answer, EpochRecord, Observer, Outcome, Problem
+from torchreg.engine.problem import Answer, Observer, Outcome, Problem
 from torchreg.engine.progress import Snapshot
 from torchreg.engine.rows import Batch
 
@@ -100,7 +100,7 @@ class _Training:
         while self.active:
             if kept is not None:
                 member = self.active[0]
-                if len(member.records) == min(AS_EVER, len(kept["records"])):
+                if len(member.losses) == min(AS_EVER, len(kept["losses"])):
                     self._recall(kept)
                     if kept["reason"] is not None:
                         self._conclude(member, str(kept["reason"]))
@@ -205,7 +205,12 @@ class _Training:
 
     def _ask(self) -> None:
         for member in self.active:
-            stops = self._tell(member, methodcaller("on_epoch_end", member.records[-1]))
+            stops: list[bool] = []
+            if member.listeners:
+                record = member.last_record()
+                stops = self._tell(member, methodcaller("on_epoch_end", record))
+                if record.extra:
+                    member.extra[record.epoch] = record.extra
             reason = "callback" if any(stops) else member.settled()
             if reason is not None and member.answer is None:
                 self._conclude(member, reason)
@@ -219,7 +224,7 @@ class _Training:
         """Put the right weights in place, and write the answer."""
         if self.keeper is not None and reason != "interrupted":
             self.keeper.keep(lambda: self._memory(reason), ended=True)
-        best, best_epoch = self.best, member.records[-1].epoch
+        best, best_epoch = self.best, member.problem.first_epoch + len(member.losses)
         if not best.is_finite(member.place):
             reason = "diverged"
         if reason == "diverged" or self.on_validation:
@@ -252,12 +257,10 @@ class _Training:
             losses = [math.inf] * len(self.placed)
             for member in self.active:
                 if member.epoch == member.finished:
-                    record = member.records[-1]
-                    value = record.validation_loss if self.on_validation else record.loss
-                    losses[member.place] = math.inf if value is None else value
+                    losses[member.place] = member.watched()[-1]
             self.best.take_lower(losses, self.n_epochs)
         for member in self.active:
-            del member.records[member.finished - member.problem.first_epoch :]
+            member.forget_unfinished()
             if member.epoch != member.finished:
                 # In the middle of an epoch, or of a line search, weights are nobody's.
                 self.last.restore(member.place)
@@ -276,7 +279,8 @@ class _Training:
         """Give all that another process needs to go on after this epoch, bit for bit."""
         (member,) = self.placed
         return {
-            "records": [[r.epoch, r.loss, r.validation_loss] for r in member.records],
+            "losses": member.losses,
+            "validation_losses": member.validation_losses,
             "snapshot": self.best.memory(),
             "patience": None if member.patience is None else member.patience.memory(),
             "reason": reason,
@@ -287,9 +291,10 @@ class _Training:
     def _recall(self, memory: dict[str, Any]) -> None:
         """Put back what :meth:`_memory` gave, in this or another process."""
         (member,) = self.placed
-        member.records = [EpochRecord(*numbers) for numbers in memory["records"]]
-        member.epoch = member.finished = member.records[-1].epoch
-        self.n_epochs = len(member.records)
+        member.losses = [*memory["losses"]]
+        member.validation_losses = [*memory["validation_losses"]]
+        self.n_epochs = len(member.losses)
+        member.epoch = member.finished = member.problem.first_epoch + self.n_epochs
         self.best.recall(memory["snapshot"])
         self.last.take_all()
         if member.patience is not None:

@@ -162,8 +162,8 @@ class Plan:
 
 def final_loss(outcome: Outcome) -> float:
     """Give the loss of the weights that a network holds: validation, where there is any."""
-    record = next(r for r in reversed(outcome.records) if r.epoch <= max(outcome.best_epoch, 1))
-    loss = record.loss if record.validation_loss is None else record.validation_loss
+    losses = outcome.losses if outcome.validation_losses is None else outcome.validation_losses
+    loss = losses[max(outcome.best_epoch - outcome.first_epoch, 1) - 1]
     return loss if math.isfinite(loss) else math.inf
 
 
