@@ -9,7 +9,14 @@ import torch
 
 from torchreg._device import seeded, threads
 from torchreg.engine.loop import train
-from torchreg.engine.problem import ONE_THREAD, Answer, Problem
+from torchreg.engine.problem import (
+    ONE_THREAD,
+    Answer,
+    NeverBegunError,
+    Outcome,
+    Problem,
+    is_interrupted,
+)
 
 
 def train_together(problems: Sequence[Problem]) -> list[Answer]:
@@ -22,9 +29,19 @@ def train_together(problems: Sequence[Problem]) -> list[Answer]:
     Returns
     -------
     list of Outcome or Exception
-        One for each problem, in their order.
+        One for each problem, in their order. An interrupt ends them all.
     """
-    return [_train_alone(problem) for problem in problems]
+    answers: list[Answer] = []
+    try:
+        for problem in problems:
+            answers.append(_train_alone(problem))
+            if is_interrupted(answers[-1]):
+                break
+    except KeyboardInterrupt:
+        # Those before have learned something, which shall not be lost.
+        if not any(isinstance(answer, Outcome) for answer in answers):
+            raise
+    return answers + [NeverBegunError() for _ in problems[len(answers) :]]
 
 
 def _train_alone(problem: Problem) -> Answer:
