@@ -1,304 +1,303 @@
-"""The story of a fit: epoch after epoch, until the budget, the data or the user ends it."""
+"""The story of a fit: epoch after epoch, until the budget, the data or the user ends it.
+
+It is told of one network as of many that train as one stack: a plain fit is a stack of one.
+"""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from contextlib import nullcontext
+from collections.abc import Callable, Sequence
+from operator import methodcaller
 from typing import Any
 
-import torch
 from torch import Tensor
 
-from torchreg._device import drawing, generator_states, set_generator_states
-from torchreg.engine.gradient import CapturedGradient, Evaluation
-from torchreg.engine.objective import Objective
-from torchreg.engine.problem import EpochRecord, Observer, Outcome, Problem
-from torchreg.engine.progress import Patience, Snapshot
-from torchreg.engine.rows import Batch, batch_sizes, ordered_batches, shuffled_batches
-from torchreg.engine.stepper import build_stepper
-
-
-def train(problem: Problem) -> Outcome:
-    """Train a network in place.
-
-    Parameters
-    ----------
-    problem : Problem
-        Network, rows, loss, optimizer and budget.
-
-    Returns
-    -------
-    Outcome
-        The network holds the last weights; the best ones after early stopping or where
-        the loss ceased to be finite.
-
-    Raises
-    ------
-    ValueError
-        If the loss is not finite before anything was learned.
-    KeyboardInterrupt
-        If the user interrupts before anything was learned.
-    """
-    if problem.batch_observer is not None:
-        problem.batch_observer.begin()
-    fit = _Fit(problem)
-    try:
-        outcome = fit.conclude(fit.run())
-    finally:
-        fit.stepper.release()
-        problem.network.eval()
-    for listener in fit.listeners:
-        listener.on_fit_end(outcome)
-    return outcome
-
+from torchreg.engine.core import Core
+from torchreg.engine.member import Member
+from torchreg.engine.problem import Answer, EpochRecord, Observer, Outcome, Problem
+from torchreg.engine.progress import Snapshot
+from torchreg.engine.rows import Batch
 
 #: A fit that goes on begins as ever for so many epochs, so that each kind of step is captured
 #: as it was captured then, and jumps from there to where it was.
 AS_EVER = 2
 
+#: Networks that have ended leave the stack when so large a share of it has: to leave takes
+#: about as long as some steps.
+_SHARE_TO_LEAVE = 0.2
 
-class _Fit:
+
+def train(problems: Sequence[Problem], core: Core) -> list[Answer]:
+    """Train networks in place.
+
+    Parameters
+    ----------
+    problems : sequence of Problem
+        Networks, rows, losses, optimizers and budgets.
+    core : Core
+        Of these problems.
+
+    Returns
+    -------
+    list of Outcome or Exception
+        One for each problem. Its network holds the last weights; the best ones after early
+        stopping or where the loss ceased to be finite. A ``ValueError`` if its loss was not
+        finite before anything was learned; and whatever an observer raised.
+
+    Raises
+    ------
+    KeyboardInterrupt
+        If the user interrupts before anything was learned.
+    """
+    training = _Training(problems, core)
+    try:
+        training.run()
+    finally:
+        for member in training.active:
+            core.release(member.place)
+    return [member.answer for member in training.members if member.answer is not None]
+
+
+class _Training:
     """The moving parts of one call of :func:`train`."""
 
-    def __init__(self, problem: Problem) -> None:
-        self.problem = problem
-        self.network = problem.network
-        self.objective = Objective(problem.network, problem.loss, problem.protect_input)
-        n = len(problem.training.t)
-        self.sizes = batch_sizes(n, min(problem.batch_size, n))
-        self.whole = problem.training.whole() if problem.batch_size >= n else None
-        self.device = problem.training.t.device
-        self.generator = torch.Generator().manual_seed(problem.seed)
-        self.drawing = drawing() if problem.draws else nullcontext()
-        self.listener = problem.batch_observer
-        self.listeners: list[Observer] = [*problem.observers]
-        if self.listener is not None:
-            self.listeners.insert(0, self.listener)
-        self.stepper = build_stepper(
-            self.objective,
-            problem.optimizer,
-            n_steps=problem.max_epochs * len(self.sizes),
-            draws=problem.draws,
-            whole=self.whole,
-            listener=self.listener,
-        )
-        self.evaluate = None if problem.validation is None else self._evaluation()
-        self.snapshot = Snapshot([*self.stepper.weights(), *problem.network.buffers()])
-        if self.whole is None or problem.stopping.on_validation:
-            self.snapshot.take(math.inf, problem.first_epoch)
+    def __init__(self, problems: Sequence[Problem], core: Core) -> None:
+        self.core = core
+        self.members = [Member(problem, place) for place, problem in enumerate(problems)]
+        #: Those that still train, and those that have a place in the stack.
+        self.active, self.placed = [*self.members], [*self.members]
+        first = problems[0]
+        self.keeper = first.keeper
+        self.on_validation = first.stopping.on_validation
+        self.best = Snapshot(core.tensors(), len(problems))
+        #: Whether each step shows the loss of all rows, so that the best weights can be kept then.
+        self.watches = core.whole is not None and not self.on_validation
+        if not self.watches:
+            self.best.take_all()
         #: The weights at the end of the last epoch, to which an interrupted fit goes back.
-        self.last = Snapshot(self.snapshot.tensors)
-        self.records: list[EpochRecord] = []
-        self.epoch = self.finished = problem.first_epoch
-        self.first_loss: float | None = None
-        self.batch_loss: float | Tensor = math.nan
-        self.prediction: Tensor | None = None
+        self.last = Snapshot(core.tensors(), len(problems))
+        self.n_epochs = 0
+        self.fresh = True
+        self.batch_losses: list[float] | Tensor = []
         # To read a number from an accelerator is to wait for it.
-        on_accelerator = self.device.type != "cpu"
-        self.waits = not on_accelerator or self.whole is not None or self.listener is not None
-        stopping = problem.stopping
-        self.patience = (
-            Patience(stopping.patience, stopping.tol or 0.0)
-            if stopping.on_validation or stopping.tol is not None
-            else None
+        on_accelerator = first.training.t.device.type != "cpu"
+        self.waits = (
+            not on_accelerator or core.whole is not None or first.batch_observer is not None
         )
 
-    def _evaluation(self) -> Callable[[Batch], Tensor | float]:
-        """Choose how to compute the loss of validation rows."""
-        if self.listener is not None:
-            return self._show
-        n_epochs = self.problem.max_epochs
-        evaluation = Evaluation(self.objective)
-        return CapturedGradient(evaluation, draws=self.problem.draws, whole=None, n_steps=n_epochs)
-
-    def run(self) -> str:
-        """Train, and say why it ended."""
-        keeper = self.problem.keeper
-        kept = None if keeper is None else keeper.kept()
+    def run(self) -> None:
+        """Train until all have ended."""
+        kept = None if self.keeper is None else self.keeper.kept()
         try:
-            reason = self._run_epochs(kept)
+            self._run_epochs(kept)
         except KeyboardInterrupt:
-            if self.finished == self.problem.first_epoch:
+            if any(m.finished == m.problem.first_epoch for m in self.active):
                 raise
-            del self.records[self.finished - self.problem.first_epoch :]
-            if self.epoch == self.finished:
-                self._keep_if_best(self.records[-1])
-            else:
-                # In the middle of an epoch, or of a line search, weights are nobody's.
-                self.last.restore()
-            return "interrupted"
-        if keeper is not None:
-            keeper.keep(lambda: self.memory(reason), ended=True)
-        return reason
+            self._interrupt()
 
-    def _run_epochs(self, kept: dict[str, Any] | None) -> str:
-        problem = self.problem
-        self.network.train()
-        last_epoch = self.epoch + problem.max_epochs
-        while self.epoch < last_epoch:
-            if kept is not None and len(self.records) == min(AS_EVER, len(kept["records"])):
-                self.recall(kept)
-                if kept["reason"] is not None:
-                    return str(kept["reason"])
-                kept = None
-                continue
-            self.epoch += 1
+    def _run_epochs(self, kept: dict[str, Any] | None) -> None:
+        core = self.core
+        while self.active:
+            if kept is not None:
+                member = self.active[0]
+                if len(member.records) == min(AS_EVER, len(kept["records"])):
+                    self._recall(kept)
+                    if kept["reason"] is not None:
+                        self._conclude(member, str(kept["reason"]))
+                        return
+                    kept = None
+                    self._end_budgets()
+                    continue
             # 1. Tell who listens.
-            for listener in self.listeners:
-                listener.on_epoch_begin()
+            self._begin_epoch()
+            if not self.active:
+                return
             # 2. Move the weights, once per batch.
-            loss = self._epoch_of_training()
+            losses = self._epoch_of_training()
             # 3. Look at the validation rows.
-            validation_loss = self._validate()
-            # 4. Write it down.
-            record = EpochRecord(self.epoch, loss, validation_loss)
-            self.records.append(record)
-            # 5. A loss that is not a number ends it; good weights are kept.
-            if not self._is_sound(record):
-                return "diverged"
-            self.finished = self.epoch
-            self.last.take(loss, self.epoch)
-            self._keep_if_best(record)
-            # 6. Ask who listens.
-            if any([listener.on_epoch_end(record) for listener in self.listeners]):
-                return "callback"
-            # 7. Ask whether it has settled.
-            if self._has_settled(record):
-                on_validation = problem.stopping.on_validation
-                return "early_stopping" if on_validation else "converged"
-            # 8. Keep what is needed to go on from here.
-            if problem.keeper is not None and kept is None:
-                problem.keeper.keep(self.memory, ended=False)
-        return "budget"
+            validation = core.evaluate() if self.active else None
+            # 4. Write it down. A loss that is not a number ends a fit; good weights are kept.
+            self._write_down(losses, validation)
+            if not self.active:
+                return
+            for member in self.active:
+                member.finished = member.epoch
+            self.last.take_all()
+            # 5. Keep the best weights.
+            self._keep_if_best(losses, validation)
+            # 6. Ask who listens, and whether it has settled.
+            self._ask()
+            # 7. Keep what is needed to go on from here, in another process.
+            if self.keeper is not None and self.active and kept is None:
+                self.keeper.keep(self._memory, ended=False)
+            # 8. Let those go that have ended, be it with their budget.
+            self._end_budgets()
+            if self.active and len(self.active) <= (1 - _SHARE_TO_LEAVE) * len(self.placed):
+                self._close_ranks()
 
-    def _epoch_of_training(self) -> float:
-        if self.whole is not None:
-            return float(self._step(self.whole))
-        total: float | Tensor = 0.0
-        for batch in shuffled_batches(self.problem.training, self.sizes, self.generator):
-            total += self._step(batch) * len(batch.t)
-            if self.waits and not math.isfinite(total):
+    def _begin_epoch(self) -> None:
+        self.n_epochs += 1
+        for member in self.active:
+            member.epoch += 1
+            self._tell(member, methodcaller("on_epoch_begin"))
+
+    def _epoch_of_training(self) -> list[float]:
+        """Give the mean loss of each network, of the weights as they were before each step."""
+        core, n = self.core, len(self.placed)
+        if core.whole is not None:
+            return _numbers(self._step(core.whole))
+        totals: Any = [0.0] * n if self.waits else 0.0
+        for batch, counts in core.batches():
+            losses = self._step(batch)
+            if isinstance(losses, Tensor):
+                same = len(set(counts)) == 1
+                totals = totals + losses * (counts[0] if same else losses.new_tensor(counts))
+                continue
+            totals = [t + v * c for t, v, c in zip(totals, losses, counts, strict=True)]
+            if not self.active or not any(map(math.isfinite, totals)):
                 break
-        return float(total) / len(self.problem.training.t)
+        n_rows = [len(member.problem.training.t) for member in self.placed]
+        return [total / n for total, n in zip(_numbers(totals), n_rows, strict=True)]
 
-    def _step(self, batch: Batch) -> float | Tensor:
-        if self.listener is not None:
-            self.listener.on_batch_begin(batch, training=True)
-        with self.drawing:
-            self.stepper.step(batch, self._before_move)
-        if self.first_loss is None:
-            self._require_finite(float(self.batch_loss))
-        if self.listener is not None and self.prediction is not None:
-            loss = float(self.batch_loss)
-            self.listener.on_batch_end(batch, loss, self.prediction, training=True)
-        return self.batch_loss
+    def _step(self, batch: Batch) -> list[float] | Tensor:
+        self.core.step(batch, self._before_move)
+        if self.fresh:
+            self.fresh = False
+            self._require_finite(_numbers(self.batch_losses))
+        return self.batch_losses
 
     def _before_move(self, loss: Tensor, prediction: Tensor | None) -> None:
-        """Hear the loss of the weights as they are before the step."""
-        self.prediction = prediction
+        """Hear the losses of the weights as they are before the step."""
         if not self.waits:
-            self.batch_loss = loss
+            self.batch_losses = loss
             return
-        self.batch_loss = value = float(loss)
-        watched = self.whole is not None and not self.problem.stopping.on_validation
-        if watched and value < self.snapshot.loss:
-            self.snapshot.take(value, self.epoch - 1)
+        self.batch_losses = values = _numbers(loss)
+        if self.watches:
+            self.best.take_lower(values, self.n_epochs - 1)
 
-    def _validate(self) -> float | None:
-        table = self.problem.validation
-        if table is None or self.evaluate is None:
-            return None
-        total = 0.0
-        for batch in ordered_batches(table):
-            with self.drawing:
-                total += float(self.evaluate(batch)) * len(batch.t)
-        return total / len(table.t)
+    def _require_finite(self, losses: list[float]) -> None:
+        for member in self.active:
+            loss = losses[member.place]
+            if not math.isfinite(loss):
+                self._let_go(
+                    member,
+                    ValueError(
+                        f"The loss {member.problem.loss.name!r} is {loss} at the first step, "
+                        "before anything was learned. Likely causes: a loss that is not defined "
+                        "for standardized targets, a module whose outputs overflow, or values so "
+                        "extreme that they overflow even when standardized."
+                    ),
+                )
 
-    def _show(self, batch: Batch) -> float:
-        """Evaluate validation rows before a listener's eyes."""
-        assert self.listener is not None
-        self.listener.on_batch_begin(batch, training=False)
-        self.network.eval()
-        with torch.no_grad():
-            prediction = self.objective.predict(batch.x, batch.t)
-            loss = float(self.objective.loss.mean(prediction, batch.t, batch.weight))
-        self.network.train()
-        self.listener.on_batch_end(batch, loss, prediction, training=False)
-        return loss
+    def _write_down(self, losses: list[float], validation: list[float] | None) -> None:
+        finite = None if self.core.whole is not None else self.core.are_finite()
+        for member in self.active:
+            place = member.place
+            value = None if validation is None else validation[place]
+            sound = member.write_down(losses[place], value)
+            if not sound or (finite is not None and not finite[place]):
+                self._conclude(member, "diverged")
 
-    def _require_finite(self, loss: float) -> None:
-        self.first_loss = loss
-        if not math.isfinite(loss):
-            raise ValueError(
-                f"The loss {self.objective.loss.name!r} is {loss} at the first step, before "
-                "anything was learned. Likely causes: a loss that is not defined for standardized "
-                "targets, a module whose outputs overflow, or values so extreme that they overflow "
-                "even when standardized."
-            )
+    def _keep_if_best(self, losses: list[float], validation: list[float] | None) -> None:
+        watched = validation if self.on_validation else losses
+        if watched is not None and not self.watches:
+            self.best.take_lower(watched, self.n_epochs)
 
-    def _is_sound(self, record: EpochRecord) -> bool:
-        losses = [record.loss, record.validation_loss or 0.0]
-        return all(map(math.isfinite, losses)) and (
-            self.whole is not None or self.snapshot.is_finite()
-        )
+    def _ask(self) -> None:
+        for member in self.active:
+            stops = self._tell(member, methodcaller("on_epoch_end", member.records[-1]))
+            reason = "callback" if any(stops) else member.settled()
+            if reason is not None and member.answer is None:
+                self._conclude(member, reason)
 
-    def _keep_if_best(self, record: EpochRecord) -> None:
-        if self.problem.stopping.on_validation:
-            value = record.validation_loss
-        else:
-            value = None if self.whole is not None else record.loss
-        if value is not None and value < self.snapshot.loss:
-            self.snapshot.take(value, record.epoch)
+    def _end_budgets(self) -> None:
+        for member in self.active:
+            if member.epoch >= member.last_epoch:
+                self._conclude(member, "budget")
 
-    def _has_settled(self, record: EpochRecord) -> bool:
-        if self.patience is None:
-            return False
-        validation_loss = record.validation_loss
-        watched = record.loss if not self.problem.stopping.on_validation else validation_loss
-        return watched is not None and self.patience.is_over(watched)
+    def _conclude(self, member: Member, reason: str) -> None:
+        """Put the right weights in place, and write the answer."""
+        if self.keeper is not None and reason != "interrupted":
+            self.keeper.keep(lambda: self._memory(reason), ended=True)
+        best, best_epoch = self.best, member.records[-1].epoch
+        if not best.is_finite(member.place):
+            reason = "diverged"
+        if reason == "diverged" or self.on_validation:
+            best.restore(member.place)
+            best_epoch = member.problem.first_epoch + best.epoch[member.place]
+        self._let_go(member, member.outcome(reason, self.core.lane, best_epoch))
 
-    def memory(self, reason: str | None = None) -> dict[str, Any]:
+    def _let_go(self, member: Member, answer: Answer) -> None:
+        member.answer = answer
+        self.active = [other for other in self.active if other is not member]
+        self.core.release(member.place)
+        if isinstance(answer, Outcome):
+            self._tell(member, methodcaller("on_fit_end", answer))
+
+    def _tell(self, member: Member, news: Callable[[Observer], Any]) -> list[Any]:
+        """Tell who listens to a network; what goes wrong with them is its trouble alone."""
+        if not member.listeners:
+            return []
+        try:
+            return [news(listener) for listener in member.listeners]
+        except Exception as error:
+            if member.answer is None:
+                self._let_go(member, error)
+            member.answer = error
+            return []
+
+    def _interrupt(self) -> None:
+        """End all fits as they were after the last whole epoch."""
+        if not self.watches:
+            losses = [math.inf] * len(self.placed)
+            for member in self.active:
+                if member.epoch == member.finished:
+                    record = member.records[-1]
+                    value = record.validation_loss if self.on_validation else record.loss
+                    losses[member.place] = math.inf if value is None else value
+            self.best.take_lower(losses, self.n_epochs)
+        for member in self.active:
+            del member.records[member.finished - member.problem.first_epoch :]
+            if member.epoch != member.finished:
+                # In the middle of an epoch, or of a line search, weights are nobody's.
+                self.last.restore(member.place)
+            self._conclude(member, "interrupted")
+
+    def _close_ranks(self) -> None:
+        places = [member.place for member in self.active]
+        self.core.keep(places)
+        for snapshot in (self.best, self.last):
+            snapshot.keep(places, self.core.tensors())
+        for place, member in enumerate(self.active):
+            member.place = place
+        self.placed = [*self.active]
+
+    def _memory(self, reason: str | None = None) -> dict[str, Any]:
         """Give all that another process needs to go on after this epoch, bit for bit."""
-        draws = self.problem.draws
+        (member,) = self.placed
         return {
-            "records": [[r.epoch, r.loss, r.validation_loss] for r in self.records],
-            "first_loss": self.first_loss,
-            "snapshot": self.snapshot.memory(),
-            "patience": None if self.patience is None else self.patience.memory(),
-            "stepper": self.stepper.memory(),
-            "batches": self.generator.get_state(),
-            "draws": generator_states(self.device) if draws else [],
+            "records": [[r.epoch, r.loss, r.validation_loss] for r in member.records],
+            "snapshot": self.best.memory(),
+            "patience": None if member.patience is None else member.patience.memory(),
             "reason": reason,
+            **self.core.memory(),
         }
 
-    def recall(self, memory: dict[str, Any]) -> None:
-        """Put back what :meth:`memory` gave, in this or another process."""
-        self.records = [EpochRecord(*numbers) for numbers in memory["records"]]
-        self.epoch = self.finished = self.records[-1].epoch
-        self.first_loss = memory["first_loss"]
-        self.snapshot.recall(memory["snapshot"])
-        self.last.take(self.records[-1].loss, self.epoch)
-        if self.patience is not None:
-            self.patience.recall(memory["patience"])
-        self.stepper.recall(memory["stepper"])
-        self.generator.set_state(memory["batches"])
-        set_generator_states(self.device, memory["draws"])
+    def _recall(self, memory: dict[str, Any]) -> None:
+        """Put back what :meth:`_memory` gave, in this or another process."""
+        (member,) = self.placed
+        member.records = [EpochRecord(*numbers) for numbers in memory["records"]]
+        member.epoch = member.finished = member.records[-1].epoch
+        self.n_epochs = len(member.records)
+        self.best.recall(memory["snapshot"])
+        self.last.take_all()
+        if member.patience is not None:
+            member.patience.recall(memory["patience"])
+        self.core.recall(memory)
 
-    def conclude(self, reason: str) -> Outcome:
-        """Put the right weights in place, and write the answer."""
-        on_validation = self.problem.stopping.on_validation
-        best_epoch = self.records[-1].epoch
-        if not self.snapshot.is_finite():
-            reason = "diverged"
-        if reason == "diverged" or on_validation:
-            self.snapshot.restore()
-            best_epoch = self.snapshot.epoch
-        still_falling = (
-            reason == "budget"
-            and self.problem.stopping.tol is not None
-            and self.patience is not None
-            and self.patience.waited == 0
-            and len(self.records) > 1
-        )
-        return Outcome(self.records, reason, best_epoch, self.stepper.lane, still_falling)
+
+def _numbers(values: list[float] | Tensor) -> list[float]:
+    """Read one number per network: from shape (n_networks,) or ()."""
+    if isinstance(values, Tensor):
+        return values.tolist() if values.ndim else [values.item()]
+    return values

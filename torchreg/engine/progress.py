@@ -10,26 +10,33 @@ from torch import Tensor
 
 
 class Snapshot:
-    """The best weights so far, ready to be put back.
+    """The best weights so far of one or several networks, ready to be put back.
 
     Parameters
     ----------
     tensors : list of Tensor
-        What is kept: all that training changes.
+        What is kept: all that training changes. Of several networks, each has a row for each.
+    n_networks : int
+
+    Attributes
+    ----------
+    loss : list of float
+        Of the kept weights of each network, infinite at the start.
+    epoch : list of int
+        After which they were taken, counted within this fit.
     """
 
-    def __init__(self, tensors: list[Tensor]) -> None:
+    def __init__(self, tensors: list[Tensor], n_networks: int) -> None:
         self.tensors = tensors
         self.kept: list[Tensor] | None = None
-        self.loss = math.inf
-        self.epoch = 0
+        self.loss = [math.inf] * n_networks
+        self.epoch = [0] * n_networks
         #: Whether they are being kept just now: the weights in place are those to keep.
         self.underway = False
 
-    def take(self, loss: float, epoch: int) -> None:
-        """Keep the weights as they are now."""
+    def take_all(self) -> None:
+        """Keep the weights of all networks as they are now."""
         self.underway = True
-        self.loss, self.epoch = loss, epoch
         if self.kept is None:
             self.kept = [tensor.clone() for tensor in self.tensors]
         else:
@@ -37,24 +44,62 @@ class Snapshot:
                 kept.copy_(tensor)
         self.underway = False
 
-    def restore(self) -> None:
-        """Put the kept weights back."""
-        if self.underway:
-            return
-        for kept, tensor in zip(self.kept or [], self.tensors, strict=False):
-            tensor.copy_(kept)
+    def take_lower(self, losses: list[float], epoch: int) -> None:
+        """Keep the weights of those networks whose loss is lower than ever.
 
-    def is_finite(self) -> bool:
-        """Whether the weights, as they are now, are all finite."""
-        return all(bool(torch.isfinite(t).all()) for t in self.tensors)
+        Parameters
+        ----------
+        losses : list of float
+            One for each network.
+        epoch : int
+            After which the weights are as they are now.
+        """
+        lower = [new < old for new, old in zip(losses, self.loss, strict=True)]
+        if not any(lower):
+            return
+        if all(lower) or self.kept is None:
+            self.take_all()
+        else:
+            self.underway = True
+            for kept, tensor in zip(self.kept, self.tensors, strict=True):
+                # (n_networks,) -> (n_networks, 1, ...)
+                rows = torch.tensor(lower, device=tensor.device)
+                rows = rows.view(-1, *[1] * (tensor.ndim - 1))
+                torch.where(rows, tensor, kept, out=kept)
+            self.underway = False
+        for place, is_lower in enumerate(lower):
+            if is_lower:
+                self.loss[place], self.epoch[place] = losses[place], epoch
+
+    def restore(self, place: int) -> None:
+        """Put the kept weights of a network back."""
+        if self.underway or self.kept is None:
+            return
+        for kept, tensor in zip(self.kept, self.tensors, strict=True):
+            self._row(tensor, place).copy_(self._row(kept, place))
+
+    def is_finite(self, place: int) -> bool:
+        """Whether the weights of a network, as they are now, are all finite."""
+        return all(bool(torch.isfinite(self._row(t, place)).all()) for t in self.tensors)
+
+    def _row(self, tensor: Tensor, place: int) -> Tensor:
+        return tensor[place] if len(self.loss) > 1 else tensor
+
+    def keep(self, places: list[int], tensors: list[Tensor]) -> None:
+        """Let the other networks go, whose rows are not in ``tensors`` any more."""
+        self.tensors = tensors
+        if self.kept is not None:
+            self.kept = [kept[places] for kept in self.kept]
+        self.loss = [self.loss[place] for place in places]
+        self.epoch = [self.epoch[place] for place in places]
 
     def memory(self) -> dict[str, Any]:
-        """Give the weights as they are now, and the kept ones."""
+        """Give the weights of one network as they are now, and the kept ones."""
         return {
             "tensors": self.tensors,
             "kept": self.kept,
-            "loss": self.loss,
-            "epoch": self.epoch,
+            "loss": self.loss[0],
+            "epoch": self.epoch[0],
         }
 
     def recall(self, memory: dict[str, Any]) -> None:
@@ -66,7 +111,7 @@ class Snapshot:
                 before.to(tensor)
                 for tensor, before in zip(self.tensors, memory["kept"], strict=True)
             ]
-        self.loss, self.epoch = memory["loss"], memory["epoch"]
+        self.loss, self.epoch = [memory["loss"]], [memory["epoch"]]
 
 
 class Patience:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map_only
 
+from torchreg.engine.core import OnLoss
 from torchreg.engine.gradient import CapturedGradient, TapedGradient
 from torchreg.engine.objective import Objective
 from torchreg.engine.problem import BatchObserver
@@ -18,10 +19,6 @@ from torchreg.engine.rows import Batch
 from torchreg.lbfgs import LBFGS
 from torchreg.optimizers import OptimizerSpec
 from torchreg.rules import VectorRule
-
-#: Hears the loss of a batch, and its predictions where somebody listens to them, before
-#: the weights are moved by it.
-OnLoss = Callable[[Tensor, Tensor | None], None]
 
 
 class Stepper(Protocol):

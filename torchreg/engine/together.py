@@ -8,6 +8,7 @@ from functools import partial
 import torch
 
 from torchreg._device import seeded, threads
+from torchreg.engine.alone import Alone
 from torchreg.engine.loop import train
 from torchreg.engine.problem import (
     ONE_THREAD,
@@ -48,9 +49,16 @@ def _train_alone(problem: Problem) -> Answer:
     """Train, with random numbers of our own if the network draws; other threads wait then."""
     available = torch.get_num_threads()
     with threads(1 if problem.work <= ONE_THREAD else available, others=available):
-        work = partial(train, problem)
+        work = partial(_begin_alone, problem)
         device = problem.training.t.device
         try:
-            return seeded(problem.generators, device, work) if problem.draws else work()
+            (answer,) = seeded(problem.generators, device, work) if problem.draws else work()
         except Exception as error:
             return error
+        return answer
+
+
+def _begin_alone(problem: Problem) -> list[Answer]:
+    if problem.batch_observer is not None:
+        problem.batch_observer.begin()
+    return train([problem], Alone(problem))

@@ -1,0 +1,52 @@
+"""What a training loop turns: rows in, losses out, weights moved; of one network or many."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any, Protocol
+
+from torch import Tensor
+
+from torchreg.engine.rows import Batch
+
+#: Hears the loss of each network on a batch, shape (n_networks,) or (), and its predictions where
+#: somebody listens to them, before the weights are moved by it.
+OnLoss = Callable[[Tensor, Tensor | None], None]
+
+
+class Core(Protocol):
+    """The numerical part of a fit: of one network, or of several that train as one stack."""
+
+    #: The batch of every step, if it is always the same one.
+    whole: Batch | None
+
+    @property
+    def lane(self) -> str:
+        """How the steps are computed, and why, in words."""
+
+    def batches(self) -> Iterator[tuple[Batch, list[int]]]:
+        """Deal all rows out anew; beside each batch, how many rows of each network are in it."""
+
+    def step(self, batch: Batch, on_loss: OnLoss) -> None:
+        """Take one step down the loss of a batch."""
+
+    def evaluate(self) -> list[float] | None:
+        """Compute each network's mean loss on its validation rows, if there are any."""
+
+    def tensors(self) -> list[Tensor]:
+        """List the tensors that training changes; of a stack, each with a row per network."""
+
+    def are_finite(self) -> list[bool]:
+        """Tell of each network whether its weights are finite as they are now."""
+
+    def memory(self) -> dict[str, Any]:
+        """Give what is remembered from one step to the next, beside the weights."""
+
+    def recall(self, memory: dict[str, Any]) -> None:
+        """Remember what :meth:`memory` gave, in this or another process."""
+
+    def keep(self, places: list[int]) -> None:
+        """Let the other networks go."""
+
+    def release(self, place: int) -> None:
+        """Leave every parameter and buffer of a network owning its own memory."""
