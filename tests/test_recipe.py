@@ -71,6 +71,9 @@ def test_a_script_of_the_best_of_several_starts_trains_that_one_alone_and_says_s
     assert best > 0
     assert f"SEED = {seeds_of(1, 4)[best]}\n" in text
     assert "SPLIT_SEED = 1  # of the rows held out" in text
+    assert "draw their random numbers in turn" not in text
+    drawn = fit_of(kink, n_init=2, module__dropout=0.1)
+    assert "train side by side draw their random numbers in turn" in text_of(drawn, tmp_path)
 
 
 def test_a_warm_start_is_said_and_as_many_epochs_are_run(kink: Data, tmp_path: Path) -> None:

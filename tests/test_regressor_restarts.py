@@ -39,7 +39,6 @@ def same_bits(a: TorchRegressor, b: TorchRegressor) -> bool:
 KINDS: dict[str, dict[str, Any]] = {
     "full batch": {},
     "batches": {"batch_size": 32},
-    "dropout": {"module__dropout": 0.2, "batch_size": 50},
     "rprop": {"optimizer": "rprop"},
     "lbfgs": {"optimizer": "lbfgs", "max_epochs": 3},
     "settled": {"tol": 0.05, "n_iter_no_change": 2, "max_epochs": 100},
@@ -100,6 +99,14 @@ def test_all_starts_hold_the_same_rows_out(kink: Data) -> None:
     assert torch.equal(three.module_.standardize.scale, scale)
     assert min(three.init_losses_) == min(three.validation_loss_curve_)
     np.testing.assert_allclose(three.init_losses_[0], min(one.validation_loss_curve_), rtol=1e-9)
+
+
+def test_starts_that_draw_while_they_train_draw_the_same_again(kink: Data) -> None:
+    X, y = kink
+    options = {"module__dropout": 0.2, "batch_size": 50}
+    one, again = (quick(n_init=3, **options).fit(X, y) for _ in range(2))
+    assert same_bits(one, again) and one.init_losses_ == again.init_losses_
+    assert one.loss_ == min(one.init_losses_) and len(set(one.init_losses_)) == 3
 
 
 class _Explosive(nn.Module):
@@ -309,6 +316,20 @@ if hasattr(torchreg._sklearn.CallbackSupportMixin, "set_callbacks"):
         assert recorder.scores["fit 0"] == reg.score(X, y)
         assert reg.n_iter_ == 4
 
+    def test_ctrl_c_ends_starts_that_train_together_after_their_last_whole_epoch(
+        kink: Data,
+    ) -> None:
+        class Impatient(Recorder):
+            def on_fit_task_begin(self, estimator: Any, context: Any) -> None:
+                if self.name_of(context) == "fit 0/start 1/epoch 5":
+                    os.kill(os.getpid(), signal.SIGINT)
+
+        with pytest.warns(InterruptWarning, match="Interrupted in epoch 6 of 20"):
+            reg = quick(n_init=3).set_callbacks(Impatient(stop_after=20)).fit(*kink)
+        five = quick(n_init=3, max_epochs=5).fit(*kink)
+        np.testing.assert_allclose(reg.init_losses_, five.init_losses_, rtol=1e-9)
+        np.testing.assert_allclose(reg.predict(kink[0]), five.predict(kink[0]), rtol=1e-9)
+
     def test_the_progress_bar_of_scikit_learn_shows_starts(
         kink: Data, capsys: pytest.CaptureFixture[str]
     ) -> None:
@@ -339,12 +360,15 @@ class _Interrupting(nn.Module):
         return output
 
 
+#: What listens to batches trains alone: here three networks for 20 epochs each, in turn.
+ONE_BY_ONE = {"module": _Interrupting, "max_epochs": 20, "lr": 0.02, "callbacks": sk.EpochTimer()}
+
+
 @pytest.mark.parametrize("at", [21, 22, 35, 45], ids=str)
 def test_ctrl_c_ends_all_starts_and_keeps_what_the_best_has_learned(at: int, kink: Data) -> None:
-    # It counts its passes, so its starts are trained one after another, each 20 epochs.
     X, y = kink
     _Interrupting.calls, _Interrupting.at = 0, at
-    options = {"module": _Interrupting, "max_epochs": 20, "lr": 0.02, "random_state": 0}
+    options = {**ONE_BY_ONE, "random_state": 0}
     with pytest.warns(InterruptWarning, match="the regressor holds the weights of epoch"):
         reg = TorchRegressor(n_init=3, **options).fit(X, y)
     assert _Interrupting.calls == at
@@ -366,7 +390,7 @@ def test_ctrl_c_ends_all_starts_and_keeps_what_the_best_has_learned(at: int, kin
 def test_of_an_interrupted_fit_it_is_said_what_the_one_that_is_kept_had_seen(kink: Data) -> None:
     X, y = kink
     _Interrupting.calls, _Interrupting.at = 0, 25
-    reg = TorchRegressor(_Interrupting, n_init=3, max_epochs=20, lr=0.02, random_state=0)
+    reg = TorchRegressor(**ONE_BY_ONE, n_init=3, random_state=0)
     with pytest.warns(InterruptWarning, match="Interrupted before all of n_init=3 networks were"):
         reg.fit(X, y)
     assert reg.n_iter_ == 20
@@ -377,7 +401,7 @@ def test_of_an_interrupted_fit_it_is_said_what_the_one_that_is_kept_had_seen(kin
 
 def test_ctrl_c_in_any_start_ends_a_search(kink: Data) -> None:
     _Interrupting.calls, _Interrupting.at = 0, 25
-    reg = TorchRegressor(_Interrupting, n_init=3, max_epochs=20, random_state=0)
+    reg = TorchRegressor(**ONE_BY_ONE, n_init=3, random_state=0)
     with pytest.raises(KeyboardInterrupt):
         cross_val_score(reg, *kink, cv=2)
 

@@ -57,6 +57,11 @@ def recipe_of(
     network = network_recipe(estimator, start_seed)
     seeds = (start_seed, seed)
     recipe = training_recipe(estimator, origin, network, data, held, seeds)
+    if network.draws and len(getattr(estimator, "init_losses_", [])) > 1:
+        remarks.append(
+            "Networks that train side by side draw their random numbers in turn: dropout, or what "
+            "else drew in the fit, draws others below."
+        )
     if recipe.searches_lines:
         remarks.append(
             "A line search amplifies rounding: after some hundred iterations, the network trained "

@@ -138,7 +138,23 @@ class Loss:
             values = self.function(prediction, target)
             return values.mean() if self.per_row else values
         # Where the weights are the same in every step, so is their share.
-        return self._of_each_row(prediction, target) @ (weight / len(weight))
+        return self.total(prediction, target, weight / len(weight))
+
+    def total(self, prediction: Tensor, target: Tensor, share: Tensor) -> Tensor:
+        r"""Add the rows up, :math:`\sum_i s_i\, \ell_i`.
+
+        Parameters
+        ----------
+        prediction, target : Tensor of shape (n, n_outputs)
+            Standardized.
+        share : Tensor of shape (n,)
+            Of each row in the whole; 0 for a row that is none.
+
+        Returns
+        -------
+        Tensor of shape ()
+        """
+        return self._of_each_row(prediction, target) @ share
 
     def to(self, like: Tensor) -> Loss:
         """Move what a loss module holds to the dtype and device of a tensor."""

@@ -7,24 +7,14 @@ is one class and one entry in :data:`VECTOR_RULES`.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, ClassVar, Protocol
+import copy
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Hashable, Sequence
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
-
-
-class VectorRule(Protocol):
-    """An update of all parameters as one vector."""
-
-    def update(self, theta: Tensor, gradient: Tensor) -> None:
-        """Move ``theta`` in place; both have shape (n_parameters,)."""
-
-    def memory(self) -> dict[str, Any]:
-        """Give what it remembers from one step to the next."""
-
-    def recall(self, memory: dict[str, Any]) -> None:
-        """Remember what :meth:`memory` gave, in this or another process."""
+from torch.utils._pytree import tree_map_only
 
 
 class Remembers:
@@ -44,7 +34,27 @@ class Remembers:
         vars(self).update(memory)
 
 
-class Adam(Remembers):
+class VectorRule(Remembers, ABC):
+    """An update of all parameters as one vector.
+
+    The rule of a stack (:func:`stack_rules`) moves a matrix with a row for each network, and
+    those of its ``numbers`` in which they differ have shape (n_networks, 1).
+    """
+
+    numbers: ClassVar[tuple[str, ...]]
+
+    @abstractmethod
+    def update(self, theta: Tensor, gradient: Tensor) -> None:
+        """Move ``theta`` in place; both have shape (n_parameters,)."""
+
+    def keep(self, places: list[int]) -> None:
+        """Forget the networks of a stack that are not in these rows."""
+        for name, value in list(vars(self).items()):
+            kept = tree_map_only(Tensor, lambda t: t[places] if t.ndim == 2 else t, value)
+            setattr(self, name, kept)
+
+
+class Adam(VectorRule):
     r"""Adam, and AdamW with ``decoupled=True``.
 
     .. math:: m \leftarrow \beta_1 m + (1 - \beta_1) g, \quad
@@ -82,6 +92,7 @@ class Adam(Remembers):
     """
 
     remembered = ("state", "one")
+    numbers = ("lr", "beta1", "beta2", "eps", "weight_decay")
 
     def __init__(
         self,
@@ -100,17 +111,9 @@ class Adam(Remembers):
         )
         require(eps >= 0, "an eps of 0 or more", eps)
         require(weight_decay >= 0, "a weight_decay of 0 or more", weight_decay)
-        # One kernel for all of it, the one of torch.optim with fused=True.
-        self.kernel = torch._fused_adamw_ if decoupled else torch._fused_adam_
-        self.options: dict[str, Any] = {
-            "lr": lr,
-            "beta1": betas[0],
-            "beta2": betas[1],
-            "weight_decay": weight_decay,
-            "eps": eps,
-            "amsgrad": False,
-            "maximize": False,
-        }
+        self.lr, self.eps, self.weight_decay = lr, eps, weight_decay
+        self.beta1, self.beta2 = betas
+        self.decoupled = decoupled
         #: Averages, averages of squares, and the number of steps.
         self.state: tuple[list[Tensor], list[Tensor], list[Tensor]] | None = None
 
@@ -123,7 +126,41 @@ class Adam(Remembers):
             self.one = torch.ones_like(count)
         averages, squares, counts = self.state
         counts[0].add_(self.one)
-        self.kernel([theta], [gradient], averages, squares, [], counts, **self.options)
+        if any(isinstance(getattr(self, name), Tensor) for name in self.numbers):
+            self._update_each(theta, gradient, averages[0], squares[0], float(counts[0]))
+            return
+        # One kernel for all of it, the one of torch.optim with fused=True.
+        kernel = torch._fused_adamw_ if self.decoupled else torch._fused_adam_
+        kernel(
+            [theta],
+            [gradient],
+            averages,
+            squares,
+            [],
+            counts,
+            lr=self.lr,
+            beta1=self.beta1,
+            beta2=self.beta2,
+            weight_decay=self.weight_decay,
+            eps=self.eps,
+            amsgrad=False,
+            maximize=False,
+        )
+
+    def _update_each(
+        self, theta: Tensor, gradient: Tensor, average: Tensor, square: Tensor, count: float
+    ) -> None:
+        """Take one step with numbers that differ between the rows of theta."""
+        beta1, beta2 = self.beta1, self.beta2
+        if self.decoupled:
+            theta.mul_(1 - self.lr * self.weight_decay)
+        elif some(self.weight_decay):
+            gradient = plus(gradient, theta, self.weight_decay)
+        average.mul_(beta1).add_(gradient * (1 - beta1))
+        square.mul_(beta2).add_(gradient.square().mul_(1 - beta2))
+        # v / (1 - beta2^k) under the root is one over its root outside.
+        root = square.sqrt().mul_((1 - beta2**count) ** -0.5).add_(self.eps)
+        theta.sub_(torch.div(average, root).mul_(self.lr / (1 - beta1**count)))
 
 
 class AdamW(Adam):
@@ -154,7 +191,7 @@ class AdamW(Adam):
         super().__init__(lr, betas, eps, weight_decay, decoupled=True)
 
 
-class SGD(Remembers):
+class SGD(VectorRule):
     r"""Gradient descent with momentum.
 
     .. math:: b \leftarrow \mu b + g, \quad \theta \leftarrow \theta - \eta\, b
@@ -186,6 +223,7 @@ class SGD(Remembers):
     """
 
     remembered = ("velocity",)
+    numbers = ("lr", "momentum", "weight_decay")
 
     def __init__(
         self,
@@ -204,19 +242,19 @@ class SGD(Remembers):
 
     def update(self, theta: Tensor, gradient: Tensor) -> None:
         """Take one step, in place."""
-        if self.weight_decay:
-            gradient = gradient.add(theta, alpha=self.weight_decay)
-        if self.momentum:
+        if some(self.weight_decay):
+            gradient = plus(gradient, theta, self.weight_decay)
+        if some(self.momentum):
             if self.velocity is None:
                 self.velocity = gradient.clone()
             else:
                 self.velocity.mul_(self.momentum).add_(gradient)
-            look_ahead = gradient.add(self.velocity, alpha=self.momentum)
+            look_ahead = plus(gradient, self.velocity, self.momentum)
             gradient = look_ahead if self.nesterov else self.velocity
-        theta.add_(gradient, alpha=-self.lr)
+        subtract_(theta, gradient, self.lr)
 
 
-class RMSprop(Remembers):
+class RMSprop(VectorRule):
     r"""Steps divided by a running root mean square of the gradient.
 
     .. math:: v \leftarrow \alpha v + (1 - \alpha) g^2, \quad
@@ -254,6 +292,7 @@ class RMSprop(Remembers):
     """
 
     remembered = ("square", "mean", "velocity")
+    numbers = ("lr", "alpha", "eps", "weight_decay", "momentum")
 
     def __init__(
         self,
@@ -278,22 +317,28 @@ class RMSprop(Remembers):
         if self.square is None:
             self.square, self.mean = torch.zeros_like(theta), torch.zeros_like(theta)
             self.velocity = torch.zeros_like(theta)
-        if self.weight_decay:
-            gradient = gradient.add(theta, alpha=self.weight_decay)
-        self.square.mul_(self.alpha).addcmul_(gradient, gradient, value=1 - self.alpha)
+        if some(self.weight_decay):
+            gradient = plus(gradient, theta, self.weight_decay)
+        self.square.mul_(self.alpha)
+        if isinstance(self.alpha, Tensor):
+            self.square.add_(gradient.square().mul_(1 - self.alpha))
+        else:
+            self.square.addcmul_(gradient, gradient, value=1 - self.alpha)
         spread = self.square
         if self.centered:
             self.mean.lerp_(gradient, 1 - self.alpha)
             spread = spread.addcmul(self.mean, self.mean, value=-1)
         root = spread.sqrt().add_(self.eps)
-        if self.momentum:
+        if some(self.momentum):
             self.velocity.mul_(self.momentum).addcdiv_(gradient, root)
-            theta.add_(self.velocity, alpha=-self.lr)
+            subtract_(theta, self.velocity, self.lr)
+        elif isinstance(self.lr, Tensor):
+            subtract_(theta, gradient / root, self.lr)
         else:
             theta.addcdiv_(gradient, root, value=-self.lr)
 
 
-class Rprop(Remembers):
+class Rprop(VectorRule):
     r"""Resilient backpropagation: each parameter has a step size of its own.
 
     The step grows by :math:`\eta^+` while the sign of the gradient stays, shrinks by
@@ -323,6 +368,7 @@ class Rprop(Remembers):
     """
 
     remembered = ("previous", "step_size")
+    numbers = ("lr",)
 
     def __init__(
         self,
@@ -347,7 +393,7 @@ class Rprop(Remembers):
         """Take one step, in place."""
         if self.previous is None or self.step_size is None:
             self.previous = torch.zeros_like(theta)
-            self.step_size = torch.full_like(theta, self.lr)
+            self.step_size = torch.ones_like(theta).mul_(self.lr)
         agreement = gradient * self.previous
         flipped = agreement < 0
         eta_minus, eta_plus = self.etas
@@ -356,6 +402,72 @@ class Rprop(Remembers):
         self.step_size.mul_(factor).clamp_(*self.step_sizes)
         self.previous = gradient.masked_fill(flipped, 0.0)
         theta.addcmul_(self.previous.sign(), self.step_size, value=-1)
+
+
+Number = float | Tensor
+
+
+def some(number: Number) -> bool:
+    """Whether a number is not 0, of any network."""
+    return isinstance(number, Tensor) or number != 0
+
+
+def plus(a: Tensor, b: Tensor, factor: Number) -> Tensor:
+    """Compute a + factor b."""
+    if isinstance(factor, Tensor):
+        return torch.addcmul(a, b, factor)
+    return torch.add(a, b, alpha=factor)
+
+
+def subtract_(a: Tensor, b: Tensor, factor: Number) -> None:
+    """Put a - factor b in the place of a."""
+    if isinstance(factor, Tensor):
+        a.addcmul_(b, factor, value=-1)
+    else:
+        a.add_(b, alpha=-factor)
+
+
+def kind_of_rule(rule: VectorRule) -> Hashable:
+    """Describe a new rule so that those of one description can be stacked."""
+    fixed = {
+        name: value
+        for name, value in vars(rule).items()
+        if name not in rule.numbers and name not in rule.remembered
+    }
+    return (type(rule), repr(fixed))
+
+
+def stack_rules(rules: Sequence[VectorRule], like: Tensor) -> VectorRule:
+    """Make one rule of those of many networks.
+
+    Parameters
+    ----------
+    rules : sequence of rules
+        New, and of one kind (:func:`kind_of_rule`).
+    like : Tensor
+        Of the dtype and on the device of the parameters.
+
+    Returns
+    -------
+    VectorRule
+        Moves a matrix of shape (n_networks, n_parameters).
+
+    Examples
+    --------
+    >>> theta = torch.zeros(2, 1)
+    >>> stack_rules([SGD(lr=0.1), SGD(lr=0.2)], theta).update(theta, torch.ones(2, 1))
+    >>> theta
+    tensor([[-0.1000],
+            [-0.2000]])
+    """
+    stacked: Any = copy.copy(rules[0])
+    for name in stacked.numbers:
+        values = [float(getattr(rule, name)) for rule in rules]
+        if len(set(values)) > 1:
+            # (n_networks,) -> (n_networks, 1)
+            setattr(stacked, name, like.new_tensor(values).unsqueeze(1))
+    rule: VectorRule = stacked
+    return rule
 
 
 def _is_pair(value: object) -> bool:

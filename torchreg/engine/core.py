@@ -39,14 +39,18 @@ class Core(Protocol):
     def are_finite(self) -> list[bool]:
         """Tell of each network whether its weights are finite as they are now."""
 
-    def memory(self) -> dict[str, Any]:
-        """Give what is remembered from one step to the next, beside the weights."""
-
-    def recall(self, memory: dict[str, Any]) -> None:
-        """Remember what :meth:`memory` gave, in this or another process."""
-
     def keep(self, places: list[int]) -> None:
         """Let the other networks go."""
 
     def release(self, place: int) -> None:
         """Leave every parameter and buffer of a network owning its own memory."""
+
+
+class LastingCore(Core, Protocol):
+    """A core whose state can be kept, so that a fit goes on in another process."""
+
+    def memory(self) -> dict[str, Any]:
+        """Give what is remembered from one step to the next, beside the weights."""
+
+    def recall(self, memory: dict[str, Any]) -> None:
+        """Remember what :meth:`memory` gave, in this or another process."""

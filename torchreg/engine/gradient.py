@@ -8,7 +8,7 @@ from functools import partial
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from torchreg._device import generator_states, set_generator_states
 from torchreg.engine.capture import Program, write_down
@@ -16,6 +16,7 @@ from torchreg.engine.cuda_graph import graphed
 from torchreg.engine.objective import Objective
 from torchreg.engine.recorder import NotCapturableError, Recorder, written_outside
 from torchreg.engine.rows import Batch
+from torchreg.engine.stacked_network import StackedObjective
 from torchreg.engine.surroundings import obstacle, python_state
 
 #: ``torch.inference_mode`` without its wrapper in Python, which takes longer and which Ctrl-C
@@ -31,9 +32,9 @@ class TapedGradient:
 
     Parameters
     ----------
-    objective : Objective
+    objective : Objective or StackedObjective
         What to differentiate.
-    parameters : sequence of nn.Parameter
+    parameters : sequence of Tensor
         By what.
     out : sequence of Tensor
         Where to write the gradients: of the parameters' shapes.
@@ -41,8 +42,8 @@ class TapedGradient:
 
     def __init__(
         self,
-        objective: Objective,
-        parameters: Sequence[nn.Parameter],
+        objective: Objective | StackedObjective,
+        parameters: Sequence[Tensor],
         out: Sequence[Tensor],
     ) -> None:
         self.objective, self.parameters, self.out = objective, parameters, out
@@ -51,14 +52,18 @@ class TapedGradient:
         self.replaced = False
 
     def __call__(self, batch: Batch) -> Tensor:
-        """Write the gradients of a batch's mean loss; return the loss, of shape ()."""
+        """Write the gradients of a batch's mean loss; return the loss, (), or (n_networks,)."""
         return self.write(*self.compute(batch))
 
     def compute(self, batch: Batch) -> tuple[Tensor, Sequence[Tensor]]:
         """Compute loss and gradients."""
         loss = self.objective.of(batch)
+        # The sum over many networks has for each one's parameters the gradient of its own loss.
         gradients = torch.autograd.grad(
-            loss, self.parameters, allow_unused=True, materialize_grads=True
+            loss.sum() if loss.ndim else loss,
+            self.parameters,
+            allow_unused=True,
+            materialize_grads=True,
         )
         for parameter, place in zip(self.parameters, self.places, strict=True):
             if parameter.data_ptr() != place.data_ptr():
@@ -77,14 +82,14 @@ class Evaluation:
 
     Parameters
     ----------
-    objective : Objective
+    objective : Objective or StackedObjective
         What to evaluate; its network is in training mode before and after.
     """
 
     out: Sequence[Tensor] = ()
     replaced = False
 
-    def __init__(self, objective: Objective) -> None:
+    def __init__(self, objective: Objective | StackedObjective) -> None:
         self.objective = objective
 
     def __call__(self, batch: Batch) -> Tensor:
@@ -148,7 +153,7 @@ class CapturedGradient:
         self.written: list[Tensor] = []
 
     def __call__(self, batch: Batch) -> Tensor:
-        """Write the gradients of a batch's mean loss; return the loss, of shape ()."""
+        """Write the gradients of a batch's mean loss; return the loss, (), or (n_networks,)."""
         kind = None if batch is self.whole else (batch.x.shape, batch.weight is None)
         if self.obstacle is not None:
             return self.taped(batch)
@@ -191,7 +196,7 @@ class CapturedGradient:
                 recorder.calls,
                 inputs=tensors if self.whole is None else {},
                 constants=fixed,
-                stable=[*self.network.parameters(), *self.network.buffers()],
+                stable=self.taped.objective.stable,
                 loss=loss,
                 gradients=gradients,
                 out=self.taped.out,
@@ -234,7 +239,7 @@ class CapturedGradient:
         except Exception:
             # Some operations, such as oneDNN's LSTM, cannot be called from outside torch.
             return False
-        return _agree([loss, *self.taped.out], expected) and _agree(self._state(), after)
+        return agree([loss, *self.taped.out], expected) and agree(self._state(), after)
 
     @contextmanager
     def _watched(self) -> Iterator[None]:
@@ -259,10 +264,10 @@ class CapturedGradient:
                 tensor.copy_(kept)
 
     def _changing(self) -> list[Tensor]:
-        return [tensor.detach() for tensor in [*self.network.buffers(), *self.written]]
+        return [tensor.detach() for tensor in [*self.taped.objective.changing, *self.written]]
 
 
-def _agree(first: Sequence[Tensor], second: Sequence[Tensor]) -> bool:
+def agree(first: Sequence[Tensor], second: Sequence[Tensor]) -> bool:
     """Whether tensors are equal up to the rounding of a sum in another order."""
     for a, b in zip(first, second, strict=True):
         if not (a.is_floating_point() or a.is_complex()):

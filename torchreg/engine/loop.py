@@ -8,11 +8,11 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from operator import methodcaller
-from typing import Any
+from typing import Any, cast
 
 from torch import Tensor
 
-from torchreg.engine.core import Core
+from torchreg.engine.core import Core, LastingCore
 from torchreg.engine.member import Member
 from torchreg.engine.problem import Answer, EpochRecord, Observer, Outcome, Problem
 from torchreg.engine.progress import Snapshot
@@ -280,7 +280,8 @@ class _Training:
             "snapshot": self.best.memory(),
             "patience": None if member.patience is None else member.patience.memory(),
             "reason": reason,
-            **self.core.memory(),
+            # Where there is a keeper, there is one network.
+            **cast(LastingCore, self.core).memory(),
         }
 
     def _recall(self, memory: dict[str, Any]) -> None:
@@ -293,7 +294,7 @@ class _Training:
         self.last.take_all()
         if member.patience is not None:
             member.patience.recall(memory["patience"])
-        self.core.recall(memory)
+        cast(LastingCore, self.core).recall(memory)
 
 
 def _numbers(values: list[float] | Tensor) -> list[float]:

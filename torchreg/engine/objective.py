@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from torch import Tensor, nn
+from torch.func import functional_call
 
 from torchreg.engine.network import check_output
 from torchreg.engine.rows import Batch
@@ -29,10 +31,28 @@ class Objective:
     loss: Loss
     protect_input: bool = False
 
-    def predict(self, x: Tensor, t: Tensor) -> Tensor:
-        """Send rows through: shape (n, n_features) to the shape of ``t``, (n, n_outputs)."""
+    @property
+    def stable(self) -> list[Tensor]:
+        """The tensors whose memory stays: parameters and buffers."""
+        return [*self.network.parameters(), *self.network.buffers()]
+
+    @property
+    def changing(self) -> list[Tensor]:
+        """The buffers, which a step may change."""
+        return [*self.network.buffers()]
+
+    def predict(self, x: Tensor, t: Tensor, values: Mapping[str, Tensor] | None = None) -> Tensor:
+        """Send rows through: shape (n, n_features) to the shape of ``t``, (n, n_outputs).
+
+        ``values`` take the places of parameters and buffers.
+        """
+        x = x.clone() if self.protect_input else x
         try:
-            output: Tensor = self.network(x.clone() if self.protect_input else x)
+            output: Tensor = (
+                self.network(x)
+                if values is None
+                else functional_call(self.network, dict(values), (x,))
+            )
         except (RuntimeError, ValueError, IndexError, TypeError) as error:
             rows = f"{len(x)} row{'s' if len(x) > 1 else ''}"
             raise ValueError(f"The module failed on a batch of {rows}: {error}") from error

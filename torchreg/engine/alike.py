@@ -1,0 +1,130 @@
+"""What networks and optimizers must have in common to train as one stack."""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Hashable
+from functools import partial
+from types import BuiltinFunctionType, FunctionType
+from typing import Any
+
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from torchreg.engine.problem import Problem
+from torchreg.engine.rows import Table, batch_sizes, width_of
+from torchreg.engine.surroundings import obstacle
+from torchreg.lbfgs import LBFGS
+from torchreg.rules import kind_of_rule
+
+_PLAIN = bool | int | float | complex | str | bytes | None
+#: What every module has, and what is described in a way of its own.
+_EVERY_MODULE = {*vars(nn.Module()), "training"}
+
+
+class UnlikeError(Exception):
+    """A problem that can be in no stack; the message completes "because"."""
+
+
+def kind_of(problem: Problem) -> Hashable:
+    """Describe a problem so that those of one description can train as one stack.
+
+    They have the same modules in the same order, the same loss and update rule, and take as
+    many steps in an epoch. Their rows, weights, scaling, seeds and budgets are their own, and
+    so are learning rates and the other numbers of a rule, and the rates of ``nn.Dropout``.
+
+    Parameters
+    ----------
+    problem : Problem
+
+    Returns
+    -------
+    hashable
+
+    Raises
+    ------
+    UnlikeError
+        If it can only train alone.
+    """
+    network, loss = problem.network, problem.loss
+    if problem.batch_observer is not None:
+        raise UnlikeError("a callback listens to batches")
+    if problem.keeper is not None:
+        raise UnlikeError("its state is kept in a file")
+    if not isinstance(problem.training.x, Tensor):
+        raise UnlikeError("its rows are standardized again in each epoch")
+    why = obstacle(network, loss.function)
+    if why is not None:
+        raise UnlikeError(why)
+    device = problem.training.t.device
+    rule = problem.optimizer.vector_rule(device)
+    if rule is None or isinstance(rule, LBFGS):
+        raise UnlikeError(f"optimizer {problem.optimizer.name!r} moves one network at a time")
+    sizes = batch_sizes(len(problem.training.t), problem.batch_size)
+    whole = len(sizes) == 1
+    exact = problem.draws or not loss.per_row or _mixes_rows(network)
+    return (
+        _architecture(network),
+        (loss.per_row, _described(loss.function)),
+        kind_of_rule(rule),
+        (
+            device,
+            problem.training.x.dtype,
+            problem.training.x.shape[1],
+            problem.training.t.shape[1],
+        ),
+        (whole, problem.batch_size if not whole else 0, len(sizes), tuple(sizes) if exact else ()),
+        (problem.validation is None, problem.stopping.on_validation),
+        (problem.draws, problem.protect_input),
+        # Where a loss does not keep rows apart, there is nothing to pad, and no row to weigh.
+        () if loss.per_row else _rows_and_weights(problem),
+    )
+
+
+def _widths(table: Table) -> tuple[int, int]:
+    return width_of(table.x), table.t.shape[1]
+
+
+def _rows_and_weights(problem: Problem) -> Hashable:
+    tables = (problem.training, problem.validation)
+    return tuple((len(table.t), table.weight is None) for table in tables if table is not None)
+
+
+def _mixes_rows(network: nn.Module) -> bool:
+    """Whether what a row becomes depends on the rows beside it."""
+    return any(isinstance(module, _BatchNorm) for module in network.modules())
+
+
+def _architecture(network: nn.Module) -> Hashable:
+    """Describe modules, shapes and settings, but not the values of parameters and buffers."""
+    tensors = [
+        (name, tuple(t.shape), t.dtype, t.requires_grad)
+        for name, t in [*network.named_parameters(), *network.named_buffers()]
+    ]
+    modules = [(name, type(m), _settings(m)) for name, m in network.named_modules()]
+    return (tuple(tensors), tuple(modules))
+
+
+def _settings(module: nn.Module) -> Hashable:
+    own = {key: value for key, value in vars(module).items() if key not in _EVERY_MODULE}
+    if type(module) is nn.Dropout:
+        del own["p"]
+    return _described(own)
+
+
+def _described(value: Any) -> Hashable:
+    """Describe a value: equal where it means the same."""
+    if isinstance(value, _PLAIN):
+        return (type(value).__name__, repr(value))
+    if isinstance(value, FunctionType | BuiltinFunctionType | type):
+        return ("itself", id(value))
+    if isinstance(value, partial):
+        return ("partial", *map(_described, (value.func, value.args, value.keywords)))
+    if isinstance(value, dict):
+        return ("dict", *((_described(k), _described(v)) for k, v in value.items()))
+    if isinstance(value, list | tuple):
+        return (type(value).__name__, *map(_described, value))
+    try:
+        return ("pickled", pickle.dumps(value))
+    except Exception:
+        return ("itself", id(value))

@@ -1,0 +1,145 @@
+"""Many networks of one architecture, computed at once: one of them under ``torch.func.vmap``."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterable, Sequence
+from contextlib import nullcontext
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.func import vmap
+from torch.overrides import TorchFunctionMode
+
+from torchreg.engine.objective import Objective
+from torchreg.engine.rows import Batch
+from torchreg.losses import Loss
+
+
+class FeaturesFirst(TorchFunctionMode):
+    """Lets linear layers hand on (n, n_units) as the transpose of what lies in memory.
+
+    A row of memory is then a unit and not a row of the table: with few units and many rows,
+    sums over rows run along memory, and each operation is two to three times as fast.
+    """
+
+    def __torch_function__(
+        self,
+        func: Any,
+        types: Iterable[type],
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> Any:
+        """Call the function, or compute W x' instead of x W'."""
+        kwargs = kwargs or {}
+        if func is not nn.functional.linear or args[0].ndim != 2:
+            return func(*args, **kwargs)
+        return _turned_linear(*args, **kwargs)
+
+
+def _turned_linear(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    # (n_units, n_inputs) x (n_inputs, n) -> (n_units, n) -> (n, n_units)
+    output = torch.mm(weight, input.t()).t()
+    return output if bias is None else output + bias
+
+
+class StackedDropout(nn.Module):
+    """``nn.Dropout`` with a rate that is a buffer, so that each network can have its own."""
+
+    rate: Tensor
+
+    def __init__(self, rate: float, like: Tensor) -> None:
+        super().__init__()
+        self.register_buffer("rate", torch.tensor(rate, dtype=like.dtype, device=like.device))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Silence units while training, and make up for them: shape (...) to the same."""
+        if not self.training:
+            return x
+        kept = torch.rand_like(x) >= self.rate
+        # A rate of 1 silences all, and there is nothing to make up for.
+        return x * kept / (1 - self.rate + (self.rate == 1))
+
+
+class StackedObjective:
+    """The losses of many networks on batches of their own.
+
+    Parameters
+    ----------
+    networks : sequence of nn.Module
+        Of one architecture; they are not called, and need not be kept.
+    values : dict of str to Tensor
+        Parameters and buffers by name, each with a row for each network.
+    loss : Loss
+    protect_input : bool
+        Whether the networks overwrite their input.
+    features_first : bool
+        Whether batches come as (n_networks, n_features, n), and layers compute that way.
+
+    Attributes
+    ----------
+    network : nn.Module
+        The copy of one of them that is called for all, with the values in place of its own.
+    """
+
+    def __init__(
+        self,
+        networks: Sequence[nn.Module],
+        values: dict[str, Tensor],
+        loss: Loss,
+        *,
+        protect_input: bool,
+        features_first: bool,
+    ) -> None:
+        self.network = copy.deepcopy(networks[0]).train()
+        self.values, self.loss = values, loss
+        self.features_first = features_first
+        self.constants = self._give_rates(networks)
+        self.objective = Objective(self.network, loss, protect_input)
+
+    def _give_rates(self, networks: Sequence[nn.Module]) -> dict[str, Tensor]:
+        """Replace ``nn.Dropout`` where the networks differ in its rate."""
+        rates: dict[str, Tensor] = {}
+        like = next(self.network.parameters())
+        for name, module in list(self.network.named_modules()):
+            if type(module) is not nn.Dropout:
+                continue
+            each = [float(network.get_submodule(name).p) for network in networks]  # type: ignore[arg-type]
+            if len(set(each)) > 1:
+                parent, _, own = name.rpartition(".")
+                stacked = StackedDropout(each[0], like).train()
+                setattr(self.network.get_submodule(parent), own, stacked)
+                rates[f"{name}.rate"] = torch.tensor(each, dtype=like.dtype, device=like.device)
+        return rates
+
+    @property
+    def stable(self) -> list[Tensor]:
+        """The tensors whose memory stays: parameters, buffers and rates."""
+        return [*self.values.values(), *self.constants.values()]
+
+    @property
+    def changing(self) -> list[Tensor]:
+        """The buffers, which a step may change."""
+        return [t for t in self.values.values() if not t.requires_grad]
+
+    def of(self, batch: Batch) -> Tensor:
+        """Compute the mean loss of each network on its rows: shape (n_networks,)."""
+        values = self.values | self.constants
+        with FeaturesFirst() if self.features_first else nullcontext():
+            shared = None if batch.weight is None else 0
+            losses: Tensor = vmap(self._of_one, (0, 0, 0, shared), randomness="different")(
+                values, batch.x, batch.t, batch.weight
+            )
+        return losses
+
+    def _of_one(
+        self, values: dict[str, Tensor], x: Tensor, t: Tensor, share: Tensor | None
+    ) -> Tensor:
+        if self.features_first:
+            # (n_features, n) -> (n, n_features), (n_outputs, n) -> (n, n_outputs)
+            x, t = x.t(), t.t()
+        prediction = self.objective.predict(x, t, values)
+        if share is None:
+            return self.loss.mean(prediction, t, None)
+        return self.loss.total(prediction, t, share)

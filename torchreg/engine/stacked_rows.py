@@ -1,0 +1,163 @@
+"""Rows of many tables side by side: padded with rows of no weight, each dealt by its own seed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import torch
+from torch import Tensor
+
+from torchreg.engine.rows import Batch, Table, batch_sizes, rows_in, width_of
+
+#: As many numbers are gathered at once, for all tables together.
+_GATHERED = 2**20
+
+
+def side_by_side(
+    tables: Sequence[Table], places: Tensor, share: Tensor | None, *, turned: bool
+) -> Batch:
+    """Gather rows of each table into one batch.
+
+    Parameters
+    ----------
+    tables : sequence of Table
+    places : Tensor of shape (n_tables, m), int64
+        Which rows of each; -1 is a row that is none.
+    share : Tensor of shape (n_tables, m) or None
+        Of each row in the mean of its table, before its own weight; ``None`` where all rows are
+        there, and none has a weight.
+    turned : bool
+        Whether columns come before rows.
+
+    Returns
+    -------
+    Batch
+        x (n_tables, m, n_features), t (n_tables, m, n_outputs), or with columns before rows, and
+        the shares with the rows' weights.
+    """
+    chosen = places.clamp(min=0)
+    x = torch.stack([_rows(t.x, row) for t, row in zip(tables, chosen, strict=True)])
+    t = torch.stack([_rows(t.t, row) for t, row in zip(tables, chosen, strict=True)])
+    if turned:
+        # (n_tables, m, n_columns) -> (n_tables, n_columns, m)
+        x, t = x.transpose(1, 2).contiguous(), t.transpose(1, 2).contiguous()
+    if share is not None and any(table.weight is not None for table in tables):
+        share = torch.stack(
+            [
+                own if table.weight is None else own * table.weight[row]
+                for table, row, own in zip(tables, chosen, share, strict=True)
+            ]
+        )
+    return Batch(x, t, share)
+
+
+def _rows(rows: object, index: Tensor) -> Tensor:
+    assert isinstance(rows, Tensor)
+    return rows.index_select(0, index)
+
+
+def all_rows(tables: Sequence[Table], *, turned: bool) -> Batch:
+    """Put whole tables side by side; see :func:`side_by_side`."""
+    deal = Deal(tables, [len(table.t) for table in tables], [], turned=turned)
+    places = [torch.arange(len(table.t), device=table.t.device) for table in tables]
+    return side_by_side(tables, deal.seat(places), deal.share, turned=turned)
+
+
+class Deal:
+    """Deals the rows of each table out in a random order of its own.
+
+    Parameters
+    ----------
+    tables : sequence of Table
+        That make the same number of batches.
+    batch_sizes : sequence of int
+        Rows of a batch of each.
+    generators : sequence of torch.Generator
+        One for each table.
+    turned : bool
+        Whether columns come before rows.
+    """
+
+    def __init__(
+        self,
+        tables: Sequence[Table],
+        sizes: Sequence[int],
+        generators: Sequence[torch.Generator],
+        *,
+        turned: bool,
+    ) -> None:
+        self.tables, self.generators, self.turned = tables, generators, turned
+        like = tables[0].t
+        #: Of each batch, how many rows of each table are in it.
+        each = [batch_sizes(len(t.t), size) for t, size in zip(tables, sizes, strict=True)]
+        self.counts = [list(step) for step in zip(*each, strict=True)]
+        self.widths = [max(step) for step in self.counts]
+        padded = any(len(set(step)) > 1 for step in self.counts)
+        #: Where each row of an order is seated: -1, its last element, where there is no row.
+        self.seats: list[Tensor] | None = None
+        self.share: Tensor | None = None
+        if padded:
+            self.seats = [_seats(own, self.widths).to(like.device) for own in each]
+        if padded or any(table.weight is not None for table in tables):
+            shares = [_shares(own, self.widths, like) for own in each]
+            self.share = torch.stack(shares)
+
+    def seat(self, orders: list[Tensor]) -> Tensor:
+        """Put orders of unequal length side by side: shape (n_tables, sum of the widths)."""
+        if self.seats is None:
+            return torch.stack(orders)
+        none = orders[0].new_full((1,), -1)
+        return torch.stack(
+            [torch.cat([order, none])[own] for order, own in zip(orders, self.seats, strict=True)]
+        )
+
+    def batches(self) -> Iterator[tuple[Batch, list[int]]]:
+        """Deal all rows out anew, as many batches at once as memory is kind to."""
+        device = self.tables[0].t.device
+        orders = [
+            torch.randperm(len(table.t), generator=generator).to(device)
+            for table, generator in zip(self.tables, self.generators, strict=True)
+        ]
+        places = self.seat(orders)
+        width = len(self.tables) * (width_of(self.tables[0].x) + self.tables[0].t.shape[1])
+        at_once = rows_in(_GATHERED, width)
+        begin = first = 0
+        for step in range(1, len(self.widths) + 1):
+            if step < len(self.widths) and sum(self.widths[first : step + 1]) <= at_once:
+                continue
+            group = self.widths[first:step]
+            piece = slice(begin, begin + sum(group))
+            share = None if self.share is None else self.share[:, piece]
+            gathered = side_by_side(self.tables, places[:, piece], share, turned=self.turned)
+            yield from zip(self._split(gathered, group), self.counts[first:step], strict=True)
+            begin, first = piece.stop, step
+
+    def _split(self, gathered: Batch, widths: list[int]) -> Iterator[Batch]:
+        rows = 2 if self.turned else 1
+        x, t = gathered.x.split(widths, dim=rows), gathered.t.split(widths, dim=rows)
+        shares = (
+            [None] * len(widths) if gathered.weight is None else gathered.weight.split(widths, 1)
+        )
+        for batch_x, batch_t, share in zip(x, t, shares, strict=True):
+            own = None if share is None else share.contiguous()
+            yield Batch(batch_x.contiguous(), batch_t.contiguous(), own)
+
+
+def _seats(sizes: list[int], widths: list[int]) -> Tensor:
+    """Give each place of padded batches the row of an order that sits there, or -1."""
+    seats = torch.full((sum(widths),), -1, dtype=torch.int64)
+    begin = dealt = 0
+    for size, width in zip(sizes, widths, strict=True):
+        seats[begin : begin + size] = torch.arange(dealt, dealt + size)
+        begin, dealt = begin + width, dealt + size
+    return seats
+
+
+def _shares(sizes: list[int], widths: list[int], like: Tensor) -> Tensor:
+    """Give each place of padded batches the share of its row in the mean of its batch."""
+    share = torch.zeros(sum(widths), dtype=like.dtype, device=like.device)
+    begin = 0
+    for size, width in zip(sizes, widths, strict=True):
+        share[begin : begin + size] = 1 / size
+        begin += width
+    return share
