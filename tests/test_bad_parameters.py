@@ -114,6 +114,7 @@ OUTSIDE: dict[str, list[Any]] = {
     "validation_fraction": [0, 1, 0.0, 1.0, -0.1, 1.5, NAN, None],
     "n_iter_no_change": [0, -1, 2.5, None],
     "tol": [-1e-4, NAN, INF, "auto"],
+    "n_init": [0, -1, 2.5, None, "many"],
     "callbacks": [3, "bar"],
     "device": [3, None],
     "dtype": ["float16", "double", None, np.float32],

@@ -210,6 +210,11 @@ CASES: dict[str, Case] = {
     "validation": Case(
         fit_of(early_stopping=True, n_iter_no_change=4, max_epochs=100, lr=0.02), validation=True
     ),
+    "restarts": Case(fit_of(n_init=4, module__hidden_sizes=[3], random_state=5)),
+    "restarts_with_rows_held_out": Case(
+        fit_of(n_init=4, early_stopping=True, batch_size=64, lr=0.02, random_state=2),
+        "three",
+    ),
     "settled": Case(fit_of(tol=1e-3, n_iter_no_change=2, max_epochs=500, lr=0.02)),
     "own_module": Case(fit_of(module=Residual, module__depth=2), "three"),
     "own_module_in_part": Case(fit_of(module=partial(Residual, depth=3)), "two"),

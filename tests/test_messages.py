@@ -30,8 +30,8 @@ WRITERS |= {"unknown_parameter", "_reason"}
 RAISERS = {"require": 1}
 #: Raised or warned with a message that came as an argument, and was written in WRITERS.
 HANDED_ON = {"lost_digits"}
-#: Errors that carry no message, or only that of the system.
-MUTE = {"KeyboardInterrupt", "NotImplementedError", "BlockingIOError"}
+#: Errors that carry no message, or only that of the system; or were raised before with theirs.
+MUTE = {"KeyboardInterrupt", "NotImplementedError", "BlockingIOError", "answer"}
 
 
 class Message(NamedTuple):

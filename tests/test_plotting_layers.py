@@ -62,6 +62,14 @@ def test_without_a_seed_only_the_end_is_shown(kink: Any) -> None:
         assert [text.get_text() for text in legend.get_texts()] == ["after the fit"]
 
 
+def test_of_several_starts_that_of_the_network_that_was_kept_is_shown(kink: Any) -> None:
+    options = {"optimizer": "sgd", "lr": 1e-30, "max_epochs": 1}
+    reg = TorchRegressor(n_init=6, random_state=5, **options).fit(*kink)
+    assert np.argmin(reg.init_losses_) > 0
+    for layer in ParameterDisplay.from_estimator(reg).layers:
+        np.testing.assert_array_equal(layer.before, layer.after)
+
+
 def test_raw_units_are_not_called_dimensionless(noisy: Any) -> None:
     X, y = noisy
     reg = TorchRegressor(standardize=False, max_epochs=2, random_state=0).fit(X, y)

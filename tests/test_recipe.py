@@ -13,6 +13,7 @@ import pandas as pd
 import pytest
 
 from torchreg import TorchRegressor
+from torchreg.engine.plan import seeds_of
 
 Array = np.ndarray
 Data = tuple[Array, Array]
@@ -58,6 +59,21 @@ def test_callbacks_are_said_to_be_missing(kink: Data, tmp_path: Path) -> None:
 
     reg = fit_of(kink, callbacks=[EpochTimer()])
     assert "The fit had callbacks, which are not repeated here" in text_of(reg, tmp_path)
+
+
+def test_a_script_of_the_best_of_several_starts_trains_that_one_alone_and_says_so(
+    kink: Data, tmp_path: Path
+) -> None:
+    reg = fit_of(kink, n_init=4, early_stopping=True, random_state=1)
+    text = text_of(reg, tmp_path)
+    assert "The fit trained 4 networks from different seeds and kept the one with" in text
+    best = int(np.argmin(reg.init_losses_))
+    assert best > 0
+    assert f"SEED = {seeds_of(1, 4)[best]}\n" in text
+    assert "SPLIT_SEED = 1  # of the rows held out" in text
+    assert "draw their random numbers in turn" not in text
+    drawn = fit_of(kink, n_init=2, module__dropout=0.1)
+    assert "train side by side draw their random numbers in turn" in text_of(drawn, tmp_path)
 
 
 def test_a_warm_start_is_said_and_as_many_epochs_are_run(kink: Data, tmp_path: Path) -> None:
@@ -175,6 +191,7 @@ def test_what_a_fit_notes_for_scripts_is_kept_by_copies_and_pickles(kink: Data) 
         assert other._origin == reg._origin
     assert reg._origin == {
         "seed": 0,
+        "start_seed": 0,
         "n_rows": 120,
         "weighted": False,
         "own_validation": False,

@@ -24,6 +24,7 @@ LIMITS: dict[str, list[Any]] = {
     "validation_fraction": [Interval(Real, 0, 1, closed="neither")],
     "n_iter_no_change": [Interval(Integral, 1, None, closed="left")],
     "tol": [None, Interval(Real, 0, None, closed="left")],
+    "n_init": [Interval(Integral, 1, None, closed="left")],
     "callbacks": [None, list, tuple, HasMethods(["on_epoch_end"])],
     "device": [str, torch.device],
     "dtype": [StrOptions({"auto", "float32", "float64"}), torch.dtype],

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import copy
+import math
 import time
 from typing import Any
 
 from torch import nn
 
+from torchreg.engine.plan import Fitted
 from torchreg.engine.problem import EpochRecord, Outcome
 
 
@@ -56,54 +58,101 @@ class PrintedTable:
         print(outcome.lane)
 
 
-class NativeCallbacks:
-    """Tells scikit-learn's callbacks (1.9 and newer) about the fit and each of its epochs.
+def print_starts(fitted: Fitted, *, standardized: bool) -> None:
+    """Print how each of several networks ended, which were trained side by side."""
+    losses = fitted.init_losses
+    of = "training" if fitted.outcome.validation_losses is None else "validation"
+    print(f"{of} losses {'of the standardized target' if standardized else 'in units of y'}")
+    for number, loss in enumerate(losses, 1):
+        shown = f"loss {loss:.6g}" if math.isfinite(loss) else "not trained"
+        kept = ", kept" if number - 1 == losses.index(min(losses)) else ""
+        print(f"start {number} of {len(losses)}: {shown}{kept}")
+    print(fitted.outcome.lane)
+
+
+class NativeFit:
+    """The fit as a task of scikit-learn's callbacks (1.9 and newer), of which epochs are parts.
 
     Parameters
     ----------
     estimator : TorchRegressor
         Whose fit it is; it has callbacks set.
-    module : nn.Sequential
-        What is trained.
     seen : dict
         The fitted attributes that are known already.
     given : dict
         ``X``, ``y`` and ``sample_weight``, as the user gave them.
+    n_init : int
+        How many networks are trained. If several, each is a task between fit and epochs.
     """
 
     def __init__(
-        self, estimator: Any, module: nn.Sequential, seen: dict[str, Any], given: dict[str, Any]
+        self, estimator: Any, seen: dict[str, Any], given: dict[str, Any], n_init: int
     ) -> None:
-        self.estimator, self.module, self.seen = estimator, module, seen
+        self.estimator, self.seen, self.n_init = estimator, seen, n_init
         weight = given["sample_weight"]
         metadata = {} if weight is None else {"sample_weight": weight}
         self.data = {"X": given["X"], "y": given["y"], "metadata": metadata}
-        self.context = estimator._init_callback_context(max_subtasks=estimator.max_epochs)
-        self.context.call_on_fit_task_begin(estimator=estimator, **self.data)
+        self.context: Any = None
+
+    def follow(self, module: nn.Sequential) -> NativeCallbacks:
+        """Give one of the networks an observer; the fit begins with the first."""
+        n_epochs = self.estimator.max_epochs
+        if self.context is None:
+            n_tasks = n_epochs if self.n_init == 1 else self.n_init
+            self.context = self.estimator._init_callback_context(max_subtasks=n_tasks)
+            self.begin(self.context)
+        if self.n_init == 1:
+            return NativeCallbacks(self, self.context, module)
+        context = self.context.subcontext(task_name="start", max_subtasks=n_epochs)
+        return NativeCallbacks(self, self.begin(context), module)
+
+    def begin(self, context: Any) -> Any:
+        """Tell that a task begins."""
+        return context.call_on_fit_task_begin(estimator=self.estimator, **self.data)
+
+    def end(self, context: Any, module: nn.Sequential) -> bool:
+        """Tell that a task has ended, and show the network as if it were fitted."""
+
+        def as_fitted() -> dict[str, Any]:
+            fitted = copy.deepcopy(module).eval()
+            dtype = next(fitted.get_submodule("network").parameters()).dtype
+            return {**self.seen, "module_": fitted, "dtype_": dtype}
+
+        stop = context.call_on_fit_task_end(
+            estimator=self.estimator, reconstruction_attributes=as_fitted, **self.data
+        )
+        return bool(stop)
+
+    def conclude(self, module: nn.Sequential) -> None:
+        """Tell that the fit is over, and which network it keeps."""
+        self.end(self.context, module)
+
+
+class NativeCallbacks:
+    """Tells scikit-learn's callbacks about each epoch of one network.
+
+    Parameters
+    ----------
+    fit : NativeFit
+    context : CallbackContext
+        Whose parts the epochs are: the fit, or one of several starts.
+    module : nn.Sequential
+        What is trained.
+    """
+
+    def __init__(self, fit: NativeFit, context: Any, module: nn.Sequential) -> None:
+        self.fit, self.context, self.module = fit, context, module
         self.epoch: Any = None
 
     def on_epoch_begin(self) -> None:
         """Open a task for the epoch."""
-        self.epoch = self.context.subcontext(task_name="epoch")
-        self.epoch.call_on_fit_task_begin(estimator=self.estimator, **self.data)
+        self.epoch = self.fit.begin(self.context.subcontext(task_name="epoch"))
 
     def on_epoch_end(self, record: EpochRecord) -> bool:
         """Close it; a callback may ask to stop."""
-        stop = self.epoch.call_on_fit_task_end(
-            estimator=self.estimator, reconstruction_attributes=self._as_fitted, **self.data
-        )
-        return bool(stop)
+        return self.fit.end(self.epoch, self.module)
 
     def on_fit_end(self, outcome: Outcome) -> None:
-        """Close the task of the fit."""
-        self.context.call_on_fit_task_end(
-            estimator=self.estimator, reconstruction_attributes=self._as_fitted, **self.data
-        )
-
-    def _as_fitted(self) -> dict[str, Any]:
-        module = copy.deepcopy(self.module).eval()
-        return {
-            **self.seen,
-            "module_": module,
-            "dtype_": next(module.get_submodule("network").parameters()).dtype,
-        }
+        """Close the task of a start; that of the fit ends when a network has been chosen."""
+        if self.fit.n_init > 1:
+            self.fit.end(self.context, self.module)

@@ -17,7 +17,8 @@ def origin_of(
     estimator : TorchRegressor
         Not yet fitted, or by an earlier fit.
     seed : int
-        As it was taken from ``random_state``.
+        As it was taken from ``random_state``. Of several networks that are drawn, only the
+        first has it: which one is kept, and its ``start_seed``, is known when all are trained.
     data : Data
         Training rows, without those held out.
     own_validation : bool
@@ -28,8 +29,10 @@ def origin_of(
     dict
     """
     goes_on = bool(estimator.warm_start) and hasattr(estimator, "module_")
+    before = getattr(estimator, "_origin", {}) if goes_on else {}
     return {
         "seed": seed,
+        "start_seed": before.get("start_seed", seed),
         "n_rows": len(data),
         "weighted": data.weight is not None,
         "own_validation": own_validation,

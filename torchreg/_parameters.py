@@ -41,13 +41,15 @@ def nested_parameters(nested: dict[str, Any], prefix: str) -> dict[str, Any]:
     return {name[len(start) :]: v for name, v in nested.items() if name.startswith(start)}
 
 
-def as_callbacks(callbacks: Any) -> list[Any]:
+def as_callbacks(callbacks: Any, *, n_init: int = 1) -> list[Any]:
     """Read the ``callbacks`` parameter as a list; one callback may stand alone.
 
     Raises
     ------
     TypeError
         If something in it does not listen.
+    ValueError
+        If it writes files which several networks would write over each other.
     """
     if callbacks is None:
         return []
@@ -57,6 +59,12 @@ def as_callbacks(callbacks: Any) -> list[Any]:
         if callback is not None and not hasattr(callback, "on_epoch_end"):
             raise TypeError(
                 f"callbacks expects skorch callbacks or (name, callback) pairs, got {item!r}."
+            )
+        if n_init > 1 and hasattr(callback, "dirname"):
+            raise ValueError(
+                f"{type(callback).__name__} writes the weights of one network to files; the "
+                f"n_init={n_init} networks would write theirs over each other's. Set n_init=1, or "
+                "leave it out and save the fitted regressor."
             )
     return listed
 

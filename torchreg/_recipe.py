@@ -53,8 +53,15 @@ def recipe_of(
     remarks = _remarks(estimator, origin, data, held)
     # 2. The network, and how it trained.
     seed = _seed(estimator, origin)
-    network = network_recipe(estimator, seed)
-    recipe = training_recipe(estimator, origin, network, data, held, seed)
+    start_seed = int(origin.get("start_seed", seed))
+    network = network_recipe(estimator, start_seed)
+    seeds = (start_seed, seed)
+    recipe = training_recipe(estimator, origin, network, data, held, seeds)
+    if network.draws and len(getattr(estimator, "init_losses_", [])) > 1:
+        remarks.append(
+            "Networks that train side by side draw their random numbers in turn: dropout, or what "
+            "else drew in the fit, draws others below."
+        )
     if recipe.searches_lines:
         remarks.append(
             "A line search amplifies rounding: after some hundred iterations, the network trained "
@@ -124,6 +131,11 @@ def _remarks(
         remarks.append(
             "The fitted parameters come from several fits, each going on from the last; the "
             "training below starts afresh, and runs for as many epochs as all of them."
+        )
+    elif len(losses := getattr(estimator, "init_losses_", [])) > 1:
+        remarks.append(
+            f"The fit trained {len(losses)} networks from different seeds and kept the one with "
+            "the lowest loss; the training below is that of the one that was kept."
         )
     if as_callbacks(estimator.callbacks):
         remarks.append(

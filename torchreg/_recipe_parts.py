@@ -92,9 +92,9 @@ def training_recipe(
     network: NetworkRecipe,
     data: Data | None,
     held: Data | None,
-    seed: int,
+    seeds: tuple[int, int],
 ) -> TrainingRecipe:
-    """Describe how it was trained."""
+    """Describe how it was trained; the seeds are those of its start and of rows held out."""
     loss = build_loss(estimator.loss, nested_parameters(estimator._nested, "loss"))
     loss = probe_loss(loss, estimator.n_outputs_)
     options = nested_parameters(estimator._nested, "optimizer")
@@ -130,7 +130,8 @@ def training_recipe(
         optimizer=spec.cls,
         options=spec.torch_options,
         searches_lines=spec.searches_lines,
-        seed=seed,
+        seed=seeds[0],
+        split_seed=seeds[1],
         epochs=max(1, epochs),
         batch_size=size,
         lone_row=size is not None and size > 1 and (n_rows is None or n_rows % size == 1),

@@ -65,6 +65,9 @@ FITTED: dict[str, Callable[[Any], bool]] = {
     "validation_loss_curve_": lambda value: value is None or _is_curve(value),
 }
 
+#: What files of an earlier version lack.
+LATER: dict[str, Callable[[Any], bool]] = {"init_losses_": _is_curve}
+
 
 def write_estimator(estimator: BaseEstimator) -> tuple[dict[str, Any], Writer]:
     """Write a fitted regressor as a record; its tensors are with the writer.
@@ -249,6 +252,9 @@ def _check_attributes(attributes: dict[str, Any]) -> None:
     for name, is_right in FITTED.items():
         if name not in attributes or not is_right(attributes[name]):
             raise FileError(f"The file's {name} is {attributes.get(name)!r}, which it cannot be.")
+    for name, is_right in LATER.items():
+        if name in attributes and not is_right(attributes[name]):
+            raise FileError(f"The file's {name} is {attributes[name]!r}, which it cannot be.")
     if attributes["_y_is_vector"] and attributes["n_outputs_"] != 1:
         raise FileError(f"The file has y as a vector with {attributes['n_outputs_']} outputs.")
     names = attributes.get("feature_names_in_")

@@ -43,12 +43,15 @@ def warn_about(fitted: Fitted, request: Request, attributes: dict[str, Any]) -> 
     summary = fitted.summary
     if summary.lost_digits is not None:
         warnings.warn(summary.lost_digits, PrecisionWarning, stacklevel=_CALLER)
-    if outcome.reason == "interrupted":
+    if fitted.interrupted:
         if not fits_alone():
             raise KeyboardInterrupt
+        when = f"in epoch {epoch + 1} of {request.epochs_before + request.max_epochs}"
+        if outcome.reason != "interrupted":
+            when = f"before all of n_init={request.n_init} networks were trained"
         warnings.warn(
-            f"Interrupted in epoch {epoch + 1} of {request.epochs_before + request.max_epochs}: "
-            f"the regressor holds the weights of epoch {kept}, and can predict.",
+            f"Interrupted {when}: the regressor holds the weights of epoch {kept}, and can "
+            "predict.",
             InterruptWarning,
             stacklevel=_CALLER,
         )

@@ -31,7 +31,7 @@ from torchreg._exporting import ExportMixin
 from torchreg._guard import leaving_no_trace
 from torchreg._inspecting import InspectionMixin
 from torchreg._limits import check_parameters
-from torchreg._observers import NativeCallbacks, PrintedTable
+from torchreg._observers import NativeFit, PrintedTable, print_starts
 from torchreg._origin import origin_of
 from torchreg._parameters import (
     NestedParametersMixin,
@@ -106,10 +106,17 @@ class TorchRegressor(
     tol : float or None, default=None
         An improvement is a loss below ``best * (1 - tol)``: dimensionless, relative. Without
         early stopping the training loss is watched, or nothing if it is ``None``.
+    n_init : int, default=1
+        How many networks are drawn, from different seeds, and trained together. The one that
+        ends with the lowest loss is kept: of the validation rows where there are any, else of
+        the training rows. All see the same rows. A warm start goes on with the one that was
+        kept. (An instance as ``module`` always starts from its own weights.)
     callbacks : list or None, default=None
         skorch callbacks, or ``(name, callback)`` pairs whose parameters are
         ``callbacks__name__parameter``. They see losses in standardized units, predictions
-        and targets in raw units; the callback objects are used, not copied.
+        and targets in raw units; the callback objects are used, not copied. With ``n_init``
+        above 1 each network has copies of its own, and ``history_`` has what those of the kept
+        network noted.
     device : str or torch.device, default="cpu"
         Where to train and predict; ``"auto"`` takes the fastest present.
     dtype : {"auto", "float32", "float64"} or torch.dtype, default="auto"
@@ -121,7 +128,7 @@ class TorchRegressor(
         fresh optimizer, and counts ``n_iter_`` on.
     verbose : int, default=0
         1 prints about 20 rows of a table of losses, 2 one per epoch; and in the end how the
-        steps were computed, and why.
+        steps were computed, and why. With ``n_init`` above 1, one row per network.
     random_state : int, RandomState or None, default=None
         Initial weights, order of batches, dropout and held-out rows. An integer seeds the
         weights as ``torch.manual_seed`` would. No global generator is touched: ``None`` is
@@ -144,6 +151,10 @@ class TorchRegressor(
         Training loss of each epoch, in standardized units.
     validation_loss_curve_ : list of float or None
         Loss of the validation rows after each epoch, in standardized units.
+    init_losses_ : list of float
+        Loss that each of the ``n_init`` networks ended with, in standardized units; the lowest
+        is that of the one that was kept. Infinite for one that could not be trained. A warm
+        start leaves it as it is.
     history_ : list of dict
         One per epoch: ``epoch``, ``loss``, ``validation_loss`` and what callbacks noted.
     dtype_ : torch.dtype
@@ -207,6 +218,7 @@ class TorchRegressor(
         validation_fraction: float = 0.1,
         n_iter_no_change: int = 10,
         tol: float | None = None,
+        n_init: int = 1,
         callbacks: Any = None,
         device: str | torch.device = "cpu",
         dtype: str | torch.dtype = "auto",
@@ -226,6 +238,7 @@ class TorchRegressor(
         self.validation_fraction = validation_fraction
         self.n_iter_no_change = n_iter_no_change
         self.tol = tol
+        self.n_init = n_init
         self.callbacks = callbacks
         self.device = device
         self.dtype = dtype
@@ -266,7 +279,7 @@ class TorchRegressor(
             A file that holds the state of the fit, written every ten seconds or so. If the
             process is killed, the same call in another one goes on from there and ends with the
             same bits; when the fit has ended, it returns what was learned. Delete the file to
-            begin anew. Needs ``pip install "torchreg[files]"``.
+            begin anew. For one network, ``n_init=1``. Needs ``pip install "torchreg[files]"``.
 
         Returns
         -------
@@ -309,10 +322,15 @@ class TorchRegressor(
             seen["_origin"] = origin_of(self, seed, data, own_validation=own)
             # 3. Statistics, network, training.
             given = {"X": X, "y": y, "sample_weight": sample_weight}
-            request = self._request(seed, seen, data, given, keeper)
+            native = self._native_fit(seen, given)
+            request = self._request(seed, seen, data, native, keeper)
             validation = None if held_out is None else _raw(held_out)
             fitted = fit_network(Job(request, _raw(data), validation))
-        # 4. Say what went wrong.
+        # 4. Tell who listens, and say what went wrong.
+        if native is not None:
+            native.conclude(fitted.module)
+        if self.verbose and request.n_init > 1:
+            print_starts(fitted, standardized=request.standardize_y)
         lost_digits = describe_lost_digits(data, fitted.module, seen)
         summary = replace(fitted.summary, target_names=names_of(y), lost_digits=lost_digits)
         warn_about(replace(fitted, summary=summary), request, seen)
@@ -356,6 +374,11 @@ class TorchRegressor(
         """Open the checkpoint, if there is to be one."""
         if checkpoint is None:
             return nullcontext()
+        if self._n_networks() > 1:
+            raise ValueError(
+                f"checkpoint expects n_init=1, got {self.n_init}: it holds the state of one "
+                "network. Leave one of them out."
+            )
         if self.callbacks is not None:
             raise ValueError(
                 "checkpoint expects callbacks=None: what callbacks remember is in no checkpoint. "
@@ -364,7 +387,7 @@ class TorchRegressor(
         from torchreg._checkpoint import open_checkpoint
         from torchreg._fingerprint import fingerprint
 
-        start = getattr(self, "module_", None) if self.warm_start else None
+        start = self.module_ if self._goes_on() else None
         return open_checkpoint(
             checkpoint,
             lambda: fingerprint(self.get_params(deep=False), data, held_out, start),
@@ -376,7 +399,7 @@ class TorchRegressor(
         seed: int,
         seen: dict[str, Any],
         data: Data,
-        given: dict[str, Any],
+        native: NativeFit | None,
         keeper: Checkpoint | None,
     ) -> Request:
         """Read the parameters in the engine's words."""
@@ -384,7 +407,7 @@ class TorchRegressor(
         options = nested_parameters(self._nested, "optimizer")
         optimizer = build_optimizer(self.optimizer, self.lr, options)
         start, epochs_before = None, 0
-        if self.warm_start and hasattr(self, "module_"):
+        if self._goes_on():
             check_start(self, seen, data)
             start, epochs_before = self.module_, self.n_iter_
         return Request(
@@ -397,23 +420,35 @@ class TorchRegressor(
             standardize_x=self.standardize in (True, "X"),
             standardize_y=self.standardize in (True, "y"),
             stopping=Stopping(self.early_stopping, self.n_iter_no_change, self.tol),
-            callbacks=as_callbacks(self.callbacks),
+            callbacks=as_callbacks(self.callbacks, n_init=self._n_networks()),
             callback_options=nested_parameters(self._nested, "callbacks"),
             device=resolve_device(self.device),
             dtype=self.dtype,
             seed=seed,
-            observers=lambda module: self._observers(module, seen, epochs_before, given),
+            observers=lambda module: self._observers(module, epochs_before, native),
             start=start,
             epochs_before=epochs_before,
             keeper=keeper,
+            n_init=self._n_networks(),
         )
 
+    def _goes_on(self) -> bool:
+        return self.warm_start and hasattr(self, "module_")
+
+    def _n_networks(self) -> int:
+        """Count the networks to train; a warm start goes on with the one that there is."""
+        return 1 if self._goes_on() else self.n_init
+
+    def _native_fit(self, seen: dict[str, Any], given: dict[str, Any]) -> NativeFit | None:
+        listened = getattr(self, "_skl_callbacks", None)
+        return NativeFit(self, seen, given, self._n_networks()) if listened else None
+
     def _observers(
-        self, module: nn.Sequential, seen: dict[str, Any], before: int, given: dict[str, Any]
+        self, module: nn.Sequential, before: int, native: NativeFit | None
     ) -> list[Observer]:
-        """List who follows the fit: the printed table, and scikit-learn's callbacks."""
+        """List who follows a network: the printed table, and scikit-learn's callbacks."""
         observers: list[Observer] = []
-        if self.verbose:
+        if self.verbose and self._n_networks() == 1:
             standardized = self.standardize in (True, "y")
             observers.append(
                 PrintedTable(
@@ -423,14 +458,18 @@ class TorchRegressor(
                     standardized=standardized,
                 )
             )
-        if getattr(self, "_skl_callbacks", None):
-            observers.append(NativeCallbacks(self, module, seen, given))
+        if native is not None:
+            observers.append(native.follow(module))
         return observers
 
     def _store(self, fitted: Fitted, seen: dict[str, Any]) -> None:
         outcome = fitted.outcome
-        goes_on = self.warm_start and hasattr(self, "module_")
-        before: list[dict[str, Any]] = self.history_ if goes_on else []
+        before: list[dict[str, Any]] = []
+        if self._goes_on():
+            before = self.history_
+        else:
+            seen["init_losses_"] = fitted.init_losses
+            seen["_origin"] = {**seen["_origin"], "start_seed": fitted.seed}
         history = [*before, *outcome.history()]
         losses = [row["loss"] for row in history]
         validation = [row.get("validation_loss", math.nan) for row in history]

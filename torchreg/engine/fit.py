@@ -8,6 +8,7 @@ from typing import ParamSpec, TypeVar
 import torch
 
 from torchreg.engine.plan import Fitted, Plan
+from torchreg.engine.problem import NeverBegunError
 from torchreg.engine.request import Job
 from torchreg.engine.together import train_together
 
@@ -33,6 +34,8 @@ def fit_network(job: Job) -> Fitted:
         If module, loss, optimizer and data do not fit each other.
     """
     (answer,) = fit_networks([job])
+    if isinstance(answer, NeverBegunError):
+        raise KeyboardInterrupt
     if isinstance(answer, Exception):
         raise answer
     return answer

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import numpy as np
@@ -22,7 +22,7 @@ from torchreg._device import (
 from torchreg.diagnosis.record import FitSummary
 from torchreg.engine.inside import Inside
 from torchreg.engine.network import Habits, build_network, fit_to_data, habits_of, scaled
-from torchreg.engine.problem import ONE_THREAD, Answer, Outcome, Problem
+from torchreg.engine.problem import ONE_THREAD, Answer, Outcome, Problem, is_interrupted
 from torchreg.engine.request import Job, RawRows, Request
 from torchreg.engine.rows import Rows, Table, every_row, merge_identical, width_of
 from torchreg.engine.statistics import Statistics, column_statistics
@@ -56,6 +56,8 @@ class Fitted:
     init_losses : list of float
         The loss that each of ``n_init`` networks ended with, in standardized units; infinite
         for one that could not begin.
+    interrupted : bool
+        Whether the user ended the training, of this network or of another.
     """
 
     module: nn.Sequential
@@ -64,6 +66,7 @@ class Fitted:
     summary: FitSummary
     seed: int
     init_losses: list[float]
+    interrupted: bool = False
 
 
 class Plan:
@@ -145,23 +148,24 @@ class Plan:
             The first of them, if no network could be trained.
         """
         losses = [math.inf if isinstance(a, Exception) else final_loss(a) for a in answers]
-        outcomes = [answer for answer in answers if not isinstance(answer, Exception)]
-        if not outcomes:
-            raise next(answer for answer in answers if isinstance(answer, Exception))
-        best = min(range(len(losses)), key=losses.__getitem__)
+        trained = [i for i, answer in enumerate(answers) if not isinstance(answer, Exception)]
+        best = min(trained or [0], key=losses.__getitem__)
         answer, problem, start = answers[best], self.problems[best], self.starts[best]
-        assert isinstance(answer, Outcome)
+        if isinstance(answer, Exception):
+            raise answer
         module, dtype = start.inside.module, start.inside.dtype
         available = torch.get_num_threads()
         few = 1 if problem.work <= ONE_THREAD else available
         with threads(few, others=available):
             rows = self.training.x, self.training.y
             summary = summarize(problem, answer, self.travels[best], module, *rows, self.n_rows)
-        return Fitted(module.eval(), dtype, answer, summary, start.seed, losses)
+        interrupted = any(map(is_interrupted, answers))
+        return Fitted(module.eval(), dtype, answer, summary, start.seed, losses, interrupted)
 
 
 def final_loss(outcome: Outcome) -> float:
     """Give the loss of the weights that a network holds: validation, where there is any."""
+    # The weights from before the first epoch have no loss of their own but that of the first.
     losses = outcome.losses if outcome.validation_losses is None else outcome.validation_losses
     loss = losses[max(outcome.best_epoch - outcome.first_epoch, 1) - 1]
     return loss if math.isfinite(loss) else math.inf
@@ -210,7 +214,7 @@ def start_networks(request: Request, training: RawRows, batch_size: int) -> list
             module = copy.deepcopy(request.start)
             if module is None:
                 module = build_module(request, training, batch_size, *scaling)
-            inside = Inside(module, request)
+            inside = Inside(module, _own(request))
             same = starts and starts[0].inside.dtype == inside.dtype
             table = starts[0].table if same else inside.table(training, whole=whole)
             habits = habits_of(inside.network, table.x[torch.arange(min(4, len(table.t)))])
@@ -276,3 +280,16 @@ def build_module(
 
 def _first_rows(rows: Rows) -> Tensor:
     return rows[torch.arange(min(4, len(rows)))]
+
+
+def _own(request: Request) -> Request:
+    """Give one of several networks callbacks of its own, for they remember what they saw."""
+    if request.n_init == 1:
+        return request
+    try:
+        return replace(request, callbacks=copy.deepcopy(request.callbacks))
+    except Exception as error:
+        raise ValueError(
+            f"With n_init={request.n_init} each network has callbacks of its own, but one of "
+            f"{[*request.callbacks]} cannot be copied: {error}. Set n_init=1, or leave it out."
+        ) from error

@@ -219,5 +219,16 @@ class Outcome:
         return rows
 
 
+class NeverBegunError(Exception):
+    """An interrupt ended all training before it was this network's turn."""
+
+
 #: What becomes of a problem: an outcome, or what was wrong with it.
 Answer = Outcome | Exception
+
+
+def is_interrupted(answer: Answer) -> bool:
+    """Tell whether it was the user who ended a network's training, or kept it from beginning."""
+    if isinstance(answer, Outcome):
+        return answer.reason == "interrupted"
+    return isinstance(answer, NeverBegunError)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Hashable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from functools import partial
 from itertools import pairwise
 
@@ -14,7 +14,14 @@ from torchreg._device import seeded, threads
 from torchreg.engine.alike import UnlikeError, kind_of
 from torchreg.engine.alone import Alone
 from torchreg.engine.loop import train
-from torchreg.engine.problem import ONE_THREAD, Answer, Problem
+from torchreg.engine.problem import (
+    ONE_THREAD,
+    Answer,
+    NeverBegunError,
+    Outcome,
+    Problem,
+    is_interrupted,
+)
 from torchreg.engine.rows import width_of
 from torchreg.engine.stack import NotStackableError, Stack
 
@@ -38,15 +45,31 @@ def train_together(problems: Sequence[Problem]) -> list[Answer]:
     Returns
     -------
     list of Outcome or Exception
-        One for each problem, in their order.
+        One for each problem, in their order. An interrupt ends them all.
     """
     if len(problems) == 1:
         return [_train_alone(problems[0])]
+    return _in_turn(problems, _groups(problems), _train_group)
+
+
+def _in_turn(
+    problems: Sequence[Problem],
+    groups: list[list[int]],
+    train_group: Callable[[list[Problem]], list[Answer]],
+) -> list[Answer]:
+    """Train one group after another; an interrupt ends the one that it meets, and the rest."""
     answers: dict[int, Answer] = {}
-    for group in _groups(problems):
-        own = [problems[index] for index in group]
-        answers |= zip(group, _train_group(own), strict=True)
-    return [answers[index] for index in range(len(problems))]
+    try:
+        for group in groups:
+            own = [problems[index] for index in group]
+            answers |= zip(group, train_group(own), strict=True)
+            if any(map(is_interrupted, answers.values())):
+                break
+    except KeyboardInterrupt:
+        # What was learned before shall not be lost.
+        if not any(isinstance(answer, Outcome) for answer in answers.values()):
+            raise
+    return [answers.get(index) or NeverBegunError() for index in range(len(problems))]
 
 
 def _groups(problems: Sequence[Problem]) -> list[list[int]]:
@@ -97,7 +120,8 @@ def _train_group(problems: list[Problem]) -> list[Answer]:
                     return _train_stack(problems, features_first=features_first)
                 except NotStackableError:
                     continue
-    return [_train_alone(problem) for problem in problems]
+    alone = [[index] for index in range(len(problems))]
+    return _in_turn(problems, alone, lambda own: [_train_alone(own[0])])
 
 
 def _train_stack(problems: list[Problem], *, features_first: bool) -> list[Answer]:

@@ -201,6 +201,9 @@ def parameters_of(reg: Any) -> list[Layer]:
 def _start_of(reg: Any) -> nn.Module | None:
     """Build the network that a regressor's fit began with, if that can be done."""
     seed = int(reg.random_state) if isinstance(reg.random_state, Integral) else None
+    if seed is not None:
+        # Of several networks, the one that was kept was drawn from a seed of its own.
+        seed = getattr(reg, "_origin", {}).get("start_seed", seed)
     options = {
         name.removeprefix("module__"): value
         for name, value in reg.get_params(deep=False).items()

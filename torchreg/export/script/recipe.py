@@ -86,7 +86,9 @@ class TrainingRecipe:
     searches_lines : bool
         Whether a step evaluates the loss several times, on inputs rounded to float32.
     seed : int
-        Of weights, batches and held-out rows.
+        Of weights and batches.
+    split_seed : int
+        Of the rows held out.
     epochs : int
         At most.
     batch_size : int or None
@@ -113,6 +115,7 @@ class TrainingRecipe:
     options: Mapping[str, Any]
     searches_lines: bool
     seed: int
+    split_seed: int
     epochs: int
     batch_size: int | None
     lone_row: bool

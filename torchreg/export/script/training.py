@@ -117,11 +117,13 @@ def _seeded_network(recipe: Recipe) -> list[str]:
 
 
 def _held_out(recipe: Recipe) -> list[str]:
-    rows = ["X", "y"] + ["weight"] * recipe.training.weighted_rows
+    training = recipe.training
+    rows = ["X", "y"] + ["weight"] * training.weighted_rows
+    seed = "SEED" if training.split_seed == training.seed else "SPLIT_SEED"
     return [
         "",
         "    # Some rows are held out, to see when to stop.",
-        "    order = torch.randperm(len(X), generator=torch.Generator().manual_seed(SEED))",
+        f"    order = torch.randperm(len(X), generator=torch.Generator().manual_seed({seed}))",
         "    n_held = math.ceil(HELD_OUT * len(X))",
         "    held_out, kept = order[:n_held], order[n_held:]",
         f"    {', '.join(f'{r}_val' for r in rows)} = {', '.join(f'{r}[held_out]' for r in rows)}",

@@ -183,6 +183,8 @@ def _constants(recipe: Recipe) -> str:
         lines += [f"BATCH_SIZE = {training.batch_size}"]
     if training.held_out is not None:
         lines += [f"HELD_OUT = {training.held_out!r}  # share of the rows"]
+        if training.split_seed != training.seed:
+            lines += [f"SPLIT_SEED = {training.split_seed}  # of the rows held out"]
     if training.patience is not None:
         lines += [f"PATIENCE = {training.patience}  # epochs without improvement"]
         if training.tol or not training.validates:

@@ -1,0 +1,415 @@
+"""Of several networks that are drawn and trained, the best is kept: ``n_init``."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import signal
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from sklearn.base import clone
+from sklearn.model_selection import GridSearchCV, cross_val_score
+from skorch import callbacks as sk
+from torch import Tensor, nn
+
+import torchreg
+import torchreg._sklearn
+from torchreg import InterruptWarning, TorchRegressor
+from torchreg.engine.plan import seeds_of
+from torchreg.engine.start import rebuild_start
+
+Array = np.ndarray
+Data = tuple[Array, Array]
+
+
+def quick(**options: Any) -> TorchRegressor:
+    settings = {"max_epochs": 20, "lr": 0.02, "module__hidden_sizes": [4], "random_state": 0}
+    return TorchRegressor(**{**settings, **options})
+
+
+def same_bits(a: TorchRegressor, b: TorchRegressor) -> bool:
+    return all(map(torch.equal, a.module_.state_dict().values(), b.module_.state_dict().values()))
+
+
+#: Ways to fit, each with and without rows that say which network is best.
+KINDS: dict[str, dict[str, Any]] = {
+    "full batch": {},
+    "batches": {"batch_size": 32},
+    "rprop": {"optimizer": "rprop"},
+    "lbfgs": {"optimizer": "lbfgs", "max_epochs": 3},
+    "settled": {"tol": 0.05, "n_iter_no_change": 2, "max_epochs": 100},
+}
+
+
+@pytest.mark.parametrize("validated", [False, True], ids=["training", "validation"])
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_best_of_three_is_the_best_of_three_fits_from_its_seeds(
+    kind: str, validated: bool, kink: Data
+) -> None:
+    X, y = kink
+    extra: dict[str, Any] = {"X_val": X[::4] + 1, "y_val": y[::4]} if validated else {}
+    three = quick(**KINDS[kind], early_stopping=validated, n_init=3, random_state=7)
+    three.fit(X, y, **extra)
+    alone = [
+        quick(**KINDS[kind], early_stopping=validated, random_state=seed).fit(X, y, **extra)
+        for seed in seeds_of(7, 3)
+    ]
+    losses = [one.init_losses_[0] for one in alone]
+    np.testing.assert_allclose(three.init_losses_, losses, rtol=1e-9)
+    best = alone[int(np.argmin(losses))]
+    np.testing.assert_allclose(three.predict(X), best.predict(X), rtol=1e-9)
+    assert three.n_iter_ == best.n_iter_ and three.best_epoch_ == best.best_epoch_
+    np.testing.assert_allclose(three.loss_curve_, best.loss_curve_, rtol=1e-9)
+    chosen_by = three.validation_loss_curve_ if validated else three.loss_curve_
+    assert min(three.init_losses_) == chosen_by[three.best_epoch_ - 1]
+    assert len(set(losses)) == 3
+
+
+def test_one_start_is_what_a_fit_was_without_the_parameter(kink: Data) -> None:
+    one, plain = quick(n_init=1).fit(*kink), quick().fit(*kink)
+    assert same_bits(one, plain) and one.history_ == plain.history_
+    assert one.init_losses_ == [one.loss_]
+
+
+def test_the_first_of_several_starts_is_the_one_that_a_single_start_draws(kink: Data) -> None:
+    one, four = quick(n_init=1).fit(*kink), quick(n_init=4).fit(*kink)
+    np.testing.assert_allclose(four.init_losses_[0], one.init_losses_[0], rtol=1e-9)
+    assert four.loss_ == min(four.init_losses_) <= four.init_losses_[0]
+
+
+def test_the_same_seed_gives_the_same_whatever_was_fitted_before(kink: Data) -> None:
+    first, second = quick(n_init=3).fit(*kink), quick(n_init=3)
+    second.set_params(random_state=5).fit(*kink)
+    second.set_params(random_state=0).fit(*kink)
+    assert same_bits(first, second) and first.init_losses_ == second.init_losses_
+    state = quick(n_init=3, random_state=np.random.RandomState(0))
+    assert not same_bits(state.fit(*kink), clone(state).set_params(n_init=2).fit(*kink))
+
+
+def test_all_starts_hold_the_same_rows_out(kink: Data) -> None:
+    X, y = kink
+    three = quick(n_init=3, early_stopping=True, max_epochs=100).fit(X, y)
+    one = quick(early_stopping=True, max_epochs=100).fit(X, y)
+    mean, scale = one.module_.standardize.mean, one.module_.standardize.scale
+    assert torch.equal(three.module_.standardize.mean, mean)
+    assert torch.equal(three.module_.standardize.scale, scale)
+    assert min(three.init_losses_) == min(three.validation_loss_curve_)
+    np.testing.assert_allclose(three.init_losses_[0], min(one.validation_loss_curve_), rtol=1e-9)
+
+
+def test_starts_that_draw_while_they_train_draw_the_same_again(kink: Data) -> None:
+    X, y = kink
+    options = {"module__dropout": 0.2, "batch_size": 50}
+    one, again = (quick(n_init=3, **options).fit(X, y) for _ in range(2))
+    assert same_bits(one, again) and one.init_losses_ == again.init_losses_
+    assert one.loss_ == min(one.init_losses_) and len(set(one.init_losses_)) == 3
+
+
+class _Explosive(nn.Module):
+    """Has a loss that is not finite from the first step, if its draw says so."""
+
+    def __init__(self, in_features: int, share: float) -> None:
+        super().__init__()
+        self.linear = nn.Linear(in_features, 1)
+        self.explodes = bool(torch.rand(()) < share)
+
+    def forward(self, x: Tensor) -> Tensor:
+        output: Tensor = self.linear(x)
+        return output * float("inf") if self.explodes and self.training else output
+
+
+def explosive(share: float) -> TorchRegressor:
+    options = {"max_epochs": 3, "n_init": 6, "random_state": 0}
+    return TorchRegressor(_Explosive, module__share=share, **options)
+
+
+def test_a_start_whose_first_loss_is_not_finite_is_dropped(kink: Data) -> None:
+    reg = explosive(0.4).fit(*kink)
+    dropped = [loss for loss in reg.init_losses_ if loss == float("inf")]
+    assert 0 < len(dropped) < 6 == len(reg.init_losses_)
+    assert reg.loss_ == min(reg.init_losses_)
+    assert np.isfinite(reg.predict(kink[0])).all()
+
+
+def test_if_no_start_can_begin_the_error_is_that_of_the_first(kink: Data) -> None:
+    with pytest.raises(ValueError, match="at the first step, before anything was learned"):
+        explosive(1.1).fit(*kink)
+
+
+def test_a_start_that_goes_wrong_later_is_not_the_one_that_is_kept(kink: Data) -> None:
+    class Steep(_Explosive):
+        """Has gradients for which a learning rate is right, or far too large."""
+
+        def forward(self, x: Tensor) -> Tensor:
+            output: Tensor = self.linear(x)
+            return output * (1e3 if self.explodes else 1.0)
+
+    options = {"optimizer": "sgd", "lr": 0.1, "max_epochs": 60, "random_state": 0}
+    reg = TorchRegressor(Steep, module__share=0.4, n_init=6, **options).fit(*kink)
+    assert not reg.module_.network.explodes and reg.loss_ == min(reg.init_losses_) < 1.1
+    assert max(reg.init_losses_) > 1e3
+
+
+def test_a_search_over_the_number_of_starts_finds_more_to_be_no_worse(kink: Data) -> None:
+    X, y = kink
+    search = GridSearchCV(
+        quick(), {"n_init": [1, 4]}, cv=2, return_train_score=True, error_score="raise"
+    ).fit(X, y)
+    for split in (0, 1):
+        one, four = search.cv_results_[f"split{split}_train_score"]
+        # Scores are those of the last weights, losses those one step before.
+        assert four > one - 1e-2
+    assert len(search.best_estimator_.init_losses_) == search.best_params_["n_init"]
+    assert clone(search.best_estimator_).n_init == search.best_params_["n_init"]
+
+
+def test_pickles_and_files_know_the_losses_of_all_starts(kink: Data, tmp_path: Path) -> None:
+    reg = quick(n_init=3).fit(*kink)
+    reg.save(tmp_path / "reg")
+    for other in (pickle.loads(pickle.dumps(reg)), torchreg.load(tmp_path / "reg")):
+        assert other.init_losses_ == reg.init_losses_ and other.n_init == 3
+        assert same_bits(other, reg)
+
+
+# What was chosen before n_init came
+
+
+def test_a_warm_start_goes_on_with_the_one_that_was_kept(kink: Data) -> None:
+    reg = quick(n_init=3, warm_start=True).fit(*kink)
+    losses = reg.init_losses_
+    kept = seeds_of(0, 3)[int(np.argmin(losses))]
+    other = quick(random_state=kept).fit(*kink).set_params(warm_start=True, random_state=0)
+    on, other_on = reg.fit(*kink), other.fit(*kink)
+    assert on.n_iter_ == 40 and on.init_losses_ == losses
+    np.testing.assert_allclose(on.predict(kink[0]), other_on.predict(kink[0]), rtol=1e-9)
+    assert on._origin["start_seed"] == kept
+
+
+def test_the_start_that_is_drawn_again_is_that_of_the_network_that_was_kept(kink: Data) -> None:
+    reg = quick(n_init=4, optimizer="sgd", lr=1e-30, max_epochs=1, random_state=5).fit(*kink)
+    assert np.argmin(reg.init_losses_) > 0
+    options = {"hidden_sizes": [4]}
+    start = rebuild_start(
+        None,
+        options,
+        reg.module_.network,
+        in_features=1,
+        out_features=1,
+        seed=reg._origin["start_seed"],
+    )
+    assert start is not None
+    weights = zip(start.parameters(), reg.module_.network.parameters(), strict=True)
+    assert all(torch.equal(began, ended) for began, ended in weights)
+
+
+def test_a_checkpoint_is_of_one_network(kink: Data, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="checkpoint expects n_init=1, got 3: it holds the state"):
+        quick(n_init=3).fit(*kink, checkpoint=tmp_path / "fit")
+    assert not list(tmp_path.iterdir())
+    reg = quick(n_init=3, warm_start=True).fit(*kink)
+    assert reg.fit(*kink, checkpoint=tmp_path / "fit").n_iter_ == 40
+
+
+def test_the_printed_table_has_one_row_for_each_start(
+    kink: Data, capsys: pytest.CaptureFixture[str]
+) -> None:
+    reg = quick(n_init=3, verbose=1).fit(*kink)
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == "training losses of the standardized target"
+    best = int(np.argmin(reg.init_losses_))
+    for number, loss in enumerate(reg.init_losses_):
+        kept = ", kept" if number == best else ""
+        assert lines[1 + number] == f"start {number + 1} of 3: loss {loss:.6g}{kept}"
+    assert len(lines) == 5
+    X, y = kink
+    quick(n_init=2, verbose=2, standardize="X").fit(X, y / 1e3, X_val=X[:5], y_val=y[:5] / 1e3)
+    assert capsys.readouterr().out.startswith("validation losses in units of y\nstart 1 of 2:")
+    explosive(0.4).set_params(verbose=1).fit(*kink)
+    assert "of 6: not trained" in capsys.readouterr().out
+
+
+# Callbacks
+
+
+def test_each_start_has_callbacks_of_its_own(kink: Data) -> None:
+    X, y = kink
+    stop = sk.EarlyStopping(monitor="train_loss", patience=3, threshold=1e-2)
+    slower = sk.LRScheduler("StepLR", step_size=4, gamma=0.5)
+    named = [("stop", stop), ("lr", slower), ("timer", sk.EpochTimer())]
+    options = {"callbacks": named, "max_epochs": 100, "callbacks__stop__patience": 2}
+    three = quick(n_init=3, random_state=7, **options).fit(X, y)
+    alone = [quick(random_state=seed, **options).fit(X, y) for seed in seeds_of(7, 3)]
+    np.testing.assert_allclose(three.init_losses_, [one.loss_ for one in alone], rtol=1e-9)
+    best = alone[int(np.argmin(three.init_losses_))]
+    assert three.n_iter_ == best.n_iter_ < 100
+    assert len({one.n_iter_ for one in alone}) > 1
+    assert all(row["dur"] > 0 for row in three.history_)
+
+
+def test_callbacks_that_would_write_over_each_others_files_are_refused(
+    kink: Data, tmp_path: Path
+) -> None:
+    options = {"callbacks": [sk.Checkpoint(dirname=str(tmp_path), monitor="train_loss_best")]}
+    with pytest.raises(ValueError, match=r"Checkpoint writes the weights.*the n_init=3 networks"):
+        quick(n_init=3, **options).fit(*kink)
+    quick(n_init=1, **options).fit(*kink)
+    assert list(tmp_path.iterdir())
+
+
+def test_a_callback_that_cannot_be_copied_is_refused_for_several_starts(kink: Data) -> None:
+    class Unique(sk.Callback):  # type: ignore[misc]
+        def __deepcopy__(self, memo: Any) -> Any:
+            raise TypeError("there can be only one")
+
+    with pytest.raises(ValueError, match=r"With n_init=2 each network has.*there can be only one"):
+        quick(n_init=2, callbacks=[Unique()]).fit(*kink)
+
+
+if hasattr(torchreg._sklearn.CallbackSupportMixin, "set_callbacks"):
+
+    class Recorder:
+        """Writes down in scikit-learn's protocol what it hears, and at whose."""
+
+        def __init__(self, stop_after: int) -> None:
+            self.stop_after = stop_after
+            self.heard: list[str] = []
+            self.scores: dict[str, float] = {}
+
+        def setup(self, estimator: Any, context: Any) -> None:
+            self.heard.append("setup")
+
+        def teardown(self, estimator: Any, context: Any) -> None:
+            self.heard.append("teardown")
+
+        def on_fit_task_begin(self, estimator: Any, context: Any) -> None:
+            self.heard.append(f"begin {self.name_of(context)}")
+
+        def on_fit_task_end(
+            self, estimator: Any, context: Any, *, X: Any, y: Any, fitted_estimator: Any
+        ) -> bool:
+            name = self.name_of(context)
+            self.heard.append(f"end {name}")
+            self.scores[name] = fitted_estimator.score(X, y)
+            return context.task_name == "epoch" and context.task_id + 1 == self.stop_after
+
+        def name_of(self, context: Any) -> str:
+            own = f"{context.task_name} {context.task_id}"
+            return own if context.parent is None else f"{self.name_of(context.parent)}/{own}"
+
+    def test_native_callbacks_hear_each_start_as_a_part_of_one_fit(kink: Data) -> None:
+        X, y = kink
+        recorder = Recorder(stop_after=4)
+        reg = quick(n_init=3).set_callbacks(recorder).fit(X, y)
+        heard = recorder.heard
+        assert heard[:2] == ["setup", "begin fit 0"] and heard[-2:] == ["end fit 0", "teardown"]
+        for number, seed in enumerate(seeds_of(0, 3)):
+            own = [line for line in heard if f"fit 0/start {number}" in line]
+            name = f"fit 0/start {number}"
+            epochs = [f"{end} {name}/epoch {e}" for e in range(4) for end in ("begin", "end")]
+            assert own == [f"begin {name}", *epochs, f"end {name}"]
+            alone = quick(random_state=seed, max_epochs=4).fit(X, y)
+            np.testing.assert_allclose(recorder.scores[name], alone.score(X, y), rtol=1e-9)
+        assert recorder.scores["fit 0"] == reg.score(X, y)
+        assert reg.n_iter_ == 4
+
+    def test_ctrl_c_ends_starts_that_train_together_after_their_last_whole_epoch(
+        kink: Data,
+    ) -> None:
+        class Impatient(Recorder):
+            def on_fit_task_begin(self, estimator: Any, context: Any) -> None:
+                if self.name_of(context) == "fit 0/start 1/epoch 5":
+                    os.kill(os.getpid(), signal.SIGINT)
+
+        with pytest.warns(InterruptWarning, match="Interrupted in epoch 6 of 20"):
+            reg = quick(n_init=3).set_callbacks(Impatient(stop_after=20)).fit(*kink)
+        five = quick(n_init=3, max_epochs=5).fit(*kink)
+        np.testing.assert_allclose(reg.init_losses_, five.init_losses_, rtol=1e-9)
+        np.testing.assert_allclose(reg.predict(kink[0]), five.predict(kink[0]), rtol=1e-9)
+
+    def test_the_progress_bar_of_scikit_learn_shows_starts(
+        kink: Data, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        from sklearn.callback import ProgressBar
+
+        quick(max_epochs=2, n_init=2).set_callbacks(ProgressBar()).fit(*kink)
+        assert "start" in capsys.readouterr().out
+
+
+# Interrupts
+
+
+class _Interrupting(nn.Module):
+    """Sends Ctrl-C to its own process in one of its passes through all rows."""
+
+    calls = at = 0
+
+    def __init__(self, in_features: int) -> None:
+        super().__init__()
+        self.linear = nn.Linear(in_features, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.training and x.shape[0] > 10:
+            type(self).calls += 1
+            if type(self).calls == self.at:
+                os.kill(os.getpid(), signal.SIGINT)
+        output: Tensor = self.linear(x)
+        return output
+
+
+#: What listens to batches trains alone: here three networks for 20 epochs each, in turn.
+ONE_BY_ONE = {"module": _Interrupting, "max_epochs": 20, "lr": 0.02, "callbacks": sk.EpochTimer()}
+
+
+@pytest.mark.parametrize("at", [21, 22, 35, 45], ids=str)
+def test_ctrl_c_ends_all_starts_and_keeps_what_the_best_has_learned(at: int, kink: Data) -> None:
+    X, y = kink
+    _Interrupting.calls, _Interrupting.at = 0, at
+    options = {**ONE_BY_ONE, "random_state": 0}
+    with pytest.warns(InterruptWarning, match="the regressor holds the weights of epoch"):
+        reg = TorchRegressor(n_init=3, **options).fit(X, y)
+    assert _Interrupting.calls == at
+    _Interrupting.at = 0
+    trained = []
+    for number, seed in enumerate(seeds_of(0, 3)):
+        if n_epochs := min(20, max(0, at - 1 - 20 * number)):
+            trained.append(
+                TorchRegressor(**{**options, "random_state": seed, "max_epochs": n_epochs})
+            )
+            trained[-1].fit(X, y)
+    losses = [one.loss_ for one in trained]
+    untrained = 3 - len(losses)
+    np.testing.assert_allclose(reg.init_losses_, losses + [np.inf] * untrained, rtol=1e-9)
+    best = trained[int(np.argmin(losses))]
+    np.testing.assert_allclose(reg.predict(X), best.predict(X), rtol=1e-9)
+
+
+def test_of_an_interrupted_fit_it_is_said_what_the_one_that_is_kept_had_seen(kink: Data) -> None:
+    X, y = kink
+    _Interrupting.calls, _Interrupting.at = 0, 25
+    reg = TorchRegressor(**ONE_BY_ONE, n_init=3, random_state=0)
+    with pytest.warns(InterruptWarning, match="Interrupted before all of n_init=3 networks were"):
+        reg.fit(X, y)
+    assert reg.n_iter_ == 20
+    _Interrupting.calls, _Interrupting.at = 0, 1
+    with pytest.raises(KeyboardInterrupt):
+        clone(reg).fit(X, y)
+
+
+def test_ctrl_c_in_any_start_ends_a_search(kink: Data) -> None:
+    _Interrupting.calls, _Interrupting.at = 0, 25
+    reg = TorchRegressor(**ONE_BY_ONE, n_init=3, random_state=0)
+    with pytest.raises(KeyboardInterrupt):
+        cross_val_score(reg, *kink, cv=2)
+
+
+def test_a_warm_start_whose_first_step_ruins_it_keeps_what_it_was(kink: Data) -> None:
+    X, y = kink
+    reg = quick(warm_start=True, optimizer="sgd").fit(X, y)
+    before = reg.predict(X)
+    with pytest.warns(torchreg.DivergenceWarning, match="the weights of epoch 20 were kept"):
+        reg.set_params(lr=1e200).fit(X, y)
+    np.testing.assert_array_equal(reg.predict(X), before)
