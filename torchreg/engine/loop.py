@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from operator import methodcaller
+from threading import Event
 from typing import Any, cast
 
 from torch import Tensor
@@ -27,7 +28,7 @@ AS_EVER = 2
 _SHARE_TO_LEAVE = 0.2
 
 
-def train(problems: Sequence[Problem], core: Core) -> list[Answer]:
+def train(problems: Sequence[Problem], core: Core, halt: Event) -> list[Answer]:
     """Train networks in place.
 
     Parameters
@@ -36,6 +37,8 @@ def train(problems: Sequence[Problem], core: Core) -> list[Answer]:
         Networks, rows, losses, optimizers and budgets.
     core : Core
         Of these problems.
+    halt : Event
+        Once it is set, the fits end as if they were interrupted.
 
     Returns
     -------
@@ -49,7 +52,7 @@ def train(problems: Sequence[Problem], core: Core) -> list[Answer]:
     KeyboardInterrupt
         If the user interrupts before anything was learned.
     """
-    training = _Training(problems, core)
+    training = _Training(problems, core, halt)
     try:
         training.run()
     finally:
@@ -61,8 +64,8 @@ def train(problems: Sequence[Problem], core: Core) -> list[Answer]:
 class _Training:
     """The moving parts of one call of :func:`train`."""
 
-    def __init__(self, problems: Sequence[Problem], core: Core) -> None:
-        self.core = core
+    def __init__(self, problems: Sequence[Problem], core: Core, halt: Event) -> None:
+        self.core, self.halt = core, halt
         self.members = [Member(problem, place) for place, problem in enumerate(problems)]
         #: Those that still train, and those that have a place in the stack.
         self.active, self.placed = [*self.members], [*self.members]
@@ -108,6 +111,8 @@ class _Training:
                     kept = None
                     self._end_budgets()
                     continue
+            if self.halt.is_set():
+                raise KeyboardInterrupt
             # 1. Tell who listens.
             self._begin_epoch()
             if not self.active:
