@@ -32,6 +32,9 @@ RAISERS = {"require": 1}
 HANDED_ON = {"lost_digits"}
 #: Errors that carry no message, or only that of the system.
 MUTE = {"KeyboardInterrupt", "NotImplementedError", "BlockingIOError"}
+MUTE |= {"FallbackToBackend", "TimeoutError"}
+#: Names of errors that were caught in one thread and are raised in another.
+CAUGHT = {"answer", "error"}
 
 
 class Message(NamedTuple):
@@ -131,7 +134,7 @@ def raised_with(node: ast.AST) -> Iterator[ast.AST]:
             if not is_handed_on(argument) and not only_says_where(argument, node.cause):
                 yield argument
     elif isinstance(node, ast.Raise) and node.exc is not None:
-        if called(node.exc) not in MUTE:
+        if called(node.exc) not in MUTE | CAUGHT:
             yield node.exc
     elif isinstance(node, ast.Call) and called(node) == "warn" and node.args:
         if not is_handed_on(node.args[0]):

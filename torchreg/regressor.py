@@ -44,7 +44,7 @@ from torchreg._parameters import (
 from torchreg._saving import SavingMixin
 from torchreg._sklearn import CallbackSupportMixin, with_callbacks
 from torchreg._verdict import describe_lost_digits, warn_about
-from torchreg.engine.fit import fit_network
+from torchreg.engine.meeting import fit_here
 from torchreg.engine.plan import Fitted
 from torchreg.engine.predict import predict_rows
 from torchreg.engine.problem import Observer, Stopping
@@ -311,7 +311,7 @@ class TorchRegressor(
             given = {"X": X, "y": y, "sample_weight": sample_weight}
             request = self._request(seed, seen, data, given, keeper)
             validation = None if held_out is None else _raw(held_out)
-            fitted = fit_network(Job(request, _raw(data), validation))
+            fitted = fit_here(Job(request, _raw(data), validation))
         # 4. Say what went wrong.
         lost_digits = describe_lost_digits(data, fitted.module, seen)
         summary = replace(fitted.summary, target_names=names_of(y), lost_digits=lost_digits)
