@@ -109,6 +109,8 @@ class Call:
         self.n_running = 0
         self.n_unfinished = 0
         self.failed = False
+        #: Whether who made the call waits for its tasks, and is not at work.
+        self.waits = False
         #: What went wrong where no task could tell.
         self.error: BaseException | None = None
         #: All that was submitted has ended, or one task has failed.
@@ -125,8 +127,9 @@ class Crew:
     at work ends its task, or waits for deeper ones, which then go first.
 
     Who is at work is counted in the meeting, from the moment a task is given to a thread: before
-    whoever submitted it, or made room for it, leaves. So the meeting is never seen empty while
-    there is a task that may start.
+    whoever submitted it, or made room for it, leaves. Who waits for a call is counted again by
+    the thread that ends its last task, before that one leaves. So the meeting is never seen empty
+    while somebody may still come.
 
     Parameters
     ----------
@@ -185,11 +188,21 @@ class Crew:
             self.meeting.enter()
 
     def go(self) -> None:
-        """Count it no longer: it ends, or waits for tasks of its own."""
+        """Count it no longer."""
         with self._lock:
-            self._n_at_work -= 1
-            self._start_what_may()
-            self.meeting.leave()
+            self._leave()
+
+    def begin_to_wait(self, call: Call) -> None:
+        """Hear that the calling thread waits for the tasks of its call."""
+        with self._lock:
+            if not call.over.is_set():
+                call.waits = True
+                self._leave()
+
+    def end_to_wait(self, call: Call) -> None:
+        """Hear that it does so no longer, be the call over or not."""
+        with self._lock:
+            self._wake(call)
 
     def end(self) -> None:
         """Let no further task begin, release all fits that wait, and let the threads go."""
@@ -204,6 +217,18 @@ class Crew:
         deadline = time.monotonic() + _FAREWELL_S
         for thread in threads:
             thread.join(max(0.0, deadline - time.monotonic()))
+
+    def _leave(self) -> None:
+        self._n_at_work -= 1
+        self._start_what_may()
+        self.meeting.leave()
+
+    def _wake(self, call: Call) -> None:
+        """Count who waits for a call as one at work, if it was not counted. The lock is held."""
+        if call.waits:
+            call.waits = False
+            self._n_at_work += 1
+            self.meeting.enter()
 
     def _pick(self) -> Task | None:
         """Take the next task from its queue. The lock is held."""
@@ -266,6 +291,7 @@ class Crew:
             call.n_unfinished -= 1
             call.failed |= task.error is not None or call.error is not None
             if call.failed or not call.n_unfinished:
+                self._wake(call)
                 call.over.set()
 
     def _drop(self, task: Task) -> None:

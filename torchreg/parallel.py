@@ -139,7 +139,7 @@ class TorchregBackend(ParallelBackendBase):
         crew, call = self._crew, self._call
         assert crew is not None
         assert call is not None
-        crew.go()
+        crew.begin_to_wait(call)
         try:
             streams = getattr(self.parallel, "return_generator", False)
             if not streams and self.parallel.timeout is None:
@@ -149,7 +149,7 @@ class TorchregBackend(ParallelBackendBase):
                 raise call.error
             yield
         finally:
-            crew.come()
+            crew.end_to_wait(call)
 
     def abort_everything(self, ensure_ready: bool = True) -> None:
         """Drop what has not begun; the outermost call ends the meeting and all its tasks."""

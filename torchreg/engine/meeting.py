@@ -230,6 +230,7 @@ class Meeting:
         """Hand out answers; who was released before has one. The lock is held."""
         for visit, answer in zip(visits, answers, strict=True):
             visit.taken = True
+            visit.group = ()  # A circle, if it is the thread that trains.
             if visit.answer is None:
                 visit.answer = answer
             self._taken.discard(visit)
