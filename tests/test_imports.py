@@ -16,7 +16,7 @@ PACKAGE = Path(__file__).parent.parent / "torchreg"
 #: floor or on a lower one.
 FLOORS: dict[str, list[str]] = {
     "the door": ["torchreg", "torchreg._loading"],
-    "the estimator": ["torchreg.regressor"],
+    "the estimator": ["torchreg.regressor", "torchreg.parallel", "torchreg._crew"],
     "looks inside": ["torchreg._inspecting"],
     "out and back": [
         "torchreg._exporting",
@@ -76,6 +76,7 @@ FLOORS: dict[str, list[str]] = {
     "the engine": [
         "torchreg.engine",
         "torchreg.engine.start",
+        "torchreg.engine.meeting",
         "torchreg.engine.fit",
         "torchreg.engine.together",
         "torchreg.engine.plan",

@@ -44,7 +44,7 @@ from torchreg._parameters import (
 from torchreg._saving import SavingMixin
 from torchreg._sklearn import CallbackSupportMixin, with_callbacks
 from torchreg._verdict import describe_lost_digits, warn_about
-from torchreg.engine.fit import fit_network
+from torchreg.engine.meeting import fit_here
 from torchreg.engine.plan import Fitted
 from torchreg.engine.predict import predict_rows
 from torchreg.engine.problem import Observer, Stopping
@@ -325,7 +325,7 @@ class TorchRegressor(
             native = self._native_fit(seen, given)
             request = self._request(seed, seen, data, native, keeper)
             validation = None if held_out is None else _raw(held_out)
-            fitted = fit_network(Job(request, _raw(data), validation))
+            fitted = fit_here(Job(request, _raw(data), validation))
         # 4. Tell who listens, and say what went wrong.
         if native is not None:
             native.conclude(fitted.module)
