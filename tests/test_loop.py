@@ -91,7 +91,11 @@ def test_each_stops_early_by_its_own_validation_rows_and_keeps_its_best_weights(
 @WAYS
 def test_each_ends_when_it_has_settled_by_its_own_tolerance(batch_size: int | None) -> None:
     def each(k: int) -> dict[str, Any]:
-        return {"tol": 10.0 ** -(1 + 2 * (k % 3)), "n_iter_no_change": 2 + k, "max_epochs": 60 - 8 * k}
+        return {
+            "tol": 10.0 ** -(1 + 2 * (k % 3)),
+            "n_iter_no_change": 2 + k,
+            "max_epochs": 60 - 8 * k,
+        }
 
     tables = [rows(k, 40 + k, weighted=k == 3) for k in range(7)]
     together, _, seen = compare(plain, each, tables, batch_size=batch_size)
