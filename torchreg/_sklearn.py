@@ -14,6 +14,7 @@ from sklearn.utils._param_validation import (
     HasMethods,
     Interval,
     StrOptions,
+    make_constraint,
     validate_parameter_constraints,
 )
 
@@ -23,6 +24,7 @@ __all__ = [
     "Interval",
     "StrOptions",
     "get_namespace_and_device",
+    "make_constraint",
     "validate_parameter_constraints",
     "with_callbacks",
 ]
