@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -15,6 +16,35 @@ from torchreg.engine.meeting import is_training
 #: Seconds between two looks of the thread that waits for its tasks. A wait without an end hears no
 #: Ctrl-C on Windows.
 _LOOK_S = 0.1
+
+
+class _WarningFilters:
+    """What the filters of warnings were before the first of several searches.
+
+    Tasks copy and put back the filters, which all threads share, in one another's midst.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._n_searches = 0
+
+    def keep(self) -> None:
+        """Remember them, if no other search runs."""
+        with self._lock:
+            if not self._n_searches:
+                self._kept = warnings.catch_warnings()
+                self._kept.__enter__()
+            self._n_searches += 1
+
+    def put_back(self) -> None:
+        """Put them back, after the last of the searches."""
+        with self._lock:
+            self._n_searches -= 1
+            if not self._n_searches:
+                self._kept.__exit__(None, None, None)
+
+
+_filters = _WarningFilters()
 
 
 class TorchregBackend(ParallelBackendBase):
@@ -102,15 +132,13 @@ class TorchregBackend(ParallelBackendBase):
         if self._outermost and self._crew is not None:
             self._submits = True
             self._crew.come()
-            # Tasks change the filters of all threads, and put them back in another order.
-            self._filters = warnings.catch_warnings()
-            self._filters.__enter__()
+            _filters.keep()
 
     def stop_call(self) -> None:
         """Hear that all tasks have ended, or will not be waited for."""
         if self._submits and self._crew is not None:
             self._submits = False
-            self._filters.__exit__(None, None, None)
+            _filters.put_back()
             self._crew.go()
 
     def submit(
@@ -153,6 +181,9 @@ class TorchregBackend(ParallelBackendBase):
 
     def abort_everything(self, ensure_ready: bool = True) -> None:
         """Drop what has not begun; the outermost call ends the meeting and all its tasks."""
+        if self._outermost and self._crew is not None:
+            # Before stop_call, after which no task is to change the filters of warnings.
+            self._crew.end()
         self.stop_call()
         self.terminate()
         if ensure_ready:
