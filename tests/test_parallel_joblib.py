@@ -12,8 +12,11 @@ from typing import Any
 
 import joblib
 import numpy as np
+import pandas as pd
 import pytest
+import scipy.sparse
 import sklearn
+import torch
 from joblib import Parallel, delayed, effective_n_jobs, parallel_config
 from sklearn.utils.parallel import Parallel as SklearnParallel
 from sklearn.utils.parallel import delayed as sklearn_delayed
@@ -43,7 +46,7 @@ class Inside:
         self.now = self.most = 0
         self.lock = threading.Lock()
 
-    def task(self, number: int, pause_s: float = 0.005) -> int:
+    def task(self, number: int, pause_s: float = 0.02) -> int:
         with self.lock:
             self.now += 1
             self.most = max(self.most, self.now)
@@ -94,6 +97,33 @@ def test_n_jobs_is_how_many_tasks_are_in_flight(
         Parallel(**call)(delayed(fit)(number) for number in range(12))
     assert inside.most == 4
     assert sizes == [4, 4, 4]
+
+
+def tables() -> dict[str, Any]:
+    dense = np.ones((100, 10))
+    return {
+        "array": dense,
+        "tensor": torch.ones(100, 10, dtype=torch.float64),
+        "frame": pd.DataFrame(dense),
+        "sparse": scipy.sparse.csr_array(dense),
+    }
+
+
+@within(30)
+@pytest.mark.parametrize("kind", tables())
+def test_tasks_with_much_data_are_fewer_at_once(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    table = tables()[kind]
+    monkeypatch.setattr("torchreg.parallel._DATA", 4 * 8000)
+    inside = Inside()
+
+    def task(data: Any) -> int:
+        return inside.task(len(data) if kind != "sparse" else data.shape[0])
+
+    with parallel_config(backend="torchreg"):
+        assert Parallel()(delayed(task)(table) for _ in range(12)) == [100] * 12
+        assert inside.most == 4
+        Parallel(n_jobs=8)(delayed(task)(data=table) for _ in range(24))
+    assert inside.most == 8
 
 
 @within(30)

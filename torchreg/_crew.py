@@ -146,6 +146,11 @@ class Crew:
         self._n_idle = 0
         self._n_at_work = 0
 
+    def restrict(self, most: int) -> None:
+        """Let no more threads be at work than so many."""
+        with self._lock:
+            self._most = min(self._most, most)
+
     def open(self, limit: int, depth: int) -> Call:
         """Begin a call; deeper is what was called inside a task."""
         call = Call(limit, depth)
