@@ -32,7 +32,7 @@ RAISERS = {"require": 1}
 HANDED_ON = {"lost_digits"}
 #: Errors that carry no message, or only that of the system.
 MUTE = {"KeyboardInterrupt", "NotImplementedError", "BlockingIOError"}
-MUTE |= {"FallbackToBackend", "TimeoutError"}
+MUTE |= {"FallbackToBackend"}
 #: Names of errors that were caught in one thread and are raised in another.
 CAUGHT = {"answer", "error"}
 

@@ -91,10 +91,9 @@ class Task:
         if self.callback is not None:
             self.callback(self)
 
-    def get(self, timeout: float | None = None) -> Any:
-        """Give its result, or raise its error."""
-        if not self.ended.wait(timeout):
-            raise TimeoutError
+    def get(self) -> Any:
+        """Wait for its end, and give its result or raise its error."""
+        self.ended.wait()
         if self.error is not None:
             raise self.error
         return self.result
@@ -146,6 +145,11 @@ class Crew:
         self._given: SimpleQueue[Task | None] = SimpleQueue()
         self._n_idle = 0
         self._n_at_work = 0
+
+    def restrict(self, most: int) -> None:
+        """Let no more threads be at work than so many."""
+        with self._lock:
+            self._most = min(self._most, most)
 
     def open(self, limit: int, depth: int) -> Call:
         """Begin a call; deeper is what was called inside a task."""
@@ -212,11 +216,11 @@ class Crew:
         for call in calls:
             self.close(call)
             call.over.set()
-        for _ in threads:
-            self._given.put(None)
+        self._given.put(None)
         deadline = time.monotonic() + _FAREWELL_S
         for thread in threads:
-            thread.join(max(0.0, deadline - time.monotonic()))
+            if thread.ident is not None:  # Ctrl-C may have come while it was started.
+                thread.join(max(0.0, deadline - time.monotonic()))
 
     def _leave(self) -> None:
         self._n_at_work -= 1
@@ -255,9 +259,11 @@ class Crew:
         """Start one thread more; where the system gives none, those that are there must do."""
         name = f"torchreg-{len(self._threads)}"
         thread = threading.Thread(target=self._work, args=(task,), name=name, daemon=True)
+        self._threads.append(thread)
         try:
             thread.start()
         except RuntimeError:
+            self._threads.pop()
             task.call.n_running -= 1
             self._n_at_work -= 1
             self.meeting.leave()
@@ -265,8 +271,6 @@ class Crew:
                 raise
             task.call.queue.appendleft(task)
             self._most = max(1, self._n_at_work)
-        else:
-            self._threads.append(thread)
 
     def _work(self, task: Task | None) -> None:
         """Live as a thread of the crew."""
@@ -279,6 +283,7 @@ class Crew:
                 task.run()
                 self._conclude(task)
             task = self._next_after(task)
+        self._given.put(None)  # So hears the next one, however many they are.
 
     def _conclude(self, task: Task) -> None:
         """Tell the end of a task, which may submit the next one of its call."""

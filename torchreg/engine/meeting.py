@@ -196,6 +196,8 @@ class Meeting:
     def _wait(self, visit: _Visit) -> None:
         while not visit.called.wait(GRACE_S):
             with self._lock:
+                if self.ended:
+                    raise KeyboardInterrupt
                 if not visit.taken and self._nobody_comes():
                     self._take(visit)
             if visit.taken:
