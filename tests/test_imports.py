@@ -16,7 +16,7 @@ PACKAGE = Path(__file__).parent.parent / "torchreg"
 #: floor or on a lower one.
 FLOORS: dict[str, list[str]] = {
     "the door": ["torchreg", "torchreg._loading"],
-    "the estimator": ["torchreg.regressor"],
+    "the estimator": ["torchreg.regressor", "torchreg._fitting"],
     "looks inside": ["torchreg._inspecting"],
     "out and back": [
         "torchreg._exporting",
