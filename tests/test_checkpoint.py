@@ -192,7 +192,7 @@ def test_a_full_disk_is_an_error_that_loses_nothing(
     monkeypatch.setattr(Checkpoint, "kept", lambda self: went_on.append(kept(self)) or kept(self))
     reg.fit(*table, checkpoint=path)
     assert went_on[0] is not None
-    assert len(went_on[0]["records"]) == 1
+    assert len(went_on[0]["losses"]) == 1
     assert same_bits(reg, small(max_epochs=6).fit(*table))
 
 
@@ -272,4 +272,4 @@ def test_a_short_fit_writes_when_it_begins_and_when_it_ends(
     )
     small(max_epochs=50).fit(*table, checkpoint=path)
     assert states[0] is None
-    assert [len(state["records"]) for state in states[1:]] == [50]
+    assert [len(state["losses"]) for state in states[1:]] == [50]

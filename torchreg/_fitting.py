@@ -224,7 +224,7 @@ class FittingMixin(BaseEstimator):
         else:
             learned["init_losses_"] = fitted.init_losses
             learned["_origin"] = {**learned["_origin"], "start_seed": fitted.seed}
-        history = [*before, *(record.as_dict() for record in outcome.records)]
+        history = [*before, *outcome.history()]
         losses = [row["loss"] for row in history]
         validation = [row.get("validation_loss", math.nan) for row in history]
         learned |= {

@@ -61,7 +61,7 @@ class PrintedTable:
 def print_starts(fitted: Fitted, *, standardized: bool) -> None:
     """Print how each of several networks ended, which were trained side by side."""
     losses = fitted.init_losses
-    of = "training" if fitted.outcome.records[-1].validation_loss is None else "validation"
+    of = "training" if fitted.outcome.validation_losses is None else "validation"
     print(f"{of} losses {'of the standardized target' if standardized else 'in units of y'}")
     for number, loss in enumerate(losses, 1):
         shown = f"loss {loss:.6g}" if math.isfinite(loss) else "not trained"

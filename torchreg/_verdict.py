@@ -61,7 +61,7 @@ def warn_about(fitted: Fitted, request: Request, attributes: dict[str, Any]) -> 
 def remarks_on(fitted: Fitted, request: Request, attributes: dict[str, Any]) -> Iterator[Remark]:
     """Put into words why a fit ended, and what is certain about its network."""
     outcome = fitted.outcome
-    epoch, kept = outcome.records[-1].epoch, outcome.best_epoch
+    epoch, kept = outcome.last_epoch, outcome.best_epoch
     summary = fitted.summary
     if summary.lost_digits is not None:
         yield Remark(PrecisionWarning, summary.lost_digits)
@@ -77,7 +77,7 @@ def remarks_on(fitted: Fitted, request: Request, attributes: dict[str, Any]) -> 
     if outcome.reason == "diverged":
         yield Remark(
             DivergenceWarning,
-            f"The loss ceased to be finite in epoch {epoch} (it was {outcome.records[-1].loss}): "
+            f"The loss ceased to be finite in epoch {epoch} (it was {outcome.losses[-1]}): "
             f"the fit stopped there, and the weights of epoch {kept} were kept, the best finite "
             f"ones. Likely cause: lr={request.optimizer.options.get('lr')} is too large for "
             f"optimizer={request.optimizer.name!r} and this module. Lower it, or clip gradients.",
@@ -93,7 +93,7 @@ def remarks_on(fitted: Fitted, request: Request, attributes: dict[str, Any]) -> 
     from torchreg.diagnosis.findings import certain_findings
 
     names = [str(name) for name in attributes.get("feature_names_in_", [])]
-    for finding in certain_findings(summary, names, n_epochs=len(outcome.records)):
+    for finding in certain_findings(summary, names, n_epochs=len(outcome.losses)):
         text = f"{finding.message} Try: {finding.advice} More: diagnose()."
         yield Remark(_WARNINGS[finding.code], text)
 

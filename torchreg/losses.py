@@ -138,23 +138,7 @@ class Loss:
             values = self.function(prediction, target)
             return values.mean() if self.per_row else values
         # Where the weights are the same in every step, so is their share.
-        return self.total(prediction, target, weight / len(weight))
-
-    def total(self, prediction: Tensor, target: Tensor, share: Tensor) -> Tensor:
-        r"""Add the rows up, :math:`\sum_i s_i\, \ell_i`.
-
-        Parameters
-        ----------
-        prediction, target : Tensor of shape (n, n_outputs)
-            Standardized.
-        share : Tensor of shape (n,)
-            Of each row in the whole; 0 for a row that is none.
-
-        Returns
-        -------
-        Tensor of shape ()
-        """
-        return self._of_each_row(prediction, target) @ share
+        return self.of_each_row(prediction, target) @ (weight / len(weight))
 
     def to(self, like: Tensor) -> Loss:
         """Move what a loss module holds to the dtype and device of a tensor."""
@@ -162,7 +146,8 @@ class Loss:
             self.function.to(like.device, like.dtype)
         return self
 
-    def _of_each_row(self, prediction: Tensor, target: Tensor) -> Tensor:
+    def of_each_row(self, prediction: Tensor, target: Tensor) -> Tensor:
+        """Compute the loss of each row: shape (n, n_outputs) to (n,)."""
         if not self.per_row:
             return torch.stack(
                 [

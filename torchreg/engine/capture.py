@@ -9,11 +9,10 @@ do whose operations are the same in every step.
 from __future__ import annotations
 
 import math
-from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import lru_cache
 from types import CodeType
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -30,7 +29,7 @@ _DIRECT: dict[str, Callable[..., Any]] = {
         "abs", "add", "addmm", "bmm", "cat", "clamp", "clamp_min", "cos", "div", "erf", "exp",
         "expm1", "log", "log1p", "maximum", "mean", "minimum", "mm", "mul", "neg", "pow",
         "reciprocal", "relu", "rsqrt", "sigmoid", "sign", "sin", "sqrt", "stack", "sub", "sum",
-        "t", "tanh", "unsqueeze", "where",
+        "t", "tanh", "transpose", "unsqueeze", "where",
     ]
 }
 _DIRECT |= {"mse_loss": torch._C._nn.mse_loss, "view": torch.Tensor.view}
@@ -50,9 +49,13 @@ _INTO: dict[str, Callable[..., Any]] = {
 _BY_SHAPE = {"full_like", "new_full", "new_ones", "new_zeros", "ones_like", "zeros_like"}
 #: They give what they are given, in another shape.
 _RESHAPES = {"view", "_unsafe_view"}
-#: They give what they are given, under another name.
+#: They give what they are given, under another name; the others if it has that shape already.
 _SAME = {"alias", "detach"}
+_SAME_IN_SHAPE = {*_RESHAPES, "expand"}
 # fmt: on
+#: Results of so many bytes have memory of their own that stays from step to step: to get it from
+#: the system and to give it back in each step can take longer than to compute.
+_LARGE = 2**16
 
 
 def write_down(
@@ -116,8 +119,8 @@ class _Notes:
         self.bound: dict[str, Any] = {}
         #: Names of those whose values never change.
         self.constant: set[str] = set()
-        #: What each transposed value is the transpose of: its name, and itself.
-        self.transposed: dict[str, tuple[str, Tensor]] = {}
+        #: What each transposed value is the transpose of, in which dimensions.
+        self.transposed: dict[str, _Transpose] = {}
         #: Tensors that only the notes hold, kept alive like those of the calls.
         self.turned: list[Tensor] = []
         self.lines: list[tuple[Call, list[str]]] = []
@@ -143,10 +146,14 @@ class _Notes:
         if torch.Tag.dynamic_output_shape in call.func.tags and not _by_position(call):
             raise NotCapturableError(f"the shape of what {call.name} returns depends on values")
         given = [self.name_of(tensor) for tensor in call.given]
-        if call.name in _SAME:
+        dims = _dims_swapped(call)
+        before = self.transposed.get(given[0]) if dims else None
+        if call.name in _SAME or (
+            call.name in _SAME_IN_SHAPE and _alike(call.args[0], call.result)
+        ):
             self.names[id(call.result)] = given[0]
-        elif call.name == "t" and given[0] in self.transposed:
-            self.names[id(call.result)], _ = self.transposed[given[0]]
+        elif before is not None and before.dims == dims:
+            self.names[id(call.result)] = before.name
         elif self._is_known(call, given):
             constant = not call.is_view or all(name in self.constant for name in given)
             for result in call.results:
@@ -155,8 +162,8 @@ class _Notes:
             self._append_turned(call, given[0])
         else:
             self._append(call)
-        if call.name == "t":
-            source = (given[0], call.args[0])
+        if dims:
+            source = _Transpose(given[0], call.args[0], dims)
             self.transposed.setdefault(self.names[id(call.result)], source)
 
     def _append(self, call: Call) -> None:
@@ -174,7 +181,7 @@ class _Notes:
     def _append_turned(self, call: Call, left_name: str) -> None:
         """Compute A'B, the gradient of a layer with few inputs, as (B'A)'."""
         transpose, (right,) = torch.ops.aten.t.default, call.args[1:]
-        _, left = self.transposed[left_name]
+        left = self.transposed[left_name].value
         right_turned, product = right.t(), call.result.t()
         self.turned += [right_turned, product]
         self.take(Call(transpose, (right,), {}, right_turned))
@@ -243,24 +250,21 @@ class _Notes:
     ) -> Iterator[str]:
         uses = [[self.name_of(tensor) for tensor in call.given] for call, _ in lines]
         last = {name: index for index, used in enumerate(uses) for name in used}
-        sharing = Counter(memory_of(t) for call, _ in lines for t in call.results)
+        memory = _Memory(lines, last, kept | direct.keys())
         for index, (call, names) in enumerate(lines):
             arguments = [self._literal(argument) for argument in call.args]
             arguments += [f"{key}={self._literal(value)}" for key, value in call.kwargs.items()]
             function = self._function(call)
             if names and names[0] in direct:
                 arguments.append(f"out={self._object(direct[names[0]])}")
-            elif (
-                uses[index]
-                and last[first := uses[index][0]] == index
-                and first[0] == "v"
-                and first not in kept
-                and _can_replace(call, sharing)
-            ):
+            elif memory.can_be_replaced(call, index):
+                memory.join(call)
                 if call.name in _INTO:
-                    arguments.append(f"grad_input={first}")
+                    arguments.append(f"grad_input={uses[index][0]}")
                 form = _INTO.get(call.name) or _IN_PLACE[call.name]
                 function = self._object(form, name=f"in_place_{call.name}")
+            elif names and names[0] not in kept and _wants_memory(call):
+                arguments.append(f"out={self._object(torch.empty_like(call.result))}")
             left = f"{', '.join(names)} = " if names else ""
             yield f"{left}{function}({', '.join(arguments)})"
             mentioned = [name for name in dict.fromkeys(uses[index] + names) if name[0] == "v"]
@@ -269,6 +273,9 @@ class _Notes:
                 yield f"del {', '.join(done)}"
 
     def _function(self, call: Call) -> str:
+        if call.name == "bmm" and call.args[0].shape[2] == 1:
+            # Columns times rows: nothing is summed.
+            return self._object(torch.mul, name="torch_mul")
         if call.name in _DIRECT:
             return self._object(_DIRECT[call.name], name=f"torch_{call.name}")
         return self._object(call.func, name=str(call.func).replace(".", "_"))
@@ -298,27 +305,85 @@ def _compiled(source: str) -> CodeType:
     return compile(source, "<captured gradient>", "exec")
 
 
-def _can_replace(call: Call, sharing: Mapping[int, int]) -> bool:
-    """Whether a call can put its result in the place of its first argument.
+class _Memory:
+    """Which values share memory, and how long each piece of it is needed.
 
     Parameters
     ----------
-    call : Call
-        The last to use its first argument.
-    sharing : mapping
-        How many results of calls lie in each piece of memory.
+    lines : list of (Call, list of str)
+        Calls with the names of their results.
+    last : mapping
+        The line in which each name is used last.
+    results : set of str
+        Names that are needed after the last line.
     """
-    known = call.name in _IN_PLACE or call.name in _INTO
-    if not known or call.acts or not isinstance(call.args[0], Tensor):
-        return False
-    first, result = call.args[0], call.result
-    alike = (first.dtype, first.shape, first.stride()) == (
-        result.dtype,
-        result.shape,
-        result.stride(),
+
+    def __init__(
+        self,
+        lines: Sequence[tuple[Call, list[str]]],
+        last: Mapping[str, int],
+        results: Iterable[str],
+    ) -> None:
+        #: Up to which line each piece of memory is needed; only of those that a line makes.
+        self.needed: dict[int, float] = {}
+        results = set(results)
+        for index, (call, names) in enumerate(lines):
+            for name, tensor in zip(names, call.results, strict=False):
+                piece = memory_of(tensor)
+                if call.is_view and piece not in self.needed:
+                    continue
+                until = math.inf if name in results else last.get(name, index)
+                self.needed[piece] = max(self.needed.get(piece, 0), until)
+
+    def can_be_replaced(self, call: Call, index: int) -> bool:
+        """Whether a call can put its result in the place of its first argument."""
+        known = call.name in _IN_PLACE or call.name in _INTO
+        if not known or call.acts or not isinstance(call.args[0], Tensor):
+            return False
+        first = call.args[0]
+        others = [t for t in call.given[1:] if memory_of(t) == memory_of(first)]
+        dead = self.needed.get(memory_of(first), math.inf) <= index
+        return dead and _alike(first, call.result) and not others
+
+    def join(self, call: Call) -> None:
+        """Note that a result lies in the place of the first argument."""
+        first, result = memory_of(call.args[0]), memory_of(call.result)
+        self.needed[first] = self.needed[result]
+
+
+class _Transpose(NamedTuple):
+    """What a value is the transpose of: its name, itself, and the dimensions swapped."""
+
+    name: str
+    value: Tensor
+    dims: tuple[int, ...]
+
+
+def _dims_swapped(call: Call) -> tuple[int, ...]:
+    """Tell which dimensions a call swaps, if that is all it does."""
+    if call.name == "t":
+        return (0, 1)
+    if call.name != "transpose":
+        return ()
+    n_dims = call.args[0].ndim
+    return tuple(sorted(dim % n_dims for dim in call.args[1:]))
+
+
+def _alike(first: Tensor, second: Tensor) -> bool:
+    """Whether two tensors have the same dtype, shape and layout."""
+    one, other = ((t.dtype, t.shape, t.stride()) for t in (first, second))
+    return one == other
+
+
+def _wants_memory(call: Call) -> bool:
+    """Whether a result is so large that its memory should stay from step to step."""
+    result = call.result
+    return (
+        call.name in _WRITES_OUT
+        and not call.acts
+        and isinstance(result, Tensor)
+        and result.numel() * result.element_size() >= _LARGE
     )
-    others = [t for t in call.given[1:] if memory_of(t) == memory_of(first)]
-    return alike and sharing[memory_of(first)] == 1 and not others
 
 
 def _is_thin(product: Tensor) -> bool:
@@ -340,5 +405,6 @@ def _by_position(call: Call) -> bool:
 def _can_write(call: Call, out: Tensor) -> bool:
     """Whether a call can write its result where ``out`` is."""
     result = call.result
-    fits = call.name in _WRITES_OUT and result.is_contiguous() and result.dtype == out.dtype
+    contiguous = result.is_contiguous() and out.is_contiguous()
+    fits = call.name in _WRITES_OUT and contiguous and result.dtype == out.dtype
     return bool(fits)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Sequence
 from typing import ParamSpec, TypeVar
 
@@ -42,13 +43,17 @@ def fit_network(job: Job) -> Fitted:
 
 
 @torch.enable_grad()  # Whoever calls may have turned gradients off.
-def fit_networks(jobs: Sequence[Job]) -> list[Fitted | Exception]:
+def fit_networks(
+    jobs: Sequence[Job], halt: threading.Event | None = None
+) -> list[Fitted | Exception]:
     """Fit many networks, together where they can be trained together.
 
     Parameters
     ----------
     jobs : sequence of Job
         Of whatever kind.
+    halt : Event or None
+        Once it is set, from another thread, all fits end as if they were interrupted.
 
     Returns
     -------
@@ -59,7 +64,7 @@ def fit_networks(jobs: Sequence[Job]) -> list[Fitted | Exception]:
     plans = [_attempt(Plan, job) for job in jobs]
     # 2. Train them, those of one architecture as one stack.
     problems = [p for plan in plans if isinstance(plan, Plan) for p in plan.problems]
-    answers = iter(train_together(problems))
+    answers = iter(train_together(problems, halt))
     # 3. Keep the best of each job, and what a diagnosis needs.
     return [
         _attempt(plan.conclude, [next(answers) for _ in plan.problems])

@@ -8,13 +8,14 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from operator import methodcaller
+from threading import Event
 from typing import Any, cast
 
 from torch import Tensor
 
 from torchreg.engine.core import Core, LastingCore
 from torchreg.engine.member import Member
-from torchreg.engine.problem import Answer, EpochRecord, Observer, Outcome, Problem
+from torchreg.engine.problem import Answer, Observer, Outcome, Problem
 from torchreg.engine.progress import Snapshot
 from torchreg.engine.rows import Batch
 
@@ -27,7 +28,7 @@ AS_EVER = 2
 _SHARE_TO_LEAVE = 0.2
 
 
-def train(problems: Sequence[Problem], core: Core) -> list[Answer]:
+def train(problems: Sequence[Problem], core: Core, halt: Event) -> list[Answer]:
     """Train networks in place.
 
     Parameters
@@ -36,6 +37,8 @@ def train(problems: Sequence[Problem], core: Core) -> list[Answer]:
         Networks, rows, losses, optimizers and budgets.
     core : Core
         Of these problems.
+    halt : Event
+        Once it is set, the fits end as if they were interrupted.
 
     Returns
     -------
@@ -49,7 +52,7 @@ def train(problems: Sequence[Problem], core: Core) -> list[Answer]:
     KeyboardInterrupt
         If the user interrupts before anything was learned.
     """
-    training = _Training(problems, core)
+    training = _Training(problems, core, halt)
     try:
         training.run()
     finally:
@@ -61,8 +64,8 @@ def train(problems: Sequence[Problem], core: Core) -> list[Answer]:
 class _Training:
     """The moving parts of one call of :func:`train`."""
 
-    def __init__(self, problems: Sequence[Problem], core: Core) -> None:
-        self.core = core
+    def __init__(self, problems: Sequence[Problem], core: Core, halt: Event) -> None:
+        self.core, self.halt = core, halt
         self.members = [Member(problem, place) for place, problem in enumerate(problems)]
         #: Those that still train, and those that have a place in the stack.
         self.active, self.placed = [*self.members], [*self.members]
@@ -100,7 +103,7 @@ class _Training:
         while self.active:
             if kept is not None:
                 member = self.active[0]
-                if len(member.records) == min(AS_EVER, len(kept["records"])):
+                if len(member.losses) == min(AS_EVER, len(kept["losses"])):
                     self._recall(kept)
                     if kept["reason"] is not None:
                         self._conclude(member, str(kept["reason"]))
@@ -108,6 +111,8 @@ class _Training:
                     kept = None
                     self._end_budgets()
                     continue
+            if self.halt.is_set():
+                raise KeyboardInterrupt
             # 1. Tell who listens.
             self._begin_epoch()
             if not self.active:
@@ -205,7 +210,12 @@ class _Training:
 
     def _ask(self) -> None:
         for member in self.active:
-            stops = self._tell(member, methodcaller("on_epoch_end", member.records[-1]))
+            stops: list[bool] = []
+            if member.listeners:
+                record = member.last_record()
+                stops = self._tell(member, methodcaller("on_epoch_end", record))
+                if record.extra:
+                    member.extra[record.epoch] = record.extra
             reason = "callback" if any(stops) else member.settled()
             if reason is not None and member.answer is None:
                 self._conclude(member, reason)
@@ -219,7 +229,7 @@ class _Training:
         """Put the right weights in place, and write the answer."""
         if self.keeper is not None and reason != "interrupted":
             self.keeper.keep(lambda: self._memory(reason), ended=True)
-        best, best_epoch = self.best, member.records[-1].epoch
+        best, best_epoch = self.best, member.problem.first_epoch + len(member.losses)
         if not best.is_finite(member.place):
             reason = "diverged"
         if reason == "diverged" or self.on_validation:
@@ -252,12 +262,10 @@ class _Training:
             losses = [math.inf] * len(self.placed)
             for member in self.active:
                 if member.epoch == member.finished:
-                    record = member.records[-1]
-                    value = record.validation_loss if self.on_validation else record.loss
-                    losses[member.place] = math.inf if value is None else value
+                    losses[member.place] = member.watched()[-1]
             self.best.take_lower(losses, self.n_epochs)
         for member in self.active:
-            del member.records[member.finished - member.problem.first_epoch :]
+            member.forget_unfinished()
             if member.epoch != member.finished:
                 # In the middle of an epoch, or of a line search, weights are nobody's.
                 self.last.restore(member.place)
@@ -276,7 +284,8 @@ class _Training:
         """Give all that another process needs to go on after this epoch, bit for bit."""
         (member,) = self.placed
         return {
-            "records": [[r.epoch, r.loss, r.validation_loss] for r in member.records],
+            "losses": member.losses,
+            "validation_losses": member.validation_losses,
             "snapshot": self.best.memory(),
             "patience": None if member.patience is None else member.patience.memory(),
             "reason": reason,
@@ -287,9 +296,10 @@ class _Training:
     def _recall(self, memory: dict[str, Any]) -> None:
         """Put back what :meth:`_memory` gave, in this or another process."""
         (member,) = self.placed
-        member.records = [EpochRecord(*numbers) for numbers in memory["records"]]
-        member.epoch = member.finished = member.records[-1].epoch
-        self.n_epochs = len(member.records)
+        member.losses = [*memory["losses"]]
+        member.validation_losses = [*memory["validation_losses"]]
+        self.n_epochs = len(member.losses)
+        member.epoch = member.finished = member.problem.first_epoch + self.n_epochs
         self.best.recall(memory["snapshot"])
         self.last.take_all()
         if member.patience is not None:

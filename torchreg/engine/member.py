@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 from torchreg.engine.problem import Answer, EpochRecord, Observer, Outcome, Problem
 from torchreg.engine.progress import Patience
@@ -30,7 +31,10 @@ class Member:
         self.listeners: list[Observer] = [*problem.observers]
         if problem.batch_observer is not None:
             self.listeners.insert(0, problem.batch_observer)
-        self.records: list[EpochRecord] = []
+        # Lists of numbers, not of objects, into which Python's search for circles would look.
+        self.losses: list[float] = []
+        self.validation_losses: list[float] = []
+        self.extra: dict[int, dict[str, Any]] = {}
         self.epoch = self.finished = problem.first_epoch
         self.last_epoch = problem.first_epoch + problem.max_epochs
         stopping = problem.stopping
@@ -44,18 +48,31 @@ class Member:
 
     def write_down(self, loss: float, validation_loss: float | None) -> bool:
         """Record what an epoch saw, and tell whether it can be true."""
-        self.records.append(EpochRecord(self.epoch, loss, validation_loss))
-        return math.isfinite(loss) and (validation_loss is None or math.isfinite(validation_loss))
+        self.losses.append(loss)
+        if validation_loss is None:
+            return math.isfinite(loss)
+        self.validation_losses.append(validation_loss)
+        return math.isfinite(loss) and math.isfinite(validation_loss)
+
+    def last_record(self) -> EpochRecord:
+        """Give what the last epoch saw."""
+        validation = self.validation_losses[-1] if self.validation_losses else None
+        return EpochRecord(self.epoch, self.losses[-1], validation)
+
+    def watched(self) -> list[float]:
+        """Give the losses by which weights are the best, or the fit has settled."""
+        return self.validation_losses if self.on_validation else self.losses
 
     def settled(self) -> str | None:
         """Tell why it should end before its budget, if it should."""
-        if self.patience is None:
-            return None
-        record = self.records[-1]
-        watched = record.validation_loss if self.on_validation else record.loss
-        if watched is None or not self.patience.is_over(watched):
+        if self.patience is None or not self.patience.is_over(self.watched()[-1]):
             return None
         return "early_stopping" if self.on_validation else "converged"
+
+    def forget_unfinished(self) -> None:
+        """Drop what was recorded of an epoch that was interrupted."""
+        n_epochs = self.finished - self.problem.first_epoch
+        del self.losses[n_epochs:], self.validation_losses[n_epochs:]
 
     def outcome(self, reason: str, lane: str, best_epoch: int) -> Outcome:
         """Write the answer."""
@@ -64,6 +81,15 @@ class Member:
             and self.problem.stopping.tol is not None
             and self.patience is not None
             and self.patience.waited == 0
-            and len(self.records) > 1
+            and len(self.losses) > 1
         )
-        return Outcome(self.records, reason, best_epoch, lane, still_falling)
+        return Outcome(
+            first_epoch=self.problem.first_epoch,
+            losses=self.losses,
+            validation_losses=self.validation_losses or None,
+            extra=self.extra,
+            reason=reason,
+            best_epoch=best_epoch,
+            lane=lane,
+            still_falling=still_falling,
+        )

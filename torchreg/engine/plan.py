@@ -166,9 +166,8 @@ class Plan:
 def final_loss(outcome: Outcome) -> float:
     """Give the loss of the weights that a network holds: validation, where there is any."""
     # The weights from before the first epoch have no loss of their own but that of the first.
-    kept = max(outcome.best_epoch, outcome.records[0].epoch)
-    record = next(record for record in outcome.records if record.epoch == kept)
-    loss = record.loss if record.validation_loss is None else record.validation_loss
+    losses = outcome.losses if outcome.validation_losses is None else outcome.validation_losses
+    loss = losses[max(outcome.best_epoch - outcome.first_epoch, 1) - 1]
     return loss if math.isfinite(loss) else math.inf
 
 

@@ -40,13 +40,6 @@ class EpochRecord:
     validation_loss: float | None = None
     extra: dict[str, Any] = field(default_factory=dict)
 
-    def as_dict(self) -> dict[str, Any]:
-        """Flatten into one dictionary."""
-        row: dict[str, Any] = {"epoch": self.epoch, "loss": self.loss}
-        if self.validation_loss is not None:
-            row["validation_loss"] = self.validation_loss
-        return {**row, **self.extra}
-
 
 class Observer(Protocol):
     """Someone who follows a fit epoch by epoch and may end it."""
@@ -180,8 +173,14 @@ class Outcome:
 
     Parameters
     ----------
-    records : list of EpochRecord
-        One per epoch.
+    first_epoch : int
+        Epochs that earlier fits have run (warm start).
+    losses : list of float
+        Training loss of each epoch, in standardized units.
+    validation_losses : list of float or None
+        Validation loss of each epoch, where there were validation rows.
+    extra : dict of int to dict
+        What callbacks noted, by epoch.
     reason : str
         ``"budget"``, ``"converged"`` (the training loss settled), ``"early_stopping"``
         (the validation loss did), ``"callback"``, ``"interrupted"`` or ``"diverged"``.
@@ -193,11 +192,31 @@ class Outcome:
         Whether a tolerance was asked for and the budget ran out before it was met.
     """
 
-    records: list[EpochRecord]
+    first_epoch: int
+    losses: list[float]
+    validation_losses: list[float] | None
+    extra: dict[int, dict[str, Any]]
     reason: str
     best_epoch: int
     lane: str
     still_falling: bool = False
+
+    @property
+    def last_epoch(self) -> int:
+        """The last epoch that was recorded, counted over all warm starts."""
+        return self.first_epoch + len(self.losses)
+
+    def history(self) -> list[dict[str, Any]]:
+        """Give what each epoch saw as a dictionary."""
+        epochs = range(self.first_epoch + 1, self.last_epoch + 1)
+        rows: list[dict[str, Any]] = [
+            {"epoch": epoch, "loss": loss} for epoch, loss in zip(epochs, self.losses, strict=True)
+        ]
+        for row, loss in zip(rows, self.validation_losses or [], strict=False):
+            row["validation_loss"] = loss
+        for epoch, noted in self.extra.items():
+            rows[epoch - self.first_epoch - 1] |= noted
+        return rows
 
 
 class NeverBegunError(Exception):

@@ -142,4 +142,4 @@ class StackedObjective:
         prediction = self.objective.predict(x, t, values)
         if share is None:
             return self.loss.mean(prediction, t, None)
-        return self.loss.total(prediction, t, share)
+        return (self.loss.of_each_row(prediction, t) * share).sum()

@@ -1,0 +1,73 @@
+"""Which networks can train as one stack, and how large a stack may be."""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from collections.abc import Hashable, Sequence
+from itertools import pairwise
+
+from torchreg.engine.alike import UnlikeError, kind_of
+from torchreg.engine.problem import Problem
+from torchreg.engine.rows import width_of
+
+#: Numbers in the widest layer of a stack, rows of a batch and networks together, at most: two
+#: or three such tensors stay in a processor's cache. More networks make another stack.
+AT_ONCE = 2**18
+#: From so many on, an operation takes so long that another thread can compute meanwhile.
+MANY = 2**16
+#: The most rows that networks of one stack may have, for each of the fewest: what is padded is
+#: computed, too.
+_UNEQUAL = 1.25
+
+
+def groups_of(problems: Sequence[Problem], *, n_threads: int) -> list[list[int]]:
+    """List the problems that can train as one stack; those that cannot are alone.
+
+    Parameters
+    ----------
+    problems : sequence of Problem
+    n_threads : int
+        How many stacks can train at the same time.
+
+    Returns
+    -------
+    list of list of int
+        Indices of problems.
+    """
+    kinds: defaultdict[Hashable, list[int]] = defaultdict(list)
+    for index, problem in enumerate(problems):
+        try:
+            kinds[kind_of(problem)].append(index)
+        except UnlikeError:
+            kinds[("alone", index)].append(index)
+    groups = []
+    for alike in kinds.values():
+        # Those with the same number of rows together, so that little is padded.
+        alike.sort(key=lambda index: len(problems[index].training.t))
+        begin = 0
+        for end in range(1, len(alike) + 1):
+            fewest = len(problems[alike[begin]].training.t)
+            if end < len(alike) and len(problems[alike[end]].training.t) <= _UNEQUAL * fewest:
+                continue
+            groups += _pieces(problems, alike[begin:end], n_threads)
+            begin = end
+    return groups
+
+
+def _pieces(problems: Sequence[Problem], alike: list[int], n_threads: int) -> list[list[int]]:
+    """Cut a group into stacks of about equal size, kind to memory and enough for all threads."""
+    each = max(width_in_numbers(problems[index]) for index in alike)
+    n_pieces = math.ceil(len(alike) / max(1, AT_ONCE // each))
+    for_all_threads = math.ceil(n_pieces / n_threads) * n_threads
+    if len(alike) * each >= for_all_threads * MANY:
+        n_pieces = min(for_all_threads, len(alike))
+    bounds = [len(alike) * piece // n_pieces for piece in range(n_pieces + 1)]
+    return [alike[a:b] for a, b in pairwise(bounds)]
+
+
+def width_in_numbers(problem: Problem) -> int:
+    """Count the numbers in the widest layer of a network: rows of a batch times units."""
+    widths = [p.shape[0] for p in problem.network.parameters() if p.ndim]
+    rows = min(problem.batch_size, len(problem.training.t))
+    return rows * max([width_of(problem.training.x), *widths])
