@@ -16,6 +16,7 @@ PACKAGE = Path(__file__).parent.parent / "torchreg"
 #: floor or on a lower one.
 FLOORS: dict[str, list[str]] = {
     "the door": ["torchreg", "torchreg._loading"],
+    "several estimators": ["torchreg.ensemble"],
     "the estimator": ["torchreg.regressor", "torchreg._fitting"],
     "looks inside": ["torchreg._inspecting"],
     "out and back": [
@@ -148,6 +149,7 @@ FLOORS: dict[str, list[str]] = {
     ],
     "modules": [
         "torchreg.nn",
+        "torchreg.nn.ensemble",
         "torchreg.nn.mlp",
         "torchreg.nn.standardize",
         "torchreg.nn.constants",

@@ -14,6 +14,7 @@ from torchreg._errors import (
     UnwrittenWarning,
 )
 from torchreg._loading import load
+from torchreg.ensemble import TorchEnsembleRegressor
 from torchreg.regressor import TorchRegressor
 
 __all__ = [
@@ -25,6 +26,7 @@ __all__ = [
     "FileError",
     "InterruptWarning",
     "PrecisionWarning",
+    "TorchEnsembleRegressor",
     "TorchRegressor",
     "UnscaledWarning",
     "UntrustedError",

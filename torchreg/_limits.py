@@ -49,11 +49,22 @@ def check_parameters(estimator: BaseEstimator) -> None:
                 f"{name} was not in the file that this {type(estimator).__name__} was loaded from, "
                 f"which cannot hold {value.text}. Set it to fit again: set_params({name}=...)."
             )
-    validate_parameter_constraints(
-        LIMITS,
-        {name: getattr(estimator, name) for name in LIMITS},
-        caller_name=type(estimator).__name__,
-    )
+    check_limits(estimator, LIMITS)
     dtype = estimator.dtype
     if isinstance(dtype, torch.dtype) and dtype not in (torch.float32, torch.float64):
         raise ValueError(f"dtype expects 'auto', 'float32' or 'float64', got {dtype}.")
+
+
+def check_limits(estimator: BaseEstimator, limits: dict[str, list[Any]]) -> None:
+    """Hold the parameters of a table against it.
+
+    Raises
+    ------
+    ValueError
+        scikit-learn's ``InvalidParameterError``, with the limits and what came.
+    """
+    validate_parameter_constraints(
+        limits,
+        {name: getattr(estimator, name) for name in limits},
+        caller_name=type(estimator).__name__,
+    )

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import sys
 import warnings
-from collections.abc import Iterator
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
 from types import FrameType
 from typing import Any, NamedTuple
 
@@ -27,6 +28,8 @@ from torchreg.engine.statistics import Statistics, lost_digits
 
 #: From a warning up to who called ``fit``: past this file, ``fit``, and its two decorators.
 _CALLER = 5
+#: Of an ensemble, ``fit`` has one decorator.
+_CALLER_OF_ENSEMBLE = 4
 
 #: In which class a finding is warned of.
 _WARNINGS: dict[str, type[Warning]] = {
@@ -56,6 +59,43 @@ def warn_about(fitted: Fitted, request: Request, attributes: dict[str, Any]) -> 
         raise KeyboardInterrupt
     for remark in remarks_on(fitted, request, attributes):
         warnings.warn(remark.text, remark.category, stacklevel=_CALLER)
+
+
+def warn_about_members(
+    fits: Sequence[tuple[Fitted, Request, dict[str, Any]]], *, n_members: int
+) -> None:
+    """Warn the caller of an ensemble's ``fit``, once of what there is to say of several members.
+
+    Parameters
+    ----------
+    fits : sequence of (Fitted, Request, dict)
+        Of those that have learned something; see :func:`warn_about`.
+    n_members : int
+        How many there should be.
+
+    Raises
+    ------
+    KeyboardInterrupt
+        As :func:`warn_about`.
+    """
+    interrupted = len(fits) < n_members or any(fitted.interrupted for fitted, *_ in fits)
+    if interrupted:
+        if not fits_alone():
+            raise KeyboardInterrupt
+        warnings.warn(
+            f"Interrupted: the ensemble holds what {len(fits)} of {n_members} members had learned "
+            "by then, and can predict.",
+            InterruptWarning,
+            stacklevel=_CALLER_OF_ENSEMBLE,
+        )
+    said: defaultdict[type[Warning], list[str]] = defaultdict(list)
+    for fit in fits:
+        for category, text in {r.category: r.text for r in remarks_on(*fit)}.items():
+            said[category].append(text)
+    said.pop(InterruptWarning, None)
+    for category, texts in said.items():
+        text = f"{len(texts)} of {n_members} members: {texts[0]}"
+        warnings.warn(text, category, stacklevel=_CALLER_OF_ENSEMBLE)
 
 
 def remarks_on(fitted: Fitted, request: Request, attributes: dict[str, Any]) -> Iterator[Remark]:
