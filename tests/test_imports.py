@@ -22,6 +22,7 @@ FLOORS: dict[str, list[str]] = {
     "out and back": [
         "torchreg._exporting",
         "torchreg._saving",
+        "torchreg._ensemble_record",
         "torchreg._record",
         "torchreg._given",
         "torchreg._recipe",

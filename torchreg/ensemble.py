@@ -13,7 +13,7 @@ from sklearn.base import BaseEstimator, RegressorMixin, clone
 from sklearn.utils import Tags
 from sklearn.utils.validation import check_is_fitted
 
-from torchreg._checks import check_prediction_data, restore_form
+from torchreg._checks import OF_THE_DATA, check_prediction_data, restore_form
 from torchreg._data import draw_with_replacement
 from torchreg._exporting import GraphMixin
 from torchreg._fitting import check_given
@@ -263,7 +263,7 @@ class TorchEnsembleRegressor(GraphMixin, SavingMixin, RegressorMixin, BaseEstima
 
     def _store(self, members: list[TorchRegressor]) -> None:
         """Take what was learned, all at once: an interrupt finds the old fit or the new one."""
-        seen = {name: value for name, value in vars(members[0]).items() if name in _SHARED}
+        seen = {name: value for name, value in vars(members[0]).items() if name in OF_THE_DATA}
         kept = {name: v for name, v in vars(self).items() if name != "feature_names_in_"}
         self.__dict__ = kept | seen | {"estimators_": members}
 
@@ -276,10 +276,6 @@ class TorchEnsembleRegressor(GraphMixin, SavingMixin, RegressorMixin, BaseEstima
         tags.target_tags.multi_output = True
         tags.array_api_support = True
         return tags
-
-
-#: What the ensemble knows about its data, as each of its members does.
-_SHARED = ("n_features_in_", "feature_names_in_", "n_outputs_", "_form", "_y_is_vector")
 
 
 def member_seeds(seed: int, n_estimators: int) -> list[int]:
