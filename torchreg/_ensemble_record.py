@@ -86,7 +86,7 @@ def read_ensemble(
         If a parameter does not exist.
     """
     left = dict(tensors)
-    written = record["members"]
+    written = record.get("members")
     if not isinstance(written, list) or not 0 < len(written) <= len(left):
         raise FileError("The file holds an ensemble without members, or with more than tensors.")
     known: dict[str, Any] = {"trusted": trusted}
@@ -95,7 +95,7 @@ def read_ensemble(
         own = _take(left, f"members.{number}.", "") | _take(left, f":members.{number}:", ":")
         members.append(read_estimator(one, own, base=member, params=params, **known))
     _require_alike(members)
-    template = record["template"]
+    template = record.get("template")
     if template is not None:
         own = _take(left, f"{_TEMPLATE}:", ":")
         template = read_unfitted(template, own, base=member, params=params, **known)
