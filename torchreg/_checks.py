@@ -43,6 +43,9 @@ class Form:
         return self.namespace, self.device
 
 
+#: The attributes in which a fitted estimator keeps what it knows about its data.
+OF_THE_DATA = ("n_features_in_", "feature_names_in_", "n_outputs_", "_form", "_y_is_vector")
+
 #: The forms of plain arrays.
 _NUMPY = {dtype: Form("numpy", "cpu", dtype) for dtype in (torch.float32, torch.float64)}
 

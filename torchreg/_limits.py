@@ -61,10 +61,22 @@ def check_parameters(estimator: BaseEstimator) -> None:
     for name, limits in _READY.items():
         value = getattr(estimator, name)
         if not any(limit.is_satisfied_by(value) for limit in limits):
-            # It has the words.
-            validate_parameter_constraints(
-                {name: LIMITS[name]}, {name: value}, caller_name=type(estimator).__name__
-            )
+            check_limits(estimator, {name: LIMITS[name]})
     dtype = estimator.dtype
     if isinstance(dtype, torch.dtype) and dtype not in (torch.float32, torch.float64):
         raise ValueError(f"dtype expects 'auto', 'float32' or 'float64', got {dtype}.")
+
+
+def check_limits(estimator: BaseEstimator, limits: dict[str, list[Any]]) -> None:
+    """Hold the parameters of a table against it.
+
+    Raises
+    ------
+    ValueError
+        scikit-learn's ``InvalidParameterError``, with the limits and what came.
+    """
+    validate_parameter_constraints(
+        limits,
+        {name: getattr(estimator, name) for name in limits},
+        caller_name=type(estimator).__name__,
+    )
