@@ -66,6 +66,18 @@ def all_rows(tables: Sequence[Table], *, turned: bool) -> Batch:
     return next(deal.split(gathered, deal.widths))
 
 
+def rows_of(batch: Batch, place: int, counts: Sequence[int], *, turned: bool) -> Batch:
+    """Take the rows of one table out of a batch, as its network sees them alone."""
+    n_rows = counts[place]
+    x, t = batch.x[place], batch.t[place]
+    if turned:
+        # (n_columns, m) -> (m, n_columns)
+        x, t = x.t(), t.t()
+    weight = None if batch.weight is None else batch.weight[place, :n_rows] * n_rows
+    # Copies: a network or a loss may write to what it is given.
+    return Batch(x[:n_rows].clone(), t[:n_rows].clone(), weight)
+
+
 class Deal:
     """Deals the rows of each table out in a random order of its own.
 
