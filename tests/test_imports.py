@@ -17,7 +17,12 @@ PACKAGE = Path(__file__).parent.parent / "torchreg"
 FLOORS: dict[str, list[str]] = {
     "the door": ["torchreg", "torchreg._loading"],
     "several estimators": ["torchreg.ensemble"],
-    "the estimator": ["torchreg.regressor", "torchreg._fitting"],
+    "the estimator": [
+        "torchreg.regressor",
+        "torchreg._fitting",
+        "torchreg.parallel",
+        "torchreg._crew",
+    ],
     "looks inside": ["torchreg._inspecting"],
     "out and back": [
         "torchreg._exporting",
@@ -78,6 +83,7 @@ FLOORS: dict[str, list[str]] = {
     "the engine": [
         "torchreg.engine",
         "torchreg.engine.start",
+        "torchreg.engine.meeting",
         "torchreg.engine.fit",
         "torchreg.engine.together",
         "torchreg.engine.plan",

@@ -30,8 +30,11 @@ WRITERS |= {"unknown_parameter", "_reason", "remarks_on"}
 RAISERS = {"require": 1}
 #: Raised or warned with a message that came as an argument, and was written in WRITERS.
 HANDED_ON = {"lost_digits", "text"}
-#: Errors that carry no message, or only that of the system; or were raised before with theirs.
-MUTE = {"KeyboardInterrupt", "NotImplementedError", "BlockingIOError", "answer"}
+#: Errors that carry no message, or only that of the system.
+MUTE = {"KeyboardInterrupt", "NotImplementedError", "BlockingIOError"}
+MUTE |= {"FallbackToBackend"}
+#: Names of errors that were caught in one thread and are raised in another.
+CAUGHT = {"answer", "error"}
 
 
 class Message(NamedTuple):
@@ -131,7 +134,7 @@ def raised_with(node: ast.AST) -> Iterator[ast.AST]:
             if not is_handed_on(argument) and not only_says_where(argument, node.cause):
                 yield argument
     elif isinstance(node, ast.Raise) and node.exc is not None:
-        if called(node.exc) not in MUTE:
+        if called(node.exc) not in MUTE | CAUGHT:
             yield node.exc
     elif isinstance(node, ast.Call) and called(node) == "warn" and node.args:
         if not is_handed_on(node.args[0]):

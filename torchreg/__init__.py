@@ -1,5 +1,11 @@
 """Neural networks for regression that take and give raw units, the scikit-learn way."""
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from joblib import register_parallel_backend
+
 from torchreg._errors import (
     CheckpointError,
     DeadUnitsWarning,
@@ -16,6 +22,9 @@ from torchreg._errors import (
 from torchreg._loading import load
 from torchreg.ensemble import TorchEnsembleRegressor
 from torchreg.regressor import TorchRegressor
+
+if TYPE_CHECKING:
+    from torchreg.parallel import TorchregBackend
 
 __all__ = [
     "CheckpointError",
@@ -34,3 +43,13 @@ __all__ = [
     "load",
 ]
 __version__ = "0.1.0"
+
+
+def _backend(**options: Any) -> TorchregBackend:
+    """Make the backend of ``joblib.parallel_config(backend="torchreg")``, when it is used."""
+    from torchreg.parallel import TorchregBackend
+
+    return TorchregBackend(**options)
+
+
+register_parallel_backend("torchreg", _backend)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from numbers import Integral
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 import numpy as np
 from sklearn.base import BaseEstimator
@@ -85,6 +85,17 @@ class NestedParametersMixin(BaseEstimator):
     """
 
     _nested: dict[str, Any]
+    #: The ``__init__`` whose signature was read, and its names.
+    _read_names: ClassVar[tuple[Any, list[str]]] = (None, [])
+
+    @classmethod
+    def _get_param_names(cls) -> list[str]:
+        """Name the parameters, in order; a signature is read once, not with every fit."""
+        init, names = cls._read_names
+        if init is not cls.__init__:
+            init, names = cls.__init__, super()._get_param_names()
+            cls._read_names = (init, names)
+        return list(names)
 
     def get_params(self, deep: bool = True) -> dict[str, Any]:
         """Get all parameters, nested ones included.

@@ -15,6 +15,7 @@ from sklearn.utils._param_validation import (
     HasMethods,
     Interval,
     StrOptions,
+    make_constraint,
     validate_parameter_constraints,
 )
 
@@ -25,6 +26,7 @@ __all__ = [
     "StrOptions",
     "callback_management_context",
     "get_namespace_and_device",
+    "make_constraint",
     "validate_parameter_constraints",
     "with_callbacks",
 ]

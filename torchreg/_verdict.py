@@ -151,8 +151,7 @@ def describe_lost_digits(
     ):
         if name not in layers:
             continue
-        buffers = dict(layers[name].named_buffers())
-        statistics = Statistics(buffers["mean"].cpu(), buffers["scale"].cpu())
+        statistics = Statistics(*(layers[name].get_buffer(k).cpu() for k in ("mean", "scale")))
         flattened = _flattened(values, statistics)
         for column in sorted({*lost_digits(statistics, dtype), *flattened}):
             of_x = name == "standardize"
@@ -177,11 +176,11 @@ def describe_lost_digits(
 
 def _flattened(values: Rows, statistics: Statistics) -> list[int]:
     """List the columns that count as constant although their values differ."""
-    zero = torch.nonzero(statistics.scale == 0).flatten()
+    zero = (statistics.scale.numpy() == 0).nonzero()[0]
     if isinstance(values, SparseRows) or not len(zero):
         return []
-    columns = values[:, zero]
-    differ = (columns != columns[:1]).any(dim=0)
+    columns = values[:, torch.from_numpy(zero)]
+    differ = (columns != columns[:1]).any(dim=0).numpy()
     return [int(column) for column in zero[differ]]
 
 

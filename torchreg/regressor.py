@@ -31,7 +31,7 @@ from torchreg._parameters import (
 from torchreg._saving import SavingMixin
 from torchreg._sklearn import CallbackSupportMixin, with_callbacks
 from torchreg._verdict import warn_about
-from torchreg.engine.fit import fit_network
+from torchreg.engine.meeting import fit_here
 from torchreg.engine.predict import predict_rows
 
 if TYPE_CHECKING:
@@ -298,7 +298,7 @@ class TorchRegressor(
             # 2. Hold rows out, if early stopping asks for it and the user brought none.
             asked = self._ask(given, keeper=keeper)
             # 3. Statistics, network, training.
-            fitted = fit_network(asked.job)
+            fitted = fit_here(asked.job)
         # 4. Tell who listens, and say what went wrong.
         fitted = self._hear(asked, fitted)
         warn_about(fitted, asked.job.request, asked.seen)

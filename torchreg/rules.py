@@ -126,10 +126,23 @@ class Adam(VectorRule):
             self.one = torch.ones_like(count)
         averages, squares, counts = self.state
         counts[0].add_(self.one)
-        if any(isinstance(getattr(self, name), Tensor) for name in self.numbers):
+        if any(isinstance(number, Tensor) for number in (self.beta1, self.beta2, self.eps)):
             self._update_each(theta, gradient, averages[0], squares[0], float(counts[0]))
-            return
-        # One kernel for all of it, the one of torch.optim with fused=True.
+        elif isinstance(self.lr, Tensor) or isinstance(self.weight_decay, Tensor):
+            gradient = self._decay(theta, gradient)
+            # The kernel moves zeros to the step itself, which each row takes at its own rate.
+            step = torch.zeros_like(theta)
+            self._call_kernel(step, gradient, lr=1.0, weight_decay=0.0)
+            subtract_(theta, step, -self.lr)
+        else:
+            self._call_kernel(theta, gradient, lr=self.lr, weight_decay=self.weight_decay)
+
+    def _call_kernel(
+        self, theta: Tensor, gradient: Tensor, *, lr: float, weight_decay: float
+    ) -> None:
+        """Take one step in one kernel, the one of torch.optim with fused=True."""
+        assert self.state is not None
+        averages, squares, counts = self.state
         kernel = torch._fused_adamw_ if self.decoupled else torch._fused_adam_
         kernel(
             [theta],
@@ -138,24 +151,28 @@ class Adam(VectorRule):
             squares,
             [],
             counts,
-            lr=self.lr,
+            lr=lr,
             beta1=self.beta1,
             beta2=self.beta2,
-            weight_decay=self.weight_decay,
+            weight_decay=weight_decay,
             eps=self.eps,
             amsgrad=False,
             maximize=False,
         )
 
+    def _decay(self, theta: Tensor, gradient: Tensor) -> Tensor:
+        """Decay parameters, or else give the gradient with the decay in it."""
+        if not self.decoupled:
+            return plus(gradient, theta, self.weight_decay) if some(self.weight_decay) else gradient
+        theta.mul_(1 - self.lr * self.weight_decay)
+        return gradient
+
     def _update_each(
         self, theta: Tensor, gradient: Tensor, average: Tensor, square: Tensor, count: float
     ) -> None:
-        """Take one step with numbers that differ between the rows of theta."""
+        """Take one step in plain operations, with averages of its own for each row of theta."""
         beta1, beta2 = self.beta1, self.beta2
-        if self.decoupled:
-            theta.mul_(1 - self.lr * self.weight_decay)
-        elif some(self.weight_decay):
-            gradient = plus(gradient, theta, self.weight_decay)
+        gradient = self._decay(theta, gradient)
         average.mul_(beta1).add_(gradient * (1 - beta1))
         square.mul_(beta2).add_(gradient.square().mul_(1 - beta2))
         # v / (1 - beta2^k) under the root is one over its root outside.

@@ -46,44 +46,46 @@ def is_whole_layer(finding: Finding) -> bool:
     return any(n_found == n_units >= NO_CHANCE for n_found, n_units in pairs)
 
 
+#: What is looked for: code, in words, how many units, of how many, and what helps.
+_KINDS: tuple[tuple[str, str, Callable[[Layer], int], Callable[[Layer], int], str], ...] = (
+    (
+        "dead-units",
+        "dead: they are off for every row, give the same number for all of them, and "
+        "can no longer learn",
+        lambda layer: layer.n_dead,
+        lambda layer: layer.n_units,
+        "A lower lr, standardized inputs, another random_state, or leaky_relu, gelu or silu.",
+    ),
+    (
+        "always-on-units",
+        "always on: they bend nowhere within the data, and are straight lines",
+        lambda layer: 0 if layer.bounded else layer.n_always_on,
+        lambda layer: layer.n_units,
+        "Inputs of order 1 around 0, or initial biases nearer to 0.",
+    ),
+    (
+        "saturated-units",
+        "saturated: they sit at their floor or ceiling, where next to no gradient passes",
+        lambda layer: layer.n_saturated,
+        lambda layer: layer.n_units,
+        "Inputs of order 1, smaller initial weights, a lower lr, or an activation without ceiling.",
+    ),
+    (
+        "duplicate-units",
+        "duplicates of others, up to scale and offset: they add nothing",
+        lambda layer: layer.n_duplicates,
+        lambda layer: layer.n_units,
+        "Random initial weights, different for each unit; or a smaller layer.",
+    ),
+)
+
+
 def units(evidence: Evidence) -> Iterator[Finding]:
     """Find dead, always-on, saturated and duplicate units."""
     look = evidence.look
     if look is None:
         return
-    kinds: list[tuple[str, str, Callable[[Layer], int], Callable[[Layer], int], str]] = [
-        (
-            "dead-units",
-            "dead: they are off for every row, give the same number for all of them, and "
-            "can no longer learn",
-            lambda layer: layer.n_dead,
-            lambda layer: layer.n_units,
-            "A lower lr, standardized inputs, another random_state, or leaky_relu, gelu or silu.",
-        ),
-        (
-            "always-on-units",
-            "always on: they bend nowhere within the data, and are straight lines",
-            lambda layer: 0 if layer.bounded else layer.n_always_on,
-            lambda layer: layer.n_units,
-            "Inputs of order 1 around 0, or initial biases nearer to 0.",
-        ),
-        (
-            "saturated-units",
-            "saturated: they sit at their floor or ceiling, where next to no gradient passes",
-            lambda layer: layer.n_saturated,
-            lambda layer: layer.n_units,
-            "Inputs of order 1, smaller initial weights, a lower lr, or an activation without "
-            "ceiling.",
-        ),
-        (
-            "duplicate-units",
-            "duplicates of others, up to scale and offset: they add nothing",
-            lambda layer: layer.n_duplicates,
-            lambda layer: layer.n_units,
-            "Random initial weights, different for each unit; or a smaller layer.",
-        ),
-    ]
-    for code, words, count, total, advice in kinds:
+    for code, words, count, total, advice in _KINDS:
         found = [layer for layer in look.layers if is_many(code, count(layer), total(layer))]
         if not found:
             continue

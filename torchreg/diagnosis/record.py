@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Any, Self
 
 
@@ -211,7 +211,22 @@ class FitSummary:
 
     def to_dict(self) -> dict[str, Any]:
         """Give nested dictionaries and lists of plain numbers and words, ready for JSON."""
-        return asdict(self)
+        look = None
+        if self.look is not None:
+            structure = self.look.structure
+            look = {
+                **vars(self.look),
+                "layers": [dict(vars(layer)) for layer in self.look.layers],
+                "structure": None if structure is None else dict(vars(structure)),
+            }
+        return {
+            **vars(self),
+            "x": dict(vars(self.x)),
+            "y": dict(vars(self.y)),
+            "far": [dict(vars(far)) for far in self.far],
+            "journeys": [dict(vars(journey)) for journey in self.journeys],
+            "look": look,
+        }
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Self:

@@ -11,14 +11,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from torchreg.diagnosis.record import Layer, Look
-from torchreg.diagnosis.structure import (
-    Array,
-    compare_structure,
-    explained,
-    linear_terms,
-    mean_and_scale,
-    of_order_one,
-)
+from torchreg.diagnosis.structure import Array, hold_against_lines, moments_of
 from torchreg.diagnosis.units import (
     ACTIVATIONS,
     SLOPE_OF_OUTPUT,
@@ -41,13 +34,23 @@ class Watch(TorchFunctionMode):
 
     Parameters
     ----------
-    n_rows : int
-        Of the rows that are sent through; anything of another length is no layer.
+    x : Tensor of shape (n, n_features)
+        Rows that are sent through; anything of another length is no layer.
+
+    Attributes
+    ----------
+    first_input : Tensor or None
+        What reached the first layer, if that was anything but ``x`` as it came.
+    last_output : Tensor or None
+        What the last linear layer gave.
+    layers : list of Layer
+        Of each activation.
     """
 
-    def __init__(self, n_rows: int) -> None:
+    def __init__(self, x: Tensor) -> None:
         super().__init__()
-        self.n_rows = n_rows
+        self.x, self.version, self.n_rows = x, x._version, len(x)
+        self.met_weights = False
         self.first_input: Tensor | None = None
         self.last_output: Tensor | None = None
         self.layers: list[Layer] = []
@@ -67,9 +70,8 @@ class Watch(TorchFunctionMode):
         # Some overwrite their input: it is looked at first, unless the output says it all.
         early = is_activation and name not in SLOPE_OF_OUTPUT
         seen = slope_and_output(func, name, args, kwargs) if early else None
-        if meets_weights and self.first_input is None:
-            rows = [value for value in args if self._is_layer(value)]
-            self.first_input = rows[0].detach().clone() if rows else None
+        if meets_weights and not self.met_weights:
+            self._note_first(args)
         output = func(*args, **kwargs)
         if is_activation:
             counts = count_units(name, *(seen or slope_from_output(name, output)))
@@ -78,11 +80,19 @@ class Watch(TorchFunctionMode):
             self.last_output = output.detach().clone()
         return output
 
+    def _note_first(self, args: tuple[Any, ...]) -> None:
+        for value in args:
+            if self._is_layer(value):
+                self.met_weights = True
+                if value is not self.x or value._version != self.version:
+                    self.first_input = value.detach().clone()
+                return
+
     def _is_layer(self, value: Any) -> bool:
         return (
             isinstance(value, Tensor)
             and value.ndim >= 2
-            and len(value) == self.n_rows
+            and value.shape[0] == self.n_rows
             and value.is_floating_point()
             and not isinstance(value, nn.Parameter)
         )
@@ -108,46 +118,48 @@ def look_inside(network: nn.Module, x: Tensor, t: Tensor | None) -> Look | None:
     if len(x) < 2:
         return None
     buffers = [(buffer, buffer.clone()) for buffer in network.buffers()]
-    watch = Watch(len(x))
+    given = x.clone()
+    watch = Watch(given)
     try:
         with torch.no_grad(), watch:
-            output = network(x.clone())
+            result = network(given)
     finally:
         with torch.no_grad():
             for buffer, kept in buffers:
                 buffer.copy_(kept)
     # (n,) or (n, n_outputs) -> (n, n_outputs)
-    given = _exactly(output).reshape(len(x), -1)
-    if not np.isfinite(given).all():
+    output = _exactly(result).reshape(len(x), -1)
+    if not np.isfinite(output).all():
         return None
     core = _exactly(x)
-    reached = core if watch.first_input is None else _exactly(watch.first_input)
-    # (n, ..., n_columns) -> (n * ..., n_columns)
-    reached = reached.reshape(-1, reached.shape[-1])
-    line = linear_terms(core)
-    wanted = structure = None
-    if t is not None:
-        targets = _exactly(t)
-        wanted = _wanted(targets, given, watch.last_output)
-        structure = None if line is None else compare_structure(line, targets, given)
-    input_mean, input_scale = mean_and_scale(reached)
-    none = np.empty(0)
-    target = (none, none) if wanted is None or not len(wanted) else mean_and_scale(wanted)
+    targets = None if t is None else _exactly(t)
+    held = hold_against_lines(core, targets, output)
+    reached, input_is_core = held.x, True
+    if watch.first_input is not None:
+        # (n, ..., n_columns) -> (n * ..., n_columns)
+        first = _exactly(watch.first_input).reshape(-1, watch.first_input.shape[-1])
+        input_is_core = np.array_equal(first, core)
+        reached = held.x if input_is_core else moments_of(first)
+    target = held.y
+    if targets is not None:
+        wanted = _wanted(targets, output, watch.last_output)
+        if wanted is not targets:
+            target = moments_of(wanted)
     return Look(
         n_rows=len(x),
-        input_mean=input_mean.tolist(),
-        input_scale=input_scale.tolist(),
-        input_is_core=np.array_equal(reached, core),
-        target_mean=target[0].tolist(),
-        target_scale=target[1].tolist(),
-        output_scale=mean_and_scale(given)[1].tolist(),
-        linear_share=None if line is None else explained(line, of_order_one(given))[0],
+        input_mean=reached.mean.tolist(),
+        input_scale=reached.scale.tolist(),
+        input_is_core=input_is_core,
+        target_mean=target.mean.tolist(),
+        target_scale=target.scale.tolist(),
+        output_scale=held.output.scale.tolist(),
+        linear_share=held.linear_share,
         layers=watch.layers,
-        structure=structure,
+        structure=held.structure,
     )
 
 
-def spread_out(n_rows: int, at_most: int, weight: Tensor | None = None) -> Tensor:
+def spread_out(n_rows: int, at_most: int, weight: Tensor | None = None) -> Tensor | slice:
     """Choose rows at equal distances; with weights, each as often as its weight deserves.
 
     Parameters
@@ -160,12 +172,15 @@ def spread_out(n_rows: int, at_most: int, weight: Tensor | None = None) -> Tenso
 
     Examples
     --------
-    >>> spread_out(9, 3), spread_out(4, 10, torch.tensor([1.0, 3.0]))
-    (tensor([0, 3, 6]), tensor([0, 1, 1, 1]))
+    >>> spread_out(9, 3), spread_out(9, 10), spread_out(4, 10, torch.tensor([1.0, 3.0]))
+    (tensor([0, 3, 6]), slice(None, 9, None), tensor([0, 1, 1, 1]))
     """
     count = min(n_rows, at_most)
     if weight is None:
-        return torch.arange(count) * n_rows // count
+        # Every row as it lies costs no copy.
+        if count == n_rows:
+            return slice(count)
+        return torch.from_numpy(np.arange(count) * n_rows // count)
     total = weight.detach().cpu().to(torch.float64).numpy().cumsum()
     places = (np.arange(count) + 0.5) * (total[-1] / count)
     return torch.from_numpy(np.minimum(np.searchsorted(total, places), len(total) - 1))
@@ -196,5 +211,5 @@ def _wanted(t: Array, output: Array, last: Tensor | None) -> Array:
 
 
 def _exactly(values: Tensor) -> Array:
-    exact: Array = values.detach().cpu().to(torch.float64).numpy()
+    exact: Array = values.detach().to("cpu", torch.float64).numpy()
     return exact

@@ -5,9 +5,12 @@ In numpy, whose calls on a few hundred rows cost a quarter of torch's.
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from torchreg.diagnosis.record import Structure
 
@@ -24,128 +27,201 @@ ROUNDING = 4 * float(np.finfo(np.float64).eps)
 #: Terms are of order 1. A combination of them whose square is below this share of the largest
 #: is what rounding leaves of nothing.
 NOTHING = 1e-12
+#: A term that is at least this far, as a share of the largest, from what those before it span
+#: makes no such combination: the square is a million times as much.
+APART = 1e-3
 
 
-def linear_terms(x: Array) -> Array | None:
-    """Give the columns of a straight line, each of order 1, and a column of ones.
+class Moments(NamedTuple):
+    """Mean and standard deviation of each column."""
+
+    mean: Array
+    scale: Array
+
+    def of(self, first: int, end: int | None) -> Moments:
+        """Pick some of the columns."""
+        return Moments(self.mean[first:end], self.scale[first:end])
+
+
+class Held(NamedTuple):
+    """What comes of holding a network against a straight line, and against y."""
+
+    x: Moments
+    y: Moments
+    output: Moments
+    linear_share: float | None
+    structure: Structure | None
+
+
+def hold_against_lines(x: Array, y: Array | None, output: Array) -> Held:
+    r"""Tell how straight a network's output is, and what line, curves and network explain of y.
+
+    A line is made of the columns of x and a constant. Curves add hinges :math:`\max(z - q, 0)`
+    at quantiles q of each standardized column z, and products of pairs of them.
 
     Parameters
     ----------
     x : ndarray of shape (n, n_features)
+    y : ndarray of shape (n, n_outputs) or None
+    output : ndarray of shape (n, n_outputs)
+        What the network predicts.
 
     Returns
     -------
-    ndarray of shape (n, n_features + 1) or None
-        ``None`` where the rows are too few.
+    Held
+        Without shares where the rows are too few for a line; the moments of a missing y are
+        empty.
+
+    Examples
+    --------
+    >>> x = np.linspace(-1, 1, 101)[:, None]
+    >>> held = hold_against_lines(x, np.abs(x), 2 * x)
+    >>> held.linear_share, round(held.structure.line_r2, 9), held.structure.curve_r2 > 0.99
+    (1.0, 0.0, True)
     """
     n_rows, width = x.shape
+    known = [x, output] if y is None else [x, output, y]
+    n_outputs = output.shape[1]
+    # One column a row, so that sums run along memory.
+    values = np.empty((width + (len(known) - 1) * n_outputs, n_rows))
+    np.concatenate([columns.T for columns in known], out=values)
+    moments = _standardize(values)
+    of_x = moments.of(0, width)
+    of_output = moments.of(width, width + n_outputs)
+    of_y = moments.of(width + n_outputs, None)
     if n_rows < ROWS_PER_TERM * (width + 1):
-        return None
-    return np.concatenate([np.ones((n_rows, 1)), of_order_one(x)], axis=1)
+        return Held(of_x, of_y, of_output, None, None)
+    n_bends, n_pairs = (0, 0) if y is None else _count_bends(n_rows, width)
+    n_line = 1 + width
+    n_terms = n_line + n_bends * width + n_pairs
+    # Ones, x, what bends, the output, y.
+    table = np.empty((n_terms + len(values) - width, n_rows))
+    table[0] = 1.0
+    table[1:n_line], table[n_terms:] = values[:width], values[width:]
+    _write_bends(values[:width], n_bends, n_pairs, out=table[n_line:n_terms])
+    line, curve = _left_over(table, n_line, n_terms)
+    linear_share, _ = line.explained(0, n_outputs)
+    if y is None:
+        return Held(of_x, of_y, of_output, linear_share, None)
+    line_r2, line_terms = line.explained(n_outputs, None)
+    curve_r2, curve_terms = curve.explained(n_outputs, None)
+    residual = (y - output) / np.where(of_y.scale == 0, 1.0, of_y.scale)
+    structure = Structure(
+        line_r2=line_r2,
+        curve_r2=curve_r2,
+        network_r2=1 - float(np.add.reduce(residual * residual, axis=None)) / y.size,
+        n=y.size,
+        line_terms=line_terms * n_outputs,
+        curve_terms=curve_terms * n_outputs,
+    )
+    return Held(of_x, of_y, of_output, linear_share, structure)
 
 
-def curved_terms(line: Array) -> Array:
-    r"""Give columns that bend: hinges :math:`\max(z - q, 0)` at quantiles, products of pairs.
+def moments_of(values: Array) -> Moments:
+    """Compute mean and standard deviation of each column; without rows there are no columns."""
+    if not len(values):
+        return Moments(np.empty(0), np.empty(0))
+    # (n, n_columns) -> (n_columns, n)
+    return _standardize(values.T.copy())
 
-    Parameters
-    ----------
-    line : ndarray of shape (n, n_features + 1)
-        From :func:`linear_terms`.
 
-    Returns
-    -------
-    ndarray of shape (n, n_terms)
-        Without columns where there are too few rows for any.
-    """
-    z = line[:, 1:]
-    n_rows, width = z.shape
+def _standardize(columns: Array) -> Moments:
+    """Standardize columns that lie in rows, in place; one that does not vary becomes 0."""
+    n_rows = columns.shape[1]
+    # Around the first number, so that a constant has no spread.
+    origin = columns[:, :1].copy()
+    columns -= origin
+    offset = np.add.reduce(columns, axis=1, keepdims=True) / n_rows
+    columns -= offset
+    mean = (origin + offset)[:, 0]
+    scale = np.sqrt(np.add.reduce(columns * columns, axis=1) / n_rows)
+    # What rounding leaves of a constant is no variation.
+    columns /= np.where(scale <= ROUNDING * np.abs(mean), np.inf, scale)[:, None]
+    return Moments(mean, scale)
+
+
+def _count_bends(n_rows: int, width: int) -> tuple[int, int]:
+    """Count the hinges per column, and the products of pairs, that so many rows allow."""
     most = n_rows // ROWS_PER_TERM - width - 1
     n_pairs = width * (width - 1) // 2 if width <= MOST_PAIRED else 0
     if n_pairs > most:
         n_pairs = 0
-    n_bends = min(MOST_BENDS, (most - n_pairs) // max(width, 1))
-    terms = [z[:, :0]]
-    if n_bends > 0:
-        places = np.arange(1, n_bends + 1) * n_rows // (n_bends + 1)
-        quantiles = np.sort(z, axis=0)[places]
-        # (n, 1, n_features) - (bends, n_features) -> (n, bends * n_features)
-        terms.append(np.maximum(z[:, None, :] - quantiles, 0.0).reshape(n_rows, -1))
-    if n_pairs:
-        first, second = np.triu_indices(width, k=1)
-        terms.append(z[:, first] * z[:, second])
-    return np.concatenate(terms, axis=1)
+    return max(0, min(MOST_BENDS, (most - n_pairs) // max(width, 1))), n_pairs
 
 
-def explained(terms: Array, wanted: Array) -> tuple[float, int]:
-    """Compute the share of the variance that least squares explains, and the terms used.
+def _write_bends(z: Array, n_bends: int, n_pairs: int, *, out: Array) -> None:
+    """Write the terms that bend: hinges at quantiles, and products of pairs.
 
     Parameters
     ----------
-    terms : ndarray of shape (n, n_terms)
-        Of order 1; the first column is ones.
-    wanted : ndarray of shape (n, n_outputs)
-        From :func:`of_order_one`, so that every output counts the same, whatever its unit.
-
-    Returns
-    -------
-    share : float
-        1 where the values do not vary.
-    rank : int
-        How many of the terms are independent.
+    z : ndarray of shape (n_features, n)
+        Standardized.
+    n_bends, n_pairs : int
+        From :func:`_count_bends`.
+    out : ndarray of shape (n_features * n_bends + n_pairs, n)
     """
-    total = float(np.vdot(wanted, wanted))
-    if total == 0:
-        return 1.0, 1
+    width, n_rows = z.shape
+    if n_bends:
+        places = [place * n_rows // (n_bends + 1) for place in range(1, n_bends + 1)]
+        quantiles = np.sort(z, axis=1)[:, places, None]
+        # (n_features * n_bends, n) -> (n_features, n_bends, n)
+        hinges = out[: width * n_bends].reshape(width, n_bends, n_rows)
+        np.maximum(np.subtract(z[:, None], quantiles, out=hinges), 0.0, out=hinges)
+    if n_pairs:
+        place = width * n_bends
+        for first in range(width - 1):
+            later = z[first + 1 :]
+            np.multiply(z[first], later, out=out[place : place + len(later)])
+            place += len(later)
+
+
+class _Rest(NamedTuple):
+    """Squares before and after least squares, of each wanted column; and how many terms it took."""
+
+    total: Array
+    left: Array
+    rank: int
+
+    def explained(self, first: int, end: int | None) -> tuple[float, int]:
+        """Give the share that is explained of some columns, 1 if none varies, and the terms."""
+        total = float(np.add.reduce(self.total[first:end]))
+        if total == 0:
+            return 1.0, 1
+        return 1 - float(np.add.reduce(self.left[first:end])) / total, self.rank
+
+
+def _left_over(table: Array, n_line: int, n_terms: int) -> tuple[_Rest, _Rest]:
+    """Fit what is wanted by the terms of a line, and by all terms, in least squares.
+
+    Parameters
+    ----------
+    table : ndarray of shape (n_terms + n_wanted, n)
+        The terms, those of a line before others, and what is wanted. All are of order 1, so
+        that every output counts the same, whatever its unit.
+    n_line, n_terms : int
+    """
     # torch keeps to the threads that a fit takes; numpy's products would take all, and wait for
     # a core that is busy.
-    a, b = torch.from_numpy(terms), torch.from_numpy(wanted)
+    a = torch.from_numpy(table).T
+    # One orthogonal basis serves all: what the first columns span, its first vectors span.
+    triangle = torch.linalg.qr(a, mode="r").R
+    heights = triangle.diagonal()[:n_terms].abs().numpy()
+    if np.minimum.reduce(heights) > APART * np.maximum.reduce(heights):
+        squares = np.square(triangle[:, n_terms:].numpy())
+        # All three of the same numbers: where no term explains anything, nothing is what comes out.
+        total, line, curve = (np.add.reduce(squares[place:]) for place in (0, n_line, n_terms))
+        return _Rest(total, line, n_line), _Rest(total, curve, n_terms)
+    total = np.add.reduce(np.square(table[n_terms:]), axis=1)
+    wanted = a[:, n_terms:]
+    left_by_line = _by_eigenvectors(a[:, :n_line], wanted, total)
+    return left_by_line, _by_eigenvectors(a[:, :n_terms], wanted, total)
+
+
+def _by_eigenvectors(a: Tensor, b: Tensor, total: Array) -> _Rest:
+    """Fit by the combinations of terms that are more than nothing."""
     size, basis = torch.linalg.eigh(a.T @ a)
     kept = size > NOTHING * size[-1]
     basis = basis[:, kept]
     solution = basis @ ((basis.T @ (a.T @ b)) / size[kept, None])
     left = b - a @ solution
-    return 1 - float(left.square().sum()) / total, int(kept.sum())
-
-
-def compare_structure(line: Array, t: Array, output: Array) -> Structure:
-    """Hold a line, curves and the network against y.
-
-    Parameters
-    ----------
-    line : ndarray of shape (n, n_features + 1)
-        From :func:`linear_terms`.
-    t, output : ndarray of shape (n, n_outputs)
-        Targets, and what the network predicts.
-    """
-    wanted = of_order_one(t)
-    line_r2, line_terms = explained(line, wanted)
-    curve_r2, curve_terms = explained(np.concatenate([line, curved_terms(line)], axis=1), wanted)
-    _, scale = mean_and_scale(t)
-    scale[scale == 0] = 1.0
-    residual = (t - output) / scale
-    n_outputs = t.shape[1]
-    return Structure(
-        line_r2=line_r2,
-        curve_r2=curve_r2,
-        network_r2=1 - float(np.vdot(residual, residual)) / t.size,
-        n=t.size,
-        line_terms=line_terms * n_outputs,
-        curve_terms=curve_terms * n_outputs,
-    )
-
-
-def of_order_one(values: Array) -> Array:
-    """Standardize the columns; one that does not vary becomes 0."""
-    mean, scale = mean_and_scale(values)
-    # What rounding leaves of a constant is no variation.
-    scale[scale <= ROUNDING * np.abs(mean)] = np.inf
-    ordered: Array = (values - mean) / scale
-    return ordered
-
-
-def mean_and_scale(values: Array) -> tuple[Array, Array]:
-    """Compute mean and standard deviation of each column, at half the cost of numpy's own."""
-    n_rows = len(values)
-    mean = np.add.reduce(values) / n_rows
-    centred = values - mean
-    return mean, np.sqrt(np.add.reduce(centred * centred) / n_rows)
+    return _Rest(total, left.square().sum(dim=0).numpy(), int(kept.sum()))

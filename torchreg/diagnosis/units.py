@@ -96,7 +96,7 @@ def slope_and_output(
 
     Returns
     -------
-    slope, output : ndarray of shape (n, n_units)
+    slope, output : ndarray of shape (n_units, n)
     """
     given = [_copy(value) for value in args]
     options = {key: _copy(value) for key, value in kwargs.items()}
@@ -108,8 +108,7 @@ def slope_and_output(
         # A copy, which relu_ and its like may overwrite.
         after = call(before.clone(), *given[1:], **options)
         (slope,) = torch.autograd.grad(after.sum(), before)
-    # (n, ...) -> (n, n_units)
-    return slope.flatten(1).numpy(), after.detach().flatten(1).numpy()
+    return _by_unit(slope), _by_unit(after)
 
 
 def slope_from_output(name: str, output: Tensor) -> tuple[Array, Array]:
@@ -117,11 +116,20 @@ def slope_from_output(name: str, output: Tensor) -> tuple[Array, Array]:
 
     Returns
     -------
-    slope, output : ndarray of shape (n, n_units)
+    slope, output : ndarray of shape (n_units, n)
     """
-    # (n, ...) -> (n, n_units)
-    after: Array = _copy(output).flatten(1).numpy()
+    after = _by_unit(output)
     return SLOPE_OF_OUTPUT[name](after), after
+
+
+def _by_unit(values: Tensor) -> Array:
+    """Copy the numbers of each unit to one place, where numpy runs through them fastest."""
+    # (n, ...) -> (n_units, n)
+    units = values.detach().flatten(1).T
+    copied: Array = units.to(
+        "cpu", torch.float64, copy=True, memory_format=torch.contiguous_format
+    ).numpy()
+    return copied
 
 
 def count_units(name: str, slope: Array, output: Array) -> dict[str, Any]:
@@ -137,8 +145,8 @@ def count_units(name: str, slope: Array, output: Array) -> dict[str, Any]:
     ----------
     name : str
         A key of :data:`ACTIVATIONS`.
-    slope, output : ndarray of shape (n, n_units)
-        One column a unit.
+    slope, output : ndarray of shape (n_units, n)
+        One row a unit.
 
     Returns
     -------
@@ -147,30 +155,32 @@ def count_units(name: str, slope: Array, output: Array) -> dict[str, Any]:
 
     Examples
     --------
-    >>> output = np.array([[0.0, 1.0, 0.0], [0.0, 2.0, 3.0]])
+    >>> output = np.array([[0.0, 0.0], [1.0, 2.0], [0.0, 3.0]])
     >>> counts = count_units("relu", SLOPE_OF_OUTPUT["relu"](output), output)
     >>> counts["n_dead"], counts["n_always_on"], counts["n_bending"]
     (1, 1, 1)
     """
     activation = ACTIVATIONS[name]
-    relative = np.abs(slope) / activation.steepest
-    low, high = relative.min(axis=0), relative.max(axis=0)
+    relative = np.abs(slope)
+    if activation.steepest != 1:
+        relative /= activation.steepest
+    low, high = np.minimum.reduce(relative, axis=1), np.maximum.reduce(relative, axis=1)
     flat = high <= FLAT
     line = ~flat & (high - low <= ONE_SLOPE)
-    saturated = np.zeros_like(flat)
+    saturated = np.zeros(len(flat), dtype=bool)
     if activation.bounded:
-        saturated = (relative <= STEEP).mean(axis=0) >= MOSTLY
+        saturated = np.add.reduce(relative <= STEEP, axis=1) / relative.shape[1] >= MOSTLY
     dead = flat & ~saturated
     bending = ~(flat | line | saturated)
     return {
         "function": name,
         "bounded": activation.bounded,
-        "n_units": slope.shape[1],
-        "n_dead": int(dead.sum()),
-        "n_always_on": int(line.sum()),
-        "n_saturated": int(saturated.sum()),
-        "n_duplicates": _count_duplicates(output[:, bending]),
-        "n_bending": int(bending.sum()),
+        "n_units": len(slope),
+        "n_dead": int(np.count_nonzero(dead)),
+        "n_always_on": int(np.count_nonzero(line)),
+        "n_saturated": int(np.count_nonzero(saturated)),
+        "n_duplicates": _count_duplicates(output[bending]),
+        "n_bending": int(np.count_nonzero(bending)),
     }
 
 
@@ -180,19 +190,21 @@ def _copy(value: Any) -> Any:
     return value.detach().to("cpu", torch.float64, copy=True)
 
 
-def _count_duplicates(values: Array) -> int:
-    """Count the columns that are scaled and shifted copies of an earlier one."""
-    if values.shape[1] < 2:
+def _count_duplicates(units: Array) -> int:
+    """Count the rows that are scaled and shifted copies of an earlier one."""
+    if len(units) < 2:
         return 0
-    values = values[:, :COMPARED]
-    centred = values - np.add.reduce(values) / len(values)
-    # By torch, for the reason given in structure.explained.
-    columns = torch.from_numpy(centred)
-    products = (columns.T @ columns).numpy()
-    size = np.diagonal(products)
+    units = units[:COMPARED]
+    centred = units - np.add.reduce(units, axis=1, keepdims=True) / units.shape[1]
+    # By torch, for the reason given in structure.py.
+    rows = torch.from_numpy(centred)
+    products = (rows @ rows.T).numpy()
+    size = products.diagonal()
     # 1 - r^2 <= NOT_EXPLAINED, for the correlation r of each pair
-    alike = np.square(products) >= (1 - NOT_EXPLAINED) * np.outer(size, size)
-    return int(np.triu(alike, k=1).any(axis=0).sum())
+    alike = products * products >= (1 - NOT_EXPLAINED) * size[:, None] * size
+    places = np.arange(len(size))
+    earlier = places[:, None] < places
+    return int(np.count_nonzero(np.logical_or.reduce(alike & earlier)))
 
 
 def as_layer(counts: dict[str, Any], number: int) -> Layer:

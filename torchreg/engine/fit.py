@@ -8,7 +8,8 @@ from typing import ParamSpec, TypeVar
 
 import torch
 
-from torchreg.engine.plan import Fitted, Plan
+from torchreg._device import threads
+from torchreg.engine.plan import Fitted, Plan, is_small
 from torchreg.engine.problem import NeverBegunError
 from torchreg.engine.request import Job
 from torchreg.engine.together import train_together
@@ -60,18 +61,22 @@ def fit_networks(
     list of Fitted or Exception
         One for each job, in their order; what is wrong with one is not the others' trouble.
     """
+    available = torch.get_num_threads()
+    few = 1 if all(is_small(job) for job in jobs) else available
     # 1. Networks between their scaling layers, and the rows in their units.
-    plans = [_attempt(Plan, job) for job in jobs]
+    with threads(few, others=available):
+        plans = [_attempt(Plan, job) for job in jobs]
     # 2. Train them, those of one architecture as one stack.
     problems = [p for plan in plans if isinstance(plan, Plan) for p in plan.problems]
     answers = iter(train_together(problems, halt))
     # 3. Keep the best of each job, and what a diagnosis needs.
-    return [
-        _attempt(plan.conclude, [next(answers) for _ in plan.problems])
-        if isinstance(plan, Plan)
-        else plan
-        for plan in plans
-    ]
+    with threads(few, others=available):
+        return [
+            _attempt(plan.conclude, [next(answers) for _ in plan.problems])
+            if isinstance(plan, Plan)
+            else plan
+            for plan in plans
+        ]
 
 
 def _attempt(work: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R | Exception:

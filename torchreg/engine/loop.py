@@ -79,7 +79,12 @@ class _Training:
             self.best.take_all()
         #: The weights at the end of the last epoch, to which an interrupted fit goes back.
         self.last = Snapshot(core.tensors(), len(problems))
-        self.n_epochs = 0
+        #: Epochs that all networks have begun, and that they have ended.
+        self.n_epochs = self.n_finished = 0
+        #: Networks to whose fits somebody listens, and those that may settle before their budget.
+        self.heard = [member for member in self.members if member.listeners]
+        self.asked = [m for m in self.members if m.listeners or m.patience is not None]
+        self.shortest = min(problem.max_epochs for problem in problems)
         self.fresh = True
         self.batch_losses: list[float] | Tensor = []
         # To read a number from an accelerator is to wait for it.
@@ -94,7 +99,7 @@ class _Training:
         try:
             self._run_epochs(kept)
         except KeyboardInterrupt:
-            if any(m.finished == m.problem.first_epoch for m in self.active):
+            if self.n_finished == 0:
                 raise
             self._interrupt()
 
@@ -125,8 +130,7 @@ class _Training:
             self._write_down(losses, validation)
             if not self.active:
                 return
-            for member in self.active:
-                member.finished = member.epoch
+            self.n_finished = self.n_epochs
             self.last.take_all()
             # 5. Keep the best weights.
             self._keep_if_best(losses, validation)
@@ -142,9 +146,9 @@ class _Training:
 
     def _begin_epoch(self) -> None:
         self.n_epochs += 1
-        for member in self.active:
-            member.epoch += 1
-            self._tell(member, methodcaller("on_epoch_begin"))
+        for member in self.heard:
+            if member.answer is None:
+                self._tell(member, methodcaller("on_epoch_begin"))
 
     def _epoch_of_training(self) -> list[float]:
         """Give the mean loss of each network, of the weights as they were before each step."""
@@ -209,7 +213,9 @@ class _Training:
             self.best.take_lower(watched, self.n_epochs)
 
     def _ask(self) -> None:
-        for member in self.active:
+        for member in self.asked:
+            if member.answer is not None:
+                continue
             stops: list[bool] = []
             if member.listeners:
                 record = member.last_record()
@@ -221,8 +227,10 @@ class _Training:
                 self._conclude(member, reason)
 
     def _end_budgets(self) -> None:
+        if self.n_epochs < self.shortest:
+            return
         for member in self.active:
-            if member.epoch >= member.last_epoch:
+            if self.n_epochs >= member.problem.max_epochs:
                 self._conclude(member, "budget")
 
     def _conclude(self, member: Member, reason: str) -> None:
@@ -261,12 +269,12 @@ class _Training:
         if not self.watches:
             losses = [math.inf] * len(self.placed)
             for member in self.active:
-                if member.epoch == member.finished:
+                if self.n_epochs == self.n_finished:
                     losses[member.place] = member.watched()[-1]
             self.best.take_lower(losses, self.n_epochs)
         for member in self.active:
-            member.forget_unfinished()
-            if member.epoch != member.finished:
+            member.forget_after(self.n_finished)
+            if self.n_epochs != self.n_finished:
                 # In the middle of an epoch, or of a line search, weights are nobody's.
                 self.last.restore(member.place)
             self._conclude(member, "interrupted")
@@ -298,8 +306,7 @@ class _Training:
         (member,) = self.placed
         member.losses = [*memory["losses"]]
         member.validation_losses = [*memory["validation_losses"]]
-        self.n_epochs = len(member.losses)
-        member.epoch = member.finished = member.problem.first_epoch + self.n_epochs
+        self.n_epochs = self.n_finished = len(member.losses)
         self.best.recall(memory["snapshot"])
         self.last.take_all()
         if member.patience is not None:

@@ -22,8 +22,6 @@ class Member:
     ----------
     answer : Outcome, Exception or None
         ``None`` while it trains.
-    finished : int
-        The last epoch that is whole.
     """
 
     def __init__(self, problem: Problem, place: int) -> None:
@@ -35,8 +33,6 @@ class Member:
         self.losses: list[float] = []
         self.validation_losses: list[float] = []
         self.extra: dict[int, dict[str, Any]] = {}
-        self.epoch = self.finished = problem.first_epoch
-        self.last_epoch = problem.first_epoch + problem.max_epochs
         stopping = problem.stopping
         self.on_validation = stopping.on_validation
         self.patience = (
@@ -57,7 +53,8 @@ class Member:
     def last_record(self) -> EpochRecord:
         """Give what the last epoch saw."""
         validation = self.validation_losses[-1] if self.validation_losses else None
-        return EpochRecord(self.epoch, self.losses[-1], validation)
+        epoch = self.problem.first_epoch + len(self.losses)
+        return EpochRecord(epoch, self.losses[-1], validation)
 
     def watched(self) -> list[float]:
         """Give the losses by which weights are the best, or the fit has settled."""
@@ -69,9 +66,8 @@ class Member:
             return None
         return "early_stopping" if self.on_validation else "converged"
 
-    def forget_unfinished(self) -> None:
+    def forget_after(self, n_epochs: int) -> None:
         """Drop what was recorded of an epoch that was interrupted."""
-        n_epochs = self.finished - self.problem.first_epoch
         del self.losses[n_epochs:], self.validation_losses[n_epochs:]
 
     def outcome(self, reason: str, lane: str, best_epoch: int) -> Outcome:

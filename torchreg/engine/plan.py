@@ -17,7 +17,6 @@ from torchreg._device import (
     resolve_dtype,
     seeded,
     statistics_dtype,
-    threads,
 )
 from torchreg.diagnosis.record import FitSummary
 from torchreg.engine.inside import Inside
@@ -90,48 +89,45 @@ class Plan:
 
     def __init__(self, job: Job) -> None:
         request, training = job.request, job.training
-        available = torch.get_num_threads()
-        few = 1 if len(training.y) * width_of(training.x) <= ONE_THREAD else available
-        with threads(few, others=available):
-            # 1. Batches. A full batch is what its distinct rows and their weights say.
-            self.n_rows, n_outputs = training.y.shape
-            batch_size = choose_batch_size(request.batch_size, self.n_rows, request.optimizer)
-            loss = probe_loss(request.loss, n_outputs)
-            if batch_size >= self.n_rows and (loss.per_row or training.weight is not None):
-                merged = merge_identical(every_row(training.x), training.y, training.weight)
-                training = RawRows(*merged)
-                batch_size = len(training.y)
-            # 2. Networks between their scaling layers, and the rows in their units.
-            starts = start_networks(request, training, batch_size)
-            # 3. What is to be trained.
-            first = starts[0]
-            validation = None
-            if job.validation is not None:
-                validation = first.inside.table(job.validation, whole=False)
-            loss = loss.to(first.table.t)
-            self.problems = []
-            for start in starts:
-                listener = start.inside.listener(training, job.validation, batch_size)
-                problem = Problem(
-                    network=start.inside.network,
-                    training=first.table,
-                    validation=validation,
-                    loss=loss,
-                    optimizer=request.optimizer,
-                    batch_size=batch_size,
-                    max_epochs=request.max_epochs,
-                    stopping=request.stopping,
-                    seed=start.seed,
-                    first_epoch=request.epochs_before,
-                    observers=request.observers(start.inside.module),
-                    batch_observer=listener,
-                    keeper=request.keeper,
-                    protect_input=start.habits.overwrites_input,
-                    draws=start.habits.draws,
-                    generators=start.generators,
-                )
-                self.problems.append(problem)
-            self.travels = [Travel(start.inside.network) for start in starts]
+        # 1. Batches. A full batch is what its distinct rows and their weights say.
+        self.n_rows, n_outputs = training.y.shape
+        batch_size = choose_batch_size(request.batch_size, self.n_rows, request.optimizer)
+        loss = probe_loss(request.loss, n_outputs)
+        if batch_size >= self.n_rows and (loss.per_row or training.weight is not None):
+            merged = merge_identical(every_row(training.x), training.y, training.weight)
+            training = RawRows(*merged)
+            batch_size = len(training.y)
+        # 2. Networks between their scaling layers, and the rows in their units.
+        starts = start_networks(request, training, batch_size)
+        # 3. What is to be trained.
+        first = starts[0]
+        validation = None
+        if job.validation is not None:
+            validation = first.inside.table(job.validation, whole=False)
+        loss = loss.to(first.table.t)
+        self.problems = []
+        for start in starts:
+            listener = start.inside.listener(training, job.validation, batch_size)
+            problem = Problem(
+                network=start.inside.network,
+                training=first.table,
+                validation=validation,
+                loss=loss,
+                optimizer=request.optimizer,
+                batch_size=batch_size,
+                max_epochs=request.max_epochs,
+                stopping=request.stopping,
+                seed=start.seed,
+                first_epoch=request.epochs_before,
+                observers=request.observers(start.inside.module),
+                batch_observer=listener,
+                keeper=request.keeper,
+                protect_input=start.habits.overwrites_input,
+                draws=start.habits.draws,
+                generators=start.generators,
+            )
+            self.problems.append(problem)
+        self.travels = [Travel(start.inside.network) for start in starts]
         self.training, self.starts = training, starts
 
     def conclude(self, answers: list[Answer]) -> Fitted:
@@ -154,13 +150,15 @@ class Plan:
         if isinstance(answer, Exception):
             raise answer
         module, dtype = start.inside.module, start.inside.dtype
-        available = torch.get_num_threads()
-        few = 1 if problem.work <= ONE_THREAD else available
-        with threads(few, others=available):
-            rows = self.training.x, self.training.y
-            summary = summarize(problem, answer, self.travels[best], module, *rows, self.n_rows)
+        rows = self.training.x, self.training.y
+        summary = summarize(problem, answer, self.travels[best], module, *rows, self.n_rows)
         interrupted = any(map(is_interrupted, answers))
         return Fitted(module.eval(), dtype, answer, summary, start.seed, losses, interrupted)
+
+
+def is_small(job: Job) -> bool:
+    """Whether one thread does as well as several what is done before and after training."""
+    return len(job.training.y) * width_of(job.training.x) <= ONE_THREAD
 
 
 def final_loss(outcome: Outcome) -> float:

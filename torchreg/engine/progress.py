@@ -54,22 +54,25 @@ class Snapshot:
         epoch : int
             After which the weights are as they are now.
         """
-        lower = [new < old for new, old in zip(losses, self.loss, strict=True)]
-        if not any(lower):
+        lower = [place for place, loss in enumerate(losses) if loss < self.loss[place]]
+        if not lower:
             return
-        if all(lower) or self.kept is None:
+        if len(lower) == len(losses) or self.kept is None:
             self.take_all()
         else:
-            self.underway = True
-            for kept, tensor in zip(self.kept, self.tensors, strict=True):
-                # (n_networks,) -> (n_networks, 1, ...)
-                rows = torch.tensor(lower, device=tensor.device)
-                rows = rows.view(-1, *[1] * (tensor.ndim - 1))
-                torch.where(rows, tensor, kept, out=kept)
-            self.underway = False
-        for place, is_lower in enumerate(lower):
-            if is_lower:
-                self.loss[place], self.epoch[place] = losses[place], epoch
+            self._take_some(lower)
+        for place in lower:
+            self.loss[place], self.epoch[place] = losses[place], epoch
+
+    def _take_some(self, places: list[int]) -> None:
+        chosen = torch.zeros(len(self.loss), dtype=torch.bool)
+        chosen[places] = True
+        self.underway = True
+        for kept, tensor in zip(self.kept or [], self.tensors, strict=True):
+            # (n_networks,) -> (n_networks, 1, ...)
+            rows = chosen.to(tensor.device).view(-1, *[1] * (tensor.ndim - 1))
+            torch.where(rows, tensor, kept, out=kept)
+        self.underway = False
 
     def restore(self, place: int) -> None:
         """Put the kept weights of a network back."""

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from torchreg.diagnosis.record import Columns, FarColumn, FitSummary, Journey
 from torchreg.diagnosis.statistics import look_inside, spread_out
+from torchreg.diagnosis.structure import Array
 from torchreg.engine.problem import Outcome, Problem
 from torchreg.engine.rows import Rows, SparseRows, chunks, rows_in, width_of
 from torchreg.engine.statistics import Statistics, column_statistics
@@ -54,14 +57,15 @@ def summarize(
     layers = dict(module.named_children())
     weight = problem.training.weight
     before, after = layers.get("standardize"), layers.get("unstandardize")
-    columns = describe_columns(x, statistics_of(before, x, weight))
+    ranges = ranges_of(x, statistics_of(before, x, weight))
     at_most = min(LOOKED_AT, rows_in(_NUMBERS, width_of(x)))
     chosen = spread_out(n_rows if weight is not None else len(y), at_most, weight)
     validation, lr = problem.validation, problem.optimizer.options.get("lr")
+    journeys = travel.finish()
     return FitSummary(
         n_rows=n_rows,
         n_validation=0 if validation is None else len(validation.t),
-        n_parameters=sum(p.numel() for p in problem.network.parameters()),
+        n_parameters=sum(journey.n for journey in journeys),
         batch_size=problem.batch_size,
         max_epochs=problem.max_epochs,
         first_epoch=problem.first_epoch,
@@ -72,11 +76,11 @@ def summarize(
         lr=None if lr is None else float(lr),
         standardize_x=before is not None,
         standardize_y=after is not None,
-        x=columns,
+        x=Columns(*(numbers.tolist() for numbers in ranges)),
         y=describe_target(y, statistics_of(after, y, weight)),
-        far=far_columns(x, columns),
-        copies=find_copies(x, x[chosen], columns),
-        journeys=travel.finish(),
+        far=far_columns(x, ranges),
+        copies=find_copies(x, chosen, ranges),
+        journeys=journeys,
         look=look_inside(problem.network, problem.training.x[chosen], problem.training.t[chosen]),
     )
 
@@ -95,23 +99,39 @@ class Travel:
         for name, parameter in network.named_parameters():
             self.names.append(name)
             self.tensors.append(parameter)
-        self.start = [tensor.detach().clone() for tensor in self.tensors]
+        self.start = self._all_numbers()
 
     def finish(self) -> list[Journey]:
         """Hold the parameters against their start."""
-        now = [tensor.detach() for tensor in self.tensors]
-        travelled = torch._foreach_norm(torch._foreach_sub(now, self.start))
-        sizes = torch.stack([*torch._foreach_norm(self.start), *travelled]).tolist()
-        counts = [tensor.numel() for tensor in now]
-        numbers = zip(self.names, counts, sizes[: len(now)], sizes[len(now) :], strict=True)
-        return [
-            Journey(name, n, start / max(n, 1) ** 0.5, gone / max(n, 1) ** 0.5)
-            for name, n, start, gone in numbers
-        ]
+        # All tensors at once: a call of torch costs as much for each of them.
+        start, now = (numbers.cpu().numpy() for numbers in (self.start, self._all_numbers()))
+        now -= start
+        squares = (start * start, np.multiply(now, now, out=now))
+        journeys, end = [], 0
+        for name, tensor in zip(self.names, self.tensors, strict=True):
+            n = tensor.numel()
+            begin, end = end, end + n
+            sizes = [float(np.add.reduce(of_all[begin:end])) for of_all in squares]
+            journeys.append(Journey(name, n, *((size / max(n, 1)) ** 0.5 for size in sizes)))
+        return journeys
+
+    def _all_numbers(self) -> Tensor:
+        """Copy all parameters into one vector."""
+        # (...) -> (n,), for each
+        return torch.cat([tensor.detach().reshape(-1) for tensor in self.tensors])
 
 
-def describe_columns(rows: Rows, statistics: Statistics) -> Columns:
-    """Find the range of each column, beside its mean and standard deviation.
+class Ranges(NamedTuple):
+    """Numbers of each column, in raw units and float64."""
+
+    mean: Array
+    scale: Array
+    low: Array
+    high: Array
+
+
+def ranges_of(rows: Rows, statistics: Statistics) -> Ranges:
+    """Find the smallest and the largest value of each column, beside mean and scale.
 
     Parameters
     ----------
@@ -120,9 +140,7 @@ def describe_columns(rows: Rows, statistics: Statistics) -> Columns:
     statistics : Statistics
         Of these rows.
     """
-    low, high = column_ranges(rows)
-    mean, scale = statistics
-    return Columns(mean.tolist(), scale.tolist(), low.tolist(), high.tolist())
+    return Ranges(*(numbers.numpy() for numbers in (*statistics, *column_ranges(rows))))
 
 
 def describe_target(y: Tensor, statistics: Statistics) -> Columns:
@@ -135,16 +153,23 @@ def describe_target(y: Tensor, statistics: Statistics) -> Columns:
     statistics : Statistics
         Of these rows.
     """
-    values = y.numpy()
-    mean, scale = statistics.mean.numpy(), statistics.scale.numpy()
+    # One output a row: (n, n_outputs) -> (n_outputs, n)
+    values = np.ascontiguousarray(y.numpy().T)
+    n_rows = len(y)
+    mean, scale = (numbers.numpy() for numbers in statistics)
     # Standardized with these rows' own numbers, and before any power is taken; a constant is 0.
-    z = (values - values.mean(axis=0)) / np.where(scale == 0, np.inf, scale)
-    square = z * z
-    variance = np.add.reduce(square) / len(z)
+    z = values - np.add.reduce(values, axis=1, keepdims=True) / n_rows
+    z /= np.where(scale == 0, np.inf, scale)[:, None]
+    powers = np.empty((3, *z.shape))
+    square, cube, fourth = powers
+    np.multiply(z, z, out=square)
+    np.multiply(square, z, out=cube)
+    np.multiply(square, square, out=fourth)
+    variance, skewness, kurtosis = np.add.reduce(powers, axis=2) / n_rows
     variance[variance == 0] = 1.0
-    skewness = np.add.reduce(square * z) / len(z) / variance**1.5
-    kurtosis = np.add.reduce(square * square) / len(z) / variance**2
-    low, high = values.min(axis=0), values.max(axis=0)
+    low, high = np.minimum.reduce(values, axis=1), np.maximum.reduce(values, axis=1)
+    skewness /= variance * np.sqrt(variance)
+    kurtosis /= variance * variance
     return Columns(*(v.tolist() for v in (mean, scale, low, high, skewness, kurtosis)))
 
 
@@ -152,10 +177,8 @@ def statistics_of(layer: nn.Module | None, rows: Rows, weight: Tensor | None) ->
     """Read the statistics out of a scaling layer or, where there is none, compute them."""
     if layer is None:
         return column_statistics(rows, None if weight is None else weight.cpu())
-    buffers = dict(layer.named_buffers())
-    return Statistics(
-        buffers["mean"].cpu().to(torch.float64), buffers["scale"].cpu().to(torch.float64)
-    )
+    mean, scale = (layer.get_buffer(name).to("cpu", torch.float64) for name in ("mean", "scale"))
+    return Statistics(mean, scale)
 
 
 def column_ranges(rows: Rows) -> tuple[Tensor, Tensor]:
@@ -173,23 +196,23 @@ def column_ranges(rows: Rows) -> tuple[Tensor, Tensor]:
     return low.to(torch.float64), high.to(torch.float64)
 
 
-def far_columns(rows: Rows, columns: Columns) -> list[FarColumn]:
+def far_columns(rows: Rows, ranges: Ranges) -> list[FarColumn]:
     """Look closer at the columns whose range says that they have values far away.
 
     Parameters
     ----------
     rows : Tensor of shape (n, n_columns) or SparseRows
         Raw units.
-    columns : Columns
+    ranges : Ranges
         Of these rows.
     """
-    mean, low, high = (np.array(v) for v in (columns.mean, columns.low, columns.high))
-    reach = FAR * np.array(columns.scale)
+    mean, scale, low, high = ranges
+    reach = FAR * scale
     far = (reach > 0) & (np.maximum(high - mean, mean - low) > reach)
-    suspects = np.flatnonzero(far).tolist()
+    suspects = far.nonzero()[0].tolist()
+    if not suspects:
+        return []
     if isinstance(rows, SparseRows):
-        if not suspects:
-            return []
         return _far_sparse(rows, torch.from_numpy(mean), torch.from_numpy(reach), suspects)
     found = []
     for column in suspects:
@@ -222,7 +245,7 @@ def _far_sparse(
     return [FarColumn(c, n_far[c], n_other[c], one_valued[c]) for c in suspects]
 
 
-def find_copies(rows: Rows, sample: Tensor, columns: Columns) -> list[tuple[int, int]]:
+def find_copies(rows: Rows, chosen: Tensor | slice, ranges: Ranges) -> list[tuple[int, int]]:
     """Find columns that are copies of others, in the same unit or another.
 
     Those that look alike on a few rows are compared on all of them.
@@ -231,10 +254,10 @@ def find_copies(rows: Rows, sample: Tensor, columns: Columns) -> list[tuple[int,
     ----------
     rows : Tensor of shape (n, n_columns) or SparseRows
         Raw units.
-    sample : Tensor of shape (m, n_columns)
-        Some of these rows.
-    columns : Columns
-        Of these rows.
+    chosen : Tensor of shape (m,) or slice
+        The few rows.
+    ranges : Ranges
+        Of all rows.
 
     Returns
     -------
@@ -242,10 +265,9 @@ def find_copies(rows: Rows, sample: Tensor, columns: Columns) -> list[tuple[int,
         A column, and a later one that is its copy; each later one is named once.
     """
     # Any two columns of two rows are copies.
-    if sample.shape[1] < 2 or len(sample) < 3:
+    if width_of(rows) < 2 or not _some_range_alike(ranges) or len(sample := rows[chosen]) < 3:
         return []
-    mean = torch.tensor(columns.mean, dtype=torch.float64)
-    scale = torch.tensor(columns.scale, dtype=torch.float64)
+    mean, scale = torch.from_numpy(ranges.mean), torch.from_numpy(ranges.scale)
     z = (sample.to(torch.float64) - mean) / scale.masked_fill(scale == 0, torch.inf)
     # One number per column: the same for a copy, but for its sign, and 0 for what hardly varies.
     mark = torch.sin(torch.arange(1, len(z) + 1, dtype=torch.float64)) @ z
@@ -264,6 +286,14 @@ def find_copies(rows: Rows, sample: Tensor, columns: Columns) -> list[tuple[int,
         if _same(*whole):
             found[second] = found.get(first, first)
     return [(first, second) for second, first in sorted(found.items())]
+
+
+def _some_range_alike(ranges: Ranges) -> bool:
+    """Tell whether two columns span about as many standard deviations, as copies do."""
+    varies = ranges.scale > 0
+    span = np.sort((ranges.high - ranges.low)[varies] / ranges.scale[varies])
+    # At both ends copies differ by SAME at most, and by rounding.
+    return bool((span[1:] - span[:-1] <= 3 * SAME).any())
 
 
 def _same(a: Tensor, b: Tensor) -> bool:

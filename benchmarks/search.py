@@ -1,0 +1,262 @@
+"""Grid searches: 50 or 20 settings times 5 folds, trained together and one after another.
+
+Beside ``MLPRegressor`` and skorch, standardized by hand, in two processes. And the memory it takes.
+"""
+
+from __future__ import annotations
+
+import csv
+import os
+import sys
+import time
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any
+
+import joblib
+import numpy as np
+import torch
+from _eager import build_network
+from _harness import PENGUINS, Run, begin, interleave, number, run_fresh, synthetic, table
+from sklearn.base import RegressorMixin
+from sklearn.compose import TransformedTargetRegressor
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.model_selection import GridSearchCV, KFold
+from sklearn.neural_network import MLPRegressor
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import FunctionTransformer, StandardScaler
+from skorch import NeuralNetRegressor
+
+from torchreg import TorchRegressor
+
+COLUMNS = ["flipper_length_mm", "bill_length_mm", "bill_depth_mm"]
+DECAYS = [0.0, 1e-5, 1e-4, 1e-3, 1e-2]
+#: skorch takes minutes for what the others do in seconds: it gets one setting of so many.
+SKORCH_SHARE = 10
+
+NOTES = """\
+`GridSearchCV(..., cv=5, refit=False)` over learning rates and weight decays, the same networks,
+settings, epochs, batches and folds for all, Adam. torchreg in one process: one after another, and
+inside `joblib.parallel_config(backend="torchreg")`. `MLPRegressor` and skorch are standardized by
+hand (`StandardScaler` on X and y) and run with `n_jobs=2`, in processes that are there before.
+skorch is timed on every tenth setting, and its seconds are multiplied accordingly. Medians over
+the rounds; *faster* is the competitor's time divided by that of torchreg together. *Same results*
+is the largest difference of a mean score between torchreg together and one after another.
+Memory: what the peak of a fresh process grows by during the search."""
+
+
+@dataclass(frozen=True)
+class Search:
+    """One search: data, network and settings.
+
+    Parameters
+    ----------
+    name : str
+    data : callable
+        Gives X and y.
+    hidden : int
+    lrs : sequence of float
+        Learning rates, each with each weight decay of ``decays``.
+    decays : sequence of float
+    epochs : int
+    batch_size : int or None
+        None is all rows at once.
+    to_reach : tuple of float
+        How much faster than MLPRegressor, skorch and one after another.
+    """
+
+    name: str
+    data: Callable[[], tuple[np.ndarray, np.ndarray]]
+    hidden: int
+    lrs: Sequence[float]
+    decays: Sequence[float]
+    epochs: int
+    batch_size: int | None
+    to_reach: tuple[float, float, float]
+
+    def grid(self, lr: str, decay: str) -> dict[str, list[float]]:
+        """Name the settings as an estimator does."""
+        return {lr: list(self.lrs), decay: list(self.decays)}
+
+
+def three_columns() -> tuple[np.ndarray, np.ndarray]:
+    """Return three lengths in mm, of shape (333, 3), and body masses in g."""
+    with PENGUINS.open(encoding="utf-8") as file:
+        complete = [row for row in csv.DictReader(file) if "NA" not in row.values()]
+    X = np.array([[float(row[column]) for column in COLUMNS] for row in complete])
+    return X, np.array([float(row["body_mass_g"]) for row in complete])
+
+
+LRS = tuple(np.geomspace(1e-3, 3e-2, 10).tolist())
+SEARCHES = (
+    Search(
+        "penguins, 3 columns, 5 hidden, 50 settings, 500 epochs full batch",
+        three_columns,
+        5,
+        LRS,
+        DECAYS,
+        500,
+        None,
+        (10, 80, 6),
+    ),
+    Search("the same, 32 hidden", three_columns, 32, LRS, DECAYS, 500, None, (4, 25, 2.5)),
+    Search(
+        "2,000 × 8, 100 hidden, 20 settings, 50 epochs, batch 200",
+        partial(synthetic, 2000, 8),
+        100,
+        LRS,
+        (0.0, 1e-3),
+        50,
+        200,
+        (3, 12, 2),
+    ),
+)
+
+
+def grid_search(estimator: Any, grid: dict[str, list[float]], n_jobs: int | None) -> GridSearchCV:
+    folds = KFold(5, shuffle=True, random_state=0)
+    return GridSearchCV(estimator, grid, cv=folds, refit=False, n_jobs=n_jobs)
+
+
+def by_torchreg(search: Search) -> GridSearchCV:
+    reg = TorchRegressor(
+        module__hidden_sizes=(search.hidden,),
+        max_epochs=search.epochs,
+        batch_size=search.batch_size,
+        random_state=0,
+    )
+    return grid_search(reg, search.grid("lr", "optimizer__weight_decay"), None)
+
+
+def standardized(reg: RegressorMixin, *steps: Any) -> TransformedTargetRegressor:
+    pipeline = make_pipeline(StandardScaler(), *steps, reg)
+    return TransformedTargetRegressor(pipeline, transformer=StandardScaler())
+
+
+def by_mlp_regressor(search: Search) -> GridSearchCV:
+    reg = MLPRegressor(
+        hidden_layer_sizes=(search.hidden,),
+        batch_size=search.batch_size or 10**6,
+        shuffle=search.batch_size is not None,
+        max_iter=search.epochs,
+        tol=0,
+        n_iter_no_change=sys.maxsize,
+        random_state=0,
+    )
+    prefix = "regressor__mlpregressor__"
+    grid = search.grid(f"{prefix}learning_rate_init", f"{prefix}alpha")
+    return grid_search(standardized(reg), grid, 2)
+
+
+def single(values: np.ndarray) -> np.ndarray:
+    return values.astype(np.float32)
+
+
+class Net(NeuralNetRegressor):
+    """skorch's regressor, which wants y as a column."""
+
+    def fit(self, X: np.ndarray, y: np.ndarray) -> Net:
+        return super().fit(X, single(y).reshape(-1, 1))
+
+
+def by_skorch(search: Search) -> GridSearchCV:
+    X, _ = search.data()
+    net = Net(
+        build_network(X.shape[1], (search.hidden,)),
+        optimizer=torch.optim.Adam,
+        max_epochs=search.epochs,
+        batch_size=search.batch_size or -1,
+        iterator_train__shuffle=search.batch_size is not None,
+        train_split=None,
+        callbacks__print_log=None,
+        verbose=0,
+    )
+    prefix = "regressor__net__"
+    few = replace(search, lrs=search.lrs[::2], decays=search.decays[:: SKORCH_SHARE // 2])
+    grid = few.grid(f"{prefix}lr", f"{prefix}optimizer__weight_decay")
+    return grid_search(standardized(net, FunctionTransformer(single)), grid, 2)
+
+
+def run_search(
+    build: Callable[[Search], GridSearchCV], search: Search, backend: str | None, seed: int
+) -> np.ndarray:
+    """Search, and return the mean score of each setting."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        if backend is None:
+            fitted = build(search).fit(*search.data())
+        else:
+            with joblib.parallel_config(backend=backend):
+                fitted = build(search).fit(*search.data())
+    return np.asarray(fitted.cv_results_["mean_test_score"])
+
+
+TOGETHER, ALONE, MLP = "together", "one after another", "MLPRegressor, n_jobs=2"
+
+
+def times(run: Run, search: Search) -> list[str]:
+    """Time one search by all competitors: a row of the table."""
+    competitors: dict[str, Callable[[int], np.ndarray]] = {
+        TOGETHER: partial(run_search, by_torchreg, search, "torchreg"),
+        ALONE: partial(run_search, by_torchreg, search, None),
+        MLP: partial(run_search, by_mlp_regressor, search, None),
+    }
+    # Processes are started, and everything is imported, before the clock runs.
+    warm = replace(search, lrs=search.lrs[:2], decays=search.decays[:1], epochs=3)
+    for build in (by_torchreg, by_mlp_regressor, by_skorch):
+        run_search(build, warm, None, 0)
+    timings = interleave(competitors, rounds=run.pick(3, 1), warm_up=0)
+    start = time.perf_counter()
+    n_skorch = len(run_search(by_skorch, search, None, 0))
+    n_settings = len(search.lrs) * len(search.decays)
+    skorch_s = (time.perf_counter() - start) * n_settings / n_skorch
+    together_s = timings[TOGETHER].median
+    difference = np.abs(timings[TOGETHER].results[0] - timings[ALONE].results[0]).max()
+    others_s = (timings[MLP].median, skorch_s, timings[ALONE].median)
+    faster = [
+        f"{other_s / together_s:.1f} × ({goal:g} ×)"
+        for other_s, goal in zip(others_s, search.to_reach, strict=True)
+    ]
+    return [search.name, number(together_s), *faster, f"{difference:.0e}"]
+
+
+MEMORY = """
+import search, joblib
+from _harness import resident_bytes
+chosen = search.SEARCHES[{index}]
+search.run_search(search.by_torchreg, search.replace(chosen, lrs=(1e-3,), epochs=3), {backend!r}, 0)
+before = resident_bytes()[0]
+search.run_search(search.by_torchreg, chosen, {backend!r}, 0)
+print(max(0, resident_bytes()[1] - before))
+"""
+
+
+def memory_mb(index: int, backend: str | None, threads: int) -> str:
+    """Measure by how much the peak of a fresh process grows during a search."""
+    _, printed = run_fresh(MEMORY.format(index=index, backend=backend), threads)
+    return f"{int(printed) / 2**20:.0f} MB"
+
+
+def main() -> None:
+    run = begin("search", __doc__)
+    # Processes of MLPRegressor say that a batch of all rows is one of fewer.
+    os.environ["PYTHONWARNINGS"] = "ignore"
+    searches = SEARCHES
+    if run.quick:
+        searches = tuple(replace(s, lrs=s.lrs[:2], epochs=20) for s in SEARCHES)
+    header = ["", "together, s", "than MLPRegressor", "than skorch", "than one after another"]
+    rows = [times(run, search) for search in searches]
+    blocks = [NOTES, table([*header, "same results"], rows)]
+    if not run.quick:
+        taken = [
+            [s.name, memory_mb(i, "torchreg", run.threads), memory_mb(i, None, run.threads)]
+            for i, s in enumerate(searches)
+        ]
+        blocks.append(table(["memory", TOGETHER, ALONE], taken))
+    run.report("Grid searches: faster than … (to reach)", *blocks)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,380 @@
+"""Fits that meet are trained together and once each, and none waits for ever."""
+
+from __future__ import annotations
+
+import gc
+import os
+import random
+import threading
+import time
+import weakref
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+
+from tests._deadline import within
+from torchreg.engine import meeting as room
+from torchreg.engine.meeting import Meeting, fit_here, is_training
+
+#: So long that what is trained was not trained because time had passed.
+NEVER_S = 1000.0
+
+
+class Trainer:
+    """Stands for the engine: answers each job with itself, and notes the groups."""
+
+    def __init__(self) -> None:
+        self.groups: list[list[Any]] = []
+        self.alone: list[Any] = []
+        self.during: Callable[[list[Any]], Any] = lambda jobs: None
+        self.lock = threading.Lock()
+
+    def fit_networks(self, jobs: list[Any], halt: threading.Event) -> list[Any]:
+        self.halt = halt
+        with self.lock:
+            self.groups.append(list(jobs))
+        self.during(jobs)
+        return [ValueError(job) if str(job).startswith("bad") else job for job in jobs]
+
+    def fit_network(self, job: Any) -> Any:
+        self.alone.append(job)
+        return job
+
+    @property
+    def sizes(self) -> list[int]:
+        return [len(group) for group in self.groups]
+
+
+@pytest.fixture
+def trainer(monkeypatch: pytest.MonkeyPatch) -> Trainer:
+    trainer = Trainer()
+    monkeypatch.setattr(room, "fit_networks", trainer.fit_networks)
+    monkeypatch.setattr(room, "fit_network", trainer.fit_network)
+    return trainer
+
+
+@pytest.fixture
+def patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let no time pass that would be long enough."""
+    monkeypatch.setattr(room, "GRACE_S", NEVER_S)
+    monkeypatch.setattr(room, "PATIENCE_S", NEVER_S)
+
+
+Task = Callable[[], Any]
+
+
+def start(meeting: Meeting, tasks: list[Task]) -> tuple[list[threading.Thread], list[Any]]:
+    """Run each task in a thread of its own that attends the meeting."""
+    answers: list[Any] = [None] * len(tasks)
+
+    def work(index: int, task: Task) -> None:
+        meeting.attend()
+        try:
+            answers[index] = task()
+        except BaseException as error:
+            answers[index] = error
+        finally:
+            meeting.leave()
+
+    threads = [threading.Thread(target=work, args=item) for item in enumerate(tasks)]
+    for _ in threads:
+        meeting.enter()
+    for thread in threads:
+        thread.start()
+    return threads, answers
+
+
+def attend(meeting: Meeting, tasks: list[Task]) -> list[Any]:
+    threads, answers = start(meeting, tasks)
+    for thread in threads:
+        thread.join()
+    return answers
+
+
+def fit(job: Any) -> Task:
+    return lambda: fit_here(job)
+
+
+def wait_until(true: Callable[[], Any]) -> None:
+    while not true():
+        time.sleep(0.001)
+
+
+@within(30)
+def test_fits_that_meet_are_one_group_and_each_has_its_own_answer(
+    trainer: Trainer, patient: None
+) -> None:
+    assert attend(Meeting(), [fit(n) for n in range(50)]) == list(range(50))
+    assert trainer.sizes == [50]
+    assert sorted(trainer.groups[0]) == list(range(50))
+
+
+@within(30)
+def test_one_fit_waits_for_nobody(trainer: Trainer, patient: None) -> None:
+    assert attend(Meeting(), [fit("one")]) == ["one"]
+
+
+@within(30)
+def test_an_error_is_raised_in_its_own_thread_alone(trainer: Trainer, patient: None) -> None:
+    good, bad, other = attend(Meeting(), [fit("good"), fit("bad"), fit("other")])
+    assert (good, other) == ("good", "other")
+    assert isinstance(bad, ValueError)
+    assert trainer.sizes == [3]
+
+
+@within(30)
+def test_who_ends_without_a_fit_is_waited_for_until_then(trainer: Trainer, patient: None) -> None:
+    end = threading.Event()
+    threads, answers = start(Meeting(), [fit(1), fit(2), end.wait, lambda: 1 / 0])
+    time.sleep(0.05)
+    assert not trainer.groups
+    end.set()
+    for thread in threads:
+        thread.join()
+    assert trainer.sizes == [2]
+    assert isinstance(answers[3], ZeroDivisionError)
+
+
+@within(30)
+def test_threads_that_fit_again_and_again_meet_every_time(trainer: Trainer, patient: None) -> None:
+    def three(number: int) -> Task:
+        return lambda: [fit_here((number, turn)) for turn in range(3)]
+
+    attend(Meeting(), [three(number) for number in range(20)])
+    assert trainer.sizes == [20, 20, 20]
+    assert [{turn for _, turn in group} for group in trainer.groups] == [{0}, {1}, {2}]
+
+
+@within(30)
+def test_who_waits_for_what_a_waiting_fit_holds_is_not_waited_for(trainer: Trainer) -> None:
+    lock = threading.Lock()
+
+    def locked(number: int) -> Task:
+        def task() -> Any:
+            with lock:
+                return fit_here(number)
+
+        return task
+
+    assert attend(Meeting(), [locked(number) for number in range(4)]) == [0, 1, 2, 3]
+    assert trainer.sizes == [1, 1, 1, 1]
+
+
+@within(30)
+def test_who_computes_is_waited_for_longer_than_who_does_nothing(
+    trainer: Trainer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(room, "PATIENCE_S", NEVER_S)
+
+    def busy() -> Any:
+        end = time.monotonic() + 3 * room.GRACE_S
+        while time.monotonic() < end:
+            sum(range(1000))
+        return fit_here("late")
+
+    assert attend(Meeting(), [fit("early"), busy]) == ["early", "late"]
+    assert trainer.sizes == [2]
+
+
+@within(30)
+def test_who_computes_for_ever_is_not_waited_for(
+    trainer: Trainer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(room, "GRACE_S", 0.02)
+    monkeypatch.setattr(room, "PATIENCE_S", 0.1)
+    fitted = threading.Event()
+
+    def busy() -> None:
+        while not fitted.is_set():
+            sum(range(1000))
+
+    def release() -> Any:
+        answer = fit_here("one")
+        fitted.set()
+        return answer
+
+    assert attend(Meeting(), [busy, release, fit("two")])[1:] == ["one", "two"]
+
+
+@within(30)
+def test_a_group_that_trains_is_waited_for_by_nobody(trainer: Trainer, patient: None) -> None:
+    second = threading.Event()
+
+    def during(jobs: list[Any]) -> None:
+        if "slow" in jobs:
+            assert second.wait(20)
+        else:
+            second.set()
+
+    trainer.during = during
+    meeting = Meeting()
+    meeting.enter()
+    threads, _ = start(meeting, [fit("slow")])
+    meeting.leave()
+    wait_until(lambda: trainer.groups)
+    assert attend(meeting, [fit("quick")]) == ["quick"]
+    threads[0].join()
+    assert trainer.sizes == [1, 1]
+
+
+@within(30)
+def test_a_fit_that_a_training_asks_for_goes_alone(trainer: Trainer, patient: None) -> None:
+    inner = []
+
+    def during(jobs: list[Any]) -> None:
+        assert is_training()
+        inner.append(fit_here("inner"))
+
+    trainer.during = during
+    assert attend(Meeting(), [fit(1), fit(2)]) == [1, 2]
+    assert (inner, trainer.alone, trainer.sizes) == (["inner"], ["inner"], [2])
+    assert not is_training()
+
+
+@within(30)
+def test_a_fit_outside_of_meetings_goes_alone(trainer: Trainer, patient: None) -> None:
+    assert fit_here("job") == "job"
+    answers = attend(Meeting(), [lambda: fit_in_a_thread_of_its_own("theirs"), fit("here")])
+    assert answers == ["theirs", "here"]
+    assert (trainer.alone, trainer.groups) == (["job", "theirs"], [["here"]])
+
+
+def fit_in_a_thread_of_its_own(job: Any) -> Any:
+    answers: list[Any] = []
+    thread = threading.Thread(target=lambda: answers.append(fit_here(job)))
+    thread.start()
+    thread.join()
+    return answers[0]
+
+
+@within(30)
+@pytest.mark.parametrize("error", [KeyboardInterrupt(), SystemExit(3), MemoryError()])
+def test_what_ends_the_training_itself_ends_all_of_its_fits(
+    error: BaseException, trainer: Trainer, patient: None
+) -> None:
+    def during(jobs: list[Any]) -> None:
+        raise error
+
+    trainer.during = during
+    assert attend(Meeting(), [fit(n) for n in range(3)]) == [error] * 3
+
+
+@within(30)
+def test_the_end_of_a_meeting_releases_all_and_asks_the_training_to_end(
+    trainer: Trainer, patient: None
+) -> None:
+    ended = threading.Event()
+
+    def during(jobs: list[Any]) -> None:
+        while not ended.wait(0.001):
+            if trainer.halt.is_set():
+                raise KeyboardInterrupt
+
+    trainer.during = during
+    meeting = Meeting()
+    meeting.enter()
+    trained, of_trained = start(meeting, [fit(n) for n in range(3)])
+    meeting.leave()
+    wait_until(lambda: trainer.groups)
+    meeting.enter()
+    waiting, of_waiting = start(meeting, [fit(n) for n in range(3)])
+    wait_until(lambda: len(meeting._waiting) == 3)
+    meeting.end()
+    for thread in trained + waiting:
+        thread.join()
+    late = attend(meeting, [fit("late")])
+    ended.set()
+    for answer in of_trained + of_waiting + late:
+        assert isinstance(answer, KeyboardInterrupt)
+    assert trainer.sizes == [3]
+
+
+@within(60)
+@pytest.mark.parametrize("seed", range(5))
+def test_whatever_threads_do_each_fit_is_trained_once_and_all_end(
+    seed: int, trainer: Trainer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(room, "GRACE_S", 0.01)
+    monkeypatch.setattr(room, "PATIENCE_S", 0.02)
+    rng = random.Random(seed)
+    locks = [threading.Lock(), threading.Lock()]
+    expected: list[Any] = []
+
+    def actions(name: int) -> Iterator[Callable[[], Any]]:
+        for turn in range(rng.randrange(5)):
+            job = ("bad" if rng.random() < 0.1 else "good") + f"{name}-{turn}"
+            expected.append(job)
+            lock = rng.choice(locks)
+            pause_s = rng.choice([0, 0.001, 0.015])
+
+            def locked(job: str = job, lock: Any = lock) -> None:
+                with lock:
+                    fit_here(job)
+
+            yield lambda pause_s=pause_s: time.sleep(pause_s)
+            yield rng.choice([locked, fit(job), fit(job)])
+        if rng.random() < 0.1:
+            yield lambda: 1 / 0
+
+    def task(steps: list[Callable[[], Any]]) -> Task:
+        def work() -> None:
+            for step in steps:
+                try:
+                    step()
+                except ValueError:
+                    continue
+
+        return work
+
+    trainer.during = lambda jobs: time.sleep(0.001 * (len(jobs) % 3))
+    meeting = Meeting()
+    attend(meeting, [task(list(actions(name))) for name in range(40)])
+    assert sorted(job for group in trainer.groups for job in group) == sorted(expected)
+    assert (meeting._running, meeting._waiting, meeting._taken) == (0, [], set())
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system knows no fork")
+@within(30)
+def test_a_fit_in_a_fork_of_a_thread_that_attends_goes_alone(
+    trainer: Trainer, patient: None
+) -> None:
+    def fork() -> int:
+        child = os.fork()
+        if child == 0:
+            fit_here("child")
+            os._exit(len(trainer.alone))
+        return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+    assert attend(Meeting(), [fork, fork, fit("parent")]) == [1, 1, "parent"]
+
+
+@within(30)
+def test_no_job_is_held_once_its_fit_has_ended(trainer: Trainer, patient: None) -> None:
+    class Job:
+        def __init__(self, text: str) -> None:
+            self.text = text
+
+        def __str__(self) -> str:
+            return self.text
+
+    def task(text: str) -> Task:
+        def work() -> weakref.ref[Job]:
+            job: Any = Job(text)
+            try:
+                fit_here(job)
+            except ValueError as error:
+                assert error.args == (job,)
+            trainer.groups.clear()
+            return weakref.ref(job)
+
+        return work
+
+    gc.collect()
+    gc.disable()
+    try:
+        references = attend(Meeting(), [task("bad"), task("good"), task("bad")])
+        left = [reference() for reference in references]
+    finally:
+        gc.enable()
+    assert left == [None] * 3

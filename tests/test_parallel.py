@@ -1,0 +1,223 @@
+"""With the backend every meta-estimator finds what it finds without, and trains together."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+from joblib import parallel_config
+from sklearn.base import clone
+from sklearn.ensemble import BaggingRegressor, StackingRegressor, VotingRegressor
+from sklearn.experimental import enable_halving_search_cv  # noqa: F401
+from sklearn.feature_selection import RFECV
+from sklearn.linear_model import LinearRegression
+from sklearn.model_selection import (
+    GridSearchCV,
+    HalvingGridSearchCV,
+    RandomizedSearchCV,
+    cross_val_predict,
+    cross_val_score,
+    cross_validate,
+    learning_curve,
+    permutation_test_score,
+    validation_curve,
+)
+from sklearn.multioutput import MultiOutputRegressor
+from sklearn.pipeline import Pipeline, make_pipeline
+from sklearn.preprocessing import StandardScaler
+
+from tests._deadline import within
+from torchreg import TorchRegressor
+from torchreg.engine import meeting
+
+Array = np.ndarray
+RNG = np.random.default_rng(0)
+X = 200 + 10 * RNG.normal(size=(48, 3))
+Y = 4000 + 20 * X[:, 0] + 5 * X[:, 1] + RNG.normal(size=48)
+Y2 = np.column_stack([Y, X[:, 2]])
+LR = [0.001, 0.01, 0.1]
+#: So long that what is trained was not trained because time had passed.
+NEVER_S = 1000.0
+
+
+def network(**options: Any) -> TorchRegressor:
+    return TorchRegressor(
+        **{
+            "module__hidden_sizes": (3,),
+            "module__activation": "tanh",
+            "max_epochs": 3,
+            "random_state": 0,
+            **options,
+        }
+    )
+
+
+def importance(reg: TorchRegressor) -> Array:
+    weight = next(reg.module_.network.parameters())
+    return np.abs(weight.detach().numpy()).sum(axis=0)
+
+
+def cv_results(search: Any) -> Array:
+    return np.append(search.cv_results_["mean_test_score"], search.predict(X))
+
+
+def permutation_scores(reg: Any) -> Array:
+    score, others, _ = permutation_test_score(reg, X, Y, cv=3, n_permutations=4, random_state=0)
+    return np.append(others, score)
+
+
+def stacking(reg: Any) -> StackingRegressor:
+    pipeline = make_pipeline(StandardScaler(), clone(reg).set_params(lr=0.1))
+    return StackingRegressor([("a", reg), ("b", pipeline)], final_estimator=clone(reg), cv=2)
+
+
+def search(reg: Any, **options: Any) -> GridSearchCV:
+    return GridSearchCV(reg, {"lr": LR[:2]}, cv=2, **options)
+
+
+def nested_stacking(reg: Any) -> Any:
+    return GridSearchCV(stacking(reg), {"a__lr": LR[:2]}, cv=2, refit=False)
+
+
+def evaluated(reg: Any) -> Array:
+    return cross_validate(reg, X, Y, cv=2, error_score="raise")["test_score"]
+
+
+#: What is computed, and the sizes of the groups of fits of which each is trained at once.
+CASES: dict[str, tuple[Callable[[Any], Any], list[int]]] = {
+    "grid": (lambda reg: cv_results(GridSearchCV(reg, {"lr": LR}, cv=3).fit(X, Y)), [9]),
+    "randomized": (
+        lambda reg: cv_results(
+            RandomizedSearchCV(reg, {"lr": LR}, n_iter=2, cv=3, random_state=0).fit(X, Y)
+        ),
+        [6],
+    ),
+    "halving": (
+        lambda reg: cv_results(
+            HalvingGridSearchCV(reg, {"lr": LR}, cv=2, random_state=0, min_resources=16).fit(X, Y)
+        ),
+        [6, 2],
+    ),
+    "score": (lambda reg: cross_val_score(reg, X, Y, cv=4), [4]),
+    "predict": (lambda reg: cross_val_predict(reg, X, Y, cv=4), [4]),
+    "validate": (lambda reg: cross_validate(reg, X, Y, cv=4)["test_score"], [4]),
+    "learning curve": (
+        lambda reg: learning_curve(reg, X, Y, cv=3, train_sizes=[0.5, 1.0])[2],
+        [6],
+    ),
+    "validation curve": (
+        lambda reg: validation_curve(reg, X, Y, param_name="lr", param_range=LR, cv=2)[1],
+        [6],
+    ),
+    # Each permutation fits one fold after another.
+    "permutation": (permutation_scores, [4, 4, 4]),
+    "bagging": (
+        lambda reg: BaggingRegressor(reg, n_estimators=6, random_state=0).fit(X, Y).predict(X),
+        [6],
+    ),
+    "multioutput": (lambda reg: MultiOutputRegressor(reg).fit(X, Y2).predict(X), [2]),
+    "voting": (
+        lambda reg: VotingRegressor([("a", reg), ("b", network(lr=0.1))]).fit(X, Y).predict(X),
+        [2],
+    ),
+    "stacking": (lambda reg: stacking(reg).fit(X, Y).predict(X), [2, 4]),
+    # Three features, two features, one; then all folds are through.
+    "rfecv": (
+        lambda reg: (
+            RFECV(reg, cv=3, importance_getter=importance).fit(X, Y).cv_results_["mean_test_score"]
+        ),
+        [3, 3, 3],
+    ),
+    "pipeline in grid": (
+        lambda reg: cv_results(
+            GridSearchCV(
+                make_pipeline(StandardScaler(), reg), {"torchregressor__lr": LR}, cv=3
+            ).fit(X, Y)
+        ),
+        [9],
+    ),
+    # Nested: each of two folds searches, over two folds each of two settings, and refits.
+    "grid in score": (lambda reg: evaluated(search(reg)), [8, 2]),
+    "bagging in score": (
+        lambda reg: evaluated(BaggingRegressor(reg, n_estimators=3, random_state=0)),
+        [6],
+    ),
+    # The regressors, those of its folds, the final one: at each of 2 settings by 2 folds.
+    "stacking in grid": (lambda reg: cv_results_of_folds(nested_stacking(reg)), [8, 16, 4]),
+    # The same in each of 2 folds: three levels, and six with the folds of the stacks.
+    "stacking in grid in score": (
+        lambda reg: evaluated(nested_stacking(reg).set_params(refit=True)),
+        [16, 32, 8, 4, 8, 2],
+    ),
+    "multioutput of grid in predict": (
+        lambda reg: cross_val_predict(MultiOutputRegressor(search(reg)), X, Y2, cv=2),
+        [16, 4],
+    ),
+}
+
+
+def cv_results_of_folds(search: GridSearchCV) -> Array:
+    return search.fit(X, Y).cv_results_["mean_test_score"]
+
+
+class Groups:
+    """Notes how many fits are trained at once."""
+
+    def __init__(self) -> None:
+        self.sizes: list[int] = []
+        self.train = meeting.fit_networks
+
+    def fit_networks(self, jobs: Any, halt: Any) -> Any:
+        self.sizes.append(len(jobs))
+        return self.train(jobs, halt)
+
+
+@pytest.fixture
+def groups(monkeypatch: pytest.MonkeyPatch) -> Groups:
+    groups = Groups()
+    monkeypatch.setattr(meeting, "fit_networks", groups.fit_networks)
+    return groups
+
+
+@pytest.fixture
+def patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let no time pass that would be long enough."""
+    monkeypatch.setattr(meeting, "GRACE_S", NEVER_S)
+    monkeypatch.setattr(meeting, "PATIENCE_S", NEVER_S)
+
+
+@pytest.fixture(autouse=True)
+def no_thread_is_left() -> Iterator[None]:
+    yield
+    assert not [t.name for t in threading.enumerate() if t.name.startswith("torchreg")]
+
+
+@pytest.mark.parametrize("name", CASES)
+@within(60)
+def test_the_result_is_that_of_one_after_another_and_all_that_can_train_together(
+    name: str, groups: Groups, patient: None
+) -> None:
+    compute, sizes = CASES[name]
+    expected = compute(network())
+    assert groups.sizes == []
+    with parallel_config(backend="torchreg"):
+        found = compute(network())
+    np.testing.assert_allclose(found, expected, rtol=1e-6)
+    assert groups.sizes == sizes
+
+
+@within(60)
+def test_other_estimators_in_the_same_search_run_as_ever(groups: Groups, patient: None) -> None:
+    pipeline = Pipeline([("regressor", LinearRegression())])
+    grid = [
+        {"regressor": [LinearRegression()], "regressor__fit_intercept": [True, False]},
+        {"regressor": [network()], "regressor__lr": LR},
+    ]
+    expected = cv_results(GridSearchCV(pipeline, grid, cv=3).fit(X, Y))
+    with parallel_config(backend="torchreg"):
+        found = cv_results(GridSearchCV(pipeline, grid, cv=3).fit(X, Y))
+    np.testing.assert_allclose(found, expected, rtol=1e-6)
+    assert groups.sizes == [9]
