@@ -30,16 +30,15 @@ class Trainer:
         self.during: Callable[[list[Any]], Any] = lambda jobs: None
         self.lock = threading.Lock()
 
-    def fit_networks(self, jobs: list[Any], halt: threading.Event) -> list[Any]:
+    def fit_networks(self, jobs: list[Any], halt: threading.Event | None = None) -> list[Any]:
+        if halt is None:
+            self.alone.extend(jobs)
+            return list(jobs)
         self.halt = halt
         with self.lock:
             self.groups.append(list(jobs))
         self.during(jobs)
         return [ValueError(job) if str(job).startswith("bad") else job for job in jobs]
-
-    def fit_network(self, job: Any) -> Any:
-        self.alone.append(job)
-        return job
 
     @property
     def sizes(self) -> list[int]:
@@ -50,7 +49,6 @@ class Trainer:
 def trainer(monkeypatch: pytest.MonkeyPatch) -> Trainer:
     trainer = Trainer()
     monkeypatch.setattr(room, "fit_networks", trainer.fit_networks)
-    monkeypatch.setattr(room, "fit_network", trainer.fit_network)
     return trainer
 
 

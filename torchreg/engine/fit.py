@@ -18,24 +18,14 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 
-def fit_network(job: Job) -> Fitted:
-    """Fit: raw rows in, a module from raw units to raw units out.
-
-    Parameters
-    ----------
-    job : Job
-        How, and on what.
-
-    Returns
-    -------
-    Fitted
+def given_or_raised(answer: Fitted | Exception) -> Fitted:
+    """Give what a fit gave, or raise what was wrong with it.
 
     Raises
     ------
-    ValueError, TypeError
-        If module, loss, optimizer and data do not fit each other.
+    KeyboardInterrupt
+        If an interrupt came before it had begun.
     """
-    (answer,) = fit_networks([job])
     if isinstance(answer, NeverBegunError):
         raise KeyboardInterrupt
     if not isinstance(answer, Exception):
