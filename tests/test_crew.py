@@ -182,6 +182,22 @@ def test_the_end_drops_what_has_not_begun_and_tells_who_waits(crew: Crew) -> Non
 
 
 @within(30)
+def test_the_end_tells_who_waits_for_a_task_that_ctrl_c_took_on_its_way_to_a_thread(
+    crew: Crew, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(task: Task) -> None:
+        raise KeyboardInterrupt
+
+    told: list[Task] = []
+    monkeypatch.setattr(crew, "_hire", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        crew.submit(crew.open(8, 0), lambda: 1, told.append)
+    crew.end()
+    (task,) = told
+    assert isinstance(task.error, KeyboardInterrupt)
+
+
+@within(30)
 def test_the_end_does_not_wait_for_ever_for_a_task_that_goes_on(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

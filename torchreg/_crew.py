@@ -72,6 +72,8 @@ class Task:
         self.callback, self.call = callback, call
         self.result: Any = None
         self.error: BaseException | None = None
+        #: Whether a thread runs it, or it was dropped.
+        self.taken = False
         self.ended = threading.Event()
 
     def run(self) -> None:
@@ -106,7 +108,7 @@ class Call:
         self.limit, self.depth = limit, depth
         self.queue: deque[Task] = deque()
         self.n_running = 0
-        self.n_unfinished = 0
+        self.unfinished: set[Task] = set()
         self.failed = False
         #: Whether who made the call waits for its tasks, and is not at work.
         self.waits = False
@@ -163,7 +165,9 @@ class Crew:
         with self._lock:
             if call in self._calls:
                 self._calls.remove(call)
-            dropped, call.queue = call.queue, deque()
+            call.queue.clear()
+            # Ctrl-C may have come between the queue and the thread.
+            dropped = [task for task in call.unfinished if self._take(task)]
         for task in dropped:
             self._drop(task)
 
@@ -179,7 +183,7 @@ class Crew:
             if self.meeting.ended:
                 raise KeyboardInterrupt
             call.queue.append(task)
-            call.n_unfinished += 1
+            call.unfinished.add(task)
             if not call.failed:
                 call.over.clear()
             self._start_what_may()
@@ -210,17 +214,24 @@ class Crew:
 
     def end(self) -> None:
         """Let no further task begin, release all fits that wait, and let the threads go."""
-        self.meeting.end()
-        with self._lock:
-            calls, threads = list(self._calls), list(self._threads)
-        for call in calls:
-            self.close(call)
-            call.over.set()
-        self._given.put(None)
+        try:
+            self.meeting.end()
+            with self._lock:
+                calls, threads = list(self._calls), list(self._threads)
+            for call in calls:
+                self.close(call)
+                call.over.set()
+        finally:
+            self._given.put(None)
         deadline = time.monotonic() + _FAREWELL_S
         for thread in threads:
             if thread.ident is not None:  # Ctrl-C may have come while it was started.
                 thread.join(max(0.0, deadline - time.monotonic()))
+
+    def _take(self, task: Task) -> bool:
+        """Tell whether nobody has taken a task before. The lock is held."""
+        taken, task.taken = task.taken, True
+        return not taken
 
     def _leave(self) -> None:
         self._n_at_work -= 1
@@ -277,11 +288,13 @@ class Crew:
         _here.crew = self
         self.meeting.attend()
         while task is not None:
-            if self.meeting.ended:
-                self._drop(task)
-            else:
+            with self._lock:
+                mine = self._take(task)
+            if mine and not self.meeting.ended:
                 task.run()
                 self._conclude(task)
+            elif mine:
+                self._drop(task)
             task = self._next_after(task)
         self._given.put(None)  # So hears the next one, however many they are.
 
@@ -293,9 +306,9 @@ class Crew:
         except BaseException as error:
             call.error = error
         with self._lock:
-            call.n_unfinished -= 1
+            call.unfinished.discard(task)
             call.failed |= task.error is not None or call.error is not None
-            if call.failed or not call.n_unfinished:
+            if call.failed or not call.unfinished:
                 self._wake(call)
                 call.over.set()
 

@@ -184,6 +184,8 @@ class TorchregBackend(ParallelBackendBase):
                     continue
             if call.error is not None:
                 raise call.error
+            if crew.meeting.ended:
+                raise KeyboardInterrupt
             yield
         finally:
             crew.end_to_wait(call)
