@@ -30,7 +30,7 @@ from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from tests._deadline import within
-from torchreg import TorchRegressor
+from torchreg import TorchEnsembleRegressor, TorchRegressor
 from torchreg.engine import meeting
 
 Array = np.ndarray
@@ -170,7 +170,7 @@ class Groups:
         self.sizes: list[int] = []
         self.train = meeting.fit_networks
 
-    def fit_networks(self, jobs: Any, halt: Any) -> Any:
+    def fit_networks(self, jobs: Any, halt: Any = None) -> Any:
         self.sizes.append(len(jobs))
         return self.train(jobs, halt)
 
@@ -207,6 +207,23 @@ def test_the_result_is_that_of_one_after_another_and_all_that_can_train_together
         found = compute(network())
     np.testing.assert_allclose(found, expected, rtol=1e-6)
     assert groups.sizes == sizes
+
+
+@within(60)
+def test_the_members_of_ensembles_in_a_search_train_with_those_of_others(
+    groups: Groups, patient: None
+) -> None:
+    def compute() -> Array:
+        ensemble = TorchEnsembleRegressor(network(), 3, random_state=0)
+        search = GridSearchCV(ensemble, {"estimator__lr": LR}, cv=3, refit=False)
+        return cv_results_of_folds(search)
+
+    expected = compute()
+    groups.sizes.clear()
+    with parallel_config(backend="torchreg"):
+        found = compute()
+    np.testing.assert_allclose(found, expected, rtol=1e-6)
+    assert groups.sizes == [27]
 
 
 @within(60)

@@ -24,7 +24,7 @@ from torchreg._parameters import as_callbacks, seed_from
 from torchreg._saving import SavingMixin
 from torchreg._sklearn import Interval, callback_management_context
 from torchreg._verdict import warn_about_members
-from torchreg.engine.fit import fit_networks
+from torchreg.engine.meeting import fit_all_here
 from torchreg.engine.plan import Fitted
 from torchreg.engine.predict import predict_each
 from torchreg.engine.problem import NeverBegunError
@@ -179,7 +179,7 @@ class TorchEnsembleRegressor(GraphMixin, SavingMixin, RegressorMixin, BaseEstima
             # 2. Hold rows out and draw rows, for each member its own.
             asked = [member._ask(given, draw=draw) for member in members]
             # 3. Train all of them together.
-            answers = fit_networks([one.job for one in asked])
+            answers = fit_all_here([one.job for one in asked])
             # 4. Tell who listens, and say what went wrong.
             heard = [
                 (member, ask, member._hear(ask, answer))

@@ -35,12 +35,28 @@ def fit_network(job: Job) -> Fitted:
     ValueError, TypeError
         If module, loss, optimizer and data do not fit each other.
     """
-    (answer,) = fit_networks([job])
-    if isinstance(answer, NeverBegunError):
-        raise KeyboardInterrupt
-    if isinstance(answer, Exception):
-        raise answer
-    return answer
+    return answer_of(fit_networks([job]).pop())
+
+
+def answer_of(answer: Fitted | Exception) -> Fitted:
+    """Give what was fitted, or raise what was wrong with it.
+
+    Raises
+    ------
+    Exception
+        As it came.
+    KeyboardInterrupt
+        If the user kept it from beginning.
+    """
+    try:
+        if isinstance(answer, NeverBegunError):
+            raise KeyboardInterrupt
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+    finally:
+        # An error holds this frame, which is not to hold the error.
+        del answer
 
 
 @torch.enable_grad()  # Whoever calls may have turned gradients off.

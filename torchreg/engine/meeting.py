@@ -8,7 +8,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from torchreg.engine.fit import fit_network, fit_networks
+from torchreg.engine.fit import answer_of, fit_network, fit_networks
 from torchreg.engine.plan import Fitted
 from torchreg.engine.request import Job
 
@@ -61,10 +61,34 @@ def fit_here(job: Job) -> Fitted:
         If the meeting has ended.
     """
     if _here.meeting is not None and not _here.training:
-        return _here.meeting.fit(job)
+        return answer_of(_here.meeting.fit([job]).pop())
     # A fit that a callback of the running training asks for cannot wait for its end.
     with _Training():
         return fit_network(job)
+
+
+def fit_all_here(jobs: Sequence[Job]) -> list[Fitted | Exception]:
+    """Fit several: together, and with what other threads bring to a meeting.
+
+    Parameters
+    ----------
+    jobs : sequence of Job
+        Of whatever kind.
+
+    Returns
+    -------
+    list of Fitted or Exception
+        One for each job, in their order.
+
+    Raises
+    ------
+    KeyboardInterrupt
+        If the meeting has ended.
+    """
+    if _here.meeting is not None and not _here.training:
+        return _here.meeting.fit(jobs)
+    with _Training():
+        return fit_networks(jobs)
 
 
 def is_training() -> bool:
@@ -85,15 +109,15 @@ class _Training:
 
 @dataclass(eq=False)
 class _Visit:
-    """One fit that waits."""
+    """Fits of one thread that wait."""
 
-    job: Job
+    jobs: Sequence[Job]
     #: Set when there is an answer, or a group that its thread is to train.
     called: threading.Event = field(default_factory=threading.Event)
     #: Whether somebody trains it already.
     taken: bool = False
     group: Sequence[_Visit] = ()
-    answer: Fitted | BaseException | None = None
+    answer: list[Fitted | Exception] | BaseException | None = None
 
 
 class Meeting:
@@ -146,25 +170,24 @@ class Meeting:
             self._running -= 1
             self._take_if_all_are_here()
 
-    def fit(self, job: Job) -> Fitted:
-        """Wait until the fit is done: by this thread, or by another one.
+    def fit(self, jobs: Sequence[Job]) -> list[Fitted | Exception]:
+        """Wait until fits are done: by this thread, or by another one.
 
         Parameters
         ----------
-        job : Job
+        jobs : sequence of Job
 
         Returns
         -------
-        Fitted
+        list of Fitted or Exception
+            One for each job, in their order.
 
         Raises
         ------
-        Exception
-            What is wrong with this fit.
         KeyboardInterrupt
             If the meeting has ended.
         """
-        visit = _Visit(job)
+        visit = _Visit(jobs)
         with self._lock:
             if self.ended:
                 raise KeyboardInterrupt
@@ -221,10 +244,11 @@ class Meeting:
         leader.called.set()
 
     def _train(self, group: Sequence[_Visit]) -> None:
-        answers: Sequence[Fitted | BaseException]
+        answers: Sequence[list[Fitted | Exception] | BaseException]
         try:
             with _Training():
-                answers = fit_networks([visit.job for visit in group], self._halt)
+                found = iter(fit_networks([j for visit in group for j in visit.jobs], self._halt))
+            answers = [[next(found) for _ in visit.jobs] for visit in group]
         except BaseException as error:
             # It ends a whole search, as it does where fits come one after another.
             answers = [error] * len(group)
@@ -232,7 +256,11 @@ class Meeting:
             self._running += len(group)
             self._answer(group, answers)
 
-    def _answer(self, visits: Sequence[_Visit], answers: Sequence[Fitted | BaseException]) -> None:
+    def _answer(
+        self,
+        visits: Sequence[_Visit],
+        answers: Sequence[list[Fitted | Exception] | BaseException],
+    ) -> None:
         """Hand out answers; who was released before has one. The lock is held."""
         for visit, answer in zip(visits, answers, strict=True):
             visit.taken = True
