@@ -94,6 +94,7 @@ FLOORS: dict[str, list[str]] = {
         "torchreg.engine.member",
         "torchreg.engine.groups",
         "torchreg.engine.stack",
+        "torchreg.engine.trial",
         "torchreg.engine.alike",
         "torchreg.engine.progress",
         "torchreg.engine.alone",

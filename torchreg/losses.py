@@ -146,6 +146,12 @@ class Loss:
             self.function.to(like.device, like.dtype)
         return self
 
+    def copied(self) -> Loss:
+        """Copy what a loss module holds, so that a trial leaves it as it is."""
+        if not isinstance(self.function, nn.Module):
+            return self
+        return replace(self, function=copy.deepcopy(self.function))
+
     def of_each_row(self, prediction: Tensor, target: Tensor) -> Tensor:
         """Compute the loss of each row: shape (n, n_outputs) to (n,)."""
         if not self.per_row:

@@ -47,11 +47,13 @@ class VectorRule(Remembers, ABC):
     def update(self, theta: Tensor, gradient: Tensor) -> None:
         """Move ``theta`` in place; both have shape (n_parameters,)."""
 
-    def keep(self, places: list[int]) -> None:
-        """Forget the networks of a stack that are not in these rows."""
-        for name, value in list(vars(self).items()):
+    def of(self, places: list[int]) -> VectorRule:
+        """Give the rule of some networks of a stack, those in these rows."""
+        rule = copy.copy(self)
+        for name, value in vars(self).items():
             kept = tree_map_only(Tensor, lambda t: t[places] if t.ndim == 2 else t, value)
-            setattr(self, name, kept)
+            setattr(rule, name, kept)
+        return rule
 
 
 class Adam(VectorRule):

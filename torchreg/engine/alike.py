@@ -8,11 +8,11 @@ from functools import partial
 from types import BuiltinFunctionType, FunctionType
 from typing import Any
 
-from torch import Tensor, nn
+from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from torchreg.engine.problem import Problem
-from torchreg.engine.rows import Table, batch_sizes, width_of
+from torchreg.engine.rows import LazyRows, batch_sizes, width_of
 from torchreg.engine.surroundings import obstacle
 from torchreg.lbfgs import LBFGS
 from torchreg.rules import kind_of_rule
@@ -51,8 +51,11 @@ def kind_of(problem: Problem) -> Hashable:
         raise UnlikeError("a callback listens to batches")
     if problem.keeper is not None:
         raise UnlikeError("its state is kept in a file")
-    if not isinstance(problem.training.x, Tensor):
+    tables = [table for table in (problem.training, problem.validation) if table is not None]
+    if any(isinstance(table.x, LazyRows) for table in tables):
         raise UnlikeError("its rows are standardized again in each epoch")
+    if len({p.dtype for p in network.parameters() if p.requires_grad}) > 1:
+        raise UnlikeError("its parameters are of several dtypes")
     why = obstacle(network, loss.function)
     if why is not None:
         raise UnlikeError(why)
@@ -61,7 +64,7 @@ def kind_of(problem: Problem) -> Hashable:
     if rule is None or isinstance(rule, LBFGS):
         raise UnlikeError(f"optimizer {problem.optimizer.name!r} moves one network at a time")
     sizes = batch_sizes(len(problem.training.t), problem.batch_size)
-    whole = len(sizes) == 1
+    whole = problem.batch_size >= len(problem.training.t)
     exact = problem.draws or not loss.per_row or _mixes_rows(network)
     return (
         _architecture(network),
@@ -69,8 +72,8 @@ def kind_of(problem: Problem) -> Hashable:
         kind_of_rule(rule),
         (
             device,
-            problem.training.x.dtype,
-            problem.training.x.shape[1],
+            problem.training.t.dtype,
+            width_of(problem.training.x),
             problem.training.t.shape[1],
         ),
         (whole, problem.batch_size if not whole else 0, len(sizes), tuple(sizes) if exact else ()),
@@ -79,10 +82,6 @@ def kind_of(problem: Problem) -> Hashable:
         # Where a loss does not keep rows apart, there is nothing to pad, and no row to weigh.
         () if loss.per_row else _rows_and_weights(problem),
     )
-
-
-def _widths(table: Table) -> tuple[int, int]:
-    return width_of(table.x), table.t.shape[1]
 
 
 def _rows_and_weights(problem: Problem) -> Hashable:
@@ -97,11 +96,19 @@ def _mixes_rows(network: nn.Module) -> bool:
 
 def _architecture(network: nn.Module) -> Hashable:
     """Describe modules, shapes and settings, but not the values of parameters and buffers."""
-    tensors = [
-        (name, tuple(t.shape), t.dtype, t.requires_grad)
-        for name, t in [*network.named_parameters(), *network.named_buffers()]
+    parts: list[list[tuple[str, Any]]] = [
+        [*named(remove_duplicate=False)]
+        for named in (network.named_parameters, network.named_buffers, network.named_modules)
     ]
-    modules = [(name, type(m), _settings(m)) for name, m in network.named_modules()]
+    *named_tensors, named_modules = parts
+    # What stands in several places stands in the same places in all networks.
+    first = {id(thing): name for part in parts for name, thing in reversed(part)}
+    tensors = [
+        (name, first[id(t)], tuple(t.shape), t.dtype, t.requires_grad)
+        for part in named_tensors
+        for name, t in part
+    ]
+    modules = [(name, first[id(m)], type(m), _settings(m)) for name, m in named_modules]
     return (tuple(tensors), tuple(modules))
 
 

@@ -129,8 +129,12 @@ class Alone:
         self.generator.set_state(memory["batches"])
         set_generator_states(self.device, memory["draws"])
 
-    def keep(self, places: list[int]) -> None:
-        """Keep the only one there is."""
+    def of(self, places: list[int]) -> Alone:
+        """Give the only one there is."""
+        return self
+
+    def lend(self) -> None:
+        """Leave the network as it is: it looks at these tensors already."""
 
     def release(self, place: int) -> None:
         """Leave every parameter owning its own memory."""

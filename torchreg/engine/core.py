@@ -39,8 +39,11 @@ class Core(Protocol):
     def are_finite(self) -> list[bool]:
         """Tell of each network whether its weights are finite as they are now."""
 
-    def keep(self, places: list[int]) -> None:
-        """Let the other networks go."""
+    def of(self, places: list[int]) -> Core:
+        """Build the core of some of the networks; they are moved there by :meth:`lend`."""
+
+    def lend(self) -> None:
+        """Let the networks look at the tensors here; done twice, it is as if done once."""
 
     def release(self, place: int) -> None:
         """Leave every parameter and buffer of a network owning its own memory."""

@@ -10,7 +10,7 @@ import torch
 
 from torchreg._device import threads
 from torchreg.engine.plan import Fitted, Plan, is_small
-from torchreg.engine.problem import NeverBegunError
+from torchreg.engine.problem import Answer, NeverBegunError
 from torchreg.engine.request import Job
 from torchreg.engine.together import train_together
 
@@ -88,11 +88,18 @@ def fit_networks(
     # 3. Keep the best of each job, and what a diagnosis needs.
     with threads(few, others=available):
         return [
-            _attempt(plan.conclude, [next(answers) for _ in plan.problems])
+            _conclude(plan, [next(answers) for _ in plan.problems])
             if isinstance(plan, Plan)
             else plan
             for plan in plans
         ]
+
+
+def _conclude(plan: Plan, answers: list[Answer]) -> Fitted | Exception:
+    errors = [answer for answer in answers if isinstance(answer, Exception)]
+    if len(errors) == len(answers):
+        return errors[0]
+    return _attempt(plan.conclude, answers)
 
 
 def _attempt(work: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R | Exception:

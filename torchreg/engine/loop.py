@@ -57,8 +57,8 @@ def train(problems: Sequence[Problem], core: Core, halt: Event) -> list[Answer]:
         training.run()
     finally:
         for member in training.active:
-            core.release(member.place)
-    return [member.answer for member in training.members if member.answer is not None]
+            training.core.release(member.place)
+    return training.take_answers()
 
 
 class _Training:
@@ -93,6 +93,13 @@ class _Training:
             not on_accelerator or core.whole is not None or first.batch_observer is not None
         )
 
+    def take_answers(self) -> list[Answer]:
+        """Give the answers away: an error that is kept here would keep all this, in a circle."""
+        answers = [member.answer for member in self.members if member.answer is not None]
+        for member in self.members:
+            member.answer = None
+        return answers
+
     def run(self) -> None:
         """Train until all have ended."""
         kept = None if self.keeper is None else self.keeper.kept()
@@ -104,7 +111,6 @@ class _Training:
             self._interrupt()
 
     def _run_epochs(self, kept: dict[str, Any] | None) -> None:
-        core = self.core
         while self.active:
             if kept is not None:
                 member = self.active[0]
@@ -125,7 +131,7 @@ class _Training:
             # 2. Move the weights, once per batch.
             losses = self._epoch_of_training()
             # 3. Look at the validation rows.
-            validation = core.evaluate() if self.active else None
+            validation = self.core.evaluate() if self.active else None
             # 4. Write it down. A loss that is not a number ends a fit; good weights are kept.
             self._write_down(losses, validation)
             if not self.active:
@@ -162,7 +168,11 @@ class _Training:
                 same = len(set(counts)) == 1
                 totals = totals + losses * (counts[0] if same else losses.new_tensor(counts))
                 continue
-            totals = [t + v * c for t, v, c in zip(totals, losses, counts, strict=True)]
+            # What has ceased to be finite stays what it is, as it does alone.
+            totals = [
+                t + v * c if math.isfinite(t) else t
+                for t, v, c in zip(totals, losses, counts, strict=True)
+            ]
             if not self.active or not any(map(math.isfinite, totals)):
                 break
         n_rows = [len(member.problem.training.t) for member in self.placed]
@@ -246,9 +256,9 @@ class _Training:
         self._let_go(member, member.outcome(reason, self.core.lane, best_epoch))
 
     def _let_go(self, member: Member, answer: Answer) -> None:
+        self.core.release(member.place)
         member.answer = answer
         self.active = [other for other in self.active if other is not member]
-        self.core.release(member.place)
         if isinstance(answer, Outcome):
             self._tell(member, methodcaller("on_fit_end", answer))
 
@@ -280,13 +290,24 @@ class _Training:
             self._conclude(member, "interrupted")
 
     def _close_ranks(self) -> None:
-        places = [member.place for member in self.active]
-        self.core.keep(places)
-        for snapshot in (self.best, self.last):
-            snapshot.keep(places, self.core.tensors())
-        for place, member in enumerate(self.active):
-            member.place = place
-        self.placed = [*self.active]
+        """Let those that still train go on without the others."""
+        staying = [*self.active]
+        places = [member.place for member in staying]
+        core = self.core.of(places)
+        best, last = (s.of(places, core.tensors()) for s in (self.best, self.last))
+
+        def move() -> None:
+            core.lend()
+            self.core, self.best, self.last, self.placed = core, best, last, staying
+            for place, member in enumerate(staying):
+                member.place = place
+
+        try:
+            move()
+        except KeyboardInterrupt:
+            # Half moved, they would be neither here nor there.
+            move()
+            raise
 
     def _memory(self, reason: str | None = None) -> dict[str, Any]:
         """Give all that another process needs to go on after this epoch, bit for bit."""

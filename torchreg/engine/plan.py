@@ -136,19 +136,12 @@ class Plan:
         Parameters
         ----------
         answers : list of Outcome or Exception
-            One for each of the problems.
-
-        Raises
-        ------
-        Exception
-            The first of them, if no network could be trained.
+            One for each of the problems, of which one at least is an outcome.
         """
         losses = [math.inf if isinstance(a, Exception) else final_loss(a) for a in answers]
-        trained = [i for i, answer in enumerate(answers) if not isinstance(answer, Exception)]
-        best = min(trained or [0], key=losses.__getitem__)
-        answer, problem, start = answers[best], self.problems[best], self.starts[best]
-        if isinstance(answer, Exception):
-            raise answer
+        trained = {i: answer for i, answer in enumerate(answers) if isinstance(answer, Outcome)}
+        best = min(trained, key=losses.__getitem__)
+        answer, problem, start = trained[best], self.problems[best], self.starts[best]
         module, dtype = start.inside.module, start.inside.dtype
         rows = self.training.x, self.training.y
         summary = summarize(problem, answer, self.travels[best], module, *rows, self.n_rows)

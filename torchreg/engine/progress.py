@@ -88,13 +88,14 @@ class Snapshot:
     def _row(self, tensor: Tensor, place: int) -> Tensor:
         return tensor[place] if len(self.loss) > 1 else tensor
 
-    def keep(self, places: list[int], tensors: list[Tensor]) -> None:
-        """Let the other networks go, whose rows are not in ``tensors`` any more."""
-        self.tensors = tensors
+    def of(self, places: list[int], tensors: list[Tensor]) -> Snapshot:
+        """Give the snapshot of some networks, whose rows are in other ``tensors`` now."""
+        snapshot = Snapshot(tensors, len(places))
         if self.kept is not None:
-            self.kept = [kept[places] for kept in self.kept]
-        self.loss = [self.loss[place] for place in places]
-        self.epoch = [self.epoch[place] for place in places]
+            snapshot.kept = [kept[places] for kept in self.kept]
+        snapshot.loss = [self.loss[place] for place in places]
+        snapshot.epoch = [self.epoch[place] for place in places]
+        return snapshot
 
     def memory(self) -> dict[str, Any]:
         """Give the weights of one network as they are now, and the kept ones."""

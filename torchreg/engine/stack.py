@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
+from functools import partial
 from typing import Any
 
 import torch
@@ -12,20 +13,17 @@ from torch import Tensor, nn
 
 from torchreg._device import drawing
 from torchreg.engine.core import OnLoss
-from torchreg.engine.gradient import CapturedGradient, Evaluation, TapedGradient, agree
-from torchreg.engine.objective import Objective
+from torchreg.engine.gradient import CapturedGradient, Evaluation, TapedGradient
 from torchreg.engine.problem import Problem
+from torchreg.engine.recorder import memory_of
 from torchreg.engine.rows import Batch, rows_in, width_of
 from torchreg.engine.stacked_network import StackedObjective
-from torchreg.engine.stacked_rows import Deal, all_rows
+from torchreg.engine.stacked_rows import Deal, all_rows, rows_of
+from torchreg.engine.trial import NotStackableError, Trial
 from torchreg.rules import VectorRule, stack_rules
 
 #: Numbers of validation rows that are evaluated at once, for all networks together.
 _EVALUATED = 2**18
-
-
-class NotStackableError(Exception):
-    """These networks cannot train as one; the message completes "because"."""
 
 
 class Stack:
@@ -73,10 +71,19 @@ class Stack:
         }
         rules = [problem.optimizer.vector_rule(self.device) for problem in problems]
         self.rule = stack_rules([r for r in rules if isinstance(r, VectorRule)], self.theta)
-        self._prepare()
-        self._try_out()
-        self._lend()
-        self.started = networks, [tensor.clone() for tensor in self.tensors()]
+        #: The steps that are to come, at most, as they are captured for all networks.
+        self.n_epochs = max(problem.max_epochs for problem in problems)
+        try:
+            self._prepare()
+            self._try_out()
+        except NotStackableError:
+            raise
+        except Exception as error:
+            # Under vmap a module can fail in ways of its own, whatever it raises.
+            reason = str(error).partition("\n")[0]
+            raise NotStackableError(f"the module cannot be computed for many: {reason}") from error
+        self.started = networks, *self._values()
+        self.lend()
 
     def _prepare(self) -> None:
         """Lay rows, parameters and gradients out for the networks that there are."""
@@ -84,8 +91,9 @@ class Stack:
         tables = [problem.training for problem in problems]
         sizes = [problem.batch_size for problem in problems]
         self.deal = Deal(tables, sizes, self.generators, turned=self.features_first)
-        n_steps = len(self.deal.widths)
-        self.whole = all_rows(tables, turned=self.features_first) if n_steps == 1 else None
+        # A lone batch that is not full by name is dealt out anew, as it is alone.
+        is_whole = all(n >= len(table.t) for n, table in zip(sizes, tables, strict=True))
+        self.whole = all_rows(tables, turned=self.features_first) if is_whole else None
         self.slope = torch.empty_like(self.theta)
         networks = [problem.network for problem in problems]
         shapes = {name: p.shape for name, p in networks[0].named_parameters()}
@@ -93,8 +101,9 @@ class Stack:
         for name in self.names:
             part = slice(begin, begin + shapes[name].numel())
             # (n_networks, n) columns -> (n_networks, the parameter's own shape)
-            leaves[name] = self.theta[:, part].view(-1, *shapes[name]).detach().requires_grad_()
-            out.append(self.slope[:, part].view(-1, *shapes[name]))
+            shape = len(self.theta), *shapes[name]
+            leaves[name] = self.theta[:, part].view(shape).detach().requires_grad_()
+            out.append(self.slope[:, part].view(shape))
             begin = part.stop
         self.objective = StackedObjective(
             networks,
@@ -103,75 +112,80 @@ class Stack:
             protect_input=problems[0].protect_input,
             features_first=self.features_first,
         )
-        n_epochs = max(problem.max_epochs for problem in problems)
         taped = TapedGradient(self.objective, list(leaves.values()), out)
         draws = problems[0].draws
-        self.captured = CapturedGradient(
-            taped, draws=draws, whole=self.whole, n_steps=n_epochs * n_steps
-        )
+        n_steps = self.n_epochs * len(self.deal.widths)
+        self.captured = CapturedGradient(taped, draws=draws, whole=self.whole, n_steps=n_steps)
         self.validation: list[Batch] = []
         if problems[0].validation is not None:
             held = [problem.validation for problem in problems if problem.validation is not None]
             rows = all_rows(held, turned=self.features_first)
             at_once = rows_in(_EVALUATED, len(problems) * width_of(held[0].x))
             self.validation = _pieces(rows, at_once, rows_dim=2 if self.features_first else 1)
-            evaluation = Evaluation(self.objective)
-            self.loss_of = CapturedGradient(evaluation, draws=draws, whole=None, n_steps=n_epochs)
+            self.loss_of = CapturedGradient(Evaluation(self.objective), draws=draws, whole=None)
+
+    def _values(self) -> tuple[Tensor, dict[str, Tensor]]:
+        """Copy all parameters and buffers."""
+        return self.theta.clone(), {name: tensor.clone() for name, tensor in self.fixed.items()}
 
     def _try_out(self) -> None:
-        """Record the first step, repeat it, and hold it against networks that compute alone.
+        """Take a step of each kind, repeat it, and hold it against networks that compute alone.
 
         Nothing is moved by it.
         """
-        before = {name: tensor.clone() for name, tensor in self.fixed.items()}
-        seeds = [torch.Generator().manual_seed(problem.seed) for problem in self.problems]
-        tables, sizes = self.deal.tables, [problem.batch_size for problem in self.problems]
-        if self.whole is not None:
-            batch, counts = self.whole, self.deal.counts[0]
-        else:
-            batch, counts = next(Deal(tables, sizes, seeds, turned=self.features_first).batches())
-        try:
-            with self.drawing:
+        before, draws = self._values(), self.problems[0].draws
+        with self.drawing:
+            trial = Trial(self.problems)
+            for batch, counts in self._batches_to_try():
                 losses = self.captured(batch)
-                if not self.problems[0].draws:
-                    self._hold_against_alone(batch, counts, losses, before)
+                self._require_program()
+                if not draws:
+                    own = partial(rows_of, batch, counts=counts, turned=self.features_first)
+                    trial.hold_step(own, counts, losses, self.slope, self.fixed)
                 self._restore(before)
                 self.captured(batch)
-        except (RuntimeError, ValueError, TypeError, IndexError, AttributeError) as error:
-            reason = str(error).partition("\n")[0]
-            raise NotStackableError(f"the module cannot be computed for many: {reason}") from error
-        finally:
-            self._restore(before)
-        self._require_program()
+                self._require_program()
+                self._restore(before)
+            if self.validation:
+                evaluated, again = self.evaluate() or [], self.evaluate()
+                if self.loss_of.obstacle is not None:
+                    raise NotStackableError(self.loss_of.obstacle)
+                # What draws even while it is evaluated cannot be compared.
+                if evaluated == again or not draws:
+                    trial.hold_evaluation(evaluated)
+                self._restore(before)
 
-    def _restore(self, fixed: dict[str, Tensor]) -> None:
+    def _batches_to_try(self) -> Iterator[tuple[Batch, list[int]]]:
+        """Give a batch of each width, padded and not."""
+        if self.whole is not None:
+            yield self.whole, self.deal.counts[0]
+            return
+        generators = [torch.Generator().manual_seed(p.seed) for p in self.problems]
+        sizes = [problem.batch_size for problem in self.problems]
+        known = set()
+        for batch, counts in Deal(
+            self.deal.tables, sizes, generators, turned=self.features_first
+        ).batches():
+            kind = max(counts), len(set(counts)) > 1
+            if kind not in known:
+                known.add(kind)
+                yield batch, counts
+
+    def _restore(self, values: tuple[Tensor, dict[str, Tensor]]) -> None:
+        theta, fixed = values
         with torch.no_grad():
+            self.theta.copy_(theta)
             for name, tensor in fixed.items():
                 self.fixed[name].copy_(tensor)
 
     def _require_program(self) -> None:
         if self.captured.obstacle is not None:
             raise NotStackableError(self.captured.obstacle)
+        own = {memory_of(tensor) for tensor in [self.theta, *self.fixed.values()]}
+        if any(memory_of(tensor) not in own for tensor in self.captured.written):
+            raise NotStackableError("it changes a tensor that is no parameter and no buffer")
 
-    def _hold_against_alone(
-        self, batch: Batch, counts: list[int], losses: Tensor, before: dict[str, Tensor]
-    ) -> None:
-        """Compare loss, gradient and buffers of some networks, those with the most padding too."""
-        for place in {0, len(counts) - 1, counts.index(min(counts)), counts.index(max(counts))}:
-            network = copy.deepcopy(self.problems[place].network).train()
-            parameters = [p for p in network.parameters() if p.requires_grad]
-            own = _rows_of(batch, place, counts[place], turned=self.features_first)
-            problem = self.problems[place]
-            objective = Objective(network, problem.loss, problem.protect_input)
-            loss, gradients = TapedGradient(objective, parameters, ()).compute(own)
-            expected = [loss.detach(), torch.cat([g.reshape(-1) for g in gradients])]
-            expected += [buffer for buffer in network.buffers()]
-            came = [losses[place], self.slope[place]]
-            came += [self.fixed[name][place] for name, _ in network.named_buffers()]
-            if not agree(came, expected):
-                raise NotStackableError("in a stack it does not compute what it computes alone")
-
-    def _lend(self) -> None:
+    def lend(self) -> None:
         """Let the networks look at their rows."""
         for place, problem in enumerate(self.problems):
             begin = 0
@@ -181,8 +195,8 @@ class Stack:
                 # (n,) columns of a row -> the parameter's own shape
                 p.data = self.theta[place, begin : begin + p.numel()].view(p.shape)
                 begin += p.numel()
-            for name, buffer in problem.network.named_buffers():
-                buffer.data = self.fixed[name][place]
+            for name, tensor in _fixed(problem.network):
+                tensor.data = self.fixed[name][place]
 
     @property
     def lane(self) -> str:
@@ -230,15 +244,16 @@ class Stack:
         answers: list[bool] = finite.tolist()
         return answers
 
-    def keep(self, places: list[int]) -> None:
-        """Let the other networks go: those that stay train faster."""
-        self.problems = [self.problems[place] for place in places]
-        self.generators = [self.generators[place] for place in places]
-        self.theta = self.theta[places]
-        self.fixed = {name: tensor[places] for name, tensor in self.fixed.items()}
-        self.rule.keep(places)
-        self._prepare()
-        self._lend()
+    def of(self, places: list[int]) -> Stack:
+        """Build the stack of some of the networks, which train faster than all."""
+        stack = copy.copy(self)
+        stack.problems = [self.problems[place] for place in places]
+        stack.generators = [self.generators[place] for place in places]
+        stack.theta = self.theta[places]
+        stack.fixed = {name: tensor[places] for name, tensor in self.fixed.items()}
+        stack.rule = self.rule.of(places)
+        stack._prepare()
+        return stack
 
     def release(self, place: int) -> None:
         """Leave every parameter and buffer of a network owning its own memory."""
@@ -249,31 +264,21 @@ class Stack:
 
     def undo(self) -> None:
         """Put all networks back to where they were before they were stacked."""
-        networks, (theta, *buffers) = self.started
+        networks, theta, fixed = self.started
         for place, network in enumerate(networks):
-            parameters = [p for p in network.parameters() if p.requires_grad]
-            parts = theta[place].split([p.numel() for p in parameters])
-            for p, part in zip(parameters, parts, strict=True):
+            parameters = dict(network.named_parameters())
+            parts = theta[place].split([parameters[name].numel() for name in self.names])
+            for name, part in zip(self.names, parts, strict=True):
                 # (n,) -> the parameter's own shape
-                p.data = part.view(p.shape).clone()
-            for buffer, kept in zip(network.buffers(), buffers, strict=True):
-                buffer.data = kept[place].clone()
+                parameters[name].data = part.view(parameters[name].shape).clone()
+            for name, tensor in _fixed(network):
+                tensor.data = fixed[name][place].clone()
 
 
 def _fixed(network: nn.Module) -> list[tuple[str, Tensor]]:
     """List what is not trained: buffers, and parameters that ask for no gradient."""
     frozen = [(name, p) for name, p in network.named_parameters() if not p.requires_grad]
     return [*frozen, *network.named_buffers()]
-
-
-def _rows_of(batch: Batch, place: int, n_rows: int, *, turned: bool) -> Batch:
-    """Take the rows of one network out of a batch, as it would see them alone."""
-    x, t = batch.x[place], batch.t[place]
-    if turned:
-        # (n_columns, m) -> (m, n_columns)
-        x, t = x.t().contiguous(), t.t().contiguous()
-    share = None if batch.weight is None else batch.weight[place, :n_rows] * n_rows
-    return Batch(x[:n_rows], t[:n_rows], share)
 
 
 def _pieces(rows: Batch, at_once: int, *, rows_dim: int) -> list[Batch]:

@@ -49,17 +49,18 @@ class StackedDropout(nn.Module):
 
     rate: Tensor
 
-    def __init__(self, rate: float, like: Tensor) -> None:
+    def __init__(self, rate: float, like: Tensor, *, inplace: bool) -> None:
         super().__init__()
+        self.inplace = inplace
         self.register_buffer("rate", torch.tensor(rate, dtype=like.dtype, device=like.device))
 
     def forward(self, x: Tensor) -> Tensor:
         """Silence units while training, and make up for them: shape (...) to the same."""
         if not self.training:
             return x
-        kept = torch.rand_like(x) >= self.rate
         # A rate of 1 silences all, and there is nothing to make up for.
-        return x * kept / (1 - self.rate + (self.rate == 1))
+        factor = (torch.rand_like(x) >= self.rate) / (1 - self.rate + (self.rate == 1))
+        return x.mul_(factor) if self.inplace else x * factor
 
 
 class StackedObjective:
@@ -93,22 +94,23 @@ class StackedObjective:
         features_first: bool,
     ) -> None:
         self.network = copy.deepcopy(networks[0]).train()
-        self.values, self.loss = values, loss
+        self.values, self.loss = values, loss.copied()
         self.features_first = features_first
         self.constants = self._give_rates(networks)
-        self.objective = Objective(self.network, loss, protect_input)
+        self.objective = Objective(self.network, self.loss, protect_input)
 
     def _give_rates(self, networks: Sequence[nn.Module]) -> dict[str, Tensor]:
         """Replace ``nn.Dropout`` where the networks differ in its rate."""
         rates: dict[str, Tensor] = {}
         like = next(self.network.parameters())
-        for name, module in list(self.network.named_modules()):
+        # One that stands in several places is replaced in each of them.
+        for name, module in list(self.network.named_modules(remove_duplicate=False)):
             if type(module) is not nn.Dropout:
                 continue
             each = [float(network.get_submodule(name).p) for network in networks]  # type: ignore[arg-type]
             if len(set(each)) > 1:
                 parent, _, own = name.rpartition(".")
-                stacked = StackedDropout(each[0], like).train()
+                stacked = StackedDropout(each[0], like, inplace=module.inplace).train()
                 setattr(self.network.get_submodule(parent), own, stacked)
                 rates[f"{name}.rate"] = torch.tensor(each, dtype=like.dtype, device=like.device)
         return rates

@@ -21,7 +21,8 @@ from torchreg.engine.problem import (
     Problem,
     is_interrupted,
 )
-from torchreg.engine.stack import NotStackableError, Stack
+from torchreg.engine.stack import Stack
+from torchreg.engine.trial import NotStackableError
 
 
 def train_together(
@@ -56,10 +57,14 @@ def train_together(
                 work.side_by_side(beside, n_threads)
         work.in_turn([group for group in groups if n_threads <= 1 or group not in beside])
     except KeyboardInterrupt:
-        # What was learned before shall not be lost.
-        if not any(isinstance(answer, Outcome) for answer in work.answers.values()):
+        # What was learned before shall not be lost, nor that somebody wants an end.
+        answers = work.take_answers()
+        if not any(isinstance(answer, Outcome) for answer in answers):
             raise
-    return [work.answers.get(index) or NeverBegunError() for index in range(len(problems))]
+        if not any(map(is_interrupted, answers)):
+            raise
+        return answers
+    return work.take_answers()
 
 
 class _Work:
@@ -74,6 +79,11 @@ class _Work:
     def __init__(self, problems: Sequence[Problem], halt: threading.Event) -> None:
         self.problems, self.halt = problems, halt
         self.answers: dict[int, Answer] = {}
+
+    def take_answers(self) -> list[Answer]:
+        """Give the answers away: an error that is kept here would keep all this, in a circle."""
+        answers, self.answers = self.answers, {}
+        return [answers.get(number) or NeverBegunError() for number in range(len(self.problems))]
 
     def can_be_beside_others(self, group: list[int]) -> bool:
         """Whether a stack can train in another thread, and gains by it.
@@ -102,16 +112,16 @@ class _Work:
             self._train_from(todo)
             for helper in helpers:
                 helper.join()
-        except KeyboardInterrupt:
+        except BaseException:
             self.halt.set()
             for helper in helpers:
                 helper.join()
             raise
 
     def _help(self, todo: SimpleQueue[list[int]]) -> None:
-        torch.set_num_threads(1)
         try:
-            self._train_from(todo)
+            with threads(1, others=torch.get_num_threads()):
+                self._train_from(todo)
         except KeyboardInterrupt:
             return
 
