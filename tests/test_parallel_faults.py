@@ -78,9 +78,9 @@ def sizes(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     sizes: list[int] = []
     train = meeting.fit_networks
 
-    def fit_networks(jobs: Any) -> Any:
+    def fit_networks(jobs: Any, halt: Any = None) -> Any:
         sizes.append(len(jobs))
-        return train(jobs)
+        return train(jobs, halt)
 
     monkeypatch.setattr(meeting, "fit_networks", fit_networks)
     return sizes
@@ -382,9 +382,9 @@ def interrupt():
         armed.clear()
         os.kill(os.getpid(), signal.SIGINT)
 
-def fit_networks(jobs):
+def fit_networks(jobs, halt=None):
     interrupt()
-    return train(jobs)
+    return train(jobs, halt)
 
 meeting.fit_networks = fit_networks
 reg = TorchRegressor(max_epochs=20, random_state=0)

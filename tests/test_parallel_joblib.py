@@ -84,9 +84,9 @@ def test_n_jobs_is_how_many_tasks_are_in_flight(
     sizes = []
     train = meeting.fit_networks
 
-    def fit_networks(jobs: Any) -> Any:
+    def fit_networks(jobs: Any, halt: Any = None) -> Any:
         sizes.append(len(jobs))
-        return train(jobs)
+        return train(jobs, halt)
 
     monkeypatch.setattr(meeting, "fit_networks", fit_networks)
     monkeypatch.setattr(meeting, "GRACE_S", 1000.0)
