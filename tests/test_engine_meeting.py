@@ -15,7 +15,7 @@ import pytest
 
 from tests._deadline import within
 from torchreg.engine import meeting as room
-from torchreg.engine.meeting import Meeting, fit_here, is_training
+from torchreg.engine.meeting import Meeting, fit_all_here, fit_here, is_training
 
 #: So long that what is trained was not trained because time had passed.
 NEVER_S = 1000.0
@@ -106,6 +106,17 @@ def test_fits_that_meet_are_one_group_and_each_has_its_own_answer(
     assert attend(Meeting(), [fit(n) for n in range(50)]) == list(range(50))
     assert trainer.sizes == [50]
     assert sorted(trainer.groups[0]) == list(range(50))
+
+
+@within(30)
+def test_several_fits_of_one_thread_are_a_part_of_the_group(
+    trainer: Trainer, patient: None
+) -> None:
+    several = [lambda n=n: fit_all_here([n, "bad", n + 1]) for n in range(0, 20, 2)]
+    answers = attend(Meeting(), [*several, fit("one")])
+    assert answers[-1] == "one" and trainer.sizes == [31]
+    for n, answer in zip(range(0, 20, 2), answers, strict=False):
+        assert answer[::2] == [n, n + 1] and isinstance(answer[1], ValueError)
 
 
 @within(30)

@@ -141,7 +141,8 @@ class SavingMixin(BaseEstimator):
         The file holds the parameters (nested ones included), the fitted attributes, the versions
         of torchreg, torch, scikit-learn, NumPy and Python, and of ``module_`` the layers and all
         parameters and buffers, under the names of its ``state_dict``. It never holds code:
-        classes and functions are named by their import path.
+        classes and functions are named by their import path. Of an ensemble, it holds this of
+        each member.
 
         A network made of the layers of ``torch.nn`` (those that map one tensor to one) in
         ``nn.Sequential``, and of :mod:`torchreg.nn`, is described layer by layer. Of any other,

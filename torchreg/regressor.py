@@ -153,6 +153,7 @@ class TorchRegressor(
 
     See Also
     --------
+    TorchEnsembleRegressor : Several networks as one, and how far they differ.
     sklearn.neural_network.MLPRegressor : Multilayer perceptrons in scikit-learn.
 
     Notes

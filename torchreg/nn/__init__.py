@@ -1,4 +1,4 @@
-"""Plain modules that carry fixed numbers: constants, standardization and the default network.
+"""Plain modules: fixed numbers, standardization, the default network, and several as one.
 
 Each one is complete by itself and works in any ``nn.Sequential``, with or without
 :class:`torchreg.TorchRegressor`.
