@@ -14,7 +14,7 @@ import torch
 import torchreg.engine.together
 import torchreg.regressor
 from torchreg import TorchRegressor
-from torchreg.engine.fit import fit_network, fit_networks
+from torchreg.engine.fit import fit_networks, given_or_raised
 from torchreg.engine.plan import Fitted
 from torchreg.engine.request import Job
 from torchreg.engine.stack import Stack
@@ -78,7 +78,7 @@ def watched() -> Iterator[Seen]:
 
 def answer_alone(job: Job) -> Fitted | Exception:
     try:
-        return fit_network(job)
+        return given_or_raised(*fit_networks([job]))
     except Exception as error:
         return error
 

@@ -10,7 +10,7 @@ from sklearn.utils._array_api import get_namespace
 from sklearn.utils.estimator_checks import parametrize_with_checks
 from torch import Tensor, nn
 
-from torchreg import TorchRegressor
+from torchreg import TorchEnsembleRegressor, TorchRegressor
 
 
 class Tanh(nn.Module):
@@ -52,10 +52,13 @@ EXACT = [
     TorchRegressor(optimizer="lbfgs", max_epochs=10),
     TorchRegressor(dtype="float64", optimizer="rprop", max_epochs=50),
     TorchRegressor(nn.LazyLinear, lr=0.1, max_epochs=50),
+    TorchRegressor(n_init=3, max_epochs=50),
+    TorchEnsembleRegressor(TorchRegressor(max_epochs=50), 3),
 ]
 RANDOM = [
     TorchRegressor(early_stopping=True),
     TorchRegressor(batch_size=8, max_epochs=50),
+    TorchEnsembleRegressor(TorchRegressor(max_epochs=50), 2, bootstrap=True),
     TorchRegressor(batch_size=8, early_stopping=True, module__dropout=0.1, lr=0.01),
 ]
 

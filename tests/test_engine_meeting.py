@@ -15,7 +15,7 @@ import pytest
 
 from tests._deadline import within
 from torchreg.engine import meeting as room
-from torchreg.engine.meeting import Meeting, fit_here, is_training
+from torchreg.engine.meeting import Meeting, fit_all_here, fit_here, is_training
 
 #: So long that what is trained was not trained because time had passed.
 NEVER_S = 1000.0
@@ -30,16 +30,15 @@ class Trainer:
         self.during: Callable[[list[Any]], Any] = lambda jobs: None
         self.lock = threading.Lock()
 
-    def fit_networks(self, jobs: list[Any], halt: threading.Event) -> list[Any]:
+    def fit_networks(self, jobs: list[Any], halt: threading.Event | None = None) -> list[Any]:
+        if halt is None:
+            self.alone.extend(jobs)
+            return list(jobs)
         self.halt = halt
         with self.lock:
             self.groups.append(list(jobs))
         self.during(jobs)
         return [ValueError(job) if str(job).startswith("bad") else job for job in jobs]
-
-    def fit_network(self, job: Any) -> Any:
-        self.alone.append(job)
-        return job
 
     @property
     def sizes(self) -> list[int]:
@@ -50,7 +49,6 @@ class Trainer:
 def trainer(monkeypatch: pytest.MonkeyPatch) -> Trainer:
     trainer = Trainer()
     monkeypatch.setattr(room, "fit_networks", trainer.fit_networks)
-    monkeypatch.setattr(room, "fit_network", trainer.fit_network)
     return trainer
 
 
@@ -108,6 +106,17 @@ def test_fits_that_meet_are_one_group_and_each_has_its_own_answer(
     assert attend(Meeting(), [fit(n) for n in range(50)]) == list(range(50))
     assert trainer.sizes == [50]
     assert sorted(trainer.groups[0]) == list(range(50))
+
+
+@within(30)
+def test_several_fits_of_one_thread_are_a_part_of_the_group(
+    trainer: Trainer, patient: None
+) -> None:
+    several = [lambda n=n: fit_all_here([n, "bad", n + 1]) for n in range(0, 20, 2)]
+    answers = attend(Meeting(), [*several, fit("one")])
+    assert answers[-1] == "one" and trainer.sizes == [31]
+    for n, answer in zip(range(0, 20, 2), answers, strict=False):
+        assert answer[::2] == [n, n + 1] and isinstance(answer[1], ValueError)
 
 
 @within(30)

@@ -16,11 +16,18 @@ PACKAGE = Path(__file__).parent.parent / "torchreg"
 #: floor or on a lower one.
 FLOORS: dict[str, list[str]] = {
     "the door": ["torchreg", "torchreg._loading"],
-    "the estimator": ["torchreg.regressor", "torchreg.parallel", "torchreg._crew"],
+    "several estimators": ["torchreg.ensemble"],
+    "the estimator": [
+        "torchreg.regressor",
+        "torchreg._fitting",
+        "torchreg.parallel",
+        "torchreg._crew",
+    ],
     "looks inside": ["torchreg._inspecting"],
     "out and back": [
         "torchreg._exporting",
         "torchreg._saving",
+        "torchreg._ensemble_record",
         "torchreg._record",
         "torchreg._given",
         "torchreg._recipe",
@@ -82,7 +89,9 @@ FLOORS: dict[str, list[str]] = {
         "torchreg.engine.plan",
         "torchreg.engine.inside",
         "torchreg.engine.skorch_net",
+        "torchreg.engine.shared",
         "torchreg.engine.summary",
+        "torchreg.engine.described_rows",
         "torchreg.engine.loop",
         "torchreg.engine.member",
         "torchreg.engine.groups",
@@ -150,6 +159,7 @@ FLOORS: dict[str, list[str]] = {
     ],
     "modules": [
         "torchreg.nn",
+        "torchreg.nn.ensemble",
         "torchreg.nn.mlp",
         "torchreg.nn.standardize",
         "torchreg.nn.constants",

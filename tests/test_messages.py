@@ -25,14 +25,14 @@ PACKAGE = ROOT / "torchreg"
 
 #: Functions that write a message, or a part of one, which others raise or warn with.
 WRITERS = {"_refused", "_width_mismatch", "describe_lost_digits", "did_you_mean"}
-WRITERS |= {"unknown_parameter", "_reason"}
+WRITERS |= {"unknown_parameter", "_reason", "remarks_on"}
 #: Functions that raise with a text they are given: which argument it is.
 RAISERS = {"require": 1}
 #: Raised or warned with a message that came as an argument, and was written in WRITERS.
-HANDED_ON = {"lost_digits"}
+HANDED_ON = {"lost_digits", "text"}
 #: Errors that carry no message, or only that of the system.
 MUTE = {"KeyboardInterrupt", "NotImplementedError", "BlockingIOError"}
-MUTE |= {"FallbackToBackend", "TimeoutError"}
+MUTE |= {"FallbackToBackend"}
 #: Names of errors that were caught in one thread and are raised in another.
 CAUGHT = {"answer", "error"}
 

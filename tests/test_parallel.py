@@ -170,8 +170,9 @@ class Groups:
         self.sizes: list[int] = []
         self.train = meeting.fit_networks
 
-    def fit_networks(self, jobs: Any, halt: Any) -> Any:
-        self.sizes.append(len(jobs))
+    def fit_networks(self, jobs: Any, halt: Any = None) -> Any:
+        if halt is not None:
+            self.sizes.append(len(jobs))
         return self.train(jobs, halt)
 
 

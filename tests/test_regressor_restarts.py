@@ -254,7 +254,7 @@ def test_callbacks_that_would_write_over_each_others_files_are_refused(
     kink: Data, tmp_path: Path
 ) -> None:
     options = {"callbacks": [sk.Checkpoint(dirname=str(tmp_path), monitor="train_loss_best")]}
-    with pytest.raises(ValueError, match=r"Checkpoint writes the weights.*the n_init=3 networks"):
+    with pytest.raises(ValueError, match=r"Checkpoint writes the weights of one network.*here 3"):
         quick(n_init=3, **options).fit(*kink)
     quick(n_init=1, **options).fit(*kink)
     assert list(tmp_path.iterdir())

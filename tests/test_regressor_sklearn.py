@@ -111,6 +111,38 @@ def test_nested_parameters_are_set_got_and_shown() -> None:
     assert "nested" not in params
 
 
+class Bounded(TorchRegressor):
+    """A regressor with a parameter of its own."""
+
+    def __init__(self, module: Any = None, *, bound: float = 1.0, max_epochs: int = 1) -> None:
+        super().__init__(module, max_epochs=max_epochs)
+        self.bound = bound
+
+
+def test_a_subclass_with_a_signature_of_its_own_has_parameters_of_its_own() -> None:
+    plain = set(TorchRegressor().get_params())
+    assert set(Bounded(bound=2.0).get_params()) == {"module", "bound", "max_epochs"}
+    assert clone(Bounded(bound=2.0)).bound == 2.0
+    assert set(TorchRegressor().get_params()) == plain
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("n_outputs", [None, 1, 2])
+def test_plain_arrays_fit_as_arrays_that_must_be_converted_first(
+    dtype: type, n_outputs: int | None
+) -> None:
+    rng = np.random.default_rng(0)
+    X = rng.normal(size=(40, 3)).astype(dtype)
+    y = rng.normal(size=(40,) if n_outputs is None else (40, n_outputs)).astype(dtype)
+    first = quick(max_epochs=3).fit(X, y)
+    for convert in (np.asfortranarray, lambda a: a.astype(a.dtype.newbyteorder()), np.ma.asarray):
+        again = quick(max_epochs=3).fit(convert(X), convert(y))
+        assert (again.n_features_in_, again.n_outputs_) == (3, n_outputs or 1)
+        np.testing.assert_array_equal(again.predict(X), first.predict(X))
+        assert again.predict(X).dtype == first.predict(X).dtype == dtype
+    assert first.predict(X).shape == y.shape
+
+
 def test_standardize_chooses_which_layers_there_are(kink: tuple[Array, Array]) -> None:
     X, y = kink
     layers = {

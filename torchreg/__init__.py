@@ -20,6 +20,7 @@ from torchreg._errors import (
     UnwrittenWarning,
 )
 from torchreg._loading import load
+from torchreg.ensemble import TorchEnsembleRegressor
 from torchreg.regressor import TorchRegressor
 
 if TYPE_CHECKING:
@@ -34,6 +35,7 @@ __all__ = [
     "FileError",
     "InterruptWarning",
     "PrecisionWarning",
+    "TorchEnsembleRegressor",
     "TorchRegressor",
     "UnscaledWarning",
     "UntrustedError",

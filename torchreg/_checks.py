@@ -43,6 +43,9 @@ class Form:
         return self.namespace, self.device
 
 
+#: The attributes in which a fitted estimator keeps what it knows about its data.
+OF_THE_DATA = ("n_features_in_", "feature_names_in_", "n_outputs_", "_form", "_y_is_vector")
+
 #: The forms of plain arrays.
 _NUMPY = {dtype: Form("numpy", "cpu", dtype) for dtype in (torch.float32, torch.float64)}
 
@@ -162,26 +165,32 @@ def check_given_rows(
     return every_row(rows), data.y
 
 
-def _as_it_is(estimator: BaseEstimator, X: Any) -> tuple[Rows, Form] | None:
-    """Take an array in which there is nothing to convert, rename or refuse.
+def _as_it_is(estimator: BaseEstimator, X: Any) -> tuple[Tensor, Form] | None:
+    """Take the X of ``predict`` if there is nothing to convert, rename or refuse in it."""
+    if type(X) is not np.ndarray or X.ndim != 2 or hasattr(estimator, "feature_names_in_"):
+        return None
+    x = _plain_numbers(X) if X.shape[1] == estimator.n_features_in_ else None
+    return None if x is None else (x, _NUMPY[x.dtype])
+
+
+def _plain_numbers(array: Any) -> Tensor | None:
+    """Share the memory of an array in which there is nothing to convert or refuse.
 
     scikit-learn's validation says nothing about it, and costs more than a small network.
     """
     if not (
-        type(X) is np.ndarray
-        and X.ndim == 2
-        and X.dtype.char in "fd"
-        and X.dtype.isnative
-        and X.flags.c_contiguous
-        and X.flags.writeable
-        and X.shape[0] > 0
-        and X.shape[1] == estimator.n_features_in_
-        and not hasattr(estimator, "feature_names_in_")
+        type(array) is np.ndarray
+        and array.ndim in (1, 2)
+        and array.dtype.char in "fd"
+        and array.dtype.isnative
+        and array.flags.c_contiguous
+        and array.flags.writeable
+        and array.size
         and not sklearn.get_config()["array_api_dispatch"]
     ):
         return None
-    x = torch.from_numpy(X)
-    return (x, _NUMPY[x.dtype]) if _largest(x) < LARGEST else None
+    tensor = torch.from_numpy(array)
+    return tensor if _largest(tensor) < LARGEST else None
 
 
 def _largest(values: Tensor) -> float:
@@ -193,6 +202,10 @@ def _largest(values: Tensor) -> float:
 
 
 def _check_x(estimator: BaseEstimator, X: Any, *, reset: bool) -> tuple[Rows, Form]:
+    plain = _plain_numbers(X) if reset else None
+    if plain is not None and plain.ndim == 2:
+        estimator.n_features_in_ = plain.shape[1]
+        return plain, _NUMPY[plain.dtype]
     form = _form_of(X)
     try:
         with np.errstate(invalid="ignore"):
@@ -223,13 +236,15 @@ def _assemble(
     X: Any, x: Rows, form: Form, y: Any, sample_weight: Any, *, names: tuple[str, str, str]
 ) -> Data:
     _, y_name, weight_name = names
-    with np.errstate(invalid="ignore"):
-        y = check_array(
-            _plain(y), ensure_2d=False, dtype=None, input_name=y_name, ensure_min_samples=0
-        )
-    check_consistent_length(X, y)
-    y_dtype = (tensor := to_tensor(y, name=y_name)).dtype
-    t = tensor.to(torch.float64)
+    tensor = _plain_numbers(y)
+    if tensor is None or len(tensor) != len(x):
+        with np.errstate(invalid="ignore"):
+            y = check_array(
+                _plain(y), ensure_2d=False, dtype=None, input_name=y_name, ensure_min_samples=0
+            )
+        check_consistent_length(X, y)
+        tensor = to_tensor(y, name=y_name)
+    y_dtype, t = tensor.dtype, tensor.to(torch.float64)
     if not (largest := _largest(t)) < LARGEST:
         raise ValueError(
             f"{y_name} holds {largest:.3g}; values beyond {LARGEST:.3g} cannot be "

@@ -72,6 +72,8 @@ class Task:
         self.callback, self.call = callback, call
         self.result: Any = None
         self.error: BaseException | None = None
+        #: Whether a thread runs it, or it was dropped.
+        self.taken = False
         self.ended = threading.Event()
 
     def run(self) -> None:
@@ -91,10 +93,9 @@ class Task:
         if self.callback is not None:
             self.callback(self)
 
-    def get(self, timeout: float | None = None) -> Any:
-        """Give its result, or raise its error."""
-        if not self.ended.wait(timeout):
-            raise TimeoutError
+    def get(self) -> Any:
+        """Wait for its end, and give its result or raise its error."""
+        self.ended.wait()
         if self.error is not None:
             raise self.error
         return self.result
@@ -107,7 +108,7 @@ class Call:
         self.limit, self.depth = limit, depth
         self.queue: deque[Task] = deque()
         self.n_running = 0
-        self.n_unfinished = 0
+        self.unfinished: set[Task] = set()
         self.failed = False
         #: Whether who made the call waits for its tasks, and is not at work.
         self.waits = False
@@ -147,6 +148,11 @@ class Crew:
         self._n_idle = 0
         self._n_at_work = 0
 
+    def restrict(self, most: int) -> None:
+        """Let no more threads be at work than so many."""
+        with self._lock:
+            self._most = min(self._most, most)
+
     def open(self, limit: int, depth: int) -> Call:
         """Begin a call; deeper is what was called inside a task."""
         call = Call(limit, depth)
@@ -159,7 +165,9 @@ class Crew:
         with self._lock:
             if call in self._calls:
                 self._calls.remove(call)
-            dropped, call.queue = call.queue, deque()
+            call.queue.clear()
+            # Ctrl-C may have come between the queue and the thread.
+            dropped = [task for task in call.unfinished if self._take(task)]
         for task in dropped:
             self._drop(task)
 
@@ -175,7 +183,7 @@ class Crew:
             if self.meeting.ended:
                 raise KeyboardInterrupt
             call.queue.append(task)
-            call.n_unfinished += 1
+            call.unfinished.add(task)
             if not call.failed:
                 call.over.clear()
             self._start_what_may()
@@ -206,17 +214,24 @@ class Crew:
 
     def end(self) -> None:
         """Let no further task begin, release all fits that wait, and let the threads go."""
-        self.meeting.end()
-        with self._lock:
-            calls, threads = list(self._calls), list(self._threads)
-        for call in calls:
-            self.close(call)
-            call.over.set()
-        for _ in threads:
+        try:
+            self.meeting.end()
+            with self._lock:
+                calls, threads = list(self._calls), list(self._threads)
+            for call in calls:
+                self.close(call)
+                call.over.set()
+        finally:
             self._given.put(None)
         deadline = time.monotonic() + _FAREWELL_S
         for thread in threads:
-            thread.join(max(0.0, deadline - time.monotonic()))
+            if thread.ident is not None:  # Ctrl-C may have come while it was started.
+                thread.join(max(0.0, deadline - time.monotonic()))
+
+    def _take(self, task: Task) -> bool:
+        """Tell whether nobody has taken a task before. The lock is held."""
+        taken, task.taken = task.taken, True
+        return not taken
 
     def _leave(self) -> None:
         self._n_at_work -= 1
@@ -255,9 +270,11 @@ class Crew:
         """Start one thread more; where the system gives none, those that are there must do."""
         name = f"torchreg-{len(self._threads)}"
         thread = threading.Thread(target=self._work, args=(task,), name=name, daemon=True)
+        self._threads.append(thread)
         try:
             thread.start()
         except RuntimeError:
+            self._threads.pop()
             task.call.n_running -= 1
             self._n_at_work -= 1
             self.meeting.leave()
@@ -265,20 +282,21 @@ class Crew:
                 raise
             task.call.queue.appendleft(task)
             self._most = max(1, self._n_at_work)
-        else:
-            self._threads.append(thread)
 
     def _work(self, task: Task | None) -> None:
         """Live as a thread of the crew."""
         _here.crew = self
         self.meeting.attend()
         while task is not None:
-            if self.meeting.ended:
-                self._drop(task)
-            else:
+            with self._lock:
+                mine = self._take(task)
+            if mine and not self.meeting.ended:
                 task.run()
                 self._conclude(task)
+            elif mine:
+                self._drop(task)
             task = self._next_after(task)
+        self._given.put(None)  # So hears the next one, however many they are.
 
     def _conclude(self, task: Task) -> None:
         """Tell the end of a task, which may submit the next one of its call."""
@@ -288,9 +306,9 @@ class Crew:
         except BaseException as error:
             call.error = error
         with self._lock:
-            call.n_unfinished -= 1
+            call.unfinished.discard(task)
             call.failed |= task.error is not None or call.error is not None
-            if call.failed or not call.n_unfinished:
+            if call.failed or not call.unfinished:
                 self._wake(call)
                 call.over.set()
 

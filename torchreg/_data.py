@@ -12,7 +12,7 @@ import scipy.sparse
 import torch
 from torch import Tensor
 
-from torchreg.engine.rows import Rows, SparseRows
+from torchreg.engine.rows import Rows, SparseRows, of_order_one
 
 
 @dataclass(frozen=True)
@@ -68,6 +68,22 @@ def hold_out(data: Data, fraction: float, *, seed: int) -> tuple[Data, Data]:
         )
     order = torch.randperm(n_rows, generator=torch.Generator().manual_seed(seed))
     return data.take(order[n_held:]), data.take(order[:n_held])
+
+
+def draw_with_replacement(data: Data, seed: int) -> Data:
+    """Draw as many rows as there are, with replacement: a bootstrap.
+
+    The chance of a row is its weight, as in :class:`sklearn.ensemble.BaggingRegressor`; what is
+    drawn has no weights any more, so that a weight is worth as much as so many rows.
+    """
+    chances = None
+    if data.weight is not None:
+        weight = of_order_one(data.weight)
+        chances = (weight / weight.sum()).numpy()
+    # Another stream than those of the rows held out, the batches and the weights.
+    generator = np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(2,)))
+    index = generator.choice(len(data), size=len(data), p=chances)
+    return replace(data.take(torch.from_numpy(np.sort(index))), weight=None)
 
 
 def names_of(y: Any) -> list[str]:

@@ -21,8 +21,8 @@ if TYPE_CHECKING:
     from torchreg.export.graph import Source
 
 
-class ExportMixin(BaseEstimator):
-    """Adds to an estimator the graphs and the script of its fitted module."""
+class GraphMixin(BaseEstimator):
+    """Adds to an estimator the graphs of its fitted module."""
 
     def to_onnx(
         self,
@@ -142,6 +142,10 @@ class ExportMixin(BaseEstimator):
         from torchreg.export.graph import checked_program
 
         return checked_program(_source(self, X, method="to_exported_program"))
+
+
+class ExportMixin(GraphMixin):
+    """Adds to an estimator the graphs and the script of its fitted module."""
 
     def to_script(
         self,

@@ -8,7 +8,13 @@ from typing import Any
 import torch
 from sklearn.base import BaseEstimator
 
-from torchreg._sklearn import HasMethods, Interval, StrOptions, validate_parameter_constraints
+from torchreg._sklearn import (
+    HasMethods,
+    Interval,
+    StrOptions,
+    make_constraint,
+    validate_parameter_constraints,
+)
 from torchreg.export.unwritten import Unwritten
 
 #: The limits of the parameters, in scikit-learn's notation.
@@ -33,6 +39,9 @@ LIMITS: dict[str, list[Any]] = {
     "random_state": ["random_state"],
 }
 
+#: The same, ready to be asked; scikit-learn would make them anew for every fit.
+_READY = {name: [make_constraint(limit) for limit in limits] for name, limits in LIMITS.items()}
+
 
 def check_parameters(estimator: BaseEstimator) -> None:
     """Hold every parameter against its limits.
@@ -49,11 +58,25 @@ def check_parameters(estimator: BaseEstimator) -> None:
                 f"{name} was not in the file that this {type(estimator).__name__} was loaded from, "
                 f"which cannot hold {value.text}. Set it to fit again: set_params({name}=...)."
             )
-    validate_parameter_constraints(
-        LIMITS,
-        {name: getattr(estimator, name) for name in LIMITS},
-        caller_name=type(estimator).__name__,
-    )
+    for name, limits in _READY.items():
+        value = getattr(estimator, name)
+        if not any(limit.is_satisfied_by(value) for limit in limits):
+            check_limits(estimator, {name: LIMITS[name]})
     dtype = estimator.dtype
     if isinstance(dtype, torch.dtype) and dtype not in (torch.float32, torch.float64):
         raise ValueError(f"dtype expects 'auto', 'float32' or 'float64', got {dtype}.")
+
+
+def check_limits(estimator: BaseEstimator, limits: dict[str, list[Any]]) -> None:
+    """Hold the parameters of a table against it.
+
+    Raises
+    ------
+    ValueError
+        scikit-learn's ``InvalidParameterError``, with the limits and what came.
+    """
+    validate_parameter_constraints(
+        limits,
+        {name: getattr(estimator, name) for name in limits},
+        caller_name=type(estimator).__name__,
+    )

@@ -9,6 +9,7 @@ from typing import Any
 
 from torchreg._errors import FileError
 from torchreg._saving import unpack_estimator
+from torchreg.ensemble import TorchEnsembleRegressor
 from torchreg.regressor import TorchRegressor
 
 
@@ -25,11 +26,11 @@ def load(path: str | os.PathLike[str], *, trusted: Iterable[Any] = (), **params:
         the classes and functions themselves.
     **params : dict
         Parameters that replace the file's, like ``module=MyNet``, ``loss=my_loss`` or
-        ``device="cuda"``. What is passed is trusted.
+        ``device="cuda"``; of an ensemble those of its members. What is passed is trusted.
 
     Returns
     -------
-    TorchRegressor
+    TorchRegressor or TorchEnsembleRegressor
         As it was saved, on the CPU: it predicts the same bits, and has the same parameters and
         fitted attributes. A setting that the file could not hold stands there as a placeholder
         that says so; only ``fit`` needs it.
@@ -81,6 +82,7 @@ def load(path: str | os.PathLike[str], *, trusted: Iterable[Any] = (), **params:
 
     data = read_bytes(path)
     try:
-        return unpack_estimator(data, base=TorchRegressor, trusted=trusted, params=params)
+        kinds = {"base": TorchRegressor, "ensemble": TorchEnsembleRegressor}
+        return unpack_estimator(data, **kinds, trusted=trusted, params=params)
     except FileError as error:
         raise type(error)(f"{Path(path)}: {error}") from error

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import math
 import time
+from collections.abc import Sequence
 from typing import Any
 
 from torch import nn
@@ -59,14 +60,25 @@ class PrintedTable:
 
 
 def print_starts(fitted: Fitted, *, standardized: bool) -> None:
-    """Print how each of several networks ended, which were trained side by side."""
+    """Print how each of several networks ended, of which one is kept."""
     losses = fitted.init_losses
+    _print_losses("start", losses, fitted, standardized, kept=losses.index(min(losses)))
+
+
+def print_members(fitted: Sequence[Fitted], *, standardized: bool) -> None:
+    """Print how each of several networks ended, which are all kept."""
+    _print_losses("member", [min(one.init_losses) for one in fitted], fitted[0], standardized)
+
+
+def _print_losses(
+    name: str, losses: list[float], fitted: Fitted, standardized: bool, kept: int | None = None
+) -> None:
     of = "training" if fitted.outcome.validation_losses is None else "validation"
     print(f"{of} losses {'of the standardized target' if standardized else 'in units of y'}")
     for number, loss in enumerate(losses, 1):
         shown = f"loss {loss:.6g}" if math.isfinite(loss) else "not trained"
-        kept = ", kept" if number - 1 == losses.index(min(losses)) else ""
-        print(f"start {number} of {len(losses)}: {shown}{kept}")
+        mark = ", kept" if number - 1 == kept else ""
+        print(f"{name} {number} of {len(losses)}: {shown}{mark}")
     print(fitted.outcome.lane)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from numbers import Integral
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 import numpy as np
 from sklearn.base import BaseEstimator
@@ -41,7 +41,7 @@ def nested_parameters(nested: dict[str, Any], prefix: str) -> dict[str, Any]:
     return {name[len(start) :]: v for name, v in nested.items() if name.startswith(start)}
 
 
-def as_callbacks(callbacks: Any, *, n_init: int = 1) -> list[Any]:
+def as_callbacks(callbacks: Any, *, n_networks: int = 1) -> list[Any]:
     """Read the ``callbacks`` parameter as a list; one callback may stand alone.
 
     Raises
@@ -60,11 +60,11 @@ def as_callbacks(callbacks: Any, *, n_init: int = 1) -> list[Any]:
             raise TypeError(
                 f"callbacks expects skorch callbacks or (name, callback) pairs, got {item!r}."
             )
-        if n_init > 1 and hasattr(callback, "dirname"):
+        if n_networks > 1 and hasattr(callback, "dirname"):
             raise ValueError(
-                f"{type(callback).__name__} writes the weights of one network to files; the "
-                f"n_init={n_init} networks would write theirs over each other's. Set n_init=1, or "
-                "leave it out and save the fitted regressor."
+                f"{type(callback).__name__} writes the weights of one network to files, but here "
+                f"{n_networks} networks would write theirs over each other's. Leave it out and "
+                "save the fitted regressor, or train one network."
             )
     return listed
 
@@ -85,6 +85,17 @@ class NestedParametersMixin(BaseEstimator):
     """
 
     _nested: dict[str, Any]
+    #: The ``__init__`` whose signature was read, and its names.
+    _read_names: ClassVar[tuple[Any, list[str]]] = (None, [])
+
+    @classmethod
+    def _get_param_names(cls) -> list[str]:
+        """Name the parameters, in order; a signature is read once, not with every fit."""
+        init, names = cls._read_names
+        if init is not cls.__init__:
+            init, names = cls.__init__, super()._get_param_names()
+            cls._read_names = (init, names)
+        return list(names)
 
     def get_params(self, deep: bool = True) -> dict[str, Any]:
         """Get all parameters, nested ones included.

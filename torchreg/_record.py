@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import platform
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Container, Iterable, Mapping
 from importlib.metadata import PackageNotFoundError, version
 from types import FunctionType
 from typing import Any
@@ -78,12 +78,8 @@ def write_estimator(estimator: BaseEstimator) -> tuple[dict[str, Any], Writer]:
         If a fitted attribute cannot be written.
     """
     writer = Writer(write_module)
-    kind = type(estimator)
-    params = estimator.get_params(deep=False)
-    apart = {*params, *_APART}
-    written_params = {
-        name: writer.write_or_describe(value, at=name) for name, value in params.items()
-    }
+    unfitted = write_unfitted(writer, estimator)
+    apart = {*estimator.get_params(deep=False), *_APART}
     attributes = {}
     try:
         for name, value in vars(estimator).items():
@@ -97,19 +93,33 @@ def write_estimator(estimator: BaseEstimator) -> tuple[dict[str, Any], Writer]:
         _check_module(estimator.module_, estimator)
     except (UnwritableError, FileError) as error:
         raise TypeError(
-            f"The attribute {name} of this {kind.__name__} cannot be saved: {error}. A file holds "
-            "numbers, text, tensors, arrays and collections of those."
+            f"The attribute {name} of this {type(estimator).__name__} cannot be saved: {error}. "
+            "A file holds numbers, text, tensors, arrays and collections of those."
         ) from error
     record = {
         "versions": _versions(),
-        "estimator": _name_of_kind(kind),
-        "params": written_params,
+        **unfitted,
         "attributes": attributes,
         "form": written_form,
-        "requests": _requests(estimator),
         "module": module,
     }
     return record, writer
+
+
+def write_unfitted(
+    writer: Writer, estimator: BaseEstimator, *, apart: Container[str] = ()
+) -> dict[str, Any]:
+    """Write what an estimator is before it is fitted, without the parameters named ``apart``."""
+    params = estimator.get_params(deep=False)
+    return {
+        "estimator": _name_of_kind(type(estimator)),
+        "params": {
+            name: writer.write_or_describe(value, at=name)
+            for name, value in params.items()
+            if name not in apart
+        },
+        "requests": _requests(estimator),
+    }
 
 
 def _name_of_kind(kind: type) -> str:
@@ -162,22 +172,59 @@ def read_estimator(
     TypeError
         If a parameter does not exist.
     """
-    names = Names([*_as_list(trusted), base, *filter(_is_code, params.values())])
-    reader = Reader(tensors, names, read_module)
-    try:
-        estimator = _read_unfitted(reader, record, base, params)
-    except FileError:
-        raise
-    except Exception as error:
-        raise FileError(f"The file's parameters make no regressor: {error}") from error
-    # Outside of both: what the caller passes is the caller's to mistake.
-    estimator.set_params(**params)
+    reader = _reader(tensors, base, trusted, params)
+    estimator = _read_parameters(reader, record, base, params)
     try:
         _read_fitted(reader, record, estimator, module_passed="module" in params)
     except FileError:
         raise
     except Exception as error:
         raise FileError(f"The file does not hold a fitted regressor: {error}") from error
+    return estimator
+
+
+def read_unfitted(
+    record: dict[str, Any],
+    tensors: Mapping[str, Tensor],
+    *,
+    base: type,
+    trusted: Iterable[Any],
+    params: Mapping[str, Any],
+) -> Any:
+    """Make an estimator that is not fitted; see :func:`read_estimator`.
+
+    Raises
+    ------
+    FileError
+        If they are not what :func:`write_unfitted` made.
+    TypeError
+        If a parameter does not exist.
+    """
+    reader = _reader(tensors, base, trusted, params)
+    estimator = _read_parameters(reader, record, base, params)
+    if reader.tensors:
+        raise FileError(f"The file has tensors too many: {sorted(reader.tensors)}.")
+    return estimator
+
+
+def _reader(
+    tensors: Mapping[str, Tensor], base: type, trusted: Iterable[Any], params: Mapping[str, Any]
+) -> Reader:
+    names = Names([*_as_list(trusted), base, *filter(_is_code, params.values())])
+    return Reader(tensors, names, read_module)
+
+
+def _read_parameters(
+    reader: Reader, record: dict[str, Any], base: type, params: Mapping[str, Any]
+) -> Any:
+    try:
+        estimator = _read_unfitted(reader, record, base, params)
+    except FileError:
+        raise
+    except Exception as error:
+        raise FileError(f"The file's parameters make no regressor: {error}") from error
+    # Outside of that: what the caller passes is the caller's to mistake.
+    estimator.set_params(**params)
     return estimator
 
 

@@ -22,13 +22,16 @@ def pack_estimator(estimator: BaseEstimator) -> tuple[bytes, list[Any]]:
     UnwrittenWarning
         If a setting cannot be written.
     """
+    from torchreg._ensemble_record import write_ensemble
     from torchreg._record import write_estimator
     from torchreg.export.file import pack
 
-    record, writer = write_estimator(estimator)
+    is_ensemble = hasattr(estimator, "estimators_")
+    record, writer = write_ensemble(estimator) if is_ensemble else write_estimator(estimator)
+    regressor = record["template"] or {"params": {}} if is_ensemble else record
     left_out = {
         name: written["unwritten"]
-        for name, written in record["params"].items()
+        for name, written in regressor["params"].items()
         if isinstance(written, dict) and "unwritten" in written
     }
     if left_out:
@@ -45,13 +48,22 @@ def pack_estimator(estimator: BaseEstimator) -> tuple[bytes, list[Any]]:
 
 
 def unpack_estimator(
-    data: bytes, *, base: type, trusted: Iterable[Any] = (), params: Mapping[str, Any] | None = None
+    data: bytes,
+    *,
+    base: type,
+    ensemble: type | None = None,
+    trusted: Iterable[Any] = (),
+    params: Mapping[str, Any] | None = None,
 ) -> Any:
     """Make a fitted estimator of a file's bytes; see :func:`torchreg.load`."""
+    from torchreg._ensemble_record import read_ensemble
     from torchreg._record import read_estimator
     from torchreg.export.file import unpack
 
     record, tensors = unpack(data)
+    if ensemble is not None and "ensemble" in record:
+        kinds = {"base": ensemble, "member": base}
+        return read_ensemble(record, tensors, **kinds, trusted=trusted, params=params or {})
     return read_estimator(record, tensors, base=base, trusted=trusted, params=params or {})
 
 
@@ -80,12 +92,15 @@ class Parcel:
         estimator: Any = object.__new__(self.kind)
         estimator.__dict__.update(self.state)
         data, named = pack_estimator(estimator)
-        return {"kind": self.kind, "file": data, "named": named}
+        members = [type(member) for member in self.state.get("estimators_", [])]
+        return {"kind": self.kind, "members": members[:1], "file": data, "named": named}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.kind = state["kind"]
-        trusted = [self.kind, *state["named"]]
-        self.state = vars(unpack_estimator(state["file"], base=self.kind, trusted=trusted))
+        members = state.get("members", [])  # Which earlier versions did not write.
+        kinds = {"base": members[0], "ensemble": self.kind} if members else {"base": self.kind}
+        trusted = [self.kind, *members, *state["named"]]
+        self.state = vars(unpack_estimator(state["file"], **kinds, trusted=trusted))
 
 
 class SavingMixin(BaseEstimator):
@@ -126,7 +141,8 @@ class SavingMixin(BaseEstimator):
         The file holds the parameters (nested ones included), the fitted attributes, the versions
         of torchreg, torch, scikit-learn, NumPy and Python, and of ``module_`` the layers and all
         parameters and buffers, under the names of its ``state_dict``. It never holds code:
-        classes and functions are named by their import path.
+        classes and functions are named by their import path. Of an ensemble, it holds this of
+        each member.
 
         A network made of the layers of ``torch.nn`` (those that map one tensor to one) in
         ``nn.Sequential``, and of :mod:`torchreg.nn`, is described layer by layer. Of any other,
@@ -155,9 +171,9 @@ class SavingMixin(BaseEstimator):
     def __getstate__(self) -> dict[str, Any]:
         # A pickle holds no device memory: it opens on a machine without that device.
         state = dict(super().__getstate__())
-        if "module_" not in state:
+        if "module_" not in state and "estimators_" not in state:
             return state
-        if next(state["module_"].parameters()).device.type != "cpu":
+        if "module_" in state and next(state["module_"].parameters()).device.type != "cpu":
             state["module_"] = copy.deepcopy(state["module_"]).cpu()
         return {"_parcel": Parcel(type(self), state)}
 

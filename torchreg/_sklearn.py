@@ -6,6 +6,7 @@ The one file that may import private parts of scikit-learn.
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from functools import wraps
 from typing import Any
 
@@ -14,6 +15,7 @@ from sklearn.utils._param_validation import (
     HasMethods,
     Interval,
     StrOptions,
+    make_constraint,
     validate_parameter_constraints,
 )
 
@@ -22,17 +24,24 @@ __all__ = [
     "HasMethods",
     "Interval",
     "StrOptions",
+    "callback_management_context",
     "get_namespace_and_device",
+    "make_constraint",
     "validate_parameter_constraints",
     "with_callbacks",
 ]
 
 try:
     from sklearn.callback import CallbackSupportMixin, with_callbacks
+    from sklearn.callback._callback_support import callback_management_context
 except ImportError:  # scikit-learn below 1.9 has no callbacks of its own.
 
     class CallbackSupportMixin:  # type: ignore[no-redef]
         """Nothing to support."""
+
+    def callback_management_context(estimator: Any) -> AbstractContextManager[None]:
+        """Do nothing."""
+        return nullcontext()
 
     def with_callbacks(method: Callable[..., Any]) -> Callable[..., Any]:
         """Call the method through one frame more, as scikit-learn's own decorator does.

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import sys
 import warnings
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
 from types import FrameType
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from sklearn.exceptions import ConvergenceWarning
@@ -26,6 +28,8 @@ from torchreg.engine.statistics import Statistics, lost_digits
 
 #: From a warning up to who called ``fit``: past this file, ``fit``, and its two decorators.
 _CALLER = 5
+#: Of an ensemble, ``fit`` has one decorator.
+_CALLER_OF_ENSEMBLE = 4
 
 #: In which class a finding is warned of.
 _WARNINGS: dict[str, type[Warning]] = {
@@ -36,41 +40,94 @@ _WARNINGS: dict[str, type[Warning]] = {
 }
 
 
+class Remark(NamedTuple):
+    """What there is to say about a fit: the class of a warning, and its text."""
+
+    category: type[Warning]
+    text: str
+
+
 def warn_about(fitted: Fitted, request: Request, attributes: dict[str, Any]) -> None:
-    """Turn the reason why a fit ended, and what is certain about its network, into words."""
+    """Warn the caller of ``fit`` of what there is to say.
+
+    Raises
+    ------
+    KeyboardInterrupt
+        If the user interrupted a fit that is a part of something larger, which must end, too.
+    """
+    if fitted.interrupted and not fits_alone():
+        raise KeyboardInterrupt
+    for remark in remarks_on(fitted, request, attributes):
+        warnings.warn(remark.text, remark.category, stacklevel=_CALLER)
+
+
+def warn_about_members(
+    fits: Sequence[tuple[Fitted, Request, dict[str, Any]]], *, n_members: int
+) -> None:
+    """Warn the caller of an ensemble's ``fit``, once of what there is to say of several members.
+
+    Parameters
+    ----------
+    fits : sequence of (Fitted, Request, dict)
+        Of those that have learned something; see :func:`warn_about`.
+    n_members : int
+        How many there should be.
+
+    Raises
+    ------
+    KeyboardInterrupt
+        As :func:`warn_about`.
+    """
+    interrupted = len(fits) < n_members or any(fitted.interrupted for fitted, *_ in fits)
+    if interrupted:
+        if not fits_alone():
+            raise KeyboardInterrupt
+        warnings.warn(
+            f"Interrupted: the ensemble holds what {len(fits)} of {n_members} members had learned "
+            "by then, and can predict.",
+            InterruptWarning,
+            stacklevel=_CALLER_OF_ENSEMBLE,
+        )
+    said: defaultdict[type[Warning], list[str]] = defaultdict(list)
+    for fit in fits:
+        for category, text in {r.category: r.text for r in remarks_on(*fit)}.items():
+            said[category].append(text)
+    said.pop(InterruptWarning, None)
+    for category, texts in said.items():
+        text = f"{len(texts)} of {n_members} members: {texts[0]}"
+        warnings.warn(text, category, stacklevel=_CALLER_OF_ENSEMBLE)
+
+
+def remarks_on(fitted: Fitted, request: Request, attributes: dict[str, Any]) -> Iterator[Remark]:
+    """Put into words why a fit ended, and what is certain about its network."""
     outcome = fitted.outcome
     epoch, kept = outcome.last_epoch, outcome.best_epoch
     summary = fitted.summary
     if summary.lost_digits is not None:
-        warnings.warn(summary.lost_digits, PrecisionWarning, stacklevel=_CALLER)
+        yield Remark(PrecisionWarning, summary.lost_digits)
     if fitted.interrupted:
-        if not fits_alone():
-            raise KeyboardInterrupt
         when = f"in epoch {epoch + 1} of {request.epochs_before + request.max_epochs}"
         if outcome.reason != "interrupted":
             when = f"before all of n_init={request.n_init} networks were trained"
-        warnings.warn(
+        yield Remark(
+            InterruptWarning,
             f"Interrupted {when}: the regressor holds the weights of epoch {kept}, and can "
             "predict.",
-            InterruptWarning,
-            stacklevel=_CALLER,
         )
     if outcome.reason == "diverged":
-        warnings.warn(
+        yield Remark(
+            DivergenceWarning,
             f"The loss ceased to be finite in epoch {epoch} (it was {outcome.losses[-1]}): "
             f"the fit stopped there, and the weights of epoch {kept} were kept, the best finite "
             f"ones. Likely cause: lr={request.optimizer.options.get('lr')} is too large for "
             f"optimizer={request.optimizer.name!r} and this module. Lower it, or clip gradients.",
-            DivergenceWarning,
-            stacklevel=_CALLER,
         )
     if outcome.still_falling:
-        warnings.warn(
+        yield Remark(
+            ConvergenceWarning,
             f"The budget of max_epochs={request.max_epochs} ran out while the loss still fell by "
             f"more than tol={request.stopping.tol} of itself in an epoch. Raise max_epochs or "
             "lr, or set tol=None.",
-            ConvergenceWarning,
-            stacklevel=_CALLER,
         )
     # What it needs is needed at the end of a fit, and not by an import.
     from torchreg.diagnosis.findings import certain_findings
@@ -78,7 +135,7 @@ def warn_about(fitted: Fitted, request: Request, attributes: dict[str, Any]) -> 
     names = [str(name) for name in attributes.get("feature_names_in_", [])]
     for finding in certain_findings(summary, names, n_epochs=len(outcome.losses)):
         text = f"{finding.message} Try: {finding.advice} More: diagnose()."
-        warnings.warn(text, _WARNINGS[finding.code], stacklevel=_CALLER)
+        yield Remark(_WARNINGS[finding.code], text)
 
 
 def describe_lost_digits(
@@ -94,8 +151,7 @@ def describe_lost_digits(
     ):
         if name not in layers:
             continue
-        buffers = dict(layers[name].named_buffers())
-        statistics = Statistics(buffers["mean"].cpu(), buffers["scale"].cpu())
+        statistics = Statistics(*(layers[name].get_buffer(k).cpu() for k in ("mean", "scale")))
         flattened = _flattened(values, statistics)
         for column in sorted({*lost_digits(statistics, dtype), *flattened}):
             of_x = name == "standardize"
@@ -120,11 +176,11 @@ def describe_lost_digits(
 
 def _flattened(values: Rows, statistics: Statistics) -> list[int]:
     """List the columns that count as constant although their values differ."""
-    zero = torch.nonzero(statistics.scale == 0).flatten()
+    zero = (statistics.scale.numpy() == 0).nonzero()[0]
     if isinstance(values, SparseRows) or not len(zero):
         return []
-    columns = values[:, zero]
-    differ = (columns != columns[:1]).any(dim=0)
+    columns = values[:, torch.from_numpy(zero)]
+    differ = (columns != columns[:1]).any(dim=0).numpy()
     return [int(column) for column in zero[differ]]
 
 

@@ -204,8 +204,9 @@ def build_loss(loss: str | type | Callable[..., Any], options: Mapping[str, Any]
                 "A torch loss class or any callable works too."
             )
         function = LOSSES[loss]
-        known = list(inspect.signature(function).parameters)[2:]
-        _check_options(options, known, owner=f"loss {loss!r}")
+        if options:
+            known = list(inspect.signature(function).parameters)[2:]
+            _check_options(options, known, owner=f"loss {loss!r}")
         return Loss(partial(function, **options) if options else function, loss)
     if isinstance(loss, type) and issubclass(loss, nn.Module):
         parameters = inspect.signature(loss).parameters

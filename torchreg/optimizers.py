@@ -180,7 +180,8 @@ def build_optimizer(
             f"optimizer {name!r} cannot train this network: {REFUSED[name]}. "
             "Take 'adamw', for example."
         )
-    parameters = inspect.signature(cls).parameters
+    is_torchs = cls is known.get(name)
+    parameters = _parameters_of(name) if is_torchs else inspect.signature(cls).parameters
     takes_any = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
     own = OWN_OPTIONS.get(name, frozenset()) if isinstance(optimizer, str) else frozenset()
     for option in options:
@@ -206,6 +207,12 @@ def build_optimizer(
         if default is not inspect.Parameter.empty:
             settings["lr"] = default
     return OptimizerSpec(name, cls, settings)
+
+
+@cache
+def _parameters_of(name: str) -> Mapping[str, inspect.Parameter]:
+    """Read the signature of one of torch's classes once; a user's would be kept alive by this."""
+    return inspect.signature(_torch_optimizers()[name]).parameters
 
 
 @cache

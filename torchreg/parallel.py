@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -15,6 +16,38 @@ from torchreg.engine.meeting import is_training
 #: Seconds between two looks of the thread that waits for its tasks. A wait without an end hears no
 #: Ctrl-C on Windows.
 _LOOK_S = 0.1
+#: Bytes of data that the tasks in flight are given together, at most, where ``n_jobs`` leaves their
+#: number open: each may copy its rows, and hold them until all are there.
+_DATA = 2**30
+
+
+class _WarningFilters:
+    """What the filters of warnings were before the first of several searches.
+
+    Tasks copy and put back the filters, which all threads share, in one another's midst.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._n_searches = 0
+
+    def keep(self) -> None:
+        """Remember them, if no other search runs."""
+        with self._lock:
+            if not self._n_searches:
+                self._kept = warnings.catch_warnings()
+                self._kept.__enter__()
+            self._n_searches += 1
+
+    def put_back(self) -> None:
+        """Put them back, after the last of the searches."""
+        with self._lock:
+            self._n_searches -= 1
+            if not self._n_searches:
+                self._kept.__exit__(None, None, None)
+
+
+_filters = _WarningFilters()
 
 
 class TorchregBackend(ParallelBackendBase):
@@ -36,9 +69,10 @@ class TorchregBackend(ParallelBackendBase):
     -----
     ``n_jobs`` is the number of tasks in flight at once. ``None``, as scikit-learn's ``n_jobs``
     is unless it is set, and negative numbers are as many as there are, up to 256: a task waits
-    for most of its time, and the more fits wait, the more are trained together. Tasks inside tasks
-    belong to the same meeting. Memory for their data is what limits it: each task in flight
-    holds its training rows.
+    for most of its time, and the more fits wait, the more are trained together. They are fewer
+    where the data of all of them together would be more than a gibibyte, since each holds its
+    rows. Tasks inside tasks belong to the same meeting, and count as they do; the task around
+    them, which waits for them, does not.
 
     Examples
     --------
@@ -63,6 +97,7 @@ class TorchregBackend(ParallelBackendBase):
         self._crew: Crew | None = None
         self._call: Call | None = None
         self._outermost = False
+        self._is_open = False
         self._submits = False
 
     def effective_n_jobs(self, n_jobs: int | None = None) -> int:
@@ -80,6 +115,7 @@ class TorchregBackend(ParallelBackendBase):
     def configure(self, n_jobs: int | None = None, parallel: Any = None, **options: Any) -> int:
         """Get ready for a call of ``joblib.Parallel``, and give the number of tasks in flight."""
         limit = self.effective_n_jobs(n_jobs)
+        self._is_open = limit == MOST
         if limit == 1 or is_training():
             # A callback cannot wait for other fits: they may wait for what its training holds.
             raise FallbackToBackend(SequentialBackend(nesting_level=self.nesting_level))
@@ -102,15 +138,13 @@ class TorchregBackend(ParallelBackendBase):
         if self._outermost and self._crew is not None:
             self._submits = True
             self._crew.come()
-            # Tasks change the filters of all threads, and put them back in another order.
-            self._filters = warnings.catch_warnings()
-            self._filters.__enter__()
+            _filters.keep()
 
     def stop_call(self) -> None:
         """Hear that all tasks have ended, or will not be waited for."""
         if self._submits and self._crew is not None:
             self._submits = False
-            self._filters.__exit__(None, None, None)
+            _filters.put_back()
             self._crew.go()
 
     def submit(
@@ -120,6 +154,9 @@ class TorchregBackend(ParallelBackendBase):
         crew, call = self._crew, self._call
         if crew is None or call is None:  # The call was aborted just now.
             raise KeyboardInterrupt
+        n_bytes = _bytes_given(func)
+        if self._is_open and n_bytes:
+            crew.restrict(max(2, _DATA // n_bytes))
         return crew.submit(call, func, callback)
 
     #: Its name before joblib 1.4.
@@ -147,12 +184,17 @@ class TorchregBackend(ParallelBackendBase):
                     continue
             if call.error is not None:
                 raise call.error
+            if crew.meeting.ended:
+                raise KeyboardInterrupt
             yield
         finally:
             crew.end_to_wait(call)
 
     def abort_everything(self, ensure_ready: bool = True) -> None:
         """Drop what has not begun; the outermost call ends the meeting and all its tasks."""
+        if self._outermost and self._crew is not None:
+            # Before stop_call, after which no task is to change the filters of warnings.
+            self._crew.end()
         self.stop_call()
         self.terminate()
         if ensure_ready:
@@ -166,3 +208,13 @@ class TorchregBackend(ParallelBackendBase):
             crew.close(call)
             if self._outermost:
                 crew.end()
+
+
+def _bytes_given(batch: Any) -> int:
+    """Count the bytes of the arrays and tables that joblib's tasks are called with."""
+    total = 0
+    for _, args, kwargs in getattr(batch, "items", ()):
+        for value in (*args, *kwargs.values()):
+            size = getattr(value, "size", 0)  # Of a DataFrame or a sparse matrix, too.
+            total += getattr(value, "nbytes", 8 * size if isinstance(size, int) else 0)
+    return total

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import math
 import os
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import numpy as np
@@ -18,39 +16,23 @@ from sklearn.utils.metadata_routing import UNUSED
 from sklearn.utils.validation import check_is_fitted
 from torch import nn
 
-from torchreg._checks import (
-    check_prediction_data,
-    check_start,
-    check_training_data,
-    check_validation_data,
-    restore_form,
-)
-from torchreg._data import Data, hold_out, names_of
-from torchreg._device import resolve_device
+from torchreg._checks import check_prediction_data, restore_form
 from torchreg._exporting import ExportMixin
+from torchreg._fitting import FittingMixin, Given, check_given
 from torchreg._guard import leaving_no_trace
 from torchreg._inspecting import InspectionMixin
 from torchreg._limits import check_parameters
-from torchreg._observers import NativeFit, PrintedTable, print_starts
-from torchreg._origin import origin_of
 from torchreg._parameters import (
     NestedParametersMixin,
-    as_callbacks,
     check_nested,
-    nested_parameters,
     seed_from,
     signature_without_nested,
 )
 from torchreg._saving import SavingMixin
 from torchreg._sklearn import CallbackSupportMixin, with_callbacks
-from torchreg._verdict import describe_lost_digits, warn_about
+from torchreg._verdict import warn_about
 from torchreg.engine.meeting import fit_here
-from torchreg.engine.plan import Fitted
 from torchreg.engine.predict import predict_rows
-from torchreg.engine.problem import Observer, Stopping
-from torchreg.engine.request import Job, RawRows, Request
-from torchreg.losses import build_loss
-from torchreg.optimizers import build_optimizer
 
 if TYPE_CHECKING:
     from torchreg._checkpoint import Checkpoint
@@ -59,6 +41,7 @@ if TYPE_CHECKING:
 class TorchRegressor(
     CallbackSupportMixin,
     NestedParametersMixin,
+    FittingMixin,
     SavingMixin,
     ExportMixin,
     InspectionMixin,
@@ -170,6 +153,7 @@ class TorchRegressor(
 
     See Also
     --------
+    TorchEnsembleRegressor : Several networks as one, and how far they differ.
     sklearn.neural_network.MLPRegressor : Multilayer perceptrons in scikit-learn.
 
     Notes
@@ -310,33 +294,17 @@ class TorchRegressor(
         """
         # 1. Check everything; until the last step the estimator stays as it was.
         check_parameters(self)
-        data, form, seen = check_training_data(self, X, y, sample_weight)
-        held_out = check_validation_data(self, seen, data, X_val, y_val, sample_weight_val)
-        with self._kept_in(checkpoint, data, held_out) as keeper:
+        given = check_given(self, X, y, sample_weight, X_val, y_val, sample_weight_val)
+        with self._kept_in(checkpoint, given) as keeper:
             # 2. Hold rows out, if early stopping asks for it and the user brought none.
-            seed = seed_from(self.random_state) if keeper is None else keeper.seed
-            own = held_out is not None
-            if self.early_stopping and held_out is None:
-                data, held_out = hold_out(data, self.validation_fraction, seed=seed)
-            seen |= {"_form": form, "_y_is_vector": data.y_is_vector, "n_outputs_": data.y.shape[1]}
-            seen["_origin"] = origin_of(self, seed, data, own_validation=own)
+            asked = self._ask(given, keeper=keeper)
             # 3. Statistics, network, training.
-            given = {"X": X, "y": y, "sample_weight": sample_weight}
-            native = self._native_fit(seen, given)
-            request = self._request(seed, seen, data, native, keeper)
-            validation = None if held_out is None else _raw(held_out)
-            fitted = fit_here(Job(request, _raw(data), validation))
+            fitted = fit_here(asked.job)
         # 4. Tell who listens, and say what went wrong.
-        if native is not None:
-            native.conclude(fitted.module)
-        if self.verbose and request.n_init > 1:
-            print_starts(fitted, standardized=request.standardize_y)
-        lost_digits = describe_lost_digits(data, fitted.module, seen)
-        summary = replace(fitted.summary, target_names=names_of(y), lost_digits=lost_digits)
-        warn_about(replace(fitted, summary=summary), request, seen)
+        fitted = self._hear(asked, fitted)
+        warn_about(fitted, asked.job.request, asked.seen)
         # 5. Store what was learned.
-        seen["fit_summary_"] = summary.to_dict()
-        self._store(fitted, seen)
+        self._store(asked, fitted)
         return self
 
     @leaving_no_trace
@@ -368,9 +336,7 @@ class TorchRegressor(
         # (n, 1) -> (n,) where y was a vector
         return restore_form(prediction.reshape(-1) if self._y_is_vector else prediction, X, form)
 
-    def _kept_in(
-        self, checkpoint: Any, data: Data, held_out: Data | None
-    ) -> AbstractContextManager[Checkpoint | None]:
+    def _kept_in(self, checkpoint: Any, given: Given) -> AbstractContextManager[Checkpoint | None]:
         """Open the checkpoint, if there is to be one."""
         if checkpoint is None:
             return nullcontext()
@@ -390,103 +356,9 @@ class TorchRegressor(
         start = self.module_ if self._goes_on() else None
         return open_checkpoint(
             checkpoint,
-            lambda: fingerprint(self.get_params(deep=False), data, held_out, start),
+            lambda: fingerprint(self.get_params(deep=False), given.data, given.held_out, start),
             lambda: seed_from(self.random_state),
         )
-
-    def _request(
-        self,
-        seed: int,
-        seen: dict[str, Any],
-        data: Data,
-        native: NativeFit | None,
-        keeper: Checkpoint | None,
-    ) -> Request:
-        """Read the parameters in the engine's words."""
-        loss = build_loss(self.loss, nested_parameters(self._nested, "loss"))
-        options = nested_parameters(self._nested, "optimizer")
-        optimizer = build_optimizer(self.optimizer, self.lr, options)
-        start, epochs_before = None, 0
-        if self._goes_on():
-            check_start(self, seen, data)
-            start, epochs_before = self.module_, self.n_iter_
-        return Request(
-            module=self.module,
-            module_options=nested_parameters(self._nested, "module"),
-            loss=loss,
-            optimizer=optimizer,
-            batch_size=self.batch_size,
-            max_epochs=self.max_epochs,
-            standardize_x=self.standardize in (True, "X"),
-            standardize_y=self.standardize in (True, "y"),
-            stopping=Stopping(self.early_stopping, self.n_iter_no_change, self.tol),
-            callbacks=as_callbacks(self.callbacks, n_init=self._n_networks()),
-            callback_options=nested_parameters(self._nested, "callbacks"),
-            device=resolve_device(self.device),
-            dtype=self.dtype,
-            seed=seed,
-            observers=lambda module: self._observers(module, epochs_before, native),
-            start=start,
-            epochs_before=epochs_before,
-            keeper=keeper,
-            n_init=self._n_networks(),
-        )
-
-    def _goes_on(self) -> bool:
-        return self.warm_start and hasattr(self, "module_")
-
-    def _n_networks(self) -> int:
-        """Count the networks to train; a warm start goes on with the one that there is."""
-        return 1 if self._goes_on() else self.n_init
-
-    def _native_fit(self, seen: dict[str, Any], given: dict[str, Any]) -> NativeFit | None:
-        listened = getattr(self, "_skl_callbacks", None)
-        return NativeFit(self, seen, given, self._n_networks()) if listened else None
-
-    def _observers(
-        self, module: nn.Sequential, before: int, native: NativeFit | None
-    ) -> list[Observer]:
-        """List who follows a network: the printed table, and scikit-learn's callbacks."""
-        observers: list[Observer] = []
-        if self.verbose and self._n_networks() == 1:
-            standardized = self.standardize in (True, "y")
-            observers.append(
-                PrintedTable(
-                    self.max_epochs,
-                    first_epoch=before,
-                    verbose=int(self.verbose),
-                    standardized=standardized,
-                )
-            )
-        if native is not None:
-            observers.append(native.follow(module))
-        return observers
-
-    def _store(self, fitted: Fitted, seen: dict[str, Any]) -> None:
-        outcome = fitted.outcome
-        before: list[dict[str, Any]] = []
-        if self._goes_on():
-            before = self.history_
-        else:
-            seen["init_losses_"] = fitted.init_losses
-            seen["_origin"] = {**seen["_origin"], "start_seed": fitted.seed}
-        history = [*before, *outcome.history()]
-        losses = [row["loss"] for row in history]
-        validation = [row.get("validation_loss", math.nan) for row in history]
-        learned = {
-            **seen,
-            "module_": fitted.module,
-            "dtype_": fitted.dtype,
-            "history_": history,
-            "n_iter_": history[-1]["epoch"],
-            "best_epoch_": outcome.best_epoch,
-            "loss_curve_": losses,
-            "loss_": losses[max(outcome.best_epoch, 1) - 1],
-            "validation_loss_curve_": validation if "validation_loss" in history[-1] else None,
-        }
-        kept = {name: v for name, v in vars(self).items() if name != "feature_names_in_"}
-        # All at once: what comes in between, as Ctrl-C may, finds the old fit or the new one.
-        self.__dict__ = kept | learned
 
     def __sklearn_is_fitted__(self) -> bool:
         return hasattr(self, "module_")
@@ -500,7 +372,3 @@ class TorchRegressor(
 
 
 TorchRegressor.__signature__ = signature_without_nested(TorchRegressor)
-
-
-def _raw(data: Data) -> RawRows:
-    return RawRows(data.x, data.y, data.weight)

@@ -221,9 +221,11 @@ class FitSummary:
             }
         return {
             **vars(self),
-            "x": dict(vars(self.x)),
-            "y": dict(vars(self.y)),
+            # Fits on the same rows share what is said of them; what becomes of it is their own.
+            "x": {name: list(numbers) for name, numbers in vars(self.x).items()},
+            "y": {name: list(numbers) for name, numbers in vars(self.y).items()},
             "far": [dict(vars(far)) for far in self.far],
+            "copies": [*self.copies],
             "journeys": [dict(vars(journey)) for journey in self.journeys],
             "look": look,
         }

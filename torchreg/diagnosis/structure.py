@@ -98,8 +98,8 @@ def hold_against_lines(x: Array, y: Array | None, output: Array) -> Held:
     table = np.empty((n_terms + len(values) - width, n_rows))
     table[0] = 1.0
     table[1:n_line], table[n_terms:] = values[:width], values[width:]
-    _write_bends(values[:width], n_bends, n_pairs, out=table[n_line:n_terms])
-    line, curve = _left_over(table, n_line, n_terms)
+    apart = _write_bends(values[:width], n_bends, n_pairs, out=table[n_line:n_terms])
+    line, curve = _left_over(table, n_line, n_terms, apart=apart)
     linear_share, _ = line.explained(0, n_outputs)
     if y is None:
         return Held(of_x, of_y, of_output, linear_share, None)
@@ -149,7 +149,7 @@ def _count_bends(n_rows: int, width: int) -> tuple[int, int]:
     return max(0, min(MOST_BENDS, (most - n_pairs) // max(width, 1))), n_pairs
 
 
-def _write_bends(z: Array, n_bends: int, n_pairs: int, *, out: Array) -> None:
+def _write_bends(z: Array, n_bends: int, n_pairs: int, *, out: Array) -> bool:
     """Write the terms that bend: hinges at quantiles, and products of pairs.
 
     Parameters
@@ -159,11 +159,18 @@ def _write_bends(z: Array, n_bends: int, n_pairs: int, *, out: Array) -> None:
     n_bends, n_pairs : int
         From :func:`_count_bends`.
     out : ndarray of shape (n_features * n_bends + n_pairs, n)
+
+    Returns
+    -------
+    bool
+        Whether no two hinges of a column are the same, as in one of a few values they are.
     """
     width, n_rows = z.shape
+    apart = True
     if n_bends:
         places = [place * n_rows // (n_bends + 1) for place in range(1, n_bends + 1)]
         quantiles = np.sort(z, axis=1)[:, places, None]
+        apart = bool((quantiles[:, 1:] > quantiles[:, :-1]).all())
         # (n_features * n_bends, n) -> (n_features, n_bends, n)
         hinges = out[: width * n_bends].reshape(width, n_bends, n_rows)
         np.maximum(np.subtract(z[:, None], quantiles, out=hinges), 0.0, out=hinges)
@@ -173,6 +180,7 @@ def _write_bends(z: Array, n_bends: int, n_pairs: int, *, out: Array) -> None:
             later = z[first + 1 :]
             np.multiply(z[first], later, out=out[place : place + len(later)])
             place += len(later)
+    return apart
 
 
 class _Rest(NamedTuple):
@@ -190,7 +198,7 @@ class _Rest(NamedTuple):
         return 1 - float(np.add.reduce(self.left[first:end])) / total, self.rank
 
 
-def _left_over(table: Array, n_line: int, n_terms: int) -> tuple[_Rest, _Rest]:
+def _left_over(table: Array, n_line: int, n_terms: int, *, apart: bool) -> tuple[_Rest, _Rest]:
     """Fit what is wanted by the terms of a line, and by all terms, in least squares.
 
     Parameters
@@ -199,29 +207,33 @@ def _left_over(table: Array, n_line: int, n_terms: int) -> tuple[_Rest, _Rest]:
         The terms, those of a line before others, and what is wanted. All are of order 1, so
         that every output counts the same, whatever its unit.
     n_line, n_terms : int
+    apart : bool
+        Whether it is worth while to try if the terms are independent.
     """
     # torch keeps to the threads that a fit takes; numpy's products would take all, and wait for
     # a core that is busy.
-    a = torch.from_numpy(table).T
-    # One orthogonal basis serves all: what the first columns span, its first vectors span.
-    triangle = torch.linalg.qr(a, mode="r").R
-    heights = triangle.diagonal()[:n_terms].abs().numpy()
-    if np.minimum.reduce(heights) > APART * np.maximum.reduce(heights):
-        squares = np.square(triangle[:, n_terms:].numpy())
-        # All three of the same numbers: where no term explains anything, nothing is what comes out.
-        total, line, curve = (np.add.reduce(squares[place:]) for place in (0, n_line, n_terms))
-        return _Rest(total, line, n_line), _Rest(total, curve, n_terms)
+    rows = torch.from_numpy(table)
+    # One orthogonal basis serves all: what the first columns span, its first vectors span. It
+    # costs the square of all columns, too much for many outputs.
+    if apart and len(table) <= 2 * n_terms:
+        triangle = torch.linalg.qr(rows.T, mode="r").R
+        heights = triangle.diagonal()[:n_terms].abs().numpy()
+        if np.minimum.reduce(heights) > APART * np.maximum.reduce(heights):
+            squares = np.square(triangle[:, n_terms:].numpy())
+            # All three of the same numbers: where no term explains anything, nothing comes out.
+            total, line, curve = (np.add.reduce(squares[place:]) for place in (0, n_line, n_terms))
+            return _Rest(total, line, n_line), _Rest(total, curve, n_terms)
     total = np.add.reduce(np.square(table[n_terms:]), axis=1)
-    wanted = a[:, n_terms:]
-    left_by_line = _by_eigenvectors(a[:, :n_line], wanted, total)
-    return left_by_line, _by_eigenvectors(a[:, :n_terms], wanted, total)
+    wanted = rows[n_terms:]
+    left_by_line = _by_eigenvectors(rows[:n_line], wanted, total)
+    return left_by_line, _by_eigenvectors(rows[:n_terms], wanted, total)
 
 
-def _by_eigenvectors(a: Tensor, b: Tensor, total: Array) -> _Rest:
-    """Fit by the combinations of terms that are more than nothing."""
-    size, basis = torch.linalg.eigh(a.T @ a)
+def _by_eigenvectors(terms: Tensor, wanted: Tensor, total: Array) -> _Rest:
+    """Fit by the combinations of terms that are more than nothing; both lie in rows."""
+    size, basis = torch.linalg.eigh(terms @ terms.T)
     kept = size > NOTHING * size[-1]
     basis = basis[:, kept]
-    solution = basis @ ((basis.T @ (a.T @ b)) / size[kept, None])
-    left = b - a @ solution
-    return _Rest(total, left.square().sum(dim=0).numpy(), int(kept.sum()))
+    solution = ((wanted @ terms.T) @ basis / size[kept]) @ basis.T
+    left = (solution @ terms).sub_(wanted).square_().sum(dim=1)
+    return _Rest(total, left.numpy(), int(kept.sum()))

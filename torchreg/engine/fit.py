@@ -12,30 +12,21 @@ from torchreg._device import threads
 from torchreg.engine.plan import Fitted, Plan, is_small
 from torchreg.engine.problem import Answer, NeverBegunError
 from torchreg.engine.request import Job
+from torchreg.engine.shared import Shared
 from torchreg.engine.together import train_together
 
 P = ParamSpec("P")
 R = TypeVar("R")
 
 
-def fit_network(job: Job) -> Fitted:
-    """Fit: raw rows in, a module from raw units to raw units out.
-
-    Parameters
-    ----------
-    job : Job
-        How, and on what.
-
-    Returns
-    -------
-    Fitted
+def given_or_raised(answer: Fitted | Exception) -> Fitted:
+    """Give what a fit gave, or raise what was wrong with it.
 
     Raises
     ------
-    ValueError, TypeError
-        If module, loss, optimizer and data do not fit each other.
+    KeyboardInterrupt
+        If an interrupt came before it had begun.
     """
-    (answer,) = fit_networks([job])
     if isinstance(answer, NeverBegunError):
         raise KeyboardInterrupt
     if not isinstance(answer, Exception):
@@ -69,7 +60,8 @@ def fit_networks(
     few = 1 if all(is_small(job) for job in jobs) else available
     # 1. Networks between their scaling layers, and the rows in their units.
     with threads(few, others=available):
-        plans = [_attempt(Plan, job) for job in jobs]
+        shared = Shared(several=len(jobs) > 1)
+        plans = [_attempt(Plan, job, shared) for job in jobs]
     # 2. Train them, those of one architecture as one stack.
     problems = [p for plan in plans if isinstance(plan, Plan) for p in plan.problems]
     answers = train_together(problems, halt)[::-1]

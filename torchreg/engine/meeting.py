@@ -8,7 +8,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from torchreg.engine.fit import fit_network, fit_networks
+from torchreg.engine.fit import fit_networks, given_or_raised
 from torchreg.engine.plan import Fitted
 from torchreg.engine.request import Job
 
@@ -60,11 +60,31 @@ def fit_here(job: Job) -> Fitted:
     KeyboardInterrupt
         If the meeting has ended.
     """
+    return given_or_raised(*fit_all_here([job]))
+
+
+def fit_all_here(jobs: Sequence[Job]) -> list[Fitted | Exception]:
+    """Do several fits, which belong together; see :func:`fit_here`.
+
+    Parameters
+    ----------
+    jobs : sequence of Job
+
+    Returns
+    -------
+    list of Fitted or Exception
+        One for each job; what is wrong with one is not the others' trouble.
+
+    Raises
+    ------
+    KeyboardInterrupt
+        If the meeting has ended.
+    """
     if _here.meeting is not None and not _here.training:
-        return _here.meeting.fit(job)
+        return _here.meeting.fit(jobs)
     # A fit that a callback of the running training asks for cannot wait for its end.
     with _Training():
-        return fit_network(job)
+        return fit_networks(jobs)
 
 
 def is_training() -> bool:
@@ -85,15 +105,15 @@ class _Training:
 
 @dataclass(eq=False)
 class _Visit:
-    """One fit that waits."""
+    """Fits that wait."""
 
-    job: Job
+    jobs: Sequence[Job]
     #: Set when there is an answer, or a group that its thread is to train.
     called: threading.Event = field(default_factory=threading.Event)
     #: Whether somebody trains it already.
     taken: bool = False
     group: Sequence[_Visit] = ()
-    answer: Fitted | BaseException | None = None
+    answer: list[Fitted | Exception] | BaseException | None = None
 
 
 class Meeting:
@@ -146,25 +166,24 @@ class Meeting:
             self._running -= 1
             self._take_if_all_are_here()
 
-    def fit(self, job: Job) -> Fitted:
-        """Wait until the fit is done: by this thread, or by another one.
+    def fit(self, jobs: Sequence[Job]) -> list[Fitted | Exception]:
+        """Wait until fits are done: by this thread, or by another one.
 
         Parameters
         ----------
-        job : Job
+        jobs : sequence of Job
 
         Returns
         -------
-        Fitted
+        list of Fitted or Exception
+            One for each job.
 
         Raises
         ------
-        Exception
-            What is wrong with this fit.
         KeyboardInterrupt
             If the meeting has ended.
         """
-        visit = _Visit(job)
+        visit = _Visit(jobs)
         with self._lock:
             if self.ended:
                 raise KeyboardInterrupt
@@ -196,6 +215,8 @@ class Meeting:
     def _wait(self, visit: _Visit) -> None:
         while not visit.called.wait(GRACE_S):
             with self._lock:
+                if self.ended:
+                    raise KeyboardInterrupt
                 if not visit.taken and self._nobody_comes():
                     self._take(visit)
             if visit.taken:
@@ -219,10 +240,11 @@ class Meeting:
         leader.called.set()
 
     def _train(self, group: Sequence[_Visit]) -> None:
-        answers: Sequence[Fitted | BaseException]
+        answers: Sequence[list[Fitted | Exception] | BaseException]
         try:
             with _Training():
-                answers = fit_networks([visit.job for visit in group], self._halt)
+                each = iter(fit_networks([job for v in group for job in v.jobs], self._halt))
+            answers = [[next(each) for _ in visit.jobs] for visit in group]
         except BaseException as error:
             # It ends a whole search, as it does where fits come one after another.
             answers = [error] * len(group)
@@ -230,7 +252,11 @@ class Meeting:
             self._running += len(group)
             self._answer(group, answers)
 
-    def _answer(self, visits: Sequence[_Visit], answers: Sequence[Fitted | BaseException]) -> None:
+    def _answer(
+        self,
+        visits: Sequence[_Visit],
+        answers: Sequence[list[Fitted | Exception] | BaseException],
+    ) -> None:
         """Hand out answers; who was released before has one. The lock is held."""
         for visit, answer in zip(visits, answers, strict=True):
             visit.taken = True

@@ -89,7 +89,7 @@ def settings_for(
     ValueError
         If an option is unknown.
     """
-    known = _parameters(build)
+    known = _OF_MLP if build is MLP else _parameters(build)
     widths = {"in_features": in_features, "out_features": out_features}
     settings = {key: width for key, width in widths.items() if known and key in known}
     settings.update(options)
@@ -116,6 +116,9 @@ def _parameters(build: Callable[..., Any]) -> list[str] | None:
     if any(p.kind is p.VAR_KEYWORD for p in parameters):
         return None
     return [p.name for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
+
+
+_OF_MLP = _parameters(MLP)
 
 
 def fit_to_data(network: nn.Module, x: Tensor, n_outputs: int) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+from collections.abc import Hashable
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -19,11 +20,13 @@ from torchreg._device import (
     statistics_dtype,
 )
 from torchreg.diagnosis.record import FitSummary
+from torchreg.engine.described_rows import describe_rows
 from torchreg.engine.inside import Inside
 from torchreg.engine.network import Habits, build_network, fit_to_data, habits_of, scaled
 from torchreg.engine.problem import ONE_THREAD, Answer, Outcome, Problem, is_interrupted
 from torchreg.engine.request import Job, RawRows, Request
 from torchreg.engine.rows import Rows, Table, every_row, merge_identical, width_of
+from torchreg.engine.shared import Shared
 from torchreg.engine.statistics import Statistics, column_statistics
 from torchreg.engine.stepper import trainable
 from torchreg.engine.summary import Travel, summarize
@@ -75,6 +78,8 @@ class Plan:
     ----------
     job : Job
         How, and on what.
+    shared : Shared
+        What it may have in common with others.
 
     Attributes
     ----------
@@ -87,23 +92,25 @@ class Plan:
         If module, loss, optimizer and data do not fit each other.
     """
 
-    def __init__(self, job: Job) -> None:
-        request, training = job.request, job.training
+    def __init__(self, job: Job, shared: Shared) -> None:
+        request, training = job.request, shared.rows(job.training)
         # 1. Batches. A full batch is what its distinct rows and their weights say.
         self.n_rows, n_outputs = training.y.shape
         batch_size = choose_batch_size(request.batch_size, self.n_rows, request.optimizer)
         loss = probe_loss(request.loss, n_outputs)
         if batch_size >= self.n_rows and (loss.per_row or training.weight is not None):
-            merged = merge_identical(every_row(training.x), training.y, training.weight)
-            training = RawRows(*merged)
+            training = shared.once("merged", training, make=partial(merged, training))
             batch_size = len(training.y)
         # 2. Networks between their scaling layers, and the rows in their units.
-        starts = start_networks(request, training, batch_size)
+        starts = start_networks(request, training, batch_size, shared)
         # 3. What is to be trained.
         first = starts[0]
         validation = None
         if job.validation is not None:
-            validation = first.inside.table(job.validation, whole=False)
+            held_out = shared.rows(job.validation)
+            make = partial(first.inside.table, held_out, whole=False)
+            how = (id(training), *scaling_of(request), first.inside.dtype)
+            validation = shared.once("table", held_out, *how, make=make)
         loss = loss.to(first.table.t)
         self.problems = []
         for start in starts:
@@ -128,6 +135,7 @@ class Plan:
             )
             self.problems.append(problem)
         self.travels = [Travel(start.inside.network) for start in starts]
+        self.request, self.shared = request, shared
         self.training, self.starts = training, starts
 
     def conclude(self, answers: list[Answer]) -> Fitted:
@@ -143,8 +151,10 @@ class Plan:
         best = min(trained, key=losses.__getitem__)
         answer, problem, start = trained[best], self.problems[best], self.starts[best]
         module, dtype = start.inside.module, start.inside.dtype
-        rows = self.training.x, self.training.y
-        summary = summarize(problem, answer, self.travels[best], module, *rows, self.n_rows)
+        describe = partial(describe_rows, module, problem, self.training, self.n_rows)
+        how = scaling_of(self.request), problem.training.t.dtype, self.n_rows
+        rows = self.shared.once("described", self.training, *how, make=describe)
+        summary = summarize(problem, answer, self.travels[best], module, rows)
         interrupted = any(map(is_interrupted, answers))
         return Fitted(module.eval(), dtype, answer, summary, start.seed, losses, interrupted)
 
@@ -187,15 +197,12 @@ class Start:
     generators: list[Tensor]
 
 
-def start_networks(request: Request, training: RawRows, batch_size: int) -> list[Start]:
+def start_networks(
+    request: Request, training: RawRows, batch_size: int, shared: Shared
+) -> list[Start]:
     """Draw ``n_init`` networks; all see the same rows, of which there is one copy."""
-    scaling = [
-        column_statistics(values, training.weight) if wanted and request.start is None else None
-        for values, wanted in (
-            (training.x, request.standardize_x),
-            (training.y, request.standardize_y),
-        )
-    ]
+    how = scaling_of(request)
+    scaling = shared.once("scaling", training, *how, make=partial(statistics, request, training))
     whole = batch_size >= len(training.y)
     starts: list[Start] = []
 
@@ -207,13 +214,44 @@ def start_networks(request: Request, training: RawRows, batch_size: int) -> list
                 module = build_module(request, training, batch_size, *scaling)
             inside = Inside(module, _own(request))
             same = starts and starts[0].inside.dtype == inside.dtype
-            table = starts[0].table if same else inside.table(training, whole=whole)
+            make = partial(inside.table, training, whole=whole)
+            table = (
+                starts[0].table
+                if same
+                else shared.once("table", training, *how, inside.dtype, whole, make=make)
+            )
             habits = habits_of(inside.network, table.x[torch.arange(min(4, len(table.t)))])
             return Start(seed, inside, table, habits, generator_states(request.device))
 
     for seed in seeds_of(request.seed, request.n_init):
         starts.append(seeded(seed, request.device, partial(start, seed)))
     return starts
+
+
+def scaling_of(request: Request) -> tuple[Hashable, ...]:
+    """Give what the units of a network depend on, beside the training rows."""
+    return (
+        id(request.start),
+        request.standardize_x,
+        request.standardize_y,
+        request.optimizer.searches_lines,
+        request.device,
+    )
+
+
+def statistics(request: Request, training: RawRows) -> tuple[Statistics | None, Statistics | None]:
+    """Compute the statistics of X and of y, where they are standardized and not known yet."""
+    x = y = None
+    if request.standardize_x and request.start is None:
+        x = column_statistics(training.x, training.weight)
+    if request.standardize_y and request.start is None:
+        y = column_statistics(training.y, training.weight)
+    return x, y
+
+
+def merged(training: RawRows) -> RawRows:
+    """Merge identical rows, and sort them."""
+    return RawRows(*merge_identical(every_row(training.x), training.y, training.weight))
 
 
 def seeds_of(seed: int, n_init: int) -> list[int]:

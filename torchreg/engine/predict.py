@@ -7,7 +7,9 @@ import math
 import torch
 from torch import Tensor, nn
 
+from torchreg._device import statistics_dtype
 from torchreg.engine.rows import CHUNK, Rows, chunks, width_of
+from torchreg.nn import Ensemble
 
 
 def predict_rows(module: nn.Module, rows: Rows, *, n_outputs: int, dtype: torch.dtype) -> Tensor:
@@ -34,6 +36,8 @@ def predict_rows(module: nn.Module, rows: Rows, *, n_outputs: int, dtype: torch.
     ValueError
         If a prediction is not finite.
     """
+    if isinstance(module, Ensemble):
+        return predict_each(module, rows, n_outputs=n_outputs).mean(dim=0)
     standardize = getattr(module, "standardize", None)
     device = next(module.parameters()).device if standardize is None else standardize.mean.device
     if module.training:
@@ -65,6 +69,37 @@ def predict_rows(module: nn.Module, rows: Rows, *, n_outputs: int, dtype: torch.
                 prediction[piece] = output
     _require_finite(prediction)
     return prediction
+
+
+def predict_each(ensemble: Ensemble, rows: Rows, *, n_outputs: int) -> Tensor:
+    """Send rows through each of several fitted modules.
+
+    Parameters
+    ----------
+    ensemble : Ensemble
+        Of modules from raw units to raw units.
+    rows : Tensor of shape (n, n_features) or SparseRows
+        Raw units.
+    n_outputs : int
+        Number of outputs.
+
+    Returns
+    -------
+    Tensor of shape (n_members, n, n_outputs)
+        float64.
+
+    Raises
+    ------
+    ValueError
+        If a prediction is not finite.
+    """
+    found = []
+    for member in ensemble.members:
+        dtype = next(member.get_submodule("network").parameters()).dtype
+        output = predict_rows(member, rows, n_outputs=n_outputs, dtype=dtype)
+        found.append(output.to(statistics_dtype(output.device)))
+    # n_members of (n, n_outputs) -> (n_members, n, n_outputs)
+    return torch.stack(found)
 
 
 def _require_finite(prediction: Tensor) -> None:

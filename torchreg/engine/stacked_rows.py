@@ -13,9 +13,7 @@ from torchreg.engine.rows import Batch, Table, batch_sizes, rows_in, width_of
 _GATHERED = 2**20
 
 
-def side_by_side(
-    tables: Sequence[Table], places: Tensor, share: Tensor | None, *, turned: bool
-) -> Batch:
+def side_by_side(tables: Sequence[Table], places: Tensor, share: Tensor | None) -> Batch:
     """Gather rows of each table into one batch.
 
     Parameters
@@ -26,21 +24,16 @@ def side_by_side(
     share : Tensor of shape (n_tables, m) or None
         Of each row in the mean of its table, before its own weight; ``None`` where all rows are
         there, and none has a weight.
-    turned : bool
-        Whether columns come before rows.
 
     Returns
     -------
     Batch
-        x (n_tables, m, n_features), t (n_tables, m, n_outputs), or with columns before rows, and
-        the shares with the rows' weights.
+        x (n_tables, m, n_features), t (n_tables, m, n_outputs), and the shares with the rows'
+        weights.
     """
     chosen = places.clamp(min=0)
-    x = torch.stack([_rows(t.x, row) for t, row in zip(tables, chosen, strict=True)])
-    t = torch.stack([_rows(t.t, row) for t, row in zip(tables, chosen, strict=True)])
-    if turned:
-        # (n_tables, m, n_columns) -> (n_tables, n_columns, m)
-        x, t = x.transpose(1, 2).contiguous(), t.transpose(1, 2).contiguous()
+    x = _gathered([table.x for table in tables], chosen)
+    t = _gathered([table.t for table in tables], chosen)
     if share is not None and any(table.weight is not None for table in tables):
         share = torch.stack(
             [
@@ -51,16 +44,26 @@ def side_by_side(
     return Batch(x, t, share)
 
 
-def _rows(rows: object, index: Tensor) -> Tensor:
-    assert isinstance(rows, Tensor)
-    return rows.index_select(0, index)
+def _gathered(rows: Sequence[object], places: Tensor) -> Tensor:
+    """Gather (n_tables, m) rows of tables: shape (n_tables, m, n_columns)."""
+    tables = [table for table in rows if isinstance(table, Tensor)]
+    gathered = tables[0].new_empty((*places.shape, tables[0].shape[1]))
+    for table, index, into in zip(tables, places, gathered, strict=True):
+        torch.index_select(table, 0, index, out=into)
+    return gathered
+
+
+def _turned(values: Tensor) -> Tensor:
+    """Put columns before rows: shape (n_tables, m, n_columns) to (n_tables, n_columns, m)."""
+    return values.transpose(1, 2).contiguous()
 
 
 def all_rows(tables: Sequence[Table], *, turned: bool) -> Batch:
-    """Put whole tables side by side; see :func:`side_by_side`."""
+    """Put whole tables side by side; see :class:`Deal`."""
     deal = Deal(tables, [len(table.t) for table in tables], [], turned=turned)
     places = [torch.arange(len(table.t), device=table.t.device) for table in tables]
-    return side_by_side(tables, deal.seat(places), deal.share, turned=turned)
+    gathered = side_by_side(tables, deal.seat(places), deal.share)
+    return next(deal.split(gathered, deal.widths))
 
 
 def rows_of(batch: Batch, place: int, counts: Sequence[int], *, turned: bool) -> Batch:
@@ -140,19 +143,27 @@ class Deal:
             group = self.widths[first:step]
             piece = slice(begin, begin + sum(group))
             share = None if self.share is None else self.share[:, piece]
-            gathered = side_by_side(self.tables, places[:, piece], share, turned=self.turned)
-            yield from zip(self._split(gathered, group), self.counts[first:step], strict=True)
+            gathered = side_by_side(self.tables, places[:, piece], share)
+            yield from zip(self.split(gathered, group), self.counts[first:step], strict=True)
             begin, first = piece.stop, step
 
-    def _split(self, gathered: Batch, widths: list[int]) -> Iterator[Batch]:
-        rows = 2 if self.turned else 1
-        x, t = gathered.x.split(widths, dim=rows), gathered.t.split(widths, dim=rows)
-        shares = (
-            [None] * len(widths) if gathered.weight is None else gathered.weight.split(widths, 1)
-        )
+    def split(self, gathered: Batch, widths: list[int]) -> Iterator[Batch]:
+        """Cut what was gathered into batches, each in memory of its own.
+
+        Parameters
+        ----------
+        gathered : Batch
+            Of :func:`side_by_side`.
+        widths : list of int
+            Rows of each batch.
+        """
+        arrange = _turned if self.turned else Tensor.contiguous
+        x, t = gathered.x.split(widths, dim=1), gathered.t.split(widths, dim=1)
+        weight = gathered.weight
+        shares = [None] * len(widths) if weight is None else weight.split(widths, 1)
         for batch_x, batch_t, share in zip(x, t, shares, strict=True):
             own = None if share is None else share.contiguous()
-            yield Batch(batch_x.contiguous(), batch_t.contiguous(), own)
+            yield Batch(arrange(batch_x), arrange(batch_t), own)
 
 
 def _seats(sizes: list[int], widths: list[int]) -> Tensor:

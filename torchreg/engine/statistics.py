@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -57,16 +58,16 @@ def column_statistics(rows: Rows, weight: Tensor | None) -> Statistics:
         largest = torch.maximum(largest, torch.maximum(high, -low).to(torch.float64))
     exponent = exponent_of(largest)
     share = _shares(weight, len(rows))
+    # A power of two, and so is its inverse: products with it are exact.
+    factor = torch.ldexp(torch.ones_like(largest), -exponent)
     # Around the first row, so that a large offset costs no digits.
-    origin = torch.ldexp(rows[0].to(torch.float64), -exponent)
+    origin = rows[0] * factor
     offset, variance = torch.zeros_like(origin), torch.zeros_like(origin)
     for piece in chunks(*rows.shape):
-        x = torch.ldexp(rows[piece].to(torch.float64), -exponent)
-        offset += share[piece] @ x.sub_(origin)
+        offset += share[piece] @ (rows[piece] * factor).sub_(origin)
     mean = origin + offset
     for piece in chunks(*rows.shape):
-        x = torch.ldexp(rows[piece].to(torch.float64), -exponent)
-        variance += share[piece] @ x.sub_(mean).square_()
+        variance += share[piece] @ (rows[piece] * factor).sub_(mean).square_()
     return _finish(mean, variance.sqrt(), largest, exponent)
 
 
@@ -122,6 +123,7 @@ def lost_digits(statistics: Statistics, dtype: torch.dtype) -> list[int]:
     """
     if not dtype.is_floating_point:
         return []
-    spacing = statistics.mean.abs() * torch.finfo(dtype).eps
-    few = (statistics.scale > 0) & (statistics.scale < 16 * spacing)
-    return torch.nonzero(few).flatten().tolist()
+    mean, scale = (numbers.numpy() for numbers in statistics)
+    few = (scale > 0) & (scale < 16 * torch.finfo(dtype).eps * np.abs(mean))
+    columns: list[int] = few.nonzero()[0].tolist()
+    return columns

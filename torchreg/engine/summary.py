@@ -1,43 +1,19 @@
-"""What is kept of a fit when it is over: small numbers of its columns and parameters, no rows."""
+"""What is kept of a fit when it is over: small numbers, no rows."""
 
 from __future__ import annotations
-
-from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from torchreg.diagnosis.record import Columns, FarColumn, FitSummary, Journey
-from torchreg.diagnosis.statistics import look_inside, spread_out
-from torchreg.diagnosis.structure import Array
+from torchreg.diagnosis.record import FitSummary, Journey
+from torchreg.diagnosis.statistics import look_inside
+from torchreg.engine.described_rows import DescribedRows
 from torchreg.engine.problem import Outcome, Problem
-from torchreg.engine.rows import Rows, SparseRows, chunks, rows_in, width_of
-from torchreg.engine.statistics import Statistics, column_statistics
-
-#: A value beyond this many standard deviations is far. In a normal column one in 10^23 is.
-FAR = 10.0
-#: Pairs of columns that are compared on all rows, at most.
-_COMPARED = 100
-#: Two standardized columns are copies if they are nowhere further apart: above what rounding
-#: leaves of millimetres and inches in float32, below what a measurement can tell.
-SAME = 1e-4
-
-#: Training rows that are sent through the network once more as the fit ends, at most: as many
-#: as a batch or four, so that it costs no more than an epoch of a small table ...
-LOOKED_AT = 512
-#: ... and no more numbers than this, for sparse rows are made dense.
-_NUMBERS = 2**18
 
 
 def summarize(
-    problem: Problem,
-    outcome: Outcome,
-    travel: Travel,
-    module: nn.Sequential,
-    x: Rows,
-    y: Tensor,
-    n_rows: int,
+    problem: Problem, outcome: Outcome, travel: Travel, module: nn.Sequential, rows: DescribedRows
 ) -> FitSummary:
     """Write the numbers of a fit down.
 
@@ -49,21 +25,15 @@ def summarize(
         Made before the fit.
     module : nn.Sequential
         The network between its scaling layers.
-    x, y : Rows and Tensor
-        Training rows in raw units, as they were trained on.
-    n_rows : int
-        How many there were before identical ones were merged.
+    rows : DescribedRows
+        Of the training rows.
     """
     layers = dict(module.named_children())
-    weight = problem.training.weight
-    before, after = layers.get("standardize"), layers.get("unstandardize")
-    ranges = ranges_of(x, statistics_of(before, x, weight))
-    at_most = min(LOOKED_AT, rows_in(_NUMBERS, width_of(x)))
-    chosen = spread_out(n_rows if weight is not None else len(y), at_most, weight)
     validation, lr = problem.validation, problem.optimizer.options.get("lr")
     journeys = travel.finish()
+    seen = (values[rows.chosen] for values in (problem.training.x, problem.training.t))
     return FitSummary(
-        n_rows=n_rows,
+        n_rows=rows.n_rows,
         n_validation=0 if validation is None else len(validation.t),
         n_parameters=sum(journey.n for journey in journeys),
         batch_size=problem.batch_size,
@@ -74,14 +44,14 @@ def summarize(
         dtype=str(problem.training.t.dtype).removeprefix("torch."),
         reason=outcome.reason,
         lr=None if lr is None else float(lr),
-        standardize_x=before is not None,
-        standardize_y=after is not None,
-        x=Columns(*(numbers.tolist() for numbers in ranges)),
-        y=describe_target(y, statistics_of(after, y, weight)),
-        far=far_columns(x, ranges),
-        copies=find_copies(x, chosen, ranges),
+        standardize_x="standardize" in layers,
+        standardize_y="unstandardize" in layers,
+        x=rows.x,
+        y=rows.y,
+        far=rows.far,
+        copies=rows.copies,
         journeys=journeys,
-        look=look_inside(problem.network, problem.training.x[chosen], problem.training.t[chosen]),
+        look=look_inside(problem.network, *seen),
     )
 
 
@@ -119,192 +89,3 @@ class Travel:
         """Copy all parameters into one vector."""
         # (...) -> (n,), for each
         return torch.cat([tensor.detach().reshape(-1) for tensor in self.tensors])
-
-
-class Ranges(NamedTuple):
-    """Numbers of each column, in raw units and float64."""
-
-    mean: Array
-    scale: Array
-    low: Array
-    high: Array
-
-
-def ranges_of(rows: Rows, statistics: Statistics) -> Ranges:
-    """Find the smallest and the largest value of each column, beside mean and scale.
-
-    Parameters
-    ----------
-    rows : Tensor of shape (n, n_columns) or SparseRows
-        Raw units.
-    statistics : Statistics
-        Of these rows.
-    """
-    return Ranges(*(numbers.numpy() for numbers in (*statistics, *column_ranges(rows))))
-
-
-def describe_target(y: Tensor, statistics: Statistics) -> Columns:
-    """Describe y with its skewness and kurtosis (3 for a normal distribution).
-
-    Parameters
-    ----------
-    y : Tensor of shape (n, n_outputs)
-        Raw units, float64.
-    statistics : Statistics
-        Of these rows.
-    """
-    # One output a row: (n, n_outputs) -> (n_outputs, n)
-    values = np.ascontiguousarray(y.numpy().T)
-    n_rows = len(y)
-    mean, scale = (numbers.numpy() for numbers in statistics)
-    # Standardized with these rows' own numbers, and before any power is taken; a constant is 0.
-    z = values - np.add.reduce(values, axis=1, keepdims=True) / n_rows
-    z /= np.where(scale == 0, np.inf, scale)[:, None]
-    powers = np.empty((3, *z.shape))
-    square, cube, fourth = powers
-    np.multiply(z, z, out=square)
-    np.multiply(square, z, out=cube)
-    np.multiply(square, square, out=fourth)
-    variance, skewness, kurtosis = np.add.reduce(powers, axis=2) / n_rows
-    variance[variance == 0] = 1.0
-    low, high = np.minimum.reduce(values, axis=1), np.maximum.reduce(values, axis=1)
-    skewness /= variance * np.sqrt(variance)
-    kurtosis /= variance * variance
-    return Columns(*(v.tolist() for v in (mean, scale, low, high, skewness, kurtosis)))
-
-
-def statistics_of(layer: nn.Module | None, rows: Rows, weight: Tensor | None) -> Statistics:
-    """Read the statistics out of a scaling layer or, where there is none, compute them."""
-    if layer is None:
-        return column_statistics(rows, None if weight is None else weight.cpu())
-    mean, scale = (layer.get_buffer(name).to("cpu", torch.float64) for name in ("mean", "scale"))
-    return Statistics(mean, scale)
-
-
-def column_ranges(rows: Rows) -> tuple[Tensor, Tensor]:
-    """Find the smallest and the largest value of each column, in float64."""
-    if isinstance(rows, SparseRows):
-        values, columns = rows.values.to(torch.float64), rows.columns
-        full = torch.bincount(columns, minlength=rows.n_columns) == len(rows)
-        bound = torch.where(full, torch.inf, 0.0).to(torch.float64)
-        low = bound.scatter_reduce(0, columns, values, "amin")
-        return low, (-bound).scatter_reduce(0, columns, values, "amax")
-    ranges = [torch.aminmax(rows[piece], dim=0) for piece in chunks(*rows.shape)]
-    low, high = ranges[0]
-    for smallest, largest in ranges[1:]:
-        low, high = torch.minimum(low, smallest), torch.maximum(high, largest)
-    return low.to(torch.float64), high.to(torch.float64)
-
-
-def far_columns(rows: Rows, ranges: Ranges) -> list[FarColumn]:
-    """Look closer at the columns whose range says that they have values far away.
-
-    Parameters
-    ----------
-    rows : Tensor of shape (n, n_columns) or SparseRows
-        Raw units.
-    ranges : Ranges
-        Of these rows.
-    """
-    mean, scale, low, high = ranges
-    reach = FAR * scale
-    far = (reach > 0) & (np.maximum(high - mean, mean - low) > reach)
-    suspects = far.nonzero()[0].tolist()
-    if not suspects:
-        return []
-    if isinstance(rows, SparseRows):
-        return _far_sparse(rows, torch.from_numpy(mean), torch.from_numpy(reach), suspects)
-    found = []
-    for column in suspects:
-        values = _column(rows, column)
-        # The median is the commonest value of a column that hardly varies.
-        commonest = values.median()
-        found.append(
-            FarColumn(
-                column=column,
-                n_far=int(((values - mean[column]).abs() > reach[column]).sum()),
-                n_other=int((values != commonest).sum()),
-                two_valued=bool(((values == low[column]) | (values == high[column])).all()),
-            )
-        )
-    return found
-
-
-def _far_sparse(
-    rows: SparseRows, mean: Tensor, reach: Tensor, suspects: list[int]
-) -> list[FarColumn]:
-    """Look at the stored entries only, all columns at once; the commonest value is 0."""
-    values, columns = rows.values.to(torch.float64), rows.columns
-    is_far = (values - mean[columns]).abs() > reach[columns]
-    n_far = torch.bincount(columns[is_far], minlength=rows.n_columns).tolist()
-    n_other = torch.bincount(columns[values != 0], minlength=rows.n_columns).tolist()
-    bound = torch.full_like(mean, torch.inf)
-    smallest = bound.scatter_reduce(0, columns, values, "amin")
-    largest = (-bound).scatter_reduce(0, columns, values, "amax")
-    one_valued = (smallest == largest).tolist()
-    return [FarColumn(c, n_far[c], n_other[c], one_valued[c]) for c in suspects]
-
-
-def find_copies(rows: Rows, chosen: Tensor | slice, ranges: Ranges) -> list[tuple[int, int]]:
-    """Find columns that are copies of others, in the same unit or another.
-
-    Those that look alike on a few rows are compared on all of them.
-
-    Parameters
-    ----------
-    rows : Tensor of shape (n, n_columns) or SparseRows
-        Raw units.
-    chosen : Tensor of shape (m,) or slice
-        The few rows.
-    ranges : Ranges
-        Of all rows.
-
-    Returns
-    -------
-    list of (int, int)
-        A column, and a later one that is its copy; each later one is named once.
-    """
-    # Any two columns of two rows are copies.
-    if width_of(rows) < 2 or not _some_range_alike(ranges) or len(sample := rows[chosen]) < 3:
-        return []
-    mean, scale = torch.from_numpy(ranges.mean), torch.from_numpy(ranges.scale)
-    z = (sample.to(torch.float64) - mean) / scale.masked_fill(scale == 0, torch.inf)
-    # One number per column: the same for a copy, but for its sign, and 0 for what hardly varies.
-    mark = torch.sin(torch.arange(1, len(z) + 1, dtype=torch.float64)) @ z
-    low, high = torch.aminmax(z, dim=0)
-    mark, order = torch.where(high - low > SAME, mark.abs(), 0.0).sort()
-    near = (mark.diff() <= SAME * len(z) ** 0.5) & (mark[:-1] > 0)
-    if not bool(near.any()):
-        return []
-    found: dict[int, int] = {}
-    pairs = torch.stack([order[:-1][near], order[1:][near]], dim=1).sort(dim=1).values.tolist()
-    alike = [(a, b) for a, b in pairs if _same(z[:, a], z[:, b])]
-    for first, second in alike[:_COMPARED]:
-        whole = (
-            (_column(rows, column) - mean[column]) / scale[column] for column in (first, second)
-        )
-        if _same(*whole):
-            found[second] = found.get(first, first)
-    return [(first, second) for second, first in sorted(found.items())]
-
-
-def _some_range_alike(ranges: Ranges) -> bool:
-    """Tell whether two columns span about as many standard deviations, as copies do."""
-    varies = ranges.scale > 0
-    span = np.sort((ranges.high - ranges.low)[varies] / ranges.scale[varies])
-    # At both ends copies differ by SAME at most, and by rounding.
-    return bool((span[1:] - span[:-1] <= 3 * SAME).any())
-
-
-def _same(a: Tensor, b: Tensor) -> bool:
-    return bool(torch.minimum((a - b).abs().amax(), (a + b).abs().amax()) <= SAME)
-
-
-def _column(rows: Rows, column: int) -> Tensor:
-    """Make one column dense: shape (n,), float64."""
-    if isinstance(rows, Tensor):
-        return rows[:, column].to(torch.float64)
-    dense = torch.zeros(len(rows), dtype=torch.float64)
-    here = rows.columns == column
-    dense[rows.rows_of_entries()[here]] = rows.values[here].to(torch.float64)
-    return dense

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from torchreg._errors import ExportError
 from torchreg.export.agreement import REACH, Yardstick, rows_within
+from torchreg.nn import Ensemble
 
 #: torch.export changes what belongs to the whole process, and so do filters of warnings.
 _ONE_AT_A_TIME = threading.RLock()
@@ -29,9 +30,9 @@ class Source:
 
     Parameters
     ----------
-    module : nn.Sequential
+    module : nn.Sequential or Ensemble
         Raw units to raw units, with the child ``network`` and perhaps ``standardize`` and
-        ``unstandardize``. It is copied, never touched.
+        ``unstandardize``; or several such. It is copied, never touched.
     n_features, n_outputs : int
         Widths of X and y.
     dtype : torch.dtype
@@ -58,8 +59,9 @@ class Source:
         ExportError
             If there are no rows to compare on, or rows that were made up have no prediction.
         """
-        standardize = getattr(self.module, "standardize", None)
-        unstandardize = getattr(self.module, "unstandardize", None)
+        first = self.module.members[0] if isinstance(self.module, Ensemble) else self.module
+        standardize = getattr(first, "standardize", None)
+        unstandardize = getattr(first, "unstandardize", None)
         rows = self.rows
         if rows is None:
             if standardize is None:
@@ -155,10 +157,17 @@ def trace(
     return program
 
 
-def _standing_alone(source: Source, core: torch.dtype) -> nn.Sequential:
+def _standing_alone(source: Source, core: torch.dtype) -> nn.Module:
     """Copy a module to the CPU, for float64 rows in and predictions (n, n_outputs) out."""
     copied = copy.deepcopy(source.module).cpu().eval()
-    layers: OrderedDict[str, nn.Module] = OrderedDict(copied.named_children())
+    if isinstance(copied, Ensemble):
+        return Ensemble(_in_float64(member, source, core) for member in copied.members)
+    return _in_float64(copied, source, core)
+
+
+def _in_float64(module: nn.Module, source: Source, core: torch.dtype) -> nn.Sequential:
+    """Make a module of one network ready for rows in float64."""
+    layers: OrderedDict[str, nn.Module] = OrderedDict(module.named_children())
     if core != source.dtype:
         layers["network"].to(core)
     if "standardize" in layers:

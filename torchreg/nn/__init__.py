@@ -1,11 +1,19 @@
-"""Plain modules that carry fixed numbers: constants, standardization and the default network.
+"""Plain modules: fixed numbers, standardization, the default network, and several as one.
 
 Each one is complete by itself and works in any ``nn.Sequential``, with or without
 :class:`torchreg.TorchRegressor`.
 """
 
 from torchreg.nn.constants import AddConstant, MultiplyByConstant
+from torchreg.nn.ensemble import Ensemble
 from torchreg.nn.mlp import MLP
 from torchreg.nn.standardize import Standardize, Unstandardize
 
-__all__ = ["MLP", "AddConstant", "MultiplyByConstant", "Standardize", "Unstandardize"]
+__all__ = [
+    "MLP",
+    "AddConstant",
+    "Ensemble",
+    "MultiplyByConstant",
+    "Standardize",
+    "Unstandardize",
+]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -121,7 +122,8 @@ def as_constant(value: Constant, *, name: str, dtype: torch.dtype | None = None)
             f"{name} expects a number or a vector with one number per column, "
             f"got an array of shape {tuple(tensor.shape)}."
         )
-    if not bool(torch.isfinite(tensor).all()):
+    # A finite sum has finite terms; only where it is not is each of them looked at.
+    if not math.isfinite(float(tensor.sum())) and not bool(torch.isfinite(tensor).all()):
         raise ValueError(f"{name} expects finite numbers, got {value!r} as {tensor.dtype}.")
     return tensor
 

@@ -1,0 +1,514 @@
+"""An ensemble is its members: their mean, their spread, and nothing that they do not know."""
+
+from __future__ import annotations
+
+import copy
+import io
+import os
+import pickle
+import signal
+from pathlib import Path
+from typing import Any
+
+import joblib
+import numpy as np
+import pandas as pd
+import pytest
+import scipy.sparse
+import torch
+from sklearn.base import clone
+from sklearn.exceptions import ConvergenceWarning, NotFittedError
+from sklearn.model_selection import GridSearchCV, cross_val_score
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import PolynomialFeatures
+from skorch import callbacks as sk
+from torch import Tensor, nn
+
+import torchreg
+import torchreg._sklearn
+from torchreg import InterruptWarning, TorchEnsembleRegressor, TorchRegressor
+from torchreg._data import Data, draw_with_replacement
+from torchreg.engine.plan import seeds_of
+from torchreg.ensemble import member_seeds
+from torchreg.nn import Ensemble
+
+Array = np.ndarray
+Rows = tuple[Array, Array]
+
+
+def quick(**options: Any) -> TorchRegressor:
+    return TorchRegressor(**{"max_epochs": 15, "lr": 0.02, "module__hidden_sizes": [6], **options})
+
+
+def few(n_estimators: int = 3, bootstrap: bool = False, **options: Any) -> TorchEnsembleRegressor:
+    options.setdefault("random_state", None)
+    return TorchEnsembleRegressor(
+        quick(**options), n_estimators, bootstrap=bootstrap, random_state=0
+    )
+
+
+KINDS: dict[str, dict[str, Any]] = {
+    "full batch": {},
+    "batches": {"batch_size": 32},
+    "rprop": {"optimizer": "rprop"},
+    "lbfgs": {"optimizer": "lbfgs", "max_epochs": 3},
+    "float32": {"dtype": "float32"},
+    "several starts": {"n_init": 2},
+    "unscaled inputs": {"standardize": "y", "optimizer": "adam", "lr": 1e-4},
+}
+
+
+# The mean and the spread
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_it_predicts_the_mean_and_the_spread_of_regressors_fitted_one_by_one(
+    kind: str, noisy: Rows
+) -> None:
+    X, y = noisy
+    ensemble = few(**KINDS[kind]).fit(X, y)
+    alone = [
+        quick(**KINDS[kind], random_state=seed).fit(X, y).predict(X) for seed in member_seeds(0, 3)
+    ]
+    mean, std = ensemble.predict(X, return_std=True)
+    near = 1e-5 if kind == "float32" else 1e-6
+    np.testing.assert_allclose(mean, np.mean(alone, axis=0), atol=near * y.std())
+    np.testing.assert_allclose(std, np.std(alone, axis=0), atol=near * y.std())
+    np.testing.assert_array_equal(ensemble.predict(X), mean)
+    assert std.min() > 0
+
+
+def test_an_ensemble_of_one_is_the_regressor_with_its_seed(noisy: Rows) -> None:
+    X, y = noisy
+    ensemble = TorchEnsembleRegressor(quick(), 1, random_state=7).fit(X, y)
+    mean, std = ensemble.predict(X, return_std=True)
+    np.testing.assert_array_equal(mean, quick(random_state=7).fit(X, y).predict(X))
+    np.testing.assert_array_equal(std, np.zeros(len(y)))
+
+
+def test_without_a_template_it_is_an_ensemble_of_default_regressors(kink: Rows) -> None:
+    X, y = kink
+    ensemble = TorchEnsembleRegressor(n_estimators=2, random_state=0).fit(X, y)
+    first = TorchRegressor(random_state=0).fit(X, y)
+    np.testing.assert_allclose(ensemble.estimators_[0].predict(X), first.predict(X), rtol=1e-9)
+
+
+def test_far_from_the_data_the_members_disagree_most() -> None:
+    X = np.linspace(-2, 2, 80)[:, None]
+    ensemble = TorchEnsembleRegressor(
+        TorchRegressor(optimizer="rprop", max_epochs=300, module__hidden_sizes=[20]),
+        8,
+        random_state=0,
+    ).fit(X, np.sin(3 * X[:, 0]))
+    _, inside = ensemble.predict(X, return_std=True)
+    _, outside = ensemble.predict(np.array([[3.5], [-3.5]]), return_std=True)
+    assert outside.min() > 3 * inside.max()
+
+
+@pytest.mark.parametrize("n_outputs", [None, 1, 3])
+def test_mean_and_spread_have_the_shape_of_y(n_outputs: int | None, noisy: Rows) -> None:
+    X, y = noisy
+    Y = y if n_outputs is None else np.column_stack([y * (k + 1) for k in range(n_outputs)])
+    mean, std = few().fit(X, Y).predict(X, return_std=True)
+    assert mean.shape == std.shape == Y.shape
+    if n_outputs == 3:
+        # A shape that is broadcast would mix outputs up.
+        assert np.corrcoef(mean[:, 2], Y[:, 2])[0, 1] > 0.5
+
+
+def test_the_dtype_and_the_library_of_x_come_back(noisy: Rows) -> None:
+    X, y = noisy
+    ensemble = few().fit(X, y)
+    for dtype in (np.float32, np.float64):
+        found = ensemble.predict(X.astype(dtype), return_std=True)
+        assert all(part.dtype == dtype for part in found)
+    np.testing.assert_array_equal(ensemble.predict(torch.from_numpy(X)), ensemble.predict(X))
+
+
+def test_units_do_not_matter(noisy: Rows) -> None:
+    X, y = noisy
+    grams, tons = few().fit(X, y), few().fit(X * 2.0**10, y / 2.0**20)
+    for g, t in zip(
+        grams.predict(X, return_std=True), tons.predict(X * 2.0**10, return_std=True), strict=True
+    ):
+        np.testing.assert_allclose(t * 2.0**20, g, rtol=1e-12)
+
+
+# Its one module
+
+
+@pytest.mark.parametrize("options", [{}, {"dtype": "float32"}, {"standardize": "X"}], ids=str)
+def test_its_module_alone_predicts_the_same(options: dict[str, Any], noisy: Rows) -> None:
+    X, y = noisy
+    ensemble = few(**options).fit(X, y)
+    module = ensemble.module_
+    assert isinstance(module, Ensemble) and not module.training
+    with torch.no_grad():
+        outputs = module.outputs(torch.from_numpy(X))[..., 0]
+        mean = module(torch.from_numpy(X))[:, 0]
+    predicted, std = ensemble.predict(X, return_std=True)
+    near = {"rtol": 1e-5, "atol": 1e-6} if options else {"rtol": 1e-12, "atol": 1e-14}
+    np.testing.assert_allclose(mean, predicted, **near)
+    np.testing.assert_allclose(outputs.std(0, correction=0), std, **near)
+
+
+def test_its_state_dict_takes_all_that_was_learned_to_another(noisy: Rows) -> None:
+    X, y = noisy
+    one, other = few().fit(X, y), few().fit(X * 3, -y)
+    assert (one.predict(X) != other.predict(X)).all()
+    other.module_.load_state_dict(one.module_.state_dict())
+    np.testing.assert_array_equal(other.predict(X), one.predict(X))
+    for a, b in zip(one.estimators_, other.estimators_, strict=True):
+        np.testing.assert_array_equal(a.predict(X), b.predict(X))
+
+
+def test_before_the_fit_there_is_no_module(noisy: Rows) -> None:
+    ensemble = few()
+    assert not hasattr(ensemble, "module_")
+    with pytest.raises(AttributeError, match="module_ is there when the ensemble has been fitted"):
+        _ = ensemble.module_
+    for ask in (ensemble.predict, ensemble.to_onnx, ensemble.save):
+        with pytest.raises(NotFittedError):
+            ask(noisy[0])
+
+
+# Its members
+
+
+def test_its_members_are_regressors_that_can_be_asked_alone(noisy: Rows) -> None:
+    X, y = noisy
+    frame = pd.DataFrame(X, columns=[f"x{i}" for i in range(12)])
+    ensemble = few().fit(frame, y)
+    for member, seed in zip(ensemble.estimators_, member_seeds(0, 3), strict=True):
+        assert type(member) is TorchRegressor and member.random_state == seed
+        assert member.n_iter_ == len(member.loss_curve_) == 15
+        assert isinstance(member.diagnose(frame, y).to_dict(), dict)
+        assert list(member.feature_names_in_) == list(ensemble.feature_names_in_)
+        again = clone(member).fit(frame, y)
+        np.testing.assert_allclose(again.predict(frame), member.predict(frame), rtol=1e-6)
+
+
+def test_the_template_is_never_fitted_nor_changed(noisy: Rows) -> None:
+    template = quick(random_state=5)
+    before = template.get_params()
+    TorchEnsembleRegressor(template, 2, random_state=0).fit(*noisy)
+    assert not hasattr(template, "module_") and template.get_params() == before
+
+
+def test_no_two_members_draw_from_the_same_seed_even_if_each_draws_several() -> None:
+    starts = [s for seed in member_seeds(3, 20) for s in seeds_of(seed, 16)]
+    assert len(set(starts)) == 20 * 16
+
+
+def test_the_same_random_state_gives_the_same_bits(noisy: Rows) -> None:
+    X, y = noisy
+    options = {"batch_size": 16, "module__dropout": 0.1, "early_stopping": True}
+    first = few(bootstrap=True, **options).fit(X, y).predict(X)
+    again = few(bootstrap=True, **options)
+    again.fit(X, y)
+    np.testing.assert_array_equal(again.fit(X, y).predict(X), first)
+    other = few(bootstrap=True, **options).set_params(random_state=1).fit(X, y)
+    assert (other.predict(X) != first).any()
+    states = (np.random.RandomState(3) for _ in range(2))
+    a, b = (few(**options).set_params(random_state=s).fit(X, y).predict(X) for s in states)
+    np.testing.assert_array_equal(a, b)
+
+
+def test_with_early_stopping_each_member_holds_out_rows_of_its_own(noisy: Rows) -> None:
+    X, y = noisy
+    ensemble = few(early_stopping=True, validation_fraction=0.25).fit(X, y)
+    means = [member.module_.standardize.mean for member in ensemble.estimators_]
+    assert not any(torch.equal(means[0], mean) for mean in means[1:])
+    alone = clone(ensemble.estimators_[1]).fit(X, y)
+    assert torch.equal(alone.module_.standardize.mean, means[1])
+    assert all(len(m.validation_loss_curve_) == m.n_iter_ for m in ensemble.estimators_)
+
+
+def test_validation_rows_of_ones_own_are_those_of_all_members(noisy: Rows) -> None:
+    X, y = noisy
+    validation = {"X_val": X[:20], "y_val": y[:20], "sample_weight_val": np.arange(20)}
+    ensemble = few(early_stopping=True).fit(X[20:], y[20:], **validation)
+    for member in ensemble.estimators_:
+        alone = clone(member).fit(X[20:], y[20:], **validation)
+        np.testing.assert_allclose(
+            member.validation_loss_curve_, alone.validation_loss_curve_, rtol=1e-6
+        )
+
+
+# Rows
+
+
+def data_of(X: Array, y: Array, weight: Array | None = None) -> Data:
+    return Data(
+        x=torch.from_numpy(X),
+        y=torch.from_numpy(y)[:, None],
+        weight=None if weight is None else torch.from_numpy(weight),
+        x_dtype=torch.float64,
+        y_dtype=torch.float64,
+        y_is_vector=True,
+    )
+
+
+def test_with_bootstrap_each_member_is_fitted_to_rows_drawn_with_its_seed(noisy: Rows) -> None:
+    X, y = noisy
+    ensemble = few(bootstrap=True).fit(X, y)
+    for member in ensemble.estimators_:
+        drawn = draw_with_replacement(data_of(X, y), member.random_state)
+        alone = clone(member).fit(drawn.x.numpy(), drawn.y[:, 0].numpy())
+        np.testing.assert_allclose(member.predict(X), alone.predict(X), rtol=1e-6, atol=1e-9)
+        # In a full batch, to draw a row twice is to give it twice the weight.
+        counts = np.array([(drawn.x.numpy() == row).all(axis=1).sum() for row in X])
+        assert counts.sum() == 80 and 40 < (counts > 0).sum() < 62
+        weighted = clone(member).fit(X, y, counts)
+        np.testing.assert_allclose(member.predict(X), weighted.predict(X), rtol=1e-6, atol=1e-9)
+
+
+def test_weights_weigh_all_members_and_equal_repetition(noisy: Rows) -> None:
+    X, y = noisy
+    weight = np.arange(80) % 3
+    weighted = few().fit(X, y, weight)
+    repeated = few().fit(X.repeat(weight, axis=0), y.repeat(weight))
+    np.testing.assert_allclose(weighted.predict(X), repeated.predict(X), rtol=1e-9, atol=1e-12)
+
+
+def test_with_bootstrap_weights_are_chances_to_be_drawn() -> None:
+    X = np.arange(4000.0)[:, None]
+    weight = np.where(X[:, 0] < 1000, 3.0, 1.0) * 1e300
+    drawn = draw_with_replacement(data_of(X, X[:, 0], weight), 0)
+    assert drawn.weight is None and len(drawn) == 4000
+    # Half of all chances; 4000 draws are that within 4 standard deviations.
+    assert abs((drawn.y < 1000).double().mean() - 0.5) < 4 * 0.5 / np.sqrt(4000)
+    assert len(torch.unique(draw_with_replacement(data_of(X, X[:, 0]), 0).y)) < 2700
+
+
+def test_rows_that_are_held_out_are_held_out_before_others_are_drawn(noisy: Rows) -> None:
+    X, y = noisy
+    seen: list[set[float]] = []
+
+    class Listener(sk.Callback):  # type: ignore[misc]
+        def on_epoch_begin(self, net: Any, **rows: Any) -> None:
+            for name in ("dataset_train", "dataset_valid"):
+                seen.append({*map(float, rows[name].y.flatten())})
+
+    few(
+        bootstrap=True,
+        early_stopping=True,
+        validation_fraction=0.3,
+        max_epochs=1,
+        callbacks=Listener(),
+    ).fit(X, y)
+    assert len(seen) == 6
+    for train, held in zip(seen[::2], seen[1::2], strict=True):
+        assert not train & held and len(held) == 24
+
+
+def test_sparse_rows_are_taken_as_dense_ones(noisy: Rows) -> None:
+    X, y = noisy
+    X = np.where(X > 0.5, X, 0.0)
+    for bootstrap in (False, True):
+        dense = few(bootstrap=bootstrap).fit(X, y).predict(X)
+        sparse = few(bootstrap=bootstrap).fit(scipy.sparse.csr_array(X), y)
+        np.testing.assert_allclose(sparse.predict(scipy.sparse.csr_array(X)), dense, rtol=1e-6)
+
+
+# In scikit-learn
+
+
+def test_it_is_searched_and_cloned_like_any_other(noisy: Rows) -> None:
+    X, y = noisy
+    grid = {
+        "n_estimators": [1, 3],
+        "estimator__lr": [0.01, 0.05],
+        "estimator__module__hidden_sizes": [[3]],
+    }
+    search = GridSearchCV(few(), grid, cv=2, error_score="raise").fit(X, y)
+    best = search.best_estimator_
+    assert len(best.estimators_) == search.best_params_["n_estimators"]
+    assert best.estimators_[0].module_.network.layers[0].out_features == 3
+    assert not hasattr(clone(best), "estimators_")
+    pipeline = make_pipeline(PolynomialFeatures(), few()).fit(X, y)
+    mean, std = pipeline.predict(X, return_std=True)
+    assert mean.shape == std.shape == y.shape
+
+
+@pytest.mark.parametrize("copy_of", ["deepcopy", "pickle", "joblib"])
+def test_copies_predict_the_same_bits_and_share_nothing(copy_of: str, noisy: Rows) -> None:
+    X, y = noisy
+    ensemble = few().fit(X, y)
+    if copy_of == "deepcopy":
+        other = copy.deepcopy(ensemble)
+    elif copy_of == "pickle":
+        other = pickle.loads(pickle.dumps(ensemble))
+    else:
+        file = io.BytesIO()
+        joblib.dump(ensemble, file)
+        file.seek(0)
+        other = joblib.load(file)
+    before = ensemble.predict(X)
+    np.testing.assert_array_equal(other.predict(X), before)
+    other.module_.members[0].network.layers[0].weight.data.zero_()
+    np.testing.assert_array_equal(ensemble.predict(X), before)
+    assert (other.predict(X) != before).any()
+
+
+def test_a_failed_fit_keeps_what_was_fitted(noisy: Rows) -> None:
+    X, y = noisy
+    ensemble = few().fit(X, y)
+    before, members = ensemble.predict(X), ensemble.estimators_
+    with pytest.raises(ValueError, match="Unknown optimizer 'adma'"):
+        ensemble.set_params(estimator__optimizer="adma").fit(X, y)
+    with pytest.raises(ValueError, match="before anything was learned"):
+        ensemble.set_params(
+            estimator__optimizer="adam", estimator__loss=lambda p, t: (p - t) * float("nan")
+        ).fit(X, y)
+    assert ensemble.estimators_ is members
+    np.testing.assert_array_equal(ensemble.predict(X), before)
+
+
+# Parameters
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("estimator", nn.Linear(1, 1)),
+        ("estimator", "torch"),
+        ("n_estimators", 0),
+        ("n_estimators", 2.5),
+        ("bootstrap", "yes"),
+        ("random_state", -1),
+    ],
+)
+def test_a_value_outside_its_limits_is_refused_by_name(name: str, value: Any, noisy: Rows) -> None:
+    with pytest.raises(ValueError, match=f"'{name}' parameter of TorchEnsembleRegressor must be"):
+        few().set_params(**{name: value}).fit(*noisy)
+
+
+def test_parameters_of_the_members_are_checked_as_those_of_a_regressor(noisy: Rows) -> None:
+    with pytest.raises(ValueError, match="'lr' parameter of TorchRegressor must be"):
+        few(lr=-1).fit(*noisy)
+
+
+def test_a_regressor_with_a_fit_of_its_own_is_referred_to_bagging(noisy: Rows) -> None:
+    class Own(TorchRegressor):
+        def fit(self, X: Any, y: Any) -> Any:  # type: ignore[override]
+            return super().fit(X, -y)
+
+    with pytest.raises(TypeError, match=r"the fit of Own would not be called\. Use BaggingRegr"):
+        TorchEnsembleRegressor(Own()).fit(*noisy)
+
+    class Same(TorchRegressor):
+        pass
+
+    ensemble = TorchEnsembleRegressor(Same(max_epochs=2), 2).fit(*noisy)
+    assert all(type(member) is Same for member in ensemble.estimators_)
+
+
+# Who listens, and what is said
+
+
+def test_one_row_is_printed_for_each_member(
+    noisy: Rows, capsys: pytest.CaptureFixture[str]
+) -> None:
+    ensemble = few(verbose=1).fit(*noisy)
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == "training losses of the standardized target"
+    for number, member in enumerate(ensemble.estimators_):
+        assert lines[1 + number] == f"member {number + 1} of 3: loss {member.loss_:.6g}"
+    assert len(lines) == 5
+
+
+def test_what_is_said_of_several_members_is_said_once_and_to_the_caller(noisy: Rows) -> None:
+    with pytest.warns(ConvergenceWarning) as caught:
+        few(tol=1e-6, max_epochs=5).fit(*noisy)
+    assert len(caught) == 1 and caught[0].filename == __file__
+    assert str(caught[0].message).startswith("3 of 3 members: The budget of max_epochs=5 ran out")
+
+
+def test_each_member_has_callbacks_of_its_own(noisy: Rows, tmp_path: Path) -> None:
+    X, y = noisy
+    stop = sk.EarlyStopping(monitor="train_loss", patience=2, threshold=1e-2)
+    options = {"callbacks": stop, "max_epochs": 200}
+    ensemble = few(**options).fit(X, y)
+    alone = [quick(**options, random_state=seed).fit(X, y) for seed in member_seeds(0, 3)]
+    assert [m.n_iter_ for m in ensemble.estimators_] == [one.n_iter_ for one in alone]
+    with pytest.raises(ValueError, match=r"Checkpoint writes the weights.*here 3 networks"):
+        few(callbacks=sk.Checkpoint(dirname=str(tmp_path))).fit(X, y)
+
+
+if hasattr(torchreg._sklearn.CallbackSupportMixin, "set_callbacks"):
+
+    class Recorder:
+        """Writes down in scikit-learn's protocol what it hears."""
+
+        def __init__(self) -> None:
+            self.heard: list[str] = []
+
+        def setup(self, estimator: Any, context: Any) -> None:
+            self.heard.append("setup")
+
+        def teardown(self, estimator: Any, context: Any) -> None:
+            self.heard.append("teardown")
+
+        def on_fit_task_begin(self, estimator: Any, context: Any) -> None:
+            self.heard.append(f"begin {context.task_name}")
+
+        def on_fit_task_end(self, estimator: Any, context: Any) -> None:
+            self.heard.append(f"end {context.task_name}")
+
+    def test_native_callbacks_of_the_template_hear_each_member_and_are_torn_down(
+        noisy: Rows,
+    ) -> None:
+        recorder = Recorder()
+        template = quick(max_epochs=2).set_callbacks(recorder)
+        TorchEnsembleRegressor(template, 3, random_state=0).fit(*noisy)
+        heard = recorder.heard
+        for event in ("setup", "begin fit", "end fit", "teardown"):
+            assert heard.count(event) == 3
+        assert heard.count("end epoch") == 6
+        recorder.heard.clear()
+        with pytest.raises(ValueError, match="before anything was learned"):
+            template.set_params(loss=lambda p, t: (p - t).mean() * float("nan"))
+            TorchEnsembleRegressor(template, 3, random_state=0).fit(*noisy)
+        assert recorder.heard.count("setup") == recorder.heard.count("teardown") == 3
+
+
+class _Interrupting(nn.Module):
+    """Sends Ctrl-C to its own process in one of its passes through all rows."""
+
+    calls = at = 0
+
+    def __init__(self, in_features: int) -> None:
+        super().__init__()
+        self.linear = nn.Linear(in_features, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.training and x.shape[0] > 10:
+            type(self).calls += 1
+            if type(self).calls == self.at:
+                os.kill(os.getpid(), signal.SIGINT)
+        output: Tensor = self.linear(x)
+        return output
+
+
+def interrupted(at: int) -> TorchEnsembleRegressor:
+    """What listens to batches trains alone: three members for 20 epochs each, in turn."""
+    _Interrupting.calls, _Interrupting.at = 0, at
+    template = TorchRegressor(_Interrupting, max_epochs=20, callbacks=sk.EpochTimer())
+    return TorchEnsembleRegressor(template, 3, random_state=0)
+
+
+def test_ctrl_c_keeps_the_members_that_have_learned_something(noisy: Rows) -> None:
+    X, y = noisy
+    with pytest.warns(InterruptWarning, match="holds what 2 of 3 members had learned") as caught:
+        ensemble = interrupted(26).fit(X, y)
+    assert len(caught) == 1
+    assert [member.n_iter_ for member in ensemble.estimators_] == [20, 5]
+    assert ensemble.predict(X).shape == y.shape
+    with pytest.warns(InterruptWarning, match="holds what 1 of 3 members had learned"):
+        ensemble = interrupted(21).fit(X, y)
+    assert [member.n_iter_ for member in ensemble.estimators_] == [20]
+    with pytest.raises(KeyboardInterrupt):
+        interrupted(1).fit(X, y)
+    with pytest.raises(KeyboardInterrupt):
+        cross_val_score(interrupted(26), X, y, cv=2)

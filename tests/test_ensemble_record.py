@@ -1,0 +1,258 @@
+"""An ensemble on its way out and back: one file, one graph, and what skops sees."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime
+import pandas as pd
+import pytest
+import skops.io
+import torch
+from safetensors.torch import load_file
+from torch import nn
+
+import torchreg
+from torchreg import (
+    FileError,
+    TorchEnsembleRegressor,
+    TorchRegressor,
+    UntrustedError,
+    UnwrittenWarning,
+)
+
+Array = np.ndarray
+
+rng = np.random.default_rng(0)
+X = 200 + 10 * rng.normal(size=(40, 3))
+Y = 4000 + 20 * X[:, 0] + rng.normal(size=40)
+
+
+class Bend(nn.Module):
+    """A network that a file cannot describe."""
+
+    def __init__(self, in_features: int, out_features: int) -> None:
+        super().__init__()
+        self.layer = nn.Linear(in_features, out_features)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        output: torch.Tensor = self.layer(x).abs()
+        return output
+
+
+def small(*args: Any, n_estimators: int = 3, **options: Any) -> TorchEnsembleRegressor:
+    template = TorchRegressor(*args, max_epochs=3, **options)
+    return TorchEnsembleRegressor(template, n_estimators, random_state=0)
+
+
+CASES: dict[str, Callable[[], TorchEnsembleRegressor]] = {
+    "default": lambda: TorchEnsembleRegressor(n_estimators=2),
+    "small": small,
+    "bootstrap": lambda: small(n_init=2).set_params(bootstrap=True),
+    "own module": partial(small, Bend),
+    "float32 raw": partial(small, standardize="y", dtype="float32", lr=1e-4),
+    "template module": lambda: small(nn.Sequential(nn.Linear(3, 1)), optimizer=torch.optim.SGD),
+    "random state": lambda: small().set_params(random_state=np.random.RandomState(3)),
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_a_loaded_ensemble_predicts_the_same_bits_and_is_the_same(
+    case: str, tmp_path: Path
+) -> None:
+    ensemble = CASES[case]().fit(X, Y)
+    ensemble.save(tmp_path / "a")
+    loaded = torchreg.load(tmp_path / "a", trusted=[Bend])
+    for one, other in zip(
+        ensemble.predict(X, return_std=True), loaded.predict(X, return_std=True), strict=True
+    ):
+        assert np.array_equal(one, other)
+    assert repr(loaded.estimator) == repr(ensemble.estimator)
+    assert (loaded.n_estimators, loaded.bootstrap) == (ensemble.n_estimators, ensemble.bootstrap)
+    for one, other in zip(ensemble.estimators_, loaded.estimators_, strict=True):
+        assert one.history_ == other.history_ and one.random_state == other.random_state
+    loaded.save(tmp_path / "b")
+    assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
+    again = [e.set_params(random_state=1).fit(X, Y).predict(X) for e in (ensemble, loaded)]
+    assert np.array_equal(*again)
+
+
+def test_columns_and_their_names_are_known_after_loading(tmp_path: Path) -> None:
+    frame = pd.DataFrame(X, columns=["a", "b", "c"])
+    small().fit(frame, np.column_stack([Y, -Y])).save(tmp_path / "a")
+    loaded = torchreg.load(tmp_path / "a")
+    assert list(loaded.feature_names_in_) == ["a", "b", "c"]
+    assert (loaded.n_features_in_, loaded.n_outputs_) == (3, 2)
+    assert loaded.predict(frame).shape == (40, 2)
+    with pytest.raises(ValueError, match="feature names should match"):
+        loaded.predict(frame.rename(columns={"a": "d"}))
+
+
+def test_any_reader_of_safetensors_finds_the_numbers_under_the_names_of_the_module(
+    tmp_path: Path,
+) -> None:
+    ensemble = small().fit(X, Y)
+    ensemble.save(tmp_path / "a")
+    numbers = load_file(tmp_path / "a")
+    state = ensemble.module_.state_dict()
+    assert set(state) <= set(numbers)
+    assert all(torch.equal(state[name], numbers[name]) for name in state)
+
+
+def test_a_class_of_the_users_is_asked_for_and_what_is_passed_reaches_all_members(
+    tmp_path: Path,
+) -> None:
+    ensemble = small(Bend).fit(X, Y)
+    ensemble.save(tmp_path / "a")
+    with pytest.raises(UntrustedError, match="Bend"):
+        torchreg.load(tmp_path / "a")
+    loaded = torchreg.load(tmp_path / "a", module=Bend, lr=0.5)
+    assert np.array_equal(loaded.predict(X), ensemble.predict(X))
+    assert [member.lr for member in (loaded.estimator, *loaded.estimators_)] == [0.5] * 4
+
+
+def test_a_setting_that_cannot_be_written_is_said_once(tmp_path: Path) -> None:
+    ensemble = small(loss=lambda p, t: (p - t).abs()).fit(X, Y)
+    with pytest.warns(UnwrittenWarning, match="A file cannot hold loss=") as caught:
+        ensemble.save(tmp_path / "a")
+    assert len(caught) == 1 and caught[0].filename == __file__
+    loaded = torchreg.load(tmp_path / "a")
+    assert np.array_equal(loaded.predict(X), ensemble.predict(X))
+    with pytest.raises(ValueError, match="loss was not in the file"):
+        loaded.fit(X, Y)
+
+
+def test_a_subclass_needs_trust(tmp_path: Path) -> None:
+    global Own
+
+    class Own(TorchEnsembleRegressor):
+        pass
+
+    Own.__qualname__ = "Own"
+    Own(TorchRegressor(max_epochs=2), 2, random_state=0).fit(X, Y).save(tmp_path / "a")
+    with pytest.raises(UntrustedError):
+        torchreg.load(tmp_path / "a")
+    assert type(torchreg.load(tmp_path / "a", trusted=[Own])) is Own
+
+
+def test_metadata_requests_are_kept(tmp_path: Path) -> None:
+    import sklearn
+
+    with sklearn.config_context(enable_metadata_routing=True):
+        ensemble = small().set_fit_request(sample_weight=True).set_predict_request(return_std=True)
+        ensemble.fit(X, Y).save(tmp_path / "a")
+        loaded = torchreg.load(tmp_path / "a")
+        requests = [repr(e.get_metadata_routing().fit) for e in (ensemble, loaded)]
+    assert requests[0] == requests[1]
+
+
+@pytest.mark.parametrize("case", ["small", "own module", "float32 raw"])
+def test_skops_takes_it_there_and_back(case: str) -> None:
+    ensemble = CASES[case]().fit(X, Y)
+    data = skops.io.dumps(ensemble)
+    types = skops.io.get_untrusted_types(data=data)
+    assert "torchreg.ensemble.TorchEnsembleRegressor" in types
+    assert any("Bend" in name for name in types) == (case == "own module")
+    loaded = skops.io.loads(data, trusted=types)
+    assert np.array_equal(loaded.predict(X), ensemble.predict(X))
+
+
+# What a file says that cannot be
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("ensemble") / "saved"
+    small(n_estimators=2).fit(X, Y).save(path)
+    return path
+
+
+def _without_members(record: dict[str, Any], tensors: dict[str, Any]) -> None:
+    record["members"] = []
+
+
+def _too_many_members(record: dict[str, Any], tensors: dict[str, Any]) -> None:
+    record["members"] *= 100
+
+
+def _no_list(record: dict[str, Any], tensors: dict[str, Any]) -> None:
+    record["members"] = {"0": record["members"][0]}
+
+
+def _a_member_too_many(record: dict[str, Any], tensors: dict[str, Any]) -> None:
+    record["members"].append(record["members"][0])
+
+
+def _a_member_less(record: dict[str, Any], tensors: dict[str, Any]) -> None:
+    del record["members"][1]
+
+
+def _another_y(record: dict[str, Any], tensors: dict[str, Any]) -> None:
+    record["members"][1]["attributes"]["_y_is_vector"] = False
+
+
+def _an_ensemble_of_numbers(record: dict[str, Any], tensors: dict[str, Any]) -> None:
+    record["members"] = [3, 4]
+
+
+def _a_regressor_as_ensemble(record: dict[str, Any], tensors: dict[str, Any]) -> None:
+    record["ensemble"]["estimator"] = "torchreg.TorchRegressor"
+
+
+def _a_parameter_too_many(record: dict[str, Any], tensors: dict[str, Any]) -> None:
+    record["ensemble"]["params"]["n_jobs"] = 3
+
+
+@pytest.mark.parametrize(
+    ("edit", "message"),
+    [
+        (_without_members, "an ensemble without members, or with more than tensors"),
+        (_too_many_members, "an ensemble without members, or with more than tensors"),
+        (_no_list, "an ensemble without members, or with more than tensors"),
+        (_a_member_too_many, "does not hold a fitted regressor"),
+        (_a_member_less, "tensors too many"),
+        (_another_y, "members of the file's ensemble differ in _y_is_vector"),
+        (_an_ensemble_of_numbers, "make no regressor"),
+        (_a_regressor_as_ensemble, "names 'torchreg.TorchRegressor'"),
+        (_a_parameter_too_many, "make no regressor"),
+    ],
+)
+def test_a_file_that_says_what_cannot_be_is_refused(
+    edit: Callable[..., None], message: str, load_edited: Callable[..., Any]
+) -> None:
+    with pytest.raises(FileError, match=message):
+        load_edited(edit)
+
+
+# Graphs
+
+
+@pytest.mark.parametrize("case", ["small", "bootstrap", "own module", "float32 raw"])
+def test_onnx_computes_what_predict_does(case: str, tmp_path: Path) -> None:
+    ensemble = CASES[case]().fit(X, Y)
+    rows = X if case == "float32 raw" else None
+    ensemble.to_onnx(tmp_path / "a.onnx", rows, feature_units=["mm"] * 3, target_units="g")
+    session = onnxruntime.InferenceSession(tmp_path / "a.onnx")
+    (computed,) = session.run(["y"], {"X": X[:7]})
+    assert computed.dtype == np.float64 and computed.shape == (7, 1)
+    np.testing.assert_allclose(computed[:, 0], ensemble.predict(X[:7]), atol=1e-5 * Y.std())
+
+
+def test_an_activation_without_kernels_in_float64_is_written_in_float32(tmp_path: Path) -> None:
+    seconds = 1.7e9 + rng.uniform(-100, 100, size=(60, 1))
+    ensemble = small(module__activation="elu").fit(seconds, np.abs(seconds[:, 0] - 1.7e9))
+    ensemble.to_onnx(tmp_path / "a.onnx")
+    session = onnxruntime.InferenceSession(tmp_path / "a.onnx")
+    (computed,) = session.run(["y"], {"X": seconds})
+    np.testing.assert_allclose(computed[:, 0], ensemble.predict(seconds), atol=1e-3)
+
+
+def test_a_program_of_torch_export_computes_what_predict_does() -> None:
+    ensemble = small(Bend).fit(X, Y)
+    compute = ensemble.to_exported_program().module()
+    computed = compute(torch.from_numpy(X)).detach()[:, 0]
+    np.testing.assert_allclose(computed, ensemble.predict(X), rtol=1e-12)

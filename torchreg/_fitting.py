@@ -1,0 +1,246 @@
+"""From an estimator and its rows to a job for the engine, and back to a fitted estimator."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+from sklearn.base import BaseEstimator
+from torch import nn
+
+from torchreg._checks import Form, check_start, check_training_data, check_validation_data
+from torchreg._data import Data, hold_out, names_of
+from torchreg._device import resolve_device
+from torchreg._observers import NativeFit, PrintedTable, print_starts
+from torchreg._origin import origin_of
+from torchreg._parameters import as_callbacks, nested_parameters, seed_from
+from torchreg._verdict import describe_lost_digits
+from torchreg.engine.plan import Fitted
+from torchreg.engine.problem import Keeper, Observer, Stopping
+from torchreg.engine.request import Job, RawRows, Request
+from torchreg.losses import build_loss
+from torchreg.optimizers import build_optimizer
+
+
+@dataclass(frozen=True)
+class Given:
+    """What ``fit`` was given, checked.
+
+    Parameters
+    ----------
+    data, held_out : Data
+        Training rows, and the user's own validation rows or ``None``.
+    form : Form
+        Of X.
+    seen : dict
+        Fitted attributes that are known already: widths and names.
+    arrays : dict
+        ``X``, ``y`` and ``sample_weight`` as they came.
+    """
+
+    data: Data
+    held_out: Data | None
+    form: Form
+    seen: dict[str, Any]
+    arrays: dict[str, Any]
+
+
+def check_given(
+    estimator: BaseEstimator,
+    X: Any,
+    y: Any,
+    sample_weight: Any,
+    X_val: Any,
+    y_val: Any,
+    sample_weight_val: Any,
+) -> Given:
+    """Validate the arguments of ``fit``; the estimator itself is left as it was.
+
+    Raises
+    ------
+    ValueError, TypeError
+        With what was expected and what came.
+    """
+    data, form, seen = check_training_data(estimator, X, y, sample_weight)
+    held_out = check_validation_data(estimator, seen, data, X_val, y_val, sample_weight_val)
+    return Given(data, held_out, form, seen, {"X": X, "y": y, "sample_weight": sample_weight})
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A job for the engine, and what is needed when it is done.
+
+    Parameters
+    ----------
+    job : Job
+        How, and on what.
+    given : Given
+        What ``fit`` was given.
+    data : Data
+        Rows that it trains on, without those held out.
+    seen : dict
+        Fitted attributes that are known before the fit.
+    native : NativeFit or None
+        The fit as scikit-learn's callbacks see it, if there are any.
+    """
+
+    job: Job
+    given: Given
+    data: Data
+    seen: dict[str, Any]
+    native: NativeFit | None
+
+
+class FittingMixin(BaseEstimator):
+    """The steps of ``fit`` before and after the engine's work."""
+
+    _nested: dict[str, Any]
+    module_: nn.Sequential
+    n_iter_: int
+    history_: list[dict[str, Any]]
+
+    def _ask(
+        self,
+        given: Given,
+        *,
+        keeper: Any = None,
+        draw: Callable[[Data, int], Data] | None = None,
+    ) -> Asked:
+        """Hold rows out where early stopping asks for it, and write a job.
+
+        Parameters
+        ----------
+        given : Given
+        keeper : Checkpoint or None
+            Who keeps the state of the fit, and knows its seed.
+        draw : callable or None
+            Draws the rows to train on from those that are not held out, given a seed.
+        """
+        seed = seed_from(self.random_state) if keeper is None else keeper.seed
+        data, held_out = given.data, given.held_out
+        if self.early_stopping and held_out is None:
+            data, held_out = hold_out(data, self.validation_fraction, seed=seed)
+        if draw is not None:
+            data = draw(data, seed)
+        seen = {
+            **given.seen,
+            "_form": given.form,
+            "_y_is_vector": data.y_is_vector,
+            "n_outputs_": data.y.shape[1],
+            "_origin": origin_of(self, seed, data, own_validation=given.held_out is not None),
+        }
+        listened = getattr(self, "_skl_callbacks", None)
+        native = NativeFit(self, seen, given.arrays, self._n_networks()) if listened else None
+        request = self._request(seed, seen, data, native, keeper)
+        validation = None if held_out is None else _raw(held_out)
+        return Asked(Job(request, _raw(data), validation), given, data, seen, native)
+
+    def _request(
+        self,
+        seed: int,
+        seen: dict[str, Any],
+        data: Data,
+        native: NativeFit | None,
+        keeper: Keeper | None,
+    ) -> Request:
+        """Read the parameters in the engine's words."""
+        loss = build_loss(self.loss, nested_parameters(self._nested, "loss"))
+        options = nested_parameters(self._nested, "optimizer")
+        optimizer = build_optimizer(self.optimizer, self.lr, options)
+        start, epochs_before = None, 0
+        if self._goes_on():
+            check_start(self, seen, data)
+            start, epochs_before = self.module_, self.n_iter_
+        return Request(
+            module=self.module,
+            module_options=nested_parameters(self._nested, "module"),
+            loss=loss,
+            optimizer=optimizer,
+            batch_size=self.batch_size,
+            max_epochs=self.max_epochs,
+            standardize_x=self.standardize in (True, "X"),
+            standardize_y=self.standardize in (True, "y"),
+            stopping=Stopping(self.early_stopping, self.n_iter_no_change, self.tol),
+            callbacks=as_callbacks(self.callbacks, n_networks=self._n_networks()),
+            callback_options=nested_parameters(self._nested, "callbacks"),
+            device=resolve_device(self.device),
+            dtype=self.dtype,
+            seed=seed,
+            observers=lambda module: self._observers(module, epochs_before, native),
+            start=start,
+            epochs_before=epochs_before,
+            keeper=keeper,
+            n_init=self._n_networks(),
+        )
+
+    def _goes_on(self) -> bool:
+        return self.warm_start and hasattr(self, "module_")
+
+    def _n_networks(self) -> int:
+        """Count the networks to train; a warm start goes on with the one that there is."""
+        return 1 if self._goes_on() else self.n_init
+
+    def _observers(
+        self, module: nn.Sequential, before: int, native: NativeFit | None
+    ) -> list[Observer]:
+        """List who follows a network: the printed table, and scikit-learn's callbacks."""
+        observers: list[Observer] = []
+        if self.verbose and self._n_networks() == 1:
+            standardized = self.standardize in (True, "y")
+            observers.append(
+                PrintedTable(
+                    self.max_epochs,
+                    first_epoch=before,
+                    verbose=int(self.verbose),
+                    standardized=standardized,
+                )
+            )
+        if native is not None:
+            observers.append(native.follow(module))
+        return observers
+
+    def _hear(self, asked: Asked, fitted: Fitted) -> Fitted:
+        """Tell who listens that all is over, and complete what is known of the fit."""
+        if asked.native is not None:
+            asked.native.conclude(fitted.module)
+        if self.verbose and asked.job.request.n_init > 1:
+            print_starts(fitted, standardized=asked.job.request.standardize_y)
+        summary = replace(
+            fitted.summary,
+            target_names=names_of(asked.given.arrays["y"]),
+            lost_digits=describe_lost_digits(asked.data, fitted.module, asked.seen),
+        )
+        return replace(fitted, summary=summary)
+
+    def _store(self, asked: Asked, fitted: Fitted) -> None:
+        """Take what was learned."""
+        outcome = fitted.outcome
+        learned = {**asked.seen, "fit_summary_": fitted.summary.to_dict()}
+        before: list[dict[str, Any]] = []
+        if self._goes_on():
+            before = self.history_
+        else:
+            learned["init_losses_"] = fitted.init_losses
+            learned["_origin"] = {**learned["_origin"], "start_seed": fitted.seed}
+        history = [*before, *outcome.history()]
+        losses = [row["loss"] for row in history]
+        validation = [row.get("validation_loss", math.nan) for row in history]
+        learned |= {
+            "module_": fitted.module,
+            "dtype_": fitted.dtype,
+            "history_": history,
+            "n_iter_": history[-1]["epoch"],
+            "best_epoch_": outcome.best_epoch,
+            "loss_curve_": losses,
+            "loss_": losses[max(outcome.best_epoch, 1) - 1],
+            "validation_loss_curve_": validation if "validation_loss" in history[-1] else None,
+        }
+        kept = {name: v for name, v in vars(self).items() if name != "feature_names_in_"}
+        # All at once: what comes in between, as Ctrl-C may, finds the old fit or the new one.
+        self.__dict__ = kept | learned
+
+
+def _raw(data: Data) -> RawRows:
+    return RawRows(data.x, data.y, data.weight)
