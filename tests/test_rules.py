@@ -1,4 +1,4 @@
-"""Each rule on one vector is torch's optimizer, step for step."""
+"""Each rule on one vector is torch's optimizer, step for step; and so on many vectors at once."""
 
 from __future__ import annotations
 
@@ -11,7 +11,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from torchreg.rules import SGD, VECTOR_RULES, Adam, AdamW, RMSprop, Rprop
+from torchreg.rules import (
+    SGD,
+    VECTOR_RULES,
+    Adam,
+    AdamW,
+    RMSprop,
+    Rprop,
+    VectorRule,
+    kind_of_rule,
+    stack_rules,
+)
 
 THEIRS: dict[str, Any] = {
     "adam": torch.optim.Adam,
@@ -214,3 +224,91 @@ def test_a_negative_lr_is_refused_by_a_rule_as_by_torch(name: str) -> None:
         THEIRS[name]([torch.zeros(1, requires_grad=True)], lr=-0.1)
     with pytest.raises(ValueError, match=r"-0\.1"):
         VECTOR_RULES[name](lr=-0.1)
+
+
+# One rule for many networks
+
+#: Numbers of three networks: what differs has a list.
+MANY: list[tuple[str, dict[str, Any]]] = [
+    ("adam", {"lr": [0.01, 0.1, 0.5]}),
+    ("adam", {"lr": 0.1}),
+    ("adam", {"lr": 0.1, "weight_decay": [0.0, 0.1, 0.3]}),
+    ("adam", {"lr": [0.01, 0.1, 0.5], "betas": [(0.9, 0.99), (0.5, 0.7), (0.0, 0.0)]}),
+    ("adam", {"lr": 0.1, "eps": [1e-8, 1e-3, 0.1], "weight_decay": 0.1}),
+    ("adamw", {"lr": [0.01, 0.1, 0.5], "weight_decay": [0.0, 0.1, 0.3]}),
+    ("adamw", {"lr": 0.1, "weight_decay": [0.0, 0.1, 0.3]}),
+    ("adamw", {"lr": 0.1, "betas": [(0.9, 0.99), (0.5, 0.7), (0.0, 0.0)]}),
+    ("sgd", {"lr": [0.01, 0.1, 0.5], "momentum": [0.0, 0.5, 0.9]}),
+    ("sgd", {"lr": 0.01, "momentum": [0.1, 0.5, 0.9], "nesterov": True}),
+    ("sgd", {"lr": 0.01, "weight_decay": [0.0, 0.5, 0.9]}),
+    ("rmsprop", {"lr": [0.01, 0.1, 0.5], "alpha": [0.9, 0.5, 0.99], "eps": [1e-8, 1e-3, 0.1]}),
+    ("rmsprop", {"lr": 0.01, "momentum": [0.0, 0.5, 0.9], "centered": True, "eps": 1e-4}),
+    ("rmsprop", {"lr": 0.01, "weight_decay": [0.0, 0.5, 0.9]}),
+    ("rprop", {"lr": [0.01, 0.1, 10.0]}),
+]
+
+
+def own_rules(name: str, options: dict[str, Any]) -> list[VectorRule]:
+    """Build the rules of three networks."""
+    each = [
+        {key: value[k] if isinstance(value, list) else value for key, value in options.items()}
+        for k in range(3)
+    ]
+    return [VECTOR_RULES[name](**own) for own in each]
+
+
+@pytest.mark.parametrize(("name", "options"), MANY, ids=lambda value: str(value))
+def test_the_rule_of_a_stack_moves_each_network_by_its_own(
+    name: str, options: dict[str, Any]
+) -> None:
+    start = torch.linspace(-2, 2, 12, dtype=torch.float64)
+    theta = torch.stack([start] * 3)
+    stacked = stack_rules(own_rules(name, options), theta)
+    paths = [gradients(50, dtype=torch.float64, seed=k) for k in range(3)]
+    alone = [start.clone() for _ in range(3)]
+    rules = own_rules(name, options)
+    left = [0, 1, 2]
+    for step in range(50):
+        if step == 20:
+            # The one in the middle leaves; the stack that it leaves stays what it was.
+            before = theta.clone()
+            stacked, theta, left = stacked.of([0, 2]), theta[[0, 2]], [0, 2]
+            assert torch.equal(before[[0, 2]], theta)
+        if step == 40:
+            stacked, theta, left = stacked.of([1]), theta[[1]], [2]
+        gradient = torch.stack([paths[k][step] for k in left])
+        kept = gradient.clone()
+        stacked.update(theta, gradient)
+        assert torch.equal(gradient, kept)
+        for k in left:
+            rules[k].update(alone[k], paths[k][step])
+        expected = torch.stack([alone[k] for k in left])
+        torch.testing.assert_close(theta, expected, rtol=1e-11, atol=1e-12)
+
+
+def test_rules_that_are_stacked_are_left_as_they_were() -> None:
+    rules = own_rules("adam", {"lr": [0.01, 0.1, 0.5]})
+    before = [dict(vars(rule)) for rule in rules]
+    theta = torch.zeros(3, 4)
+    stacked = stack_rules(rules, theta)
+    stacked.update(theta, torch.ones(3, 4))
+    assert [vars(rule) for rule in rules] == before
+    smaller = stacked.of([0])
+    assert smaller.state[0][0].shape == (1, 4) and stacked.state[0][0].shape == (3, 4)
+    assert isinstance(stacked.lr, torch.Tensor) and stacked.beta1 == 0.9
+
+
+def test_rules_are_of_one_kind_if_only_their_numbers_differ() -> None:
+    same = [Adam(lr=0.1), Adam(lr=0.2, betas=(0.1, 0.2), eps=1.0, weight_decay=0.5)]
+    assert len({kind_of_rule(rule) for rule in same}) == 1
+    others = [
+        AdamW(lr=0.1),
+        SGD(lr=0.1, momentum=0.5),
+        SGD(lr=0.1, momentum=0.5, nesterov=True),
+        RMSprop(lr=0.1),
+        RMSprop(lr=0.1, centered=True),
+        Rprop(lr=0.1),
+        Rprop(lr=0.1, etas=(0.4, 1.3)),
+        Rprop(lr=0.1, step_sizes=(1e-3, 1)),
+    ]
+    assert len({kind_of_rule(rule) for rule in [*same, *others]}) == 9

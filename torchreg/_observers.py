@@ -126,7 +126,9 @@ class NativeFit:
         """Tell that a task has ended, and show the network as if it were fitted."""
 
         def as_fitted() -> dict[str, Any]:
-            fitted = copy.deepcopy(module).eval()
+            # A buffer can be a row of many networks' memory, all of which would be copied.
+            own = {id(buffer): buffer.clone() for buffer in module.buffers()}
+            fitted = copy.deepcopy(module, own).eval()
             dtype = next(fitted.get_submodule("network").parameters()).dtype
             return {**self.seen, "module_": fitted, "dtype_": dtype}
 

@@ -53,6 +53,8 @@ _RESHAPES = {"view", "_unsafe_view"}
 #: They give what they are given, under another name; the others if it has that shape already.
 _SAME = {"alias", "detach"}
 _SAME_IN_SHAPE = {*_RESHAPES, "expand"}
+#: They can do with one order of numbers in memory only.
+_BY_LAYOUT = {*_RESHAPES, "as_strided"}
 # fmt: on
 #: Results of so many bytes have memory of their own that stays from step to step: to get it from
 #: the system and to give it back in each step can take longer than to compute.
@@ -99,7 +101,12 @@ def write_down(
     NotCapturableError
         If the course of the computation depends on values.
     """
-    notes = _Notes(inputs, mutated={memory_of(t) for c in calls for t in c.written})
+    notes = _Notes(
+        inputs,
+        mutated={memory_of(t) for c in calls for t in c.written},
+        free={memory_of(gradient) for gradient in gradients}
+        - {memory_of(c.args[0]) for c in calls if _needs_layout(c)},
+    )
     for tensor in stable:
         notes.bind(tensor)
     for tensor in constants:
@@ -112,8 +119,12 @@ def write_down(
 class _Notes:
     """Calls with a name for each tensor; those whose result is known beforehand are gone."""
 
-    def __init__(self, inputs: Mapping[str, Tensor | None], *, mutated: set[int]) -> None:
+    def __init__(
+        self, inputs: Mapping[str, Tensor | None], *, mutated: set[int], free: set[int]
+    ) -> None:
         self.mutated = mutated
+        #: Gradients, which may lie in any order; of other results the order is handed on.
+        self.free = free
         #: Name of each tensor, by identity; the calls keep them all alive.
         self.names = {id(tensor): name for name, tensor in inputs.items() if tensor is not None}
         #: What is there before the function is called.
@@ -181,9 +192,11 @@ class _Notes:
 
     def _is_faster_turned(self, call: Call, given: list[str]) -> bool:
         """Whether it is the gradient of a layer with few inputs, of one network or of many."""
+        if call.name not in ("mm", "bmm") or memory_of(call.result) not in self.free:
+            return False
         if call.name == "mm":
             return given[0] in self.transposed and _is_thin(call.result)
-        return call.name == "bmm" and call.args[0].shape[2] > 1 and _is_thin(call.result)
+        return call.args[0].shape[2] > 1 and _is_thin(call.result)
 
     def _append_turned(self, call: Call) -> None:
         """Compute A B as (B' A')'."""
@@ -392,6 +405,11 @@ def _wants_memory(call: Call) -> bool:
         and isinstance(result, Tensor)
         and result.numel() * result.element_size() >= _LARGE
     )
+
+
+def _needs_layout(call: Call) -> bool:
+    """Whether a call reads its first argument in the order in which it was recorded."""
+    return call.name in _BY_LAYOUT and not _alike(call.args[0], call.result)
 
 
 def _transposed(factor: Tensor) -> Call:

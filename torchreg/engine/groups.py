@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Hashable, Sequence
 from itertools import pairwise
+
+from torch import Tensor, nn
 
 from torchreg.engine.alike import UnlikeError, kind_of
 from torchreg.engine.problem import Problem
@@ -14,6 +16,9 @@ from torchreg.engine.rows import width_of
 #: Numbers in the widest layer of a stack, rows of a batch and networks together, at most: two
 #: or three such tensors stay in a processor's cache. More networks make another stack.
 AT_ONCE = 2**18
+#: Numbers of parameters and validation rows that the networks of a stack hold, at most, if they
+#: are several: some of them several times, as the optimizer and the best weights do.
+HELD = 2**24
 #: From so many on, an operation takes so long that another thread can compute meanwhile.
 MANY = 2**16
 #: The most rows that networks of one stack may have, for each of the fewest: what is padded is
@@ -36,9 +41,11 @@ def groups_of(problems: Sequence[Problem], *, n_threads: int) -> list[list[int]]
         Indices of problems.
     """
     kinds: defaultdict[Hashable, list[int]] = defaultdict(list)
+    owners = Counter(id(tensor) for problem in problems for tensor in _changed_in(problem.network))
     for index, problem in enumerate(problems):
+        alone = any(owners[id(tensor)] > 1 for tensor in _changed_in(problem.network))
         try:
-            kinds[kind_of(problem)].append(index)
+            kinds[("alone", index) if alone else kind_of(problem)].append(index)
         except UnlikeError:
             kinds[("alone", index)].append(index)
     groups = []
@@ -55,15 +62,28 @@ def groups_of(problems: Sequence[Problem], *, n_threads: int) -> list[list[int]]
     return groups
 
 
+def _changed_in(network: nn.Module) -> list[Tensor]:
+    """List what training changes: whose networks share it, they train one after another."""
+    return [*[p for p in network.parameters() if p.requires_grad], *network.buffers()]
+
+
 def _pieces(problems: Sequence[Problem], alike: list[int], n_threads: int) -> list[list[int]]:
     """Cut a group into stacks of about equal size, kind to memory and enough for all threads."""
     each = max(width_in_numbers(problems[index]) for index in alike)
-    n_pieces = math.ceil(len(alike) / max(1, AT_ONCE // each))
+    held = max(_held_in_numbers(problems[index]) for index in alike)
+    n_pieces = math.ceil(len(alike) / max(1, min(AT_ONCE // each, HELD // held)))
     for_all_threads = math.ceil(n_pieces / n_threads) * n_threads
     if len(alike) * each >= for_all_threads * MANY:
         n_pieces = min(for_all_threads, len(alike))
     bounds = [len(alike) * piece // n_pieces for piece in range(n_pieces + 1)]
     return [alike[a:b] for a, b in pairwise(bounds)]
+
+
+def _held_in_numbers(problem: Problem) -> int:
+    """Count the numbers that each network of a stack holds all the time."""
+    validation = problem.validation
+    rows = 0 if validation is None else len(validation.t) * width_of(validation.x)
+    return rows + sum(p.numel() for p in problem.network.parameters())
 
 
 def width_in_numbers(problem: Problem) -> int:

@@ -1,0 +1,279 @@
+"""What differs keeps networks apart; what may differ does not."""
+
+from __future__ import annotations
+
+import copy
+from functools import partial
+from typing import Any
+
+import numpy as np
+import pytest
+import scipy.sparse as sp
+import torch
+from skorch.callbacks import Callback
+from torch import Tensor, nn
+from torch.nn import functional
+
+from tests._stacks import job_of
+from tests._zoo import Body
+from torchreg import TorchRegressor
+from torchreg.engine.alike import UnlikeError, kind_of
+from torchreg.engine.plan import Plan
+from torchreg.engine.shared import Shared
+
+RNG = np.random.default_rng(0)
+X, Y = RNG.normal(size=(60, 4)), RNG.normal(size=(60, 2))
+
+
+def kind(n: int = 40, held_out: int = 0, rows: dict[str, Any] | None = None, **options: Any) -> Any:
+    """Describe a fit to some rows."""
+    settings: dict[str, Any] = {"max_epochs": 20, "random_state": 0, "dtype": "float64"}
+    settings |= {} if "module" in options else {"module__hidden_sizes": (3,)}
+    given: dict[str, Any] = {"X": X[:n], "y": Y[:n, 0]}
+    if held_out:
+        given |= {"X_val": X[:held_out], "y_val": Y[:held_out, 0]}
+    job = job_of(TorchRegressor(**{**settings, **options}), {**given, **(rows or {})})
+    return kind_of(Plan(job, Shared(several=False)).problems[0])
+
+
+class Set(nn.Module):
+    """A layer with something set on it."""
+
+    def __init__(self, value: Any) -> None:
+        super().__init__()
+        self.linear, self.value = nn.Linear(4, 1), value
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.linear(x)
+
+
+class Tied(nn.Module):
+    """Two layers of which one lends its weights to a third."""
+
+    def __init__(self, lender: str) -> None:
+        super().__init__()
+        self.a, self.b, self.c = (nn.Linear(4, 4) for _ in range(3))
+        self.c.weight = getattr(self, lender).weight
+        self.last = nn.Linear(4, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.last(self.c(self.b(self.a(x))))
+
+
+class Bent(nn.Module):
+    def __init__(self, layer: Any) -> None:
+        super().__init__()
+        self.body = Body(copy.deepcopy(layer))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.body(x)
+
+
+def weighted(n: int = 40) -> dict[str, Any]:
+    return {"sample_weight": np.linspace(1, 2, n)}
+
+
+def half(prediction: Tensor, target: Tensor) -> Tensor:
+    return (prediction - target).abs() ** 0.5
+
+
+def mean_of_all(prediction: Tensor, target: Tensor) -> Tensor:
+    return (prediction - target).abs().mean()
+
+
+class Scaled(nn.Module):
+    """A loss with a tensor."""
+
+    def __init__(self, scale: float) -> None:
+        super().__init__()
+        self.register_buffer("scale", torch.tensor(scale))
+
+    def forward(self, prediction: Tensor, target: Tensor) -> Tensor:
+        return (prediction - target).abs() / self.scale
+
+
+SAME: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
+    "nothing": ({}, {}),
+    "seed": ({}, {"random_state": 1}),
+    "rows": ({}, {"rows": {"X": X[:40] * 3, "y": Y[:40, 1]}}),
+    "number of rows": ({"n": 40}, {"n": 50}),
+    "weights": ({}, {"rows": weighted()}),
+    "budget": ({}, {"max_epochs": 90}),
+    "lr": ({}, {"lr": 0.5}),
+    "betas": ({}, {"optimizer__betas": (0.5, 0.6)}),
+    "decay": ({}, {"optimizer__weight_decay": 0.1}),
+    "tolerance": ({}, {"tol": 0.1, "n_iter_no_change": 3}),
+    "validation rows": ({"held_out": 5}, {"held_out": 9}),
+    "standardization": ({}, {"standardize": False}),
+    "rate": ({"module__dropout": 0.2}, {"module__dropout": 0.4}),
+    "name of the same loss": ({"loss": half}, {"loss": half}),
+    "a loss of the same tensor": (
+        {"loss": Scaled, "loss__scale": 2.0},
+        {"loss": Scaled, "loss__scale": 2.0},
+    ),
+    "full batch": ({"batch_size": None}, {"batch_size": 40}),
+    "last batch": ({"batch_size": 16, "n": 40}, {"batch_size": 16, "n": 45}),
+    "equal settings": (
+        {"module": Set, "module__value": {"a": [1, 2.5, None, torch.ones(2)]}},
+        {"module": Set, "module__value": {"a": [1, 2.5, None, torch.ones(2)]}},
+    ),
+    "the same function": (
+        {"module": Set, "module__value": partial(functional.elu, alpha=2.0)},
+        {"module": Set, "module__value": partial(functional.elu, alpha=2.0)},
+    ),
+}
+
+DIFFERENT: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
+    "activation": ({}, {"module__activation": "tanh"}),
+    "hidden size": ({}, {"module__hidden_sizes": (4,)}),
+    "number of layers": ({}, {"module__hidden_sizes": (3, 3)}),
+    "dropout or none": ({}, {"module__dropout": 0.4}),
+    "loss": ({}, {"loss": "huber"}),
+    "loss option": ({"loss": "huber"}, {"loss": "huber", "loss__delta": 0.5}),
+    "loss that is another function": ({"loss": half}, {"loss": lambda p, t: (p - t).abs()}),
+    "tensor of a loss": (
+        {"loss": Scaled, "loss__scale": 2.0},
+        {"loss": Scaled, "loss__scale": 3.0},
+    ),
+    "optimizer": ({}, {"optimizer": "adamw"}),
+    "momentum of another kind": (
+        {"optimizer": "sgd", "optimizer__momentum": 0.9},
+        {"optimizer": "sgd", "optimizer__momentum": 0.9, "optimizer__nesterov": True},
+    ),
+    "etas": ({"optimizer": "rprop"}, {"optimizer": "rprop", "optimizer__etas": (0.4, 1.3)}),
+    "dtype": ({}, {"dtype": "float32"}),
+    "batch size": ({"batch_size": 10}, {"batch_size": 20}),
+    "number of batches": ({"batch_size": 10, "n": 40}, {"batch_size": 10, "n": 50}),
+    "whole or dealt": ({"batch_size": None}, {"batch_size": 39}),
+    "outputs": ({}, {"rows": {"y": Y[:40]}}),
+    "columns": ({}, {"rows": {"X": X[:40, :3]}}),
+    "validation or none": ({}, {"held_out": 5}),
+    "who decides": ({"held_out": 5}, {"held_out": 5, "early_stopping": True}),
+    "attribute": (
+        {"module": Set, "module__value": 1.0},
+        {"module": Set, "module__value": 2.0},
+    ),
+    "kind of attribute": (
+        {"module": Set, "module__value": 1},
+        {"module": Set, "module__value": True},
+    ),
+    "tensor that is an attribute": (
+        {"module": Set, "module__value": torch.ones(2)},
+        {"module": Set, "module__value": torch.zeros(2)},
+    ),
+    "array that is an attribute": (
+        {"module": Set, "module__value": np.ones(2)},
+        {"module": Set, "module__value": np.zeros(2)},
+    ),
+    "function that is an attribute": (
+        {"module": Set, "module__value": torch.tanh},
+        {"module": Set, "module__value": torch.sin},
+    ),
+    "what cannot be described": (
+        {"module": Set, "module__value": lambda: 1},
+        {"module": Set, "module__value": lambda: 1},
+    ),
+    "ties": ({"module": Tied, "module__lender": "a"}, {"module": Tied, "module__lender": "b"}),
+    "alpha": (
+        {"module": Bent, "module__layer": nn.ELU(1.0)},
+        {"module": Bent, "module__layer": nn.ELU(2.0)},
+    ),
+    "rate of another dropout": (
+        {"module": Bent, "module__layer": nn.AlphaDropout(0.1)},
+        {"module": Bent, "module__layer": nn.AlphaDropout(0.2)},
+    ),
+    "dropout in place": (
+        {"module": Bent, "module__layer": nn.Dropout(0.1)},
+        {"module": Bent, "module__layer": nn.Dropout(0.1, inplace=True)},
+    ),
+    "what is fixed": (
+        {"module": Bent, "module__layer": nn.Linear(6, 6)},
+        {"module": Bent, "module__layer": nn.Linear(6, 6).requires_grad_(False)},
+    ),
+    "rows of a norm of batches": (
+        {"module": Bent, "module__layer": nn.BatchNorm1d(6), "n": 40},
+        {"module": Bent, "module__layer": nn.BatchNorm1d(6), "n": 41},
+    ),
+    "rows of what draws": ({"module__dropout": 0.1, "n": 40}, {"module__dropout": 0.1, "n": 41}),
+    "rows of a mean over all": (
+        {"loss": mean_of_all, "n": 40},
+        {"loss": mean_of_all, "n": 41},
+    ),
+    "weights of a mean over all": (
+        {"loss": mean_of_all},
+        {"loss": mean_of_all, "rows": weighted()},
+    ),
+}
+
+
+@pytest.mark.parametrize("name", SAME)
+def test_what_may_differ_does_not_keep_networks_apart(name: str) -> None:
+    one, other = SAME[name]
+    assert kind(**one) == kind(**other)
+    assert hash(kind(**one)) == hash(kind(**other))
+
+
+@pytest.mark.parametrize("name", DIFFERENT)
+def test_what_differs_keeps_networks_apart(name: str) -> None:
+    one, other = DIFFERENT[name]
+    assert kind(**one) != kind(**other)
+    # It is this that keeps them apart, and no chance.
+    if name != "what cannot be described":
+        assert kind(**one) == kind(**one) and kind(**other) == kind(**other)
+
+
+class Prints(Body):
+    def forward(self, x: Tensor) -> Tensor:
+        if len(x) > 10**6:
+            print(len(x))
+        return super().forward(x)
+
+
+def hooked() -> nn.Module:
+    body = Body(nn.Tanh())
+    body.first.register_forward_hook(lambda *_: None)
+    return body
+
+
+LONE: dict[str, tuple[dict[str, Any], str]] = {
+    "callback": ({"callbacks": [Callback()]}, "a callback listens to batches"),
+    "sparse": (
+        {"rows": {"X": sp.csr_array(X[:40])}, "batch_size": 8},
+        "its rows are standardized again in each epoch",
+    ),
+    "sparse validation": (
+        {"rows": {"X": sp.csr_array(X[:40]), "X_val": sp.csr_array(X[:5]), "y_val": Y[:5, 0]}},
+        "its rows are standardized again in each epoch",
+    ),
+    "hook": ({"module": hooked}, "Linear has hooks"),
+    "print": ({"module": lambda: Prints(nn.Tanh())}, "the module or the loss prints"),
+    "lbfgs": ({"optimizer": "lbfgs"}, "optimizer 'lbfgs' moves one network at a time"),
+    "torch's own": ({"optimizer": "adagrad"}, "optimizer 'adagrad' moves one network at a time"),
+}
+
+
+@pytest.mark.parametrize("name", LONE)
+def test_what_can_only_train_alone_is_told_why(name: str) -> None:
+    options, because = LONE[name]
+    with pytest.raises(UnlikeError, match=because):
+        kind(**options)
+
+
+def test_parameters_of_several_dtypes_are_moved_by_one_network_alone() -> None:
+    class Mixed(nn.Module):
+        """Keeps a part in another dtype, whatever it is asked for."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.linear, self.scale = nn.Linear(4, 1), nn.Parameter(torch.ones(1))
+
+        def _apply(self, fn: Any, recurse: bool = True) -> Any:
+            super()._apply(fn, recurse)
+            self.scale.data = self.scale.data.to(torch.float32)
+            return self
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.linear(x) * self.scale
+
+    with pytest.raises(UnlikeError, match="its parameters are of several dtypes"):
+        kind(module=Mixed)

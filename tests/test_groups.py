@@ -1,0 +1,112 @@
+"""Every fit is in one group; those of a group are alike, and no more than memory is kind to."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import nn
+
+import torchreg.engine.groups as groups
+from tests._stacks import job_of
+from torchreg import TorchRegressor
+from torchreg.engine.alike import UnlikeError, kind_of
+from torchreg.engine.groups import AT_ONCE, MANY, groups_of, width_in_numbers
+from torchreg.engine.plan import Plan
+from torchreg.engine.problem import Problem
+from torchreg.engine.shared import Shared
+
+RNG = np.random.default_rng(0)
+X = RNG.normal(size=(3000, 3))
+
+
+def problem(n_rows: int = 40, held_out: int = 0, **options: Any) -> Problem:
+    settings = {"module__hidden_sizes": (4,), "max_epochs": 20, "random_state": 0, **options}
+    rows: dict[str, Any] = {"X": X[:n_rows], "y": X[:n_rows, 0]}
+    if held_out:
+        rows |= {"X_val": X[:held_out], "y_val": X[:held_out, 0]}
+    return Plan(job_of(TorchRegressor(**settings), rows), Shared(several=False)).problems[0]
+
+
+def copies(problem: Problem, n: int) -> list[Problem]:
+    return [replace(problem, network=copy.deepcopy(problem.network)) for _ in range(n)]
+
+
+#: A few of each kind: of unequal size, of another optimizer, and one that is always alone.
+POOL = [
+    *[problem(n) for n in (10, 12, 13, 200, 240, 260)],
+    *[problem(n, batch_size=20) for n in (100, 110, 119)],
+    *[problem(1500, batch_size=None, module__hidden_sizes=(width,)) for width in (50, 50, 100)],
+    *[problem(40, optimizer="lbfgs"), problem(40, optimizer="sgd")],
+]
+
+
+@given(chosen=st.lists(st.sampled_from(range(len(POOL))), max_size=60), n_threads=st.integers(1, 5))
+def test_each_problem_is_in_one_group_with_its_like_and_no_group_is_too_large(
+    chosen: list[int], n_threads: int
+) -> None:
+    problems = [copies(POOL[number], 1)[0] for number in chosen]
+    found = groups_of(problems, n_threads=n_threads)
+    assert sorted(index for group in found for index in group) == list(range(len(problems)))
+    for group in found:
+        members = [problems[index] for index in group]
+        if len(members) == 1:
+            continue
+        assert len({kind_of(member) for member in members}) == 1
+        assert len(members) * max(map(width_in_numbers, members)) <= AT_ONCE
+        rows = [len(member.training.t) for member in members]
+        assert max(rows) <= 1.25 * min(rows)
+
+
+def test_a_large_group_is_cut_so_that_all_threads_have_something_to_do() -> None:
+    large = problem(1000, batch_size=None, module__hidden_sizes=(64,))
+    assert width_in_numbers(large) == 64_000 and 3 * MANY <= 4 * 64_000
+    found = groups_of(copies(large, 4), n_threads=3)
+    assert sorted(map(len, found)) == [1, 1, 2]
+    assert [len(group) for group in groups_of(copies(large, 4), n_threads=1)] == [4]
+    small = problem(10)
+    assert len(groups_of(copies(small, 4), n_threads=3)) == 1
+
+
+def test_of_an_optimizer_that_moves_one_network_at_a_time_each_is_alone() -> None:
+    lone = problem(optimizer="lbfgs")
+    assert groups_of(copies(lone, 2), n_threads=1) == [[0], [1]]
+    with pytest.raises(UnlikeError, match="optimizer 'lbfgs' moves one network at a time"):
+        kind_of(lone)
+
+
+def test_no_stack_holds_more_validation_rows_or_parameters_than_memory_is_kind_to(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    each = problem(40, held_out=500)
+    # 500 rows of 3 columns, and 21 parameters.
+    monkeypatch.setattr(groups, "HELD", 4 * 1521)
+    assert [len(group) for group in groups_of(copies(each, 10), n_threads=1)] == [3, 3, 4]
+    monkeypatch.setattr(groups, "HELD", 100)
+    assert len(groups_of(copies(each, 10), n_threads=1)) == 10
+
+
+def test_networks_that_share_what_is_trained_train_one_after_another() -> None:
+    part = nn.Linear(3, 3)
+
+    class Sharing(nn.Module):
+        def __init__(self, *, frozen: bool) -> None:
+            super().__init__()
+            self.part, self.last = part.requires_grad_(not frozen), nn.Linear(3, 1)
+
+        def forward(self, x: Any) -> Any:
+            return self.last(self.part(x))
+
+    def sharing(*, frozen: bool) -> list[Problem]:
+        options: dict[str, Any] = {"module__frozen": frozen, "dtype": "float32"}
+        settings = {"max_epochs": 20, "random_state": 0, **options}
+        jobs = [job_of(TorchRegressor(Sharing, **settings), {"X": X[:9], "y": X[:9, 0]})] * 3
+        return [Plan(job, Shared(several=False)).problems[0] for job in jobs]
+
+    assert groups_of(sharing(frozen=False), n_threads=1) == [[0], [1], [2]]
+    assert groups_of(sharing(frozen=True), n_threads=1) == [[0, 1, 2]]

@@ -1,0 +1,109 @@
+"""Rows side by side: each table deals as it deals alone, and what is padded has no weight."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor
+
+import torchreg.engine.stacked_rows as stacked_rows
+from torchreg.engine.rows import Table, batch_sizes, shuffled_batches
+from torchreg.engine.stacked_rows import Deal, all_rows, rows_of
+
+
+def table(n: int, seed: int, *, weighted: bool = False) -> Table:
+    generator = torch.Generator().manual_seed(seed)
+    x, t = (torch.randn(n, width, generator=generator, dtype=torch.float64) for width in (3, 2))
+    weight = torch.rand(n, generator=generator, dtype=torch.float64) + 0.5 if weighted else None
+    return Table(x, t, weight)
+
+
+def generators(n: int) -> list[torch.Generator]:
+    return [torch.Generator().manual_seed(10 + k) for k in range(n)]
+
+
+def shares_of(table: Table, weight: Tensor | None) -> Tensor:
+    own = torch.ones(len(table.t), dtype=torch.float64) if weight is None else weight
+    return own / len(own)
+
+
+@given(
+    n_steps=st.integers(1, 4),
+    size=st.integers(2, 5),
+    rest=st.lists(st.integers(0, 3), min_size=1, max_size=5),
+    weights=st.integers(0, 31),
+    turned=st.booleans(),
+    gathered=st.sampled_from([1, 30, 2**20]),
+)
+def test_each_table_deals_out_the_rows_that_it_deals_alone_in_the_same_order(
+    n_steps: int, size: int, rest: list[int], weights: int, turned: bool, gathered: int
+) -> None:
+    tables = [
+        table(size * n_steps + more, k, weighted=bool(weights >> k & 1))
+        for k, more in enumerate(rest)
+    ]
+    each = [batch_sizes(len(t.t), size) for t in tables]
+    if len({len(own) for own in each}) > 1:
+        tables, each = tables[:1], each[:1]
+    dealt, alone = generators(len(tables)), generators(len(tables))
+    before, stacked_rows._GATHERED = stacked_rows._GATHERED, gathered
+    try:
+        deal = Deal(tables, [size] * len(tables), dealt, turned=turned)
+        # Twice: the second epoch has another order.
+        for _ in range(2):
+            batches = list(deal.batches())
+            own = [
+                list(shuffled_batches(t, sizes, generator))
+                for t, sizes, generator in zip(tables, each, alone, strict=True)
+            ]
+            for step, (batch, counts) in enumerate(batches):
+                assert counts == [sizes[step] for sizes in each]
+                assert batch.x.is_contiguous() and batch.t.is_contiguous()
+                plain = all(t.weight is None for t in tables) and len(set(map(tuple, each))) == 1
+                assert (batch.weight is None) == plain
+                for place, one in enumerate(tables):
+                    expected = own[place][step]
+                    seen = rows_of(batch, place, counts, turned=turned)
+                    assert torch.equal(seen.x, expected.x) and torch.equal(seen.t, expected.t)
+                    if batch.weight is None:
+                        assert seen.weight is None
+                        continue
+                    share = torch.zeros(max(counts), dtype=torch.float64)
+                    share[: counts[place]] = shares_of(
+                        Table(expected.x, expected.t, None), expected.weight
+                    )
+                    torch.testing.assert_close(batch.weight[place], share, rtol=1e-14, atol=0)
+                    assert one.t.dtype == batch.weight.dtype
+    finally:
+        stacked_rows._GATHERED = before
+
+
+@pytest.mark.parametrize("turned", [False, True])
+@pytest.mark.parametrize("weighted", [False, True])
+@pytest.mark.parametrize("lengths", [[7, 7], [7, 4, 1]])
+def test_whole_tables_lie_side_by_side_in_their_order(
+    lengths: list[int], weighted: bool, turned: bool
+) -> None:
+    tables = [table(n, n, weighted=weighted) for n in lengths]
+    batch = all_rows(tables, turned=turned)
+    shape = (len(tables), 3, 7) if turned else (len(tables), 7, 3)
+    assert tuple(batch.x.shape) == shape and batch.x.is_contiguous()
+    assert (batch.weight is None) == (not weighted and len(set(lengths)) == 1)
+    for place, one in enumerate(tables):
+        seen = rows_of(batch, place, lengths, turned=turned)
+        assert torch.equal(seen.x, one.x) and torch.equal(seen.t, one.t)
+        if batch.weight is not None:
+            share = shares_of(one, one.weight)
+            torch.testing.assert_close(batch.weight[place, : lengths[place]], share)
+            assert not bool(batch.weight[place, lengths[place] :].any())
+
+
+def test_rows_that_are_taken_out_can_be_written_to() -> None:
+    batch = all_rows([table(5, 0), table(5, 1)], turned=False)
+    before = batch.x.clone()
+    seen = rows_of(batch, 0, [5, 5], turned=False)
+    seen.x.zero_()
+    seen.t.zero_()
+    assert torch.equal(batch.x, before) and bool(batch.t[0].any())
