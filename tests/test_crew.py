@@ -177,8 +177,9 @@ def test_the_end_drops_what_has_not_begun_and_tells_who_waits(crew: Crew) -> Non
     with pytest.raises(KeyboardInterrupt):
         second.get()
     assert told == [second, first]
-    with pytest.raises(KeyboardInterrupt):
-        crew.submit(call, lambda: 1, None)
+    third = crew.submit(call, lambda: 1, told.append)
+    assert isinstance(third.error, KeyboardInterrupt)
+    assert told == [second, first, third]
 
 
 @within(30)

@@ -180,13 +180,13 @@ class Crew:
         """Queue a task, and start it if there is room."""
         task = Task(function, callback, call)
         with self._lock:
-            if self.meeting.ended:
-                raise KeyboardInterrupt
             call.queue.append(task)
             call.unfinished.add(task)
             if not call.failed:
                 call.over.clear()
             self._start_what_may()
+        if self.meeting.ended:
+            self.close(call)
         return task
 
     def come(self) -> None:
