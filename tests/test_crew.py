@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 
 from tests._deadline import within
-from torchreg._crew import Call, Crew, Task, TaskError, crew_here
+from torchreg._crew import Crew, crew_here
+from torchreg._tasks import Call, Task, TaskError
 
 Function = Callable[[], Any]
 

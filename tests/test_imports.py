@@ -16,7 +16,12 @@ PACKAGE = Path(__file__).parent.parent / "torchreg"
 #: floor or on a lower one.
 FLOORS: dict[str, list[str]] = {
     "the door": ["torchreg", "torchreg._loading"],
-    "the estimator": ["torchreg.regressor", "torchreg.parallel", "torchreg._crew"],
+    "the estimator": [
+        "torchreg.regressor",
+        "torchreg.parallel",
+        "torchreg._crew",
+        "torchreg._tasks",
+    ],
     "looks inside": ["torchreg._inspecting"],
     "out and back": [
         "torchreg._exporting",
