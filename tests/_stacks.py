@@ -69,6 +69,7 @@ def watched() -> Iterator[Seen]:
                 seen.reasons.append(str(error))
                 raise
             seen.sizes.append(len(problems))
+            seen.stacks.append(self)
             seen.features_first.append(features_first)
 
     with patch.object(torchreg.engine.together, "Stack", Spy):

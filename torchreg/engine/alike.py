@@ -8,7 +8,8 @@ from functools import partial
 from types import BuiltinFunctionType, FunctionType
 from typing import Any
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from torchreg.engine.problem import Problem
@@ -20,6 +21,11 @@ from torchreg.rules import kind_of_rule
 _PLAIN = bool | int | float | complex | str | bytes | None
 #: What every module has, and what is described in a way of its own.
 _EVERY_MODULE = {*vars(nn.Module()), "training"}
+
+
+_HOLDS = ("_parameters", "_buffers", "_modules")
+#: Larger tensors, in bytes, are taken to differ.
+_LARGEST = 2**20
 
 
 class UnlikeError(Exception):
@@ -131,6 +137,14 @@ def _described(value: Any) -> Hashable:
         return ("dict", *((_described(k), _described(v)) for k, v in value.items()))
     if isinstance(value, list | tuple):
         return (type(value).__name__, *map(_described, value))
+    if isinstance(value, Tensor) and value.layout == torch.strided and value.nbytes <= _LARGEST:
+        content = value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes()
+        return ("tensor", value.dtype, value.shape, value.device, content)
+    if isinstance(value, nn.Module):
+        own = {
+            key: v for key, v in vars(value).items() if key not in _EVERY_MODULE or key in _HOLDS
+        }
+        return ("module", type(value), _described(own))
     try:
         return ("pickled", pickle.dumps(value))
     except Exception:

@@ -34,7 +34,7 @@ def given_or_raised(answer: Fitted | Exception) -> Fitted:
     try:
         raise answer
     finally:
-        # The error holds this frame, which is not to hold the error.
+        # An error holds this frame, which is not to hold the error.
         del answer
 
 
@@ -64,15 +64,19 @@ def fit_networks(
         plans = [_attempt(Plan, job, shared) for job in jobs]
     # 2. Train them, those of one architecture as one stack.
     problems = [p for plan in plans if isinstance(plan, Plan) for p in plan.problems]
-    answers = iter(train_together(problems, halt))
+    answers = train_together(problems, halt)[::-1]
     # 3. Keep the best of each job, and what a diagnosis needs.
-    with threads(few, others=available):
-        return [
-            _conclude(plan, [next(answers) for _ in plan.problems])
-            if isinstance(plan, Plan)
-            else plan
-            for plan in plans
-        ]
+    try:
+        with threads(few, others=available):
+            return [
+                _conclude(plan, [answers.pop() for _ in plan.problems])
+                if isinstance(plan, Plan)
+                else plan
+                for plan in plans
+            ]
+    finally:
+        # An error holds this frame, which is not to hold the error.
+        plans.clear()
 
 
 def _conclude(plan: Plan, answers: list[Answer]) -> Fitted | Exception:

@@ -137,10 +137,11 @@ class Stack:
         with self.drawing:
             trial = Trial(self.problems)
             for batch, counts in self._batches_to_try():
+                own = partial(rows_of, batch, counts=counts, turned=self.features_first)
+                trial.require_rules(own(0))
                 losses = self.captured(batch)
                 self._require_program()
                 if not draws:
-                    own = partial(rows_of, batch, counts=counts, turned=self.features_first)
                     trial.hold_step(own, counts, losses, self.slope, self.fixed)
                 self._restore(before)
                 self.captured(batch)

@@ -137,9 +137,11 @@ class _Work:
         for group in groups:
             if self.halt.is_set():
                 return
-            answers = self._train([self.problems[index] for index in group])
-            self.answers |= zip(group, answers, strict=True)
-            if any(map(is_interrupted, answers)):
+            # No name here for the answers: an error holds all frames that it came through.
+            self.answers |= zip(
+                group, self._train([self.problems[index] for index in group]), strict=True
+            )
+            if any(is_interrupted(self.answers[index]) for index in group):
                 self.halt.set()
 
     def _train(self, problems: list[Problem]) -> list[Answer]:
@@ -175,12 +177,11 @@ class _Work:
             work = partial(self._begin_alone, problem)
             device = problem.training.t.device
             try:
-                (answer,) = seeded(problem.generators, device, work) if problem.draws else work()
+                return seeded(problem.generators, device, work) if problem.draws else work()
             except Exception as error:
                 return error
-            return answer
 
-    def _begin_alone(self, problem: Problem) -> list[Answer]:
+    def _begin_alone(self, problem: Problem) -> Answer:
         if problem.batch_observer is not None:
             problem.batch_observer.begin()
-        return train([problem], Alone(problem), self.halt)
+        return train([problem], Alone(problem), self.halt)[0]

@@ -11,7 +11,11 @@ from torch import Tensor
 from torchreg.engine.gradient import Evaluation, TapedGradient, agree
 from torchreg.engine.objective import Objective
 from torchreg.engine.problem import Problem
+from torchreg.engine.recorder import Call, Recorder
 from torchreg.engine.rows import Batch, ordered_batches
+
+#: Where torch keeps what it knows of an operation under vmap.
+_FOR_MANY = "FuncTorchBatched", "FuncTorchVmapMode", "CompositeImplicitAutograd"
 
 
 class NotStackableError(Exception):
@@ -29,6 +33,29 @@ class Trial:
 
     def __init__(self, problems: Sequence[Problem]) -> None:
         self.problems = problems
+
+    def require_rules(self, batch: Batch) -> None:
+        """See whether torch knows how to compute each operation for many networks at once.
+
+        It could compute the others in a loop, but would warn of that, and take its time.
+
+        Parameters
+        ----------
+        batch : Batch
+            Of the first network.
+
+        Raises
+        ------
+        NotStackableError
+        """
+        objective = self._alone(0)
+        for training in (True, False):
+            objective.network.train(training)
+            with torch.no_grad(), Recorder() as recorder:
+                objective.of(batch)
+            for call in recorder.calls:
+                if call.given and not any(_has_kernel(call, key) for key in _FOR_MANY):
+                    raise NotStackableError(f"torch has no {call.name} for many networks at once")
 
     def hold_step(
         self,
@@ -95,6 +122,12 @@ class Trial:
         problem = self.problems[place]
         network = copy.deepcopy(problem.network).train()
         return Objective(network, problem.loss.copied(), problem.protect_input)
+
+
+def _has_kernel(call: Call, key: str) -> bool:
+    schema = call.func._schema
+    name = f"{schema.name}.{schema.overload_name}".rstrip(".")
+    return torch._C._dispatch_has_kernel_for_dispatch_key(name, key)
 
 
 def _some(counts: Sequence[int]) -> set[int]:
