@@ -6,6 +6,7 @@ import math
 from collections import defaultdict
 from collections.abc import Hashable, Sequence
 from itertools import pairwise
+from typing import NamedTuple
 
 from torchreg.engine.alike import UnlikeError, kind_of
 from torchreg.engine.problem import Problem
@@ -21,7 +22,22 @@ MANY = 2**16
 _UNEQUAL = 1.25
 
 
-def groups_of(problems: Sequence[Problem], *, n_threads: int) -> list[list[int]]:
+class Group(NamedTuple):
+    """Problems that can train as one stack.
+
+    Parameters
+    ----------
+    places : list of int
+        Their indices.
+    apart : str or None
+        Why a problem is alone; completes "because".
+    """
+
+    places: list[int]
+    apart: str | None = None
+
+
+def groups_of(problems: Sequence[Problem], *, n_threads: int) -> list[Group]:
     """List the problems that can train as one stack; those that cannot are alone.
 
     Parameters
@@ -32,16 +48,15 @@ def groups_of(problems: Sequence[Problem], *, n_threads: int) -> list[list[int]]
 
     Returns
     -------
-    list of list of int
-        Indices of problems.
+    list of Group
     """
     kinds: defaultdict[Hashable, list[int]] = defaultdict(list)
+    groups = []
     for index, problem in enumerate(problems):
         try:
             kinds[kind_of(problem)].append(index)
-        except UnlikeError:
-            kinds[("alone", index)].append(index)
-    groups = []
+        except UnlikeError as error:
+            groups.append(Group([index], str(error)))
     for alike in kinds.values():
         # Those with the same number of rows together, so that little is padded.
         alike.sort(key=lambda index: len(problems[index].training.t))
@@ -55,7 +70,7 @@ def groups_of(problems: Sequence[Problem], *, n_threads: int) -> list[list[int]]
     return groups
 
 
-def _pieces(problems: Sequence[Problem], alike: list[int], n_threads: int) -> list[list[int]]:
+def _pieces(problems: Sequence[Problem], alike: list[int], n_threads: int) -> list[Group]:
     """Cut a group into stacks of about equal size, kind to memory and enough for all threads."""
     each = max(width_in_numbers(problems[index]) for index in alike)
     n_pieces = math.ceil(len(alike) / max(1, AT_ONCE // each))
@@ -63,7 +78,8 @@ def _pieces(problems: Sequence[Problem], alike: list[int], n_threads: int) -> li
     if len(alike) * each >= for_all_threads * MANY:
         n_pieces = min(for_all_threads, len(alike))
     bounds = [len(alike) * piece // n_pieces for piece in range(n_pieces + 1)]
-    return [alike[a:b] for a, b in pairwise(bounds)]
+    apart = "it is large enough by itself" if len(alike) > 1 else "no other network is like it"
+    return [Group(alike[a:b], apart if b - a == 1 else None) for a, b in pairwise(bounds)]
 
 
 def width_in_numbers(problem: Problem) -> int:
