@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import copy
+from dataclasses import replace
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -277,3 +278,10 @@ def test_parameters_of_several_dtypes_are_moved_by_one_network_alone() -> None:
 
     with pytest.raises(UnlikeError, match="its parameters are of several dtypes"):
         kind(module=Mixed)
+
+
+def test_a_fit_whose_state_is_kept_trains_alone() -> None:
+    job = job_of(TorchRegressor(max_epochs=20), {"X": X, "y": Y[:, 0]})
+    problem = Plan(job, Shared(several=False)).problems[0]
+    with pytest.raises(UnlikeError, match="its state is kept in a file"):
+        kind_of(replace(problem, keeper=cast(Any, object())))

@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 
 from tests._deadline import within
-from torchreg._crew import Call, Crew, Task, TaskError, crew_here
+from torchreg._crew import Crew, crew_here
+from torchreg._tasks import Call, Task, TaskError
 
 Function = Callable[[], Any]
 
@@ -177,8 +178,9 @@ def test_the_end_drops_what_has_not_begun_and_tells_who_waits(crew: Crew) -> Non
     with pytest.raises(KeyboardInterrupt):
         second.get()
     assert told == [second, first]
-    with pytest.raises(KeyboardInterrupt):
-        crew.submit(call, lambda: 1, None)
+    third = crew.submit(call, lambda: 1, told.append)
+    assert isinstance(third.error, KeyboardInterrupt)
+    assert told == [second, first, third]
 
 
 @within(30)

@@ -112,3 +112,12 @@ def test_penguins_are_told_what_went_wrong_with_raw_units(run: Runner) -> None:
         "Scaled: Nothing to worry about",
     ):
         assert words in text
+
+
+def test_search_together_finds_the_table_of_one_after_another(run: Runner) -> None:
+    _, process = run("search_together.py")
+    _, alone, together, answer = re.split(
+        r"^.*: \d+\.\d\d s$|^All \d+ networks", process.stdout, flags=re.M
+    )
+    assert alone == together
+    assert "the tables of best settings are the same" in answer

@@ -163,5 +163,9 @@ def test_a_constant_target_is_predicted_exactly_whatever_the_features_hold(
     assert_finite_or_refused(reg, [problem["X"]], **problem)
     if hasattr(reg, "module_"):
         target = problem["y"].flat[0]
-        prediction = reg.predict(problem["X"])
+        try:
+            prediction = reg.predict(problem["X"])
+        except ValueError as error:
+            assert "do not fit float32" in str(error)
+            return
         np.testing.assert_array_equal(prediction, prediction.dtype.type(target))

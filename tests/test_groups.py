@@ -37,6 +37,10 @@ def copies(problem: Problem, n: int) -> list[Problem]:
     return [replace(problem, network=copy.deepcopy(problem.network)) for _ in range(n)]
 
 
+def places(problems: list[Problem], n_threads: int) -> list[list[int]]:
+    return [group.places for group in groups_of(problems, n_threads=n_threads)]
+
+
 #: A few of each kind: of unequal size, of another optimizer, and one that is always alone.
 POOL = [
     *[problem(n) for n in (10, 12, 13, 200, 240, 260)],
@@ -51,7 +55,7 @@ def test_each_problem_is_in_one_group_with_its_like_and_no_group_is_too_large(
     chosen: list[int], n_threads: int
 ) -> None:
     problems = [copies(POOL[number], 1)[0] for number in chosen]
-    found = groups_of(problems, n_threads=n_threads)
+    found = places(problems, n_threads)
     assert sorted(index for group in found for index in group) == list(range(len(problems)))
     for group in found:
         members = [problems[index] for index in group]
@@ -66,16 +70,17 @@ def test_each_problem_is_in_one_group_with_its_like_and_no_group_is_too_large(
 def test_a_large_group_is_cut_so_that_all_threads_have_something_to_do() -> None:
     large = problem(1000, batch_size=None, module__hidden_sizes=(64,))
     assert width_in_numbers(large) == 64_000 and 3 * MANY <= 4 * 64_000
-    found = groups_of(copies(large, 4), n_threads=3)
+    found = places(copies(large, 4), 3)
     assert sorted(map(len, found)) == [1, 1, 2]
-    assert [len(group) for group in groups_of(copies(large, 4), n_threads=1)] == [4]
+    assert [len(group) for group in places(copies(large, 4), 1)] == [4]
     small = problem(10)
-    assert len(groups_of(copies(small, 4), n_threads=3)) == 1
+    assert len(places(copies(small, 4), 3)) == 1
 
 
 def test_of_an_optimizer_that_moves_one_network_at_a_time_each_is_alone() -> None:
     lone = problem(optimizer="lbfgs")
-    assert groups_of(copies(lone, 2), n_threads=1) == [[0], [1]]
+    found = groups_of(copies(lone, 2), n_threads=1)
+    assert found == [([k], "optimizer 'lbfgs' moves one network at a time") for k in (0, 1)]
     with pytest.raises(UnlikeError, match="optimizer 'lbfgs' moves one network at a time"):
         kind_of(lone)
 
@@ -86,9 +91,9 @@ def test_no_stack_holds_more_validation_rows_or_parameters_than_memory_is_kind_t
     each = problem(40, held_out=500)
     # 500 rows of 3 columns, and 21 parameters.
     monkeypatch.setattr(groups, "HELD", 4 * 1521)
-    assert [len(group) for group in groups_of(copies(each, 10), n_threads=1)] == [3, 3, 4]
+    assert [len(group) for group in places(copies(each, 10), 1)] == [3, 3, 4]
     monkeypatch.setattr(groups, "HELD", 100)
-    assert len(groups_of(copies(each, 10), n_threads=1)) == 10
+    assert len(places(copies(each, 10), 1)) == 10
 
 
 def test_networks_that_share_what_is_trained_train_one_after_another() -> None:
@@ -108,5 +113,15 @@ def test_networks_that_share_what_is_trained_train_one_after_another() -> None:
         jobs = [job_of(TorchRegressor(Sharing, **settings), {"X": X[:9], "y": X[:9, 0]})] * 3
         return [Plan(job, Shared(several=False)).problems[0] for job in jobs]
 
-    assert groups_of(sharing(frozen=False), n_threads=1) == [[0], [1], [2]]
-    assert groups_of(sharing(frozen=True), n_threads=1) == [[0, 1, 2]]
+    found = groups_of(sharing(frozen=False), n_threads=1)
+    assert found == [([k], "it shares with another network what is trained") for k in range(3)]
+    assert groups_of(sharing(frozen=True), n_threads=1) == [([0, 1, 2], None)]
+
+
+def test_one_that_is_alone_in_its_group_is_told_why() -> None:
+    found = groups_of([problem(), problem(optimizer="sgd")], n_threads=1)
+    assert [group.apart for group in found] == ["no other network is like it"] * 2
+    large = problem(3000, batch_size=None, module__hidden_sizes=(90,))
+    found = groups_of(copies(large, 3), n_threads=1)
+    assert [group.apart for group in found] == ["it is large enough by itself"] * 3
+    assert [group.apart for group in groups_of(copies(problem(), 3), n_threads=1)] == [None]

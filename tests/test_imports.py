@@ -22,6 +22,7 @@ FLOORS: dict[str, list[str]] = {
         "torchreg._fitting",
         "torchreg.parallel",
         "torchreg._crew",
+        "torchreg._tasks",
     ],
     "looks inside": ["torchreg._inspecting"],
     "out and back": [

@@ -30,6 +30,8 @@ WRITERS |= {"unknown_parameter", "_reason", "remarks_on"}
 RAISERS = {"require": 1}
 #: Raised or warned with a message that came as an argument, and was written in WRITERS.
 HANDED_ON = {"lost_digits", "text"}
+#: The same, of what keeps steps from being captured, which is said where they run eagerly, too.
+HANDED_ON |= {"why", "obstacle"}
 #: Errors that carry no message, or only that of the system.
 MUTE = {"KeyboardInterrupt", "NotImplementedError", "BlockingIOError"}
 MUTE |= {"FallbackToBackend"}

@@ -5,12 +5,11 @@ from __future__ import annotations
 import os
 import threading
 import time
-import traceback
-from collections import deque
 from collections.abc import Callable
 from queue import SimpleQueue
 from typing import Any
 
+from torchreg._tasks import Call, Task
 from torchreg.engine.meeting import Meeting
 
 #: Tasks in flight, at most: those that wait inside a nested call for its tasks do not count.
@@ -43,82 +42,6 @@ def crew_here() -> Crew | None:
     return _here.crew
 
 
-class TaskError(Exception):
-    """Where an error happened in the thread of its task: the cause of the error elsewhere."""
-
-    def __str__(self) -> str:
-        return f'\n"""\n{self.args[0]}"""'
-
-
-class Task:
-    """Something to run, and what became of it.
-
-    Parameters
-    ----------
-    function : callable
-    callback : callable or None
-        Hears of the end, given the task.
-    call : Call
-        To which it belongs.
-    """
-
-    def __init__(
-        self,
-        function: Callable[[], Any],
-        callback: Callable[[Task], object] | None,
-        call: Call,
-    ) -> None:
-        self.function: Callable[[], Any] | None = function
-        self.callback, self.call = callback, call
-        self.result: Any = None
-        self.error: BaseException | None = None
-        #: Whether a thread runs it, or it was dropped.
-        self.taken = False
-        self.ended = threading.Event()
-
-    def run(self) -> None:
-        """Run it, whatever comes."""
-        assert self.function is not None
-        try:
-            self.result = self.function()
-        except BaseException as error:
-            if error.__cause__ is None:
-                error.__cause__ = TaskError(traceback.format_exc())
-            self.error = error.with_traceback(None)
-
-    def conclude(self) -> None:
-        """Tell the end to whoever waits for it."""
-        self.function = None
-        self.ended.set()
-        if self.callback is not None:
-            self.callback(self)
-
-    def get(self) -> Any:
-        """Wait for its end, and give its result or raise its error."""
-        self.ended.wait()
-        if self.error is not None:
-            raise self.error
-        return self.result
-
-
-class Call:
-    """One call of ``joblib.Parallel``: its tasks, and how many of them may run at once."""
-
-    def __init__(self, limit: int, depth: int) -> None:
-        self.limit, self.depth = limit, depth
-        self.queue: deque[Task] = deque()
-        self.n_running = 0
-        self.unfinished: set[Task] = set()
-        self.failed = False
-        #: Whether who made the call waits for its tasks, and is not at work.
-        self.waits = False
-        #: What went wrong where no task could tell.
-        self.error: BaseException | None = None
-        #: All that was submitted has ended, or one task has failed.
-        self.over = threading.Event()
-        self.over.set()
-
-
 class Crew:
     """The threads of an outermost call of ``joblib.Parallel``, and of all calls inside it.
 
@@ -141,7 +64,7 @@ class Crew:
     def __init__(self, most: int = MOST) -> None:
         self.meeting = Meeting()
         self._most = most
-        self._lock = threading.Lock()
+        self._lock = self.meeting.lock
         self._calls: list[Call] = []
         self._threads: list[threading.Thread] = []
         self._given: SimpleQueue[Task | None] = SimpleQueue()
@@ -180,13 +103,13 @@ class Crew:
         """Queue a task, and start it if there is room."""
         task = Task(function, callback, call)
         with self._lock:
-            if self.meeting.ended:
-                raise KeyboardInterrupt
             call.queue.append(task)
             call.unfinished.add(task)
             if not call.failed:
                 call.over.clear()
             self._start_what_may()
+        if self.meeting.ended:
+            self.close(call)
         return task
 
     def come(self) -> None:

@@ -10,7 +10,8 @@ from typing import Any
 
 from joblib.parallel import FallbackToBackend, ParallelBackendBase, SequentialBackend
 
-from torchreg._crew import MOST, Call, Crew, Task, crew_here
+from torchreg._crew import MOST, Crew, crew_here
+from torchreg._tasks import Call, Task
 from torchreg.engine.meeting import is_training
 
 #: Seconds between two looks of the thread that waits for its tasks. A wait without an end hears no

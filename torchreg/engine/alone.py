@@ -25,9 +25,12 @@ class Alone:
     ----------
     problem : Problem
         Its network is trained in place, and is in training mode from now on.
+    apart : str or None, default=None
+        Why it trains apart from others; completes "because".
     """
 
-    def __init__(self, problem: Problem) -> None:
+    def __init__(self, problem: Problem, apart: str | None = None) -> None:
+        self.apart = apart
         self.problem, self.network = problem, problem.network
         self.objective = Objective(problem.network, problem.loss, problem.protect_input)
         n = len(problem.training.t)
@@ -51,7 +54,8 @@ class Alone:
     @property
     def lane(self) -> str:
         """How the steps are computed, and why, in words."""
-        return self.stepper.lane
+        lane = self.stepper.lane
+        return lane if self.apart is None else f"{lane} It trained alone, because {self.apart}."
 
     def batches(self) -> Iterator[tuple[Batch, list[int]]]:
         """Deal all rows out in a fresh random order."""

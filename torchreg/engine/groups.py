@@ -6,6 +6,7 @@ import math
 from collections import Counter, defaultdict
 from collections.abc import Hashable, Sequence
 from itertools import pairwise
+from typing import NamedTuple
 
 from torch import Tensor, nn
 
@@ -26,7 +27,22 @@ MANY = 2**16
 _UNEQUAL = 1.25
 
 
-def groups_of(problems: Sequence[Problem], *, n_threads: int) -> list[list[int]]:
+class Group(NamedTuple):
+    """Problems that can train as one stack.
+
+    Parameters
+    ----------
+    places : list of int
+        Their indices.
+    apart : str or None
+        Why a problem is alone; completes "because".
+    """
+
+    places: list[int]
+    apart: str | None = None
+
+
+def groups_of(problems: Sequence[Problem], *, n_threads: int) -> list[Group]:
     """List the problems that can train as one stack; those that cannot are alone.
 
     Parameters
@@ -37,18 +53,18 @@ def groups_of(problems: Sequence[Problem], *, n_threads: int) -> list[list[int]]
 
     Returns
     -------
-    list of list of int
-        Indices of problems.
+    list of Group
     """
     kinds: defaultdict[Hashable, list[int]] = defaultdict(list)
     owners = Counter(id(tensor) for problem in problems for tensor in _changed_in(problem.network))
-    for index, problem in enumerate(problems):
-        alone = any(owners[id(tensor)] > 1 for tensor in _changed_in(problem.network))
-        try:
-            kinds[("alone", index) if alone else kind_of(problem)].append(index)
-        except UnlikeError:
-            kinds[("alone", index)].append(index)
     groups = []
+    for index, problem in enumerate(problems):
+        try:
+            if any(owners[id(tensor)] > 1 for tensor in _changed_in(problem.network)):
+                raise UnlikeError("it shares with another network what is trained")
+            kinds[kind_of(problem)].append(index)
+        except UnlikeError as error:
+            groups.append(Group([index], str(error)))
     for alike in kinds.values():
         # Those with the same number of rows together, so that little is padded.
         alike.sort(key=lambda index: len(problems[index].training.t))
@@ -67,7 +83,7 @@ def _changed_in(network: nn.Module) -> list[Tensor]:
     return [*[p for p in network.parameters() if p.requires_grad], *network.buffers()]
 
 
-def _pieces(problems: Sequence[Problem], alike: list[int], n_threads: int) -> list[list[int]]:
+def _pieces(problems: Sequence[Problem], alike: list[int], n_threads: int) -> list[Group]:
     """Cut a group into stacks of about equal size, kind to memory and enough for all threads."""
     each = max(width_in_numbers(problems[index]) for index in alike)
     held = max(_held_in_numbers(problems[index]) for index in alike)
@@ -76,7 +92,8 @@ def _pieces(problems: Sequence[Problem], alike: list[int], n_threads: int) -> li
     if len(alike) * each >= for_all_threads * MANY:
         n_pieces = min(for_all_threads, len(alike))
     bounds = [len(alike) * piece // n_pieces for piece in range(n_pieces + 1)]
-    return [alike[a:b] for a, b in pairwise(bounds)]
+    apart = "it is large enough by itself" if len(alike) > 1 else "no other network is like it"
+    return [Group(alike[a:b], apart if b - a == 1 else None) for a, b in pairwise(bounds)]
 
 
 def _held_in_numbers(problem: Problem) -> int:

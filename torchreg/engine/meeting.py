@@ -137,7 +137,9 @@ class Meeting:
     """
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
+        #: Reentrant, and the only one: joblib ends a call whose results nobody wants wherever the
+        #: collector finds them, and that may be in here.
+        self.lock = threading.RLock()
         self._running = 0
         self._waiting: list[_Visit] = []
         #: In a group, without an answer yet.
@@ -157,12 +159,12 @@ class Meeting:
 
     def enter(self) -> None:
         """Count one thread more that may bring a fit."""
-        with self._lock:
+        with self.lock:
             self._running += 1
 
     def leave(self) -> None:
         """Count one less: its task has ended, or waits for others to end."""
-        with self._lock:
+        with self.lock:
             self._running -= 1
             self._take_if_all_are_here()
 
@@ -184,7 +186,7 @@ class Meeting:
             If the meeting has ended.
         """
         visit = _Visit(jobs)
-        with self._lock:
+        with self.lock:
             if self.ended:
                 raise KeyboardInterrupt
             self._waiting.append(visit)
@@ -206,7 +208,7 @@ class Meeting:
 
     def end(self) -> None:
         """Release whoever waits, with ``KeyboardInterrupt``, and ask what is trained to end."""
-        with self._lock:
+        with self.lock:
             self._halt.set()
             released = [*self._waiting, *self._taken]
             self._waiting = []
@@ -214,7 +216,7 @@ class Meeting:
 
     def _wait(self, visit: _Visit) -> None:
         while not visit.called.wait(GRACE_S):
-            with self._lock:
+            with self.lock:
                 if self.ended:
                     raise KeyboardInterrupt
                 if not visit.taken and self._nobody_comes():
@@ -248,7 +250,7 @@ class Meeting:
         except BaseException as error:
             # It ends a whole search, as it does where fits come one after another.
             answers = [error] * len(group)
-        with self._lock:
+        with self.lock:
             self._running += len(group)
             self._answer(group, answers)
 

@@ -11,7 +11,7 @@ import torch
 
 from torchreg._device import seeded, threads
 from torchreg.engine.alone import Alone
-from torchreg.engine.groups import MANY, groups_of, width_in_numbers
+from torchreg.engine.groups import MANY, Group, groups_of, width_in_numbers
 from torchreg.engine.loop import train
 from torchreg.engine.problem import (
     ONE_THREAD,
@@ -48,7 +48,7 @@ def train_together(
     """
     work = _Work(problems, halt or threading.Event())
     available = torch.get_num_threads()
-    groups = groups_of(problems, n_threads=available) if len(problems) != 1 else [[0]]
+    groups = groups_of(problems, n_threads=available) if len(problems) != 1 else [Group([0])]
     beside = [group for group in groups if work.can_be_beside_others(group)]
     n_threads = min(available, len(beside))
     try:
@@ -85,24 +85,24 @@ class _Work:
         answers, self.answers = self.answers, {}
         return [answers.get(number) or NeverBegunError() for number in range(len(self.problems))]
 
-    def can_be_beside_others(self, group: list[int]) -> bool:
+    def can_be_beside_others(self, group: Group) -> bool:
         """Whether a stack can train in another thread, and gains by it.
 
         Nobody may be listening, and torch's global generators are one thread's at a time.
         """
-        problems = [self.problems[index] for index in group]
+        problems = [self.problems[place] for place in group.places]
         first = problems[0]
         return (
-            len(group) > 1
+            len(problems) > 1
             and first.training.t.device.type == "cpu"
             and not first.draws
             and not any(problem.observers for problem in problems)
             and sum(map(width_in_numbers, problems)) >= MANY
         )
 
-    def side_by_side(self, groups: list[list[int]], n_threads: int) -> None:
+    def side_by_side(self, groups: list[Group], n_threads: int) -> None:
         """Train stacks in so many threads, of which this is one, each on one processor."""
-        todo: SimpleQueue[list[int]] = SimpleQueue()
+        todo: SimpleQueue[Group] = SimpleQueue()
         for group in groups:
             todo.put(group)
         helpers = [threading.Thread(target=self._help, args=(todo,)) for _ in range(n_threads - 1)]
@@ -118,43 +118,43 @@ class _Work:
                 helper.join()
             raise
 
-    def _help(self, todo: SimpleQueue[list[int]]) -> None:
+    def _help(self, todo: SimpleQueue[Group]) -> None:
         try:
             with threads(1, others=torch.get_num_threads()):
                 self._train_from(todo)
         except KeyboardInterrupt:
             return
 
-    def _train_from(self, todo: SimpleQueue[list[int]]) -> None:
+    def _train_from(self, todo: SimpleQueue[Group]) -> None:
         while not self.halt.is_set():
             try:
                 self.in_turn([todo.get_nowait()])
             except Empty:
                 return
 
-    def in_turn(self, groups: list[list[int]]) -> None:
+    def in_turn(self, groups: list[Group]) -> None:
         """Train one group after another; an interrupt ends the one that it meets, and the rest."""
         for group in groups:
             if self.halt.is_set():
                 return
             # No name here for the answers: an error holds all frames that it came through.
-            self.answers |= zip(
-                group, self._train([self.problems[index] for index in group]), strict=True
-            )
-            if any(is_interrupted(self.answers[index]) for index in group):
+            self.answers |= zip(group.places, self._train(group), strict=True)
+            if any(is_interrupted(self.answers[place]) for place in group.places):
                 self.halt.set()
 
-    def _train(self, problems: list[Problem]) -> list[Answer]:
+    def _train(self, group: Group) -> list[Answer]:
         """Train networks of one kind as one stack, or else one after another."""
+        problems = [self.problems[place] for place in group.places]
+        apart = group.apart
         if len(problems) > 1:
             available = torch.get_num_threads()
             with threads(1, others=available):
                 for features_first in (True, False):
                     try:
                         return self._train_stack(problems, features_first=features_first)
-                    except NotStackableError:
-                        continue
-        return [self._train_alone(problem) for problem in problems]
+                    except NotStackableError as error:
+                        apart = str(error)
+        return [self._train_alone(problem, apart) for problem in problems]
 
     def _train_stack(self, problems: list[Problem], *, features_first: bool) -> list[Answer]:
         first = problems[0]
@@ -165,23 +165,23 @@ class _Work:
                 return train(problems, stack, self.halt)
             except Exception as error:
                 stack.undo()
-                raise NotStackableError(str(error)) from error
+                raise NotStackableError(f"training as a stack failed: {error}") from error
 
         device = first.training.t.device
         return seeded(first.generators, device, work) if first.draws else work()
 
-    def _train_alone(self, problem: Problem) -> Answer:
+    def _train_alone(self, problem: Problem, apart: str | None) -> Answer:
         """Train, with random numbers of our own if the network draws; other threads wait then."""
         available = torch.get_num_threads()
         with threads(1 if problem.work <= ONE_THREAD else available, others=available):
-            work = partial(self._begin_alone, problem)
+            work = partial(self._begin_alone, problem, apart)
             device = problem.training.t.device
             try:
                 return seeded(problem.generators, device, work) if problem.draws else work()
             except Exception as error:
                 return error
 
-    def _begin_alone(self, problem: Problem) -> Answer:
+    def _begin_alone(self, problem: Problem, apart: str | None) -> Answer:
         if problem.batch_observer is not None:
             problem.batch_observer.begin()
-        return train([problem], Alone(problem), self.halt)[0]
+        return train([problem], Alone(problem, apart), self.halt)[0]
