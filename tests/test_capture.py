@@ -11,9 +11,12 @@ from typing import Any
 
 import pytest
 import torch
+from hypothesis import given as for_all
+from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.nn import functional
 
+from torchreg.engine import capture
 from torchreg.engine.capture import Program, write_down
 from torchreg.engine.recorder import Recorder
 
@@ -142,6 +145,41 @@ def is_complex(p: dict[str, Tensor], x: Tensor, t: Tensor, weight: Weight) -> Te
     return squares((torch.fft.fft(x @ p["a"]) * (1 - 2j)).abs() @ p["c"], t, weight)
 
 
+def uses_again_what_it_activated(
+    p: dict[str, Tensor], x: Tensor, t: Tensor, weight: Weight
+) -> Tensor:
+    h = x @ p["a"] + p["b"]
+    y = torch.relu(h)
+    z = torch.sigmoid(y)
+    prediction = y @ p["c"] + h.sum(1, keepdim=True) + y.mean(1, keepdim=True) * z[:, :1]
+    return squares(prediction + (z * z).sum(1, keepdim=True), t, weight)
+
+
+def works_in_place_behind_views(
+    p: dict[str, Tensor], x: Tensor, t: Tensor, weight: Weight
+) -> Tensor:
+    h = x @ p["a"]
+    view, columns = h.view(-1), h[:, 1:3]
+    y = torch.tanh(view.view(6, 4)) + columns.sum(1, keepdim=True)
+    same = y.view(y.shape).detach() * 0.5 + y.t().t()
+    same.relu_()
+    return squares(same @ p["c"] + view[:6, None] * p["d"][0], t, weight)
+
+
+def reads_one_memory_twice(p: dict[str, Tensor], x: Tensor, t: Tensor, weight: Weight) -> Tensor:
+    h = torch.tanh(x @ p["a"])
+    square, double = h * h, h + h
+    turned = (h.t() * square.t()).t()
+    return squares((turned / (1 + double * h)) @ p["c"] - h[:, :1], t, weight)
+
+
+def has_thin_products(p: dict[str, Tensor], x: Tensor, t: Tensor, weight: Weight) -> Tensor:
+    """With products of few columns, whose order in memory is read by a view behind a sum."""
+    h = (x[:, :, None] * p["b"]).reshape(18, 4) @ p["a"].t()[:, :2]
+    many = torch.bmm(h.view(3, 6, 2), p["d"].view(1, 2, 2).expand(3, 2, 2)) + p["c"][0]
+    return squares(torch.tanh(many).view(3, -1).sum(0).view(6, 2).sum(1, keepdim=True), t, weight)
+
+
 def differentiates_twice(p: dict[str, Tensor], x: Tensor, t: Tensor, weight: Weight) -> Tensor:
     z = x.detach().requires_grad_()
     (slope,) = torch.autograd.grad(torch.tanh(z @ p["a"]).sum(), z, create_graph=True)
@@ -159,10 +197,21 @@ FUNCTIONS = [
     has_expanded_gradients,
     has_odd_numbers,
     is_complex,
+    uses_again_what_it_activated,
+    works_in_place_behind_views,
+    reads_one_memory_twice,
+    has_thin_products,
     differentiates_twice,
 ]
 
 
+@pytest.fixture(params=[capture._LARGE, 9], ids=["", "memory that stays"])
+def large(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let all results but single numbers have memory that stays, as large ones have."""
+    monkeypatch.setattr(capture, "_LARGE", request.param)
+
+
+@pytest.mark.usefixtures("large")
 @pytest.mark.parametrize("weighted", [True, False])
 @pytest.mark.parametrize("whole", [True, False])
 @pytest.mark.parametrize("function", FUNCTIONS, ids=lambda f: f.__name__)
@@ -180,10 +229,126 @@ def test_a_program_gives_the_gradients_of_autograd_for_new_rows_and_new_paramete
             x, t, weight = batch()
             rows = (x, t, weight if weighted else None)
         loss, gradients = differentiate(function, parameters, *rows)
+        given = [value for value in (*parameters.values(), *rows) if value is not None]
+        before = [value.detach().clone() for value in given]
         with torch.inference_mode():
             torch.testing.assert_close(program(*rows), loss.detach(), rtol=1e-12, atol=1e-12)
+        assert all(map(torch.equal, given, before))
         for found, expected in zip(out, gradients, strict=True):
             torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.usefixtures("large")
+def test_what_a_program_returned_is_not_overwritten_by_the_next_call(
+    parameters: dict[str, nn.Parameter],
+) -> None:
+    def loss_of_each(p: dict[str, Tensor], x: Tensor, t: Tensor, weight: Weight) -> Tensor:
+        return ((torch.tanh(x @ p["a"]) @ p["c"] - t) ** 2).mean(1)
+
+    rows = batch()
+    with Recorder() as recorder, torch.no_grad():
+        losses = loss_of_each(parameters, *rows)
+    program = write_down(
+        recorder.calls,
+        inputs=dict(zip(("x", "t", "weight"), rows, strict=True)),
+        constants=[],
+        stable=[*parameters.values()],
+        loss=losses,
+        gradients=[],
+        out=[],
+    )
+    with torch.inference_mode():
+        first = program(*rows)
+        kept = first.clone()
+        second = program(*batch())
+    assert torch.equal(first, kept) and not torch.equal(first, second)
+    torch.testing.assert_close(first, losses)
+
+
+#: Instructions of random programs: each takes a value, and what two numbers choose.
+Steps = list[tuple[int, int, int]]
+UNARY: list[Callable[[Tensor], Tensor]] = [
+    *[torch.tanh, torch.sigmoid, torch.relu, torch.neg, functional.softplus, functional.elu],
+    *[functional.silu, functional.gelu, functional.leaky_relu, torch.sin],
+    *[lambda v: v**2 * 0.1, lambda v: v / 3, lambda v: v * 2, lambda v: v - 1],
+    lambda v: functional.layer_norm(v, v.shape[-1:]),
+]
+BINARY: list[Callable[[Tensor, Tensor], Tensor]] = [
+    *[torch.add, torch.sub, torch.mul, torch.maximum, lambda a, b: a / (b * b + 1)],
+    lambda a, b: torch.where(a > 0, b, a),
+    lambda a, b: torch.add(a, b, alpha=0.5),
+]
+IN_PLACE: list[Callable[[Tensor], Any]] = [
+    *[Tensor.relu_, Tensor.sigmoid_, Tensor.tanh_, lambda v: v.mul_(1.5), lambda v: v.add_(0.3)],
+    lambda v: v[:, :1].mul_(0.5),
+]
+VIEWS: list[Callable[[Tensor], Tensor]] = [
+    *[lambda v: v.t().t(), lambda v: v.view(v.shape), lambda v: v.detach() * 0.5 + v],
+    lambda v: v.reshape(-1, 2).reshape(v.shape),
+    lambda v: (v.t() * 2).t(),
+    lambda v: torch.cat([v, v * 2], 1)[:, ::2],
+    lambda v: v[:, :1] * v,
+    lambda v: v - v.mean(0, keepdim=True),
+    lambda v: v * v.sum(1, keepdim=True) * 0.1,
+    lambda v: v + v.sum() * 0.01,
+]
+
+
+@for_all(
+    steps=st.lists(st.tuples(*[st.integers(0, 10**6)] * 3), min_size=2, max_size=14),
+    whole=st.booleans(),
+    weighted=st.booleans(),
+    n=st.sampled_from([4, 6, 40]),
+    large=st.sampled_from([9, 40, 2**16]),
+)
+def test_a_program_repeats_whatever_is_composed_of_views_sums_and_work_in_place(
+    steps: Steps, whole: bool, weighted: bool, n: int, large: int
+) -> None:
+    def function(p: dict[str, Tensor], x: Tensor, t: Tensor, weight: Weight) -> Tensor:
+        values = [x @ p["a"] + p["b"], functional.linear(x, p["a"].t(), p["d"])]
+        for kind, one, other in steps:
+            value = values[one % len(values)]
+            if kind % 5 == 0:
+                value = UNARY[other % len(UNARY)](value)
+            elif kind % 5 == 1:
+                value = BINARY[other % len(BINARY)](value, values[other % len(values)])
+            elif kind % 5 == 2:
+                value = value.clone()
+                IN_PLACE[other % len(IN_PLACE)](value.view(value.shape))
+            elif kind % 5 == 3:
+                value = VIEWS[other % len(VIEWS)](value)
+            else:
+                value = value @ p["e"] if other % 2 else p["d"].expand(n, 4)
+            values.append(value)
+        outputs = [(0.1 + 0.05 * k) * v.mean(1, keepdim=True) for k, v in enumerate(values)]
+        errors = ((torch.tanh(sum(outputs)) - t) ** 2)[:, 0]
+        return errors.mean() if weight is None else errors @ weight / n
+
+    GENERATOR.manual_seed(n)
+    shapes = {"a": (3, 4), "b": (4,), "d": (4,), "e": (4, 4)}
+    parameters = {name: nn.Parameter(numbers(*shape) / 2) for name, shape in shapes.items()}
+
+    def draw() -> tuple[Weight, ...]:
+        return numbers(n, 3), numbers(n, 1), numbers(n).abs() if weighted else None
+
+    rows = draw()
+    before, capture._LARGE = capture._LARGE, large
+    try:
+        program, out = written(function, parameters, *rows, whole=whole)
+    finally:
+        capture._LARGE = before
+    for _ in range(2):
+        with torch.no_grad():
+            for p in parameters.values():
+                p.add_(numbers(*p.shape), alpha=0.2)
+        rows = rows if whole else draw()
+        given = [value for value in (*parameters.values(), *rows) if value is not None]
+        kept = [value.detach().clone() for value in given]
+        loss, gradients = differentiate(function, parameters, *rows)
+        with torch.inference_mode():
+            torch.testing.assert_close(program(*rows), loss.detach(), rtol=1e-9, atol=1e-11)
+        torch.testing.assert_close(out, list(gradients), rtol=1e-8, atol=1e-10)
+        assert all(map(torch.equal, given, kept))
 
 
 def test_of_a_parameter_that_is_not_used_the_gradient_is_zero(
