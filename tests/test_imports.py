@@ -98,6 +98,7 @@ FLOORS: dict[str, list[str]] = {
         "torchreg.engine.groups",
         "torchreg.engine.stack",
         "torchreg.engine.trial",
+        "torchreg.engine.told",
         "torchreg.engine.alike",
         "torchreg.engine.progress",
         "torchreg.engine.alone",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Sequence
 from functools import partial
+from itertools import chain
 from queue import Empty, SimpleQueue
 
 import torch
@@ -22,6 +23,7 @@ from torchreg.engine.problem import (
     is_interrupted,
 )
 from torchreg.engine.stack import Stack
+from torchreg.engine.told import Told
 from torchreg.engine.trial import NotStackableError
 
 
@@ -158,13 +160,18 @@ class _Work:
 
     def _train_stack(self, problems: list[Problem], *, features_first: bool) -> list[Answer]:
         first = problems[0]
+        listeners = [[Told(observer) for observer in problem.observers] for problem in problems]
 
         def work() -> list[Answer]:
             stack = Stack(problems, features_first=features_first)
+            for problem, own in zip(problems, listeners, strict=True):
+                problem.observers = [*own]
             try:
                 return train(problems, stack, self.halt)
             except Exception as error:
                 stack.undo()
+                for told in chain(*listeners):
+                    told.begin_anew()
                 raise NotStackableError(f"training as a stack failed: {error}") from error
 
         device = first.training.t.device
