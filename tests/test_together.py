@@ -199,6 +199,22 @@ def test_an_interrupt_that_nobody_noticed_is_raised(monkeypatch: pytest.MonkeyPa
         fit_networks(jobs_of([fit_of(k) for k in range(3)]))
 
 
+@pytest.mark.parametrize("n", [1, 3])
+def test_an_interrupt_behind_an_error_of_cleaning_up_is_raised(
+    n: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def confused(*_: Any) -> None:
+        try:
+            raise KeyboardInterrupt
+        finally:
+            raise RuntimeError("trying to pop from empty mode stack")
+
+    jobs = jobs_of([fit_of(k) for k in range(n)])
+    monkeypatch.setattr(together.Stack if n > 1 else together.Alone, "step", confused)
+    with pytest.raises(KeyboardInterrupt):
+        fit_networks(jobs)
+
+
 def test_a_halt_from_another_thread_ends_all_fits(side_by_side: list[str]) -> None:
     halt = threading.Event()
     jobs = jobs_of([fit_of(k, max_epochs=10_000_000) for k in range(12)])

@@ -129,7 +129,8 @@ def _described(value: Any) -> Hashable:
     """Describe a value: equal where it means the same."""
     if isinstance(value, _PLAIN):
         return (type(value).__name__, repr(value))
-    if isinstance(value, FunctionType | BuiltinFunctionType | type):
+    if isinstance(value, FunctionType | BuiltinFunctionType | type | torch.Generator):
+        # Each generator goes its own way.
         return ("itself", id(value))
     if isinstance(value, partial):
         return ("partial", *map(_described, (value.func, value.args, value.keywords)))

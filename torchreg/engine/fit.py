@@ -10,7 +10,7 @@ import torch
 
 from torchreg._device import threads
 from torchreg.engine.plan import Fitted, Plan, is_small
-from torchreg.engine.problem import Answer, NeverBegunError
+from torchreg.engine.problem import Answer, NeverBegunError, reraise_interrupt
 from torchreg.engine.request import Job
 from torchreg.engine.shared import Shared
 from torchreg.engine.together import train_together
@@ -90,4 +90,5 @@ def _attempt(work: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R | Exc
     try:
         return work(*args, **kwargs)
     except Exception as error:
+        reraise_interrupt(error)
         return error

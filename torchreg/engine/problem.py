@@ -223,6 +223,19 @@ class NeverBegunError(Exception):
     """An interrupt ended all training before it was this network's turn."""
 
 
+def reraise_interrupt(error: BaseException) -> None:
+    """Raise the interrupt that an error hides, if it came while the interrupt cleaned up.
+
+    Between any two instructions means also: while torch has put a mode aside. Who leaves that
+    mode then finds it gone, and says so.
+    """
+    behind: BaseException | None = error
+    while behind is not None:
+        if isinstance(behind, KeyboardInterrupt):
+            raise KeyboardInterrupt from None
+        behind = None if behind.__suppress_context__ else behind.__context__
+
+
 #: What becomes of a problem: an outcome, or what was wrong with it.
 Answer = Outcome | Exception
 

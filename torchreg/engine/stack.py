@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torchreg._device import drawing
 from torchreg.engine.core import OnLoss
 from torchreg.engine.gradient import CapturedGradient, Evaluation, TapedGradient
-from torchreg.engine.problem import Problem
+from torchreg.engine.problem import Problem, reraise_interrupt
 from torchreg.engine.recorder import memory_of
 from torchreg.engine.rows import Batch, rows_in, width_of
 from torchreg.engine.stacked_network import StackedObjective
@@ -80,6 +80,7 @@ class Stack:
             raise
         except Exception as error:
             # Under vmap a module can fail in ways of its own, whatever it raises.
+            reraise_interrupt(error)
             reason = str(error).partition("\n")[0]
             raise NotStackableError(f"the module cannot be computed for many: {reason}") from error
         self.started = networks, *self._values()

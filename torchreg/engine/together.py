@@ -21,6 +21,7 @@ from torchreg.engine.problem import (
     Outcome,
     Problem,
     is_interrupted,
+    reraise_interrupt,
 )
 from torchreg.engine.stack import Stack
 from torchreg.engine.told import Told
@@ -169,6 +170,7 @@ class _Work:
             try:
                 return train(problems, stack, self.halt)
             except Exception as error:
+                reraise_interrupt(error)
                 stack.undo()
                 for told in chain(*listeners):
                     told.begin_anew()
@@ -186,6 +188,7 @@ class _Work:
             try:
                 return seeded(problem.generators, device, work) if problem.draws else work()
             except Exception as error:
+                reraise_interrupt(error)
                 return error
 
     def _begin_alone(self, problem: Problem, apart: str | None) -> Answer:
