@@ -16,7 +16,6 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.nn import functional
 
-from torchreg.engine import capture
 from torchreg.engine.capture import Program, write_down
 from torchreg.engine.recorder import Recorder
 
@@ -57,6 +56,7 @@ def written(
     *rows: Weight,
     whole: bool = False,
     stable: Sequence[Tensor] = (),
+    stays: bool = False,
 ) -> tuple[Program, list[Tensor]]:
     """Record one gradient; give the program, and where it writes."""
     with Recorder() as recorder:
@@ -70,6 +70,7 @@ def written(
         loss=loss,
         gradients=gradients,
         out=out,
+        stays=stays,
     )
     return program, out
 
@@ -205,22 +206,20 @@ FUNCTIONS = [
 ]
 
 
-@pytest.fixture(params=[capture._LARGE, 9], ids=["", "memory that stays"])
-def large(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let all results but single numbers have memory that stays, as large ones have."""
-    monkeypatch.setattr(capture, "_LARGE", request.param)
-
-
-@pytest.mark.usefixtures("large")
+@pytest.mark.parametrize("stays", [False, True])
 @pytest.mark.parametrize("weighted", [True, False])
 @pytest.mark.parametrize("whole", [True, False])
 @pytest.mark.parametrize("function", FUNCTIONS, ids=lambda f: f.__name__)
 def test_a_program_gives_the_gradients_of_autograd_for_new_rows_and_new_parameters(
-    function: Function, whole: bool, weighted: bool, parameters: dict[str, nn.Parameter]
+    function: Function,
+    whole: bool,
+    weighted: bool,
+    stays: bool,
+    parameters: dict[str, nn.Parameter],
 ) -> None:
     x, t, weight = batch()
     rows: tuple[Weight, ...] = (x, t, weight if weighted else None)
-    program, out = written(function, parameters, *rows, whole=whole)
+    program, out = written(function, parameters, *rows, whole=whole, stays=stays)
     for _ in range(3):
         with torch.no_grad():
             for p in parameters.values():
@@ -238,8 +237,9 @@ def test_a_program_gives_the_gradients_of_autograd_for_new_rows_and_new_paramete
             torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-12)
 
 
-@pytest.mark.usefixtures("large")
+@pytest.mark.parametrize("stays", [False, True])
 def test_what_a_program_returned_is_not_overwritten_by_the_next_call(
+    stays: bool,
     parameters: dict[str, nn.Parameter],
 ) -> None:
     def loss_of_each(p: dict[str, Tensor], x: Tensor, t: Tensor, weight: Weight) -> Tensor:
@@ -256,6 +256,7 @@ def test_what_a_program_returned_is_not_overwritten_by_the_next_call(
         loss=losses,
         gradients=[],
         out=[],
+        stays=stays,
     )
     with torch.inference_mode():
         first = program(*rows)
@@ -299,10 +300,10 @@ VIEWS: list[Callable[[Tensor], Tensor]] = [
     whole=st.booleans(),
     weighted=st.booleans(),
     n=st.sampled_from([4, 6, 40]),
-    large=st.sampled_from([9, 40, 2**16]),
+    stays=st.booleans(),
 )
 def test_a_program_repeats_whatever_is_composed_of_views_sums_and_work_in_place(
-    steps: Steps, whole: bool, weighted: bool, n: int, large: int
+    steps: Steps, whole: bool, weighted: bool, n: int, stays: bool
 ) -> None:
     def function(p: dict[str, Tensor], x: Tensor, t: Tensor, weight: Weight) -> Tensor:
         values = [x @ p["a"] + p["b"], functional.linear(x, p["a"].t(), p["d"])]
@@ -332,11 +333,7 @@ def test_a_program_repeats_whatever_is_composed_of_views_sums_and_work_in_place(
         return numbers(n, 3), numbers(n, 1), numbers(n).abs() if weighted else None
 
     rows = draw()
-    before, capture._LARGE = capture._LARGE, large
-    try:
-        program, out = written(function, parameters, *rows, whole=whole)
-    finally:
-        capture._LARGE = before
+    program, out = written(function, parameters, *rows, whole=whole, stays=stays)
     for _ in range(2):
         with torch.no_grad():
             for p in parameters.values():

@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from functools import lru_cache
+from functools import lru_cache, partial
 from types import CodeType
 from typing import Any, NamedTuple
 
@@ -35,7 +35,7 @@ _DIRECT: dict[str, Callable[..., Any]] = {
 }
 _DIRECT |= {"mse_loss": torch._C._nn.mse_loss, "view": torch.Tensor.view}
 #: Those of them that can write their result where it is wanted.
-_WRITES_OUT = {"add", "addmm", "bmm", "div", "mm", "mul", "neg", "sub", "sum"}
+_WRITES_OUT = {"add", "addmm", "bmm", "div", "mm", "mse_loss", "mul", "neg", "sub", "sum"}
 #: What writes to the memory of its first argument, where nobody needs it any more.
 _IN_PLACE: dict[str, Callable[..., Any]] = {
     name: getattr(torch.Tensor, f"{name}_")
@@ -44,7 +44,7 @@ _IN_PLACE: dict[str, Callable[..., Any]] = {
 #: The same for operations whose other form wants the memory as a further argument.
 _INTO: dict[str, Callable[..., Any]] = {
     name: getattr(torch.ops.aten, name).grad_input
-    for name in ["sigmoid_backward", "tanh_backward", "threshold_backward"]
+    for name in ["mse_loss_backward", "sigmoid_backward", "tanh_backward", "threshold_backward"]
 }
 #: Their result depends on the shape and dtype of what they are given, not on its values.
 _BY_SHAPE = {"full_like", "new_full", "new_ones", "new_zeros", "ones_like", "zeros_like"}
@@ -56,9 +56,8 @@ _SAME_IN_SHAPE = {*_RESHAPES, "expand"}
 #: They can do with one order of numbers in memory only.
 _BY_LAYOUT = {*_RESHAPES, "as_strided"}
 # fmt: on
-#: Results of so many bytes have memory of their own that stays from step to step: to get it from
-#: the system and to give it back in each step can take longer than to compute.
-_LARGE = 2**16
+#: Those of ``_INTO`` whose result is put in a place of its own as well.
+_PLACES = {"mse_loss_backward": "grad_input"}
 
 
 def write_down(
@@ -70,6 +69,7 @@ def write_down(
     loss: Tensor,
     gradients: Sequence[Tensor],
     out: Sequence[Tensor],
+    stays: bool = False,
 ) -> Program:
     """Turn the notes of one gradient into a function that computes the next one.
 
@@ -88,7 +88,12 @@ def write_down(
     gradients : sequence of Tensor
         What the backward pass returned, one for each parameter.
     out : sequence of Tensor
-        Where the function shall write the gradients: contiguous, of the same shapes.
+        Where the function shall write the gradients: of the same shapes.
+    stays : bool, default=False
+        Whether results have memory that stays from step to step, and views of it are taken once.
+        It pays for many networks: they need so much memory that to get it from the system and to
+        give it back can take longer than to compute, and threads that compute side by side wait
+        for one another at each call.
 
     Returns
     -------
@@ -106,6 +111,7 @@ def write_down(
         mutated={memory_of(t) for c in calls for t in c.written},
         free={memory_of(gradient) for gradient in gradients}
         - {memory_of(c.args[0]) for c in calls if _needs_layout(c)},
+        stays=stays,
     )
     for tensor in stable:
         notes.bind(tensor)
@@ -120,9 +126,16 @@ class _Notes:
     """Calls with a name for each tensor; those whose result is known beforehand are gone."""
 
     def __init__(
-        self, inputs: Mapping[str, Tensor | None], *, mutated: set[int], free: set[int]
+        self,
+        inputs: Mapping[str, Tensor | None],
+        *,
+        mutated: set[int],
+        free: set[int],
+        stays: bool,
     ) -> None:
         self.mutated = mutated
+        # What works in place by itself says by itself what lies where.
+        self.stays = stays and not mutated
         #: Gradients, which may lie in any order; of other results the order is handed on.
         self.free = free
         #: Name of each tensor, by identity; the calls keep them all alive.
@@ -136,6 +149,8 @@ class _Notes:
         #: Tensors that only the notes hold, kept alive like those of the calls.
         self.turned: list[Tensor] = []
         self.lines: list[tuple[Call, list[str]]] = []
+        #: Values that lie in the same place in every step.
+        self.settled: dict[str, Tensor] = {}
 
     def bind(self, tensor: Tensor, *, constant: bool = False) -> str:
         """Name a tensor that is there beforehand."""
@@ -232,7 +247,8 @@ class _Notes:
         source = ["def program(x, t, weight):"]
         source += self._statements(self._needed(kept | direct.keys()), kept, direct)
         source += [f"{self._object(out[index])}.copy_({targets[index]})" for index in copied]
-        source.append(f"return {self.name_of(loss)}")
+        result = self.name_of(loss)
+        source.append(f"return {result}.clone()" if result in self.settled else f"return {result}")
         namespace = dict(self.bound)
         exec(_compiled("\n    ".join(source)), namespace)
         # Out of the namespace that it looks names up in: in a circle, the tensors would outlive
@@ -273,6 +289,12 @@ class _Notes:
         last = {name: index for index, used in enumerate(uses) for name in used}
         memory = _Memory(lines, last, kept | direct.keys())
         for index, (call, names) in enumerate(lines):
+            if (
+                call.is_view
+                and len(call.given) == 1
+                and self._settle(names, call.given, partial(_again, call))
+            ):
+                continue
             arguments = [self._literal(argument) for argument in call.args]
             arguments += [f"{key}={self._literal(value)}" for key, value in call.kwargs.items()]
             function = self._function(call)
@@ -284,14 +306,31 @@ class _Notes:
                     arguments.append(f"grad_input={uses[index][0]}")
                 form = _INTO.get(call.name) or _IN_PLACE[call.name]
                 function = self._object(form, name=f"in_place_{call.name}")
-            elif names and names[0] not in kept and _wants_memory(call):
-                arguments.append(f"out={self._object(torch.empty_like(call.result))}")
-            left = f"{', '.join(names)} = " if names else ""
+                self._settle(names, call.given[:1], lambda first: first)
+            elif self.stays and names[0:1] and names[0] not in kept and _has_place(call):
+                self._settle(names, [], partial(torch.empty_like, call.result))
+                arguments.append(f"{_PLACES.get(call.name, 'out')}={names[0]}")
+                if call.name in _PLACES:
+                    function = self._object(_INTO[call.name], name=f"into_{call.name}")
+            settled = bool(names) and names[0] in self.settled
+            left = f"{', '.join(names)} = " if names and not settled else ""
             yield f"{left}{function}({', '.join(arguments)})"
             mentioned = [name for name in dict.fromkeys(uses[index] + names) if name[0] == "v"]
+            mentioned = [name for name in mentioned if name not in self.settled]
             done = [n for n in mentioned if n not in kept and last.get(n, index) <= index]
             if done:
                 yield f"del {', '.join(done)}"
+
+    def _settle(
+        self, names: list[str], given: Sequence[Tensor], make: Callable[..., Tensor]
+    ) -> bool:
+        """Give a value its place for all steps, if what it lies in has one."""
+        places = [self.settled.get(self.name_of(tensor)) for tensor in given]
+        known = [place for place in places if place is not None]
+        if len(names) != 1 or len(known) < len(places):
+            return False
+        self.bound[names[0]] = self.settled[names[0]] = make(*known)
+        return True
 
     def _function(self, call: Call) -> str:
         if call.name == "bmm" and call.args[0].shape[2] == 1:
@@ -396,15 +435,17 @@ def _alike(first: Tensor, second: Tensor) -> bool:
     return one == other
 
 
-def _wants_memory(call: Call) -> bool:
-    """Whether a result is so large that its memory should stay from step to step."""
-    result = call.result
-    return (
-        call.name in _WRITES_OUT
-        and not call.acts
-        and isinstance(result, Tensor)
-        and result.numel() * result.element_size() >= _LARGE
-    )
+def _again(call: Call, first: Tensor) -> Tensor:
+    """Take the view of another tensor that a call took of its own."""
+    view: Tensor = call.func(first, *call.args[1:], **call.kwargs)
+    return view
+
+
+def _has_place(call: Call) -> bool:
+    """Whether a call can write its result to memory that stays from step to step."""
+    writes = call.name in _WRITES_OUT or call.name in _PLACES
+    # The sum of everything takes no place.
+    return writes and not call.acts and isinstance(call.result, Tensor) and call.result.ndim > 0
 
 
 def _needs_layout(call: Call) -> bool:

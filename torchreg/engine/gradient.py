@@ -200,6 +200,7 @@ class CapturedGradient:
                 loss=loss,
                 gradients=gradients,
                 out=self.taped.out,
+                stays=self.taped.objective.many,
             )
             self.written += written_outside(recorder.calls)
         except NotCapturableError as error:

@@ -209,13 +209,20 @@ class _Training:
                 )
 
     def _write_down(self, losses: list[float], validation: list[float] | None) -> None:
-        finite = None if self.core.whole is not None else self.core.are_finite()
         for member in self.active:
-            place = member.place
-            value = None if validation is None else validation[place]
-            sound = member.write_down(losses[place], value)
-            if not sound or (finite is not None and not finite[place]):
-                self._conclude(member, "diverged")
+            member.losses.append(losses[member.place])
+            if validation is not None:
+                member.validation_losses.append(validation[member.place])
+        sound = [math.isfinite(loss) for loss in losses]
+        if validation is not None:
+            sound = [is_so and math.isfinite(v) for is_so, v in zip(sound, validation, strict=True)]
+        if self.core.whole is None:
+            finite = self.core.are_finite()
+            sound = [is_so and weights for is_so, weights in zip(sound, finite, strict=True)]
+        if not all(sound):
+            for member in self.active:
+                if not sound[member.place]:
+                    self._conclude(member, "diverged")
 
     def _keep_if_best(self, losses: list[float], validation: list[float] | None) -> None:
         watched = validation if self.on_validation else losses

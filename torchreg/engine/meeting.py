@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import threading
 import time
+from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -17,6 +18,8 @@ from torchreg.engine.request import Job
 GRACE_S = 0.2
 #: Seconds after the last arrival that it waits for threads that compute, and may never come.
 PATIENCE_S = 2.0
+#: Threads that go on at once when their fits are done.
+AT_ONCE = max(2, os.cpu_count() or 1)
 #: A process that uses less than this share of one core does nothing.
 _IDLE = 0.1
 
@@ -112,6 +115,8 @@ class _Visit:
     called: threading.Event = field(default_factory=threading.Event)
     #: Whether somebody trains it already.
     taken: bool = False
+    #: Set when its thread may go on with its answer.
+    turn: threading.Event = field(default_factory=threading.Event)
     group: Sequence[_Visit] = ()
     answer: list[Fitted | Exception] | BaseException | None = None
 
@@ -131,7 +136,9 @@ class Meeting:
     the end, as arrivals are finite while nobody is released; or it is in a group, whose thread
     trains and waits for nobody. None is trained twice: a visit is taken under the lock, once.
     Before any thread of a group goes on, all of them are running again, so that the first one
-    to arrive anew waits for the others.
+    to arrive anew waits for the others. They go on a few at a time, the next one as soon as one
+    of them arrives or leaves, for hundreds at once would stand in each other's way; and all that
+    are left, if nobody has gone on for ``GRACE_S``.
 
     A thread whose training asks for further fits (a callback may) does them by itself.
     """
@@ -144,6 +151,9 @@ class Meeting:
         self._waiting: list[_Visit] = []
         #: In a group, without an answer yet.
         self._taken: set[_Visit] = set()
+        #: With an answer, and not gone on yet.
+        self._answered: deque[_Visit] = deque()
+        self._last_turn = 0.0
         self._last_arrival = 0.0
         self._cpu_at_arrival = 0.0
         self._halt = threading.Event()
@@ -167,6 +177,7 @@ class Meeting:
         with self.lock:
             self._running -= 1
             self._take_if_all_are_here()
+            self._let_go_on(1)
 
     def fit(self, jobs: Sequence[Job]) -> list[Fitted | Exception]:
         """Wait until fits are done: by this thread, or by another one.
@@ -193,9 +204,11 @@ class Meeting:
             self._running -= 1
             self._last_arrival, self._cpu_at_arrival = time.monotonic(), time.process_time()
             self._take_if_all_are_here()
+            self._let_go_on(1)
         self._wait(visit)
         if visit.group and visit.answer is None:
             self._train(visit.group)
+        self._wait_for_turn(visit)
         answer = visit.answer
         assert answer is not None
         if not isinstance(answer, BaseException):
@@ -213,6 +226,22 @@ class Meeting:
             released = [*self._waiting, *self._taken]
             self._waiting = []
             self._answer(released, [KeyboardInterrupt() for _ in released])
+            self._let_go_on(len(self._answered))
+
+    def _wait_for_turn(self, visit: _Visit) -> None:
+        while not visit.turn.wait(GRACE_S):
+            with self.lock:
+                if visit.turn.is_set():
+                    return
+                if time.monotonic() - self._last_turn >= GRACE_S:
+                    self._answered.remove(visit)
+                    return
+
+    def _let_go_on(self, n: int) -> None:
+        """Let some go on that have an answer. The lock is held."""
+        for _ in range(min(n, len(self._answered))):
+            self._answered.popleft().turn.set()
+            self._last_turn = time.monotonic()
 
     def _wait(self, visit: _Visit) -> None:
         while not visit.called.wait(GRACE_S):
@@ -253,6 +282,7 @@ class Meeting:
         with self.lock:
             self._running += len(group)
             self._answer(group, answers)
+            self._let_go_on(AT_ONCE)
 
     def _answer(
         self,
@@ -266,4 +296,5 @@ class Meeting:
             if visit.answer is None:
                 visit.answer = answer
             self._taken.discard(visit)
+            self._answered.append(visit)
             visit.called.set()

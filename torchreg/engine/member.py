@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 from torchreg.engine.problem import Answer, EpochRecord, Observer, Outcome, Problem
@@ -41,14 +40,6 @@ class Member:
             else None
         )
         self.answer: Answer | None = None
-
-    def write_down(self, loss: float, validation_loss: float | None) -> bool:
-        """Record what an epoch saw, and tell whether it can be true."""
-        self.losses.append(loss)
-        if validation_loss is None:
-            return math.isfinite(loss)
-        self.validation_losses.append(validation_loss)
-        return math.isfinite(loss) and math.isfinite(validation_loss)
 
     def last_record(self) -> EpochRecord:
         """Give what the last epoch saw."""

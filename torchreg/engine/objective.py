@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import ClassVar
 
 from torch import Tensor, nn
 from torch.func import functional_call
@@ -30,6 +31,8 @@ class Objective:
     network: nn.Module
     loss: Loss
     protect_input: bool = False
+    #: Whether it is that of many networks.
+    many: ClassVar[bool] = False
 
     @property
     def stable(self) -> list[Tensor]:

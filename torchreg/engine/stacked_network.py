@@ -84,6 +84,8 @@ class StackedObjective:
         The copy of one of them that is called for all, with the values in place of its own.
     """
 
+    many = True
+
     def __init__(
         self,
         networks: Sequence[nn.Module],
