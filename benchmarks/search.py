@@ -6,7 +6,6 @@ Beside ``MLPRegressor`` and skorch, standardized by hand, in two processes. And 
 from __future__ import annotations
 
 import csv
-import os
 import sys
 import time
 import warnings
@@ -184,7 +183,9 @@ def run_search(
 ) -> np.ndarray:
     """Search, and return the mean score of each setting."""
     with warnings.catch_warnings():
+        # scikit-learn hands these filters on to its processes.
         warnings.simplefilter("ignore", ConvergenceWarning)
+        warnings.filterwarnings("ignore", "Got `batch_size` less than 1 or larger")
         if backend is None:
             fitted = build(search).fit(*search.data())
         else:
@@ -241,8 +242,6 @@ def memory_mb(index: int, backend: str | None, threads: int) -> str:
 
 def main() -> None:
     run = begin("search", __doc__)
-    # Processes of MLPRegressor say that a batch of all rows is one of fewer.
-    os.environ["PYTHONWARNINGS"] = "ignore"
     searches = SEARCHES
     if run.quick:
         searches = tuple(replace(s, lrs=s.lrs[:2], epochs=20) for s in SEARCHES)
