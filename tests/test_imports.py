@@ -108,6 +108,7 @@ FLOORS: dict[str, list[str]] = {
         "torchreg.engine.stacked_rows",
         "torchreg.engine.cuda_graph",
         "torchreg.engine.capture",
+        "torchreg.engine.operations",
         "torchreg.engine.recorder",
         "torchreg.engine.surroundings",
         "torchreg.engine.core",
@@ -157,6 +158,7 @@ FLOORS: dict[str, list[str]] = {
         "torchreg.lbfgs",
         "torchreg.line_search",
         "torchreg.rules",
+        "torchreg.vector_rule",
         "torchreg.losses",
     ],
     "modules": [

@@ -18,10 +18,8 @@ from torchreg.rules import (
     AdamW,
     RMSprop,
     Rprop,
-    VectorRule,
-    kind_of_rule,
-    stack_rules,
 )
+from torchreg.vector_rule import VectorRule, kind_of_rule, stack_rules
 
 THEIRS: dict[str, Any] = {
     "adam": torch.optim.Adam,

@@ -12,7 +12,7 @@ from scipy.linalg import get_lapack_funcs
 from torch import Tensor
 
 from torchreg.line_search import Trial, Vector, search_line
-from torchreg.rules import Remembers, require
+from torchreg.vector_rule import Remembers, require
 
 #: Below this curvature a step says nothing about the Hessian; the bound of torch.optim.LBFGS.
 _LEAST_CURVATURE = 1e-10

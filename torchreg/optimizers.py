@@ -16,7 +16,8 @@ import torch
 
 from torchreg._errors import did_you_mean
 from torchreg.lbfgs import LBFGS
-from torchreg.rules import VECTOR_RULES, VectorRule
+from torchreg.rules import VECTOR_RULES
+from torchreg.vector_rule import VectorRule
 
 #: Learning rates that suit standardized data, where torch's own do not; for names only,
 #: a class keeps torch's own.

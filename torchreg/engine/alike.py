@@ -16,7 +16,7 @@ from torchreg.engine.problem import Problem
 from torchreg.engine.rows import LazyRows, batch_sizes, width_of
 from torchreg.engine.surroundings import obstacle
 from torchreg.lbfgs import LBFGS
-from torchreg.rules import kind_of_rule
+from torchreg.vector_rule import kind_of_rule
 
 _PLAIN = bool | int | float | complex | str | bytes | None
 #: What every module has, and what is described in a way of its own.

@@ -9,55 +9,39 @@ do whose operations are the same in every step.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import lru_cache, partial
 from types import CodeType
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from torchreg.engine.recorder import Call, NotCapturableError, memory_of, tensors_in
+from torchreg.engine.operations import (
+    BY_SHAPE,
+    DIRECT,
+    IN_PLACE,
+    INTO,
+    PLACES,
+    RESHAPES,
+    SAME,
+    SAME_IN_SHAPE,
+    Memory,
+    Transpose,
+    are_alike,
+    by_position,
+    can_write,
+    dims_swapped,
+    has_place,
+    is_thin,
+    needs_layout,
+    take_again,
+    transpose_of,
+)
+from torchreg.engine.recorder import Call, NotCapturableError, memory_of
 
 Program = Callable[[Tensor, Tensor, Tensor | None], Tensor]
-
-# fmt: off
-#: Functions that take an operator's arguments and are called about a microsecond faster.
-_DIRECT: dict[str, Callable[..., Any]] = {
-    name: getattr(torch, name)
-    for name in [
-        "abs", "add", "addmm", "bmm", "cat", "clamp", "clamp_min", "cos", "div", "erf", "exp",
-        "expm1", "log", "log1p", "maximum", "mean", "minimum", "mm", "mul", "neg", "pow",
-        "reciprocal", "relu", "rsqrt", "sigmoid", "sign", "sin", "sqrt", "stack", "sub", "sum",
-        "t", "tanh", "transpose", "unsqueeze", "where",
-    ]
-}
-_DIRECT |= {"mse_loss": torch._C._nn.mse_loss, "view": torch.Tensor.view}
-#: Those of them that can write their result where it is wanted.
-_WRITES_OUT = {"add", "addmm", "bmm", "div", "mm", "mse_loss", "mul", "neg", "sub", "sum"}
-#: What writes to the memory of its first argument, where nobody needs it any more.
-_IN_PLACE: dict[str, Callable[..., Any]] = {
-    name: getattr(torch.Tensor, f"{name}_")
-    for name in ["add", "div", "exp", "mul", "neg", "pow", "relu", "sigmoid", "sub", "tanh"]
-}
-#: The same for operations whose other form wants the memory as a further argument.
-_INTO: dict[str, Callable[..., Any]] = {
-    name: getattr(torch.ops.aten, name).grad_input
-    for name in ["mse_loss_backward", "sigmoid_backward", "tanh_backward", "threshold_backward"]
-}
-#: Their result depends on the shape and dtype of what they are given, not on its values.
-_BY_SHAPE = {"full_like", "new_full", "new_ones", "new_zeros", "ones_like", "zeros_like"}
-#: They give what they are given, in another shape.
-_RESHAPES = {"view", "_unsafe_view"}
-#: They give what they are given, under another name; the others if it has that shape already.
-_SAME = {"alias", "detach"}
-_SAME_IN_SHAPE = {*_RESHAPES, "expand"}
-#: They can do with one order of numbers in memory only.
-_BY_LAYOUT = {*_RESHAPES, "as_strided"}
-# fmt: on
-#: Those of ``_INTO`` whose result is put in a place of its own as well.
-_PLACES = {"mse_loss_backward": "grad_input"}
 
 
 def write_down(
@@ -110,7 +94,7 @@ def write_down(
         inputs,
         mutated={memory_of(t) for c in calls for t in c.written},
         free={memory_of(gradient) for gradient in gradients}
-        - {memory_of(c.args[0]) for c in calls if _needs_layout(c)},
+        - {memory_of(c.args[0]) for c in calls if needs_layout(c)},
         stays=stays,
     )
     for tensor in stable:
@@ -145,7 +129,7 @@ class _Notes:
         #: Names of those whose values never change.
         self.constant: set[str] = set()
         #: What each transposed value is the transpose of, in which dimensions.
-        self.transposed: dict[str, _Transpose] = {}
+        self.transposed: dict[str, Transpose] = {}
         #: Tensors that only the notes hold, kept alive like those of the calls.
         self.turned: list[Tensor] = []
         self.lines: list[tuple[Call, list[str]]] = []
@@ -170,13 +154,13 @@ class _Notes:
             raise NotCapturableError("it draws from a random generator of its own")
         if torch.Tag.data_dependent_output in call.func.tags:
             raise NotCapturableError("the module or the loss looks at values while it runs")
-        if torch.Tag.dynamic_output_shape in call.func.tags and not _by_position(call):
+        if torch.Tag.dynamic_output_shape in call.func.tags and not by_position(call):
             raise NotCapturableError(f"the shape of what {call.name} returns depends on values")
         given = [self.name_of(tensor) for tensor in call.given]
-        dims = _dims_swapped(call)
+        dims = dims_swapped(call)
         before = self.transposed.get(given[0]) if dims else None
-        if call.name in _SAME or (
-            call.name in _SAME_IN_SHAPE and _alike(call.args[0], call.result)
+        if call.name in SAME or (
+            call.name in SAME_IN_SHAPE and are_alike(call.args[0], call.result)
         ):
             self.names[id(call.result)] = given[0]
         elif before is not None and before.dims == dims:
@@ -190,7 +174,7 @@ class _Notes:
         else:
             self._append(call)
         if dims:
-            source = _Transpose(given[0], call.args[0], dims)
+            source = Transpose(given[0], call.args[0], dims)
             self.transposed.setdefault(self.names[id(call.result)], source)
 
     def _append(self, call: Call) -> None:
@@ -210,19 +194,19 @@ class _Notes:
         if call.name not in ("mm", "bmm") or memory_of(call.result) not in self.free:
             return False
         if call.name == "mm":
-            return given[0] in self.transposed and _is_thin(call.result)
-        return call.args[0].shape[2] > 1 and _is_thin(call.result)
+            return given[0] in self.transposed and is_thin(call.result)
+        return call.args[0].shape[2] > 1 and is_thin(call.result)
 
     def _append_turned(self, call: Call) -> None:
         """Compute A B as (B' A')'."""
-        turned = [_transposed(factor) for factor in reversed(call.args)]
+        turned = [transpose_of(factor) for factor in reversed(call.args)]
         for transpose in turned:
             self.take(transpose)
         product = call.result.mT.contiguous()
         self.turned += [*(transpose.result for transpose in turned), product]
         factors = tuple(transpose.result for transpose in turned)
         self._append(Call(call.func, factors, {}, product))
-        self._append(replace(_transposed(product), result=call.result))
+        self._append(replace(transpose_of(product), result=call.result))
 
     def _is_known(self, call: Call, given: list[str]) -> bool:
         """Tell whether the result is a constant, or a view of memory that stays."""
@@ -234,7 +218,7 @@ class _Notes:
             return False
         # Memory that was not filled is no constant.
         made_here = not given and not call.name.startswith("empty")
-        return made_here or call.name in _BY_SHAPE or self._all_constant(given)
+        return made_here or call.name in BY_SHAPE or self._all_constant(given)
 
     def _all_constant(self, names: list[str]) -> bool:
         return bool(names) and all(name in self.constant for name in names)
@@ -264,10 +248,10 @@ class _Notes:
         direct: dict[str, Tensor] = {}
         copied = []
         for index, name in enumerate(targets):
-            while name in producers and producers[name].name in _RESHAPES:
+            while name in producers and producers[name].name in RESHAPES:
                 name = self.name_of(producers[name].args[0])
             call = producers.get(name)
-            if name not in direct and call is not None and _can_write(call, out[index]):
+            if name not in direct and call is not None and can_write(call, out[index]):
                 direct[name] = out[index].view(call.result.shape)
             else:
                 copied.append(index)
@@ -287,12 +271,12 @@ class _Notes:
     ) -> Iterator[str]:
         uses = [[self.name_of(tensor) for tensor in call.given] for call, _ in lines]
         last = {name: index for index, used in enumerate(uses) for name in used}
-        memory = _Memory(lines, last, kept | direct.keys())
+        memory = Memory(lines, last, kept | direct.keys())
         for index, (call, names) in enumerate(lines):
             if (
                 call.is_view
                 and len(call.given) == 1
-                and self._settle(names, call.given, partial(_again, call))
+                and self._settle(names, call.given, partial(take_again, call))
             ):
                 continue
             arguments = [self._literal(argument) for argument in call.args]
@@ -302,16 +286,16 @@ class _Notes:
                 arguments.append(f"out={self._object(direct[names[0]])}")
             elif memory.can_be_replaced(call, index):
                 memory.join(call)
-                if call.name in _INTO:
+                if call.name in INTO:
                     arguments.append(f"grad_input={uses[index][0]}")
-                form = _INTO.get(call.name) or _IN_PLACE[call.name]
+                form = INTO.get(call.name) or IN_PLACE[call.name]
                 function = self._object(form, name=f"in_place_{call.name}")
                 self._settle(names, call.given[:1], lambda first: first)
-            elif self.stays and names[0:1] and names[0] not in kept and _has_place(call):
+            elif self.stays and names[0:1] and names[0] not in kept and has_place(call):
                 self._settle(names, [], partial(torch.empty_like, call.result))
-                arguments.append(f"{_PLACES.get(call.name, 'out')}={names[0]}")
-                if call.name in _PLACES:
-                    function = self._object(_INTO[call.name], name=f"into_{call.name}")
+                arguments.append(f"{PLACES.get(call.name, 'out')}={names[0]}")
+                if call.name in PLACES:
+                    function = self._object(INTO[call.name], name=f"into_{call.name}")
             settled = bool(names) and names[0] in self.settled
             left = f"{', '.join(names)} = " if names and not settled else ""
             yield f"{left}{function}({', '.join(arguments)})"
@@ -336,8 +320,8 @@ class _Notes:
         if call.name == "bmm" and call.args[0].shape[2] == 1:
             # Columns times rows: nothing is summed.
             return self._object(torch.mul, name="torch_mul")
-        if call.name in _DIRECT:
-            return self._object(_DIRECT[call.name], name=f"torch_{call.name}")
+        if call.name in DIRECT:
+            return self._object(DIRECT[call.name], name=f"torch_{call.name}")
         return self._object(call.func, name=str(call.func).replace(".", "_"))
 
     def _literal(self, value: Any) -> str:
@@ -363,122 +347,3 @@ class _Notes:
 def _compiled(source: str) -> CodeType:
     """Compile a program; fits of the same network write down the same one."""
     return compile(source, "<captured gradient>", "exec")
-
-
-class _Memory:
-    """Which values share memory, and how long each piece of it is needed.
-
-    Parameters
-    ----------
-    lines : list of (Call, list of str)
-        Calls with the names of their results.
-    last : mapping
-        The line in which each name is used last.
-    results : set of str
-        Names that are needed after the last line.
-    """
-
-    def __init__(
-        self,
-        lines: Sequence[tuple[Call, list[str]]],
-        last: Mapping[str, int],
-        results: Iterable[str],
-    ) -> None:
-        #: Up to which line each piece of memory is needed; only of those that a line makes.
-        self.needed: dict[int, float] = {}
-        results = set(results)
-        for index, (call, names) in enumerate(lines):
-            for name, tensor in zip(names, call.results, strict=False):
-                piece = memory_of(tensor)
-                if call.is_view and piece not in self.needed:
-                    continue
-                until = math.inf if name in results else last.get(name, index)
-                self.needed[piece] = max(self.needed.get(piece, 0), until)
-
-    def can_be_replaced(self, call: Call, index: int) -> bool:
-        """Whether a call can put its result in the place of its first argument."""
-        known = call.name in _IN_PLACE or call.name in _INTO
-        if not known or call.acts or not isinstance(call.args[0], Tensor):
-            return False
-        first = call.args[0]
-        others = [t for t in call.given[1:] if memory_of(t) == memory_of(first)]
-        dead = self.needed.get(memory_of(first), math.inf) <= index
-        return dead and _alike(first, call.result) and not others
-
-    def join(self, call: Call) -> None:
-        """Note that a result lies in the place of the first argument."""
-        first, result = memory_of(call.args[0]), memory_of(call.result)
-        self.needed[first] = self.needed[result]
-
-
-class _Transpose(NamedTuple):
-    """What a value is the transpose of: its name, itself, and the dimensions swapped."""
-
-    name: str
-    value: Tensor
-    dims: tuple[int, ...]
-
-
-def _dims_swapped(call: Call) -> tuple[int, ...]:
-    """Tell which dimensions a call swaps, if that is all it does."""
-    if call.name == "t":
-        return (0, 1)
-    if call.name != "transpose":
-        return ()
-    n_dims = call.args[0].ndim
-    return tuple(sorted(dim % n_dims for dim in call.args[1:]))
-
-
-def _alike(first: Tensor, second: Tensor) -> bool:
-    """Whether two tensors have the same dtype, shape and layout."""
-    one, other = ((t.dtype, t.shape, t.stride()) for t in (first, second))
-    return one == other
-
-
-def _again(call: Call, first: Tensor) -> Tensor:
-    """Take the view of another tensor that a call took of its own."""
-    view: Tensor = call.func(first, *call.args[1:], **call.kwargs)
-    return view
-
-
-def _has_place(call: Call) -> bool:
-    """Whether a call can write its result to memory that stays from step to step."""
-    writes = call.name in _WRITES_OUT or call.name in _PLACES
-    # The sum of everything takes no place.
-    return writes and not call.acts and isinstance(call.result, Tensor) and call.result.ndim > 0
-
-
-def _needs_layout(call: Call) -> bool:
-    """Whether a call reads its first argument in the order in which it was recorded."""
-    return call.name in _BY_LAYOUT and not _alike(call.args[0], call.result)
-
-
-def _transposed(factor: Tensor) -> Call:
-    """Call for the transpose of a matrix, or of many."""
-    if factor.ndim == 2:
-        return Call(torch.ops.aten.t.default, (factor,), {}, factor.t())
-    return Call(torch.ops.aten.transpose.int, (factor, 1, 2), {}, factor.transpose(1, 2))
-
-
-def _is_thin(product: Tensor) -> bool:
-    """Whether a product with few columns is computed faster as its transpose, copies included.
-
-    Measured with MKL, which takes twice as long for 100 × 8 as for 8 × 100.
-    """
-    n_rows, n_columns = product.shape[-2:]
-    most = 8 if product.dtype == torch.float32 else n_columns
-    return 1 < n_columns <= most and 4 * n_columns <= n_rows
-
-
-def _by_position(call: Call) -> bool:
-    """Whether a call selects by positions, whose number is known, and not by a mask."""
-    masks = torch.bool, torch.uint8
-    return call.name == "index" and all(t.dtype not in masks for t in tensors_in(call.args[1]))
-
-
-def _can_write(call: Call, out: Tensor) -> bool:
-    """Whether a call can write its result where ``out`` is."""
-    result = call.result
-    contiguous = result.is_contiguous() and out.is_contiguous()
-    fits = call.name in _WRITES_OUT and contiguous and result.dtype == out.dtype
-    return bool(fits)

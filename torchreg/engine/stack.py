@@ -20,7 +20,7 @@ from torchreg.engine.rows import Batch, rows_in, width_of
 from torchreg.engine.stacked_network import StackedObjective
 from torchreg.engine.stacked_rows import Deal, all_rows, rows_of
 from torchreg.engine.trial import NotStackableError, Trial
-from torchreg.rules import VectorRule, stack_rules
+from torchreg.vector_rule import VectorRule, stack_rules
 
 #: Numbers of validation rows that are evaluated at once, for all networks together.
 _EVALUATED = 2**18

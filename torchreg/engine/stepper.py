@@ -18,7 +18,7 @@ from torchreg.engine.problem import BatchObserver
 from torchreg.engine.rows import Batch
 from torchreg.lbfgs import LBFGS
 from torchreg.optimizers import OptimizerSpec
-from torchreg.rules import VectorRule
+from torchreg.vector_rule import VectorRule
 
 
 class Stepper(Protocol):
