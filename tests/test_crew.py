@@ -36,6 +36,14 @@ def wait_for(crew: Crew, call: Call) -> None:
     crew.end_to_wait(call)
 
 
+def wait_until(holds: Callable[[], bool]) -> None:
+    """Wait for what threads do after they have told the end of their task."""
+    deadline = time.monotonic() + 10
+    while not holds():
+        assert time.monotonic() < deadline
+        time.sleep(0.001)
+
+
 class Most:
     """Counts how many are inside at once."""
 
@@ -136,7 +144,7 @@ def test_the_meeting_is_never_empty_while_somebody_may_come(crew: Crew) -> None:
     crew.end_to_wait(call)
     assert min(counts) > 0
     crew.go()
-    assert counts[-1] == 0
+    wait_until(lambda: counts[-1] == 0)
 
 
 @within(60)
@@ -157,7 +165,7 @@ def test_calls_inside_calls_all_end_whatever_the_limits(seed: int, crew: Crew) -
 
     (root,) = run(crew, [tree(0)])
     assert root.get() == len(done)
-    assert crew._n_at_work == crew.meeting._running == 0
+    wait_until(lambda: crew._n_at_work == crew.meeting._running == 0)
 
 
 @within(30)
