@@ -118,6 +118,7 @@ FLOORS: dict[str, list[str]] = {
         "torchreg.engine.request",
         "torchreg.engine.problem",
         "torchreg.engine.statistics",
+        "torchreg.engine.initial",
         "torchreg.engine.rows",
     ],
     "files and graphs": [

@@ -21,6 +21,7 @@ from torchreg._device import (
 )
 from torchreg.diagnosis.record import FitSummary
 from torchreg.engine.described_rows import describe_rows
+from torchreg.engine.initial import initialize
 from torchreg.engine.inside import Inside
 from torchreg.engine.network import Habits, build_network, fit_to_data, habits_of, scaled
 from torchreg.engine.problem import ONE_THREAD, Answer, Outcome, Problem, is_interrupted
@@ -220,6 +221,8 @@ def start_networks(
                 if same
                 else shared.once("table", training, *how, inside.dtype, whole, make=make)
             )
+            if request.start is None:
+                initialize(inside.network, table)
             habits = habits_of(inside.network, table.x[torch.arange(min(4, len(table.t)))])
             return Start(seed, inside, table, habits, generator_states(request.device))
 
