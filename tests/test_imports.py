@@ -113,6 +113,7 @@ FLOORS: dict[str, list[str]] = {
         "torchreg.engine.surroundings",
         "torchreg.engine.core",
         "torchreg.engine.objective",
+        "torchreg.engine.members",
         "torchreg.engine.network",
         "torchreg.engine.predict",
         "torchreg.engine.request",
@@ -165,6 +166,7 @@ FLOORS: dict[str, list[str]] = {
     "modules": [
         "torchreg.nn",
         "torchreg.nn.ensemble",
+        "torchreg.nn.members",
         "torchreg.nn.mlp",
         "torchreg.nn.standardize",
         "torchreg.nn.constants",

@@ -23,6 +23,7 @@ from torchreg.diagnosis.record import FitSummary
 from torchreg.engine.described_rows import describe_rows
 from torchreg.engine.initial import initialize
 from torchreg.engine.inside import Inside
+from torchreg.engine.members import has_members
 from torchreg.engine.network import Habits, build_network, fit_to_data, habits_of, scaled
 from torchreg.engine.problem import ONE_THREAD, Answer, Outcome, Problem, is_interrupted
 from torchreg.engine.request import Job, RawRows, Request
@@ -296,7 +297,7 @@ def build_module(
     )
     default = torch.get_default_dtype()
     before = scaled(nn.Identity(), x_statistics, None, default)
-    fit_to_data(network, before(_first_rows(training.x)).to(default), n_outputs)
+    output = fit_to_data(network, before(_first_rows(training.x)).to(default), n_outputs)
     trainable(network)
     dtype = resolve_dtype(
         request.dtype,
@@ -304,7 +305,8 @@ def build_module(
         device=request.device,
         exact=request.optimizer.searches_lines,
     )
-    module = scaled(network.to(dtype), x_statistics, y_statistics, dtype)
+    average = has_members(output)
+    module = scaled(network.to(dtype), x_statistics, y_statistics, dtype, average=average)
     if statistics_dtype(request.device) != torch.float64:
         module.to(statistics_dtype(request.device))
     return module.to(request.device)

@@ -20,6 +20,7 @@ from torchreg._errors import did_you_mean
 from torchreg.engine.problem import EpochRecord, Outcome
 from torchreg.engine.rows import Batch
 from torchreg.engine.stepper import trainable
+from torchreg.nn import AverageMembers
 from torchreg.optimizers import OptimizerSpec
 
 
@@ -75,7 +76,7 @@ class SkorchObserver:
         batch_size: int,
     ) -> None:
         self.optimizer = optimizer.torch_optimizer(trainable(module))
-        self.to_raw = to_raw or nn.Identity()
+        self.to_raw, self.average = to_raw or nn.Identity(), AverageMembers()
         named = {item[0] for item in callbacks if isinstance(item, tuple | list)}
         for option in options:
             name = option.partition("__")[0]
@@ -138,7 +139,7 @@ class SkorchObserver:
             batch=self._raw(batch),
             training=training,
             loss=torch.tensor(loss),
-            y_pred=self.to_raw(prediction),
+            y_pred=self.to_raw(self.average(prediction)),
         )
 
     def on_epoch_end(self, record: EpochRecord) -> bool:

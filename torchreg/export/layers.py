@@ -14,7 +14,15 @@ from typing import Any
 
 from torch import nn
 
-from torchreg.nn import MLP, AddConstant, MultiplyByConstant, Standardize, Unstandardize
+from torchreg.nn import (
+    MLP,
+    AddConstant,
+    AverageMembers,
+    MemberLinear,
+    MultiplyByConstant,
+    Standardize,
+    Unstandardize,
+)
 
 _INPLACE = ("inplace",)
 _NORM = ("num_features", "eps", "momentum", "affine", "track_running_stats")
@@ -35,6 +43,7 @@ _POOL = ("kernel_size", "stride", "padding")
 LAYERS: dict[type[nn.Module], tuple[str, ...]] = {
     # Weights.
     nn.Linear: ("in_features", "out_features", "bias"),
+    MemberLinear: ("n_members", "in_features", "out_features", "bias"),
     nn.Conv1d: _CONV,
     nn.Conv2d: _CONV,
     # Normalization.
@@ -79,6 +88,7 @@ LAYERS: dict[type[nn.Module], tuple[str, ...]] = {
     nn.Dropout2d: ("p", "inplace"),
     nn.FeatureAlphaDropout: ("p", "inplace"),
     # Shapes.
+    AverageMembers: (),
     nn.AvgPool1d: (*_POOL, "ceil_mode", "count_include_pad"),
     nn.Flatten: ("start_dim", "end_dim"),
     nn.Identity: (),

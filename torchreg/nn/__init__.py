@@ -6,13 +6,16 @@ Each one is complete by itself and works in any ``nn.Sequential``, with or witho
 
 from torchreg.nn.constants import AddConstant, MultiplyByConstant
 from torchreg.nn.ensemble import Ensemble
+from torchreg.nn.members import AverageMembers, MemberLinear
 from torchreg.nn.mlp import MLP
 from torchreg.nn.standardize import Standardize, Unstandardize
 
 __all__ = [
     "MLP",
     "AddConstant",
+    "AverageMembers",
     "Ensemble",
+    "MemberLinear",
     "MultiplyByConstant",
     "Standardize",
     "Unstandardize",

@@ -13,11 +13,12 @@ from torch import Tensor, nn
 from torchreg._device import seeded
 from torchreg.export.script.layout import Expression, Group, Item, call, quoted
 from torchreg.export.script.source import NotWritableError, Source
-from torchreg.nn import MLP, AddConstant, MultiplyByConstant
+from torchreg.nn import MLP, AddConstant, AverageMembers, MultiplyByConstant
 
 #: What the script defines itself; see :mod:`torchreg.export.script.text`.
 OWN: dict[Any, str] = {
     AddConstant: "AddConstant",
+    AverageMembers: "AverageMembers",
     MultiplyByConstant: "MultiplyByConstant",
 }
 #: What every module has among its attributes.
