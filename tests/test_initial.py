@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import runpy
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from torch import Tensor, nn
 
 from torchreg import TorchRegressor
 from torchreg.engine import initial
+from torchreg.engine.start import rebuild_start
 
 rng = np.random.default_rng(0)
 X = 200 + 15 * rng.normal(size=(60, 3))
@@ -184,3 +186,49 @@ def test_the_rows_are_not_to_be_changed() -> None:
 
     with pytest.raises(ValueError, match="expects to read the rows, but it changed them in place"):
         fitted(module=Greedy)
+
+
+class Centred(nn.Module):
+    """Begins where its rows say: no global name of this file is used, so that it can be written."""
+
+    def __init__(self, in_features: int, out_features: int) -> None:
+        super().__init__()
+        self.layer = nn.Linear(in_features, out_features)
+
+    def initialize_from(self, x: Tensor, t: Tensor, weight: Tensor | None) -> None:
+        share = torch.ones_like(t[:, 0]) if weight is None else weight
+        self.layer.weight.copy_(((share / share.sum()) * t.T) @ x)
+        self.layer.bias.normal_()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.layer(x)
+
+
+@pytest.mark.parametrize("batch_size", [None, 16])
+@pytest.mark.parametrize("weighted", [False, True])
+def test_a_script_shows_the_network_its_rows(
+    tmp_path: Path, batch_size: Any, weighted: bool
+) -> None:
+    weight = np.arange(1.0, len(X) + 1) if weighted else None
+    reg = fitted(module=Centred, batch_size=batch_size, fit={"sample_weight": weight})
+    reg.to_script(tmp_path / "shown.py", X, y, sample_weight=weight)
+    script = runpy.run_path(str(tmp_path / "shown.py"))
+    rows = [torch.as_tensor(X), torch.as_tensor(y[:, None])]
+    network, _ = script["train"](*rows, *([] if weight is None else [torch.as_tensor(weight)]))
+    np.testing.assert_allclose(
+        script["predict"](network, rows[0])[:, 0].numpy(), reg.predict(X), rtol=1e-6
+    )
+
+
+def test_a_script_of_a_network_that_was_shaped_by_its_rows_is_refused(tmp_path: Path) -> None:
+    class Shaped(Centred):
+        def initialize_from(self, x: Tensor, t: Tensor, weight: Tensor | None) -> None:
+            self.layer = nn.Sequential(nn.Linear(x.shape[1], 2), nn.Linear(2, 1))
+
+    with pytest.raises(ValueError, match=r"Shaped.initialize_from gave the network shapes that"):
+        fitted(module=Shaped).to_script(tmp_path / "shaped.py", X, y)
+
+
+def test_the_start_of_a_network_that_looked_at_rows_is_not_made_up() -> None:
+    widths = {"in_features": 3, "out_features": 1, "seed": 0}
+    assert rebuild_start(Centred, {}, fitted(module=Centred).module_.network, **widths) is None
