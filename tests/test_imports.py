@@ -166,8 +166,12 @@ FLOORS: dict[str, list[str]] = {
     "modules": [
         "torchreg.nn",
         "torchreg.nn.ensemble",
+        "torchreg.nn.linear_path",
         "torchreg.nn.members",
         "torchreg.nn.mlp",
+        "torchreg.nn.periodic",
+        "torchreg.nn.robust",
+        "torchreg.nn.scale",
         "torchreg.nn.standardize",
         "torchreg.nn.constants",
     ],

@@ -51,7 +51,7 @@ def test_the_next_layer_needs_no_copy() -> None:
 
 @pytest.mark.parametrize("sizes", [(0, 1, 1), (1, 2.0, 1), (1, 1, True)], ids=str)
 def test_a_size_is_a_whole_number(sizes: Any) -> None:
-    with pytest.raises(ValueError, match=r"MemberLinear expects .* of 1 or more, got"):
+    with pytest.raises(ValueError, match=r"MemberLinear: \w+ of 1 or more expected, a whole"):
         MemberLinear(*sizes)
 
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
-from numbers import Integral
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+
+from torchreg.nn.constants import as_size
 
 
 class MemberLinear(nn.Module):
@@ -77,16 +78,9 @@ class MemberLinear(nn.Module):
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
-        sizes = {
-            "n_members": n_members,
-            "in_features": in_features,
-            "out_features": out_features,
-        }
-        for name, size in sizes.items():
-            if isinstance(size, bool) or not isinstance(size, Integral) or size < 1:
-                raise ValueError(f"MemberLinear expects {name} of 1 or more, got {size!r}.")
-        self.n_members, self.in_features = int(n_members), int(in_features)
-        self.out_features = int(out_features)
+        self.n_members = as_size(n_members, name="MemberLinear: n_members")
+        self.in_features = as_size(in_features, name="MemberLinear: in_features")
+        self.out_features = as_size(out_features, name="MemberLinear: out_features")
         shape = self.n_members, self.out_features, self.in_features
         self.weight = nn.Parameter(torch.empty(shape, device=device, dtype=dtype))
         if bias:
