@@ -22,18 +22,18 @@ WEIGHT = torch.randint(1, 4, (80,)).double()
 
 @pytest.mark.parametrize("weight", [None, WEIGHT], ids=["alike", "weights"])
 def test_with_little_noise_the_line_is_that_of_least_squares(weight: Tensor | None) -> None:
-    line = ridge(X, T, weight)
+    slopes, bias = ridge(X, T, weight)
     expected = LinearRegression().fit(X, T, weight)
-    np.testing.assert_allclose(line.weight, expected.coef_, rtol=1e-3)
-    np.testing.assert_allclose(line.bias, expected.intercept_, rtol=1e-3)
+    np.testing.assert_allclose(slopes, expected.coef_, rtol=1e-3)
+    np.testing.assert_allclose(bias, expected.intercept_, rtol=1e-3)
 
 
 def test_columns_that_are_copies_share_their_weight() -> None:
     twice = torch.cat([X, X[:, :1]], dim=1)
-    line = ridge(twice, T)
-    torch.testing.assert_close(line.weight[:, 0], line.weight[:, 4])
+    slopes, bias = ridge(twice, T)
+    torch.testing.assert_close(slopes[:, 0], slopes[:, 4])
     np.testing.assert_allclose(
-        (twice @ line.weight.T + line.bias).numpy(),
+        (twice @ slopes.T + bias).numpy(),
         LinearRegression().fit(X, T).predict(X),
         atol=1e-3,
     )
@@ -45,7 +45,7 @@ def test_the_penalty_is_the_best_of_generalized_cross_validation(shape: tuple[in
     x = torch.randn(shape, generator=generator, dtype=torch.float64)
     t = x[:, :3].sum(1, keepdim=True)
     t = t + 2 * torch.randn(t.shape, generator=generator, dtype=torch.float64)
-    line = ridge(x, t)
+    slopes, _ = ridge(x, t)
     n, centred = len(x), (x - x.mean(0)).numpy()
     mean_variance = np.square(centred).sum() / shape[1]
     errors = []
@@ -55,12 +55,12 @@ def test_the_penalty_is_the_best_of_generalized_cross_validation(shape: tuple[in
         free = 1 - (1 + (values / (values + penalty)).sum()) / n
         error = np.square(model.predict(x) - t[:, 0].numpy()).sum() / free**2
         errors.append((error if free >= 0.05 else np.inf, model.coef_))
-    np.testing.assert_allclose(line.weight[0], min(errors, key=lambda e: e[0])[1], rtol=1e-6)
+    np.testing.assert_allclose(slopes[0], min(errors, key=lambda e: e[0])[1], rtol=1e-6)
 
 
 def test_where_nothing_varies_the_line_is_the_mean() -> None:
-    line = ridge(torch.ones(5, 3), torch.arange(5.0)[:, None])
-    assert line.weight.tolist() == [[0, 0, 0]] and line.bias.tolist() == [2]
+    slopes, bias = ridge(torch.ones(5, 3), torch.arange(5.0)[:, None])
+    assert slopes.tolist() == [[0, 0, 0]] and bias.tolist() == [2]
 
 
 @pytest.mark.parametrize("n_members", [None, 3])
@@ -73,8 +73,8 @@ def test_it_begins_at_the_linear_answer(n_members: int | None) -> None:
     path = LinearPath(network, 4, 2).double()
     before = [p.detach().clone() for p in network.parameters()]
     path.initialize_from(X, T, None)
-    line = ridge(X, T)
-    expected = X @ line.weight.T + line.bias
+    slopes, bias = ridge(X, T)
+    expected = X @ slopes.T + bias
     output = path(X)
     if n_members is not None:
         assert output.shape == (80, 3, 2)

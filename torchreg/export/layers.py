@@ -18,8 +18,12 @@ from torchreg.nn import (
     MLP,
     AddConstant,
     AverageMembers,
+    LinearPath,
     MemberLinear,
     MultiplyByConstant,
+    PeriodicEmbedding,
+    RobustStandardize,
+    Scale,
     Standardize,
     Unstandardize,
 )
@@ -44,6 +48,14 @@ LAYERS: dict[type[nn.Module], tuple[str, ...]] = {
     # Weights.
     nn.Linear: ("in_features", "out_features", "bias"),
     MemberLinear: ("n_members", "in_features", "out_features", "bias"),
+    PeriodicEmbedding: (
+        "in_features",
+        "columns",
+        "n_frequencies",
+        "n_outputs",
+        "frequency_scale",
+    ),
+    Scale: ("n_features",),
     nn.Conv1d: _CONV,
     nn.Conv2d: _CONV,
     # Normalization.
@@ -108,12 +120,13 @@ LAYERS: dict[type[nn.Module], tuple[str, ...]] = {
 CONSTANTS: dict[type[nn.Module], tuple[tuple[str, ...], tuple[str, ...]]] = {
     AddConstant: (("constant",), ()),
     MultiplyByConstant: (("constant",), ()),
+    RobustStandardize: (("center", "scale", "binary"), ("dtype",)),
     Standardize: (("mean", "scale"), ("dtype",)),
     Unstandardize: (("mean", "scale"), ()),
 }
 
 #: Modules that are what their children are.
-CONTAINERS: tuple[type[nn.Module], ...] = (nn.Sequential, MLP)
+CONTAINERS: tuple[type[nn.Module], ...] = (nn.Sequential, MLP, LinearPath)
 
 
 def arguments_of(layer: nn.Module) -> dict[str, Any]:

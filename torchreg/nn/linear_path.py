@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 import torch
 from torch import Tensor, nn
 
@@ -65,9 +63,8 @@ class LinearPath(nn.Module):
         weight : Tensor of shape (n,) or None
             Only ratios matter.
         """
-        line = ridge(x, t, weight)
-        self.linear.weight.copy_(line.weight)
-        self.linear.bias.copy_(line.bias)
+        for parameter, value in zip(self.linear.parameters(), ridge(x, t, weight), strict=True):
+            parameter.copy_(value)
         inner = getattr(self.network, "initialize_from", None)
         if inner is not None:
             inner(x, t - self.linear(x), weight)
@@ -103,14 +100,7 @@ def zero_output(network: nn.Module) -> None:
         nn.init.zeros_(parameter)
 
 
-class Line(NamedTuple):
-    """Weight (out_features, in_features) and bias (out_features,), float64."""
-
-    weight: Tensor
-    bias: Tensor
-
-
-def ridge(x: Tensor, t: Tensor, weight: Tensor | None = None) -> Line:
+def ridge(x: Tensor, t: Tensor, weight: Tensor | None = None) -> tuple[Tensor, Tensor]:
     r"""Fit lines by least squares, with the penalty that leaves rows out best.
 
     .. math:: \min_{W, b} \sum_i w_i \lVert t_i - W x_i - b \rVert^2 + \lambda \lVert W \rVert^2
@@ -131,7 +121,9 @@ def ridge(x: Tensor, t: Tensor, weight: Tensor | None = None) -> Line:
 
     Returns
     -------
-    Line
+    weight : Tensor of shape (out_features, in_features)
+    bias : Tensor of shape (out_features,)
+        In float64.
 
     References
     ----------
@@ -158,7 +150,7 @@ def ridge(x: Tensor, t: Tensor, weight: Tensor | None = None) -> Line:
     variance = variance.clamp(min=0)
     total = variance.sum()
     if not float(total) > 0:
-        return Line(x.new_zeros(t.shape[1], x.shape[1]), mean_t)
+        return x.new_zeros(t.shape[1], x.shape[1]), mean_t
     # 2. How much of the targets lies along each: (n_directions, n_outputs)
     along = directions.mT @ (t if wide else x.mT @ t)
     explained = along.square().sum(dim=1)
@@ -174,4 +166,4 @@ def ridge(x: Tensor, t: Tensor, weight: Tensor | None = None) -> Line:
     # 4. The answer to the best.
     slopes = directions @ (along / (variance + penalties[best]).unsqueeze(1))
     found = (x.mT @ slopes if wide else slopes).mT
-    return Line(found, mean_t - found @ mean_x)
+    return found, mean_t - found @ mean_x

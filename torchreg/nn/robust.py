@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from typing import NamedTuple, Self
+from collections.abc import Callable, Sequence
+from typing import Self
 
 import torch
 from torch import Tensor, nn
 
-from torchreg.nn.constants import Constant, as_constant, show
+from torchreg.nn.constants import show
 
 #: Where the smooth clip ends: no value lies further from 0 than this.
 LIMIT = 3.0
@@ -89,20 +89,25 @@ class RobustStandardize(nn.Module):
 
     def __init__(
         self,
-        center: Constant,
-        scale: Constant,
-        binary: bool | list[bool] | Tensor = False,
+        center: float | Sequence[float] | Tensor,
+        scale: float | Sequence[float] | Tensor,
+        binary: bool | Sequence[bool] | Tensor = False,
         *,
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
         for key, value in (("center", center), ("scale", scale)):
-            number = as_constant(value, name=f"RobustStandardize({key}=...)", dtype=torch.float64)
-            self.register_buffer(key, number)
+            number = torch.as_tensor(value, dtype=torch.float64)
+            if number.ndim > 1 or not bool(torch.isfinite(number).all()):
+                raise ValueError(
+                    f"RobustStandardize({key}=...) expects a finite number, or one of them for "
+                    f"each column, got {value!r}."
+                )
+            self.register_buffer(key, number.detach().clone())
         if self.center.shape != self.scale.shape:
             raise ValueError(
-                "RobustStandardize expects a center and a scale of the same shape, got "
-                f"{tuple(self.center.shape)} and {tuple(self.scale.shape)}."
+                f"RobustStandardize expects one scale for each center, got {self.scale.numel()} "
+                f"for {self.center.numel()}."
             )
         if bool((self.scale < 0).any()):
             raise ValueError(
@@ -178,15 +183,7 @@ class RobustStandardize(nn.Module):
         return self
 
 
-class RobustStatistics(NamedTuple):
-    """What each column is centred at and divided by, float64, and whether it has two values."""
-
-    center: Tensor
-    scale: Tensor
-    binary: Tensor
-
-
-def robust_statistics(x: Tensor, weight: Tensor | None = None) -> RobustStatistics:
+def robust_statistics(x: Tensor, weight: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
     """Compute median and quartiles of each column, and find the columns of two values.
 
     A quartile is the smallest value up to which a quarter of the rows lie, or, where that is
@@ -203,11 +200,14 @@ def robust_statistics(x: Tensor, weight: Tensor | None = None) -> RobustStatisti
 
     Returns
     -------
-    RobustStatistics
+    center, scale : Tensor of shape (n_features,)
+        What each column is centred at and divided by, in float64.
+    binary : Tensor of shape (n_features,)
+        Whether it has two values.
 
     Examples
     --------
-    >>> robust_statistics(torch.tensor([[1.0], [2.0], [4.0]]), torch.tensor([1.0, 1.0, 2.0])).center
+    >>> robust_statistics(torch.tensor([[1.0], [2.0], [4.0]]), torch.tensor([1.0, 1.0, 2.0]))[0]
     tensor([3.], dtype=torch.float64)
     """
     if weight is not None and bool((weight == 0).any()):
@@ -215,10 +215,10 @@ def robust_statistics(x: Tensor, weight: Tensor | None = None) -> RobustStatisti
     if not len(x):
         raise ValueError("RobustStandardize expects rows to compute its numbers from, got none.")
     blocks = x.split(max(1, _SORTED // len(x)), dim=1)
-    # tuples of (n_columns,) -> (n_features,)
-    return RobustStatistics(
-        *(torch.cat(parts) for parts in zip(*(_of_columns(b, weight) for b in blocks), strict=True))
-    )
+    parts = [_of_columns(block, weight) for block in blocks]
+    # several of (n_columns,) -> (n_features,)
+    center, scale, binary = (torch.cat(part) for part in zip(*parts, strict=True))
+    return center, scale, binary
 
 
 def _of_columns(x: Tensor, weight: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:

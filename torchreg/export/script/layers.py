@@ -117,9 +117,11 @@ class LayerSource(Source):
         if self.with_values:
             value = self.expression(tensor)
         elif tensor.ndim:
-            value = call("torch.zeros", *map(str, tensor.shape))
+            kind_of = {} if tensor.is_floating_point() else {"dtype": str(tensor.dtype)}
+            value = call("torch.zeros", *map(str, tensor.shape), **kind_of)
         else:
-            value = call("torch.tensor", "0.0" if tensor.is_floating_point() else "0")
+            zero = "False" if tensor.dtype == torch.bool else "0"
+            value = call("torch.tensor", "0.0" if tensor.is_floating_point() else zero)
         return call(kind, value, **({"requires_grad": "False"} if fixed else {}))
 
 
