@@ -20,6 +20,7 @@ from torchreg.diagnosis.units import (
     slope_and_output,
     slope_from_output,
 )
+from torchreg.nn import Link
 
 #: The functions of torch in which a row meets weights.
 _MEETS_WEIGHTS = frozenset({"linear", "bilinear", "conv1d", "conv2d", "matmul", "mm", "addmm"})
@@ -98,7 +99,9 @@ class Watch(TorchFunctionMode):
         )
 
 
-def look_inside(network: nn.Module, x: Tensor, t: Tensor | None) -> Look | None:
+def look_inside(
+    network: nn.Module, x: Tensor, t: Tensor | None, link: Link | None = None
+) -> Look | None:
     """Send rows through a network and note what there is to see; the network stays as it is.
 
     Parameters
@@ -109,6 +112,8 @@ def look_inside(network: nn.Module, x: Tensor, t: Tensor | None) -> Look | None:
         In the network's units and dtype, on its device.
     t : Tensor of shape (n, n_outputs) or None
         Targets in the units of the network's output.
+    link : Link or None, default=None
+        What makes predictions of the output; those are held against the targets then.
 
     Returns
     -------
@@ -127,6 +132,9 @@ def look_inside(network: nn.Module, x: Tensor, t: Tensor | None) -> Look | None:
         with torch.no_grad():
             for buffer, kept in buffers:
                 buffer.copy_(kept)
+    if link is not None:
+        with torch.no_grad():
+            result = link.central(link(result))
     # (n,) or (n, n_outputs) -> (n, n_outputs)
     output = _exactly(result).reshape(len(x), -1)
     if not np.isfinite(output).all():

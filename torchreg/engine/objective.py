@@ -45,7 +45,7 @@ class Objective:
         return [*self.network.buffers()]
 
     def predict(self, x: Tensor, t: Tensor, values: Mapping[str, Tensor] | None = None) -> Tensor:
-        """Send rows through: shape (n, n_features) to the shape of ``t``, (n, n_outputs).
+        """Send rows through: shape (n, n_features) to (n, n_outputs * per_output).
 
         ``values`` take the places of parameters and buffers.
         """
@@ -59,8 +59,10 @@ class Objective:
         except (RuntimeError, ValueError, IndexError, TypeError) as error:
             rows = f"{len(x)} row{'s' if len(x) > 1 else ''}"
             raise ValueError(f"The module failed on a batch of {rows}: {error}") from error
-        if output.shape != t.shape:
-            check_output(output, n_rows=len(t), n_outputs=t.shape[1])
+        n_rows, n_outputs = t.shape
+        per_output = self.loss.per_output
+        if output.shape != (n_rows, n_outputs * per_output):
+            check_output(output, n_rows=n_rows, n_outputs=n_outputs, per_output=per_output)
             # (n,) -> (n, 1)
             output = output.reshape(t.shape)
         return output

@@ -234,6 +234,7 @@ def scaling_of(request: Request) -> tuple[Hashable, ...]:
         id(request.start),
         request.standardize_x,
         request.standardize_y,
+        request.loss.centres,
         request.optimizer.searches_lines,
         request.device,
     )
@@ -246,6 +247,8 @@ def statistics(request: Request, training: RawRows) -> tuple[Statistics | None, 
         x = column_statistics(training.x, training.weight)
     if request.standardize_y and request.start is None:
         y = column_statistics(training.y, training.weight)
+        if not request.loss.centres:
+            y = Statistics(torch.zeros_like(y.mean), y.mean)
     return x, y
 
 
@@ -284,16 +287,17 @@ def build_module(
     y_statistics: Statistics | None,
 ) -> nn.Sequential:
     """Build the untrained network between its scaling layers, on its device."""
-    n_outputs = training.y.shape[1]
+    loss, n_outputs = request.loss, training.y.shape[1]
     network = build_network(
         request.module,
         request.module_options,
         in_features=width_of(training.x),
-        out_features=n_outputs,
+        out_features=n_outputs * loss.per_output,
     )
     default = torch.get_default_dtype()
     before = scaled(nn.Identity(), x_statistics, None, default)
-    fit_to_data(network, before(_first_rows(training.x)).to(default), n_outputs)
+    first = before(_first_rows(training.x)).to(default)
+    fit_to_data(network, first, n_outputs, loss.per_output)
     trainable(network)
     dtype = resolve_dtype(
         request.dtype,
@@ -301,7 +305,8 @@ def build_module(
         device=request.device,
         exact=request.optimizer.searches_lines,
     )
-    module = scaled(network.to(dtype), x_statistics, y_statistics, dtype)
+    link = copy.deepcopy(loss.link)
+    module = scaled(network.to(dtype), x_statistics, y_statistics, dtype, link)
     if statistics_dtype(request.device) != torch.float64:
         module.to(statistics_dtype(request.device))
     return module.to(request.device)

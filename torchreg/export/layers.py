@@ -14,7 +14,17 @@ from typing import Any
 
 from torch import nn
 
-from torchreg.nn import MLP, AddConstant, MultiplyByConstant, Standardize, Unstandardize
+from torchreg.nn import (
+    MLP,
+    AddConstant,
+    Exponential,
+    Link,
+    MultiplyByConstant,
+    Normal,
+    Quantiles,
+    Standardize,
+    Unstandardize,
+)
 
 _INPLACE = ("inplace",)
 _NORM = ("num_features", "eps", "momentum", "affine", "track_running_stats")
@@ -84,6 +94,10 @@ LAYERS: dict[type[nn.Module], tuple[str, ...]] = {
     nn.Identity: (),
     nn.MaxPool1d: (*_POOL, "dilation", "return_indices", "ceil_mode"),
     nn.Unflatten: ("dim", "unflattened_size"),
+    # Links.
+    Exponential: (),
+    Normal: (),
+    Quantiles: ("levels",),
     # Losses.
     nn.HuberLoss: ("reduction", "delta"),
     nn.KLDivLoss: ("reduction", "log_target"),
@@ -101,6 +115,9 @@ CONSTANTS: dict[type[nn.Module], tuple[tuple[str, ...], tuple[str, ...]]] = {
     Standardize: (("mean", "scale"), ("dtype",)),
     Unstandardize: (("mean", "scale"), ()),
 }
+
+#: What may stand between a network and the layer that unscales its predictions.
+LINKS: tuple[type[Link], ...] = (Exponential, Normal, Quantiles)
 
 #: Modules that are what their children are.
 CONTAINERS: tuple[type[nn.Module], ...] = (nn.Sequential, MLP)
