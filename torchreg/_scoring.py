@@ -6,14 +6,14 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
-from sklearn.base import RegressorMixin
+from sklearn.base import BaseEstimator, RegressorMixin
 
 from torchreg._parameters import nested_parameters
 from torchreg.export.unwritten import Unwritten
 from torchreg.losses import PinballLoss, TweedieDeviance, absolute_error, build_loss
 
 
-class ScoreMixin(RegressorMixin):
+class ScoreMixin(RegressorMixin, BaseEstimator):
     """Adds ``score`` to a regressor with a loss."""
 
     def _with_loss(self) -> Any:
