@@ -98,15 +98,17 @@ def test_quantiles_of_groups_are_their_weighted_quantiles(
 ) -> None:
     X, y, weight = groups
     w = weight if weighted else np.ones(92)
-    reg = linear(loss="quantile", loss__quantile=quantile)
-    reg.fit(X, y, sample_weight=w if weighted else None)
+    # A parameter for each group: where two share one, a kinked loss is slow to come down.
+    reg = linear(loss="quantile", loss__quantile=quantile, standardize="y", module__bias=False)
+    reg.set_params(optimizer="adam", lr=0.01, max_epochs=3000)
+    reg.fit(np.hstack([1 - X, X]), y, sample_weight=w if weighted else None)
     levels = reg.module_.link.levels
-    assert levels == ((quantile,) if isinstance(quantile, float) else tuple({*quantile, 0.5}))
-    found = reg.predict([[0.0], [1.0]], quantiles=levels)
+    assert levels == ((quantile,) if isinstance(quantile, float) else tuple(sorted({*quantile, 0.5})))
+    found = reg.predict(np.eye(2), quantiles=levels)
     for group in (0, 1):
         own = X[:, 0] == group
         expected = [weighted_quantile(y[own], w[own], level) for level in levels]
-        np.testing.assert_allclose(found[group], expected, atol=2e-3 * y.std())
+        np.testing.assert_allclose(found[group], expected, atol=0.015 * y.std())
 
 
 @pytest.mark.parametrize("weighted", [False, True])
@@ -132,10 +134,11 @@ def test_a_linear_module_is_the_quantile_regressor_of_scikit_learn(level: float)
     X = rng.normal(size=(101, 2)) * [1.0, 30.0] + [0.0, 200.0]
     y = 500 + 40 * X[:, 0] - 3 * X[:, 1] + 30 * rng.standard_t(3, size=101)
     theirs = QuantileRegressor(quantile=level, alpha=0).fit(X, y)
-    reg = linear(loss="quantile", loss__quantile=level, max_epochs=1500).fit(X, y)
+    reg = linear(loss="quantile", loss__quantile=level, optimizer="adam", lr=0.002, max_epochs=3000)
+    reg.fit(X, y)
     least = mean_pinball_loss(y, theirs.predict(X), alpha=level)
-    assert mean_pinball_loss(y, reg.predict(X), alpha=level) <= least * (1 + 1e-3)
-    np.testing.assert_allclose(reg.predict(X), theirs.predict(X), atol=0.02 * y.std())
+    assert mean_pinball_loss(y, reg.predict(X), alpha=level) <= least * (1 + 2e-4)
+    np.testing.assert_allclose(reg.predict(X), theirs.predict(X), atol=5e-3 * y.std())
 
 
 @pytest.mark.parametrize("loss", ["quantile", "gaussian_nll"])
