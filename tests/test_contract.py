@@ -53,6 +53,9 @@ EXACT = [
     TorchRegressor(dtype="float64", optimizer="rprop", max_epochs=50),
     TorchRegressor(nn.LazyLinear, lr=0.1, max_epochs=50),
     TorchRegressor(n_init=3, max_epochs=50),
+    TorchRegressor(loss="quantile", loss__quantile=[0.1, 0.9], max_epochs=50),
+    TorchRegressor(loss="gaussian_nll", max_epochs=50),
+    TorchRegressor(loss="poisson", max_epochs=50),
     TorchEnsembleRegressor(TorchRegressor(max_epochs=50), 3),
 ]
 RANDOM = [

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torchreg._device import seeded
 from torchreg.diagnosis.record import Look
 from torchreg.diagnosis.statistics import look_inside
-from torchreg.nn.links import central_of, link_of, target_layer
+from torchreg.nn.links import link_of, target_layer
 
 R = TypeVar("R")
 
@@ -64,7 +64,9 @@ def undisturbed(module: nn.Module, work: Callable[[], R]) -> R:
                 buffer.copy_(kept)
 
 
-def find_bends(module: nn.Sequential, low: float, high: float, dtype: torch.dtype) -> list[float]:
+def find_bends(
+    module: nn.Sequential, low: float, high: float, dtype: torch.dtype, *, column: int = 0
+) -> list[float]:
     """Find where a network of one feature bends, between the ends of the training rows.
 
     A bend is where the slope changes by more than a fiftieth of the steepest between
@@ -78,6 +80,8 @@ def find_bends(module: nn.Sequential, low: float, high: float, dtype: torch.dtyp
         In the feature's unit.
     dtype : torch.dtype
         Of the core.
+    column : int, default=0
+        Of what the module gives.
 
     Returns
     -------
@@ -93,7 +97,7 @@ def find_bends(module: nn.Sequential, low: float, high: float, dtype: torch.dtyp
     rows = given.to(first.device).reshape(-1, 1)
     output: Tensor = undisturbed(module, partial(module, rows))
     # (1001, n_outputs) or (1001,) -> (1001,)
-    curve = central_of(module, output).detach().cpu().to(torch.float64).reshape(len(grid), -1)[:, 0]
+    curve = output.detach().cpu().to(torch.float64).reshape(len(grid), -1)[:, column]
     slope = curve.diff() / grid.diff()
     change = slope.diff().abs()
     large = (change > slope.abs().amax() / 50).tolist()

@@ -205,6 +205,12 @@ def central_of(module: nn.Module, values: Tensor) -> Tensor:
     return values if link is None or link.per_output == 1 else link.central(values)
 
 
+def column_of(module: nn.Module, output: int) -> int:
+    """Find the column in which a fitted module gives the prediction of an output."""
+    link = link_of(module)
+    return output if link is None else output * link.per_output + link.place
+
+
 def target_layer(module: nn.Module) -> Unstandardize | None:
     """Give the layer that brings standardized *targets* to raw units: one column per output.
 

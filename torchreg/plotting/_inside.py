@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from torchreg.diagnosis.looking import find_bends
-from torchreg.nn.links import central_of
+from torchreg.nn.links import central_of, column_of
 
 Positions = NDArray[np.float64]
 
@@ -160,7 +160,8 @@ def bends_along(module: nn.Module, low: float, high: float, *, output: int) -> P
     ndarray of shape (n_bends,)
         In the unit of the feature, ascending.
     """
-    one = nn.Sequential(OrderedDict([*module.named_children(), ("output", _Output(output))]))
+    column = _Output(column_of(module, output))
+    one = nn.Sequential(OrderedDict([*module.named_children(), ("output", column)]))
     return np.array(find_bends(one, low, high, next(module.parameters()).dtype))
 
 
