@@ -23,6 +23,7 @@ from torchreg.engine.request import Job, RawRows, Request
 from torchreg.losses import Loss, build_loss
 from torchreg.nn.links import link_of
 from torchreg.optimizers import build_optimizer
+from torchreg.schedules import build_schedule
 
 
 @dataclass(frozen=True)
@@ -154,6 +155,8 @@ class FittingMixin(BaseEstimator):
         """Read the parameters in the engine's words."""
         options = nested_parameters(self._nested, "optimizer")
         optimizer = build_optimizer(self.optimizer, self.lr, options)
+        options = nested_parameters(self._nested, "schedule")
+        schedule = build_schedule(self.schedule, options, optimizer)
         start, epochs_before = None, 0
         if self._goes_on():
             check_start(self, seen, data)
@@ -179,6 +182,7 @@ class FittingMixin(BaseEstimator):
             epochs_before=epochs_before,
             keeper=keeper,
             n_init=self._n_networks(),
+            schedule=schedule,
         )
 
     def _goes_on(self) -> bool:

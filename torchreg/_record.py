@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torchreg._checks import Form
 from torchreg._errors import FileError
 from torchreg._given import give_network
+from torchreg.engine.members import has_members
 from torchreg.engine.network import check_output
 from torchreg.export.architecture import (
     needs_network,
@@ -30,7 +31,7 @@ from torchreg.export.kinds import UnwritableError
 from torchreg.export.layers import LINKS
 from torchreg.export.names import Names
 from torchreg.export.values import Reader, Writer
-from torchreg.nn import Standardize, Unstandardize
+from torchreg.nn import AverageMembers, Standardize, Unstandardize
 from torchreg.nn.links import numbers_per_output
 
 #: Attributes that are written in another way, or belong to the process: scikit-learn's callbacks.
@@ -47,7 +48,7 @@ _SCALING = {
     "unstandardize": (Unstandardize, "n_outputs_"),
 }
 
-_ORDER = ("standardize", "network", "link", "unstandardize")
+_ORDER = ("standardize", "network", "link", "average", "unstandardize")
 
 #: Features of a network that does not standardize, at most, or as many as it has numbers.
 _MANY_FEATURES = 2**20
@@ -328,6 +329,9 @@ def _check_module(module: nn.Module, estimator: Any) -> None:
     order = [name for name in _ORDER if name in children]
     if type(module) is not nn.Sequential or list(children) != order or "network" not in order:
         raise FileError(f"The module has {list(children)}, which are not the layers of a fit.")
+    average = children.get("average")
+    if average is not None and type(average) is not AverageMembers:
+        raise FileError(f"The layer average is {average!r}, which is not that of a fit.")
     dtype = next(children["network"].parameters()).dtype
     if dtype != estimator.dtype_:
         raise FileError(f"The network computes in {dtype}, and not in {estimator.dtype_}.")
@@ -352,6 +356,10 @@ def _try_module(module: nn.Module, estimator: Any) -> None:
     x = torch.zeros(1, 1, dtype=estimator.dtype_).expand(2, estimator.n_features_in_)
     with torch.no_grad():
         per_output = numbers_per_output(module)
-        check_output(module(x), n_rows=2, n_outputs=estimator.n_outputs_, per_output=per_output)
+        output = check_output(
+            module(x), n_rows=2, n_outputs=estimator.n_outputs_, per_output=per_output
+        )
+    if has_members(output):
+        raise FileError("The module has several members, but no layer that averages them.")
     for child, mode in modes:
         child.training = mode

@@ -20,7 +20,7 @@ from torchreg.diagnosis.units import (
     slope_and_output,
     slope_from_output,
 )
-from torchreg.nn import Link
+from torchreg.nn import AverageMembers, Link
 
 #: The functions of torch in which a row meets weights.
 _MEETS_WEIGHTS = frozenset({"linear", "bilinear", "conv1d", "conv2d", "matmul", "mm", "addmm"})
@@ -132,9 +132,10 @@ def look_inside(
         with torch.no_grad():
             for buffer, kept in buffers:
                 buffer.copy_(kept)
-    if link is not None:
-        with torch.no_grad():
-            result = link.central(link(result))
+    with torch.no_grad():
+        result = AverageMembers()(result if link is None else link(result))
+        # (n,), or (n, width) -> (n, n_outputs)
+        result = result if link is None else link.central(result.reshape(len(x), -1))
     # (n,) or (n, n_outputs) -> (n, n_outputs)
     output = _exactly(result).reshape(len(x), -1)
     if not np.isfinite(output).all():

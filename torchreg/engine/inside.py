@@ -91,11 +91,12 @@ class Inside:
             device=request.device,
             max_epochs=request.max_epochs,
             batch_size=batch_size,
+            schedule=request.schedule,
         )
 
     def _predictions(self, output: Tensor) -> Tensor:
         """Bring what the network gives to raw units: one column for each of y."""
-        for name in ("link", "unstandardize"):
+        for name in ("link", "average", "unstandardize"):
             layer = getattr(self.module, name, None)
             output = output if layer is None else layer(output)
         return central_of(self.module, output)

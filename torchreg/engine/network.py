@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from torchreg._errors import did_you_mean
 from torchreg.engine.statistics import Statistics
-from torchreg.nn import MLP, Link, Standardize, Unstandardize
+from torchreg.nn import MLP, AverageMembers, Link, Standardize, Unstandardize
 from torchreg.nn.links import for_each_number
 
 
@@ -122,7 +122,7 @@ def _parameters(build: Callable[..., Any]) -> list[str] | None:
 _OF_MLP = _parameters(MLP)
 
 
-def fit_to_data(network: nn.Module, x: Tensor, n_outputs: int, per_output: int = 1) -> None:
+def fit_to_data(network: nn.Module, x: Tensor, n_outputs: int, per_output: int = 1) -> Tensor:
     """Send a few rows through: materialize lazy layers, and check both widths.
 
     Parameters
@@ -135,6 +135,11 @@ def fit_to_data(network: nn.Module, x: Tensor, n_outputs: int, per_output: int =
         Number of columns of y.
     per_output : int, default=1
         How many numbers the loss asks for, for each of them.
+
+    Returns
+    -------
+    Tensor
+        What it gave for them.
 
     Raises
     ------
@@ -156,17 +161,22 @@ def fit_to_data(network: nn.Module, x: Tensor, n_outputs: int, per_output: int =
             f"The module could not be evaluated on rows of {x.shape[1]} features: "
             f"{_width_mismatch(network, x.shape[1])}{error}"
         ) from error
-    check_output(output, n_rows=len(x), n_outputs=n_outputs, per_output=per_output)
+    return check_output(output, n_rows=len(x), n_outputs=n_outputs, per_output=per_output)
 
 
-def check_output(output: Any, *, n_rows: int, n_outputs: int, per_output: int = 1) -> None:
-    """Require one prediction per row and output, or as many numbers as the loss asks for."""
+def check_output(output: Any, *, n_rows: int, n_outputs: int, per_output: int = 1) -> Tensor:
+    """Require one prediction per row and output, or one of each of several members.
+
+    A loss may ask for several numbers in place of a prediction.
+    """
     if not isinstance(output, Tensor):
         raise TypeError(f"The module must return a tensor, it returned {type(output).__name__}.")
     shape = tuple(output.shape)
     width = n_outputs * per_output
     if shape == (n_rows, width) or (width == 1 and shape == (n_rows,)):
-        return
+        return output
+    if len(shape) == 3 and shape[1] > 0 and (shape[0], shape[2]) == (n_rows, width):
+        return output
     asked, advice = "", "as many outputs as y has columns"
     if per_output > 1:
         asked = f", for each of which the loss asks for {per_output} numbers"
@@ -197,6 +207,8 @@ def scaled(
     y_statistics: Statistics | None,
     dtype: torch.dtype,
     link: Link | None = None,
+    *,
+    average: bool = False,
 ) -> nn.Sequential:
     """Put a network between its scaling layers: raw units in, raw units out.
 
@@ -210,11 +222,14 @@ def scaled(
         In which the network computes.
     link : Link or None, default=None
         Makes predictions of the network's numbers.
+    average : bool, default=False
+        Whether it has several members, whose mean is the prediction.
 
     Returns
     -------
     nn.Sequential
-        With the children ``standardize``, ``network``, ``link`` and ``unstandardize``.
+        With the children ``standardize``, ``network``, ``link``, ``average`` and
+        ``unstandardize``, of which all but the network may be missing.
     """
     layers: OrderedDict[str, nn.Module] = OrderedDict()
     if x_statistics is not None:
@@ -222,6 +237,8 @@ def scaled(
     layers["network"] = network
     if link is not None:
         layers["link"] = link
+    if average:
+        layers["average"] = AverageMembers()
     if y_statistics is not None:
         layers["unstandardize"] = Unstandardize(*for_each_number(link, *y_statistics))
     return nn.Sequential(layers)

@@ -17,11 +17,17 @@ from torch import nn
 from torchreg.nn import (
     MLP,
     AddConstant,
+    AverageMembers,
     Exponential,
+    LinearPath,
     Link,
+    MemberLinear,
     MultiplyByConstant,
     Normal,
+    PeriodicEmbedding,
     Quantiles,
+    RobustStandardize,
+    Scale,
     Standardize,
     Unstandardize,
 )
@@ -45,6 +51,15 @@ _POOL = ("kernel_size", "stride", "padding")
 LAYERS: dict[type[nn.Module], tuple[str, ...]] = {
     # Weights.
     nn.Linear: ("in_features", "out_features", "bias"),
+    MemberLinear: ("n_members", "in_features", "out_features", "bias"),
+    PeriodicEmbedding: (
+        "in_features",
+        "columns",
+        "n_frequencies",
+        "n_outputs",
+        "frequency_scale",
+    ),
+    Scale: ("n_features",),
     nn.Conv1d: _CONV,
     nn.Conv2d: _CONV,
     # Normalization.
@@ -89,6 +104,7 @@ LAYERS: dict[type[nn.Module], tuple[str, ...]] = {
     nn.Dropout2d: ("p", "inplace"),
     nn.FeatureAlphaDropout: ("p", "inplace"),
     # Shapes.
+    AverageMembers: (),
     nn.AvgPool1d: (*_POOL, "ceil_mode", "count_include_pad"),
     nn.Flatten: ("start_dim", "end_dim"),
     nn.Identity: (),
@@ -112,6 +128,7 @@ LAYERS: dict[type[nn.Module], tuple[str, ...]] = {
 CONSTANTS: dict[type[nn.Module], tuple[tuple[str, ...], tuple[str, ...]]] = {
     AddConstant: (("constant",), ()),
     MultiplyByConstant: (("constant",), ()),
+    RobustStandardize: (("center", "scale", "binary"), ("dtype",)),
     Standardize: (("mean", "scale"), ("dtype",)),
     Unstandardize: (("mean", "scale"), ()),
 }
@@ -120,7 +137,7 @@ CONSTANTS: dict[type[nn.Module], tuple[tuple[str, ...], tuple[str, ...]]] = {
 LINKS: tuple[type[Link], ...] = (Exponential, Normal, Quantiles)
 
 #: Modules that are what their children are.
-CONTAINERS: tuple[type[nn.Module], ...] = (nn.Sequential, MLP)
+CONTAINERS: tuple[type[nn.Module], ...] = (nn.Sequential, MLP, LinearPath)
 
 
 def arguments_of(layer: nn.Module) -> dict[str, Any]:
