@@ -19,7 +19,7 @@ from torch import nn
 import torchreg
 from tests._stacks import assert_same, both_ways
 from torchreg import TorchEnsembleRegressor, TorchRegressor
-from torchreg.nn import Normal
+from torchreg.nn import LinearPath, MemberLinear, Normal
 
 Array = np.ndarray
 LINKED: dict[str, dict[str, Any]] = {
@@ -250,6 +250,51 @@ def test_early_stopping_restores_the_epoch_of_the_lowest_validation_loss(
 ) -> None:
     reg = fitted(options, table, early_stopping=True, max_epochs=60, n_iter_no_change=5, lr=0.05)
     assert reg.best_epoch_ == 1 + int(np.argmin(reg.validation_loss_curve_))
+
+
+# Networks of members, and such that look at their rows
+
+
+def of_members(in_features: int, out_features: int) -> nn.Module:
+    return nn.Sequential(
+        MemberLinear(4, in_features, 6), nn.Tanh(), MemberLinear(4, 6, out_features)
+    )
+
+
+@EACH
+def test_members_train_on_the_mean_of_their_losses_and_predict_their_mean(
+    options: dict[str, Any], table: tuple[Array, Array], tmp_path: Path
+) -> None:
+    X, y = table
+    settings: dict[str, Any] = {"max_epochs": 6, "random_state": 0, **options}
+    reg = TorchRegressor(of_members, **settings).fit(X, y)
+    module = reg.module_
+    with torch.no_grad():
+        each = module.link(module.network(module.standardize(torch.from_numpy(X))))
+        columns = module.unstandardize(each.mean(dim=1))
+    np.testing.assert_allclose(module.link.central(columns)[:, 0], reg.predict(X), rtol=1e-12)
+    assert each.shape[:2] == (60, 4) and reg.loss_ < reg.loss_curve_[0]
+    reg.save(tmp_path / "reg")
+    other = torchreg.load(tmp_path / "reg", module=of_members)
+    assert_equal(everything(other, X), everything(reg, X))
+
+
+def with_a_line(in_features: int, out_features: int) -> nn.Module:
+    return LinearPath(nn.Linear(in_features, out_features), in_features, out_features)
+
+
+@EACH
+def test_a_network_that_begins_at_the_linear_answer_begins_better_than_the_mean(
+    options: dict[str, Any], table: tuple[Array, Array]
+) -> None:
+    X, y = table
+    settings: dict[str, Any] = {"optimizer": "sgd", "lr": 1e-30, "max_epochs": 1, **options}
+    linear = TorchRegressor(with_a_line, **settings).fit(X, y)
+    zero = nn.Linear(3, linear.module_.link.per_output)
+    nn.init.zeros_(zero.weight)
+    nn.init.zeros_(zero.bias)
+    constant = TorchRegressor(zero, **settings).fit(X, y)
+    assert linear.loss_ < constant.loss_
 
 
 # Ensembles

@@ -132,6 +132,15 @@ def test_means_and_scales_are_repeated_for_each_number_and_a_distance_is_not_shi
     assert target_layer(nn.Sequential()) is None
 
 
+def test_a_network_is_shown_what_it_should_give_roughly() -> None:
+    t = torch.tensor([[0.0, 1.0], [0.5, 3.0]])
+    found = Exponential().working(t)
+    np.testing.assert_allclose(found, [[-1, 0], [-0.5, np.log(3)]], rtol=1e-6)
+    np.testing.assert_array_equal(Normal().working(t), [[0, 0, 1, 0], [0.5, 0, 3, 0]])
+    found = Quantiles([0.2, 0.5]).working(t)
+    np.testing.assert_array_equal(found, [[0, 0, 0, 1], [0, 0.5, 0, 3]])
+
+
 def test_the_offsets_of_quantiles_are_in_the_state_dict() -> None:
     assert [*Quantiles([0.1, 0.5]).state_dict()] == ["offset"]
     assert not Normal().state_dict() and not Exponential().state_dict()

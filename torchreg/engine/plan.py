@@ -227,7 +227,7 @@ def start_networks(
                 else shared.once("table", training, *how, inside.dtype, whole, make=make)
             )
             if request.start is None:
-                initialize(inside.network, table)
+                initialize(inside.network, table, request.loss.link)
             habits = habits_of(inside.network, table.x[torch.arange(min(4, len(table.t)))])
             return Start(seed, inside, table, habits, generator_states(request.device))
 

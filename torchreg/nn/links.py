@@ -47,6 +47,23 @@ class Link(nn.Module):
         """Take the predictions: shape (..., n_outputs * per_output) to (..., n_outputs)."""
         return values[..., self.place :: self.per_output]
 
+    def working(self, t: Tensor) -> Tensor:
+        """Give what a network should give for targets, roughly, to begin with.
+
+        Parameters
+        ----------
+        t : Tensor of shape (n, n_outputs)
+            Standardized.
+
+        Returns
+        -------
+        Tensor of shape (n, n_outputs * per_output)
+            The targets as predictions, 0 beside them.
+        """
+        start = t.new_zeros(len(t), t.shape[1] * self.per_output)
+        start[:, self.place :: self.per_output] = t
+        return start
+
 
 class Exponential(Link):
     r"""The exponential, :math:`e^p`: predictions are positive, and effects are factors.
@@ -62,6 +79,14 @@ class Exponential(Link):
     def forward(self, p: Tensor) -> Tensor:
         """Compute means from their logarithms: shape (...) to the same."""
         return p.exp()
+
+    def working(self, t: Tensor) -> Tensor:
+        """Give logarithms of targets or, below the mean of 1, the tangent, which is finite at 0.
+
+        The tangent :math:`t - 1` is what the first step of iteratively reweighted least squares
+        fits; above the mean the logarithm is less moved by large targets.
+        """
+        return torch.where(t < 1, t - 1, t.clamp(min=1).log())
 
 
 class Quantiles(Link):
