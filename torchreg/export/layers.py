@@ -164,7 +164,9 @@ def build_layer(kind: type[nn.Module], arguments: dict[str, Any]) -> nn.Module:
     if kind in (nn.Conv1d, nn.Conv2d):
         _check_padding(**arguments)
     place = {"device": "meta"} if kind in _with_device() else {}
-    return kind(**arguments, **place)
+    layer = kind(**arguments, **place)
+    # What a link makes of its levels it will get as it was written.
+    return layer.to("meta") if kind in LINKS else layer
 
 
 @cache
