@@ -20,6 +20,7 @@ def squared_error(prediction: Tensor, target: Tensor) -> Tensor:
 
     Examples
     --------
+    >>> import torch
     >>> squared_error(torch.tensor([[3.0]]), torch.tensor([[1.0]]))
     tensor([[4.]])
     """
@@ -40,6 +41,7 @@ def absolute_error(prediction: Tensor, target: Tensor) -> Tensor:
 
     Examples
     --------
+    >>> import torch
     >>> absolute_error(torch.tensor([[3.0]]), torch.tensor([[1.0]]))
     tensor([[2.]])
     """
@@ -70,6 +72,7 @@ def huber(prediction: Tensor, target: Tensor, delta: float = 1.0) -> Tensor:
 
     Examples
     --------
+    >>> import torch
     >>> huber(torch.tensor([[3.0]]), torch.tensor([[1.0]]))
     tensor([[1.5000]])
     """

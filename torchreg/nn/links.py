@@ -125,7 +125,7 @@ class Quantiles(Link):
     Quantiles(levels=(0.1, 0.5, 0.9))
     >>> layer(torch.tensor([[0.0, 0.0, 0.0], [-5.0, 1.0, 2.0]]))
     tensor([[-1.2816,  0.0000,  1.2816],
-            [ 0.9826,  1.0000,  4.0371]])
+            [ 0.9826,  1.0000,  4.0071]])
     """
 
     offset: Tensor
@@ -185,7 +185,7 @@ class Normal(Link):
     Examples
     --------
     >>> Normal()(torch.tensor([[0.0, 0.0]]))
-    tensor([[0., 1.]])
+    tensor([[0.0000, 1.0000]])
     """
 
     per_output = 2
