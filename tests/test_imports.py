@@ -155,6 +155,7 @@ FLOORS: dict[str, list[str]] = {
         "torchreg.diagnosis.record",
     ],
     "rules and losses": [
+        "torchreg.course",
         "torchreg.schedules",
         "torchreg.optimizers",
         "torchreg.lbfgs",

@@ -171,7 +171,9 @@ class FittingMixin(BaseEstimator):
             device=resolve_device(self.device),
             dtype=self.dtype,
             seed=seed,
-            observers=lambda module: self._observers(module, epochs_before, native),
+            observers=lambda module: self._observers(
+                module, epochs_before, native, moves=schedule.moves
+            ),
             start=start,
             epochs_before=epochs_before,
             keeper=keeper,
@@ -187,7 +189,7 @@ class FittingMixin(BaseEstimator):
         return 1 if self._goes_on() else self.n_init
 
     def _observers(
-        self, module: nn.Sequential, before: int, native: NativeFit | None
+        self, module: nn.Sequential, before: int, native: NativeFit | None, *, moves: bool
     ) -> list[Observer]:
         """List who follows a network: the printed table, and scikit-learn's callbacks."""
         observers: list[Observer] = []
@@ -199,6 +201,7 @@ class FittingMixin(BaseEstimator):
                     first_epoch=before,
                     verbose=int(self.verbose),
                     standardized=standardized,
+                    moves=moves,
                 )
             )
         if native is not None:

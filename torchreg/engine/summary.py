@@ -52,6 +52,7 @@ def summarize(
         copies=rows.copies,
         journeys=journeys,
         look=look_inside(problem.network, *seen),
+        schedule=problem.schedule.name,
     )
 
 
