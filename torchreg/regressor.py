@@ -178,6 +178,14 @@ class TorchRegressor(
     hooks, prints or counts, or a callback listens to batches), the module is called in every
     step, with the same results.
 
+    A module whose class has a method ``initialize_from(x, t, weight)`` is shown its training
+    rows once, before the first step of a fit that is no warm start, without gradients and under
+    the fit's seed: ``x`` (n, n_features) and ``t`` (n, n_outputs) standardized, in the module's
+    dtype and on its device, ``weight`` (n,) or ``None``. A weight stands for a repetition, and
+    only ratios of weights matter. The module itself is asked, not its parts, which it may tell.
+    Of sparse rows, and of tables of more than 16 million numbers in batches, it is shown a
+    random sample of about four million numbers.
+
     References
     ----------
     Y. LeCun, L. Bottou, G. Orr and K.-R. Mueller, "Efficient BackProp", in Neural Networks:

@@ -121,7 +121,7 @@ class Alone:
         self.network.eval()
         with torch.no_grad():
             prediction = self.objective.predict(batch.x, batch.t)
-            loss = float(self.objective.loss.mean(prediction, batch.t, batch.weight))
+            loss = float(self.objective.mean_loss(prediction, batch))
         self.network.train()
         self.listener.on_batch_end(batch, loss, prediction, training=False)
         return loss

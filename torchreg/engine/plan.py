@@ -21,7 +21,9 @@ from torchreg._device import (
 )
 from torchreg.diagnosis.record import FitSummary
 from torchreg.engine.described_rows import describe_rows
+from torchreg.engine.initial import initialize
 from torchreg.engine.inside import Inside
+from torchreg.engine.members import has_members
 from torchreg.engine.network import Habits, build_network, fit_to_data, habits_of, scaled
 from torchreg.engine.problem import ONE_THREAD, Answer, Outcome, Problem, is_interrupted
 from torchreg.engine.request import Job, RawRows, Request
@@ -224,6 +226,8 @@ def start_networks(
                 if same
                 else shared.once("table", training, *how, inside.dtype, whole, make=make)
             )
+            if request.start is None:
+                initialize(inside.network, table)
             habits = habits_of(inside.network, table.x[torch.arange(min(4, len(table.t)))])
             return Start(seed, inside, table, habits, generator_states(request.device))
 
@@ -297,7 +301,7 @@ def build_module(
     )
     default = torch.get_default_dtype()
     before = scaled(nn.Identity(), x_statistics, None, default)
-    fit_to_data(network, before(_first_rows(training.x)).to(default), n_outputs)
+    output = fit_to_data(network, before(_first_rows(training.x)).to(default), n_outputs)
     trainable(network)
     dtype = resolve_dtype(
         request.dtype,
@@ -305,7 +309,8 @@ def build_module(
         device=request.device,
         exact=request.optimizer.searches_lines,
     )
-    module = scaled(network.to(dtype), x_statistics, y_statistics, dtype)
+    average = has_members(output)
+    module = scaled(network.to(dtype), x_statistics, y_statistics, dtype, average=average)
     if statistics_dtype(request.device) != torch.float64:
         module.to(statistics_dtype(request.device))
     return module.to(request.device)

@@ -21,6 +21,7 @@ from torchreg._errors import did_you_mean
 from torchreg.engine.problem import EpochRecord, Outcome
 from torchreg.engine.rows import Batch
 from torchreg.engine.stepper import trainable
+from torchreg.nn import AverageMembers
 from torchreg.optimizers import OptimizerSpec
 from torchreg.schedules import ScheduleSpec
 
@@ -81,7 +82,7 @@ class SkorchObserver:
         schedule: ScheduleSpec,
     ) -> None:
         self.optimizer = optimizer.torch_optimizer(trainable(module))
-        self.to_raw = to_raw or nn.Identity()
+        self.to_raw, self.average = to_raw or nn.Identity(), AverageMembers()
         named = {item[0] for item in callbacks if isinstance(item, tuple | list)}
         for option in options:
             name = option.partition("__")[0]
@@ -151,7 +152,7 @@ class SkorchObserver:
             batch=self._raw(batch),
             training=training,
             loss=torch.tensor(loss),
-            y_pred=self.to_raw(prediction),
+            y_pred=self.to_raw(self.average(prediction)),
         )
 
     def on_epoch_end(self, record: EpochRecord) -> bool:

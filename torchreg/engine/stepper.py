@@ -175,7 +175,7 @@ class TorchStepper:
             self.optimizer.zero_grad()
             with torch.enable_grad():
                 prediction = self.objective.predict(batch.x, batch.t)
-                loss = self.objective.loss.mean(prediction, batch.t, batch.weight)
+                loss = self.objective.mean_loss(prediction, batch)
                 loss.backward()
             if self.on_gradient is not None:
                 self.on_gradient()
