@@ -22,7 +22,7 @@ from torchreg.engine.problem import Keeper, Observer, Stopping
 from torchreg.engine.request import Job, RawRows, Request
 from torchreg.losses import build_loss
 from torchreg.optimizers import build_optimizer
-from torchreg.schedules import build_schedule
+from torchreg.schedules import ScheduleSpec, build_schedule
 
 
 @dataclass(frozen=True)
@@ -171,9 +171,7 @@ class FittingMixin(BaseEstimator):
             device=resolve_device(self.device),
             dtype=self.dtype,
             seed=seed,
-            observers=lambda module: self._observers(
-                module, epochs_before, native, moves=schedule.moves
-            ),
+            observers=lambda module: self._observers(module, epochs_before, native, schedule),
             start=start,
             epochs_before=epochs_before,
             keeper=keeper,
@@ -189,7 +187,7 @@ class FittingMixin(BaseEstimator):
         return 1 if self._goes_on() else self.n_init
 
     def _observers(
-        self, module: nn.Sequential, before: int, native: NativeFit | None, *, moves: bool
+        self, module: nn.Sequential, before: int, native: NativeFit | None, schedule: ScheduleSpec
     ) -> list[Observer]:
         """List who follows a network: the printed table, and scikit-learn's callbacks."""
         observers: list[Observer] = []
@@ -201,7 +199,7 @@ class FittingMixin(BaseEstimator):
                     first_epoch=before,
                     verbose=int(self.verbose),
                     standardized=standardized,
-                    moves=moves,
+                    moves=schedule.moves,
                 )
             )
         if native is not None:
