@@ -159,6 +159,7 @@ FLOORS: dict[str, list[str]] = {
         "torchreg.diagnosis.record",
     ],
     "rules and losses": [
+        "torchreg.course",
         "torchreg.schedules",
         "torchreg.optimizers",
         "torchreg.lbfgs",
@@ -175,6 +176,7 @@ FLOORS: dict[str, list[str]] = {
     "modules": [
         "torchreg.nn",
         "torchreg.nn.ensemble",
+        "torchreg.nn.tabular",
         "torchreg.nn.links",
         "torchreg.nn.linear_path",
         "torchreg.nn.members",
@@ -182,7 +184,6 @@ FLOORS: dict[str, list[str]] = {
         "torchreg.nn.periodic",
         "torchreg.nn.robust",
         "torchreg.nn.scale",
-        "torchreg.nn.tabular",
         "torchreg.nn.standardize",
         "torchreg.nn.constants",
     ],

@@ -23,7 +23,7 @@ from torchreg.engine.request import Job, RawRows, Request
 from torchreg.losses import Loss, build_loss
 from torchreg.nn.links import link_of
 from torchreg.optimizers import build_optimizer
-from torchreg.schedules import build_schedule
+from torchreg.schedules import ScheduleSpec, build_schedule
 
 
 @dataclass(frozen=True)
@@ -178,7 +178,7 @@ class FittingMixin(BaseEstimator):
             device=resolve_device(self.device),
             dtype=self.dtype,
             seed=seed,
-            observers=lambda module: self._observers(module, epochs_before, native),
+            observers=lambda module: self._observers(module, epochs_before, native, schedule),
             start=start,
             epochs_before=epochs_before,
             keeper=keeper,
@@ -216,7 +216,7 @@ class FittingMixin(BaseEstimator):
         return Stopping(True, self.max_epochs, self.tol)
 
     def _observers(
-        self, module: nn.Sequential, before: int, native: NativeFit | None
+        self, module: nn.Sequential, before: int, native: NativeFit | None, schedule: ScheduleSpec
     ) -> list[Observer]:
         """List who follows a network: the printed table, and scikit-learn's callbacks."""
         observers: list[Observer] = []
@@ -228,6 +228,7 @@ class FittingMixin(BaseEstimator):
                     first_epoch=before,
                     verbose=int(self.verbose),
                     standardized=standardized,
+                    moves=schedule.moves,
                 )
             )
         if native is not None:
