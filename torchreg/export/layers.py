@@ -18,6 +18,7 @@ from torchreg.nn import (
     MLP,
     AddConstant,
     AverageMembers,
+    Ensemble,
     Exponential,
     LinearPath,
     Link,
@@ -29,6 +30,7 @@ from torchreg.nn import (
     RobustStandardize,
     Scale,
     Standardize,
+    TabularMLP,
     Unstandardize,
 )
 
@@ -137,7 +139,14 @@ CONSTANTS: dict[type[nn.Module], tuple[tuple[str, ...], tuple[str, ...]]] = {
 LINKS: tuple[type[Link], ...] = (Exponential, Normal, Quantiles)
 
 #: Modules that are what their children are.
-CONTAINERS: tuple[type[nn.Module], ...] = (nn.Sequential, MLP, LinearPath)
+CONTAINERS: tuple[type[nn.Module], ...] = (
+    nn.Sequential,
+    MLP,
+    TabularMLP,
+    nn.ModuleList,
+    Ensemble,
+    LinearPath,
+)
 
 
 def arguments_of(layer: nn.Module) -> dict[str, Any]:
