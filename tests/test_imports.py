@@ -112,6 +112,7 @@ FLOORS: dict[str, list[str]] = {
         "torchreg.engine.recorder",
         "torchreg.engine.surroundings",
         "torchreg.engine.core",
+        "torchreg.engine.pace",
         "torchreg.engine.objective",
         "torchreg.engine.members",
         "torchreg.engine.network",
@@ -156,6 +157,7 @@ FLOORS: dict[str, list[str]] = {
         "torchreg.diagnosis.record",
     ],
     "rules and losses": [
+        "torchreg.schedules",
         "torchreg.optimizers",
         "torchreg.lbfgs",
         "torchreg.line_search",

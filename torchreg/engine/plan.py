@@ -134,8 +134,12 @@ class Plan:
                 protect_input=start.habits.overwrites_input,
                 draws=start.habits.draws,
                 generators=start.generators,
+                schedule=request.schedule,
             )
             self.problems.append(problem)
+        if request.schedule.moves:
+            # One that cannot be begun is known before the training.
+            self.problems[0].course()
         self.travels = [Travel(start.inside.network) for start in starts]
         self.request, self.shared = request, shared
         self.training, self.starts = training, starts

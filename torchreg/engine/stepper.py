@@ -31,6 +31,9 @@ class Stepper(Protocol):
     def step(self, batch: Batch, on_loss: OnLoss) -> None:
         """Take one step down the loss of a batch."""
 
+    def set_number(self, name: str, value: float) -> None:
+        """Take the next steps with another ``lr``, ``beta1`` or ``momentum``."""
+
     def weights(self) -> list[Tensor]:
         """List the tensors that hold the trainable parameters."""
 
@@ -110,6 +113,10 @@ class VectorStepper:
     def _evaluate(self, batch: Batch) -> float:
         return float(self.captured(batch))
 
+    def set_number(self, name: str, value: float) -> None:
+        """Take the next steps with another ``lr``, ``beta1`` or ``momentum``."""
+        setattr(self.rule, name, value)
+
     def weights(self) -> list[Tensor]:
         """List the tensors that hold the trainable parameters."""
         return [self.theta]
@@ -180,6 +187,14 @@ class TorchStepper:
             return math.inf if math.isnan(value) else value
 
         self.optimizer.step(closure)
+
+    def set_number(self, name: str, value: float) -> None:
+        """Take the next steps with another ``lr``, ``beta1`` or ``momentum``."""
+        for group in self.optimizer.param_groups:
+            if name == "beta1":
+                group["betas"] = (value, *group["betas"][1:])
+            else:
+                group[name] = value
 
     def weights(self) -> list[Tensor]:
         """List the tensors that hold the trainable parameters."""
