@@ -61,7 +61,9 @@ class TorchRegressor(
     module : None, class, callable or nn.Module, default=None
         The network :math:`f_\theta`. ``None`` is :class:`torchreg.nn.MLP`. A class or callable
         is called with ``module__*`` and, where its signature names them, ``in_features`` and
-        ``out_features``. An instance is a template: it is copied, never trained.
+        ``out_features``. An instance is a template: it is copied, never trained. One that gives
+        (n, n_members, n_outputs), like TabM, is trained on the mean of its members' losses, and
+        predicts their mean.
     loss : str, class or callable, default="squared_error"
         ``"squared_error"``, ``"absolute_error"``, ``"huber"``, a torch loss class or any
         callable of predictions and targets. It compares standardized values of shape
@@ -133,7 +135,8 @@ class TorchRegressor(
     ----------
     module_ : nn.Sequential
         The fitted network, raw units to raw units, in evaluation mode; its ``state_dict`` holds
-        the scaling. Children: ``standardize``, ``network``, ``unstandardize``.
+        the scaling. Children: ``standardize``, ``network``, ``average`` where the network has
+        several members, and ``unstandardize``.
     n_iter_ : int
         Epochs run, over all warm starts.
     best_epoch_ : int
