@@ -35,8 +35,8 @@ class LinearPath(nn.Module):
     Notes
     -----
     :meth:`initialize_from` begins at the linear answer: :math:`W, b` are those of
-    :func:`ridge`, and the last layer of the network is 0 (:func:`zero_output`). What the network has
-    to learn is what the line leaves, and where that is nothing, it has nothing to learn.
+    :func:`ridge`, and the last layer of the network is 0 (:func:`zero_output`). What the network
+    has to learn is what the line leaves, and where that is nothing, it has nothing to learn.
 
     Examples
     --------
