@@ -200,13 +200,13 @@ class FittingMixin(BaseEstimator):
             return
         if given.held_out is not None:
             raise ValueError(
-                f"n_folds={self.n_folds} holds rows out itself, and X_val, y_val were given, too. Set "
-                "n_folds=None and early_stopping=True to stop by them, or leave them out."
+                f"n_folds={self.n_folds} holds rows out itself, and X_val, y_val were given, too. "
+                "Set n_folds=None and early_stopping=True to stop by them, or leave them out."
             )
         if self.n_init > 1:
             raise ValueError(
-                f"n_folds={self.n_folds} expects n_init=1, got {self.n_init}: of {self.n_folds} networks that "
-                "are averaged none is chosen. Set one of them only."
+                f"n_folds={self.n_folds} expects n_init=1, got {self.n_init}: of networks that are "
+                "averaged none is chosen. Set one of them only."
             )
 
     def _stopping(self) -> Stopping:

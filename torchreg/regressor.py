@@ -64,7 +64,9 @@ class TorchRegressor(
     module : None, class, callable or nn.Module, default=None
         The network :math:`f_\theta`. ``None`` is :class:`torchreg.nn.MLP`. A class or callable
         is called with ``module__*`` and, where its signature names them, ``in_features`` and
-        ``out_features``. An instance is a template: it is copied, never trained.
+        ``out_features``. An instance is a template: it is copied, never trained. One that gives
+        (n, n_members, n_outputs), like TabM, is trained on the mean of its members' losses, and
+        predicts their mean.
     loss : str, class or callable, default="squared_error"
         A name of the table in the notes: ``"squared_error"``, ``"absolute_error"``, ``"huber"``,
         ``"quantile"``, ``"poisson"``, ``"gamma"``, ``"tweedie"``, ``"gaussian_nll"``; a torch
@@ -143,10 +145,11 @@ class TorchRegressor(
     ----------
     module_ : nn.Sequential
         The fitted network, raw units to raw units, in evaluation mode; its ``state_dict`` holds
-        the scaling. Children: ``standardize``, ``network``, ``unstandardize``; and ``link``
-        before the last, where the loss has one. ``"quantile"`` gives a column per output and
-        level (``link.levels``), ``"gaussian_nll"`` mean and standard deviation of each output.
-        With ``n_folds``, the network is a :class:`torchreg.nn.Ensemble`, whose mean the link takes.
+        the scaling. Children: ``standardize``, ``network``, ``unstandardize``; and before the
+        last ``link``, where the loss has one, and ``average``, where the network has several
+        members. ``"quantile"`` gives a column per output and level (``link.levels``),
+        ``"gaussian_nll"`` mean and standard deviation of each output. With ``n_folds``, the
+        network is a :class:`torchreg.nn.Ensemble`, whose mean the link takes.
     n_iter_ : int
         Epochs run, over all warm starts.
     best_epoch_ : int
@@ -155,7 +158,7 @@ class TorchRegressor(
     loss_ : float
         Training loss of that epoch, in standardized units.
     loss_curve_ : list of float
-        Training loss of each epoch, in standardized units; with ``n_folds``, the mean of the networks.
+        Training loss of each epoch, in standardized units; with ``n_folds``, their mean.
     validation_loss_curve_ : list of float or None
         Loss of the validation rows after each epoch, in standardized units.
     init_losses_ : list of float
