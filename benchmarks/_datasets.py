@@ -129,7 +129,7 @@ def _folder(package: str) -> Path:
     """Return the folder of an installed package without importing it, for some import much."""
     spec = importlib.util.find_spec(package)
     if spec is None or not spec.submodule_search_locations:
-        raise ImportError(f'{package} is not installed: pip install -e ".[accuracy]".')
+        raise ImportError(f"{package} is not installed; `make accuracy` installs it and runs all.")
     return Path(spec.submodule_search_locations[0])
 
 
