@@ -14,11 +14,12 @@ from _scores import (
     Result,
     average,
     average_ranks,
+    complete,
     critical_difference,
     geometric_mean,
+    in_common,
     not_apart,
     read,
-    with_all,
     worse_than,
 )
 from _untuned import LINEAR, MLP_STANDARDIZED, MODELS, TORCHREG
@@ -60,20 +61,20 @@ def write_report(file: Path) -> None:
     chosen = [result for result in named if result.split in CHOSEN_ON]
     apart = [result for result in named if result.split in REPORTED_APART]
     notes = NOTES.format(
-        chosen=" and ".join(map(str, CHOSEN_ON)),
-        apart=REPORTED_APART[0],
+        chosen=spelled(CHOSEN_ON),
+        apart=spelled(REPORTED_APART),
         n=len(DATASETS),
         others=len(OTHERS),
-        large=f"{CHOSEN_ON[0]} and {REPORTED_APART[0]}",
+        large=spelled((CHOSEN_ON[0], *REPORTED_APART)),
     )
-    everywhere = with_all(average(results), complete(average(named), DATASETS))
+    everywhere = average(in_common(results, complete(named)))
     draw_ranks(everywhere, file.with_suffix(".png"))
     blocks = [
         "# Accuracy on real data, nothing tuned",
         notes,
-        *summary(f"Splits {CHOSEN_ON}, which rules were chosen on", chosen, DATASETS),
-        *summary(f"Split {REPORTED_APART}, reported apart", apart, DATASETS),
-        *summary("Other data sets, which no rule was chosen on", others, OTHERS),
+        *summary(f"Splits {spelled(CHOSEN_ON)}, which rules were chosen on", chosen),
+        *summary(f"Split {spelled(REPORTED_APART)}, reported apart", apart),
+        *summary("Other data sets, which no rule was chosen on", others),
         "## Ranks",
         DRAWN.format(n=len(everywhere), cd=critical_difference_of(everywhere)),
         "## Bounds",
@@ -85,22 +86,17 @@ def write_report(file: Path) -> None:
     file.with_suffix(".md").write_text("\n\n".join(blocks) + "\n", encoding="utf-8")
 
 
-def complete(averages: Averages, datasets: Iterable[str]) -> list[str]:
-    """Return the models that have a result on every one of the data sets."""
-    return [
-        model for model in MODELS if all(model in averages.get(dataset, {}) for dataset in datasets)
-    ]
+def spelled(splits: Iterable[int]) -> str:
+    return " and ".join(map(str, splits))
 
 
-def summary(title: str, results: Sequence[Result], datasets: Sequence[str]) -> list[str]:
+def summary(title: str, results: Sequence[Result]) -> list[str]:
     """Compare the models that ran everywhere, and each other one where it ran."""
-    averages = average(results)
-    models = complete(averages, datasets)
+    models = complete(results)
     if not models:
         return []
-    compared = with_all(averages, models)
-    ranks = average_ranks(compared)
-    means = mean_over(compared)
+    averages = average(in_common(results, models))
+    ranks, means = average_ranks(averages), mean_over(averages)
     rows = [
         [model, f"{means[model]:.3f}", f"{ranks[model]:.1f}", *fit_seconds(results, model)]
         for model in sorted(models, key=means.__getitem__)
@@ -108,12 +104,13 @@ def summary(title: str, results: Sequence[Result], datasets: Sequence[str]) -> l
     sizes = ["fit s, <1.1k rows", "<10k", "≥10k"]
     blocks = [f"## {title}", table(["model", "nRMSE", "rank", *sizes], rows)]
     for model in MODELS:
-        there = with_all(averages, [*models, model]) if model not in models else {}
+        there = in_common(results, [*models, model]) if model not in models else []
         if there:
-            among = mean_over(there)
-            order = sorted(among, key=among.__getitem__)
-            text = ", ".join(f"{name} {among[name]:.3f}" for name in order)
-            blocks.append(f"On the {len(there)} data sets where {model} ran: {text}.")
+            averages = average(there)
+            means = mean_over(averages)
+            order = sorted(means, key=means.__getitem__)
+            text = ", ".join(f"{name} {means[name]:.3f}" for name in order)
+            blocks.append(f"On the {len(averages)} data sets where {model} ran: {text}.")
     return blocks
 
 
@@ -140,9 +137,9 @@ def fit_seconds(results: Iterable[Result], model: str) -> list[str]:
 
 def bounds(results: Sequence[Result]) -> list[str]:
     """List where the default is worse than simple regressors, and every failed fit."""
-    averages = average(results)
-    worse = worse_than(averages, TORCHREG, (LINEAR, MLP_STANDARDIZED), FACTOR)
-    count = sum(TORCHREG in by_model for by_model in averages.values())
+    simple = (LINEAR, MLP_STANDARDIZED)
+    averages = average(in_common(results, (TORCHREG, *simple)))
+    worse = worse_than(averages, TORCHREG, simple, FACTOR)
     rows = [
         [name, f"{ours:.4f}", f"{best:.4f}", f"{ours / best:.3f}"] for name, ours, best in worse
     ]
@@ -153,7 +150,7 @@ def bounds(results: Sequence[Result]) -> list[str]:
     ]
     return [
         f"`{TORCHREG}` is worse than {FACTOR} times the better of {LINEAR} and {MLP_STANDARDIZED} "
-        f"on {len(worse)} of {count} data sets{':' if rows else '.'}",
+        f"on {len(worse)} of {len(averages)} data sets{':' if rows else '.'}",
         *([table(["data set", "default", "better of the two", "ratio"], rows)] if rows else []),
         f"Fits with an nRMSE above {FAILURE}: {len(failed)} of {len(results)}"
         f"{':' if failures else '.'}",
@@ -162,8 +159,11 @@ def bounds(results: Sequence[Result]) -> list[str]:
 
 
 def each(results: Sequence[Result], datasets: Sequence[str]) -> str:
-    """Write a row for each data set and a column for each model, the best in bold."""
-    averages = average(results)
+    """Write a row for each data set, a column for each model that has all splits; best in bold."""
+    averages = {}
+    for dataset in {result.dataset for result in results}:
+        rows_of_it = [result for result in results if result.dataset == dataset]
+        averages |= average(in_common(rows_of_it, complete(rows_of_it)))
     models = [model for model in MODELS if any(model in row for row in averages.values())]
     shapes = {result.dataset: (result.n_rows, result.n_columns) for result in results}
     rows = []

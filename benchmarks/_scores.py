@@ -101,14 +101,23 @@ def average(results: Iterable[Result]) -> Averages:
     }
 
 
-def with_all(averages: Averages, models: Iterable[str]) -> Averages:
-    """Keep the data sets that have all of these models, and of them only these."""
-    models = list(models)
-    return {
-        dataset: {model: by_model[model] for model in models}
-        for dataset, by_model in averages.items()
-        if set(models) <= set(by_model)
-    }
+def complete(results: Iterable[Result]) -> list[str]:
+    """Return the models that ran on every split that any model ran on, in order of appearance."""
+    fits: dict[str, set[tuple[str, int]]] = {}
+    for result in results:
+        fits.setdefault(result.model, set()).add((result.dataset, result.split))
+    every = set().union(*fits.values())
+    return [model for model, theirs in fits.items() if theirs == every]
+
+
+def in_common(results: Iterable[Result], models: Iterable[str]) -> list[Result]:
+    """Keep the results of these models, on the splits that all of them ran on."""
+    models = set(models)
+    fits: dict[tuple[str, int], list[Result]] = {}
+    for result in results:
+        if result.model in models:
+            fits.setdefault((result.dataset, result.split), []).append(result)
+    return [result for group in fits.values() if len(group) == len(models) for result in group]
 
 
 def average_ranks(averages: Averages) -> dict[str, float]:
@@ -143,9 +152,9 @@ def worse_than(
     averages: Averages, model: str, others: Sequence[str], factor: float
 ) -> list[tuple[str, float, float]]:
     """Return where a model is worse than a factor times the best of others: set, its, theirs."""
-    rows = []
-    for dataset, by_model in averages.items():
-        known = [by_model[other] for other in others if other in by_model]
-        if model in by_model and known and by_model[model] > factor * min(known):
-            rows.append((dataset, by_model[model], min(known)))
-    return rows
+    best = {name: min(by_model[other] for other in others) for name, by_model in averages.items()}
+    return [
+        (name, by_model[model], best[name])
+        for name, by_model in averages.items()
+        if by_model[model] > factor * best[name]
+    ]

@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import datetime
 import hashlib
+import logging
 import math
 import os
 import time
@@ -136,6 +137,7 @@ def main() -> None:
         print("\n".join([*DATASETS, "", *OTHERS, "", *MODELS]))
         return
     if not options.report:
+        logging.disable(logging.WARNING)  # pytabkit's trainer tells each fit which GPUs there are
         torch.set_num_threads(options.threads)
         with threadpool_limits(options.threads):
             run(options)

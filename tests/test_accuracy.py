@@ -106,9 +106,14 @@ class TestScores:
         averages = {"a": {"u": 0.1, "v": 0.2, "w": 0.3}, "b": {"u": 0.5, "v": 0.4, "w": 0.5}}
         assert scores.average_ranks(averages) == {"u": 1.75, "v": 1.5, "w": 2.75}
 
-    def test_only_data_sets_that_have_all_models_are_compared(self, scores: ModuleType) -> None:
-        averages = {"a": {"u": 0.1, "v": 0.2, "w": 0.3}, "b": {"u": 0.5}}
-        assert scores.with_all(averages, ["u", "v"]) == {"a": {"u": 0.1, "v": 0.2}}
+    def test_models_are_compared_on_the_splits_that_all_of_them_ran_on(
+        self, scores: ModuleType, result: Any
+    ) -> None:
+        everywhere = [replace(result, model="u", split=split) for split in range(3)]
+        once = [replace(result, model="v", split=1)]
+        assert scores.complete([*everywhere, *once]) == ["u"]
+        assert scores.in_common([*everywhere, *once], ["u", "v"]) == [everywhere[1], *once]
+        assert scores.in_common([*everywhere, *once], ["u"]) == everywhere
 
     @pytest.mark.parametrize(
         ("n_models", "q"), [(2, 1.960), (3, 2.343), (5, 2.728), (7, 2.949), (10, 3.164)]
@@ -133,8 +138,6 @@ class TestScores:
         averages = {
             "within": {"ours": 0.408, "u": 0.4, "v": 0.9},
             "worse": {"ours": 0.5, "u": 0.4, "v": 0.3},
-            "alone": {"ours": 0.9},
-            "missing": {"u": 0.1, "v": 0.1},
         }
         assert scores.worse_than(averages, "ours", ("u", "v"), 1.02) == [("worse", 0.5, 0.3)]
 
