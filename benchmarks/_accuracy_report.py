@@ -54,8 +54,10 @@ not apart by Nemenyi's test (Friedman's is implied; the critical difference at 5
 
 
 def write_report(file: Path) -> None:
-    """Write ``accuracy.md`` and ``accuracy.png`` beside the file of results."""
+    """Write ``accuracy.md`` and ``accuracy.png`` beside the file of results, if it has any."""
     results = [result for result in read(file).values() if result.model in MODELS]
+    if not results:
+        return
     named = [result for result in results if result.dataset in DATASETS]
     others = [result for result in results if result.dataset in OTHERS]
     chosen = [result for result in named if result.split in CHOSEN_ON]
@@ -67,16 +69,13 @@ def write_report(file: Path) -> None:
         others=len(OTHERS),
         large=spelled((CHOSEN_ON[0], *REPORTED_APART)),
     )
-    everywhere = average(in_common(results, complete(named)))
-    draw_ranks(everywhere, file.with_suffix(".png"))
     blocks = [
         "# Accuracy on real data, nothing tuned",
         notes,
         *summary(f"Splits {spelled(CHOSEN_ON)}, which rules were chosen on", chosen),
         *summary(f"Split {spelled(REPORTED_APART)}, reported apart", apart),
         *summary("Other data sets, which no rule was chosen on", others),
-        "## Ranks",
-        DRAWN.format(n=len(everywhere), cd=critical_difference_of(everywhere)),
+        *ranks_drawn(results, complete(named), file.with_suffix(".png")),
         "## Bounds",
         *bounds(results),
         "## Each data set, all splits",
@@ -191,6 +190,16 @@ def versions(results: Sequence[Result]) -> str:
         f"{', '.join(machines)}. A machine that does other work at the same time makes seconds "
         "longer; each fit's are in accuracy.csv."
     )
+
+
+def ranks_drawn(results: Sequence[Result], models: Sequence[str], path: Path) -> list[str]:
+    """Draw the ranks of these models, of which there must be two, and say what is seen."""
+    if len(models) < 2:
+        return []
+    averages = average(in_common(results, models))
+    draw_ranks(averages, path)
+    text = DRAWN.format(n=len(averages), cd=critical_difference_of(averages))
+    return ["## Ranks", text.replace("accuracy.png", path.name)]
 
 
 def critical_difference_of(averages: Averages) -> float:

@@ -106,7 +106,7 @@ def complete(results: Iterable[Result]) -> list[str]:
     fits: dict[str, set[tuple[str, int]]] = {}
     for result in results:
         fits.setdefault(result.model, set()).add((result.dataset, result.split))
-    every = set().union(*fits.values())
+    every: set[tuple[str, int]] = set().union(*fits.values())
     return [model for model, theirs in fits.items() if theirs == every]
 
 

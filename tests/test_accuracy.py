@@ -418,3 +418,16 @@ def test_the_report_compares_models_and_lists_what_is_out_of_bounds(
     assert "nRMSE above 1.05: 3 of 127:" in text
     assert "On the 1 data sets where CatBoost ran: CatBoost 0.300, " in text
     assert path.with_suffix(".png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_report_of_one_model_has_no_ranks_and_of_none_is_not_written(
+    benchmark: Import, scores: ModuleType, result: Any, tmp_path: Path
+) -> None:
+    path = tmp_path / "one.csv"
+    write_report = benchmark("_accuracy_report").write_report
+    write_report(path)
+    assert not path.with_suffix(".md").exists()
+    scores.append(path, result)
+    write_report(path)
+    assert "## Ranks" not in path.with_suffix(".md").read_text(encoding="utf-8")
+    assert not path.with_suffix(".png").exists()
