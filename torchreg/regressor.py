@@ -70,7 +70,16 @@ class TorchRegressor(
         Lower-case name of a ``torch.optim`` class (with options that suit standardized data)
         or such a class (with torch's own options); ``optimizer__*`` are its options.
     lr : float or None, default=None
-        Learning rate, dimensionless, above 0. ``None`` takes the optimizer's default.
+        Learning rate, dimensionless, above 0. ``None`` takes the optimizer's default. It is the
+        largest one that a schedule by name comes to.
+    schedule : str, class or callable, default="constant"
+        How the learning rate moves: ``"constant"``; from step to step over ``max_epochs``
+        ``"cosine"`` (from ``lr`` to 0) or ``"one_cycle"`` (up to ``lr`` and down to 0, momentum
+        the other way); or ``"reduce_on_plateau"`` (``lr`` becomes a tenth when the loss of the
+        validation rows, else of the training rows, has not fallen for 10 epochs). They are
+        torch's own schedulers; ``schedule__*`` are their options. A class of
+        ``torch.optim.lr_scheduler``, or a callable that makes a scheduler of an optimizer,
+        moves once an epoch (``OneCycleLR`` and ``CyclicLR``: once a step).
     max_epochs : int, default=200
         Passes over the training rows, at most.
     batch_size : int, None or "auto", default="auto"
@@ -82,6 +91,12 @@ class TorchRegressor(
         Whether to stop when the loss of held-out rows has not improved for
         ``n_iter_no_change`` epochs, and restore the best weights. Only then, and only if
         ``fit`` was not given ``X_val``, are rows held out.
+    cv : int or None, default=None
+        Number of folds, 2 or more: as many networks are trained together, each of which holds out
+        another part of the rows and keeps the weights of the epoch that did best on it, and their
+        mean predicts. So every row is learned from, and every row has been held out once. With
+        ``early_stopping``, each also ends ``n_iter_no_change`` epochs after its best. X and y are
+        standardized by all rows.
     validation_fraction : float, default=0.1
         Share of the rows held out, between 0 and 1.
     n_iter_no_change : int, default=10
@@ -117,29 +132,33 @@ class TorchRegressor(
         weights as ``torch.manual_seed`` would. No global generator is touched: ``None`` is
         fresh each time.
     **nested : dict
-        ``module__*``, ``optimizer__*``, ``loss__*`` and ``callbacks__*``, tunable by name.
+        ``module__*``, ``optimizer__*``, ``loss__*``, ``schedule__*`` and ``callbacks__*``,
+        tunable by name.
 
     Attributes
     ----------
     module_ : nn.Sequential
         The fitted network, raw units to raw units, in evaluation mode; its ``state_dict`` holds
-        the scaling. Children: ``standardize``, ``network``, ``unstandardize``.
+        the scaling. Children: ``standardize``, ``network``, ``unstandardize``. With ``cv``, the
+        network is a :class:`torchreg.nn.Ensemble`.
     n_iter_ : int
         Epochs run, over all warm starts.
     best_epoch_ : int
-        The epoch whose weights were kept: the last, or with early stopping the best.
+        The epoch whose weights were kept: the last, or with early stopping the best. With ``cv``
+        each network keeps the weights of its own best epoch, and this is the best of the mean.
     loss_ : float
         Training loss of that epoch, in standardized units.
     loss_curve_ : list of float
-        Training loss of each epoch, in standardized units.
+        Training loss of each epoch, in standardized units; with ``cv``, the mean of the networks.
     validation_loss_curve_ : list of float or None
         Loss of the validation rows after each epoch, in standardized units.
     init_losses_ : list of float
         Loss that each of the ``n_init`` networks ended with, in standardized units; the lowest
         is that of the one that was kept. Infinite for one that could not be trained. A warm
-        start leaves it as it is.
+        start leaves it as it is. With ``cv``, the loss of each network on its fold.
     history_ : list of dict
-        One per epoch: ``epoch``, ``loss``, ``validation_loss`` and what callbacks noted.
+        One per epoch: ``epoch``, ``loss``, ``validation_loss``, ``lr`` (of its last step, where
+        a schedule moves it) and what callbacks noted.
     dtype_ : torch.dtype
         In which the network computes.
     fit_summary_ : dict
@@ -166,6 +185,14 @@ class TorchRegressor(
     module again. Where that cannot be done, or would show (the module looks at values, has
     hooks, prints or counts, or a callback listens to batches), the module is called in every
     step, with the same results.
+
+    A module whose class has a method ``initialize_from(x, t, weight)`` is shown its training
+    rows once, before the first step of a fit that is no warm start, without gradients and under
+    the fit's seed: ``x`` (n, n_features) and ``t`` (n, n_outputs) standardized, in the module's
+    dtype and on its device, ``weight`` (n,) or ``None``. A weight stands for a repetition, and
+    only ratios of weights matter. The module itself is asked, not its parts, which it may tell.
+    Of sparse rows, and of tables of more than 16 million numbers in batches, it is shown a
+    random sample of about four million numbers.
 
     References
     ----------
@@ -195,10 +222,12 @@ class TorchRegressor(
         loss: str | type | Callable[..., Any] = "squared_error",
         optimizer: str | type[torch.optim.Optimizer] = "adam",
         lr: float | None = None,
+        schedule: str | Callable[..., Any] = "constant",
         max_epochs: int = 200,
         batch_size: int | str | None = "auto",
         standardize: bool | str = True,
         early_stopping: bool = False,
+        cv: int | None = None,
         validation_fraction: float = 0.1,
         n_iter_no_change: int = 10,
         tol: float | None = None,
@@ -215,10 +244,12 @@ class TorchRegressor(
         self.loss = loss
         self.optimizer = optimizer
         self.lr = lr
+        self.schedule = schedule
         self.max_epochs = max_epochs
         self.batch_size = batch_size
         self.standardize = standardize
         self.early_stopping = early_stopping
+        self.cv = cv
         self.validation_fraction = validation_fraction
         self.n_iter_no_change = n_iter_no_change
         self.tol = tol
@@ -340,6 +371,11 @@ class TorchRegressor(
         """Open the checkpoint, if there is to be one."""
         if checkpoint is None:
             return nullcontext()
+        if self.cv is not None:
+            raise ValueError(
+                f"checkpoint expects cv=None, got {self.cv}: it holds the state of one network. "
+                "Leave one of them out."
+            )
         if self._n_networks() > 1:
             raise ValueError(
                 f"checkpoint expects n_init=1, got {self.n_init}: it holds the state of one "

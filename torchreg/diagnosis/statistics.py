@@ -20,6 +20,7 @@ from torchreg.diagnosis.units import (
     slope_and_output,
     slope_from_output,
 )
+from torchreg.nn import AverageMembers
 
 #: The functions of torch in which a row meets weights.
 _MEETS_WEIGHTS = frozenset({"linear", "bilinear", "conv1d", "conv2d", "matmul", "mm", "addmm"})
@@ -127,8 +128,8 @@ def look_inside(network: nn.Module, x: Tensor, t: Tensor | None) -> Look | None:
         with torch.no_grad():
             for buffer, kept in buffers:
                 buffer.copy_(kept)
-    # (n,) or (n, n_outputs) -> (n, n_outputs)
-    output = _exactly(result).reshape(len(x), -1)
+    # (n,), (n, n_outputs) or (n, n_members, n_outputs) -> (n, n_outputs)
+    output = _exactly(AverageMembers()(result)).reshape(len(x), -1)
     if not np.isfinite(output).all():
         return None
     core = _exactly(x)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import torch
 from torch import Tensor, nn
@@ -70,6 +72,16 @@ class Travel:
             self.names.append(name)
             self.tensors.append(parameter)
         self.start = self._all_numbers()
+
+    @classmethod
+    def of_several(cls, travels: Sequence[Travel]) -> Travel:
+        """Put those of the members of an ensemble together."""
+        whole = cls.__new__(cls)
+        numbered = [*enumerate(travels)]
+        whole.names = [f"members.{i}.{name}" for i, travel in numbered for name in travel.names]
+        whole.tensors = [tensor for travel in travels for tensor in travel.tensors]
+        whole.start = torch.cat([travel.start for travel in travels])
+        return whole
 
     def finish(self) -> list[Journey]:
         """Hold the parameters against their start."""
