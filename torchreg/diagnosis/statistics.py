@@ -20,7 +20,7 @@ from torchreg.diagnosis.units import (
     slope_and_output,
     slope_from_output,
 )
-from torchreg.nn import AverageMembers
+from torchreg.nn import AverageMembers, Link
 
 #: The functions of torch in which a row meets weights.
 _MEETS_WEIGHTS = frozenset({"linear", "bilinear", "conv1d", "conv2d", "matmul", "mm", "addmm"})
@@ -99,7 +99,9 @@ class Watch(TorchFunctionMode):
         )
 
 
-def look_inside(network: nn.Module, x: Tensor, t: Tensor | None) -> Look | None:
+def look_inside(
+    network: nn.Module, x: Tensor, t: Tensor | None, link: Link | None = None
+) -> Look | None:
     """Send rows through a network and note what there is to see; the network stays as it is.
 
     Parameters
@@ -110,6 +112,8 @@ def look_inside(network: nn.Module, x: Tensor, t: Tensor | None) -> Look | None:
         In the network's units and dtype, on its device.
     t : Tensor of shape (n, n_outputs) or None
         Targets in the units of the network's output.
+    link : Link or None, default=None
+        What makes predictions of the output; those are held against the targets then.
 
     Returns
     -------
@@ -128,8 +132,12 @@ def look_inside(network: nn.Module, x: Tensor, t: Tensor | None) -> Look | None:
         with torch.no_grad():
             for buffer, kept in buffers:
                 buffer.copy_(kept)
-    # (n,), (n, n_outputs) or (n, n_members, n_outputs) -> (n, n_outputs)
-    output = _exactly(AverageMembers()(result)).reshape(len(x), -1)
+    with torch.no_grad():
+        result = AverageMembers()(result if link is None else link(result))
+        # (n,), or (n, width) -> (n, n_outputs)
+        result = result if link is None else link.central(result.reshape(len(x), -1))
+    # (n,) or (n, n_outputs) -> (n, n_outputs)
+    output = _exactly(result).reshape(len(x), -1)
     if not np.isfinite(output).all():
         return None
     core = _exactly(x)
