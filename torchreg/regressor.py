@@ -153,8 +153,9 @@ class TorchRegressor(
     n_iter_ : int
         Epochs run, over all warm starts.
     best_epoch_ : int
-        The epoch whose weights were kept: the last, or with early stopping the best. With ``n_folds``
-        each network keeps the weights of its own best epoch, and this is the best of the mean.
+        The epoch whose weights were kept: the last, or with early stopping the best. With
+        ``n_folds`` each network keeps those of its own best epoch, and this is the best of the
+        mean.
     loss_ : float
         Training loss of that epoch, in standardized units.
     loss_curve_ : list of float
@@ -425,8 +426,8 @@ class TorchRegressor(
             return nullcontext()
         if self.n_folds is not None:
             raise ValueError(
-                f"checkpoint expects n_folds=None, got {self.n_folds}: it holds the state of one network. "
-                "Leave one of them out."
+                f"checkpoint expects n_folds=None, got {self.n_folds}: it holds the state of one "
+                "network. Leave one of them out."
             )
         if self._n_networks() > 1:
             raise ValueError(
