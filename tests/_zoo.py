@@ -12,11 +12,13 @@ from torch.nn.utils import parametrizations
 from torchreg.losses import LOSSES
 from torchreg.nn import (
     MLP,
+    Ensemble,
     LinearPath,
     MemberLinear,
     PeriodicEmbedding,
     RobustStandardize,
     Scale,
+    TabularMLP,
 )
 
 
@@ -187,6 +189,8 @@ ZOO: dict[str, Callable[[], nn.Module]] = {
     "in place first": lambda: nn.Sequential(nn.ReLU(inplace=True), nn.Linear(4, 1)),
     "linear": lambda: nn.Linear(4, 1),
     "linear path": lambda: LinearPath(MLP(4, 1, [5]), 4, 1),
+    "for tables": lambda: TabularMLP(4, 1, [5]),
+    "several": lambda: Ensemble([MLP(4, 1, [5]), MLP(4, 1, [5])]),
     "members": lambda: nn.Sequential(MemberLinear(3, 4, 5), nn.Tanh(), MemberLinear(3, 5, 1)),
     "embedded numbers": lambda: nn.Sequential(
         RobustStandardize([0.1] * 4, [0.0, 1.0, 1.5, 1.0], [False, True, False, False]),

@@ -20,6 +20,7 @@ from torchreg.nn import (
     MLP,
     AddConstant,
     AverageMembers,
+    Ensemble,
     Exponential,
     LinearPath,
     MemberLinear,
@@ -30,6 +31,7 @@ from torchreg.nn import (
     RobustStandardize,
     Scale,
     Standardize,
+    TabularMLP,
     Unstandardize,
 )
 
@@ -105,6 +107,8 @@ ZOO: list[tuple[nn.Module, torch.Tensor]] = [
     (Normal(), X),
     (Quantiles([0.1, 0.5, 0.9]), X),
     (LinearPath(MLP(6, 2, (3,)), 6, 2), X),
+    (TabularMLP(6, 2, (3,)), X),
+    (Ensemble([MLP(6, 2, (3,)), MLP(6, 2, (4,))]), X),
     (MLP(6, 2, (3, 4), activation="silu", dropout=0.1), X),
     (MLP(6, hidden_sizes=()), X),
     (nn.Sequential(nn.Sequential(nn.Linear(6, 3), nn.ReLU()), nn.Linear(3, 1)), X),

@@ -188,7 +188,7 @@ def test_a_search_over_losses_and_levels_trains_what_each_fit_trains(
         {"loss": ["tweedie"], "loss__power": [1.2, 1.8]},
     ]
     reg = TorchRegressor(max_epochs=8, random_state=0, module__hidden_sizes=[6])
-    search = GridSearchCV(reg, grid, cv=2, scoring="neg_mean_absolute_error", refit=False)
+    search = GridSearchCV(reg, grid, n_folds=2, scoring="neg_mean_absolute_error", refit=False)
     alone = search.fit(*table).cv_results_["mean_test_score"]
     with joblib.parallel_config(backend="torchreg"):
         together = search.fit(*table).cv_results_["mean_test_score"]
@@ -466,7 +466,7 @@ def test_with_folds_the_link_takes_the_mean_of_what_their_networks_give(
     options: dict[str, Any], table: tuple[Array, Array]
 ) -> None:
     X, _ = table
-    reg = fitted(options, table, cv=3)
+    reg = fitted(options, table, n_folds=3)
     module, x = reg.module_, torch.from_numpy(X)
     with torch.no_grad():
         each = torch.stack([m(module.standardize(x)) for m in module.network.members])

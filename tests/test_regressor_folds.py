@@ -109,9 +109,10 @@ def test_a_search_over_cv_finds_what_separate_fits_give() -> None:
 @pytest.mark.parametrize(
     ("settings", "given", "words"),
     [
-        ({"n_init": 2}, {}, "n_init=1"),
-        ({}, {"X_val": X, "y_val": Y}, "X_val"),
-        ({"n_folds": 61}, {}, "61 different rows"),
+        ({"n_init": 2}, {}, "of networks that are averaged none is chosen"),
+        ({}, {"X_val": X, "y_val": Y}, "holds rows out itself, and X_val, y_val were given"),
+        ({}, {"checkpoint": "fit.checkpoint"}, "holds the state of one network"),
+        ({"n_folds": 61}, {}, "different rows or more, so that each network has one to hold out"),
     ],
 )
 def test_what_does_not_go_together_is_refused(

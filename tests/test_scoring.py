@@ -51,7 +51,11 @@ SCORES: list[tuple[dict[str, Any], Any]] = [
 ]
 
 
-@pytest.mark.parametrize(("options", "metric"), SCORES, ids=lambda value: str(value)[:50])
+def name_of(value: Any) -> str:
+    return str(value)[:50] if isinstance(value, dict) else "score"
+
+
+@pytest.mark.parametrize(("options", "metric"), SCORES, ids=name_of)
 def test_a_score_is_the_share_of_the_loss_that_is_explained(
     options: dict[str, Any], metric: Any, table: tuple[Array, ...]
 ) -> None:
@@ -78,7 +82,7 @@ def test_the_score_of_several_outputs_is_the_mean_of_theirs(
     assert reg.score(X, both.tolist()) == reg.score(X, both)
 
 
-@pytest.mark.parametrize(("options", "metric"), SCORES[3:8], ids=lambda value: str(value)[:50])
+@pytest.mark.parametrize(("options", "metric"), SCORES[3:8], ids=name_of)
 def test_cross_validation_uses_the_score(
     options: dict[str, Any], metric: Any, table: tuple[Array, ...]
 ) -> None:
