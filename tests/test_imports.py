@@ -149,6 +149,7 @@ FLOORS: dict[str, list[str]] = {
     ],
     "what a diagnosis reads": [
         "torchreg.diagnosis.statistics",
+        "torchreg.diagnosis.watching",
         "torchreg.diagnosis.units",
         "torchreg.diagnosis.structure",
         "torchreg.diagnosis.record",
