@@ -165,6 +165,7 @@ FLOORS: dict[str, list[str]] = {
     "modules": [
         "torchreg.nn",
         "torchreg.nn.ensemble",
+        "torchreg.nn.plain",
         "torchreg.nn.mlp",
         "torchreg.nn.standardize",
         "torchreg.nn.constants",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 import torch
@@ -18,24 +18,10 @@ from torchreg.diagnosis.units import (
     slope_and_output,
     slope_from_output,
 )
-from torchreg.nn import MLP
+from torchreg.nn.plain import ACTIVATION_OF, plain_layers
 
 #: The functions of torch in which a row meets weights.
 _MEETS_WEIGHTS = frozenset({"linear", "bilinear", "conv1d", "conv2d", "matmul", "mm", "addmm"})
-
-#: Layers that call one activation and do nothing else, and its key in ACTIVATIONS.
-_ACTIVATION_OF: dict[type[nn.Module], str] = {
-    nn.ELU: "elu",
-    nn.GELU: "gelu",
-    nn.LeakyReLU: "leaky_relu",
-    nn.ReLU: "relu",
-    nn.Sigmoid: "sigmoid",
-    nn.SiLU: "silu",
-    nn.Softplus: "softplus",
-    nn.Tanh: "tanh",
-}
-#: Layers that hand on what they are given, in evaluation mode.
-_HAND_ON = (nn.Dropout, nn.Identity)
 
 
 class Seen(NamedTuple):
@@ -69,39 +55,19 @@ def send_through(network: nn.Module, x: Tensor) -> Seen:
     x : Tensor of shape (n, n_features)
         In the network's units and dtype, on its device.
     """
-    layers = [*_plain_layers(network)]
+    layers = plain_layers(network)
     with torch.no_grad():
-        return _watch(network, x) if None in layers else _follow(layers, x)
+        return _watch(network, x) if layers is None else _follow(layers, x)
 
 
-def _plain_layers(network: nn.Module) -> Iterator[nn.Module | None]:
-    """List the layers of a plain network in their order; ``None`` stands for anything else."""
-    kind = type(network)
-    own = vars(network)
-    if own["_forward_hooks"] or own["_forward_pre_hooks"] or "forward" in own:
-        yield None
-    elif kind is MLP:
-        yield from _plain_layers(network.get_submodule("layers"))
-    elif kind is nn.Sequential:
-        for layer in network.children():
-            yield from _plain_layers(layer)
-    elif kind is nn.Linear or kind in _HAND_ON:
-        yield network
-    elif kind in _ACTIVATION_OF:
-        yield None if own.get("inplace") else network
-    else:
-        yield None
-
-
-def _follow(layers: list[nn.Module | None], x: Tensor) -> Seen:
+def _follow(layers: list[nn.Module], x: Tensor) -> Seen:
     """Call one layer after the other: a fraction of the work of watching all calls."""
     first_input = last_output = None
     seen: list[Layer] = []
     values = x
     for layer in layers:
-        assert layer is not None
         before = values
-        name = _ACTIVATION_OF.get(type(layer))
+        name = ACTIVATION_OF.get(type(layer))
         values = layer(before)
         if type(layer) is nn.Linear:
             if last_output is None and before is not x:

@@ -52,8 +52,7 @@ class Inside:
             if layer is not self.network
         }
         self._standardize = layers.get("standardize")
-        target = layers.get("unstandardize")
-        self._standardize_y = target.inverse() if isinstance(target, Unstandardize) else None
+        self._unstandardize = layers.get("unstandardize")
 
     def table(self, rows: RawRows, *, whole: bool) -> Table:
         """Standardize rows, or let them be standardized when they are asked for.
@@ -67,7 +66,10 @@ class Inside:
         n_rows, width = len(rows.y), width_of(rows.x)
         lazy = isinstance(rows.x, SparseRows) or (not whole and n_rows * width > LARGE)
         x = LazyRows(rows.x, self._x) if lazy else self._prepared(rows.x, self._x)
-        return Table(x, self._prepared(rows.y, self._t), weight)
+        target = self._unstandardize
+        standardize = target.inverse() if isinstance(target, Unstandardize) else None
+        t = self._prepared(rows.y, lambda y: self._core(standardize(y) if standardize else y))
+        return Table(x, t, weight)
 
     def listener(
         self, training: RawRows, validation: RawRows | None, batch_size: int
@@ -78,7 +80,7 @@ class Inside:
             return None
         from torchreg.engine.skorch_net import SkorchObserver
 
-        to_raw = self.module.get_submodule("unstandardize") if self._standardize_y else None
+        to_raw = self.module.get_submodule("unstandardize") if self._unstandardize else None
         return SkorchObserver(
             request.callbacks,
             request.callback_options,
@@ -106,9 +108,6 @@ class Inside:
 
     def _x(self, x: Tensor) -> Tensor:
         return self._core(x if self._standardize is None else self._standardize(x))
-
-    def _t(self, y: Tensor) -> Tensor:
-        return self._core(y if self._standardize_y is None else self._standardize_y(y))
 
     def _core(self, values: Tensor) -> Tensor:
         if self.request.optimizer.searches_lines:

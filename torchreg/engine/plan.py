@@ -31,6 +31,7 @@ from torchreg.engine.statistics import Statistics, column_statistics
 from torchreg.engine.stepper import trainable
 from torchreg.engine.summary import Travel, summarize
 from torchreg.losses import probe_loss
+from torchreg.nn.plain import is_plain
 from torchreg.optimizers import OptimizerSpec
 
 #: With ``batch_size="auto"``, up to this many rows are one batch, ...
@@ -262,6 +263,8 @@ def seeds_of(seed: int, n_init: int) -> list[int]:
     >>> seeds_of(7, 1), seeds_of(7, 3)[:2] == seeds_of(7, 2)
     ([7], True)
     """
+    if n_init == 1:
+        return [seed]
     further: list[int] = np.random.SeedSequence(seed).generate_state(n_init - 1).tolist()
     return [seed, *further]
 
@@ -284,16 +287,21 @@ def build_module(
     y_statistics: Statistics | None,
 ) -> nn.Sequential:
     """Build the untrained network between its scaling layers, on its device."""
-    n_outputs = training.y.shape[1]
+    n_features, n_outputs = width_of(training.x), training.y.shape[1]
     network = build_network(
         request.module,
         request.module_options,
-        in_features=width_of(training.x),
+        in_features=n_features,
         out_features=n_outputs,
     )
-    default = torch.get_default_dtype()
-    before = scaled(nn.Identity(), x_statistics, None, default)
-    fit_to_data(network, before(_first_rows(training.x)).to(default), n_outputs)
+    on_cpu = request.device.type == "cpu"
+    known = on_cpu and is_plain(network, in_features=n_features, out_features=n_outputs)
+    if known:
+        network.eval()
+    else:
+        default = torch.get_default_dtype()
+        before = scaled(nn.Identity(), x_statistics, None, default)
+        fit_to_data(network, before(_first_rows(training.x)).to(default), n_outputs)
     trainable(network)
     dtype = resolve_dtype(
         request.dtype,
@@ -302,6 +310,8 @@ def build_module(
         exact=request.optimizer.searches_lines,
     )
     module = scaled(network.to(dtype), x_statistics, y_statistics, dtype)
+    if known:
+        return module
     if statistics_dtype(request.device) != torch.float64:
         module.to(statistics_dtype(request.device))
     return module.to(request.device)
