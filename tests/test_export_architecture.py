@@ -16,7 +16,19 @@ from torchreg.export.kinds import UnwritableError
 from torchreg.export.layers import CONSTANTS, CONTAINERS, LAYERS
 from torchreg.export.names import Names
 from torchreg.export.values import Reader, Writer
-from torchreg.nn import MLP, AddConstant, MultiplyByConstant, Standardize, Unstandardize
+from torchreg.nn import (
+    MLP,
+    AddConstant,
+    AverageMembers,
+    LinearPath,
+    MemberLinear,
+    MultiplyByConstant,
+    PeriodicEmbedding,
+    RobustStandardize,
+    Scale,
+    Standardize,
+    Unstandardize,
+)
 
 #: Every layer of the table, with settings that are not the defaults, and an input.
 X = torch.linspace(-2, 2, 24).reshape(4, 6)
@@ -77,6 +89,16 @@ ZOO: list[tuple[nn.Module, torch.Tensor]] = [
     (MultiplyByConstant(0.1), X),
     (Standardize([200.0] * 6, [3.0] * 6, dtype=torch.float64), X),
     (Unstandardize(200.0, 3.0), X),
+    (RobustStandardize([1.0] * 6, [2.0] * 6, [True, False] * 3, dtype=torch.float64), X),
+    (RobustStandardize(1.0, 2.0, True), X),
+    (Scale(6), X),
+    (PeriodicEmbedding(6, [4, 0], 5, 2, 0.3), X),
+    (PeriodicEmbedding(6), X),
+    (PeriodicEmbedding(6, []), X),
+    (MemberLinear(3, 6, 2, bias=False), X),
+    (MemberLinear(2, 6, 4), IMAGE),
+    (AverageMembers(), IMAGE),
+    (LinearPath(MLP(6, 2, (3,)), 6, 2), X),
     (MLP(6, 2, (3, 4), activation="silu", dropout=0.1), X),
     (MLP(6, hidden_sizes=()), X),
     (nn.Sequential(nn.Sequential(nn.Linear(6, 3), nn.ReLU()), nn.Linear(3, 1)), X),

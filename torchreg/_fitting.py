@@ -22,6 +22,7 @@ from torchreg.engine.problem import Keeper, Observer, Stopping
 from torchreg.engine.request import Job, RawRows, Request
 from torchreg.losses import build_loss
 from torchreg.optimizers import build_optimizer
+from torchreg.schedules import build_schedule
 
 
 @dataclass(frozen=True)
@@ -149,6 +150,8 @@ class FittingMixin(BaseEstimator):
         loss = build_loss(self.loss, nested_parameters(self._nested, "loss"))
         options = nested_parameters(self._nested, "optimizer")
         optimizer = build_optimizer(self.optimizer, self.lr, options)
+        options = nested_parameters(self._nested, "schedule")
+        schedule = build_schedule(self.schedule, options, optimizer)
         start, epochs_before = None, 0
         if self._goes_on():
             check_start(self, seen, data)
@@ -173,6 +176,7 @@ class FittingMixin(BaseEstimator):
             epochs_before=epochs_before,
             keeper=keeper,
             n_init=self._n_networks(),
+            schedule=schedule,
         )
 
     def _goes_on(self) -> bool:

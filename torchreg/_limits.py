@@ -23,6 +23,7 @@ LIMITS: dict[str, list[Any]] = {
     "loss": [str, callable],
     "optimizer": [str, type],
     "lr": [None, Interval(Real, 0, None, closed="neither")],
+    "schedule": [str, callable],
     "max_epochs": [Interval(Integral, 1, None, closed="left")],
     "batch_size": [None, StrOptions({"auto"}), Interval(Integral, 1, None, closed="left")],
     "standardize": ["boolean", StrOptions({"X", "y"})],

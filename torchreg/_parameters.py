@@ -12,7 +12,7 @@ from sklearn.base import BaseEstimator
 from torchreg._errors import did_you_mean
 
 #: Parameters that hand what follows two underscores on.
-NESTED = ("module", "optimizer", "loss", "callbacks")
+NESTED = ("module", "optimizer", "loss", "schedule", "callbacks")
 
 
 def is_nested(name: str) -> bool:

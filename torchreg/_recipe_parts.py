@@ -15,9 +15,12 @@ from torch import Tensor, nn
 from torchreg._data import Data
 from torchreg._device import seeded
 from torchreg._parameters import nested_parameters
+from torchreg.engine.initial import HOOK, looks_at_rows
+from torchreg.engine.members import has_members
 from torchreg.engine.network import build_network, fit_to_data, habits_of, settings_for
 from torchreg.engine.plan import AUTO_BATCH, AUTO_FULL_BATCH
 from torchreg.export.script.recipe import Constants, NetworkRecipe, TrainingRecipe
+from torchreg.export.script.source import NotWritableError
 from torchreg.losses import Loss, build_loss, probe_loss
 from torchreg.nn import MLP, AddConstant, MultiplyByConstant
 from torchreg.optimizers import build_optimizer
@@ -55,10 +58,11 @@ def network_recipe(estimator: BaseEstimator, seed: int) -> NetworkRecipe:
         # It is built once more, to see how it begins.
         start, is_lazy = seeded(seed, _CPU, partial(_built, estimator, widths, probe))
         start.to(estimator.dtype_)
+        _require_shapes(start, fitted)
     habits = seeded(seed, _CPU, partial(habits_of, copy.deepcopy(fitted), probe))
     fitted.eval()
     with torch.no_grad():
-        is_flat = fitted(probe.clone()).ndim == 1
+        output = fitted(probe.clone())
     called = None if by_layers or is_instance or not has_source else build
     return NetworkRecipe(
         fitted,
@@ -71,8 +75,21 @@ def network_recipe(estimator: BaseEstimator, seed: int) -> NetworkRecipe:
         is_lazy=is_lazy and called is not None,
         draws=habits.draws,
         overwrites_input=habits.overwrites_input,
-        is_flat=is_flat,
+        is_flat=output.ndim == 1,
+        has_members=has_members(output),
+        looks_at_rows=looks_at_rows(fitted),
     )
+
+
+def _require_shapes(start: nn.Module, fitted: nn.Module) -> None:
+    """Refuse a network that took its shape from the training rows, which a script cannot say."""
+    shapes = [[(k, v.shape) for k, v in net.state_dict().items()] for net in (start, fitted)]
+    if looks_at_rows(fitted) and shapes[0] != shapes[1]:
+        raise NotWritableError(
+            f"{type(fitted).__name__}.{HOOK} gave the network shapes that come from the training "
+            "rows, which a script that builds it anew does not know. Give them as module__ "
+            "options, or export a graph: to_onnx."
+        )
 
 
 def _built(

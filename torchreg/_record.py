@@ -18,12 +18,13 @@ from torch import Tensor, nn
 from torchreg._checks import Form
 from torchreg._errors import FileError
 from torchreg._given import give_network
+from torchreg.engine.members import has_members
 from torchreg.engine.network import check_output
 from torchreg.export.architecture import needs_network, read_module, write_module, write_network
 from torchreg.export.kinds import UnwritableError
 from torchreg.export.names import Names
 from torchreg.export.values import Reader, Writer
-from torchreg.nn import Standardize, Unstandardize
+from torchreg.nn import AverageMembers, Standardize, Unstandardize
 
 #: Attributes that are written in another way, or belong to the process: scikit-learn's callbacks.
 _APART = {"_nested", "_form", "_metadata_request", "_skl_callbacks", "module_"}
@@ -313,9 +314,13 @@ def _check_attributes(attributes: dict[str, Any]) -> None:
 def _check_module(module: nn.Module, estimator: Any) -> None:
     """Require the layers of a fit: for rows of the right width, and as many outputs as y has."""
     children = dict(module.named_children())
-    order = [name for name in ("standardize", "network", "unstandardize") if name in children]
+    known = ("standardize", "network", "average", "unstandardize")
+    order = [name for name in known if name in children]
     if type(module) is not nn.Sequential or list(children) != order or "network" not in order:
         raise FileError(f"The module has {list(children)}, which are not the layers of a fit.")
+    average = children.get("average")
+    if average is not None and type(average) is not AverageMembers:
+        raise FileError(f"The layer average is {average!r}, which is not that of a fit.")
     dtype = next(children["network"].parameters()).dtype
     if dtype != estimator.dtype_:
         raise FileError(f"The network computes in {dtype}, and not in {estimator.dtype_}.")
@@ -335,6 +340,8 @@ def _try_module(module: nn.Module, estimator: Any) -> None:
     module.eval()
     x = torch.zeros(1, 1, dtype=estimator.dtype_).expand(2, estimator.n_features_in_)
     with torch.no_grad():
-        check_output(module(x), n_rows=2, n_outputs=estimator.n_outputs_)
+        output = check_output(module(x), n_rows=2, n_outputs=estimator.n_outputs_)
+    if has_members(output):
+        raise FileError("The module has several members, but no layer that averages them.")
     for child, mode in modes:
         child.training = mode

@@ -93,6 +93,19 @@ class OptimizerSpec:
         return issubclass(self.cls, torch.optim.LBFGS | torch.optim.Rprop)
 
     @property
+    def sizes_own_steps(self) -> bool:
+        """Whether it finds the sizes of its steps itself, and ``lr`` is at most their start."""
+        return issubclass(self.cls, torch.optim.LBFGS | torch.optim.Rprop)
+
+    @property
+    def group(self) -> dict[str, Any]:
+        """What a parameter group of torch's optimizer holds, beside parameters."""
+        is_torchs = self.cls is _torch_optimizers().get(self.name)
+        known = _parameters_of(self.name) if is_torchs else inspect.signature(self.cls).parameters
+        defaults = {key: p.default for key, p in known.items() if p.default is not p.empty}
+        return {**defaults, **self.torch_options}
+
+    @property
     def torch_options(self) -> dict[str, Any]:
         """The options that torch's own class has."""
         own = OWN_OPTIONS.get(self.name, frozenset())

@@ -70,7 +70,16 @@ class TorchRegressor(
         Lower-case name of a ``torch.optim`` class (with options that suit standardized data)
         or such a class (with torch's own options); ``optimizer__*`` are its options.
     lr : float or None, default=None
-        Learning rate, dimensionless, above 0. ``None`` takes the optimizer's default.
+        Learning rate, dimensionless, above 0. ``None`` takes the optimizer's default. It is the
+        largest one that a schedule by name comes to.
+    schedule : str, class or callable, default="constant"
+        How the learning rate moves: ``"constant"``; from step to step over ``max_epochs``
+        ``"cosine"`` (from ``lr`` to 0) or ``"one_cycle"`` (up to ``lr`` and down to 0, momentum
+        the other way); or ``"reduce_on_plateau"`` (``lr`` becomes a tenth when the loss of the
+        validation rows, else of the training rows, has not fallen for 10 epochs). They are
+        torch's own schedulers; ``schedule__*`` are their options. A class of
+        ``torch.optim.lr_scheduler``, or a callable that makes a scheduler of an optimizer,
+        moves once an epoch (``OneCycleLR`` and ``CyclicLR``: once a step).
     max_epochs : int, default=200
         Passes over the training rows, at most.
     batch_size : int, None or "auto", default="auto"
@@ -117,7 +126,8 @@ class TorchRegressor(
         weights as ``torch.manual_seed`` would. No global generator is touched: ``None`` is
         fresh each time.
     **nested : dict
-        ``module__*``, ``optimizer__*``, ``loss__*`` and ``callbacks__*``, tunable by name.
+        ``module__*``, ``optimizer__*``, ``loss__*``, ``schedule__*`` and ``callbacks__*``,
+        tunable by name.
 
     Attributes
     ----------
@@ -139,7 +149,8 @@ class TorchRegressor(
         is that of the one that was kept. Infinite for one that could not be trained. A warm
         start leaves it as it is.
     history_ : list of dict
-        One per epoch: ``epoch``, ``loss``, ``validation_loss`` and what callbacks noted.
+        One per epoch: ``epoch``, ``loss``, ``validation_loss``, ``lr`` (of its last step, where
+        a schedule moves it) and what callbacks noted.
     dtype_ : torch.dtype
         In which the network computes.
     fit_summary_ : dict
@@ -166,6 +177,14 @@ class TorchRegressor(
     module again. Where that cannot be done, or would show (the module looks at values, has
     hooks, prints or counts, or a callback listens to batches), the module is called in every
     step, with the same results.
+
+    A module whose class has a method ``initialize_from(x, t, weight)`` is shown its training
+    rows once, before the first step of a fit that is no warm start, without gradients and under
+    the fit's seed: ``x`` (n, n_features) and ``t`` (n, n_outputs) standardized, in the module's
+    dtype and on its device, ``weight`` (n,) or ``None``. A weight stands for a repetition, and
+    only ratios of weights matter. The module itself is asked, not its parts, which it may tell.
+    Of sparse rows, and of tables of more than 16 million numbers in batches, it is shown a
+    random sample of about four million numbers.
 
     References
     ----------
@@ -195,6 +214,7 @@ class TorchRegressor(
         loss: str | type | Callable[..., Any] = "squared_error",
         optimizer: str | type[torch.optim.Optimizer] = "adam",
         lr: float | None = None,
+        schedule: str | Callable[..., Any] = "constant",
         max_epochs: int = 200,
         batch_size: int | str | None = "auto",
         standardize: bool | str = True,
@@ -215,6 +235,7 @@ class TorchRegressor(
         self.loss = loss
         self.optimizer = optimizer
         self.lr = lr
+        self.schedule = schedule
         self.max_epochs = max_epochs
         self.batch_size = batch_size
         self.standardize = standardize

@@ -42,6 +42,22 @@ class VectorRule(Remembers, ABC):
     def update(self, theta: Tensor, gradient: Tensor) -> None:
         """Move ``theta`` in place; both have shape (n_parameters,)."""
 
+    def set_numbers(self, name: str, values: Sequence[float], *, like: Tensor) -> None:
+        """Give each network of a stack its own value of a number.
+
+        Parameters
+        ----------
+        name : str
+            One of ``numbers``.
+        values : sequence of float
+            One for each network.
+        like : Tensor
+            Of the dtype and on the device of the parameters.
+        """
+        # (n_networks,) -> (n_networks, 1)
+        alike = values.count(values[0]) == len(values)
+        setattr(self, name, values[0] if alike else like.new_tensor(values).unsqueeze(1))
+
     def of(self, places: list[int]) -> VectorRule:
         """Give the rule of some networks of a stack, those in these rows."""
         rule = copy.copy(self)
@@ -110,10 +126,7 @@ def stack_rules(rules: Sequence[VectorRule], like: Tensor) -> VectorRule:
     """
     stacked: Any = copy.copy(rules[0])
     for name in stacked.numbers:
-        values = [float(getattr(rule, name)) for rule in rules]
-        if len(set(values)) > 1:
-            # (n_networks,) -> (n_networks, 1)
-            setattr(stacked, name, like.new_tensor(values).unsqueeze(1))
+        stacked.set_numbers(name, [float(getattr(rule, name)) for rule in rules], like=like)
     rule: VectorRule = stacked
     return rule
 

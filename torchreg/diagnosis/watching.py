@@ -18,6 +18,7 @@ from torchreg.diagnosis.units import (
     slope_and_output,
     slope_from_output,
 )
+from torchreg.nn import AverageMembers
 from torchreg.nn.plain import ACTIVATION_OF, plain_layers
 
 #: The functions of torch in which a row meets weights.
@@ -30,7 +31,7 @@ class Seen(NamedTuple):
     Parameters
     ----------
     output : Tensor
-        What the network gave.
+        What the network gave; of several members, their mean.
     first_input : Tensor or None
         What reached the first layer, if that was anything but the rows as they came.
     last_output : Tensor or None
@@ -94,7 +95,7 @@ def _watch(network: nn.Module, x: Tensor) -> Seen:
     finally:
         for buffer, kept in buffers:
             buffer.copy_(kept)
-    return Seen(output, watch.first_input, watch.last_output, watch.layers)
+    return Seen(AverageMembers()(output), watch.first_input, watch.last_output, watch.layers)
 
 
 class Watch(TorchFunctionMode):

@@ -13,6 +13,7 @@ from torchreg._device import drawing, generator_states, set_generator_states
 from torchreg.engine.core import OnLoss
 from torchreg.engine.gradient import CapturedGradient, Evaluation
 from torchreg.engine.objective import Objective
+from torchreg.engine.pace import pace_of
 from torchreg.engine.problem import Problem
 from torchreg.engine.rows import Batch, batch_sizes, ordered_batches, shuffled_batches
 from torchreg.engine.stepper import build_stepper
@@ -43,12 +44,14 @@ class Alone:
         self.stepper = build_stepper(
             self.objective,
             problem.optimizer,
-            n_steps=problem.max_epochs * len(self.sizes),
+            n_steps=problem.n_steps,
             draws=problem.draws,
             whole=self.whole,
             listener=self.listener,
         )
         self.loss_of = None if problem.validation is None else self._evaluation()
+        self.pace = pace_of([problem])
+        self.set_pace()
         self.network.train()
 
     @property
@@ -64,6 +67,12 @@ class Alone:
 
     def step(self, batch: Batch, on_loss: OnLoss) -> None:
         """Take one step down the loss of a batch."""
+        self._step(batch, on_loss)
+        if self.pace is not None:
+            self.pace.after_step()
+            self.set_pace()
+
+    def _step(self, batch: Batch, on_loss: OnLoss) -> None:
         if self.listener is None:
             with self.drawing:
                 self.stepper.step(batch, on_loss)
@@ -79,6 +88,12 @@ class Alone:
             self.stepper.step(batch, hear)
         loss, prediction = heard
         self.listener.on_batch_end(batch, float(loss), prediction, training=True)
+
+    def set_pace(self) -> None:
+        """Take the next step with the learning rate of its schedule."""
+        if self.pace is not None:
+            for name, (value,) in self.pace.news().items():
+                self.stepper.set_number(name, value)
 
     def evaluate(self) -> list[float] | None:
         """Compute the mean loss of the validation rows, if there are any."""
@@ -106,7 +121,7 @@ class Alone:
         self.network.eval()
         with torch.no_grad():
             prediction = self.objective.predict(batch.x, batch.t)
-            loss = float(self.objective.loss.mean(prediction, batch.t, batch.weight))
+            loss = float(self.objective.mean_loss(prediction, batch))
         self.network.train()
         self.listener.on_batch_end(batch, loss, prediction, training=False)
         return loss
@@ -132,6 +147,9 @@ class Alone:
         self.stepper.recall(memory["stepper"])
         self.generator.set_state(memory["batches"])
         set_generator_states(self.device, memory["draws"])
+        if self.pace is not None:
+            self.pace.replay(memory["validation_losses"] or memory["losses"])
+            self.set_pace()
 
     def of(self, places: list[int]) -> Alone:
         """Give the only one there is."""

@@ -7,6 +7,7 @@ from typing import Any, Protocol
 
 from torch import Tensor
 
+from torchreg.engine.pace import Pace
 from torchreg.engine.rows import Batch
 
 #: Hears the loss of each network on a batch, shape (n_networks,) or (), and its predictions where
@@ -19,6 +20,8 @@ class Core(Protocol):
 
     #: The batch of every step, if it is always the same one.
     whole: Batch | None
+    #: How learning rates move, if they do.
+    pace: Pace | None
 
     @property
     def lane(self) -> str:
@@ -32,6 +35,9 @@ class Core(Protocol):
 
     def evaluate(self) -> list[float] | None:
         """Compute each network's mean loss on its validation rows, if there are any."""
+
+    def set_pace(self) -> None:
+        """Take the next step with the learning rates of :attr:`pace`."""
 
     def tensors(self) -> list[Tensor]:
         """List the tensors that training changes; of a stack, each with a row per network."""

@@ -92,6 +92,7 @@ class Inside:
             device=request.device,
             max_epochs=request.max_epochs,
             batch_size=batch_size,
+            schedule=request.schedule,
         )
 
     def _shown(self, rows: RawRows) -> tuple[Tensor, Tensor]:

@@ -140,12 +140,14 @@ class _Training:
             self.last.take_all()
             # 5. Keep the best weights.
             self._keep_if_best(losses, validation)
-            # 6. Ask who listens, and whether it has settled.
+            # 6. Let learning rates follow their schedules.
+            self._move_rates(losses if validation is None else validation)
+            # 7. Ask who listens, and whether it has settled.
             self._ask()
-            # 7. Keep what is needed to go on from here, in another process.
+            # 8. Keep what is needed to go on from here, in another process.
             if self.keeper is not None and self.active and kept is None:
                 self.keeper.keep(self._memory, ended=False)
-            # 8. Let those go that have ended, be it with their budget.
+            # 9. Let those go that have ended, be it with their budget.
             self._end_budgets()
             if self.active and len(self.active) <= (1 - _SHARE_TO_LEAVE) * len(self.placed):
                 self._close_ranks()
@@ -214,6 +216,9 @@ class _Training:
         if validation is not None:
             for member in self.active:
                 member.validation_losses.append(validation[member.place])
+        if self.core.pace is not None:
+            for member in self.active:
+                member.rates.append(self.core.pace.rates[member.place])
         # A finite sum has finite terms; only where it is not is each of them looked at.
         if self.core.whole is not None and math.isfinite(sum(losses) + sum(validation or [])):
             return
@@ -232,6 +237,11 @@ class _Training:
         watched = validation if self.on_validation else losses
         if watched is not None and not self.watches:
             self.best.take_lower(watched, self.n_epochs)
+
+    def _move_rates(self, losses: list[float]) -> None:
+        if self.core.pace is not None:
+            self.core.pace.after_epoch(losses)
+            self.core.set_pace()
 
     def _ask(self) -> None:
         for member in self.asked:
@@ -326,6 +336,7 @@ class _Training:
         return {
             "losses": member.losses,
             "validation_losses": member.validation_losses,
+            "rates": member.rates,
             "snapshot": self.best.memory(),
             "patience": None if member.patience is None else member.patience.memory(),
             "reason": reason,
@@ -338,6 +349,7 @@ class _Training:
         (member,) = self.placed
         member.losses = [*memory["losses"]]
         member.validation_losses = [*memory["validation_losses"]]
+        member.rates = [*memory["rates"]]
         self.n_epochs = self.n_finished = len(member.losses)
         self.best.recall(memory["snapshot"])
         self.last.take_all()

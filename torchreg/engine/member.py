@@ -31,6 +31,7 @@ class Member:
         # Lists of numbers, not of objects, into which Python's search for circles would look.
         self.losses: list[float] = []
         self.validation_losses: list[float] = []
+        self.rates: list[float] = []
         self.extra: dict[int, dict[str, Any]] = {}
         stopping = problem.stopping
         self.on_validation = stopping.on_validation
@@ -45,7 +46,8 @@ class Member:
         """Give what the last epoch saw."""
         validation = self.validation_losses[-1] if self.validation_losses else None
         epoch = self.problem.first_epoch + len(self.losses)
-        return EpochRecord(epoch, self.losses[-1], validation)
+        lr = self.rates[-1] if self.rates else None
+        return EpochRecord(epoch, self.losses[-1], validation, lr=lr)
 
     def watched(self) -> list[float]:
         """Give the losses by which weights are the best, or the fit has settled."""
@@ -59,7 +61,7 @@ class Member:
 
     def forget_after(self, n_epochs: int) -> None:
         """Drop what was recorded of an epoch that was interrupted."""
-        del self.losses[n_epochs:], self.validation_losses[n_epochs:]
+        del self.losses[n_epochs:], self.validation_losses[n_epochs:], self.rates[n_epochs:]
 
     def outcome(self, reason: str, lane: str, best_epoch: int) -> Outcome:
         """Write the answer."""
@@ -79,4 +81,5 @@ class Member:
             best_epoch=best_epoch,
             lane=lane,
             still_falling=still_falling,
+            rates=self.rates,
         )

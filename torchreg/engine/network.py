@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from torchreg._errors import did_you_mean
 from torchreg.engine.statistics import Statistics
-from torchreg.nn import MLP, Standardize, Unstandardize
+from torchreg.nn import MLP, AverageMembers, Standardize, Unstandardize
 from torchreg.nn.plain import plain_layers
 
 
@@ -122,7 +122,7 @@ def _parameters(build: Callable[..., Any]) -> list[str] | None:
 _OF_MLP = _parameters(MLP)
 
 
-def fit_to_data(network: nn.Module, x: Tensor, n_outputs: int) -> None:
+def fit_to_data(network: nn.Module, x: Tensor, n_outputs: int) -> Tensor:
     """Send a few rows through: materialize lazy layers, and check both widths.
 
     Parameters
@@ -133,6 +133,11 @@ def fit_to_data(network: nn.Module, x: Tensor, n_outputs: int) -> None:
         Standardized rows, in any floating dtype.
     n_outputs : int
         Number of columns of y.
+
+    Returns
+    -------
+    Tensor
+        What it gave for them.
 
     Raises
     ------
@@ -154,16 +159,18 @@ def fit_to_data(network: nn.Module, x: Tensor, n_outputs: int) -> None:
             f"The module could not be evaluated on rows of {x.shape[1]} features: "
             f"{_width_mismatch(network, x.shape[1])}{error}"
         ) from error
-    check_output(output, n_rows=len(x), n_outputs=n_outputs)
+    return check_output(output, n_rows=len(x), n_outputs=n_outputs)
 
 
-def check_output(output: Any, *, n_rows: int, n_outputs: int) -> None:
-    """Require one prediction per row and output."""
+def check_output(output: Any, *, n_rows: int, n_outputs: int) -> Tensor:
+    """Require one prediction per row and output, or one of each of several members."""
     if not isinstance(output, Tensor):
         raise TypeError(f"The module must return a tensor, it returned {type(output).__name__}.")
     shape = tuple(output.shape)
     if shape == (n_rows, n_outputs) or (n_outputs == 1 and shape == (n_rows,)):
-        return
+        return output
+    if len(shape) == 3 and shape[1] > 0 and (shape[0], shape[2]) == (n_rows, n_outputs):
+        return output
     raise ValueError(
         f"The module returns shape {shape} for {n_rows} rows, but y has {n_outputs} "
         f"output{'s' if n_outputs > 1 else ''}: shape ({n_rows}, {n_outputs}) is expected. "
@@ -189,6 +196,8 @@ def scaled(
     x_statistics: Statistics | None,
     y_statistics: Statistics | None,
     dtype: torch.dtype,
+    *,
+    average: bool = False,
 ) -> nn.Sequential:
     """Put a network between its scaling layers: raw units in, raw units out.
 
@@ -200,16 +209,20 @@ def scaled(
         ``None`` leaves that layer out.
     dtype : torch.dtype
         In which the network computes.
+    average : bool, default=False
+        Whether it has several members, whose mean is the prediction.
 
     Returns
     -------
     nn.Sequential
-        With the children ``standardize``, ``network`` and ``unstandardize``.
+        With the children ``standardize``, ``network``, ``average`` and ``unstandardize``.
     """
     layers: OrderedDict[str, nn.Module] = OrderedDict()
     if x_statistics is not None:
         layers["standardize"] = Standardize(*x_statistics, dtype=dtype)
     layers["network"] = network
+    if average:
+        layers["average"] = AverageMembers()
     if y_statistics is not None:
         layers["unstandardize"] = Unstandardize(*y_statistics)
     return nn.Sequential(layers)

@@ -9,6 +9,7 @@ from typing import ClassVar
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from torchreg.engine.members import has_members, mean_loss
 from torchreg.engine.network import check_output
 from torchreg.engine.rows import Batch
 from torchreg.losses import Loss
@@ -45,8 +46,9 @@ class Objective:
         return [*self.network.buffers()]
 
     def predict(self, x: Tensor, t: Tensor, values: Mapping[str, Tensor] | None = None) -> Tensor:
-        """Send rows through: shape (n, n_features) to the shape of ``t``, (n, n_outputs).
+        """Send rows through: shape (n, n_features) to that of ``t``, (n, n_outputs).
 
+        A network of several members gives (n, n_members, n_outputs).
         ``values`` take the places of parameters and buffers.
         """
         x = x.clone() if self.protect_input else x
@@ -62,9 +64,13 @@ class Objective:
         if output.shape != t.shape:
             check_output(output, n_rows=len(t), n_outputs=t.shape[1])
             # (n,) -> (n, 1)
-            output = output.reshape(t.shape)
+            output = output if has_members(output) else output.reshape(t.shape)
         return output
 
     def of(self, batch: Batch) -> Tensor:
         """Compute the mean loss of a batch: a tensor of shape ()."""
-        return self.loss.mean(self.predict(batch.x, batch.t), batch.t, batch.weight)
+        return self.mean_loss(self.predict(batch.x, batch.t), batch)
+
+    def mean_loss(self, prediction: Tensor, batch: Batch) -> Tensor:
+        """Compute the mean loss of the predictions of a batch: a tensor of shape ()."""
+        return mean_loss(self.loss, prediction, batch.t, batch.weight)

@@ -21,7 +21,9 @@ from torchreg._device import (
 )
 from torchreg.diagnosis.record import FitSummary
 from torchreg.engine.described_rows import describe_rows
+from torchreg.engine.initial import initialize
 from torchreg.engine.inside import Inside
+from torchreg.engine.members import has_members
 from torchreg.engine.network import Habits, build_network, fit_to_data, habits_of, scaled
 from torchreg.engine.problem import ONE_THREAD, Answer, Outcome, Problem, is_interrupted
 from torchreg.engine.request import Job, RawRows, Request
@@ -133,8 +135,12 @@ class Plan:
                 protect_input=start.habits.overwrites_input,
                 draws=start.habits.draws,
                 generators=start.generators,
+                schedule=request.schedule,
             )
             self.problems.append(problem)
+        if request.schedule.moves:
+            # One that cannot be begun is known before the training.
+            self.problems[0].course()
         self.travels = [Travel(start.inside.network) for start in starts]
         self.request, self.shared = request, shared
         self.training, self.starts = training, starts
@@ -221,6 +227,8 @@ def start_networks(
                 if same
                 else shared.once("table", training, *how, inside.dtype, whole, make=make)
             )
+            if request.start is None:
+                initialize(inside.network, table)
             habits = habits_of(inside.network, table.x[torch.arange(min(4, len(table.t)))])
             return Start(seed, inside, table, habits, generator_states(request.device))
 
@@ -296,12 +304,14 @@ def build_module(
     )
     on_cpu = request.device.type == "cpu"
     known = on_cpu and is_plain(network, in_features=n_features, out_features=n_outputs)
+    average = False
     if known:
         network.eval()
     else:
         default = torch.get_default_dtype()
         before = scaled(nn.Identity(), x_statistics, None, default)
-        fit_to_data(network, before(_first_rows(training.x)).to(default), n_outputs)
+        output = fit_to_data(network, before(_first_rows(training.x)).to(default), n_outputs)
+        average = has_members(output)
     trainable(network)
     dtype = resolve_dtype(
         request.dtype,
@@ -309,7 +319,7 @@ def build_module(
         device=request.device,
         exact=request.optimizer.searches_lines,
     )
-    module = scaled(network.to(dtype), x_statistics, y_statistics, dtype)
+    module = scaled(network.to(dtype), x_statistics, y_statistics, dtype, average=average)
     if known:
         return module
     if statistics_dtype(request.device) != torch.float64:

@@ -9,9 +9,10 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from torchreg.engine.rows import Batch, Table
+from torchreg.engine.rows import Batch, Table, batch_sizes
 from torchreg.losses import Loss
 from torchreg.optimizers import OptimizerSpec
+from torchreg.schedules import Course, ScheduleSpec
 
 #: Rows of a batch times parameters of the network (or, before there is one, rows times
 #: columns), up to which a second thread gains less than a quarter where the other core is
@@ -33,12 +34,15 @@ class EpochRecord:
         Mean loss of the validation rows after the epoch.
     extra : dict
         What callbacks noted.
+    lr : float or None
+        The learning rate of its last step, where a schedule moves it.
     """
 
     epoch: int
     loss: float
     validation_loss: float | None = None
     extra: dict[str, Any] = field(default_factory=dict)
+    lr: float | None = None
 
 
 class Observer(Protocol):
@@ -142,6 +146,8 @@ class Problem:
         Whether it draws random numbers while it trains.
     generators : list of Tensor
         From where torch's generators go on for a network that draws.
+    schedule : ScheduleSpec
+        How its learning rate moves.
     """
 
     network: nn.Module
@@ -160,6 +166,28 @@ class Problem:
     protect_input: bool = False
     draws: bool = False
     generators: list[Tensor] = field(default_factory=list)
+    schedule: ScheduleSpec = field(default_factory=ScheduleSpec)
+
+    @property
+    def steps_in_epoch(self) -> int:
+        """Count the batches of an epoch."""
+        n = len(self.training.t)
+        return len(batch_sizes(n, min(self.batch_size, n)))
+
+    @property
+    def n_steps(self) -> int:
+        """Count the steps of the whole budget."""
+        return self.max_epochs * self.steps_in_epoch
+
+    def course(self) -> Course:
+        """Begin its schedule.
+
+        Raises
+        ------
+        ValueError, TypeError
+            If it cannot be begun.
+        """
+        return Course(self.schedule, self.optimizer, self.n_steps)
 
     @property
     def work(self) -> int:
@@ -190,6 +218,8 @@ class Outcome:
         How the steps were computed, and why, in words.
     still_falling : bool
         Whether a tolerance was asked for and the budget ran out before it was met.
+    rates : list of float
+        Learning rate of the last step of each epoch, where a schedule moves it; else none.
     """
 
     first_epoch: int
@@ -200,6 +230,7 @@ class Outcome:
     best_epoch: int
     lane: str
     still_falling: bool = False
+    rates: list[float] = field(default_factory=list)
 
     @property
     def last_epoch(self) -> int:
@@ -214,6 +245,8 @@ class Outcome:
         ]
         for row, loss in zip(rows, self.validation_losses or [], strict=False):
             row["validation_loss"] = loss
+        for row, lr in zip(rows, self.rates, strict=False):
+            row["lr"] = lr
         for epoch, noted in self.extra.items():
             rows[epoch - self.first_epoch - 1] |= noted
         return rows

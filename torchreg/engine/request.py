@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -13,6 +13,7 @@ from torchreg.engine.problem import Keeper, Observer, Stopping
 from torchreg.engine.rows import Rows
 from torchreg.losses import Loss
 from torchreg.optimizers import OptimizerSpec
+from torchreg.schedules import ScheduleSpec
 
 
 @dataclass(frozen=True)
@@ -51,6 +52,8 @@ class Request:
         Who keeps the state of the fit, so that it can go on in another process.
     n_init : int
         How many networks are drawn and trained, of which the best is kept.
+    schedule : ScheduleSpec
+        How the learning rate moves.
     """
 
     module: nn.Module | Callable[..., nn.Module] | None
@@ -72,6 +75,7 @@ class Request:
     epochs_before: int = 0
     keeper: Keeper | None = None
     n_init: int = 1
+    schedule: ScheduleSpec = field(default_factory=ScheduleSpec)
 
 
 @dataclass(frozen=True)

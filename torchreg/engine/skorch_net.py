@@ -13,6 +13,7 @@ from typing import Any
 
 import skorch
 import torch
+from skorch.callbacks import LRScheduler
 from skorch.dataset import Dataset
 from torch import Tensor, nn
 
@@ -20,7 +21,9 @@ from torchreg._errors import did_you_mean
 from torchreg.engine.problem import EpochRecord, Outcome
 from torchreg.engine.rows import Batch
 from torchreg.engine.stepper import trainable
+from torchreg.nn import AverageMembers
 from torchreg.optimizers import OptimizerSpec
+from torchreg.schedules import ScheduleSpec
 
 
 class _Net(skorch.NeuralNet):
@@ -53,11 +56,14 @@ class SkorchObserver:
         Where the module lives.
     max_epochs, batch_size : int
         What progress bars count.
+    schedule : ScheduleSpec
+        How the learning rate moves, if no callback moves it.
 
     Raises
     ------
     ValueError
-        If an option names no callback or parameter.
+        If an option names no callback or parameter, or a callback moves the learning rate
+        beside a schedule.
     """
 
     def __init__(
@@ -73,9 +79,10 @@ class SkorchObserver:
         device: torch.device,
         max_epochs: int,
         batch_size: int,
+        schedule: ScheduleSpec,
     ) -> None:
         self.optimizer = optimizer.torch_optimizer(trainable(module))
-        self.to_raw = to_raw or nn.Identity()
+        self.to_raw, self.average = to_raw or nn.Identity(), AverageMembers()
         named = {item[0] for item in callbacks if isinstance(item, tuple | list)}
         for option in options:
             name = option.partition("__")[0]
@@ -97,6 +104,13 @@ class SkorchObserver:
             **{f"callbacks__{key}": value for key, value in options.items()},
         )
         self.net.initialize()
+        schedulers = [c for _, c in self.net.callbacks_ if isinstance(c, LRScheduler)]
+        if schedulers and schedule.moves:
+            raise ValueError(
+                f"callbacks has skorch's LRScheduler beside schedule={schedule.name!r}, but one "
+                "alone can move the learning rate. Leave the callback out, or set "
+                "schedule='constant'."
+            )
         self.training = training
         self.data = {
             "dataset_train": Dataset(*training),
@@ -138,7 +152,7 @@ class SkorchObserver:
             batch=self._raw(batch),
             training=training,
             loss=torch.tensor(loss),
-            y_pred=self.to_raw(prediction),
+            y_pred=self.to_raw(self.average(prediction)),
         )
 
     def on_epoch_end(self, record: EpochRecord) -> bool:

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torchreg._device import drawing
 from torchreg.engine.core import OnLoss
 from torchreg.engine.gradient import CapturedGradient, Evaluation, TapedGradient
+from torchreg.engine.pace import pace_of
 from torchreg.engine.problem import Problem, reraise_interrupt
 from torchreg.engine.recorder import memory_of
 from torchreg.engine.rows import Batch, rows_in, width_of
@@ -71,6 +72,8 @@ class Stack:
         }
         rules = [problem.optimizer.vector_rule(self.device) for problem in problems]
         self.rule = stack_rules([r for r in rules if isinstance(r, VectorRule)], self.theta)
+        self.pace = pace_of(problems)
+        self.set_pace()
         #: The steps that are to come, at most, as they are captured for all networks.
         self.n_epochs = max(problem.max_epochs for problem in problems)
         try:
@@ -219,6 +222,15 @@ class Stack:
         self._require_program()
         on_loss(losses, None)
         self.rule.update(self.theta, self.slope)
+        if self.pace is not None:
+            self.pace.after_step()
+            self.set_pace()
+
+    def set_pace(self) -> None:
+        """Take the next step with the learning rates of the networks' schedules."""
+        if self.pace is not None:
+            for name, values in self.pace.news().items():
+                self.rule.set_numbers(name, values, like=self.theta)
 
     def evaluate(self) -> list[float] | None:
         """Compute each network's mean loss on its validation rows, if there are any."""
@@ -256,6 +268,9 @@ class Stack:
         stack.theta = self.theta[places]
         stack.fixed = {name: tensor[places] for name, tensor in self.fixed.items()}
         stack.rule = self.rule.of(places)
+        if self.pace is not None:
+            stack.pace = self.pace.of(places)
+            stack.set_pace()
         stack._prepare()
         return stack
 

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.func import vmap
 from torch.overrides import TorchFunctionMode
 
+from torchreg.engine.members import loss_of_each_row, mean_loss
 from torchreg.engine.objective import Objective
 from torchreg.engine.rows import Batch
 from torchreg.losses import Loss
@@ -145,5 +146,5 @@ class StackedObjective:
             x, t = x.t(), t.t()
         prediction = self.objective.predict(x, t, values)
         if share is None:
-            return self.loss.mean(prediction, t, None)
-        return (self.loss.of_each_row(prediction, t) * share).sum()
+            return mean_loss(self.loss, prediction, t, None)
+        return (loss_of_each_row(self.loss, prediction, t) * share).sum()

@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from torchreg._device import seeded
+from torchreg.engine.initial import looks_at_rows
 from torchreg.engine.network import build_network, fit_to_data
 
 
@@ -36,8 +37,9 @@ def rebuild_start(
     Returns
     -------
     nn.Module or None
-        ``None`` if it cannot be had: the seed is not known, or what is built is not of the
-        same shape, because the parameters were changed after the fit.
+        ``None`` if it cannot be had: the seed is not known, the network looked at the training
+        rows, or what is built is not of the same shape, because the parameters were changed
+        after the fit.
 
     Examples
     --------
@@ -58,6 +60,8 @@ def rebuild_start(
         return network
 
     start = seeded(seed or 0, torch.device("cpu"), build)
+    if looks_at_rows(start):
+        return None
     state, became = start.state_dict(), fitted.state_dict()
     same = state.keys() == became.keys() and all(
         state[name].shape == became[name].shape for name in state

@@ -31,6 +31,9 @@ class Stepper(Protocol):
     def step(self, batch: Batch, on_loss: OnLoss) -> None:
         """Take one step down the loss of a batch."""
 
+    def set_number(self, name: str, value: float) -> None:
+        """Take the next steps with another ``lr``, ``beta1`` or ``momentum``."""
+
     def weights(self) -> list[Tensor]:
         """List the tensors that hold the trainable parameters."""
 
@@ -110,6 +113,10 @@ class VectorStepper:
     def _evaluate(self, batch: Batch) -> float:
         return float(self.captured(batch))
 
+    def set_number(self, name: str, value: float) -> None:
+        """Take the next steps with another ``lr``, ``beta1`` or ``momentum``."""
+        setattr(self.rule, name, value)
+
     def weights(self) -> list[Tensor]:
         """List the tensors that hold the trainable parameters."""
         return [self.theta]
@@ -168,7 +175,7 @@ class TorchStepper:
             self.optimizer.zero_grad()
             with torch.enable_grad():
                 prediction = self.objective.predict(batch.x, batch.t)
-                loss = self.objective.loss.mean(prediction, batch.t, batch.weight)
+                loss = self.objective.mean_loss(prediction, batch)
                 loss.backward()
             if self.on_gradient is not None:
                 self.on_gradient()
@@ -180,6 +187,14 @@ class TorchStepper:
             return math.inf if math.isnan(value) else value
 
         self.optimizer.step(closure)
+
+    def set_number(self, name: str, value: float) -> None:
+        """Take the next steps with another ``lr``, ``beta1`` or ``momentum``."""
+        for group in self.optimizer.param_groups:
+            if name == "beta1":
+                group["betas"] = (value, *group["betas"][1:])
+            else:
+                group[name] = value
 
     def weights(self) -> list[Tensor]:
         """List the tensors that hold the trainable parameters."""

@@ -19,7 +19,6 @@ from torchreg.export.kinds import UnwritableError
 from torchreg.export.layers import CONSTANTS, CONTAINERS, LAYERS, arguments_of, build_layer
 from torchreg.export.names import Names, built_in, name_of
 from torchreg.export.values import Reader, Writer
-from torchreg.nn import MLP
 
 #: Attributes of every module that are compared in another way, or say nothing about it.
 _INNER = {"training", "_parameters", "_buffers", "_modules", "_compiled_call_impl"}
@@ -203,9 +202,9 @@ def _build(
 def _empty(kind: type[nn.Module]) -> nn.Module:
     if kind is nn.Sequential:
         return nn.Sequential()
-    mlp = MLP.__new__(MLP)  # Its children are described, so that none need be made.
-    nn.Module.__init__(mlp)
-    return mlp
+    module = kind.__new__(kind)  # Its children are described, so that none need be made.
+    nn.Module.__init__(module)
+    return module
 
 
 def _join(path: str, name: str) -> str:

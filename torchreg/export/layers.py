@@ -14,7 +14,19 @@ from typing import Any
 
 from torch import nn
 
-from torchreg.nn import MLP, AddConstant, MultiplyByConstant, Standardize, Unstandardize
+from torchreg.nn import (
+    MLP,
+    AddConstant,
+    AverageMembers,
+    LinearPath,
+    MemberLinear,
+    MultiplyByConstant,
+    PeriodicEmbedding,
+    RobustStandardize,
+    Scale,
+    Standardize,
+    Unstandardize,
+)
 
 _INPLACE = ("inplace",)
 _NORM = ("num_features", "eps", "momentum", "affine", "track_running_stats")
@@ -35,6 +47,15 @@ _POOL = ("kernel_size", "stride", "padding")
 LAYERS: dict[type[nn.Module], tuple[str, ...]] = {
     # Weights.
     nn.Linear: ("in_features", "out_features", "bias"),
+    MemberLinear: ("n_members", "in_features", "out_features", "bias"),
+    PeriodicEmbedding: (
+        "in_features",
+        "columns",
+        "n_frequencies",
+        "n_outputs",
+        "frequency_scale",
+    ),
+    Scale: ("n_features",),
     nn.Conv1d: _CONV,
     nn.Conv2d: _CONV,
     # Normalization.
@@ -79,6 +100,7 @@ LAYERS: dict[type[nn.Module], tuple[str, ...]] = {
     nn.Dropout2d: ("p", "inplace"),
     nn.FeatureAlphaDropout: ("p", "inplace"),
     # Shapes.
+    AverageMembers: (),
     nn.AvgPool1d: (*_POOL, "ceil_mode", "count_include_pad"),
     nn.Flatten: ("start_dim", "end_dim"),
     nn.Identity: (),
@@ -98,12 +120,13 @@ LAYERS: dict[type[nn.Module], tuple[str, ...]] = {
 CONSTANTS: dict[type[nn.Module], tuple[tuple[str, ...], tuple[str, ...]]] = {
     AddConstant: (("constant",), ()),
     MultiplyByConstant: (("constant",), ()),
+    RobustStandardize: (("center", "scale", "binary"), ("dtype",)),
     Standardize: (("mean", "scale"), ("dtype",)),
     Unstandardize: (("mean", "scale"), ()),
 }
 
 #: Modules that are what their children are.
-CONTAINERS: tuple[type[nn.Module], ...] = (nn.Sequential, MLP)
+CONTAINERS: tuple[type[nn.Module], ...] = (nn.Sequential, MLP, LinearPath)
 
 
 def arguments_of(layer: nn.Module) -> dict[str, Any]:

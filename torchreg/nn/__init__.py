@@ -1,4 +1,4 @@
-"""Plain modules: fixed numbers, standardization, the default network, and several as one.
+"""Plain modules: fixed numbers, standardization, networks and their parts, several as one.
 
 Each one is complete by itself and works in any ``nn.Sequential``, with or without
 :class:`torchreg.TorchRegressor`.
@@ -6,14 +6,25 @@ Each one is complete by itself and works in any ``nn.Sequential``, with or witho
 
 from torchreg.nn.constants import AddConstant, MultiplyByConstant
 from torchreg.nn.ensemble import Ensemble
+from torchreg.nn.linear_path import LinearPath
+from torchreg.nn.members import AverageMembers, MemberLinear
 from torchreg.nn.mlp import MLP
+from torchreg.nn.periodic import PeriodicEmbedding
+from torchreg.nn.robust import RobustStandardize
+from torchreg.nn.scale import Scale
 from torchreg.nn.standardize import Standardize, Unstandardize
 
 __all__ = [
     "MLP",
     "AddConstant",
+    "AverageMembers",
     "Ensemble",
+    "LinearPath",
+    "MemberLinear",
     "MultiplyByConstant",
+    "PeriodicEmbedding",
+    "RobustStandardize",
+    "Scale",
     "Standardize",
     "Unstandardize",
 ]

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from numbers import Integral
+from typing import Any
 
 import numpy as np
 import torch
@@ -126,6 +128,13 @@ def as_constant(value: Constant, *, name: str, dtype: torch.dtype | None = None)
     if not math.isfinite(float(tensor.sum())) and not bool(torch.isfinite(tensor).all()):
         raise ValueError(f"{name} expects finite numbers, got {value!r} as {tensor.dtype}.")
     return tensor
+
+
+def as_size(value: Any, *, name: str) -> int:
+    """Require a whole number of 1 or more; ``name`` says of what."""
+    if isinstance(value, bool) or not isinstance(value, Integral) or value < 1:
+        raise ValueError(f"{name} of 1 or more expected, a whole number; got {value!r}.")
+    return int(value)
 
 
 def show(values: Tensor, *, at_most: int = 6) -> str:

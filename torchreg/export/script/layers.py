@@ -13,11 +13,12 @@ from torch import Tensor, nn
 from torchreg._device import seeded
 from torchreg.export.script.layout import Expression, Group, Item, call, quoted
 from torchreg.export.script.source import NotWritableError, Source
-from torchreg.nn import MLP, AddConstant, MultiplyByConstant
+from torchreg.nn import MLP, AddConstant, AverageMembers, MultiplyByConstant
 
 #: What the script defines itself; see :mod:`torchreg.export.script.text`.
 OWN: dict[Any, str] = {
     AddConstant: "AddConstant",
+    AverageMembers: "AverageMembers",
     MultiplyByConstant: "MultiplyByConstant",
 }
 #: What every module has among its attributes.
@@ -116,9 +117,11 @@ class LayerSource(Source):
         if self.with_values:
             value = self.expression(tensor)
         elif tensor.ndim:
-            value = call("torch.zeros", *map(str, tensor.shape))
+            kind_of = {} if tensor.is_floating_point() else {"dtype": str(tensor.dtype)}
+            value = call("torch.zeros", *map(str, tensor.shape), **kind_of)
         else:
-            value = call("torch.tensor", "0.0" if tensor.is_floating_point() else "0")
+            zero = "False" if tensor.dtype == torch.bool else "0"
+            value = call("torch.tensor", "0.0" if tensor.is_floating_point() else zero)
         return call(kind, value, **({"requires_grad": "False"} if fixed else {}))
 
 

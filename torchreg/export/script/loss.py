@@ -42,6 +42,16 @@ def loss_section(recipe: Recipe, source: LayerSource) -> list[str]:
     if recipe.network.is_flat:
         lines += [f"    prediction = {prediction}  # (n,) -> (n, 1)"]
         prediction = "prediction"
+    if recipe.network.has_members:
+        lines += [f"    prediction = {prediction}  # (n, n_members, n_outputs)"]
+        if not training.weighted and training.loss_shape == "number":
+            each = f"[{name}(p, t) for p in prediction.unbind(1)]"
+            return [*lines, f"    return torch.stack({each}).mean()", "", ""]
+        lines += ["    # Each member on its own: (n * n_members, n_outputs)"]
+        lines += ["    t = t.repeat_interleave(prediction.shape[1], dim=0)"]
+        if training.weighted:
+            lines += ["    weight = weight.repeat_interleave(prediction.shape[1])"]
+        prediction = "prediction.flatten(0, 1)"
     called = f"{name}({prediction}, t)"
     if not training.weighted:
         mean = "" if training.loss_shape == "number" else ".mean()"
@@ -59,9 +69,8 @@ def loss_section(recipe: Recipe, source: LayerSource) -> list[str]:
 def is_plain(recipe: Recipe) -> bool:
     """Whether the mean loss is short enough to stand in the loop."""
     training, network = recipe.training, recipe.network
-    return not (
-        training.weighted or training.validates or network.is_flat or network.overwrites_input
-    )
+    own_shape = network.is_flat or network.has_members
+    return not (training.weighted or training.validates or own_shape or network.overwrites_input)
 
 
 def _built_in(training: TrainingRecipe) -> Expression | None:

@@ -24,6 +24,7 @@ def own_section(network: str, definitions: str) -> list[str]:
     for name, piece in (
         ("AddConstant", text.ADD),
         ("MultiplyByConstant", text.MULTIPLY),
+        ("AverageMembers", text.AVERAGE),
         ("To", text.TO),
     ):
         if re.search(rf"\b{name}\(", network + definitions):
@@ -58,11 +59,12 @@ def layers_before(recipe: Recipe) -> list[Item]:
 def layers_after(recipe: Recipe) -> list[Item]:
     """List the layers behind the core."""
     network = recipe.network
+    average = [Item("AverageMembers()")] if network.has_members else []
     if network.of_y is None:
-        return []
+        return average
     names = [text.remark_of(name) for name in recipe.targets]
     means, scales = network.of_y.mean.tolist(), network.of_y.scale.tolist()
-    items = [] if network.dtype == torch.float64 else [Item("To(torch.float64)")]
+    items = average if network.dtype == torch.float64 else [*average, Item("To(torch.float64)")]
     items += [_constant("MultiplyByConstant", [repr(s) for s in scales], names, "order 1 ...")]
     return [*items, _constant("AddConstant", [repr(m) for m in means], names, "... to {}")]
 

@@ -53,6 +53,10 @@ class NetworkRecipe:
         Whether it must be given a copy of its input.
     is_flat : bool
         Whether it gives shape (n,) and not (n, n_outputs).
+    has_members : bool
+        Whether it gives shape (n, n_members, n_outputs).
+    looks_at_rows : bool
+        Whether it has a method ``initialize_from`` that is shown the training rows.
     """
 
     fitted: nn.Module
@@ -67,6 +71,8 @@ class NetworkRecipe:
     draws: bool
     overwrites_input: bool
     is_flat: bool
+    has_members: bool
+    looks_at_rows: bool
 
 
 @dataclass(frozen=True)

@@ -42,6 +42,15 @@ class MultiplyByConstant(nn.Module):
 
 
 '''
+AVERAGE = '''
+class AverageMembers(nn.Module):
+    """The mean over members: (n, n_members, n_outputs) to (n, n_outputs)."""
+
+    def forward(self, y):
+        return y.mean(dim=1) if y.ndim == 3 else y
+
+
+'''
 TO = '''
 class To(nn.Module):
     """Go on in another dtype."""

@@ -46,6 +46,12 @@ def training_section(recipe: Recipe, source: LayerSource, before: int, after: in
     lines += ["", "    # 2. What the core sees, and what it shall answer: numbers of order 1."]
     core = "network" if not before + after else f"network[{before or ''}:{-after or ''}]"
     lines += [f"    core = {core}", *_inside(recipe, before, after)]
+    if recipe.network.looks_at_rows:
+        weight = "weight" if training.weighted else "None"
+        lines += [
+            "    with torch.no_grad():",
+            f"        core[0].initialize_from(x, t, {weight})",
+        ]
     if recipe.network.draws:
         lines += [
             "    # Four rows went through a copy first, to see whether it draws: it did.",

@@ -1,0 +1,234 @@
+"""Laws of the hook by which a network looks at the training rows before its first step."""
+
+from __future__ import annotations
+
+import runpy
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import scipy.sparse
+import torch
+from sklearn.model_selection import GridSearchCV
+from torch import Tensor, nn
+
+from torchreg import TorchRegressor
+from torchreg.engine import initial
+from torchreg.engine.start import rebuild_start
+
+rng = np.random.default_rng(0)
+X = 200 + 15 * rng.normal(size=(60, 3))
+y = X @ [1.0, -2.0, 0.5] + np.abs(X[:, 0] - 200)
+
+
+class Shown(nn.Module):
+    """Keeps what it was shown, and draws its bias anew."""
+
+    seen: Tensor
+
+    def __init__(self, in_features: int, out_features: int) -> None:
+        super().__init__()
+        self.layer = nn.Linear(in_features, out_features)
+        self.register_buffer("seen", torch.zeros(in_features))
+        self.register_buffer("calls", torch.zeros(()))
+
+    def initialize_from(self, x: Tensor, t: Tensor, weight: Tensor | None) -> None:
+        assert not torch.is_grad_enabled()
+        assert x.dtype == t.dtype == self.layer.weight.dtype
+        share = torch.ones_like(t[:, 0]) if weight is None else weight
+        self.seen.copy_((share / share.sum()) @ (x * t[:, :1]))
+        self.calls += 1
+        self.layer.bias.normal_()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.layer(x)
+
+
+def fitted(**options: Any) -> TorchRegressor:
+    rows, target = options.pop("rows", (X, y))
+    fit = options.pop("fit", {})
+    options = {"module": Shown, "max_epochs": 3, "random_state": 0} | options
+    return TorchRegressor(**options).fit(rows, target, **fit)
+
+
+def state(reg: TorchRegressor) -> dict[str, Tensor]:
+    return reg.module_.network.state_dict()
+
+
+def assert_same(one: TorchRegressor, other: TorchRegressor) -> None:
+    assert list(state(one)) == list(state(other))
+    assert all(torch.equal(a, state(other)[key]) for key, a in state(one).items())
+
+
+@pytest.mark.parametrize("batch_size", [None, 16])
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_a_network_is_shown_the_standardized_rows_once(batch_size: Any, dtype: str) -> None:
+    reg = fitted(batch_size=batch_size, dtype=dtype)
+    x, t = (X - X.mean(0)) / X.std(0), (y - y.mean()) / y.std()
+    np.testing.assert_allclose(state(reg)["seen"], t @ x / len(x), rtol=1e-5, atol=1e-6)
+    assert state(reg)["calls"] == 1
+
+
+@pytest.mark.parametrize("batch_size", [None, 16])
+def test_what_is_drawn_there_follows_the_seed(batch_size: Any) -> None:
+    assert_same(fitted(batch_size=batch_size), fitted(batch_size=batch_size))
+    one, other = (fitted(random_state=s, max_epochs=1, lr=1e-9) for s in (0, 1))
+    assert not torch.allclose(state(one)["layer.bias"], state(other)["layer.bias"], atol=1e-3)
+
+
+def test_the_callers_generator_is_left_alone() -> None:
+    torch.manual_seed(3)
+    before = torch.get_rng_state()
+    fitted()
+    assert torch.equal(before, torch.get_rng_state())
+
+
+def test_a_weight_is_a_repetition_there_too() -> None:
+    weight = rng.integers(1, 4, len(X)).astype(float)
+    many = np.repeat(np.arange(len(X)), weight.astype(int))
+    one = fitted(fit={"sample_weight": weight}, batch_size=None)
+    assert_same(one, fitted(rows=(X[many], y[many]), batch_size=None))
+
+
+def test_a_warm_start_keeps_what_was_learned() -> None:
+    reg = fitted(warm_start=True)
+    seen = state(reg)["seen"].clone()
+    reg.fit(X + 5, y * y)
+    assert state(reg)["calls"] == 1
+    assert torch.equal(state(reg)["seen"], seen)
+
+
+def test_each_of_several_networks_is_shown_the_rows() -> None:
+    reg = fitted(n_init=3, lr=1e-9)
+    assert len(set(reg.init_losses_)) == 3
+    assert state(reg)["calls"] == 1
+
+
+def test_an_instance_is_shown_the_rows_and_left_as_it_is() -> None:
+    module = Shown(3, 1)
+    assert state(fitted(module=module))["calls"] == 1
+    assert module.calls == 0
+
+
+def test_the_parts_of_a_network_are_told_by_the_network_alone() -> None:
+    inner = Shown(3, 1)
+    assert state(fitted(module=nn.Sequential(inner)))["0.calls"] == 0
+
+
+def test_the_folds_of_a_search_have_their_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    import joblib
+
+    alone = GridSearchCV(fitted(), {"lr": [1e-3, 1e-2]}, cv=3).fit(X, y)
+    with joblib.parallel_config(backend="torchreg"):
+        together = GridSearchCV(fitted(), {"lr": [1e-3, 1e-2]}, cv=3).fit(X, y)
+    for key in ("split0_test_score", "split1_test_score", "split2_test_score"):
+        np.testing.assert_allclose(together.cv_results_[key], alone.cv_results_[key], rtol=1e-6)
+
+
+def test_a_fit_that_goes_on_from_its_checkpoint_ends_with_the_same_bits(tmp_path: Path) -> None:
+    path = tmp_path / "fit.safetensors"
+    one = fitted(fit={"checkpoint": path})
+    assert_same(one, fitted(fit={"checkpoint": path}))
+    assert_same(one, fitted())
+
+
+def test_sparse_rows_are_shown_like_dense_ones() -> None:
+    sparse = scipy.sparse.csr_array(np.where(X > 200, X, 0.0))
+    dense = fitted(rows=(sparse.toarray(), y), batch_size=16)
+    shown = state(fitted(rows=(sparse, y), batch_size=16))["seen"]
+    torch.testing.assert_close(shown, state(dense)["seen"])
+
+
+def test_of_many_sparse_rows_a_sample_is_shown_that_follows_the_seed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(initial, "_SHOWN", 3 * 20)
+    sparse = scipy.sparse.csr_array(X)
+    shapes = []
+
+    class Counting(Shown):
+        def initialize_from(self, x: Tensor, t: Tensor, weight: Tensor | None) -> None:
+            assert weight is not None
+            shapes.append((len(x), len(t), len(weight)))
+            super().initialize_from(x, t, weight)
+
+    weight = np.arange(1.0, len(X) + 1)
+    options = {"module": Counting, "rows": (sparse, y), "batch_size": 16}
+    one, same = (fitted(**options, fit={"sample_weight": weight}) for _ in range(2))
+    assert_same(one, same)
+    assert shapes == [(20, 20, 20)] * 2
+
+
+def test_a_network_may_take_its_shape_from_the_rows() -> None:
+    class Shaped(Shown):
+        def initialize_from(self, x: Tensor, t: Tensor, weight: Tensor | None) -> None:
+            self.layer = nn.Sequential(nn.Linear(x.shape[1], len(x) // 10), nn.Linear(6, 1))
+
+    reg = fitted(module=Shaped, dtype="float64")
+    assert state(reg)["layer.0.weight"].shape == (6, 3)
+    assert state(reg)["layer.0.weight"].dtype == torch.float64
+
+
+def test_what_fails_there_is_named() -> None:
+    class Failing(Shown):
+        def initialize_from(self, x: Tensor, t: Tensor, weight: Tensor | None) -> None:
+            raise RuntimeError("no quartiles")
+
+    with pytest.raises(ValueError, match=r"Failing.initialize_from failed on x of shape \(60, 3\)"):
+        fitted(module=Failing)
+
+
+def test_the_rows_are_not_to_be_changed() -> None:
+    class Greedy(Shown):
+        def initialize_from(self, x: Tensor, t: Tensor, weight: Tensor | None) -> None:
+            x.clamp_(-1, 1)
+
+    with pytest.raises(ValueError, match="expects to read the rows, but it changed them in place"):
+        fitted(module=Greedy)
+
+
+class Centred(nn.Module):
+    """Begins where its rows say: no global name of this file is used, so that it can be written."""
+
+    def __init__(self, in_features: int, out_features: int) -> None:
+        super().__init__()
+        self.layer = nn.Linear(in_features, out_features)
+
+    def initialize_from(self, x: Tensor, t: Tensor, weight: Tensor | None) -> None:
+        share = torch.ones_like(t[:, 0]) if weight is None else weight
+        self.layer.weight.copy_(((share / share.sum()) * t.T) @ x)
+        self.layer.bias.normal_()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.layer(x)
+
+
+@pytest.mark.parametrize("batch_size", [None, 16])
+@pytest.mark.parametrize("weighted", [False, True])
+def test_a_script_shows_the_network_its_rows(
+    tmp_path: Path, batch_size: Any, weighted: bool
+) -> None:
+    weight = np.arange(1.0, len(X) + 1) if weighted else None
+    reg = fitted(module=Centred, batch_size=batch_size, fit={"sample_weight": weight})
+    reg.to_script(tmp_path / "shown.py", X, y, sample_weight=weight)
+    script = runpy.run_path(str(tmp_path / "shown.py"))
+    rows = [torch.as_tensor(X), torch.as_tensor(y[:, None])]
+    network, _ = script["train"](*rows, *([] if weight is None else [torch.as_tensor(weight)]))
+    np.testing.assert_allclose(
+        script["predict"](network, rows[0])[:, 0].numpy(), reg.predict(X), rtol=1e-6
+    )
+
+
+def test_a_script_of_a_network_that_was_shaped_by_its_rows_is_refused(tmp_path: Path) -> None:
+    class Shaped(Centred):
+        def initialize_from(self, x: Tensor, t: Tensor, weight: Tensor | None) -> None:
+            self.layer = nn.Sequential(nn.Linear(x.shape[1], 2), nn.Linear(2, 1))
+
+    with pytest.raises(ValueError, match=r"Shaped.initialize_from gave the network shapes that"):
+        fitted(module=Shaped).to_script(tmp_path / "shaped.py", X, y)
+
+
+def test_the_start_of_a_network_that_looked_at_rows_is_not_made_up() -> None:
+    widths = {"in_features": 3, "out_features": 1, "seed": 0}
+    assert rebuild_start(Centred, {}, fitted(module=Centred).module_.network, **widths) is None

@@ -1,0 +1,265 @@
+"""Laws of networks with several members: the mean of their losses, the mean of what they say."""
+
+from __future__ import annotations
+
+import copy
+import runpy
+from pathlib import Path
+from typing import Any
+
+import joblib
+import numpy as np
+import pytest
+import skorch.callbacks
+import torch
+from sklearn.model_selection import GridSearchCV
+from torch import Tensor, nn
+
+from torchreg import TorchEnsembleRegressor, TorchRegressor, load
+from torchreg._errors import FileError
+from torchreg.engine.members import loss_of_each_row, mean_loss
+from torchreg.losses import build_loss, probe_loss
+from torchreg.nn import MLP, AverageMembers, MemberLinear
+
+rng = np.random.default_rng(0)
+X = 200 + 15 * rng.normal(size=(50, 3))
+y = X @ [1.0, -2.0, 0.5] + 3 * np.abs(X[:, 0] - 200)
+
+
+class Beside(nn.Module):
+    """Several networks beside each other."""
+
+    def __init__(self, members: list[nn.Module]) -> None:
+        super().__init__()
+        self.members = nn.ModuleList(members)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.stack([member(x) for member in self.members], dim=1)
+
+
+class Batched(nn.Module):
+    def __init__(self, in_features: int, out_features: int, n_members: int = 3) -> None:
+        super().__init__()
+        self.first = MemberLinear(n_members, in_features, 6)
+        self.last = MemberLinear(n_members, 6, out_features)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.last(torch.tanh(self.first(x)))
+
+
+def fitted(module: Any = Batched, target: Any = y, **options: Any) -> TorchRegressor:
+    fit = options.pop("fit", {})
+    options = {"max_epochs": 5, "random_state": 0} | options
+    return TorchRegressor(module, **options).fit(X, target, **fit)
+
+
+def networks(n_outputs: int = 1) -> list[nn.Module]:
+    torch.manual_seed(1)
+    return [MLP(3, n_outputs, [6], "tanh") for _ in range(3)]
+
+
+WEIGHT = rng.integers(1, 4, len(X)).astype(float)
+BOTH = np.column_stack([y, np.cos(X[:, 1] / 10)])
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "times"), [("sgd", 3.0), ("adam", 1.0), ("rprop", 1.0)], ids=str
+)
+@pytest.mark.parametrize("target", [y, BOTH], ids=["vector", "two"])
+@pytest.mark.parametrize("weight", [None, WEIGHT], ids=["alike", "weights"])
+def test_members_learn_what_as_many_separate_networks_do(
+    optimizer: str, times: float, target: Any, weight: Any
+) -> None:
+    options: dict[str, Any] = {"optimizer": optimizer, "batch_size": None, "dtype": "float64"}
+    # Adam is indifferent to the size of a gradient but for what keeps it from dividing by 0.
+    options |= {"max_epochs": 20} | ({"optimizer__eps": 1e-15} if optimizer == "adam" else {})
+    members = networks(1 if target.ndim == 1 else 2)
+    fit = {"sample_weight": weight}
+    # The gradient of the mean of three losses is a third of each one's.
+    lr = 1e-2
+    together = fitted(Beside(members), target, lr=times * lr, fit=fit, **options)
+    each = [fitted(member, target, lr=lr, fit=fit, **options) for member in members]
+    for member, alone in zip(together.module_.network.members, each, strict=True):
+        for key, value in alone.module_.network.state_dict().items():
+            torch.testing.assert_close(member.state_dict()[key], value, rtol=1e-5, atol=1e-6)
+    mean = np.mean([alone.predict(X) for alone in each], axis=0)
+    np.testing.assert_allclose(together.predict(X), mean, rtol=1e-6)
+    assert together.predict(X).shape == target.shape
+    np.testing.assert_allclose(together.loss_, np.mean([a.loss_ for a in each]), rtol=1e-6)
+
+
+@pytest.mark.parametrize("loss", ["squared_error", "huber", nn.L1Loss], ids=str)
+@pytest.mark.parametrize("with_weight", [False, True])
+def test_the_loss_is_the_mean_of_the_losses_of_members(loss: Any, with_weight: bool) -> None:
+    built = build_loss(loss, {})
+    prediction, t = torch.randn(7, 4, 2), torch.randn(7, 2)
+    weight = torch.rand(7) if with_weight else None
+    expected = torch.stack([built.mean(p, t, weight) for p in prediction.unbind(1)]).mean()
+    torch.testing.assert_close(mean_loss(built, prediction, t, weight), expected)
+    rows = torch.stack([built.of_each_row(p, t) for p in prediction.unbind(1)]).mean(0)
+    torch.testing.assert_close(loss_of_each_row(built, prediction, t), rows)
+
+
+def root_mean_square(prediction: Tensor, target: Tensor) -> Tensor:
+    return (prediction - target).square().mean().sqrt()
+
+
+def test_a_loss_of_one_number_is_computed_for_each_member() -> None:
+    loss = probe_loss(build_loss(root_mean_square, {}), 2)
+    prediction, t = torch.randn(7, 4, 2), torch.randn(7, 2)
+    each = [root_mean_square(p, t) for p in prediction.unbind(1)]
+    torch.testing.assert_close(mean_loss(loss, prediction, t, None), torch.stack(each).mean())
+
+
+def test_what_has_no_members_is_what_it_was() -> None:
+    loss = build_loss("squared_error", {})
+    prediction, t, weight = torch.randn(7, 2), torch.randn(7, 2), torch.rand(7)
+    assert torch.equal(mean_loss(loss, prediction, t, weight), loss.mean(prediction, t, weight))
+    assert torch.equal(loss_of_each_row(loss, prediction, t), loss.of_each_row(prediction, t))
+    assert "average" not in dict(fitted(MLP).module_.named_children())
+
+
+@pytest.mark.parametrize("standardize", [True, "X", "y", False])
+def test_the_fitted_module_gives_the_mean_in_raw_units(standardize: Any) -> None:
+    scale = 1.0 if standardize in (True, "X") else 1e-2
+    reg = TorchRegressor(Batched, standardize=standardize, max_epochs=3, random_state=0)
+    reg.fit(scale * X, BOTH)
+    children = dict(reg.module_.named_children())
+    assert [name for name in children if name != "standardize"][:2] == ["network", "average"]
+    given = torch.as_tensor(scale * X)
+    given = given if standardize in (True, "X") else given.to(reg.dtype_)
+    with torch.no_grad():
+        output = reg.module_(given)
+    assert output.shape == BOTH.shape
+    np.testing.assert_array_equal(output.numpy(), reg.predict(scale * X))
+
+
+def test_the_loss_of_held_out_rows_is_that_of_their_members() -> None:
+    held = {"X_val": X[:10] + 1, "y_val": y[:10]}
+    reg = fitted(early_stopping=True, batch_size=16, dtype="float64", max_epochs=9, fit=held)
+    x = torch.as_tensor((X[:10] + 1 - X.mean(0)) / X.std(0))
+    t = torch.as_tensor((y[:10] - y.mean()) / y.std())
+    with torch.no_grad():
+        output = reg.module_.network(x)
+    expected = float((output[..., 0] - t[:, None]).square().mean())
+    assert min(reg.validation_loss_curve_) == pytest.approx(expected, rel=1e-9)
+
+
+def test_a_weight_is_a_repetition() -> None:
+    many = np.repeat(np.arange(len(X)), WEIGHT.astype(int))
+    one = fitted(batch_size=None, fit={"sample_weight": WEIGHT})
+    other = TorchRegressor(Batched, max_epochs=5, random_state=0, batch_size=None)
+    np.testing.assert_array_equal(one.predict(X), other.fit(X[many], y[many]).predict(X))
+
+
+@pytest.mark.parametrize("batch_size", [None, 16])
+def test_searches_together_find_what_one_after_another_does(batch_size: Any) -> None:
+    grid = {"lr": [1e-3, 1e-2], "module__n_members": [2, 3]}
+    search = GridSearchCV(TorchRegressor(Batched, max_epochs=4, random_state=0), grid, cv=3)
+    search.set_params(estimator__batch_size=batch_size)
+    alone = search.fit(X, y).cv_results_["mean_test_score"]
+    with joblib.parallel_config(backend="torchreg"):
+        together = search.fit(X, y).cv_results_["mean_test_score"]
+    np.testing.assert_allclose(together, alone, rtol=1e-6)
+
+
+def test_several_starts_and_ensembles_take_members() -> None:
+    reg = fitted(n_init=3)
+    assert reg.loss_ == pytest.approx(min(reg.init_losses_))
+    ensemble = TorchEnsembleRegressor(TorchRegressor(Batched, max_epochs=3), n_estimators=2)
+    assert ensemble.set_params(random_state=0).fit(X, y).predict(X).shape == y.shape
+
+
+def test_a_warm_start_goes_on() -> None:
+    options = {"optimizer": "sgd", "optimizer__momentum": 0.0}
+    once = fitted(max_epochs=6, **options)
+    twice = fitted(max_epochs=3, warm_start=True, **options).fit(X, y)
+    np.testing.assert_allclose(twice.predict(X), once.predict(X), rtol=1e-6)
+
+
+def test_callbacks_see_the_mean_in_raw_units() -> None:
+    def mean_error(net: Any, X: Any, y: Any) -> float:
+        return float(np.abs(np.asarray(net.predict(X)) - np.asarray(y)).mean())
+
+    scoring = skorch.callbacks.EpochScoring(mean_error, on_train=True, name="mae")
+    reg = fitted(callbacks=[("mae", scoring)], batch_size=None, max_epochs=1, lr=1e-12)
+    expected = float(np.abs(reg.predict(X) - y).mean())
+    assert reg.history_[0]["mae"] == pytest.approx(expected, rel=1e-6)
+
+
+def test_a_file_of_members_predicts_the_same_bits(tmp_path: Path) -> None:
+    reg = fitted()
+    reg.save(tmp_path / "reg")
+    loaded = load(tmp_path / "reg", module=Batched)
+    np.testing.assert_array_equal(loaded.predict(X), reg.predict(X))
+    own = fitted(nn.Sequential(MemberLinear(3, 3, 4), nn.ReLU(), MemberLinear(3, 4, 1)))
+    own.save(tmp_path / "own")
+    np.testing.assert_array_equal(load(tmp_path / "own").predict(X), own.predict(X))
+
+
+def test_a_file_without_the_layer_that_averages_is_refused(tmp_path: Path) -> None:
+    reg = fitted(nn.Sequential(MemberLinear(3, 3, 1)))
+    complete = copy.deepcopy(reg.module_)
+    del reg.module_.average
+    reg.save(tmp_path / "less")
+    with pytest.raises(FileError, match="several members, but no layer that averages them"):
+        load(tmp_path / "less")
+    reg.module_ = complete
+    reg.module_.average = nn.Identity()
+    with pytest.raises(TypeError, match=r"The layer average is Identity\(\), which is not that of"):
+        reg.save(tmp_path / "other")
+
+
+def test_a_graph_gives_the_mean(tmp_path: Path) -> None:
+    import onnxruntime
+
+    reg = fitted()
+    reg.to_onnx(tmp_path / "reg.onnx")
+    session = onnxruntime.InferenceSession(tmp_path / "reg.onnx")
+    (output,) = session.run(None, {session.get_inputs()[0].name: X})
+    np.testing.assert_allclose(output.reshape(-1), reg.predict(X), rtol=1e-5)
+
+
+@pytest.mark.parametrize("loss", ["squared_error", root_mean_square], ids=["element", "number"])
+@pytest.mark.parametrize("weight", [None, WEIGHT], ids=["alike", "weights"])
+def test_a_script_trains_the_members_again(tmp_path: Path, loss: Any, weight: Any) -> None:
+    reg = fitted(loss=loss, batch_size=16, fit={"sample_weight": weight})
+    script = tmp_path / "members.py"
+    reg.to_script(script, X, y, sample_weight=weight)
+    names = runpy.run_path(str(script))
+    rows = [torch.as_tensor(values) for values in (X, y[:, None])]
+    if weight is not None:
+        rows.append(torch.as_tensor(weight))
+    network, _ = names["train"](*rows)
+    for net in (network, names["fitted_network"]()):
+        predicted = names["predict"](net, rows[0])[:, 0].numpy()
+        np.testing.assert_allclose(predicted, reg.predict(X), rtol=1e-6)
+
+
+def test_a_diagnosis_and_a_report_read_members(tmp_path: Path) -> None:
+    reg = fitted(max_epochs=30)
+    assert reg.diagnose().healthy == reg.diagnose(X, y).healthy
+    reg.report(tmp_path / "page.html", X, y)
+    page = (tmp_path / "page.html").read_text(encoding="utf-8")
+    assert "MemberLinear" in page
+    assert "AverageMembers" in page
+
+
+def test_a_network_may_have_members_only_while_it_trains() -> None:
+    class Both(Batched):
+        def forward(self, x: Tensor) -> Tensor:
+            output = super().forward(x)
+            return output if self.training else AverageMembers()(output)
+
+    one, other = fitted(Both), fitted()
+    assert "average" not in dict(one.module_.named_children())
+    np.testing.assert_allclose(one.predict(X), other.predict(X), rtol=1e-12)
+
+
+def test_a_shape_that_is_no_members_is_refused() -> None:
+    class Turned(Batched):
+        def forward(self, x: Tensor) -> Tensor:
+            return super().forward(x).transpose(1, 2)
+
+    with pytest.raises(ValueError, match=r"returns shape \(4, 1, 3\) for 4 rows"):
+        fitted(Turned)

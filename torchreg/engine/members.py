@@ -1,0 +1,48 @@
+"""Networks of several members: the mean of their losses, not the loss of their mean."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from torchreg.losses import Loss
+
+
+def has_members(prediction: Tensor) -> bool:
+    """Tell whether predictions have the shape (n, n_members, n_outputs)."""
+    return prediction.ndim == 3
+
+
+def mean_loss(loss: Loss, prediction: Tensor, t: Tensor, weight: Tensor | None) -> Tensor:
+    r"""Average a loss over rows and members, :math:`\frac{1}{nM} \sum_{im} w_i\, \ell_{im}`.
+
+    Parameters
+    ----------
+    loss : Loss
+    prediction : Tensor of shape (n, n_outputs) or (n, n_members, n_outputs)
+    t : Tensor of shape (n, n_outputs)
+    weight : Tensor of shape (n,) or None
+
+    Returns
+    -------
+    Tensor of shape ()
+    """
+    if not has_members(prediction):
+        return loss.mean(prediction, t, weight)
+    if weight is None and not loss.per_row:
+        return torch.stack([loss.function(p, t) for p in prediction.unbind(dim=1)]).mean()
+    each = loss_of_each_row(loss, prediction, t)
+    # Where the weights are the same in every step, so is their share.
+    return each.mean() if weight is None else each @ (weight / len(weight))
+
+
+def loss_of_each_row(loss: Loss, prediction: Tensor, t: Tensor) -> Tensor:
+    """Compute the loss of each row, averaged over its members if it has any: shape (n,)."""
+    if not has_members(prediction):
+        return loss.of_each_row(prediction, t)
+    n, m, _ = prediction.shape
+    # (n, n_outputs) -> (n, m, n_outputs) -> (n * m, n_outputs)
+    repeated = t.unsqueeze(1).expand(n, m, t.shape[1]).flatten(0, 1)
+    each = loss.of_each_row(prediction.flatten(0, 1), repeated)
+    # (n * m,) -> (n, m) -> (n,)
+    return each.reshape(n, m).mean(dim=1)

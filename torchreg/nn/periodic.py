@@ -1,0 +1,152 @@
+"""Numbers as waves: embeddings of numeric columns."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from torchreg.nn.constants import as_size
+
+
+class PeriodicEmbedding(nn.Module):
+    r"""Give each number a few features of its own, learned from waves of it.
+
+    .. math:: x_j \mapsto \left(x_j,\; W_j \cos(2\pi f_j x_j + \varphi_j) + b_j\right)
+
+    with frequencies :math:`f_j`, phases :math:`\varphi_j`, weights :math:`W_j` and biases
+    :math:`b_j` that each column has to itself, and learns. So the layers that follow can tell
+    values apart that lie near each other, which a network of plain numbers learns slowly. The
+    number itself stays. (PBLD: periodic, with bias, linear, and the number beside it.)
+
+    Parameters
+    ----------
+    in_features : int
+        Number of columns of the input.
+    columns : sequence of int or None, default=None
+        Which of them are embedded; the others only go through. ``None`` embeds all. A column of
+        two values has nothing between them: leave it out.
+    n_frequencies : int, default=16
+        Waves of each column.
+    n_outputs : int, default=3
+        Features that are made of them.
+    frequency_scale : float, default=0.1
+        Standard deviation of the first frequencies, in waves per unit of the input; it is for
+        columns of order 1.
+    device, dtype : as in ``nn.Linear``
+
+    Attributes
+    ----------
+    out_features : int
+        Number of columns that come out: ``in_features + len(columns) * n_outputs``.
+    frequency, phase : Parameter of shape (n_columns, n_frequencies)
+        They begin normal with standard deviation ``frequency_scale``, and uniform within
+        :math:`\pm\pi`.
+    weight : Parameter of shape (n_columns, n_outputs, n_frequencies)
+    bias : Parameter of shape (n_columns, n_outputs)
+        Both begin uniform within :math:`\pm 1/\sqrt{\mathrm{n\_frequencies}}`, as in
+        ``nn.Linear``.
+    index : Tensor of shape (n_columns,) or None
+        The embedded columns, where these are not all: a buffer that is not in ``state_dict``.
+
+    Raises
+    ------
+    ValueError
+        If a number is out of its range, or a column is not there or named twice.
+
+    References
+    ----------
+    D. Holzmueller, L. Grinsztajn and I. Steinwart, "Better by Default: Strong Pre-Tuned MLPs and
+    Boosted Trees on Tabular Data", NeurIPS 2024.
+    Y. Gorishniy, I. Rubachev and A. Babenko, "On Embeddings for Numerical Features in Tabular
+    Deep Learning", NeurIPS 2022.
+
+    Examples
+    --------
+    >>> embedding = PeriodicEmbedding(3, columns=[0, 2])
+    >>> embedding
+    PeriodicEmbedding(in_features=3, columns=[0, 2], n_frequencies=16, n_outputs=3, frequency_scale=0.1)
+    >>> embedding(torch.zeros(5, 3)).shape, embedding.out_features
+    (torch.Size([5, 9]), 9)
+    """  # noqa: E501
+
+    frequency: nn.Parameter
+    phase: nn.Parameter
+    weight: nn.Parameter
+    bias: nn.Parameter
+    index: Tensor | None
+
+    def __init__(
+        self,
+        in_features: int,
+        columns: Sequence[int] | None = None,
+        n_frequencies: int = 16,
+        n_outputs: int = 3,
+        frequency_scale: float = 0.1,
+        device: Any = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__()
+        owner = type(self).__name__
+        in_features = as_size(in_features, name=f"{owner}: in_features")
+        n_frequencies = as_size(n_frequencies, name=f"{owner}: n_frequencies")
+        n_outputs = as_size(n_outputs, name=f"{owner}: n_outputs")
+        if not (math.isfinite(frequency_scale) and frequency_scale > 0):
+            raise ValueError(
+                f"PeriodicEmbedding expects a frequency_scale above 0, got {frequency_scale!r}."
+            )
+        chosen = [*range(in_features)] if columns is None else [int(column) for column in columns]
+        if len(set(chosen)) < len(chosen) or not set(chosen) <= set(range(in_features)):
+            raise ValueError(
+                f"PeriodicEmbedding expects columns from 0 to {in_features - 1}, each named once, "
+                f"got {columns!r}."
+            )
+        self.in_features, self.n_frequencies, self.n_outputs = in_features, n_frequencies, n_outputs
+        self.columns = None if columns is None else chosen
+        self.frequency_scale = frequency_scale
+        self.out_features = in_features + len(chosen) * n_outputs
+        for name, shape in (
+            ("frequency", (n_frequencies,)),
+            ("phase", (n_frequencies,)),
+            ("weight", (n_outputs, n_frequencies)),
+            ("bias", (n_outputs,)),
+        ):
+            values = torch.empty(len(chosen), *shape, device=device, dtype=dtype)
+            self.register_parameter(name, nn.Parameter(values) if chosen else None)
+        some = len(chosen) > 0 and chosen != [*range(in_features)]
+        index = torch.tensor(chosen, device=device) if some else None
+        self.register_buffer("index", index, persistent=False)
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Draw frequencies, phases, weights and biases anew."""
+        if self.frequency is None:
+            return
+        bound = 1 / math.sqrt(self.n_frequencies)
+        nn.init.normal_(self.frequency, std=self.frequency_scale)
+        nn.init.uniform_(self.phase, -math.pi, math.pi)
+        nn.init.uniform_(self.weight, -bound, bound)
+        nn.init.uniform_(self.bias, -bound, bound)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Embed: shape (n, in_features) to (n, out_features), the numbers themselves first."""
+        if self.frequency is None:
+            return x
+        chosen = x if self.index is None else x.index_select(1, self.index)
+        # (n, n_columns) -> (n_columns, n, 1), so that each column is one batched product
+        angle = chosen.t().unsqueeze(2) * (2 * math.pi * self.frequency).unsqueeze(1)
+        waves = torch.cos(angle + self.phase.unsqueeze(1))
+        made = torch.baddbmm(self.bias.unsqueeze(1), waves, self.weight.mT)
+        # (n_columns, n, n_outputs) -> (n, n_columns * n_outputs)
+        return torch.cat([x, made.transpose(0, 1).flatten(1)], dim=1)
+
+    def extra_repr(self) -> str:
+        """Show the settings."""
+        return (
+            f"in_features={self.in_features}, columns={self.columns}, "
+            f"n_frequencies={self.n_frequencies}, n_outputs={self.n_outputs}, "
+            f"frequency_scale={self.frequency_scale:g}"
+        )
