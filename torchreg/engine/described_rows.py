@@ -11,7 +11,6 @@ from torch import Tensor, nn
 from torchreg.diagnosis.record import Columns, FarColumn
 from torchreg.diagnosis.statistics import spread_out
 from torchreg.diagnosis.structure import Array
-from torchreg.engine.problem import Problem
 from torchreg.engine.request import RawRows
 from torchreg.engine.rows import Rows, SparseRows, rows_in, width_of
 from torchreg.engine.statistics import column_statistics
@@ -46,17 +45,13 @@ class DescribedRows(NamedTuple):
     chosen: Tensor | slice
 
 
-def describe_rows(
-    module: nn.Sequential, problem: Problem, training: RawRows, n_rows: int
-) -> DescribedRows:
+def describe_rows(module: nn.Sequential, training: RawRows, n_rows: int) -> DescribedRows:
     """Describe training rows.
 
     Parameters
     ----------
     module : nn.Sequential
         A network between the scaling layers that hold their statistics.
-    problem : Problem
-        Of this network.
     training : RawRows
         In raw units, as they were trained on.
     n_rows : int

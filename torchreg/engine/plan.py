@@ -142,6 +142,10 @@ class Plan:
             # One that cannot be begun is known before the training.
             self.problems[0].course()
         self.travels = [Travel(start.inside.network) for start in starts]
+        # 4. What a diagnosis needs of the rows: now, when they and what describes them are at hand.
+        describe = partial(describe_rows, first.inside.module, training, self.n_rows)
+        how = scaling_of(request), self.n_rows
+        self.described = shared.once("described", training, *how, make=describe)
         self.request, self.shared = request, shared
         self.training, self.starts = training, starts
 
@@ -158,10 +162,7 @@ class Plan:
         best = min(trained, key=losses.__getitem__)
         answer, problem, start = trained[best], self.problems[best], self.starts[best]
         module, dtype = start.inside.module, start.inside.dtype
-        describe = partial(describe_rows, module, problem, self.training, self.n_rows)
-        how = scaling_of(self.request), problem.training.t.dtype, self.n_rows
-        rows = self.shared.once("described", self.training, *how, make=describe)
-        summary = summarize(problem, answer, self.travels[best], module, rows)
+        summary = summarize(problem, answer, self.travels[best], module, self.described)
         interrupted = any(map(is_interrupted, answers))
         return Fitted(module.eval(), dtype, answer, summary, start.seed, losses, interrupted)
 
