@@ -118,6 +118,7 @@ FLOORS: dict[str, list[str]] = {
         "torchreg.engine.network",
         "torchreg.engine.predict",
         "torchreg.engine.request",
+        "torchreg.engine.folds",
         "torchreg.engine.problem",
         "torchreg.engine.statistics",
         "torchreg.engine.initial",
@@ -169,6 +170,7 @@ FLOORS: dict[str, list[str]] = {
     "modules": [
         "torchreg.nn",
         "torchreg.nn.ensemble",
+        "torchreg.nn.tabular",
         "torchreg.nn.linear_path",
         "torchreg.nn.members",
         "torchreg.nn.plain",

@@ -13,7 +13,7 @@ from torch import nn
 from torchreg._checks import Form, check_start, check_training_data, check_validation_data
 from torchreg._data import Data, hold_out, names_of
 from torchreg._device import resolve_device
-from torchreg._observers import NativeFit, PrintedTable, print_starts
+from torchreg._observers import NativeFit, PrintedTable, print_folds, print_starts
 from torchreg._origin import origin_of
 from torchreg._parameters import as_callbacks, nested_parameters, seed_from
 from torchreg._verdict import describe_lost_digits
@@ -121,7 +121,8 @@ class FittingMixin(BaseEstimator):
         """
         seed = seed_from(self.random_state) if keeper is None else keeper.seed
         data, held_out = given.data, given.held_out
-        if self.early_stopping and held_out is None:
+        self._check_folds(given)
+        if self.early_stopping and self.cv is None and held_out is None:
             data, held_out = hold_out(data, self.validation_fraction, seed=seed)
         if draw is not None:
             data = draw(data, seed)
@@ -165,7 +166,7 @@ class FittingMixin(BaseEstimator):
             max_epochs=self.max_epochs,
             standardize_x=self.standardize in (True, "X"),
             standardize_y=self.standardize in (True, "y"),
-            stopping=Stopping(self.early_stopping, self.n_iter_no_change, self.tol),
+            stopping=self._stopping(),
             callbacks=as_callbacks(self.callbacks, n_networks=self._n_networks()),
             callback_options=nested_parameters(self._nested, "callbacks"),
             device=resolve_device(self.device),
@@ -175,7 +176,8 @@ class FittingMixin(BaseEstimator):
             start=start,
             epochs_before=epochs_before,
             keeper=keeper,
-            n_init=self._n_networks(),
+            n_init=1 if self._goes_on() else self.n_init,
+            n_folds=self.cv or 1,
             schedule=schedule,
         )
 
@@ -183,8 +185,29 @@ class FittingMixin(BaseEstimator):
         return self.warm_start and hasattr(self, "module_")
 
     def _n_networks(self) -> int:
-        """Count the networks to train; a warm start goes on with the one that there is."""
-        return 1 if self._goes_on() else self.n_init
+        """Count the networks to train; a warm start goes on with those that there are."""
+        return self.cv or (1 if self._goes_on() else self.n_init)
+
+    def _check_folds(self, given: Given) -> None:
+        """Refuse what does not go with networks that hold out a fold each."""
+        if self.cv is None:
+            return
+        if given.held_out is not None:
+            raise ValueError(
+                f"cv={self.cv} holds rows out itself, and X_val, y_val were given, too. Set "
+                "cv=None and early_stopping=True to stop by them, or leave them out."
+            )
+        if self.n_init > 1:
+            raise ValueError(
+                f"cv={self.cv} expects n_init=1, got {self.n_init}: of {self.cv} networks that "
+                "are averaged none is chosen. Set one of them only."
+            )
+
+    def _stopping(self) -> Stopping:
+        """Read when a fit ends; with folds, the rows held out always say which weights to keep."""
+        if self.cv is None or self.early_stopping:
+            return Stopping(self.early_stopping, self.n_iter_no_change, self.tol)
+        return Stopping(True, self.max_epochs, self.tol)
 
     def _observers(
         self, module: nn.Sequential, before: int, native: NativeFit | None
@@ -209,8 +232,9 @@ class FittingMixin(BaseEstimator):
         """Tell who listens that all is over, and complete what is known of the fit."""
         if asked.native is not None:
             asked.native.conclude(fitted.module)
-        if self.verbose and asked.job.request.n_init > 1:
-            print_starts(fitted, standardized=asked.job.request.standardize_y)
+        if self.verbose and asked.job.request.n_networks > 1:
+            show = print_starts if self.cv is None else print_folds
+            show(fitted, standardized=asked.job.request.standardize_y)
         summary = replace(
             fitted.summary,
             target_names=names_of(asked.given.arrays["y"]),

@@ -65,6 +65,11 @@ def print_starts(fitted: Fitted, *, standardized: bool) -> None:
     _print_losses("start", losses, fitted, standardized, kept=losses.index(min(losses)))
 
 
+def print_folds(fitted: Fitted, *, standardized: bool) -> None:
+    """Print how each of several networks did on the rows that it held out."""
+    _print_losses("fold", fitted.init_losses, fitted, standardized)
+
+
 def print_members(fitted: Sequence[Fitted], *, standardized: bool) -> None:
     """Print how each of several networks ended, which are all kept."""
     _print_losses("member", [min(one.init_losses) for one in fitted], fitted[0], standardized)

@@ -91,6 +91,12 @@ class TorchRegressor(
         Whether to stop when the loss of held-out rows has not improved for
         ``n_iter_no_change`` epochs, and restore the best weights. Only then, and only if
         ``fit`` was not given ``X_val``, are rows held out.
+    cv : int or None, default=None
+        Number of folds, 2 or more: as many networks are trained together, each of which holds out
+        another part of the rows and keeps the weights of the epoch that did best on it, and their
+        mean predicts. So every row is learned from, and every row has been held out once. With
+        ``early_stopping``, each also ends ``n_iter_no_change`` epochs after its best. X and y are
+        standardized by all rows.
     validation_fraction : float, default=0.1
         Share of the rows held out, between 0 and 1.
     n_iter_no_change : int, default=10
@@ -133,21 +139,23 @@ class TorchRegressor(
     ----------
     module_ : nn.Sequential
         The fitted network, raw units to raw units, in evaluation mode; its ``state_dict`` holds
-        the scaling. Children: ``standardize``, ``network``, ``unstandardize``.
+        the scaling. Children: ``standardize``, ``network``, ``unstandardize``. With ``cv``, the
+        network is a :class:`torchreg.nn.Ensemble`.
     n_iter_ : int
         Epochs run, over all warm starts.
     best_epoch_ : int
-        The epoch whose weights were kept: the last, or with early stopping the best.
+        The epoch whose weights were kept: the last, or with early stopping the best. With ``cv``
+        each network keeps the weights of its own best epoch, and this is the best of the mean.
     loss_ : float
         Training loss of that epoch, in standardized units.
     loss_curve_ : list of float
-        Training loss of each epoch, in standardized units.
+        Training loss of each epoch, in standardized units; with ``cv``, the mean of the networks.
     validation_loss_curve_ : list of float or None
         Loss of the validation rows after each epoch, in standardized units.
     init_losses_ : list of float
         Loss that each of the ``n_init`` networks ended with, in standardized units; the lowest
         is that of the one that was kept. Infinite for one that could not be trained. A warm
-        start leaves it as it is.
+        start leaves it as it is. With ``cv``, the loss of each network on its fold.
     history_ : list of dict
         One per epoch: ``epoch``, ``loss``, ``validation_loss``, ``lr`` (of its last step, where
         a schedule moves it) and what callbacks noted.
@@ -219,6 +227,7 @@ class TorchRegressor(
         batch_size: int | str | None = "auto",
         standardize: bool | str = True,
         early_stopping: bool = False,
+        cv: int | None = None,
         validation_fraction: float = 0.1,
         n_iter_no_change: int = 10,
         tol: float | None = None,
@@ -240,6 +249,7 @@ class TorchRegressor(
         self.batch_size = batch_size
         self.standardize = standardize
         self.early_stopping = early_stopping
+        self.cv = cv
         self.validation_fraction = validation_fraction
         self.n_iter_no_change = n_iter_no_change
         self.tol = tol
@@ -361,6 +371,11 @@ class TorchRegressor(
         """Open the checkpoint, if there is to be one."""
         if checkpoint is None:
             return nullcontext()
+        if self.cv is not None:
+            raise ValueError(
+                f"checkpoint expects cv=None, got {self.cv}: it holds the state of one network. "
+                "Leave one of them out."
+            )
         if self._n_networks() > 1:
             raise ValueError(
                 f"checkpoint expects n_init=1, got {self.n_init}: it holds the state of one "

@@ -21,8 +21,9 @@ from torchreg._device import (
 )
 from torchreg.diagnosis.record import FitSummary
 from torchreg.engine.described_rows import describe_rows
+from torchreg.engine.folds import deal_folds, joined, one_of, outcome_of_all, split_table
 from torchreg.engine.initial import initialize
-from torchreg.engine.inside import Inside
+from torchreg.engine.inside import LARGE, Inside
 from torchreg.engine.members import has_members
 from torchreg.engine.network import Habits, build_network, fit_to_data, habits_of, scaled
 from torchreg.engine.problem import ONE_THREAD, Answer, Outcome, Problem, is_interrupted
@@ -101,9 +102,12 @@ class Plan:
         self.n_rows, n_outputs = training.y.shape
         batch_size = choose_batch_size(request.batch_size, self.n_rows, request.optimizer)
         loss = probe_loss(request.loss, n_outputs)
-        if batch_size >= self.n_rows and (loss.per_row or training.weight is not None):
+        whole = batch_size >= self.n_rows and (loss.per_row or training.weight is not None)
+        # Copies of a row in two folds would be seen and held out at once.
+        dealt = request.n_folds > 1 and may_merge(training) and loss.per_row
+        if whole or dealt:
             training = shared.once("merged", training, make=partial(merged, training))
-            batch_size = len(training.y)
+            batch_size = min(batch_size, len(training.y))
         # 2. Networks between their scaling layers, and the rows in their units.
         starts = start_networks(request, training, batch_size, shared)
         # 3. What is to be trained.
@@ -115,13 +119,17 @@ class Plan:
             how = (id(training), *scaling_of(request), first.inside.dtype)
             validation = shared.once("table", held_out, *how, make=make)
         loss = loss.to(first.table.t)
+        parts = [(start.table, validation) for start in starts]
+        if request.n_folds > 1:
+            fold = deal_folds(len(training.y), request.n_folds, request.seed)
+            parts = [split_table(first.table, fold, k) for k in range(request.n_folds)]
         self.problems = []
-        for start in starts:
+        for start, (rows, held) in zip(starts, parts, strict=True):
             listener = start.inside.listener(training, job.validation, batch_size)
             problem = Problem(
                 network=start.inside.network,
-                training=first.table,
-                validation=validation,
+                training=rows,
+                validation=held,
                 loss=loss,
                 optimizer=request.optimizer,
                 batch_size=batch_size,
@@ -146,8 +154,7 @@ class Plan:
         describe = partial(describe_rows, first.inside.module, training, self.n_rows)
         how = scaling_of(request), self.n_rows
         self.described = shared.once("described", training, *how, make=describe)
-        self.request, self.shared = request, shared
-        self.training, self.starts = training, starts
+        self.request, self.starts = request, starts
 
     def conclude(self, answers: list[Answer]) -> Fitted:
         """Keep the best network, and write down the numbers that a diagnosis needs.
@@ -161,8 +168,14 @@ class Plan:
         trained = {i: answer for i, answer in enumerate(answers) if isinstance(answer, Outcome)}
         best = min(trained, key=losses.__getitem__)
         answer, problem, start = trained[best], self.problems[best], self.starts[best]
-        module, dtype = start.inside.module, start.inside.dtype
-        summary = summarize(problem, answer, self.travels[best], module, self.described)
+        module, dtype, travel = start.inside.module, start.inside.dtype, self.travels[best]
+        if self.request.n_folds > 1:
+            module = joined(module, [self.starts[i].inside.network for i in trained])
+            answer = outcome_of_all([*trained.values()])
+            network = module.get_submodule("network")
+            problem = replace(problem, network=network, training=start.table)
+            travel = Travel.of_several([self.travels[i] for i in trained])
+        summary = summarize(problem, answer, travel, module, self.described)
         interrupted = any(map(is_interrupted, answers))
         return Fitted(module.eval(), dtype, answer, summary, start.seed, losses, interrupted)
 
@@ -208,18 +221,20 @@ class Start:
 def start_networks(
     request: Request, training: RawRows, batch_size: int, shared: Shared
 ) -> list[Start]:
-    """Draw ``n_init`` networks; all see the same rows, of which there is one copy."""
+    """Draw one network or several; all see the same rows, of which there is one copy."""
     how = scaling_of(request)
     scaling = shared.once("scaling", training, *how, make=partial(statistics, request, training))
     whole = batch_size >= len(training.y)
     starts: list[Start] = []
 
-    def start(seed: int) -> Start:
+    def start(seed: int, number: int) -> Start:
         """Build a network between its scaling layers, and bring the rows into its units."""
         with drawing():
-            module = copy.deepcopy(request.start)
-            if module is None:
+            if request.start is None:
                 module = build_module(request, training, batch_size, *scaling)
+            else:
+                several = request.n_folds > 1
+                module = copy.deepcopy(one_of(request.start, number) if several else request.start)
             inside = Inside(module, _own(request))
             same = starts and starts[0].inside.dtype == inside.dtype
             make = partial(inside.table, training, whole=whole)
@@ -233,8 +248,8 @@ def start_networks(
             habits = habits_of(inside.network, table.x[torch.arange(min(4, len(table.t)))])
             return Start(seed, inside, table, habits, generator_states(request.device))
 
-    for seed in seeds_of(request.seed, request.n_init):
-        starts.append(seeded(seed, request.device, partial(start, seed)))
+    for number, seed in enumerate(seeds_of(request.seed, request.n_networks)):
+        starts.append(seeded(seed, request.device, partial(start, seed, number)))
     return starts
 
 
@@ -257,6 +272,11 @@ def statistics(request: Request, training: RawRows) -> tuple[Statistics | None, 
     if request.standardize_y and request.start is None:
         y = column_statistics(training.y, training.weight)
     return x, y
+
+
+def may_merge(training: RawRows) -> bool:
+    """Whether to look for identical rows costs little beside an epoch: not for sparse rows."""
+    return isinstance(training.x, Tensor) and training.x.numel() <= LARGE
 
 
 def merged(training: RawRows) -> RawRows:
@@ -334,12 +354,13 @@ def _first_rows(rows: Rows) -> Tensor:
 
 def _own(request: Request) -> Request:
     """Give one of several networks callbacks of its own, for they remember what they saw."""
-    if request.n_init == 1:
+    if request.n_networks == 1:
         return request
     try:
         return replace(request, callbacks=copy.deepcopy(request.callbacks))
     except Exception as error:
         raise ValueError(
-            f"With n_init={request.n_init} each network has callbacks of its own, but one of "
-            f"{[*request.callbacks]} cannot be copied: {error}. Set n_init=1, or leave it out."
+            f"Of {request.n_networks} networks each has callbacks of its own, but one of "
+            f"{[*request.callbacks]} cannot be copied: {error}. Set n_init=1 and cv=None, or leave "
+            "it out."
         ) from error

@@ -52,6 +52,9 @@ class Request:
         Who keeps the state of the fit, so that it can go on in another process.
     n_init : int
         How many networks are drawn and trained, of which the best is kept.
+    n_folds : int
+        How many are trained to be averaged, each of which holds out another part of the rows.
+        1: one, on all rows.
     schedule : ScheduleSpec
         How the learning rate moves.
     """
@@ -75,7 +78,13 @@ class Request:
     epochs_before: int = 0
     keeper: Keeper | None = None
     n_init: int = 1
+    n_folds: int = 1
     schedule: ScheduleSpec = field(default_factory=ScheduleSpec)
+
+    @property
+    def n_networks(self) -> int:
+        """Count the networks that are trained."""
+        return max(self.n_init, self.n_folds)
 
 
 @dataclass(frozen=True)

@@ -73,13 +73,26 @@ class Batch(NamedTuple):
 
 @dataclass(frozen=True)
 class LazyRows:
-    """Rows in raw units that are prepared for the network when they are asked for."""
+    """Rows in raw units that are prepared for the network when they are asked for.
+
+    Parameters
+    ----------
+    rows : Tensor of shape (n, n_columns) or SparseRows
+        In raw units.
+    prepare : callable
+        Brings some of them into the network's units.
+    chosen : Tensor of shape (m,) or None
+        Which of them there are; ``None``: all.
+    """
 
     rows: Rows
     prepare: Callable[[Tensor], Tensor]
+    chosen: Tensor | None = None
 
     def __getitem__(self, index: Tensor | slice) -> Tensor:
         """Give the prepared rows of ``index``: shape (len(index), n_columns)."""
+        if self.chosen is not None:
+            index = self.chosen[index.cpu() if isinstance(index, Tensor) else index]
         if isinstance(index, slice):
             return self.prepare(self.rows[index])
         return self.prepare(_gather(self.rows, index.cpu()))
@@ -96,6 +109,17 @@ class Table(NamedTuple):
         """Give all rows as one batch."""
         x = self.x if isinstance(self.x, Tensor) else self.x[torch.arange(len(self.t))]
         return Batch(x, self.t, self.weight)
+
+    def take(self, index: Tensor) -> Table:
+        """Keep some of the rows."""
+        here = index.to(self.t.device)
+        x: Tensor | LazyRows
+        if isinstance(self.x, Tensor):
+            x = self.x[here]
+        else:
+            chosen = index if self.x.chosen is None else self.x.chosen[index]
+            x = LazyRows(self.x.rows, self.x.prepare, chosen)
+        return Table(x, self.t[here], None if self.weight is None else self.weight[here])
 
     def rows_at_once(self) -> int:
         """Count the rows that may be gathered together; 1 where each batch is made dense."""

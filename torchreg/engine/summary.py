@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from itertools import accumulate
 
 import numpy as np
@@ -75,6 +76,16 @@ class Travel:
                 self.names.append(name)
                 self.tensors.append(parameter)
         self.start = self._all_numbers()
+
+    @classmethod
+    def of_several(cls, travels: Sequence[Travel]) -> Travel:
+        """Put those of the members of an ensemble together."""
+        whole = cls.__new__(cls)
+        numbered = [*enumerate(travels)]
+        whole.names = [f"members.{i}.{name}" for i, travel in numbered for name in travel.names]
+        whole.tensors = [tensor for travel in travels for tensor in travel.tensors]
+        whole.start = torch.cat([travel.start for travel in travels])
+        return whole
 
     def finish(self) -> list[Journey]:
         """Hold the parameters against their start."""

@@ -200,8 +200,8 @@ def _build(
 
 
 def _empty(kind: type[nn.Module]) -> nn.Module:
-    if kind is nn.Sequential:
-        return nn.Sequential()
+    if kind in (nn.Sequential, nn.ModuleList):
+        return kind()
     module = kind.__new__(kind)  # Its children are described, so that none need be made.
     nn.Module.__init__(module)
     return module

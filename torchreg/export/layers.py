@@ -18,6 +18,7 @@ from torchreg.nn import (
     MLP,
     AddConstant,
     AverageMembers,
+    Ensemble,
     LinearPath,
     MemberLinear,
     MultiplyByConstant,
@@ -25,6 +26,7 @@ from torchreg.nn import (
     RobustStandardize,
     Scale,
     Standardize,
+    TabularMLP,
     Unstandardize,
 )
 
@@ -126,7 +128,14 @@ CONSTANTS: dict[type[nn.Module], tuple[tuple[str, ...], tuple[str, ...]]] = {
 }
 
 #: Modules that are what their children are.
-CONTAINERS: tuple[type[nn.Module], ...] = (nn.Sequential, MLP, LinearPath)
+CONTAINERS: tuple[type[nn.Module], ...] = (
+    nn.Sequential,
+    MLP,
+    TabularMLP,
+    nn.ModuleList,
+    Ensemble,
+    LinearPath,
+)
 
 
 def arguments_of(layer: nn.Module) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from torchreg.nn.periodic import PeriodicEmbedding
 from torchreg.nn.robust import RobustStandardize
 from torchreg.nn.scale import Scale
 from torchreg.nn.standardize import Standardize, Unstandardize
+from torchreg.nn.tabular import TabularMLP
 
 __all__ = [
     "MLP",
@@ -26,5 +27,6 @@ __all__ = [
     "RobustStandardize",
     "Scale",
     "Standardize",
+    "TabularMLP",
     "Unstandardize",
 ]

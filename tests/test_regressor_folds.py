@@ -1,0 +1,133 @@
+"""Networks that hold out a fold each: what they see, what they keep, and what their mean is."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from sklearn.base import clone
+from sklearn.model_selection import GridSearchCV
+
+from torchreg import TorchRegressor, load
+from torchreg.engine.folds import deal_folds
+from torchreg.nn import MLP, Ensemble, TabularMLP
+
+RNG = np.random.default_rng(0)
+X = RNG.normal(size=(60, 3)) * [1, 10, 100]
+Y = X[:, 0] * 5 + np.abs(X[:, 1]) + 0.1 * RNG.normal(size=60)
+
+
+def folds(**settings: object) -> TorchRegressor:
+    given = {"module": MLP, "module__hidden_sizes": [8], "max_epochs": 6, "random_state": 0}
+    return TorchRegressor(**(given | {"cv": 4} | settings))
+
+
+def test_every_row_is_in_one_fold_and_folds_differ_by_a_row_at_most() -> None:
+    for n, k in ((17, 4), (8, 8), (100, 3)):
+        counts = deal_folds(n, k, seed=1).bincount(minlength=k)
+        assert int(counts.sum()) == n
+        assert int(counts.max() - counts.min()) <= 1
+
+
+def test_the_prediction_is_the_mean_of_the_networks() -> None:
+    reg = folds().fit(X, Y)
+    ensemble = reg.module_.network
+    assert isinstance(ensemble, Ensemble)
+    assert len(ensemble.members) == 4
+    x = reg.module_.standardize(torch.from_numpy(X))
+    by_hand = torch.stack([network(x) for network in ensemble.members]).mean(dim=0)
+    expected = reg.module_.unstandardize(by_hand)[:, 0].detach().numpy()
+    np.testing.assert_allclose(reg.predict(X), expected, rtol=1e-12)
+
+
+def test_each_network_keeps_the_weights_that_were_best_on_its_own_fold() -> None:
+    reg = folds(max_epochs=30).fit(X, Y)
+    # Rows come in the order of the table in which identical ones were merged.
+    order = np.lexsort(np.column_stack([X, Y]).T[::-1])
+    fold = deal_folds(len(X), 4, seed=0).numpy()
+    t = (Y[order] - Y.mean()) / Y.std()
+    x = reg.module_.standardize(torch.from_numpy(X[order]))
+    for number, network in enumerate(reg.module_.network.members):
+        held = fold == number
+        error = network(x[held])[:, 0].detach().numpy() - t[held]
+        assert np.mean(error**2) == pytest.approx(reg.init_losses_[number], rel=1e-9)
+
+
+def test_the_rows_of_a_network_s_own_fold_do_not_move_it() -> None:
+    order = np.lexsort(np.column_stack([X, Y]).T[::-1])
+    held = order[deal_folds(len(X), 4, seed=0).numpy() == 2]
+    x, y = X, Y.copy()
+    first = folds(max_epochs=2, standardize=False).fit(x, y)
+    y[held] += 1.0
+    second = folds(max_epochs=2, standardize=False).fit(x, y)
+    pairs = zip(first.module_.network.members, second.module_.network.members, strict=True)
+    same = [torch.equal(a.layers[0].weight, b.layers[0].weight) for a, b in pairs]
+    assert same == [False, False, True, False]
+
+
+def test_a_weight_is_as_good_as_a_repetition() -> None:
+    weight = RNG.integers(1, 4, size=len(X))
+    weighted = folds().fit(X, Y, sample_weight=weight)
+    repeated = folds().fit(np.repeat(X, weight, axis=0), np.repeat(Y, weight))
+    np.testing.assert_array_equal(weighted.predict(X), repeated.predict(X))
+
+
+def test_curves_have_a_number_for_every_epoch_and_the_best_is_the_lowest() -> None:
+    reg = folds(max_epochs=12).fit(X, Y)
+    assert len(reg.loss_curve_) == len(reg.validation_loss_curve_) == reg.n_iter_ == 12
+    assert reg.best_epoch_ == 1 + int(np.argmin(reg.validation_loss_curve_))
+
+
+def test_early_stopping_ends_each_network_after_its_own_patience() -> None:
+    patient = folds(max_epochs=300, early_stopping=True, n_iter_no_change=3, lr=0.05).fit(X, Y)
+    assert patient.n_iter_ < 300
+
+
+@pytest.mark.parametrize("module", [MLP, TabularMLP])
+def test_a_file_holds_all_networks(tmp_path: object, module: type) -> None:
+    reg = folds(module=module).fit(X, Y)
+    reg.save(f"{tmp_path}/folds.safetensors")
+    again = load(f"{tmp_path}/folds.safetensors")
+    np.testing.assert_array_equal(again.predict(X), reg.predict(X))
+
+
+def test_a_warm_start_goes_on_with_every_network() -> None:
+    reg = folds(warm_start=True, max_epochs=3).fit(X, Y)
+    before = reg.predict(X)
+    reg.fit(X, Y)
+    assert reg.n_iter_ == 6
+    assert len(reg.module_.network.members) == 4
+    assert not np.array_equal(before, reg.predict(X))
+
+
+def test_a_search_over_cv_finds_what_separate_fits_give() -> None:
+    search = GridSearchCV(folds(), {"cv": [None, 3]}, cv=2).fit(X, Y)
+    alone = clone(folds()).set_params(**search.best_params_).fit(X, Y)
+    np.testing.assert_allclose(search.best_estimator_.predict(X), alone.predict(X), rtol=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("settings", "given", "words"),
+    [
+        ({"n_init": 2}, {}, "n_init=1"),
+        ({}, {"X_val": X, "y_val": Y}, "X_val"),
+        ({"cv": 61}, {}, "61 different rows"),
+    ],
+)
+def test_what_does_not_go_together_is_refused(
+    settings: dict[str, object], given: dict[str, object], words: str
+) -> None:
+    with pytest.raises(ValueError, match=words):
+        folds(**settings).fit(X, Y, **given)
+
+
+def test_columns_of_two_values_are_not_embedded() -> None:
+    x = np.column_stack([X, X[:, 0] > 0])
+    reg = folds(module=TabularMLP).fit(x, Y)
+    assert reg.module_.network.members[0].embedding.columns == [0, 1, 2]
+
+
+def test_diagnose_looks_at_the_mean_of_the_networks() -> None:
+    reg = folds(max_epochs=30).fit(X, Y)
+    assert "members.3.layers.0" in str(reg.fit_summary_)
+    reg.diagnose(X, Y)

@@ -1,0 +1,114 @@
+"""A network for tables whose columns differ in kind."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from torchreg.nn.mlp import MLP
+from torchreg.nn.periodic import PeriodicEmbedding
+from torchreg.nn.robust import RobustStandardize
+
+
+class TabularMLP(nn.Module):
+    r"""A multilayer perceptron for the columns of a table, measured or of two values.
+
+    .. math:: f(x) = \mathrm{MLP}\bigl(\mathrm{embed}(\mathrm{clip}(x))\bigr)
+
+    Columns are scaled by their quartiles and clipped smoothly (:class:`RobustStandardize`), so
+    that neither long tails nor rare values reach far; each measured column is then embedded in
+    waves of its own (:class:`PeriodicEmbedding`), by which a network follows what is not smooth.
+    Columns of two values are left as they are, and constant ones are 0.
+
+    Which columns are which, and their quartiles, :meth:`initialize_from` finds in the training
+    rows; :class:`torchreg.TorchRegressor` calls it.
+
+    Parameters
+    ----------
+    in_features, out_features : int
+        Widths of input and output.
+    hidden_sizes : sequence of int, default=(256, 256)
+        Units of each hidden layer.
+    activation : str or callable, default="relu"
+        See :class:`MLP`.
+    dropout : float, default=0.0
+        See :class:`MLP`.
+    n_frequencies, n_outputs, frequency_scale : default=16, 3, 0.1
+        See :class:`PeriodicEmbedding`.
+
+    Attributes
+    ----------
+    scale : RobustStandardize
+    embedding : PeriodicEmbedding
+    mlp : MLP
+
+    References
+    ----------
+    D. Holzmueller, L. Grinsztajn and I. Steinwart, "Better by Default: Strong Pre-Tuned MLPs and
+    Boosted Trees on Tabular Data", NeurIPS 2024, from which the parts are taken.
+
+    Examples
+    --------
+    >>> x = torch.tensor([[0.1, 0.0], [0.7, 1.0], [0.2, 0.0], [9.0, 0.0]])
+    >>> network = TabularMLP(2, 1, hidden_sizes=(32,))
+    >>> network.initialize_from(x, x[:, :1], None)
+    >>> network.embedding.columns  # the second column has two values
+    [0]
+    >>> network(x).shape
+    torch.Size([4, 1])
+    """
+
+    def __init__(
+        self,
+        in_features: int,
+        out_features: int = 1,
+        hidden_sizes: Sequence[int] = (256, 256),
+        activation: str | Callable[[], nn.Module] = "relu",
+        dropout: float = 0.0,
+        n_frequencies: int = 16,
+        n_outputs: int = 3,
+        frequency_scale: float = 0.1,
+    ) -> None:
+        super().__init__()
+        self.scale = RobustStandardize(torch.zeros(in_features), torch.ones(in_features))
+        self.embedding = PeriodicEmbedding(
+            in_features,
+            n_frequencies=n_frequencies,
+            n_outputs=n_outputs,
+            frequency_scale=frequency_scale,
+        )
+        self.mlp = MLP(self.embedding.out_features, out_features, hidden_sizes, activation, dropout)
+
+    @torch.no_grad()
+    def initialize_from(self, x: Tensor, t: Tensor | None, weight: Tensor | None) -> None:
+        """Take the quartiles of the columns from rows, and embed only those that are measured.
+
+        Parameters
+        ----------
+        x : Tensor of shape (n, in_features)
+        t : Tensor of shape (n, out_features) or None
+            Not looked at.
+        weight : Tensor of shape (n,) or None
+            A weight stands for a repetition.
+        """
+        self.scale.initialize_from(x, t, weight)
+        measured = self.scale.measurements()
+        old = self.embedding
+        if len(measured) == old.in_features:
+            return
+        self.embedding = PeriodicEmbedding(
+            old.in_features,
+            measured,
+            old.n_frequencies,
+            old.n_outputs,
+            old.frequency_scale,
+        )
+        bias = self.mlp.layers.get_parameter("0.bias")
+        self.mlp.layers[0] = nn.Linear(self.embedding.out_features, len(bias))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Compute the outputs: shape (n, in_features) to (n, out_features)."""
+        outputs: Tensor = self.mlp(self.embedding(self.scale(x)))
+        return outputs
