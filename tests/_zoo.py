@@ -9,16 +9,22 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrizations
 
+from torchreg.losses import LOSSES
 from torchreg.nn import MLP
+
+
+def centres(loss: Any) -> bool:
+    """Whether a loss takes targets below 0."""
+    return getattr(LOSSES.get(loss, loss), "centres", True)
 
 
 class Body(nn.Module):
     """Something between two linear layers."""
 
-    def __init__(self, middle: nn.Module, width: int = 6) -> None:
+    def __init__(self, middle: nn.Module, width: int = 6, out_features: int = 1) -> None:
         super().__init__()
         self.first, self.middle = nn.Linear(4, width), middle
-        self.last = nn.LazyLinear(1)
+        self.last = nn.LazyLinear(out_features)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.last(self.middle(self.first(x)))

@@ -22,7 +22,7 @@ X_ROWS, Y_ROWS = np.arange(12.0).reshape(6, 2), np.arange(6.0)
     ("loss", "options", "error", "message"),
     [
         ("squared", {}, ValueError, r"Unknown loss 'squared'\. Did you mean 'squared_error'\?"),
-        ("hubber", {}, ValueError, r"Did you mean 'huber'\? Known: 'absolute_error', 'huber'"),
+        ("hubber", {}, ValueError, r"Did you mean 'huber'\? Known: 'absolute_error', 'gamma'"),
         ("mse", {}, ValueError, r"Unknown loss 'mse'.*torch loss class or any callable works too"),
         (
             "huber",

@@ -12,8 +12,10 @@ from sklearn.base import BaseEstimator
 from sklearn.utils.validation import check_is_fitted
 
 from torchreg._checks import check_prediction_data
-from torchreg.engine.predict import predict_rows
+from torchreg.engine.predict import predict_columns
 from torchreg.engine.rows import every_row
+from torchreg.nn import Ensemble
+from torchreg.nn.links import numbers_per_output
 
 if TYPE_CHECKING:
     import torch
@@ -99,7 +101,8 @@ class GraphMixin(BaseEstimator):
 
         source = _source(self, X, method="to_onnx")
         names = getattr(self, "feature_names_in_", None)
-        labels = label(source.n_features, source.n_outputs, names, feature_units, target_units)
+        labels = label(source.n_features, self.n_outputs_, names, feature_units, target_units)
+        labels = labels.for_columns(source.n_outputs)
         write_onnx(source, path, labels)
 
     def to_exported_program(self, X: ArrayLike | None = None) -> torch.export.ExportedProgram:
@@ -228,11 +231,13 @@ def _source(estimator: BaseEstimator, X: ArrayLike | None, *, method: str) -> So
     rows = None
     if X is not None:
         rows = every_row(check_prediction_data(estimator, X, method=method)[0])
-    sizes = {"n_outputs": estimator.n_outputs_, "dtype": estimator.dtype_}
+    module, n_outputs, dtype = estimator.module_, estimator.n_outputs_, estimator.dtype_
+    one = module.members[0] if isinstance(module, Ensemble) else module
     return Source(
-        module=estimator.module_,
+        module=module,
         n_features=estimator.n_features_in_,
-        predict=partial(predict_rows, estimator.module_, **sizes),
+        n_outputs=n_outputs * numbers_per_output(one),
+        dtype=dtype,
+        predict=partial(predict_columns, module, n_outputs=n_outputs, dtype=dtype),
         rows=rows,
-        **sizes,
     )

@@ -20,7 +20,8 @@ from torchreg._verdict import describe_lost_digits
 from torchreg.engine.plan import Fitted
 from torchreg.engine.problem import Keeper, Observer, Stopping
 from torchreg.engine.request import Job, RawRows, Request
-from torchreg.losses import build_loss
+from torchreg.losses import Loss, build_loss
+from torchreg.nn.links import link_of
 from torchreg.optimizers import build_optimizer
 from torchreg.schedules import build_schedule
 
@@ -119,8 +120,12 @@ class FittingMixin(BaseEstimator):
         draw : callable or None
             Draws the rows to train on from those that are not held out, given a seed.
         """
-        seed = seed_from(self.random_state) if keeper is None else keeper.seed
+        loss = build_loss(self.loss, nested_parameters(self._nested, "loss"))
         data, held_out = given.data, given.held_out
+        loss.check_target(data.y, name="y")
+        if held_out is not None:
+            loss.check_target(held_out.y, name="y_val", training=False)
+        seed = seed_from(self.random_state) if keeper is None else keeper.seed
         self._check_folds(given)
         if self.early_stopping and self.cv is None and held_out is None:
             data, held_out = hold_out(data, self.validation_fraction, seed=seed)
@@ -135,20 +140,20 @@ class FittingMixin(BaseEstimator):
         }
         listened = getattr(self, "_skl_callbacks", None)
         native = NativeFit(self, seen, given.arrays, self._n_networks()) if listened else None
-        request = self._request(seed, seen, data, native, keeper)
+        request = self._request(seed, loss, seen, data, native, keeper)
         validation = None if held_out is None else _raw(held_out)
         return Asked(Job(request, _raw(data), validation), given, data, seen, native)
 
     def _request(
         self,
         seed: int,
+        loss: Loss,
         seen: dict[str, Any],
         data: Data,
         native: NativeFit | None,
         keeper: Keeper | None,
     ) -> Request:
         """Read the parameters in the engine's words."""
-        loss = build_loss(self.loss, nested_parameters(self._nested, "loss"))
         options = nested_parameters(self._nested, "optimizer")
         optimizer = build_optimizer(self.optimizer, self.lr, options)
         options = nested_parameters(self._nested, "schedule")
@@ -156,6 +161,7 @@ class FittingMixin(BaseEstimator):
         start, epochs_before = None, 0
         if self._goes_on():
             check_start(self, seen, data)
+            _check_link(self.module_, loss)
             start, epochs_before = self.module_, self.n_iter_
         return Request(
             module=self.module,
@@ -270,6 +276,23 @@ class FittingMixin(BaseEstimator):
         kept = {name: v for name, v in vars(self).items() if name != "feature_names_in_"}
         # All at once: what comes in between, as Ctrl-C may, finds the old fit or the new one.
         self.__dict__ = kept | learned
+
+
+def _check_link(module: nn.Module, loss: Loss) -> None:
+    """Require of a warm start that the network gives what the loss asks for.
+
+    Raises
+    ------
+    ValueError
+        If it learned to give something else.
+    """
+    before = link_of(module)
+    if repr(before) != repr(loss.link):
+        raise ValueError(
+            f"warm_start=True goes on with a network that ends in {before or 'no link'}, but the "
+            f"loss {loss.name!r} expects {loss.link or 'none'}. Set warm_start=False to start "
+            "afresh, or take the loss of the last fit."
+        )
 
 
 def _raw(data: Data) -> RawRows:

@@ -28,7 +28,9 @@ _TABLE = (*LAYERS, *CONSTANTS, *CONTAINERS)
 _FEW = 100
 
 
-def give_network(estimator: Any, numbers: Mapping[str, Tensor], *, passed: bool) -> nn.Module:
+def give_network(
+    estimator: Any, numbers: Mapping[str, Tensor], per_output: int = 1, *, passed: bool
+) -> nn.Module:
     """Build the network of an estimator's ``module`` and ``module__*``.
 
     Parameters
@@ -37,6 +39,8 @@ def give_network(estimator: Any, numbers: Mapping[str, Tensor], *, passed: bool)
         With its parameters, and what ``fit`` saw.
     numbers : mapping of str to Tensor
         Its parameters and buffers, by name.
+    per_output : int, default=1
+        How many numbers it gives for each output.
     passed : bool
         Whether the caller passed ``module``, rather than the file naming it.
 
@@ -68,14 +72,15 @@ def give_network(estimator: Any, numbers: Mapping[str, Tensor], *, passed: bool)
             module,
             options,
             in_features=estimator.n_features_in_,
-            out_features=estimator.n_outputs_,
+            out_features=estimator.n_outputs_ * per_output,
         )
 
     def checked() -> nn.Module:
         if not isinstance(module, nn.Module):
             _check_sketch(build, numbers, must_work=own)
         network = build()
-        fit_to_data(network, torch.zeros(2, estimator.n_features_in_), estimator.n_outputs_)
+        rows = torch.zeros(2, estimator.n_features_in_)
+        fit_to_data(network, rows, estimator.n_outputs_, per_output)
         return network
 
     own = _is_own(module)

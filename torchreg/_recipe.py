@@ -19,6 +19,7 @@ from torchreg.export.script.recipe import (
     Recipe,
     RowsToWrite,
 )
+from torchreg.nn.links import link_of
 from torchreg.optimizers import build_optimizer
 
 _CPU = torch.device("cpu")
@@ -47,6 +48,12 @@ def recipe_of(
     ValueError, TypeError
         If the rows do not fit the network, or a part of it is not known.
     """
+    if (link := link_of(estimator.module_)) is not None:
+        raise ValueError(
+            f"to_script writes networks whose output is the prediction; this one goes on with "
+            f"{link}, for loss={estimator.loss!r}, of which scripts know nothing yet. to_onnx, "
+            "to_exported_program and save write it."
+        )
     # 1. The rows, and what is known of those of the fit.
     data, held = _given_data(estimator, training, validation)
     origin = dict(getattr(estimator, "_origin", {}))

@@ -20,17 +20,25 @@ from torchreg._errors import FileError
 from torchreg._given import give_network
 from torchreg.engine.members import has_members
 from torchreg.engine.network import check_output
-from torchreg.export.architecture import needs_network, read_module, write_module, write_network
+from torchreg.export.architecture import (
+    needs_network,
+    read_link,
+    read_module,
+    write_module,
+    write_network,
+)
 from torchreg.export.kinds import UnwritableError
+from torchreg.export.layers import LINKS
 from torchreg.export.names import Names
 from torchreg.export.values import Reader, Writer
 from torchreg.nn import AverageMembers, Standardize, Unstandardize
+from torchreg.nn.links import numbers_per_output
 
 #: Attributes that are written in another way, or belong to the process: scikit-learn's callbacks.
 _APART = {"_nested", "_form", "_metadata_request", "_skl_callbacks", "module_"}
 
 #: Methods whose metadata requests (``set_fit_request``) are kept.
-_REQUESTS = ("fit", "score")
+_REQUESTS = ("fit", "predict", "score")
 
 _PACKAGES = ("torchreg", "torch", "scikit-learn", "numpy")
 
@@ -39,6 +47,8 @@ _SCALING = {
     "standardize": (Standardize, "n_features_in_"),
     "unstandardize": (Unstandardize, "n_outputs_"),
 }
+
+_ORDER = ("standardize", "network", "link", "average", "unstandardize")
 
 #: Features of a network that does not standardize, at most, or as many as it has numbers.
 _MANY_FEATURES = 2**20
@@ -258,7 +268,7 @@ def _read_unfitted(
     requests = record["requests"]
     if requests:
         with sklearn.config_context(enable_metadata_routing=True):
-            for method in _REQUESTS:
+            for method in requests.keys() & set(_REQUESTS):
                 getattr(estimator, f"set_{method}_request")(**requests[method])
     return estimator
 
@@ -282,11 +292,13 @@ def _read_fitted(
     n_numbers = sum(tensor.numel() for tensor in reader.tensors.values())
     if estimator.n_features_in_ > max(_MANY_FEATURES, n_numbers):
         raise FileError(f"The file has {estimator.n_features_in_} features, and fewer numbers.")
-    module = read_module(
-        reader,
-        record["module"],
-        lambda numbers: give_network(estimator, numbers, passed=module_passed),
-    )
+
+    def give(numbers: Mapping[str, Tensor]) -> nn.Module:
+        link = read_link(reader, record["module"])
+        per_output = 1 if link is None else link.per_output
+        return give_network(estimator, numbers, per_output, passed=module_passed)
+
+    module = read_module(reader, record["module"], give)
     if reader.tensors:
         raise FileError(f"The file has tensors too many: {sorted(reader.tensors)}.")
     _check_module(module, estimator)
@@ -314,8 +326,7 @@ def _check_attributes(attributes: dict[str, Any]) -> None:
 def _check_module(module: nn.Module, estimator: Any) -> None:
     """Require the layers of a fit: for rows of the right width, and as many outputs as y has."""
     children = dict(module.named_children())
-    known = ("standardize", "network", "average", "unstandardize")
-    order = [name for name in known if name in children]
+    order = [name for name in _ORDER if name in children]
     if type(module) is not nn.Sequential or list(children) != order or "network" not in order:
         raise FileError(f"The module has {list(children)}, which are not the layers of a fit.")
     average = children.get("average")
@@ -324,10 +335,14 @@ def _check_module(module: nn.Module, estimator: Any) -> None:
     dtype = next(children["network"].parameters()).dtype
     if dtype != estimator.dtype_:
         raise FileError(f"The network computes in {dtype}, and not in {estimator.dtype_}.")
+    link = children.get("link")
+    if link is not None and type(link) not in LINKS:
+        raise FileError(f"The layer link is {link!r}, which is not that of a fit.")
     for name, (kind, length) in _SCALING.items():
         layer, width = children.get(name), getattr(estimator, length)
         if layer is None:
             continue
+        width *= numbers_per_output(module) if name == "unstandardize" else 1
         if type(layer) is not kind or getattr(layer, "dtype", dtype) != dtype:
             raise FileError(f"The layer {name} is {layer!r}, which is not that of a fit.")
         if layer.mean.shape != (width,):
@@ -340,7 +355,10 @@ def _try_module(module: nn.Module, estimator: Any) -> None:
     module.eval()
     x = torch.zeros(1, 1, dtype=estimator.dtype_).expand(2, estimator.n_features_in_)
     with torch.no_grad():
-        output = check_output(module(x), n_rows=2, n_outputs=estimator.n_outputs_)
+        per_output = numbers_per_output(module)
+        output = check_output(
+            module(x), n_rows=2, n_outputs=estimator.n_outputs_, per_output=per_output
+        )
     if has_members(output):
         raise FileError("The module has several members, but no layer that averages them.")
     for child, mode in modes:

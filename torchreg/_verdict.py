@@ -25,6 +25,7 @@ from torchreg.engine.plan import Fitted
 from torchreg.engine.request import Request
 from torchreg.engine.rows import Rows, SparseRows
 from torchreg.engine.statistics import Statistics, lost_digits
+from torchreg.nn.links import target_layer
 
 #: From a warning up to who called ``fit``: past this file, ``fit``, and its two decorators.
 _CALLER = 5
@@ -144,14 +145,13 @@ def describe_lost_digits(
     """Write the warning for columns that were too coarse before they came, if there are any."""
     names = attributes.get("feature_names_in_", [])
     found = []
-    layers = dict(module.named_children())
-    for name, values, dtype in (
-        ("standardize", data.x, data.x_dtype),
-        ("unstandardize", data.y, data.y_dtype),
+    for name, layer, values, dtype in (
+        ("standardize", getattr(module, "standardize", None), data.x, data.x_dtype),
+        ("unstandardize", target_layer(module), data.y, data.y_dtype),
     ):
-        if name not in layers:
+        if layer is None:
             continue
-        statistics = Statistics(*(layers[name].get_buffer(k).cpu() for k in ("mean", "scale")))
+        statistics = Statistics(*(layer.get_buffer(k).cpu() for k in ("mean", "scale")))
         flattened = _flattened(values, statistics)
         for column in sorted({*lost_digits(statistics, dtype), *flattened}):
             of_x = name == "standardize"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import ExitStack
 from numbers import Integral
 from typing import Any, ClassVar, Self
@@ -9,7 +10,7 @@ from typing import Any, ClassVar, Self
 import numpy as np
 import torch
 from numpy.typing import ArrayLike
-from sklearn.base import BaseEstimator, RegressorMixin, clone
+from sklearn.base import BaseEstimator, clone
 from sklearn.utils import Tags
 from sklearn.utils.validation import check_is_fitted
 
@@ -22,17 +23,19 @@ from torchreg._limits import check_limits, check_parameters
 from torchreg._observers import print_members
 from torchreg._parameters import as_callbacks, seed_from
 from torchreg._saving import SavingMixin
+from torchreg._scoring import ScoreMixin
 from torchreg._sklearn import Interval, callback_management_context
 from torchreg._verdict import warn_about_members
 from torchreg.engine.meeting import fit_all_here
 from torchreg.engine.plan import Fitted
-from torchreg.engine.predict import predict_each
+from torchreg.engine.predict import predict_each, read_members
 from torchreg.engine.problem import NeverBegunError
 from torchreg.nn import Ensemble
+from torchreg.nn.links import link_of
 from torchreg.regressor import TorchRegressor
 
 
-class TorchEnsembleRegressor(GraphMixin, SavingMixin, RegressorMixin, BaseEstimator):
+class TorchEnsembleRegressor(GraphMixin, SavingMixin, ScoreMixin, BaseEstimator):
     r"""An ensemble of neural networks for regression: their mean, and their spread.
 
     .. math::
@@ -82,7 +85,8 @@ class TorchEnsembleRegressor(GraphMixin, SavingMixin, RegressorMixin, BaseEstima
     Notes
     -----
     The spread :math:`s` says how far the members disagree, which they do most where there are
-    no data. It is no standard deviation of y: the noise of y itself is not in it.
+    no data. It is no standard deviation of y: the noise of y itself is not in it, unless the
+    members learn it with ``loss="gaussian_nll"``.
 
     References
     ----------
@@ -198,7 +202,12 @@ class TorchEnsembleRegressor(GraphMixin, SavingMixin, RegressorMixin, BaseEstima
         return self
 
     @leaving_no_trace
-    def predict(self, X: ArrayLike, return_std: bool = False) -> Any:
+    def predict(
+        self,
+        X: ArrayLike,
+        return_std: bool = False,
+        quantiles: float | Sequence[float] | None = None,
+    ) -> Any:
         """Predict in raw units.
 
         Parameters
@@ -206,7 +215,11 @@ class TorchEnsembleRegressor(GraphMixin, SavingMixin, RegressorMixin, BaseEstima
         X : array-like, DataFrame, tensor or sparse matrix of shape (n_samples, n_features)
             Features, in the units of ``fit``.
         return_std : bool, default=False
-            Whether to return the standard deviation across the members, too.
+            Whether to return a standard deviation, too.
+        quantiles : float, list of float or None, default=None
+            Levels of the quantiles to return instead, as for :meth:`TorchRegressor.predict`:
+            the means of the members' quantiles or, with ``loss="gaussian_nll"``, those of the
+            normal distribution of ``y_mean`` and ``y_std``.
 
         Returns
         -------
@@ -215,25 +228,30 @@ class TorchEnsembleRegressor(GraphMixin, SavingMixin, RegressorMixin, BaseEstima
             gives them.
         y_std : ndarray of the same shape
             Standard deviation of the members' predictions around it, in the same units; 0 for a
-            single member. Only if ``return_std``.
+            single member. With ``loss="gaussian_nll"`` that of y itself: the square root of the
+            members' mean variance and the variance of their means. Only if ``return_std``.
 
         Raises
         ------
         ValueError
-            If X does not fit the X of ``fit``, or a prediction is not finite.
+            If X does not fit the X of ``fit``, a prediction is not finite, or quantiles were not
+            learned.
         sklearn.exceptions.NotFittedError
             If ``fit`` was not called.
         """
         check_is_fitted(self)
         x, form = check_prediction_data(self, X, method="predict")
         outputs = predict_each(self.module_, x, n_outputs=self.n_outputs_)
-        found = [outputs.mean(dim=0)]
-        if return_std:
-            found.append(outputs.std(dim=0, correction=0))
-        # (n, 1) -> (n,) where y was a vector
-        shaped = [t.reshape(-1) if self._y_is_vector else t for t in found]
+        link = link_of(self.estimators_[0].module_)
+        found = read_members(link, outputs, return_std=return_std, quantiles=quantiles)
+        # (n, 1, ...) -> (n, ...) where y was a vector
+        shaped = [t.squeeze(1) if self._y_is_vector else t for t in found]
         restored = [restore_form(t, X, form) for t in shaped]
         return tuple(restored) if return_std else restored[0]
+
+    def _with_loss(self) -> TorchRegressor:
+        member: TorchRegressor = self.estimators_[0]
+        return member
 
     @property
     def module_(self) -> Ensemble:
@@ -274,6 +292,8 @@ class TorchEnsembleRegressor(GraphMixin, SavingMixin, RegressorMixin, BaseEstima
         tags = super().__sklearn_tags__()
         tags.input_tags.sparse = True
         tags.target_tags.multi_output = True
+        template = TorchRegressor() if self.estimator is None else self.estimator
+        tags.target_tags.positive_only = template.__sklearn_tags__().target_tags.positive_only
         tags.array_api_support = True
         return tags
 

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import numpy as np
 import torch
 from numpy.typing import ArrayLike
-from sklearn.base import BaseEstimator, RegressorMixin
+from sklearn.base import BaseEstimator
 from sklearn.utils import Tags
 from sklearn.utils.metadata_routing import UNUSED
 from sklearn.utils.validation import check_is_fitted
@@ -29,10 +29,13 @@ from torchreg._parameters import (
     signature_without_nested,
 )
 from torchreg._saving import SavingMixin
+from torchreg._scoring import ScoreMixin
 from torchreg._sklearn import CallbackSupportMixin, with_callbacks
 from torchreg._verdict import warn_about
 from torchreg.engine.meeting import fit_here
-from torchreg.engine.predict import predict_rows
+from torchreg.engine.predict import predict_columns, read_columns
+from torchreg.losses import LOSSES
+from torchreg.nn.links import link_of
 
 if TYPE_CHECKING:
     from torchreg._checkpoint import Checkpoint
@@ -45,7 +48,7 @@ class TorchRegressor(
     SavingMixin,
     ExportMixin,
     InspectionMixin,
-    RegressorMixin,
+    ScoreMixin,
     BaseEstimator,
 ):
     r"""A neural network for regression that takes and gives raw units.
@@ -63,9 +66,10 @@ class TorchRegressor(
         is called with ``module__*`` and, where its signature names them, ``in_features`` and
         ``out_features``. An instance is a template: it is copied, never trained.
     loss : str, class or callable, default="squared_error"
-        ``"squared_error"``, ``"absolute_error"``, ``"huber"``, a torch loss class or any
-        callable of predictions and targets. It compares standardized values of shape
-        (n, n_outputs); ``loss__*`` are its options.
+        A name of the table in the notes: ``"squared_error"``, ``"absolute_error"``, ``"huber"``,
+        ``"quantile"``, ``"poisson"``, ``"gamma"``, ``"tweedie"``, ``"gaussian_nll"``; a torch
+        loss class or any callable of predictions and targets. It compares standardized values
+        of shape (n, n_outputs); ``loss__*`` are its options.
     optimizer : str or class, default="adam"
         Lower-case name of a ``torch.optim`` class (with options that suit standardized data)
         or such a class (with torch's own options); ``optimizer__*`` are its options.
@@ -139,8 +143,10 @@ class TorchRegressor(
     ----------
     module_ : nn.Sequential
         The fitted network, raw units to raw units, in evaluation mode; its ``state_dict`` holds
-        the scaling. Children: ``standardize``, ``network``, ``unstandardize``. With ``cv``, the
-        network is a :class:`torchreg.nn.Ensemble`.
+        the scaling. Children: ``standardize``, ``network``, ``unstandardize``; and ``link``
+        before the last, where the loss has one. ``"quantile"`` gives a column per output and
+        level (``link.levels``), ``"gaussian_nll"`` mean and standard deviation of each output.
+        With ``cv``, the network is a :class:`torchreg.nn.Ensemble`.
     n_iter_ : int
         Epochs run, over all warm starts.
     best_epoch_ : int
@@ -177,6 +183,30 @@ class TorchRegressor(
 
     Notes
     -----
+    ======================  ======================================  ====================
+    ``loss``                what is predicted                       ``score``
+    ======================  ======================================  ====================
+    ``"squared_error"``     the mean                                :math:`R^2`
+    ``"huber"``             the mean, less moved by large errors    :math:`R^2`
+                            (beyond ``loss__delta=1.0`` std)
+    ``"absolute_error"``    the median                              :math:`D^2`, absolute
+    ``"quantile"``          the quantile ``loss__quantile=0.5``;    :math:`D^2`, pinball
+                            of a list the median, the others by
+                            ``predict(X, quantiles=[...])``
+    ``"poisson"``           the mean of counts, y of 0 or more      :math:`D^2`, deviance
+    ``"gamma"``             the mean of sizes, y above 0            :math:`D^2`, deviance
+    ``"tweedie"``           the mean of sums, y of 0 or more, of    :math:`D^2`, deviance
+                            ``loss__power=1.5``; above 0 from
+                            power 2 on
+    ``"gaussian_nll"``      the mean, and its standard deviation    :math:`R^2`
+                            by ``predict(X, return_std=True)``
+    ======================  ======================================  ====================
+
+    With ``"poisson"``, ``"gamma"`` and ``"tweedie"`` the network gives the logarithm of the mean,
+    and y is divided by its mean but not centred, so that 0 stays 0. The network has one output
+    for each level of ``"quantile"`` (0.5 is trained along in a list without it) and two for
+    ``"gaussian_nll"``, times the columns of y: ``out_features`` says so to a class.
+
     Predictions have the shape of y, and are float32 for float32 X and float64 for anything
     else. In a full batch, rows that are identical in X and y are merged and their weights
     summed, so that repeating a row is the same as giving it an integer weight.
@@ -189,10 +219,11 @@ class TorchRegressor(
     A module whose class has a method ``initialize_from(x, t, weight)`` is shown its training
     rows once, before the first step of a fit that is no warm start, without gradients and under
     the fit's seed: ``x`` (n, n_features) and ``t`` (n, n_outputs) standardized, in the module's
-    dtype and on its device, ``weight`` (n,) or ``None``. A weight stands for a repetition, and
-    only ratios of weights matter. The module itself is asked, not its parts, which it may tell.
-    Of sparse rows, and of tables of more than 16 million numbers in batches, it is shown a
-    random sample of about four million numbers.
+    dtype and on its device, ``weight`` (n,) or ``None``. (Where the loss has a link, ``t`` is
+    what the module should give, roughly, of shape (n, out_features).) A weight stands for a
+    repetition, and only ratios of weights matter. The module itself is asked, not its parts,
+    which it may tell. Of sparse rows, and of tables of more than 16 million numbers in batches,
+    it is shown a random sample of about four million numbers.
 
     References
     ----------
@@ -339,33 +370,51 @@ class TorchRegressor(
         return self
 
     @leaving_no_trace
-    def predict(self, X: ArrayLike) -> Any:
+    def predict(
+        self,
+        X: ArrayLike,
+        return_std: bool = False,
+        quantiles: float | Sequence[float] | None = None,
+    ) -> Any:
         """Predict in raw units.
 
         Parameters
         ----------
         X : array-like, DataFrame, tensor or sparse matrix of shape (n_samples, n_features)
             Features, in the units of ``fit``.
+        return_std : bool, default=False
+            Whether to return the standard deviation of y, too. For ``loss="gaussian_nll"``.
+        quantiles : float, list of float or None, default=None
+            Levels of the quantiles to return instead. With ``loss="quantile"`` such as were
+            trained, with ``loss="gaussian_nll"`` any between 0 and 1.
 
         Returns
         -------
-        ndarray of shape (n_samples,) or (n_samples, n_outputs)
+        y : ndarray of shape (n_samples,) or (n_samples, n_outputs)
             In the shape and units of the y of ``fit``; float32 for float32 X, else float64.
-            With scikit-learn's array API dispatch, an array of X's library on X's device.
+            With scikit-learn's array API dispatch, an array of X's library on X's device. A list
+            of ``quantiles`` adds a last dimension, one place for each.
+        y_std : ndarray of the shape of y
+            In the units of y. Only if ``return_std``.
 
         Raises
         ------
         ValueError
-            If X does not fit the X of ``fit``, or a prediction is not finite.
+            If X does not fit the X of ``fit``, a prediction is not finite, or what is asked for
+            was not learned.
         sklearn.exceptions.NotFittedError
             If ``fit`` was not called.
         """
         if not hasattr(self, "module_"):
             check_is_fitted(self)
         x, form = check_prediction_data(self, X, method="predict")
-        prediction = predict_rows(self.module_, x, n_outputs=self.n_outputs_, dtype=self.dtype_)
-        # (n, 1) -> (n,) where y was a vector
-        return restore_form(prediction.reshape(-1) if self._y_is_vector else prediction, X, form)
+        columns = predict_columns(self.module_, x, n_outputs=self.n_outputs_, dtype=self.dtype_)
+        link = link_of(self.module_)
+        found = read_columns(link, columns, return_std=return_std, quantiles=quantiles)
+        # (n, 1, ...) -> (n, ...) where y was a vector
+        shaped = [t.squeeze(1) if self._y_is_vector else t for t in found]
+        restored = [restore_form(t, X, form) for t in shaped]
+        return tuple(restored) if return_std else restored[0]
 
     def _kept_in(self, checkpoint: Any, given: Given) -> AbstractContextManager[Checkpoint | None]:
         """Open the checkpoint, if there is to be one."""
@@ -403,6 +452,8 @@ class TorchRegressor(
         tags = super().__sklearn_tags__()
         tags.input_tags.sparse = True
         tags.target_tags.multi_output = True
+        loss = LOSSES.get(self.loss) if isinstance(self.loss, str) else self.loss
+        tags.target_tags.positive_only = not getattr(loss, "centres", True)
         tags.array_api_support = True
         return tags
 

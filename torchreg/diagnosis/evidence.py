@@ -14,6 +14,7 @@ from torchreg.diagnosis.curve import Curve
 from torchreg.diagnosis.looking import find_bends, look_at_rows
 from torchreg.diagnosis.record import FitSummary, Look
 from torchreg.diagnosis.statistics import spread_out
+from torchreg.nn.links import column_of
 
 #: Rows that are sent through the network for a diagnosis, at most.
 LOOKED_AT = 2000
@@ -184,7 +185,8 @@ def gather(
     bends: list[float] = []
     if len(summary.x.mean) == 1 and summary.reason != "diverged":
         dtype = getattr(torch, summary.dtype)
-        bends = find_bends(module, summary.x.low[0], summary.x.high[0], dtype)
+        low, high = summary.x.low[0], summary.x.high[0]
+        bends = find_bends(module, low, high, dtype, column=column_of(module, 0))
     return Evidence(
         summary=summary,
         feature_names=feature_names,

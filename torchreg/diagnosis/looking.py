@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torchreg._device import seeded
 from torchreg.diagnosis.record import Look
 from torchreg.diagnosis.statistics import look_inside
-from torchreg.nn import Unstandardize
+from torchreg.nn.links import link_of, target_layer
 
 R = TypeVar("R")
 
@@ -32,15 +32,15 @@ def look_at_rows(module: nn.Sequential, x: Tensor, y: Tensor | None) -> Look | N
     network = module.get_submodule("network")
     layers = dict(module.named_children())
     parameter = next(network.parameters())
-    before, after = layers.get("standardize"), layers.get("unstandardize")
+    before, after = layers.get("standardize"), target_layer(module)
 
     def look() -> Look | None:
         core = x.to(parameter.device)
         core = (core if before is None else before(core)).to(parameter.dtype)
         t = y
-        if y is not None and isinstance(after, Unstandardize):
+        if y is not None and after is not None:
             t = after.inverse()(y.to(after.mean.device))
-        return look_inside(network, core, t)
+        return look_inside(network, core, t, link_of(module))
 
     return undisturbed(module, look)
 
@@ -64,7 +64,9 @@ def undisturbed(module: nn.Module, work: Callable[[], R]) -> R:
                 buffer.copy_(kept)
 
 
-def find_bends(module: nn.Sequential, low: float, high: float, dtype: torch.dtype) -> list[float]:
+def find_bends(
+    module: nn.Sequential, low: float, high: float, dtype: torch.dtype, *, column: int = 0
+) -> list[float]:
     """Find where a network of one feature bends, between the ends of the training rows.
 
     A bend is where the slope changes by more than a fiftieth of the steepest between
@@ -78,6 +80,8 @@ def find_bends(module: nn.Sequential, low: float, high: float, dtype: torch.dtyp
         In the feature's unit.
     dtype : torch.dtype
         Of the core.
+    column : int, default=0
+        Of what the module gives.
 
     Returns
     -------
@@ -93,7 +97,7 @@ def find_bends(module: nn.Sequential, low: float, high: float, dtype: torch.dtyp
     rows = given.to(first.device).reshape(-1, 1)
     output: Tensor = undisturbed(module, partial(module, rows))
     # (1001, n_outputs) or (1001,) -> (1001,)
-    curve = output.detach().cpu().to(torch.float64).reshape(len(grid), -1)[:, 0]
+    curve = output.detach().cpu().to(torch.float64).reshape(len(grid), -1)[:, column]
     slope = curve.diff() / grid.diff()
     change = slope.diff().abs()
     large = (change > slope.abs().amax() / 50).tolist()

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torchreg.diagnosis.record import Look
 from torchreg.diagnosis.structure import Array, hold_against_lines, moments_of
 from torchreg.diagnosis.watching import send_through
+from torchreg.nn import AverageMembers, Link
 
 #: Numbers that vary by less than this share of their size show no slope in float32.
 TOO_STEADY = 1e-5
@@ -16,7 +17,9 @@ TOO_STEADY = 1e-5
 NO_LINE = 1e-4
 
 
-def look_inside(network: nn.Module, x: Tensor, t: Tensor | None) -> Look | None:
+def look_inside(
+    network: nn.Module, x: Tensor, t: Tensor | None, link: Link | None = None
+) -> Look | None:
     """Send rows through a network and note what there is to see; the network stays as it is.
 
     Parameters
@@ -27,6 +30,8 @@ def look_inside(network: nn.Module, x: Tensor, t: Tensor | None) -> Look | None:
         In the network's units and dtype, on its device.
     t : Tensor of shape (n, n_outputs) or None
         Targets in the units of the network's output.
+    link : Link or None, default=None
+        What makes predictions of the output; those are held against the targets then.
 
     Returns
     -------
@@ -37,8 +42,14 @@ def look_inside(network: nn.Module, x: Tensor, t: Tensor | None) -> Look | None:
     if n_rows < 2:
         return None
     seen = send_through(network, x)
+    result = seen.output
+    if link is not None or result.ndim == 3:
+        with torch.no_grad():
+            result = AverageMembers()(result if link is None else link(result))
+            # (n,), or (n, width) -> (n, n_outputs)
+            result = result if link is None else link.central(result.reshape(n_rows, -1))
     # (n,) or (n, n_outputs) -> (n, n_outputs)
-    output = _exactly(seen.output).reshape(n_rows, -1)
+    output = _exactly(result).reshape(n_rows, -1)
     if not np.logical_and.reduce(np.isfinite(output), axis=None):
         return None
     core = _exactly(x)
@@ -53,7 +64,7 @@ def look_inside(network: nn.Module, x: Tensor, t: Tensor | None) -> Look | None:
     target = held.y
     if targets is not None:
         wanted = targets
-        if seen.last_output is not seen.output:
+        if seen.last_output is not result:
             wanted = _wanted(targets, output, seen.last_output)
         if wanted is not targets:
             target = moments_of(wanted)

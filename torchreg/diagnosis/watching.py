@@ -18,7 +18,6 @@ from torchreg.diagnosis.units import (
     slope_and_output,
     slope_from_output,
 )
-from torchreg.nn import AverageMembers
 from torchreg.nn.plain import ACTIVATION_OF, plain_layers
 
 #: The functions of torch in which a row meets weights.
@@ -31,7 +30,7 @@ class Seen(NamedTuple):
     Parameters
     ----------
     output : Tensor
-        What the network gave; of several members, their mean.
+        What the network gave.
     first_input : Tensor or None
         What reached the first layer, if that was anything but the rows as they came.
     last_output : Tensor or None
@@ -95,7 +94,7 @@ def _watch(network: nn.Module, x: Tensor) -> Seen:
     finally:
         for buffer, kept in buffers:
             buffer.copy_(kept)
-    return Seen(AverageMembers()(output), watch.first_input, watch.last_output, watch.layers)
+    return Seen(output, watch.first_input, watch.last_output, watch.layers)
 
 
 class Watch(TorchFunctionMode):

@@ -59,7 +59,10 @@ def describe_rows(module: nn.Sequential, training: RawRows, n_rows: int) -> Desc
     """
     x, y, weight = training.x, training.y, training.weight
     layers = dict(module.named_children())
+    # Where a loss has a link, what scales its predictions may be no mean and spread of y.
     before, after = layers.get("standardize"), layers.get("unstandardize")
+    if "link" in layers:
+        after = None
     ranges = ranges_of(x, *numbers_of(before, x, weight))
     at_most = min(LOOKED_AT, rows_in(_NUMBERS, width_of(x)))
     chosen = spread_out(n_rows if weight is not None else y.shape[0], at_most, weight)

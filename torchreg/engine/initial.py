@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from torchreg.engine.rows import LazyRows, Table, width_of
+from torchreg.nn import Link
 
 #: The method by which a network asks for the rows.
 HOOK = "initialize_from"
@@ -21,7 +22,7 @@ def looks_at_rows(network: nn.Module) -> bool:
     return callable(getattr(type(network), HOOK, None))
 
 
-def initialize(network: nn.Module, table: Table) -> None:
+def initialize(network: nn.Module, table: Table, link: Link | None = None) -> None:
     """Show a network its training rows, if it asks for them; its parts it tells itself.
 
     Call it where the generators are lent (``seeded``), so that what is drawn follows the seed.
@@ -34,6 +35,9 @@ def initialize(network: nn.Module, table: Table) -> None:
         ``weight`` (n,) or ``None``.
     table : Table
         The training rows.
+    link : Link or None, default=None
+        What makes predictions of the network's numbers: ``t`` is then what the network should
+        give, roughly, as :meth:`torchreg.nn.Link.working` says.
 
     Raises
     ------
@@ -42,7 +46,8 @@ def initialize(network: nn.Module, table: Table) -> None:
     """
     if not looks_at_rows(network):
         return
-    rows = _shown(table)
+    x, t, weight = _shown(table)
+    rows = x, t if link is None else link.working(t), weight
     versions = [_version(values) for values in rows]
     name = type(network).__name__
     try:

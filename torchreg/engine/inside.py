@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections import OrderedDict
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
@@ -20,7 +21,7 @@ from torchreg.engine.rows import (
     of_order_one,
     width_of,
 )
-from torchreg.nn import Unstandardize
+from torchreg.nn.links import central_of, target_layer
 
 if TYPE_CHECKING:
     from torchreg.engine.skorch_net import SkorchObserver
@@ -46,13 +47,12 @@ class Inside:
         self.dtype = next(self.network.parameters()).dtype
         # Rows are standardized on the CPU, where float64 is, and moved in the core's dtype.
         here = request.device.type == "cpu"
-        layers = {
-            name: layer if here else copy.deepcopy(layer).cpu()
-            for name, layer in module.named_children()
-            if layer is not self.network
-        }
-        self._standardize = layers.get("standardize")
-        self._unstandardize = layers.get("unstandardize")
+        #: The layers around the network.
+        self._around: nn.Module = module
+        if not here:
+            layers = {n: part for n, part in module.named_children() if part is not self.network}
+            self._around = nn.Sequential(OrderedDict(copy.deepcopy(layers))).cpu()
+        self._standardize = getattr(self._around, "standardize", None)
 
     def table(self, rows: RawRows, *, whole: bool) -> Table:
         """Standardize rows, or let them be standardized when they are asked for.
@@ -66,8 +66,8 @@ class Inside:
         n_rows, width = len(rows.y), width_of(rows.x)
         lazy = isinstance(rows.x, SparseRows) or (not whole and n_rows * width > LARGE)
         x = LazyRows(rows.x, self._x) if lazy else self._prepared(rows.x, self._x)
-        target = self._unstandardize
-        standardize = target.inverse() if isinstance(target, Unstandardize) else None
+        target = target_layer(self._around)
+        standardize = None if target is None else target.inverse()
         t = self._prepared(rows.y, lambda y: self._core(standardize(y) if standardize else y))
         return Table(x, t, weight)
 
@@ -80,13 +80,13 @@ class Inside:
             return None
         from torchreg.engine.skorch_net import SkorchObserver
 
-        to_raw = self.module.get_submodule("unstandardize") if self._unstandardize else None
         return SkorchObserver(
             request.callbacks,
             request.callback_options,
             module=self.module,
             optimizer=request.optimizer,
-            to_raw=to_raw,
+            to_raw=self._predictions,
+            targets_to_raw=target_layer(self.module),
             training=self._shown(training),
             validation=None if validation is None else self._shown(validation),
             device=request.device,
@@ -94,6 +94,13 @@ class Inside:
             batch_size=batch_size,
             schedule=request.schedule,
         )
+
+    def _predictions(self, output: Tensor) -> Tensor:
+        """Bring what the network gives to raw units: one column for each of y."""
+        for name in ("link", "average", "unstandardize"):
+            layer = getattr(self.module, name, None)
+            output = output if layer is None else layer(output)
+        return central_of(self.module, output)
 
     def _shown(self, rows: RawRows) -> tuple[Tensor, Tensor]:
         dense = every_row(rows.x)

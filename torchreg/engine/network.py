@@ -14,7 +14,8 @@ from torch import Tensor, nn
 
 from torchreg._errors import did_you_mean
 from torchreg.engine.statistics import Statistics
-from torchreg.nn import MLP, AverageMembers, Standardize, Unstandardize
+from torchreg.nn import MLP, AverageMembers, Link, Standardize, Unstandardize
+from torchreg.nn.links import for_each_number
 from torchreg.nn.plain import plain_layers
 
 
@@ -122,7 +123,7 @@ def _parameters(build: Callable[..., Any]) -> list[str] | None:
 _OF_MLP = _parameters(MLP)
 
 
-def fit_to_data(network: nn.Module, x: Tensor, n_outputs: int) -> Tensor:
+def fit_to_data(network: nn.Module, x: Tensor, n_outputs: int, per_output: int = 1) -> Tensor:
     """Send a few rows through: materialize lazy layers, and check both widths.
 
     Parameters
@@ -133,6 +134,8 @@ def fit_to_data(network: nn.Module, x: Tensor, n_outputs: int) -> Tensor:
         Standardized rows, in any floating dtype.
     n_outputs : int
         Number of columns of y.
+    per_output : int, default=1
+        How many numbers the loss asks for, for each of them.
 
     Returns
     -------
@@ -159,22 +162,30 @@ def fit_to_data(network: nn.Module, x: Tensor, n_outputs: int) -> Tensor:
             f"The module could not be evaluated on rows of {x.shape[1]} features: "
             f"{_width_mismatch(network, x.shape[1])}{error}"
         ) from error
-    return check_output(output, n_rows=len(x), n_outputs=n_outputs)
+    return check_output(output, n_rows=len(x), n_outputs=n_outputs, per_output=per_output)
 
 
-def check_output(output: Any, *, n_rows: int, n_outputs: int) -> Tensor:
-    """Require one prediction per row and output, or one of each of several members."""
+def check_output(output: Any, *, n_rows: int, n_outputs: int, per_output: int = 1) -> Tensor:
+    """Require one prediction per row and output, or one of each of several members.
+
+    A loss may ask for several numbers in place of a prediction.
+    """
     if not isinstance(output, Tensor):
         raise TypeError(f"The module must return a tensor, it returned {type(output).__name__}.")
     shape = tuple(output.shape)
-    if shape == (n_rows, n_outputs) or (n_outputs == 1 and shape == (n_rows,)):
+    width = n_outputs * per_output
+    if shape == (n_rows, width) or (width == 1 and shape == (n_rows,)):
         return output
-    if len(shape) == 3 and shape[1] > 0 and (shape[0], shape[2]) == (n_rows, n_outputs):
+    if len(shape) == 3 and shape[1] > 0 and (shape[0], shape[2]) == (n_rows, width):
         return output
+    asked, advice = "", "as many outputs as y has columns"
+    if per_output > 1:
+        asked = f", for each of which the loss asks for {per_output} numbers"
+        advice = f"{width} outputs, or have it built: a class is given out_features={width}"
     raise ValueError(
         f"The module returns shape {shape} for {n_rows} rows, but y has {n_outputs} "
-        f"output{'s' if n_outputs > 1 else ''}: shape ({n_rows}, {n_outputs}) is expected. "
-        "Give the module's last layer as many outputs as y has columns."
+        f"output{'s' if n_outputs > 1 else ''}{asked}: shape ({n_rows}, {width}) is expected. "
+        f"Give the module's last layer {advice}."
     )
 
 
@@ -196,6 +207,7 @@ def scaled(
     x_statistics: Statistics | None,
     y_statistics: Statistics | None,
     dtype: torch.dtype,
+    link: Link | None = None,
     *,
     average: bool = False,
 ) -> nn.Sequential:
@@ -209,22 +221,27 @@ def scaled(
         ``None`` leaves that layer out.
     dtype : torch.dtype
         In which the network computes.
+    link : Link or None, default=None
+        Makes predictions of the network's numbers.
     average : bool, default=False
         Whether it has several members, whose mean is the prediction.
 
     Returns
     -------
     nn.Sequential
-        With the children ``standardize``, ``network``, ``average`` and ``unstandardize``.
+        With the children ``standardize``, ``network``, ``link``, ``average`` and
+        ``unstandardize``, of which all but the network may be missing.
     """
     layers: OrderedDict[str, nn.Module] = OrderedDict()
     if x_statistics is not None:
         layers["standardize"] = Standardize(*x_statistics, dtype=dtype)
     layers["network"] = network
+    if link is not None:
+        layers["link"] = link
     if average:
         layers["average"] = AverageMembers()
     if y_statistics is not None:
-        layers["unstandardize"] = Unstandardize(*y_statistics)
+        layers["unstandardize"] = Unstandardize(*for_each_number(link, *y_statistics))
     return nn.Sequential(layers)
 
 

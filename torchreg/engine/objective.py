@@ -46,9 +46,9 @@ class Objective:
         return [*self.network.buffers()]
 
     def predict(self, x: Tensor, t: Tensor, values: Mapping[str, Tensor] | None = None) -> Tensor:
-        """Send rows through: shape (n, n_features) to that of ``t``, (n, n_outputs).
+        """Send rows through: shape (n, n_features) to (n, n_outputs * per_output).
 
-        A network of several members gives (n, n_members, n_outputs).
+        A network of several members gives (n, n_members, n_outputs * per_output).
         ``values`` take the places of parameters and buffers.
         """
         x = x.clone() if self.protect_input else x
@@ -61,8 +61,10 @@ class Objective:
         except (RuntimeError, ValueError, IndexError, TypeError) as error:
             rows = f"{len(x)} row{'s' if len(x) > 1 else ''}"
             raise ValueError(f"The module failed on a batch of {rows}: {error}") from error
-        if output.shape != t.shape:
-            check_output(output, n_rows=len(t), n_outputs=t.shape[1])
+        n_rows, n_outputs = t.shape
+        per_output = self.loss.per_output
+        if output.shape != (n_rows, n_outputs * per_output):
+            check_output(output, n_rows=n_rows, n_outputs=n_outputs, per_output=per_output)
             # (n,) -> (n, 1)
             output = output if has_members(output) else output.reshape(t.shape)
         return output

@@ -244,7 +244,7 @@ def start_networks(
                 else shared.once("table", training, *how, inside.dtype, whole, make=make)
             )
             if request.start is None:
-                initialize(inside.network, table)
+                initialize(inside.network, table, request.loss.link)
             habits = habits_of(inside.network, table.x[torch.arange(min(4, len(table.t)))])
             return Start(seed, inside, table, habits, generator_states(request.device))
 
@@ -259,6 +259,7 @@ def scaling_of(request: Request) -> tuple[Hashable, ...]:
         id(request.start),
         request.standardize_x,
         request.standardize_y,
+        request.loss.centres,
         request.optimizer.searches_lines,
         request.device,
     )
@@ -271,6 +272,8 @@ def statistics(request: Request, training: RawRows) -> tuple[Statistics | None, 
         x = column_statistics(training.x, training.weight)
     if request.standardize_y and request.start is None:
         y = column_statistics(training.y, training.weight)
+        if not request.loss.centres:
+            y = Statistics(torch.zeros_like(y.mean), y.mean)
     return x, y
 
 
@@ -316,22 +319,24 @@ def build_module(
     y_statistics: Statistics | None,
 ) -> nn.Sequential:
     """Build the untrained network between its scaling layers, on its device."""
-    n_features, n_outputs = width_of(training.x), training.y.shape[1]
+    loss, n_features, n_outputs = request.loss, width_of(training.x), training.y.shape[1]
+    width = n_outputs * loss.per_output
     network = build_network(
         request.module,
         request.module_options,
         in_features=n_features,
-        out_features=n_outputs,
+        out_features=width,
     )
     on_cpu = request.device.type == "cpu"
-    known = on_cpu and is_plain(network, in_features=n_features, out_features=n_outputs)
+    known = on_cpu and is_plain(network, in_features=n_features, out_features=width)
     average = False
     if known:
         network.eval()
     else:
         default = torch.get_default_dtype()
         before = scaled(nn.Identity(), x_statistics, None, default)
-        output = fit_to_data(network, before(_first_rows(training.x)).to(default), n_outputs)
+        first = before(_first_rows(training.x)).to(default)
+        output = fit_to_data(network, first, n_outputs, loss.per_output)
         average = has_members(output)
     trainable(network)
     dtype = resolve_dtype(
@@ -340,7 +345,8 @@ def build_module(
         device=request.device,
         exact=request.optimizer.searches_lines,
     )
-    module = scaled(network.to(dtype), x_statistics, y_statistics, dtype, average=average)
+    link = copy.deepcopy(loss.link)
+    module = scaled(network.to(dtype), x_statistics, y_statistics, dtype, link, average=average)
     if known:
         return module
     if statistics_dtype(request.device) != torch.float64:

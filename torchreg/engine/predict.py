@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
+from functools import reduce
+from numbers import Real
+from statistics import NormalDist
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from torchreg._device import statistics_dtype
 from torchreg.engine.rows import CHUNK, Rows, chunks, width_of
-from torchreg.nn import Ensemble
+from torchreg.nn import Ensemble, Link, Normal, Quantiles
+from torchreg.nn.links import central_of, numbers_per_output
 
 
 def predict_rows(module: nn.Module, rows: Rows, *, n_outputs: int, dtype: torch.dtype) -> Tensor:
@@ -36,8 +42,31 @@ def predict_rows(module: nn.Module, rows: Rows, *, n_outputs: int, dtype: torch.
     ValueError
         If a prediction is not finite.
     """
+    one = module.members[0] if isinstance(module, Ensemble) else module
+    columns = predict_columns(module, rows, n_outputs=n_outputs, dtype=dtype)
+    return central_of(one, columns)
+
+
+def predict_columns(module: nn.Module, rows: Rows, *, n_outputs: int, dtype: torch.dtype) -> Tensor:
+    """Send rows through a fitted module, and keep all that it gives.
+
+    Parameters
+    ----------
+    module, rows, n_outputs, dtype : see :func:`predict_rows`
+
+    Returns
+    -------
+    Tensor of shape (n, n_outputs * per_output)
+        Several columns per output where the module has a link that gives several.
+
+    Raises
+    ------
+    ValueError
+        If a prediction is not finite.
+    """
     if isinstance(module, Ensemble):
         return predict_each(module, rows, n_outputs=n_outputs).mean(dim=0)
+    width = n_outputs * numbers_per_output(module)
     standardize = getattr(module, "standardize", None)
     device = next(module.parameters()).device if standardize is None else standardize.mean.device
     if module.training:
@@ -51,21 +80,21 @@ def predict_rows(module: nn.Module, rows: Rows, *, n_outputs: int, dtype: torch.
     cast = dtype if bare or device.type == "mps" else None
 
     def send(x: Tensor) -> Tensor:
-        # (n,) or (n, n_outputs) -> (n, n_outputs)
-        output: Tensor = module(x.to(device, cast, copy=bare)).reshape(-1, n_outputs)
+        # (n,) or (n, width) -> (n, width)
+        output: Tensor = module(x.to(device, cast, copy=bare)).reshape(-1, width)
         return output
 
     with torch.no_grad():
         if isinstance(rows, Tensor) and rows.numel() <= CHUNK:
             prediction = send(rows)
         else:
-            prediction = torch.empty(0, n_outputs)
+            prediction = torch.empty(0, width)
             for piece in chunks(len(rows), width_of(rows)):
                 output = send(rows[piece])
                 if not len(prediction):
                     # At once: small pieces that stay would lie between large ones that go, and
                     # keep their places from being used again.
-                    prediction = output.new_empty(len(rows), n_outputs)
+                    prediction = output.new_empty(len(rows), width)
                 prediction[piece] = output
     _require_finite(prediction)
     return prediction
@@ -85,7 +114,7 @@ def predict_each(ensemble: Ensemble, rows: Rows, *, n_outputs: int) -> Tensor:
 
     Returns
     -------
-    Tensor of shape (n_members, n, n_outputs)
+    Tensor of shape (n_members, n, n_outputs * per_output)
         float64.
 
     Raises
@@ -96,10 +125,130 @@ def predict_each(ensemble: Ensemble, rows: Rows, *, n_outputs: int) -> Tensor:
     found = []
     for member in ensemble.members:
         dtype = next(member.get_submodule("network").parameters()).dtype
-        output = predict_rows(member, rows, n_outputs=n_outputs, dtype=dtype)
+        output = predict_columns(member, rows, n_outputs=n_outputs, dtype=dtype)
         found.append(output.to(statistics_dtype(output.device)))
-    # n_members of (n, n_outputs) -> (n_members, n, n_outputs)
+    # n_members of (n, width) -> (n_members, n, width)
     return torch.stack(found)
+
+
+def read_columns(
+    link: Link | None,
+    columns: Tensor,
+    *,
+    return_std: bool = False,
+    quantiles: float | Iterable[float] | None = None,
+) -> list[Tensor]:
+    """Read what was asked for out of all that a fitted module gives.
+
+    Parameters
+    ----------
+    link : Link or None
+        Of the module.
+    columns : Tensor of shape (n, n_outputs * per_output)
+        Raw units.
+    return_std : bool, default=False
+        Whether the standard deviation is asked for, too.
+    quantiles : float, iterable of float or None, default=None
+        Levels that are asked for instead.
+
+    Returns
+    -------
+    list of Tensor
+        The prediction of shape (n, n_outputs), and the standard deviation of that shape; or
+        quantiles of shape (n, n_outputs, n_levels), or (n, n_outputs) for one number.
+
+    Raises
+    ------
+    ValueError
+        If the module does not give what is asked for.
+    """
+    if quantiles is not None:
+        if return_std:
+            raise ValueError("predict expects return_std or quantiles, not both at once.")
+        if not isinstance(quantiles, Iterable):
+            return [_quantile(link, columns, quantiles)]
+        found = [_quantile(link, columns, level) for level in quantiles]
+        if not found:
+            raise ValueError("quantiles expects one level or more, got none.")
+        return [torch.stack(found, dim=-1)]
+    if not return_std:
+        return [columns if link is None else link.central(columns)]
+    if not isinstance(link, Normal):
+        raise ValueError(
+            "return_std=True expects a fit with loss='gaussian_nll', which learns a standard "
+            f"deviation; this one learned {_what(link)}."
+        )
+    return list(link.central_and_std(columns))
+
+
+def read_members(
+    link: Link | None,
+    outputs: Tensor,
+    *,
+    return_std: bool = False,
+    quantiles: float | Iterable[float] | None = None,
+) -> list[Tensor]:
+    """Read what was asked for out of what several fitted modules give.
+
+    Normal distributions are taken as one mixture, of which mean and variance are kept; of
+    anything else the mean over the members is taken, and the spread around it.
+
+    Parameters
+    ----------
+    link : Link or None
+        Of each module.
+    outputs : Tensor of shape (n_members, n, n_outputs * per_output)
+        Raw units.
+    return_std, quantiles : see :func:`read_columns`
+
+    Returns
+    -------
+    list of Tensor
+        As :func:`read_columns`.
+
+    Raises
+    ------
+    ValueError
+        If the modules do not give what is asked for.
+
+    References
+    ----------
+    B. Lakshminarayanan, A. Pritzel and C. Blundell, "Simple and Scalable Predictive Uncertainty
+    Estimation using Deep Ensembles", NeurIPS (2017), section 2.4.
+    """
+    columns = outputs.mean(dim=0)
+    if isinstance(link, Normal):
+        mean, std = link.central_and_std(outputs)
+        # Lengths at right angles, without squares that overflow.
+        inner = reduce(torch.hypot, std.unbind()) / math.sqrt(len(std))
+        columns = link.beside(mean.mean(dim=0), inner.hypot(mean.std(dim=0, correction=0)))
+    elif return_std and quantiles is None:
+        central = outputs if link is None else link.central(outputs)
+        return [central.mean(dim=0), central.std(dim=0, correction=0)]
+    return read_columns(link, columns, return_std=return_std, quantiles=quantiles)
+
+
+def _quantile(link: Link | None, columns: Tensor, level: Any) -> Tensor:
+    """Read a quantile, of shape (n, n_outputs)."""
+    if isinstance(level, bool) or not isinstance(level, Real) or not 0 < float(level) < 1:
+        raise ValueError(f"quantiles expects levels between 0 and 1, got {level!r}.")
+    if isinstance(link, Normal):
+        mean, std = link.central_and_std(columns)
+        return mean + NormalDist().inv_cdf(float(level)) * std
+    place = link.find(float(level)) if isinstance(link, Quantiles) else None
+    if place is None or link is None:
+        raise ValueError(
+            f"quantiles expects levels that were trained; this fit learned {_what(link)}, and "
+            f"{level!r} was asked for. Fit with loss='quantile' and loss__quantile=[...], or with "
+            "loss='gaussian_nll'."
+        )
+    return columns[:, place :: link.per_output]
+
+
+def _what(link: Link | None) -> str:
+    if isinstance(link, Quantiles):
+        return f"the levels {', '.join(map(str, link.levels))}"
+    return "a prediction alone"
 
 
 def _require_finite(prediction: Tensor) -> None:

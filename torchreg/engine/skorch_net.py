@@ -21,7 +21,6 @@ from torchreg._errors import did_you_mean
 from torchreg.engine.problem import EpochRecord, Outcome
 from torchreg.engine.rows import Batch
 from torchreg.engine.stepper import trainable
-from torchreg.nn import AverageMembers
 from torchreg.optimizers import OptimizerSpec
 from torchreg.schedules import ScheduleSpec
 
@@ -48,8 +47,10 @@ class SkorchObserver:
         The whole network, raw units to raw units.
     optimizer : OptimizerSpec
         Built over the module's parameters, so that schedulers can reach it.
-    to_raw : callable or None
-        Standardized outputs to raw units; ``None`` where they are the same.
+    to_raw : callable
+        What the network gives to predictions in raw units.
+    targets_to_raw : callable or None
+        Standardized targets to raw units; ``None`` where they are the same.
     training, validation : pair of tensors (X, y), or None
         What data sets callbacks are shown, in raw units.
     device : torch.device
@@ -73,7 +74,8 @@ class SkorchObserver:
         *,
         module: nn.Module,
         optimizer: OptimizerSpec,
-        to_raw: Callable[[Tensor], Tensor] | None,
+        to_raw: Callable[[Tensor], Tensor],
+        targets_to_raw: Callable[[Tensor], Tensor] | None,
         training: tuple[Tensor, Tensor],
         validation: tuple[Tensor, Tensor] | None,
         device: torch.device,
@@ -82,7 +84,7 @@ class SkorchObserver:
         schedule: ScheduleSpec,
     ) -> None:
         self.optimizer = optimizer.torch_optimizer(trainable(module))
-        self.to_raw, self.average = to_raw or nn.Identity(), AverageMembers()
+        self.to_raw, self.targets_to_raw = to_raw, targets_to_raw or nn.Identity()
         named = {item[0] for item in callbacks if isinstance(item, tuple | list)}
         for option in options:
             name = option.partition("__")[0]
@@ -152,7 +154,7 @@ class SkorchObserver:
             batch=self._raw(batch),
             training=training,
             loss=torch.tensor(loss),
-            y_pred=self.to_raw(self.average(prediction)),
+            y_pred=self.to_raw(prediction),
         )
 
     def on_epoch_end(self, record: EpochRecord) -> bool:
@@ -171,4 +173,4 @@ class SkorchObserver:
         return stop
 
     def _raw(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        return batch.x, self.to_raw(batch.t)
+        return batch.x, self.targets_to_raw(batch.t)

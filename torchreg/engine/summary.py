@@ -14,6 +14,7 @@ from torchreg.diagnosis.record import FitSummary, Journey
 from torchreg.diagnosis.statistics import look_inside
 from torchreg.engine.described_rows import DescribedRows
 from torchreg.engine.problem import Outcome, Problem
+from torchreg.nn.links import link_of
 
 
 def summarize(
@@ -35,7 +36,7 @@ def summarize(
     layers = dict(module.named_children())
     validation, lr = problem.validation, problem.optimizer.options.get("lr")
     journeys = travel.finish()
-    seen = (values[rows.chosen] for values in (problem.training.x, problem.training.t))
+    x, t = (values[rows.chosen] for values in (problem.training.x, problem.training.t))
     return FitSummary(
         n_rows=rows.n_rows,
         n_validation=0 if validation is None else len(validation.t),
@@ -55,7 +56,7 @@ def summarize(
         far=rows.far,
         copies=rows.copies,
         journeys=journeys,
-        look=look_inside(problem.network, *seen),
+        look=look_inside(problem.network, x, t, link_of(module)),
     )
 
 

@@ -16,9 +16,10 @@ from torch import Tensor, nn
 
 from torchreg._errors import FileError
 from torchreg.export.kinds import UnwritableError
-from torchreg.export.layers import CONSTANTS, CONTAINERS, LAYERS, arguments_of, build_layer
+from torchreg.export.layers import CONSTANTS, CONTAINERS, LAYERS, LINKS, arguments_of, build_layer
 from torchreg.export.names import Names, built_in, name_of
 from torchreg.export.values import Reader, Writer
+from torchreg.nn import Link
 
 #: Attributes of every module that are compared in another way, or say nothing about it.
 _INNER = {"training", "_parameters", "_buffers", "_modules", "_compiled_call_impl"}
@@ -104,6 +105,16 @@ def read_module(
         if name in written["extra"]:
             child.set_extra_state(reader.read(written["extra"][name]))
     return module
+
+
+def read_link(reader: Reader, written: Any) -> Link | None:
+    """Make the link of a fitted module that was written, before the module itself."""
+    for name, description in written["layers"]["children"]:
+        if name == "link" and description.get("layer") in map(name_of, LINKS):
+            link = _build(reader, {}, description, name, {})
+            assert isinstance(link, Link)
+            return link
+    return None
 
 
 def describe(module: nn.Module) -> dict[str, Any]:

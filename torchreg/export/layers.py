@@ -19,10 +19,14 @@ from torchreg.nn import (
     AddConstant,
     AverageMembers,
     Ensemble,
+    Exponential,
     LinearPath,
+    Link,
     MemberLinear,
     MultiplyByConstant,
+    Normal,
     PeriodicEmbedding,
+    Quantiles,
     RobustStandardize,
     Scale,
     Standardize,
@@ -108,6 +112,10 @@ LAYERS: dict[type[nn.Module], tuple[str, ...]] = {
     nn.Identity: (),
     nn.MaxPool1d: (*_POOL, "dilation", "return_indices", "ceil_mode"),
     nn.Unflatten: ("dim", "unflattened_size"),
+    # Links.
+    Exponential: (),
+    Normal: (),
+    Quantiles: ("levels",),
     # Losses.
     nn.HuberLoss: ("reduction", "delta"),
     nn.KLDivLoss: ("reduction", "log_target"),
@@ -126,6 +134,9 @@ CONSTANTS: dict[type[nn.Module], tuple[tuple[str, ...], tuple[str, ...]]] = {
     Standardize: (("mean", "scale"), ("dtype",)),
     Unstandardize: (("mean", "scale"), ()),
 }
+
+#: What may stand between a network and the layer that unscales its predictions.
+LINKS: tuple[type[Link], ...] = (Exponential, Normal, Quantiles)
 
 #: Modules that are what their children are.
 CONTAINERS: tuple[type[nn.Module], ...] = (
@@ -162,7 +173,9 @@ def build_layer(kind: type[nn.Module], arguments: dict[str, Any]) -> nn.Module:
     if kind in (nn.Conv1d, nn.Conv2d):
         _check_padding(**arguments)
     place = {"device": "meta"} if kind in _with_device() else {}
-    return kind(**arguments, **place)
+    layer = kind(**arguments, **place)
+    # What a link makes of its levels it will get as it was written.
+    return layer.to("meta") if kind in LINKS else layer
 
 
 @cache

@@ -6,7 +6,7 @@ import importlib
 import json
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import version
 from typing import Any
 
@@ -42,6 +42,13 @@ class Labels:
     feature_names: Sequence[str] | None = None
     feature_units: Sequence[str | None] | None = None
     target_units: Sequence[str | None] | None = None
+
+    def for_columns(self, n_columns: int) -> Labels:
+        """Repeat the units of the outputs, where the module gives several columns for each."""
+        if not self.target_units:
+            return self
+        times = n_columns // len(self.target_units)
+        return replace(self, target_units=[u for u in self.target_units for _ in range(times)])
 
 
 def label(

@@ -1,4 +1,4 @@
-"""Plain modules: fixed numbers, standardization, networks and their parts, several as one.
+"""Plain modules: fixed numbers, standardization, networks and their parts, links, several as one.
 
 Each one is complete by itself and works in any ``nn.Sequential``, with or without
 :class:`torchreg.TorchRegressor`.
@@ -7,6 +7,7 @@ Each one is complete by itself and works in any ``nn.Sequential``, with or witho
 from torchreg.nn.constants import AddConstant, MultiplyByConstant
 from torchreg.nn.ensemble import Ensemble
 from torchreg.nn.linear_path import LinearPath
+from torchreg.nn.links import Exponential, Link, Normal, Quantiles
 from torchreg.nn.members import AverageMembers, MemberLinear
 from torchreg.nn.mlp import MLP
 from torchreg.nn.periodic import PeriodicEmbedding
@@ -20,10 +21,14 @@ __all__ = [
     "AddConstant",
     "AverageMembers",
     "Ensemble",
+    "Exponential",
     "LinearPath",
+    "Link",
     "MemberLinear",
     "MultiplyByConstant",
+    "Normal",
     "PeriodicEmbedding",
+    "Quantiles",
     "RobustStandardize",
     "Scale",
     "Standardize",

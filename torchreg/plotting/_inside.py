@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from torchreg.diagnosis.looking import find_bends
+from torchreg.nn.links import central_of, column_of
 
 Positions = NDArray[np.float64]
 
@@ -82,8 +83,8 @@ def _send(module: nn.Module, x: Tensor) -> Tensor:
     standardizes = getattr(module, "standardize", None) is not None
     with torch.no_grad():
         output: Tensor = module(x.to(parameter.device, None if standardizes else parameter.dtype))
-    # (n,) or (n, n_outputs) -> (n, n_outputs)
-    return output.reshape(len(x), -1).cpu()
+    # (n,) or (n, width) -> (n, width)
+    return central_of(module, output.reshape(len(x), -1)).cpu()
 
 
 class _Corners(TorchFunctionMode):
@@ -159,7 +160,8 @@ def bends_along(module: nn.Module, low: float, high: float, *, output: int) -> P
     ndarray of shape (n_bends,)
         In the unit of the feature, ascending.
     """
-    one = nn.Sequential(OrderedDict([*module.named_children(), ("output", _Output(output))]))
+    column = _Output(column_of(module, output))
+    one = nn.Sequential(OrderedDict([*module.named_children(), ("output", column)]))
     return np.array(find_bends(one, low, high, next(module.parameters()).dtype))
 
 

@@ -12,6 +12,7 @@ from sklearn.utils import check_array
 from torch import nn
 
 from torchreg.engine.start import rebuild_start
+from torchreg.nn.links import numbers_per_output
 from torchreg.plotting._axes import require_matplotlib
 from torchreg.plotting._inside import look_inside
 from torchreg.plotting._labels import regressor_in, spread_out
@@ -214,7 +215,7 @@ def _start_of(reg: Any) -> nn.Module | None:
         options,
         reg.module_.network,
         in_features=reg.n_features_in_,
-        out_features=reg.n_outputs_,
+        out_features=reg.n_outputs_ * numbers_per_output(reg.module_),
         seed=seed,
     )
 

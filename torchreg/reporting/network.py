@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from torch import Tensor, nn
 
 from torchreg.nn import Standardize, Unstandardize
+from torchreg.nn.links import target_layer
 from torchreg.reporting.markup import table, text
 
 #: More columns than this are folded away in a notebook, ...
@@ -85,11 +86,10 @@ def constants_tables(
         A table for each of the two layers that is there.
     """
     tables = []
-    for layer, title, names in (
-        ("standardize", "feature", features),
-        ("unstandardize", "target", targets),
+    for scaling, title, names in (
+        (getattr(module, "standardize", None), "feature", features),
+        (target_layer(module), "target", targets),
     ):
-        scaling = getattr(module, layer, None)
         if scaling is None:
             continue
         mean, scale = (_columns(value, len(names)) for value in (scaling.mean, scaling.scale))

@@ -1,8 +1,4 @@
-"""Losses: one entry per name, and one reading of whatever else the user hands over.
-
-A loss compares predictions and targets in *standardized* units, where order 1 is what
-every optimizer expects. Adding a loss is one entry in :data:`LOSSES`.
-"""
+"""A loss, reduced to one number over rows, and one reading of whatever the user hands over."""
 
 from __future__ import annotations
 
@@ -15,90 +11,10 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from torchreg._errors import did_you_mean
-
-LossFunction = Callable[[Tensor, Tensor], Tensor]
-
-
-def squared_error(prediction: Tensor, target: Tensor) -> Tensor:
-    r"""Squared error of each value, :math:`(p - t)^2`; estimates the conditional mean.
-
-    Parameters
-    ----------
-    prediction, target : Tensor of shape (n, n_outputs)
-        Standardized, dimensionless.
-
-    Returns
-    -------
-    Tensor of shape (n, n_outputs)
-
-    Examples
-    --------
-    >>> squared_error(torch.tensor([[3.0]]), torch.tensor([[1.0]]))
-    tensor([[4.]])
-    """
-    return functional.mse_loss(prediction, target, reduction="none")
-
-
-def absolute_error(prediction: Tensor, target: Tensor) -> Tensor:
-    r"""Absolute error of each value, :math:`|p - t|`; estimates the conditional median.
-
-    Parameters
-    ----------
-    prediction, target : Tensor of shape (n, n_outputs)
-        Standardized, dimensionless.
-
-    Returns
-    -------
-    Tensor of shape (n, n_outputs)
-
-    Examples
-    --------
-    >>> absolute_error(torch.tensor([[3.0]]), torch.tensor([[1.0]]))
-    tensor([[2.]])
-    """
-    return (prediction - target).abs()
-
-
-def huber(prediction: Tensor, target: Tensor, delta: float = 1.0) -> Tensor:
-    r"""Huber's loss of each value: quadratic up to ``delta``, linear beyond.
-
-    .. math:: \tfrac12 r^2 \text{ if } |r| \le \delta, \quad
-              \delta\,(|r| - \tfrac12 \delta) \text{ otherwise}, \qquad r = p - t
-
-    Parameters
-    ----------
-    prediction, target : Tensor of shape (n, n_outputs)
-        Standardized, dimensionless.
-    delta : float, default=1.0
-        Where the loss turns linear, in standard deviations of y.
-
-    Returns
-    -------
-    Tensor of shape (n, n_outputs)
-
-    References
-    ----------
-    P. J. Huber, "Robust Estimation of a Location Parameter", Annals of Mathematical
-    Statistics 35 (1964), 73-101.
-
-    Examples
-    --------
-    >>> huber(torch.tensor([[3.0]]), torch.tensor([[1.0]]))
-    tensor([[1.5000]])
-    """
-    if not delta > 0:
-        raise ValueError(f"huber expects a delta above 0, got {delta!r}.")
-    return functional.huber_loss(prediction, target, reduction="none", delta=delta)
-
-
-LOSSES: dict[str, LossFunction] = {
-    "absolute_error": absolute_error,
-    "huber": huber,
-    "squared_error": squared_error,
-}
+from torchreg.losses.table import LOSSES, LossFunction
+from torchreg.nn.links import Link
 
 
 @dataclass(frozen=True)
@@ -108,7 +24,8 @@ class Loss:
     Parameters
     ----------
     function : callable
-        Takes predictions and targets of shape (n, n_outputs).
+        Takes what the network gives, of shape (n, n_outputs * per_output), and targets of shape
+        (n, n_outputs).
     name : str
         For messages.
     per_row : bool
@@ -120,12 +37,51 @@ class Loss:
     name: str
     per_row: bool = True
 
+    @property
+    def link(self) -> Link | None:
+        """What makes predictions of the network's numbers; ``None`` if they are the same."""
+        link = getattr(self.function, "link", None)
+        return link if isinstance(link, Link) else None
+
+    @property
+    def per_output(self) -> int:
+        """How many numbers the network gives for each column of y."""
+        return 1 if self.link is None else self.link.per_output
+
+    @property
+    def centres(self) -> bool:
+        """Whether y is centred before it is scaled; else it is divided by its mean."""
+        return bool(getattr(self.function, "centres", True))
+
+    def check_target(self, y: Tensor, *, name: str, training: bool = True) -> None:
+        """Require targets for which the loss is defined.
+
+        Parameters
+        ----------
+        y : Tensor of shape (n, n_outputs)
+            Raw units.
+        name : str
+            What the user calls it.
+        training : bool, default=True
+            Whether it is trained on.
+
+        Raises
+        ------
+        ValueError
+            With what was expected and what came.
+        """
+        check = getattr(self.function, "check_target", None)
+        if check is not None:
+            check(y, name=name, training=training)
+
     def mean(self, prediction: Tensor, target: Tensor, weight: Tensor | None) -> Tensor:
         r"""Average over the rows, :math:`\frac1n \sum_i w_i\, \ell_i`.
 
         Parameters
         ----------
-        prediction, target : Tensor of shape (n, n_outputs)
+        prediction : Tensor of shape (n, n_outputs * per_output)
+            What the network gives.
+        target : Tensor of shape (n, n_outputs)
             Standardized.
         weight : Tensor of shape (n,) or None
             Weights whose average over the whole training set is 1. ``None``: all are 1.
@@ -153,7 +109,7 @@ class Loss:
         return replace(self, function=copy.deepcopy(self.function))
 
     def of_each_row(self, prediction: Tensor, target: Tensor) -> Tensor:
-        """Compute the loss of each row: shape (n, n_outputs) to (n,)."""
+        """Compute the loss of each row: shape (n, ...) to (n,)."""
         if not self.per_row:
             return torch.stack(
                 [
@@ -204,9 +160,11 @@ def build_loss(loss: str | type | Callable[..., Any], options: Mapping[str, Any]
                 "A torch loss class or any callable works too."
             )
         function = LOSSES[loss]
-        if options:
-            known = list(inspect.signature(function).parameters)[2:]
+        known = list(inspect.signature(function).parameters)
+        if isinstance(function, type):
             _check_options(options, known, owner=f"loss {loss!r}")
+            return Loss(function(**options), loss)
+        _check_options(options, known[2:], owner=f"loss {loss!r}")
         return Loss(partial(function, **options) if options else function, loss)
     if isinstance(loss, type) and issubclass(loss, nn.Module):
         parameters = inspect.signature(loss).parameters
@@ -254,7 +212,7 @@ def probe_loss(loss: Loss, n_outputs: int) -> Loss:
     # More rows than outputs, so that a mean over the rows is not taken for one over outputs.
     shape = (n_outputs + 2, n_outputs)
     target = torch.linspace(-1, 1, shape[0] * shape[1]).reshape(shape)
-    prediction = (0.5 * target).requires_grad_()
+    prediction = (0.5 * target).repeat_interleave(loss.per_output, dim=1).requires_grad_()
     try:
         values = loss.function(prediction, target)
     except (RuntimeError, TypeError, ValueError, IndexError) as error:

@@ -1,0 +1,461 @@
+"""What a regressor whose loss has a link does beside learning: predict, save, ship, stack."""
+
+from __future__ import annotations
+
+import copy
+import pickle
+from pathlib import Path
+from typing import Any
+
+import joblib
+import numpy as np
+import pytest
+import scipy.sparse as sp
+import torch
+from sklearn.model_selection import GridSearchCV
+from skorch.callbacks import EpochScoring
+from torch import nn
+
+import torchreg
+from tests._stacks import assert_same, both_ways
+from torchreg import TorchEnsembleRegressor, TorchRegressor
+from torchreg.nn import LinearPath, MemberLinear, Normal
+
+Array = np.ndarray
+LINKED: dict[str, dict[str, Any]] = {
+    "poisson": {"loss": "poisson"},
+    "gamma": {"loss": "gamma"},
+    "tweedie": {"loss": "tweedie", "loss__power": 1.3},
+    "quantile": {"loss": "quantile", "loss__quantile": 0.8},
+    "quantiles": {"loss": "quantile", "loss__quantile": [0.1, 0.5, 0.9]},
+    "gaussian_nll": {"loss": "gaussian_nll"},
+}
+EACH = pytest.mark.parametrize("options", LINKED.values(), ids=LINKED)
+PER_OUTPUT = {"quantiles": 3, "gaussian_nll": 2}
+
+
+@pytest.fixture(scope="module")
+def table() -> tuple[Array, Array]:
+    rng = np.random.default_rng(0)
+    X = rng.normal(size=(60, 3)) * [1.0, 10.0, 1e-3]
+    return X, 30 * np.exp(0.5 * X[:, 0]) * rng.gamma(3.0, 1 / 3, size=60)
+
+
+def fitted(options: dict[str, Any], table: tuple[Array, Array], **more: Any) -> TorchRegressor:
+    settings = {"max_epochs": 10, "random_state": 0, "module__hidden_sizes": [8]}
+    return TorchRegressor(**{**settings, **options, **more}).fit(*table)
+
+
+def everything(reg: TorchRegressor, X: Array) -> list[Array]:
+    """All that a regressor can predict."""
+    found = [reg.predict(X)]
+    if reg.loss == "gaussian_nll":
+        found += [*reg.predict(X, return_std=True), reg.predict(X, quantiles=[0.1, 0.7])]
+    if reg.loss == "quantile":
+        found.append(reg.predict(X, quantiles=reg.module_.link.levels))
+    return found
+
+
+def assert_equal(found: list[Array], expected: list[Array]) -> None:
+    for one, other in zip(found, expected, strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+# Prediction
+
+
+@pytest.mark.parametrize("name", LINKED)
+def test_the_module_goes_from_raw_units_to_raw_units(name: str, table: tuple[Array, Array]) -> None:
+    X, y = table
+    reg = fitted(LINKED[name], (X, np.column_stack([y, 100 * y])))
+    per_output = PER_OUTPUT.get(name, 1)
+    with torch.no_grad():
+        columns = reg.module_(torch.from_numpy(X)).numpy()
+    assert columns.shape == (60, 2 * per_output)
+    place = reg.module_.link.place
+    np.testing.assert_array_equal(columns[:, place::per_output], reg.predict(X))
+    if name == "quantiles":
+        # (n, n_outputs * n_levels) -> (n, n_outputs, n_levels)
+        found = reg.predict(X, quantiles=[0.1, 0.5, 0.9])
+        np.testing.assert_array_equal(columns.reshape(60, 2, 3), found)
+        assert reg.predict(X, quantiles=0.1).shape == (60, 2)
+    if name == "gaussian_nll":
+        mean, std = reg.predict(X, return_std=True)
+        np.testing.assert_array_equal(columns[:, ::2], mean)
+        np.testing.assert_array_equal(columns[:, 1::2], std)
+
+
+def test_a_vector_gives_a_column_for_each_level_and_one_level_a_vector(
+    table: tuple[Array, Array],
+) -> None:
+    for name in ("quantiles", "gaussian_nll"):
+        reg = fitted(LINKED[name], table)
+        both = reg.predict(table[0], quantiles=[0.9, 0.1])
+        assert both.shape == (60, 2)
+        assert (both[:, 0] > both[:, 1]).all()
+        np.testing.assert_array_equal(reg.predict(table[0], quantiles=0.9), both[:, 0])
+        found = reg.predict(table[0].astype(np.float32), quantiles=[0.1])
+        assert found.dtype == np.float32
+
+
+@pytest.mark.parametrize(
+    ("name", "asked", "message"),
+    [
+        (
+            "quantiles",
+            {"quantiles": [0.25]},
+            r"quantiles expects levels that were trained; this fit learned the levels 0\.1, 0\.5, "
+            r"0\.9, and 0\.25 was asked for\. Fit with loss='quantile' and loss__quantile",
+        ),
+        ("poisson", {"quantiles": 0.5}, r"this fit learned a prediction alone, and 0\.5 was asked"),
+        ("quantiles", {"quantiles": []}, r"quantiles expects one level or more, got none"),
+        ("gaussian_nll", {"quantiles": [0.0]}, r"quantiles expects levels between 0 and 1, got 0"),
+        ("gaussian_nll", {"quantiles": "0.5"}, r"quantiles expects levels between 0 and 1, got '0"),
+        (
+            "gaussian_nll",
+            {"quantiles": 0.5, "return_std": True},
+            r"predict expects return_std or quantiles, not both at once",
+        ),
+        (
+            "quantiles",
+            {"return_std": True},
+            r"return_std=True expects a fit with loss='gaussian_nll', which learns a standard "
+            r"deviation; this one learned the levels 0\.1",
+        ),
+        ("gamma", {"return_std": True}, r"this one learned a prediction alone"),
+    ],
+)
+def test_what_was_not_learned_is_refused(
+    name: str, asked: dict[str, Any], message: str, table: tuple[Array, Array]
+) -> None:
+    reg = fitted(LINKED[name], table)
+    with pytest.raises(ValueError, match=message):
+        reg.predict(table[0], **asked)
+    if "return_std" not in asked:
+        ensemble = TorchEnsembleRegressor(reg, 2, random_state=0).fit(*table)
+        with pytest.raises(ValueError, match=message):
+            ensemble.predict(table[0], **asked)
+
+
+@EACH
+def test_sparse_rows_give_what_dense_rows_give(
+    options: dict[str, Any], table: tuple[Array, Array]
+) -> None:
+    X, y = table
+    X = X * (np.abs(X) > 0.5)
+    dense, sparse = fitted(options, (X, y)), fitted(options, (sp.csr_array(X), y))
+    for one, other in zip(everything(sparse, sp.csr_array(X)), everything(dense, X), strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-9)
+
+
+# Training
+
+
+@EACH
+def test_fits_that_train_together_become_what_they_become_alone(
+    options: dict[str, Any], table: tuple[Array, Array]
+) -> None:
+    X, y = table
+
+    def fits() -> list[tuple[TorchRegressor, dict[str, Any]]]:
+        settings = {"optimizer": "sgd", "lr": 0.02, "max_epochs": 12, "dtype": "float64"}
+        settings |= {"module__hidden_sizes": [6], "early_stopping": True, "batch_size": 16}
+        return [
+            (TorchRegressor(random_state=k, **settings, **options), {"X": X[k:], "y": y[k:]})
+            for k in range(3)
+        ]
+
+    together, alone, seen = both_ways(fits)
+    for one, other in zip(together, alone, strict=True):
+        assert_same(one, other)
+    assert seen.sizes == [3]
+
+
+@EACH
+def test_several_starts_keep_the_one_with_the_lowest_loss(
+    options: dict[str, Any], table: tuple[Array, Array]
+) -> None:
+    reg = fitted(options, table, n_init=3)
+    assert reg.loss_ == pytest.approx(min(reg.init_losses_), rel=1e-12)
+
+
+def test_a_search_over_losses_and_levels_trains_what_each_fit_trains(
+    table: tuple[Array, Array],
+) -> None:
+    grid = [
+        {"loss": ["squared_error", "poisson", "gamma", "gaussian_nll"]},
+        {"loss": ["quantile"], "loss__quantile": [0.5, [0.1, 0.9]]},
+        {"loss": ["tweedie"], "loss__power": [1.2, 1.8]},
+    ]
+    reg = TorchRegressor(max_epochs=8, random_state=0, module__hidden_sizes=[6])
+    search = GridSearchCV(reg, grid, cv=2, scoring="neg_mean_absolute_error", refit=False)
+    alone = search.fit(*table).cv_results_["mean_test_score"]
+    with joblib.parallel_config(backend="torchreg"):
+        together = search.fit(*table).cv_results_["mean_test_score"]
+    np.testing.assert_allclose(together, alone, rtol=1e-6)
+
+
+@EACH
+def test_a_warm_start_goes_on_with_the_same_scaling(
+    options: dict[str, Any], table: tuple[Array, Array]
+) -> None:
+    X, y = table
+    reg = fitted(options, table, warm_start=True)
+    scale = reg.module_.unstandardize.scale.clone()
+    before = reg.loss_
+    reg.fit(X, 1.01 * y)
+    assert reg.n_iter_ == 20 and reg.loss_ < before + 0.1
+    np.testing.assert_array_equal(reg.module_.unstandardize.scale, scale)
+
+
+@pytest.mark.parametrize(
+    ("name", "then", "message"),
+    [
+        (
+            "poisson",
+            {"loss": "squared_error"},
+            r"goes on with a network that ends in Exponential\(\), but the loss 'squared_error' "
+            r"expects none\. Set warm_start=False",
+        ),
+        ("quantiles", {"loss__quantile": [0.2, 0.5]}, r"'quantile' expects Quantiles\(levels=\(0"),
+    ],
+)
+def test_a_warm_start_with_another_link_is_refused_and_the_last_fit_is_kept(
+    name: str, then: dict[str, Any], message: str, table: tuple[Array, Array]
+) -> None:
+    reg = fitted(LINKED[name], table, warm_start=True)
+    before = reg.predict(table[0])
+    with pytest.raises(ValueError, match=message):
+        reg.set_params(**then).fit(*table)
+    np.testing.assert_array_equal(reg.predict(table[0]), before)
+    reg = fitted({"loss": "squared_error"}, table, warm_start=True)
+    with pytest.raises(ValueError, match=r"ends in no link, but the loss 'gamma' expects Exponen"):
+        reg.set_params(loss="gamma").fit(*table)
+
+
+@EACH
+def test_callbacks_see_predictions_and_targets_in_raw_units(
+    options: dict[str, Any], table: tuple[Array, Array]
+) -> None:
+    X, y = table
+    scoring = EpochScoring("neg_mean_absolute_error", name="mae", lower_is_better=False)
+    reg = fitted(options, table, callbacks=[scoring], max_epochs=4).fit(X, y, X_val=X, y_val=y)
+    expected = -np.abs(reg.predict(X) - y).mean()
+    assert reg.history_[-1]["mae"] == pytest.approx(expected, rel=1e-5)
+
+
+@EACH
+def test_early_stopping_restores_the_epoch_of_the_lowest_validation_loss(
+    options: dict[str, Any], table: tuple[Array, Array]
+) -> None:
+    reg = fitted(options, table, early_stopping=True, max_epochs=60, n_iter_no_change=5, lr=0.05)
+    assert reg.best_epoch_ == 1 + int(np.argmin(reg.validation_loss_curve_))
+
+
+# Networks of members, and such that look at their rows
+
+
+def of_members(in_features: int, out_features: int) -> nn.Module:
+    return nn.Sequential(
+        MemberLinear(4, in_features, 6), nn.Tanh(), MemberLinear(4, 6, out_features)
+    )
+
+
+@EACH
+def test_members_train_on_the_mean_of_their_losses_and_predict_their_mean(
+    options: dict[str, Any], table: tuple[Array, Array], tmp_path: Path
+) -> None:
+    X, y = table
+    settings: dict[str, Any] = {"max_epochs": 6, "random_state": 0, **options}
+    reg = TorchRegressor(of_members, **settings).fit(X, y)
+    module = reg.module_
+    with torch.no_grad():
+        each = module.link(module.network(module.standardize(torch.from_numpy(X))))
+        columns = module.unstandardize(each.mean(dim=1))
+    np.testing.assert_allclose(module.link.central(columns)[:, 0], reg.predict(X), rtol=1e-12)
+    assert each.shape[:2] == (60, 4) and reg.loss_ < reg.loss_curve_[0]
+    reg.save(tmp_path / "reg")
+    other = torchreg.load(tmp_path / "reg", module=of_members)
+    assert_equal(everything(other, X), everything(reg, X))
+
+
+def with_a_line(in_features: int, out_features: int) -> nn.Module:
+    return LinearPath(nn.Linear(in_features, out_features), in_features, out_features)
+
+
+@EACH
+def test_a_network_that_begins_at_the_linear_answer_begins_better_than_the_mean(
+    options: dict[str, Any], table: tuple[Array, Array]
+) -> None:
+    X, y = table
+    settings: dict[str, Any] = {"optimizer": "sgd", "lr": 1e-30, "max_epochs": 1, **options}
+    linear = TorchRegressor(with_a_line, **settings).fit(X, y)
+    zero = nn.Linear(3, linear.module_.link.per_output)
+    nn.init.zeros_(zero.weight)
+    nn.init.zeros_(zero.bias)
+    constant = TorchRegressor(zero, **settings).fit(X, y)
+    assert linear.loss_ < constant.loss_
+
+
+# Ensembles
+
+
+@EACH
+def test_an_ensemble_predicts_the_mean_of_its_members(
+    options: dict[str, Any], table: tuple[Array, Array]
+) -> None:
+    X, _ = table
+    template = TorchRegressor(max_epochs=5, module__hidden_sizes=[6], **options)
+    ensemble = TorchEnsembleRegressor(template, 3, random_state=0).fit(*table)
+    each = np.stack([member.predict(X) for member in ensemble.estimators_])
+    np.testing.assert_allclose(ensemble.predict(X), each.mean(axis=0), rtol=1e-12)
+    mean, std = ensemble.predict(X, return_std=True)
+    np.testing.assert_allclose(mean, each.mean(axis=0), rtol=1e-12)
+    if options["loss"] != "gaussian_nll":
+        np.testing.assert_allclose(std, each.std(axis=0), rtol=1e-9)
+        return
+    own = np.stack([member.predict(X, return_std=True)[1] for member in ensemble.estimators_])
+    # The law of total variance.
+    variance = (own**2).mean(axis=0) + each.var(axis=0)
+    np.testing.assert_allclose(std, np.sqrt(variance), rtol=1e-9)
+    np.testing.assert_allclose(ensemble.predict(X, quantiles=0.5), mean, rtol=1e-12)
+
+
+def test_an_ensemble_of_quantiles_averages_them_level_by_level(table: tuple[Array, Array]) -> None:
+    X, _ = table
+    template = TorchRegressor(max_epochs=5, **LINKED["quantiles"])
+    ensemble = TorchEnsembleRegressor(template, 3, random_state=0).fit(*table)
+    each = [member.predict(X, quantiles=[0.1, 0.9]) for member in ensemble.estimators_]
+    np.testing.assert_allclose(
+        ensemble.predict(X, quantiles=[0.1, 0.9]), np.mean(each, axis=0), rtol=1e-12
+    )
+
+
+# Out and back
+
+
+@EACH
+def test_a_pickled_and_a_copied_regressor_predict_the_same_bits(
+    options: dict[str, Any], table: tuple[Array, Array]
+) -> None:
+    reg = fitted(options, table)
+    for other in (pickle.loads(pickle.dumps(reg)), copy.deepcopy(reg)):
+        assert_equal(everything(other, table[0]), everything(reg, table[0]))
+
+
+class Own(nn.Module):
+    """A network that a file cannot describe."""
+
+    def __init__(self, in_features: int, out_features: int) -> None:
+        super().__init__()
+        self.layer = nn.Linear(in_features, out_features)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.sin(self.layer(x))
+
+
+@EACH
+@pytest.mark.parametrize("module", [None, Own])
+def test_a_saved_and_loaded_regressor_predicts_the_same_bits(
+    module: Any, options: dict[str, Any], table: tuple[Array, Array], tmp_path: Path
+) -> None:
+    X, y = table
+    if module is Own:
+        reg = TorchRegressor(Own, max_epochs=5, random_state=0, **options)
+        reg.fit(X, np.column_stack([y, y]))
+    else:
+        reg = fitted(options, table)
+    reg.save(tmp_path / "reg")
+    other = torchreg.load(tmp_path / "reg", **({} if module is None else {"module": Own}))
+    assert_equal(everything(other, X), everything(reg, X))
+    assert repr(other.module_) == repr(reg.module_)
+
+
+def test_a_file_with_a_link_that_is_none_is_refused(
+    table: tuple[Array, Array], tmp_path: Path
+) -> None:
+    reg = fitted(LINKED["gaussian_nll"], table)
+    reg.module_.link = nn.Softplus()
+    with pytest.raises(TypeError, match=r"layer link is Softplus.*, which is not that of a fit"):
+        reg.save(tmp_path / "reg")
+
+
+@pytest.mark.parametrize("name", LINKED)
+def test_an_onnx_file_gives_all_columns_of_the_module(
+    name: str, table: tuple[Array, Array], tmp_path: Path
+) -> None:
+    import onnxruntime
+
+    X, _ = table
+    reg = fitted(LINKED[name], table)
+    reg.to_onnx(tmp_path / "reg.onnx", target_units="g")
+    session = onnxruntime.InferenceSession(str(tmp_path / "reg.onnx"))
+    (found,) = session.run(None, {"X": X})
+    with torch.no_grad():
+        expected = reg.module_(torch.from_numpy(X)).numpy()
+    assert found.shape == (60, PER_OUTPUT.get(name, 1))
+    np.testing.assert_allclose(found, expected, atol=1e-4 * table[1].std())
+
+
+@pytest.mark.parametrize("name", ["poisson", "quantiles", "gaussian_nll"])
+def test_an_exported_program_gives_all_columns_of_the_module(
+    name: str, table: tuple[Array, Array]
+) -> None:
+    reg = fitted(LINKED[name], table)
+    x = torch.from_numpy(table[0])
+    with torch.no_grad():
+        torch.testing.assert_close(reg.to_exported_program().module()(x), reg.module_(x))
+
+
+@EACH
+def test_a_script_says_that_it_cannot_be_written_and_what_can(
+    options: dict[str, Any], table: tuple[Array, Array], tmp_path: Path
+) -> None:
+    with pytest.raises(ValueError, match=r"of which scripts know nothing yet\. to_onnx, to_expo"):
+        fitted(options, table).to_script(tmp_path / "script.py")
+
+
+# Looking inside
+
+
+@EACH
+def test_a_diagnosis_and_a_report_are_written(
+    options: dict[str, Any], table: tuple[Array, Array], tmp_path: Path
+) -> None:
+    reg = fitted(options, table)
+    assert len(str(reg.diagnose())) > 0 and len(str(reg.diagnose(*table))) > 0
+    reg.report(tmp_path / "report.html", *table)
+    assert "<html" in (tmp_path / "report.html").read_text()
+
+
+@EACH
+def test_a_diagnosis_holds_the_prediction_against_y(
+    options: dict[str, Any], table: tuple[Array, Array]
+) -> None:
+    X, y = table
+    reg = fitted(options, table, max_epochs=100)
+    structure = reg.fit_summary_["look"]["structure"]
+    expected = 1 - ((y - reg.predict(X)) ** 2).mean() / y.var()
+    assert structure["network_r2"] == pytest.approx(expected, abs=1e-6)
+    assert reg.fit_summary_["y"]["mean"] == pytest.approx([y.mean()])
+    assert reg.fit_summary_["y"]["scale"] == pytest.approx([y.std()])
+
+
+@EACH
+def test_the_displays_draw_the_central_prediction(
+    options: dict[str, Any], table: tuple[Array, Array]
+) -> None:
+    from torchreg import plotting
+
+    X, y = table
+    reg = fitted(options, (X[:, :1], y))
+    drawn = plotting.FitDisplay.from_estimator(reg, X[:, :1], y)
+    np.testing.assert_array_equal(drawn.prediction, reg.predict(drawn.grid[0][:, None]))
+    plotting.LossCurveDisplay.from_estimator(reg)
+    plotting.PredictionDisplay.from_estimator(reg, X[:, :1], y)
+    weights = plotting.ParameterDisplay.from_estimator(reg)
+    assert all(layer.before is not None for layer in weights.layers)
+
+
+def test_a_normal_link_is_a_child_of_the_module(table: tuple[Array, Array]) -> None:
+    assert isinstance(fitted(LINKED["gaussian_nll"], table).module_.link, Normal)

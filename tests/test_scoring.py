@@ -1,0 +1,99 @@
+"""The score of a regressor is that of what its loss estimates."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+from sklearn.metrics import (
+    d2_absolute_error_score,
+    d2_pinball_score,
+    d2_tweedie_score,
+    r2_score,
+)
+from sklearn.model_selection import cross_val_score
+from torch import nn
+
+from torchreg import TorchEnsembleRegressor, TorchRegressor
+
+Array = np.ndarray
+
+
+@pytest.fixture(scope="module")
+def table() -> tuple[Array, Array, Array]:
+    rng = np.random.default_rng(0)
+    X = rng.normal(size=(90, 2))
+    return X, np.exp(0.5 * X[:, 0]) * rng.gamma(3.0, 1 / 3, size=90), rng.uniform(1, 3, size=90)
+
+
+def pinball(level: float) -> Any:
+    return lambda *pair, **options: d2_pinball_score(*pair, alpha=level, **options)
+
+
+def deviance(power: float) -> Any:
+    return lambda *pair, **options: d2_tweedie_score(*pair, power=power, **options)
+
+
+SCORES: list[tuple[dict[str, Any], Any]] = [
+    ({"loss": "squared_error"}, r2_score),
+    ({"loss": "huber"}, r2_score),
+    ({"loss": nn.SmoothL1Loss}, r2_score),
+    ({"loss": "gaussian_nll"}, r2_score),
+    ({"loss": "absolute_error"}, d2_absolute_error_score),
+    ({"loss": "quantile"}, d2_absolute_error_score),
+    ({"loss": "quantile", "loss__quantile": 0.8}, pinball(0.8)),
+    ({"loss": "quantile", "loss__quantile": [0.1, 0.9]}, pinball(0.5)),
+    ({"loss": "poisson"}, deviance(1)),
+    ({"loss": "gamma"}, deviance(2)),
+    ({"loss": "tweedie"}, deviance(1.5)),
+    ({"loss": "tweedie", "loss__power": 3}, deviance(3)),
+]
+
+
+@pytest.mark.parametrize(("options", "metric"), SCORES, ids=lambda value: str(value)[:50])
+def test_a_score_is_the_share_of_the_loss_that_is_explained(
+    options: dict[str, Any], metric: Any, table: tuple[Array, ...]
+) -> None:
+    X, y, weight = table
+    reg = TorchRegressor(max_epochs=20, random_state=0, **options).fit(X, y)
+    for w in (None, weight):
+        expected = metric(y, reg.predict(X), sample_weight=w)
+        assert reg.score(X, y, sample_weight=w) == pytest.approx(expected, rel=1e-12)
+    assert reg.score(X, y) > 0
+    ensemble = TorchEnsembleRegressor(reg, 2, random_state=0).fit(X, y)
+    assert ensemble.score(X, y) == pytest.approx(metric(y, ensemble.predict(X)), rel=1e-12)
+
+
+@pytest.mark.parametrize("loss", ["squared_error", "absolute_error", "quantile", "poisson"])
+def test_the_score_of_several_outputs_is_the_mean_of_theirs(
+    loss: str, table: tuple[Array, ...]
+) -> None:
+    X, y, _ = table
+    both = np.column_stack([y, 1000 * y[::-1]])
+    reg = TorchRegressor(loss=loss, max_epochs=20, random_state=0).fit(X, both)
+    metric = dict((o["loss"], m) for o, m in SCORES if len(o) == 1)[loss]
+    each = [metric(both[:, j], reg.predict(X)[:, j]) for j in (0, 1)]
+    assert reg.score(X, both) == pytest.approx(np.mean(each), rel=1e-10)
+    assert reg.score(X, both.tolist()) == reg.score(X, both)
+
+
+@pytest.mark.parametrize(("options", "metric"), SCORES[3:8], ids=lambda value: str(value)[:50])
+def test_cross_validation_uses_the_score(
+    options: dict[str, Any], metric: Any, table: tuple[Array, ...]
+) -> None:
+    X, y, _ = table
+    reg = TorchRegressor(max_epochs=5, random_state=0, **options)
+    scores = cross_val_score(reg, X, y, cv=2)
+    halves = (slice(45), slice(45, 90))
+    for score, test, train in zip(scores, halves, halves[::-1], strict=True):
+        expected = metric(y[test], reg.fit(X[train], y[train]).predict(X[test]))
+        assert score == pytest.approx(expected, rel=1e-9)
+
+
+def test_only_losses_of_positive_targets_say_that_they_need_them() -> None:
+    expected = {"poisson": True, "tweedie": True, "huber": False, nn.L1Loss: False}
+    for loss, positive in expected.items():
+        reg = TorchRegressor(loss=loss)
+        for estimator in (reg, TorchEnsembleRegressor(reg)):
+            assert estimator.__sklearn_tags__().target_tags.positive_only is positive

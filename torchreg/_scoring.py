@@ -1,0 +1,90 @@
+"""How good predictions are, by the measure that the loss of the fit makes least."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike
+from sklearn.base import BaseEstimator, RegressorMixin
+
+from torchreg._parameters import nested_parameters
+from torchreg.export.unwritten import Unwritten
+from torchreg.losses import PinballLoss, TweedieDeviance, absolute_error, build_loss
+
+
+class ScoreMixin(RegressorMixin, BaseEstimator):
+    """Adds ``score`` to a regressor with a loss."""
+
+    def _with_loss(self) -> Any:
+        """Give who has the parameters ``loss`` and ``loss__*``."""
+        return self
+
+    def score(self, X: ArrayLike, y: ArrayLike, sample_weight: ArrayLike | None = None) -> float:
+        r"""Score predictions by the share of the loss that they explain: 1 is perfect.
+
+        .. math:: D^2 = 1 - \frac{\sum_i w_i\, \ell(y_i, \hat y_i)}{\sum_i w_i\, \ell(y_i, c)}
+
+        with the constant c that is best for these rows. A regressor that estimates the mean
+        has the :math:`R^2` of all regressors of scikit-learn: with the losses
+        ``"squared_error"``, ``"huber"`` and ``"gaussian_nll"``, and with torch's and one's own.
+        ``"absolute_error"`` and ``"quantile"`` estimate a quantile, for which :math:`R^2` says
+        little: they have :math:`D^2` of the pinball loss at the level that is predicted.
+        ``"poisson"``, ``"gamma"`` and ``"tweedie"`` have :math:`D^2` of their deviance, as
+        scikit-learn's ``TweedieRegressor``. A search over several losses compares what it can
+        compare if it is given one ``scoring``.
+
+        Parameters
+        ----------
+        X : array-like, DataFrame, tensor or sparse matrix of shape (n_samples, n_features)
+            Features, in the units of ``fit``.
+        y : array-like of shape (n_samples,) or (n_samples, n_outputs)
+            True targets.
+        sample_weight : array-like of shape (n_samples,) or None, default=None
+            Weights of the rows.
+
+        Returns
+        -------
+        float
+            Dimensionless; the mean over the outputs where there are several.
+
+        Raises
+        ------
+        ValueError
+            If X does not fit the X of ``fit``, or y has values for which the deviance is not
+            defined.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from torchreg import TorchRegressor
+        >>> X = np.linspace(0, 3, 100).reshape(-1, 1)
+        >>> reg = TorchRegressor(loss="poisson", random_state=0).fit(X, np.exp(X[:, 0]))
+        >>> bool(reg.score(X, np.exp(X[:, 0])) > 0.99)
+        True
+        """
+        from sklearn.metrics import d2_pinball_score, d2_tweedie_score
+
+        owner = self._with_loss()
+        loss = owner.loss
+        if not isinstance(loss, Unwritten):
+            loss = build_loss(loss, nested_parameters(owner._nested, "loss")).function
+        if isinstance(loss, TweedieDeviance):
+            prediction = self.predict(X)
+            columns = zip(*map(_columns, (y, prediction)), strict=True)
+            options: dict[str, Any] = {"sample_weight": sample_weight, "power": loss.power}
+            return float(np.mean([d2_tweedie_score(*pair, **options) for pair in columns]))
+        if isinstance(loss, PinballLoss) or loss is absolute_error:
+            level = 0.5
+            if isinstance(loss, PinballLoss):
+                level = loss.link.levels[loss.link.place]
+            prediction = self.predict(X)
+            return float(d2_pinball_score(y, prediction, sample_weight=sample_weight, alpha=level))
+        return float(super().score(X, y, sample_weight))
+
+
+def _columns(values: Any) -> list[Any]:
+    """Take the columns of y apart, whatever library it is of."""
+    if not hasattr(values, "shape") or hasattr(values, "iloc"):
+        values = np.asarray(values)
+    return [values] if values.ndim == 1 else [values[:, j] for j in range(values.shape[1])]
