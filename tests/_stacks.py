@@ -100,7 +100,7 @@ def assert_same(one: Fitted, other: Fitted, *, near: float = NEAR) -> None:
     first, second = one.module.state_dict(), other.module.state_dict()
     assert list(first) == list(second)
     for name, tensor in first.items():
-        scale = float(second[name].abs().max()) if tensor.numel() else 0.0
+        scale = float(second[name].double().abs().max()) if tensor.numel() else 0.0
         torch.testing.assert_close(
             tensor,
             second[name],

@@ -10,7 +10,14 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrizations
 
 from torchreg.losses import LOSSES
-from torchreg.nn import MLP
+from torchreg.nn import (
+    MLP,
+    LinearPath,
+    MemberLinear,
+    PeriodicEmbedding,
+    RobustStandardize,
+    Scale,
+)
 
 
 def centres(loss: Any) -> bool:
@@ -179,4 +186,12 @@ ZOO: dict[str, Callable[[], nn.Module]] = {
     "in place": lambda: Body(nn.Sequential(nn.ELU(inplace=True), nn.Linear(6, 6), nn.ReLU(True))),
     "in place first": lambda: nn.Sequential(nn.ReLU(inplace=True), nn.Linear(4, 1)),
     "linear": lambda: nn.Linear(4, 1),
+    "linear path": lambda: LinearPath(MLP(4, 1, [5]), 4, 1),
+    "members": lambda: nn.Sequential(MemberLinear(3, 4, 5), nn.Tanh(), MemberLinear(3, 5, 1)),
+    "embedded numbers": lambda: nn.Sequential(
+        RobustStandardize([0.1] * 4, [0.0, 1.0, 1.5, 1.0], [False, True, False, False]),
+        PeriodicEmbedding(4, [0, 2]),
+        Scale(10),
+        nn.Linear(10, 1),
+    ),
 }

@@ -107,6 +107,7 @@ OUTSIDE: dict[str, list[Any]] = {
     "loss": [3, None],
     "optimizer": [3, None],
     "lr": [0, -1.0, INF, NAN, "auto"],
+    "schedule": [None, 3, 0.1],
     "max_epochs": [0, -1, 2.5, None, "many"],
     "batch_size": [0, -1, 2.5, "all"],
     "standardize": ["x", "both", None, 2],

@@ -39,6 +39,7 @@ def test_torchs_own_and_ours_have_public_names_and_are_found_by_them() -> None:
         nn.Linear: "torch.nn.Linear",
         nn.HuberLoss: "torch.nn.HuberLoss",
         torch.optim.AdamW: "torch.optim.AdamW",
+        torch.optim.lr_scheduler.StepLR: "torch.optim.lr_scheduler.StepLR",
         functional.silu: "torch.nn.functional.silu",
         torch.tanh: "torch.tanh",
         torchreg.nn.MLP: "torchreg.nn.MLP",
@@ -52,7 +53,7 @@ def test_torchs_own_and_ours_have_public_names_and_are_found_by_them() -> None:
 def test_nothing_in_the_table_does_more_than_compute() -> None:
     modules = {name.rpartition(".")[0] for name in built_in()}
     assert modules == {
-        *("torch", "torch.nn", "torch.nn.functional", "torch.optim"),
+        *("torch", "torch.nn", "torch.nn.functional", "torch.optim", "torch.optim.lr_scheduler"),
         *("torchreg.nn", "torchreg.losses"),
     }
     assert not {"torch.load", "torch.nn.functional.handle_torch_function"} & set(built_in())

@@ -100,6 +100,13 @@ def mean_of_fourth_powers(prediction, target):
     return ((prediction - target) ** 4).mean()
 
 
+def warmed_up(optimizer, epochs=3):
+    first = torch.optim.lr_scheduler.LinearLR(optimizer, 0.1, total_iters=epochs)
+    then = torch.optim.lr_scheduler.ExponentialLR(optimizer, 0.9)
+    both = [first, then]
+    return torch.optim.lr_scheduler.SequentialLR(optimizer, both, milestones=[epochs])
+
+
 class Signs(torch.optim.Optimizer):
     """An optimizer of one's own."""
 
@@ -215,6 +222,40 @@ CASES: dict[str, Case] = {
         fit_of(n_init=4, early_stopping=True, batch_size=64, lr=0.02, random_state=2),
         "three",
     ),
+    "cosine": Case(fit_of(schedule="cosine", lr=0.02)),
+    "cosine_in_batches": Case(fit_of(schedule="cosine", schedule__eta_min=1e-4, batch_size=83)),
+    "one_cycle": Case(fit_of(schedule="one_cycle", batch_size=64, lr=0.02), "three"),
+    "one_cycle_and_early_stopping": Case(
+        fit_of(schedule="one_cycle", optimizer="rmsprop", early_stopping=True, n_iter_no_change=3),
+        "three",
+    ),
+    "plateau": Case(fit_of(schedule="reduce_on_plateau", schedule__patience=0, lr=0.1)),
+    "plateau_and_early_stopping": Case(
+        fit_of(
+            schedule="reduce_on_plateau",
+            schedule__patience=1,
+            early_stopping=True,
+            lr=0.05,
+            batch_size=64,
+            max_epochs=60,
+        ),
+        "three",
+    ),
+    "plateau_of_validation_rows": Case(
+        fit_of(
+            schedule="reduce_on_plateau",
+            schedule__patience=0,
+            schedule__threshold=0.05,
+            lr=0.05,
+            tol=1e-9,
+        ),
+        validation=True,
+        weighted=True,
+    ),
+    "scheduler_of_torch": Case(
+        fit_of(schedule=torch.optim.lr_scheduler.StepLR, schedule__step_size=7, lr=0.05)
+    ),
+    "own_scheduler": Case(fit_of(schedule=warmed_up, schedule__epochs=4, batch_size=100)),
     "settled": Case(fit_of(tol=1e-3, n_iter_no_change=2, max_epochs=500, lr=0.02)),
     "own_module": Case(fit_of(module=Residual, module__depth=2), "three"),
     "own_module_in_part": Case(fit_of(module=partial(Residual, depth=3)), "two"),

@@ -20,6 +20,7 @@ from torchreg.engine.groups import AT_ONCE, MANY, groups_of, width_in_numbers
 from torchreg.engine.plan import Plan
 from torchreg.engine.problem import Problem
 from torchreg.engine.shared import Shared
+from torchreg.nn import MemberLinear, PeriodicEmbedding
 
 RNG = np.random.default_rng(0)
 X = RNG.normal(size=(3000, 3))
@@ -125,3 +126,10 @@ def test_one_that_is_alone_in_its_group_is_told_why() -> None:
     found = groups_of(copies(large, 3), n_threads=1)
     assert [group.apart for group in found] == ["it is large enough by itself"] * 3
     assert [group.apart for group in groups_of(copies(problem(), 3), n_threads=1)] == [None]
+
+
+def test_the_units_of_members_and_waves_are_all_counted() -> None:
+    layers = [PeriodicEmbedding(3, [0, 2], 50, 1), nn.Linear(5, 7), MemberLinear(20, 7, 1)]
+    for first, width in ((0, 100), (1, 20)):
+        wide = replace(problem(), network=nn.Sequential(*layers[first:]))
+        assert width_in_numbers(wide) == 40 * width

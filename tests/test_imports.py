@@ -161,6 +161,7 @@ FLOORS: dict[str, list[str]] = {
         "torchreg.diagnosis.record",
     ],
     "rules and losses": [
+        "torchreg.course",
         "torchreg.schedules",
         "torchreg.optimizers",
         "torchreg.lbfgs",
@@ -177,6 +178,7 @@ FLOORS: dict[str, list[str]] = {
     "modules": [
         "torchreg.nn",
         "torchreg.nn.ensemble",
+        "torchreg.nn.tabular",
         "torchreg.nn.links",
         "torchreg.nn.tabular",
         "torchreg.nn.linear_path",

@@ -459,3 +459,16 @@ def test_the_displays_draw_the_central_prediction(
 
 def test_a_normal_link_is_a_child_of_the_module(table: tuple[Array, Array]) -> None:
     assert isinstance(fitted(LINKED["gaussian_nll"], table).module_.link, Normal)
+
+
+@EACH
+def test_with_folds_the_link_takes_the_mean_of_what_their_networks_give(
+    options: dict[str, Any], table: tuple[Array, Array]
+) -> None:
+    X, _ = table
+    reg = fitted(options, table, cv=3)
+    module, x = reg.module_, torch.from_numpy(X)
+    with torch.no_grad():
+        each = torch.stack([m(module.standardize(x)) for m in module.network.members])
+        columns = module.unstandardize(module.link(each.mean(dim=0)))
+    np.testing.assert_allclose(module.link.central(columns)[:, 0], reg.predict(X), rtol=1e-12)

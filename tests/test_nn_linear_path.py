@@ -95,8 +95,18 @@ def test_the_network_is_asked_about_what_the_line_leaves() -> None:
     torch.testing.assert_close(path.network.left, T - path.linear(X).detach())
 
 
-def test_a_network_without_linear_layers_is_left_alone() -> None:
-    zero_output(nn.Conv1d(1, 1, 1))
+@pytest.mark.parametrize(
+    "network",
+    [
+        nn.Conv1d(1, 1, 1),
+        nn.Sequential(nn.Linear(1, 2), nn.Unflatten(1, (2, 1)), nn.Conv1d(2, 1, 1)),
+        nn.ReLU(),
+    ],
+)
+def test_a_network_whose_last_layer_is_another_is_left_alone(network: nn.Module) -> None:
+    before = [p.detach().clone() for p in network.parameters()]
+    zero_output(network)
+    assert all(map(torch.equal, before, network.parameters()))
 
 
 def build(in_features: int, out_features: int) -> nn.Module:

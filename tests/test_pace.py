@@ -20,12 +20,13 @@ from torch.optim import lr_scheduler
 
 from tests._stacks import Rows, assert_same, both_ways
 from torchreg import TorchEnsembleRegressor, TorchRegressor
+from torchreg.course import Course
 from torchreg.engine.pace import Pace
 from torchreg.engine.problem import Problem, Stopping
 from torchreg.engine.rows import Table
 from torchreg.losses import build_loss
 from torchreg.optimizers import build_optimizer
-from torchreg.schedules import Course, build_schedule
+from torchreg.schedules import build_schedule
 
 Array = np.ndarray
 SCHEDULES: dict[str, dict[str, Any]] = {

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 
 from torchreg import TorchRegressor
 from torchreg.engine.plan import seeds_of
@@ -96,6 +97,35 @@ def test_validation_rows_that_are_not_there_are_said(kink: Data, tmp_path: Path)
     with_rows = text_of(reg, tmp_path, X, y, X_val=X[::3], y_val=-y[::3])
     assert "PATIENCE = 2" in with_rows
     assert (tmp_path / "script_validation.csv").is_file()
+
+
+def test_a_plateau_of_validation_rows_that_are_not_there_is_said(
+    kink: Data, tmp_path: Path
+) -> None:
+    X, y = kink
+    reg = TorchRegressor(schedule="reduce_on_plateau", max_epochs=3, random_state=0)
+    reg.fit(X, y, X_val=X[::3], y_val=y[::3])
+    said = "The fit lowered its learning rate by validation rows that are not here"
+    assert said in text_of(reg, tmp_path, X, y)
+    with_rows = text_of(reg, tmp_path, X, y, X_val=X[::3], y_val=y[::3])
+    assert said not in with_rows and "scheduler.step(loss)" in with_rows
+
+
+def test_a_schedule_goes_over_the_epochs_that_were_planned(kink: Data, tmp_path: Path) -> None:
+    from skorch.callbacks import EarlyStopping
+
+    stop = EarlyStopping(monitor="train_loss", patience=1, threshold=10)
+    reg = fit_of(kink, schedule="cosine", max_epochs=9, batch_size=None, callbacks=[stop])
+    assert reg.n_iter_ < 9
+    text = text_of(reg, tmp_path)
+    assert f"EPOCHS = {reg.n_iter_}\nPLANNED_EPOCHS = 9  # of the schedule\n" in text
+    assert "T_max=PLANNED_EPOCHS," in text
+
+
+def test_a_schedule_without_a_name_cannot_be_written(kink: Data, tmp_path: Path) -> None:
+    reg = fit_of(kink, schedule=lambda o: torch.optim.lr_scheduler.ExponentialLR(o, 0.9))
+    with pytest.raises(ValueError, match="schedule: a lambda has no name by which a script"):
+        reg.to_script(tmp_path / "script.py")
 
 
 @pytest.mark.parametrize("change", ["fewer", "other y", "other x", "weights"])

@@ -19,7 +19,7 @@ Y = X[:, 0] * 5 + np.abs(X[:, 1]) + 0.1 * RNG.normal(size=60)
 
 def folds(**settings: object) -> TorchRegressor:
     given = {"module": MLP, "module__hidden_sizes": [8], "max_epochs": 6, "random_state": 0}
-    return TorchRegressor(**(given | {"cv": 4} | settings))
+    return TorchRegressor(**(given | {"n_folds": 4} | settings))
 
 
 def test_every_row_is_in_one_fold_and_folds_differ_by_a_row_at_most() -> None:
@@ -101,7 +101,7 @@ def test_a_warm_start_goes_on_with_every_network() -> None:
 
 
 def test_a_search_over_cv_finds_what_separate_fits_give() -> None:
-    search = GridSearchCV(folds(), {"cv": [None, 3]}, cv=2).fit(X, Y)
+    search = GridSearchCV(folds(), {"n_folds": [None, 3]}, cv=2).fit(X, Y)
     alone = clone(folds()).set_params(**search.best_params_).fit(X, Y)
     np.testing.assert_allclose(search.best_estimator_.predict(X), alone.predict(X), rtol=1e-9)
 
@@ -111,7 +111,7 @@ def test_a_search_over_cv_finds_what_separate_fits_give() -> None:
     [
         ({"n_init": 2}, {}, "n_init=1"),
         ({}, {"X_val": X, "y_val": Y}, "X_val"),
-        ({"cv": 61}, {}, "61 different rows"),
+        ({"n_folds": 61}, {}, "61 different rows"),
     ],
 )
 def test_what_does_not_go_together_is_refused(

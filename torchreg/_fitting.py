@@ -23,7 +23,7 @@ from torchreg.engine.request import Job, RawRows, Request
 from torchreg.losses import Loss, build_loss
 from torchreg.nn.links import link_of
 from torchreg.optimizers import build_optimizer
-from torchreg.schedules import build_schedule
+from torchreg.schedules import ScheduleSpec, build_schedule
 
 
 @dataclass(frozen=True)
@@ -127,7 +127,7 @@ class FittingMixin(BaseEstimator):
             loss.check_target(held_out.y, name="y_val", training=False)
         seed = seed_from(self.random_state) if keeper is None else keeper.seed
         self._check_folds(given)
-        if self.early_stopping and self.cv is None and held_out is None:
+        if self.early_stopping and self.n_folds is None and held_out is None:
             data, held_out = hold_out(data, self.validation_fraction, seed=seed)
         if draw is not None:
             data = draw(data, seed)
@@ -178,12 +178,12 @@ class FittingMixin(BaseEstimator):
             device=resolve_device(self.device),
             dtype=self.dtype,
             seed=seed,
-            observers=lambda module: self._observers(module, epochs_before, native),
+            observers=lambda module: self._observers(module, epochs_before, native, schedule),
             start=start,
             epochs_before=epochs_before,
             keeper=keeper,
             n_init=1 if self._goes_on() else self.n_init,
-            n_folds=self.cv or 1,
+            n_folds=self.n_folds or 1,
             schedule=schedule,
         )
 
@@ -192,31 +192,31 @@ class FittingMixin(BaseEstimator):
 
     def _n_networks(self) -> int:
         """Count the networks to train; a warm start goes on with those that there are."""
-        return self.cv or (1 if self._goes_on() else self.n_init)
+        return self.n_folds or (1 if self._goes_on() else self.n_init)
 
     def _check_folds(self, given: Given) -> None:
         """Refuse what does not go with networks that hold out a fold each."""
-        if self.cv is None:
+        if self.n_folds is None:
             return
         if given.held_out is not None:
             raise ValueError(
-                f"cv={self.cv} holds rows out itself, and X_val, y_val were given, too. Set "
-                "cv=None and early_stopping=True to stop by them, or leave them out."
+                f"n_folds={self.n_folds} holds rows out itself, and X_val, y_val were given, too. "
+                "Set n_folds=None and early_stopping=True to stop by them, or leave them out."
             )
         if self.n_init > 1:
             raise ValueError(
-                f"cv={self.cv} expects n_init=1, got {self.n_init}: of {self.cv} networks that "
-                "are averaged none is chosen. Set one of them only."
+                f"n_folds={self.n_folds} expects n_init=1, got {self.n_init}: of networks that are "
+                "averaged none is chosen. Set one of them only."
             )
 
     def _stopping(self) -> Stopping:
         """Read when a fit ends; with folds, the rows held out always say which weights to keep."""
-        if self.cv is None or self.early_stopping:
+        if self.n_folds is None or self.early_stopping:
             return Stopping(self.early_stopping, self.n_iter_no_change, self.tol)
         return Stopping(True, self.max_epochs, self.tol)
 
     def _observers(
-        self, module: nn.Sequential, before: int, native: NativeFit | None
+        self, module: nn.Sequential, before: int, native: NativeFit | None, schedule: ScheduleSpec
     ) -> list[Observer]:
         """List who follows a network: the printed table, and scikit-learn's callbacks."""
         observers: list[Observer] = []
@@ -228,6 +228,7 @@ class FittingMixin(BaseEstimator):
                     first_epoch=before,
                     verbose=int(self.verbose),
                     standardized=standardized,
+                    moves=schedule.moves,
                 )
             )
         if native is not None:
@@ -239,7 +240,7 @@ class FittingMixin(BaseEstimator):
         if asked.native is not None:
             asked.native.conclude(fitted.module)
         if self.verbose and asked.job.request.n_networks > 1:
-            show = print_starts if self.cv is None else print_folds
+            show = print_starts if self.n_folds is None else print_folds
             show(fitted, standardized=asked.job.request.standardize_y)
         summary = replace(
             fitted.summary,

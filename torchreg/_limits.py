@@ -28,7 +28,7 @@ LIMITS: dict[str, list[Any]] = {
     "batch_size": [None, StrOptions({"auto"}), Interval(Integral, 1, None, closed="left")],
     "standardize": ["boolean", StrOptions({"X", "y"})],
     "early_stopping": ["boolean"],
-    "cv": [None, Interval(Integral, 2, None, closed="left")],
+    "n_folds": [None, Interval(Integral, 2, None, closed="left")],
     "validation_fraction": [Interval(Real, 0, 1, closed="neither")],
     "n_iter_no_change": [Interval(Integral, 1, None, closed="left")],
     "tol": [None, Interval(Real, 0, None, closed="left")],

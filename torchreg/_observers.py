@@ -27,22 +27,32 @@ class PrintedTable:
         1 or more.
     standardized : bool
         Whether the loss compares standardized targets.
+    moves : bool
+        Whether a schedule moves the learning rate, which is shown then.
     """
 
     def __init__(
-        self, max_epochs: int, *, first_epoch: int, verbose: int, standardized: bool
+        self,
+        max_epochs: int,
+        *,
+        first_epoch: int,
+        verbose: int,
+        standardized: bool,
+        moves: bool = False,
     ) -> None:
         self.every = 1 if verbose > 1 else max(1, max_epochs // 20)
         self.last = first_epoch + max_epochs
         self.started = time.perf_counter()
         self.units = "of the standardized target" if standardized else "in units of y"
+        self.moves = moves
         self.printed_header = False
 
     def on_epoch_begin(self) -> None:
         """Print the header, once."""
         if not self.printed_header:
             print(f"losses {self.units}")
-            print(f"{'epoch':>7}  {'loss':>12}  {'validation':>12}  {'seconds':>8}")
+            lr = f"  {'lr':>10}" if self.moves else ""
+            print(f"{'epoch':>7}  {'loss':>12}  {'validation':>12}{lr}  {'seconds':>8}")
             self.printed_header = True
 
     def on_epoch_end(self, record: EpochRecord) -> bool:
@@ -51,7 +61,8 @@ class PrintedTable:
             validation = record.validation_loss
             shown = "" if validation is None else f"{validation:.6g}"
             seconds = time.perf_counter() - self.started
-            print(f"{record.epoch:>7}  {record.loss:>12.6g}  {shown:>12}  {seconds:>8.2f}")
+            lr = f"  {record.lr:>10.3g}" if self.moves else ""
+            print(f"{record.epoch:>7}  {record.loss:>12.6g}  {shown:>12}{lr}  {seconds:>8.2f}")
         return False
 
     def on_fit_end(self, outcome: Outcome) -> None:

@@ -12,7 +12,12 @@ from torch import Tensor
 from torchreg._checks import check_training_data, check_validation_data
 from torchreg._data import Data, hold_out
 from torchreg._parameters import as_callbacks, nested_parameters
-from torchreg._recipe_parts import constants_of, network_recipe, training_recipe
+from torchreg._recipe_parts import (
+    constants_of,
+    network_recipe,
+    schedule_recipe,
+    training_recipe,
+)
 from torchreg.engine.rows import every_row
 from torchreg.engine.statistics import column_statistics
 from torchreg.export.script.recipe import (
@@ -167,6 +172,17 @@ def _remarks(
         remarks.append(
             f"The fit stopped by validation rows that are not here: it kept epoch "
             f"{estimator.best_epoch_}, so as many epochs are run."
+        )
+    elif (
+        not estimator.early_stopping
+        and origin.get("own_validation")
+        and held is None
+        and (schedule := schedule_recipe(estimator, spec, estimator.max_epochs)) is not None
+        and schedule.every == "loss"
+    ):
+        remarks.append(
+            "The fit lowered its learning rate by validation rows that are not here; the training "
+            "below lowers it by the loss of the rows that it trains on."
         )
     if data is not None and not _is_of_the_fit(estimator, origin, data, held):
         remarks.append(

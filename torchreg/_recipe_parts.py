@@ -15,15 +15,17 @@ from torch import Tensor, nn
 from torchreg._data import Data
 from torchreg._device import seeded
 from torchreg._parameters import nested_parameters
+from torchreg.course import when_it_moves
 from torchreg.engine.initial import HOOK, looks_at_rows
 from torchreg.engine.members import has_members
 from torchreg.engine.network import build_network, fit_to_data, habits_of, settings_for
 from torchreg.engine.plan import AUTO_BATCH, AUTO_FULL_BATCH
-from torchreg.export.script.recipe import Constants, NetworkRecipe, TrainingRecipe
+from torchreg.export.script.recipe import Constants, NetworkRecipe, ScheduleRecipe, TrainingRecipe
 from torchreg.export.script.source import NotWritableError
 from torchreg.losses import Loss, build_loss, probe_loss
 from torchreg.nn import MLP, AddConstant, MultiplyByConstant
-from torchreg.optimizers import build_optimizer
+from torchreg.optimizers import OptimizerSpec, build_optimizer
+from torchreg.schedules import build_schedule
 
 _CPU = torch.device("cpu")
 
@@ -116,13 +118,17 @@ def training_recipe(
     loss = probe_loss(loss, estimator.n_outputs_)
     options = nested_parameters(estimator._nested, "optimizer")
     spec = build_optimizer(estimator.optimizer, estimator.lr, options)
-    # 1. Who decides when to stop, and after how many epochs.
+    # 1. Who decides when to stop, and after how many epochs, and what the learning rate is.
     held_out = given = False
     if estimator.early_stopping:
         given = held is not None
         held_out = not given and not origin.get("own_validation", False)
     stops = held_out or given or (not estimator.early_stopping and estimator.tol is not None)
-    epochs = estimator.max_epochs if stops else estimator.best_epoch_
+    epochs = max(1, estimator.max_epochs if stops else estimator.best_epoch_)
+    planned = epochs if origin.get("epochs_before") else estimator.max_epochs
+    schedule = schedule_recipe(estimator, spec, planned)
+    stops_by_validation = held_out or given
+    given = given or (held is not None and schedule is not None and schedule.every == "loss")
     # 2. How many rows there are to train on, and how many make a step.
     n_rows = origin.get("n_rows")
     if data is not None:
@@ -149,16 +155,30 @@ def training_recipe(
         searches_lines=spec.searches_lines,
         seed=seeds[0],
         split_seed=seeds[1],
-        epochs=max(1, epochs),
+        epochs=epochs,
         batch_size=size,
         lone_row=size is not None and size > 1 and (n_rows is None or n_rows % size == 1),
         merges=merges,
         weighted_rows=weighted,
         held_out=float(estimator.validation_fraction) if held_out else None,
         given_validation=given,
+        stops_by_validation=stops_by_validation,
         patience=estimator.n_iter_no_change if stops else None,
         tol=float(estimator.tol or 0.0),
+        schedule=schedule,
     )
+
+
+def schedule_recipe(
+    estimator: BaseEstimator, optimizer: OptimizerSpec, epochs: int
+) -> ScheduleRecipe | None:
+    """Describe how the learning rate moved, over so many epochs; ``None`` if it did not."""
+    options = nested_parameters(estimator._nested, "schedule")
+    spec = build_schedule(estimator.schedule, options, optimizer)
+    if spec.build is None:
+        return None
+    arguments, every = spec.arguments(optimizer.group), when_it_moves(spec, optimizer)
+    return ScheduleRecipe(spec.build, arguments, spec.steps, every, epochs)
 
 
 def _batch_size(batch_size: Any, n_rows: int | None, wants_all: bool) -> int | None:

@@ -64,7 +64,9 @@ class TorchRegressor(
     module : None, class, callable or nn.Module, default=None
         The network :math:`f_\theta`. ``None`` is :class:`torchreg.nn.MLP`. A class or callable
         is called with ``module__*`` and, where its signature names them, ``in_features`` and
-        ``out_features``. An instance is a template: it is copied, never trained.
+        ``out_features``. An instance is a template: it is copied, never trained. One that gives
+        (n, n_members, n_outputs), like TabM, is trained on the mean of its members' losses, and
+        predicts their mean.
     loss : str, class or callable, default="squared_error"
         A name of the table in the notes: ``"squared_error"``, ``"absolute_error"``, ``"huber"``,
         ``"quantile"``, ``"poisson"``, ``"gamma"``, ``"tweedie"``, ``"gaussian_nll"``; a torch
@@ -95,7 +97,7 @@ class TorchRegressor(
         Whether to stop when the loss of held-out rows has not improved for
         ``n_iter_no_change`` epochs, and restore the best weights. Only then, and only if
         ``fit`` was not given ``X_val``, are rows held out.
-    cv : int or None, default=None
+    n_folds : int or None, default=None
         Number of folds, 2 or more: as many networks are trained together, each of which holds out
         another part of the rows and keeps the weights of the epoch that did best on it, and their
         mean predicts. So every row is learned from, and every row has been held out once. With
@@ -143,25 +145,27 @@ class TorchRegressor(
     ----------
     module_ : nn.Sequential
         The fitted network, raw units to raw units, in evaluation mode; its ``state_dict`` holds
-        the scaling. Children: ``standardize``, ``network``, ``unstandardize``; and ``link``
-        before the last, where the loss has one. ``"quantile"`` gives a column per output and
-        level (``link.levels``), ``"gaussian_nll"`` mean and standard deviation of each output.
-        With ``cv``, the network is a :class:`torchreg.nn.Ensemble`.
+        the scaling. Children: ``standardize``, ``network``, ``unstandardize``; and before the
+        last ``link``, where the loss has one, and ``average``, where the network has several
+        members. ``"quantile"`` gives a column per output and level (``link.levels``),
+        ``"gaussian_nll"`` mean and standard deviation of each output. With ``n_folds``, the
+        network is a :class:`torchreg.nn.Ensemble`, whose mean the link takes.
     n_iter_ : int
         Epochs run, over all warm starts.
     best_epoch_ : int
-        The epoch whose weights were kept: the last, or with early stopping the best. With ``cv``
-        each network keeps the weights of its own best epoch, and this is the best of the mean.
+        The epoch whose weights were kept: the last, or with early stopping the best. With
+        ``n_folds`` each network keeps those of its own best epoch, and this is the best of the
+        mean.
     loss_ : float
         Training loss of that epoch, in standardized units.
     loss_curve_ : list of float
-        Training loss of each epoch, in standardized units; with ``cv``, the mean of the networks.
+        Training loss of each epoch, in standardized units; with ``n_folds``, their mean.
     validation_loss_curve_ : list of float or None
         Loss of the validation rows after each epoch, in standardized units.
     init_losses_ : list of float
         Loss that each of the ``n_init`` networks ended with, in standardized units; the lowest
         is that of the one that was kept. Infinite for one that could not be trained. A warm
-        start leaves it as it is. With ``cv``, the loss of each network on its fold.
+        start leaves it as it is. With ``n_folds``, the loss of each network on its fold.
     history_ : list of dict
         One per epoch: ``epoch``, ``loss``, ``validation_loss``, ``lr`` (of its last step, where
         a schedule moves it) and what callbacks noted.
@@ -258,7 +262,7 @@ class TorchRegressor(
         batch_size: int | str | None = "auto",
         standardize: bool | str = True,
         early_stopping: bool = False,
-        cv: int | None = None,
+        n_folds: int | None = None,
         validation_fraction: float = 0.1,
         n_iter_no_change: int = 10,
         tol: float | None = None,
@@ -280,7 +284,7 @@ class TorchRegressor(
         self.batch_size = batch_size
         self.standardize = standardize
         self.early_stopping = early_stopping
-        self.cv = cv
+        self.n_folds = n_folds
         self.validation_fraction = validation_fraction
         self.n_iter_no_change = n_iter_no_change
         self.tol = tol
@@ -420,10 +424,10 @@ class TorchRegressor(
         """Open the checkpoint, if there is to be one."""
         if checkpoint is None:
             return nullcontext()
-        if self.cv is not None:
+        if self.n_folds is not None:
             raise ValueError(
-                f"checkpoint expects cv=None, got {self.cv}: it holds the state of one network. "
-                "Leave one of them out."
+                f"checkpoint expects n_folds=None, got {self.n_folds}: it holds the state of one "
+                "network. Leave one of them out."
             )
         if self._n_networks() > 1:
             raise ValueError(

@@ -75,7 +75,8 @@ def curve(evidence: Evidence) -> Iterator[Finding]:
 def _lr(evidence: Evidence) -> str:
     summary = evidence.summary
     lr = "torch's default lr" if summary.lr is None else f"lr={summary.lr:g}"
-    return f"{lr} of {summary.optimizer}"
+    moves = "" if summary.schedule == "constant" else f" with schedule {summary.schedule!r}"
+    return f"{lr} of {summary.optimizer}{moves}"
 
 
 def gap(evidence: Evidence) -> float:
@@ -140,7 +141,9 @@ def _swinging(evidence: Evidence) -> Iterator[Finding]:
             f"The loss goes up and down: it typically changes by {c.swing:.0%} of itself from one "
             f"epoch to the next, and turns at {c.turns:.0%} of them.",
             numbers,
-            "A lower lr, larger batches, or a learning rate that falls.",
+            "A lower lr, larger batches, or a learning rate that falls (schedule='cosine')."
+            if summary.schedule == "constant"
+            else "A lower lr, or larger batches.",
         )
     if diverged or lost or overshot or jumps or (swings and c.swing > LARGE_SWING):
         if diverged:

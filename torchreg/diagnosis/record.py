@@ -185,6 +185,8 @@ class FitSummary:
         Names of y's columns, where y had any.
     lost_digits : str or None
         The warning about columns that were too coarse before they came.
+    schedule : str
+        How the learning rate moved: a name, or that of a class or callable.
     """
 
     n_rows: int
@@ -208,6 +210,7 @@ class FitSummary:
     look: Look | None
     target_names: list[str] = field(default_factory=list)
     lost_digits: str | None = None
+    schedule: str = "constant"
 
     def to_dict(self) -> dict[str, Any]:
         """Give nested dictionaries and lists of plain numbers and words, ready for JSON."""

@@ -33,8 +33,8 @@ def deal_folds(n_rows: int, n_folds: int, seed: int) -> Tensor:
     """
     if n_rows < n_folds:
         raise ValueError(
-            f"cv={n_folds} expects {n_folds} different rows or more, so that each network has one "
-            f"to hold out, got {n_rows}. Lower cv, or set cv=None."
+            f"n_folds={n_folds} expects {n_folds} different rows or more, so that each network has "
+            f"one to hold out, got {n_rows}. Lower n_folds, or set n_folds=None."
         )
     # Another stream than those of the batches, of further seeds and of bootstraps.
     generator = np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(3,)))

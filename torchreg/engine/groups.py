@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torchreg.engine.alike import UnlikeError, kind_of
 from torchreg.engine.problem import Problem
 from torchreg.engine.rows import width_of
+from torchreg.nn import MemberLinear, PeriodicEmbedding
 
 #: Numbers in the widest layer of a stack, rows of a batch and networks together, at most: two
 #: or three such tensors stay in a processor's cache. More networks make another stack.
@@ -106,5 +107,15 @@ def _held_in_numbers(problem: Problem) -> int:
 def width_in_numbers(problem: Problem) -> int:
     """Count the numbers in the widest layer of a network: rows of a batch times units."""
     widths = [p.shape[0] for p in problem.network.parameters() if p.ndim]
+    widths += [_width_of_part(part) for part in problem.network.modules()]
     rows = min(problem.batch_size, len(problem.training.t))
     return rows * max([width_of(problem.training.x), *widths])
+
+
+def _width_of_part(part: nn.Module) -> int:
+    """Count the units of a layer whose parameters do not tell them by their length."""
+    if isinstance(part, MemberLinear):
+        return part.n_members * part.out_features
+    if isinstance(part, PeriodicEmbedding):
+        return (part.out_features - part.in_features) // part.n_outputs * part.n_frequencies
+    return 0

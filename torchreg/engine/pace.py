@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Sequence
 
+from torchreg.course import Course, sharing_key
 from torchreg.engine.problem import Problem
-from torchreg.schedules import Course
 
 
 class Pace:
@@ -30,7 +30,7 @@ class Pace:
         shared: dict[Hashable, Course] = {}
         self.courses: list[Course] = []
         for place, problem in enumerate(problems):
-            own = problem.schedule.key(problem.optimizer, problem.n_steps)
+            own = sharing_key(problem.schedule, problem.optimizer, problem.n_steps)
             key = ("alone", place) if own is None else own
             if key not in shared:
                 shared[key] = problem.course()
@@ -38,9 +38,9 @@ class Pace:
         self._begin()
 
     def _begin(self) -> None:
-        self._distinct = [*{id(course): course for course in self.courses}.values()]
-        self._by_step = [course for course in self._distinct if course.by_step]
-        self._by_epoch = [course for course in self.courses if course.by_epoch]
+        distinct = {id(course): course for course in self.courses}
+        self._by_step = [course for course in distinct.values() if course.every == "step"]
+        self._hears_epochs = any(course.every in ("epoch", "loss") for course in self.courses)
         self._known: dict[str, list[float]] = {}
         self.rates = [course.numbers["lr"] for course in self.courses]
 
@@ -52,7 +52,7 @@ class Pace:
 
     def after_epoch(self, losses: Sequence[float]) -> None:
         """Hear that an epoch has ended, and each network's loss: validation, if there is any."""
-        if self._by_epoch:
+        if self._hears_epochs:
             for course, loss in zip(self.courses, losses, strict=True):
                 course.after_epoch(loss)
 

@@ -367,6 +367,6 @@ def _own(request: Request) -> Request:
     except Exception as error:
         raise ValueError(
             f"Of {request.n_networks} networks each has callbacks of its own, but one of "
-            f"{[*request.callbacks]} cannot be copied: {error}. Set n_init=1 and cv=None, or leave "
-            "it out."
+            f"{[*request.callbacks]} cannot be copied: {error}. Set n_init=1 and n_folds=None, or "
+            "leave it out."
         ) from error

@@ -9,10 +9,11 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
+from torchreg.course import Course
 from torchreg.engine.rows import Batch, Table, batch_sizes
 from torchreg.losses import Loss
 from torchreg.optimizers import OptimizerSpec
-from torchreg.schedules import Course, ScheduleSpec
+from torchreg.schedules import ScheduleSpec
 
 #: Rows of a batch times parameters of the network (or, before there is one, rows times
 #: columns), up to which a second thread gains less than a quarter where the other core is

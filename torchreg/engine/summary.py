@@ -57,6 +57,7 @@ def summarize(
         copies=rows.copies,
         journeys=journeys,
         look=look_inside(problem.network, x, t, link_of(module)),
+        schedule=problem.schedule.name,
     )
 
 

@@ -19,6 +19,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.optim import lr_scheduler
 
 import torchreg.nn
 from torchreg._errors import FileError, UntrustedError
@@ -32,10 +33,14 @@ _PATH = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*")
 
 @cache
 def built_in() -> dict[str, Any]:
-    """List what a file may always name: torch's modules and optimizers, losses, our modules."""
+    """List what a file may always name: modules, optimizers, schedulers, losses."""
     functional = torch.nn.functional
     named: dict[str, Any] = {f"torch.{name}": getattr(torch, name) for name in _ACTIVATIONS}
-    for place, base in ((torch.nn, nn.Module), (torch.optim, torch.optim.Optimizer)):
+    for place, base in (
+        (torch.nn, nn.Module),
+        (torch.optim, torch.optim.Optimizer),
+        (lr_scheduler, lr_scheduler.LRScheduler),
+    ):
         for name, value in vars(place).items():
             if isinstance(value, type) and issubclass(value, base):
                 named[f"{place.__name__}.{name}"] = value

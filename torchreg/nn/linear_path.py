@@ -35,8 +35,8 @@ class LinearPath(nn.Module):
     Notes
     -----
     :meth:`initialize_from` begins at the linear answer: :math:`W, b` are those of
-    :func:`ridge`, and the last linear layer of the network is 0. What the network has
-    to learn is what the line leaves, and where that is nothing, it has nothing to learn.
+    :func:`ridge`, and the last layer of the network is 0 (:func:`zero_output`). What the network
+    has to learn is what the line leaves, and where that is nothing, it has nothing to learn.
 
     Examples
     --------
@@ -79,10 +79,11 @@ class LinearPath(nn.Module):
 
 
 def zero_output(network: nn.Module) -> None:
-    """Set the last linear layer of a network to 0, so that it begins as the function 0.
+    """Set the last layer of a network to 0, so that it begins as the function 0.
 
-    Its other layers keep their draws, and learn as soon as the last one has moved. A network
-    without ``nn.Linear`` or :class:`MemberLinear` is left as it is.
+    Its other layers keep their draws, and learn as soon as the last one has moved. The last
+    layer is the one that was made part of the network last, of those with parameters; where it
+    is neither ``nn.Linear`` nor :class:`MemberLinear`, the network is left as it is.
 
     Parameters
     ----------
@@ -95,9 +96,10 @@ def zero_output(network: nn.Module) -> None:
     >>> network(torch.ones(1, 1)).detach()
     tensor([[0.]])
     """
-    layers = [m for m in network.modules() if isinstance(m, nn.Linear | MemberLinear)]
-    for parameter in layers[-1].parameters(recurse=False) if layers else ():
-        nn.init.zeros_(parameter)
+    layers = [part for part in network.modules() if part._parameters]
+    if layers and isinstance(layers[-1], nn.Linear | MemberLinear):
+        for parameter in layers[-1].parameters(recurse=False):
+            nn.init.zeros_(parameter)
 
 
 def ridge(x: Tensor, t: Tensor, weight: Tensor | None = None) -> tuple[Tensor, Tensor]:

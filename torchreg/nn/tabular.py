@@ -7,23 +7,29 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor, nn
 
+from torchreg.nn.linear_path import ridge
 from torchreg.nn.mlp import MLP
 from torchreg.nn.periodic import PeriodicEmbedding
 from torchreg.nn.robust import RobustStandardize
+
+#: By how much the last layer is drawn smaller than elsewhere.
+_SMALL = 0.1
 
 
 class TabularMLP(nn.Module):
     r"""A multilayer perceptron for the columns of a table, measured or of two values.
 
-    .. math:: f(x) = \mathrm{MLP}\bigl(\mathrm{embed}(\mathrm{clip}(x))\bigr)
+    .. math:: f(x) = W z + b + \mathrm{MLP}\bigl(\mathrm{embed}(z)\bigr), \qquad
+              z = \mathrm{clip}(x)
 
     Columns are scaled by their quartiles and clipped smoothly (:class:`RobustStandardize`), so
     that neither long tails nor rare values reach far; each measured column is then embedded in
     waves of its own (:class:`PeriodicEmbedding`), by which a network follows what is not smooth.
-    Columns of two values are left as they are, and constant ones are 0.
+    Columns of two values are left as they are, and constant ones are 0. Beside the network lies a
+    linear path, so that what is linear need not be learned.
 
-    Which columns are which, and their quartiles, :meth:`initialize_from` finds in the training
-    rows; :class:`torchreg.TorchRegressor` calls it.
+    Which columns are which, their quartiles and the line to begin with, :meth:`initialize_from`
+    finds in the training rows; :class:`torchreg.TorchRegressor` calls it.
 
     Parameters
     ----------
@@ -41,6 +47,7 @@ class TabularMLP(nn.Module):
     Attributes
     ----------
     scale : RobustStandardize
+    linear : nn.Linear
     embedding : PeriodicEmbedding
     mlp : MLP
 
@@ -73,6 +80,7 @@ class TabularMLP(nn.Module):
     ) -> None:
         super().__init__()
         self.scale = RobustStandardize(torch.zeros(in_features), torch.ones(in_features))
+        self.linear = nn.Linear(in_features, out_features)
         self.embedding = PeriodicEmbedding(
             in_features,
             n_frequencies=n_frequencies,
@@ -82,18 +90,26 @@ class TabularMLP(nn.Module):
         self.mlp = MLP(self.embedding.out_features, out_features, hidden_sizes, activation, dropout)
 
     @torch.no_grad()
-    def initialize_from(self, x: Tensor, t: Tensor | None, weight: Tensor | None) -> None:
-        """Take the quartiles of the columns from rows, and embed only those that are measured.
+    def initialize_from(self, x: Tensor, t: Tensor, weight: Tensor | None) -> None:
+        """Begin at the line through rows, with the quartiles of their columns.
+
+        Only columns that are measured are embedded. The last layer of the network becomes small,
+        so that all begins near the line (:func:`torchreg.nn.linear_path.ridge`).
 
         Parameters
         ----------
         x : Tensor of shape (n, in_features)
-        t : Tensor of shape (n, out_features) or None
-            Not looked at.
+        t : Tensor of shape (n, out_features)
         weight : Tensor of shape (n,) or None
             A weight stands for a repetition.
         """
         self.scale.initialize_from(x, t, weight)
+        line = ridge(self.scale(x), t, weight)
+        for parameter, value in zip(self.linear.parameters(), line, strict=True):
+            parameter.copy_(value)
+        last = self.mlp.layers[-1]
+        for parameter in last.parameters():
+            parameter.mul_(_SMALL)
         measured = self.scale.measurements()
         old = self.embedding
         if len(measured) == old.in_features:
@@ -110,5 +126,6 @@ class TabularMLP(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Compute the outputs: shape (n, in_features) to (n, out_features)."""
-        outputs: Tensor = self.mlp(self.embedding(self.scale(x)))
+        z = self.scale(x)
+        outputs: Tensor = self.linear(z) + self.mlp(self.embedding(z))
         return outputs

@@ -76,6 +76,31 @@ class NetworkRecipe:
 
 
 @dataclass(frozen=True)
+class ScheduleRecipe:
+    """How the learning rate moved.
+
+    Parameters
+    ----------
+    build : callable
+        Torch's scheduler, or what makes one, given the optimizer.
+    options : mapping
+        Its further arguments.
+    steps : str or None
+        The argument that is the number of steps.
+    every : {"step", "epoch", "loss"}
+        When it moves: after each step, after each epoch, or by the loss of each epoch.
+    epochs : int
+        Over which it was to go.
+    """
+
+    build: Callable[..., Any]
+    options: Mapping[str, Any]
+    steps: str | None
+    every: str
+    epochs: int
+
+
+@dataclass(frozen=True)
 class TrainingRecipe:
     """How the network was trained.
 
@@ -109,10 +134,14 @@ class TrainingRecipe:
         Share of the rows held out.
     given_validation : bool
         Whether there are validation rows of their own.
+    stops_by_validation : bool
+        Whether validation rows decide when to stop.
     patience : int or None
         Epochs without improvement that are waited for; ``None`` trains to the end.
     tol : float
         Relative improvement that counts.
+    schedule : ScheduleRecipe or None
+        ``None`` leaves the learning rate as it is.
     """
 
     loss: Callable[..., Any]
@@ -129,8 +158,10 @@ class TrainingRecipe:
     weighted_rows: bool
     held_out: float | None
     given_validation: bool
+    stops_by_validation: bool
     patience: int | None
     tol: float
+    schedule: ScheduleRecipe | None = None
 
     @property
     def weighted(self) -> bool:
@@ -139,7 +170,7 @@ class TrainingRecipe:
 
     @property
     def validates(self) -> bool:
-        """Whether validation rows decide when to stop."""
+        """Whether validation rows decide when to stop, or what the learning rate is."""
         return self.held_out is not None or self.given_validation
 
 

@@ -21,6 +21,7 @@ _TORCH: dict[str, ModuleType] = {
     "nn": nn,
     "torch": torch,
     "torch.optim": torch.optim,
+    "torch.optim.lr_scheduler": torch.optim.lr_scheduler,
     "nn.functional": nn.functional,
     "nn.init": nn.init,
 }
@@ -73,6 +74,10 @@ class Source:
         if thing in self.own:
             return self.own[thing]
         name: str = thing.__name__
+        if name == "<lambda>":
+            raise NotWritableError(
+                "a lambda has no name by which a script could call it: define a function instead."
+            )
         place = _place_in_torch(thing, name)
         if place is not None:
             return f"{place}.{name}"

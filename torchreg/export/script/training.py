@@ -7,7 +7,7 @@ import textwrap
 import torch
 
 from torchreg.export.script.layers import LayerSource
-from torchreg.export.script.layout import call, lay_out
+from torchreg.export.script.layout import Expression, call, flat, lay_out
 from torchreg.export.script.loss import is_plain, name_of_loss
 from torchreg.export.script.recipe import Recipe, TrainingRecipe
 
@@ -64,8 +64,29 @@ def training_section(recipe: Recipe, source: LayerSource, before: int, after: in
     }
     optimizer = call(source.name_of(training.optimizer), "core.parameters()", **options)
     lines += lay_out(optimizer, 4, before="optimizer = ")
+    if training.schedule is not None:
+        lines += lay_out(_scheduler(training, source), 4, before="scheduler = ")
     lines += _loop(recipe)
     return [*lines, "    return network.eval(), losses", "", ""]
+
+
+def _scheduler(training: TrainingRecipe, source: LayerSource) -> Expression:
+    """Write what moves the learning rate."""
+    schedule = training.schedule
+    assert schedule is not None
+    options = {
+        key: source.argument(f"schedule__{key}", value) for key, value in schedule.options.items()
+    }
+    if schedule.steps is not None:
+        epochs = "EPOCHS" if schedule.epochs == training.epochs else "PLANNED_EPOCHS"
+        if training.batch_size is None:
+            steps = epochs
+        elif training.lone_row:
+            steps = f"{epochs} * len(batch_sizes(len(x)))"
+        else:
+            steps = f"{epochs} * math.ceil(len(x) / BATCH_SIZE)"
+        options[schedule.steps] = steps
+    return call(flat(source.argument("schedule", schedule.build)), "optimizer", **options)
 
 
 def _merging(recipe: Recipe) -> list[str]:
@@ -198,9 +219,19 @@ def _loop(recipe: Recipe) -> list[str]:
             "            total += loss.item() * len(rows)",
             "        losses.append(total / len(x))",
         ]
+    if training.validates:
+        lines += _validation(training)
+    if training.schedule is not None and training.schedule.every != "step":
+        lines += [f"        {_move_rate(training)}"]
     if training.patience is not None:
-        lines += _patience(recipe)
+        lines += _patience(training)
     return lines
+
+
+def _move_rate(training: TrainingRecipe) -> str:
+    by_loss = training.schedule is not None and training.schedule.every == "loss"
+    loss = "loss" if training.validates else "losses[-1]"
+    return f"scheduler.step({loss})" if by_loss else "scheduler.step()"
 
 
 def _step(recipe: Recipe, rows: str) -> list[str]:
@@ -215,25 +246,44 @@ def _step(recipe: Recipe, rows: str) -> list[str]:
     step = ["optimizer.zero_grad()", f"loss = {loss}", "loss.backward()"]
     if training.searches_lines:
         return ["", "def closure():", *(f"    {line}" for line in step), "    return loss", ""]
-    return [*step, "optimizer.step()"]
+    step += ["optimizer.step()"]
+    by_step = training.schedule is not None and training.schedule.every == "step"
+    return [*step, _move_rate(training)] if by_step else step
 
 
 def _before_patience(training: TrainingRecipe) -> list[str]:
     lines = ["    waited, best_loss = 0, math.inf"]
-    if training.validates:
+    if training.stops_by_validation:
         lines = ["    waited, best_loss, best = 0, math.inf, None"]
-    if training.tol and training.validates:
+    if training.tol and training.stops_by_validation:
         lines += ["    goal = math.inf  # what the next improvement has to be below"]
     return lines
 
 
-def _patience(recipe: Recipe) -> list[str]:
+def _validation(training: TrainingRecipe) -> list[str]:
+    """Write what validation rows are looked at for."""
+    arguments = ["x_val", "t_val"]
+    if training.weighted:
+        arguments += ["weight_val" if training.weighted_rows else "torch.ones_like(t_val[:, 0])"]
+    why = "        # The validation rows say when the learning rate falls."
+    if training.stops_by_validation:
+        why = "        # The rows held out say when to stop, and which weights were the best."
+    return [
+        "",
+        why,
+        "        core.eval()",
+        "        with torch.no_grad():",
+        f"            loss = mean_loss(core, {', '.join(arguments)}).item()",
+        "        core.train()",
+    ]
+
+
+def _patience(training: TrainingRecipe) -> list[str]:
     """Write how the loop ends before its budget."""
-    training = recipe.training
-    lines = [""]
-    if not training.validates:
+    lines: list[str] = []
+    if not training.stops_by_validation:
         return [
-            *lines,
+            "",
             "        # Has it settled?",
             "        if losses[-1] < best_loss - TOL * abs(best_loss) or best_loss == math.inf:",
             "            waited, best_loss = 0, losses[-1]",
@@ -242,16 +292,6 @@ def _patience(recipe: Recipe) -> list[str]:
             "        if waited >= PATIENCE:",
             "            break",
         ]
-    arguments = ["x_val", "t_val"]
-    if training.weighted:
-        arguments += ["weight_val" if training.weighted_rows else "torch.ones_like(t_val[:, 0])"]
-    lines += [
-        "        # The rows held out say when to stop, and which weights were the best.",
-        "        core.eval()",
-        "        with torch.no_grad():",
-        f"            loss = mean_loss(core, {', '.join(arguments)}).item()",
-        "        core.train()",
-    ]
     if training.tol:
         lines += [
             "        if loss < best_loss:",

@@ -179,6 +179,8 @@ def _constants(recipe: Recipe) -> str:
     lines += lay_out(_strings(recipe.features), before="FEATURES = ")
     lines += lay_out(_strings(recipe.targets), before="TARGETS = ")
     lines += ["", f"SEED = {training.seed}", f"EPOCHS = {training.epochs}"]
+    if training.schedule is not None and training.schedule.epochs != training.epochs:
+        lines += [f"PLANNED_EPOCHS = {training.schedule.epochs}  # of the schedule"]
     if training.batch_size is not None:
         lines += [f"BATCH_SIZE = {training.batch_size}"]
     if training.held_out is not None:
@@ -187,7 +189,7 @@ def _constants(recipe: Recipe) -> str:
             lines += [f"SPLIT_SEED = {training.split_seed}  # of the rows held out"]
     if training.patience is not None:
         lines += [f"PATIENCE = {training.patience}  # epochs without improvement"]
-        if training.tol or not training.validates:
+        if training.tol or not training.stops_by_validation:
             lines += [f"TOL = {training.tol!r}  # relative"]
     if torch.get_default_dtype() != torch.float32:
         lines += ["", f"torch.set_default_dtype({torch.get_default_dtype()})"]

@@ -1,0 +1,148 @@
+"""Accuracy on real data, untuned: TorchRegressor beside boosting and other networks.
+
+Each result goes to ``results/accuracy.csv`` as soon as it is there; what is there is not run again
+unless the rows, the regressor's code or its packages have changed. ``accuracy.md`` and
+``accuracy.png`` are written from the file, at the end or with ``--report`` alone.
+"""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import hashlib
+import logging
+import math
+import os
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+from _accuracy_report import CHOSEN_ON, REPORTED_APART, write_report
+from _datasets import DATASETS, OTHERS, Dataset, load, split
+from _harness import RESULTS, processor
+from _scores import Result, append, is_done, nrmse, read
+from _untuned import MODELS
+from threadpoolctl import threadpool_limits
+
+FILE = RESULTS / "accuracy.csv"
+#: From this size on a data set has one split to choose on and the one that is reported apart.
+LARGE = 10_000
+
+
+def splits_of(n_rows: int) -> tuple[int, ...]:
+    """Return the splits that a data set of this size has."""
+    return (CHOSEN_ON[0], *REPORTED_APART) if n_rows >= LARGE else (*CHOSEN_ON, *REPORTED_APART)
+
+
+def measure(dataset: Dataset, number: int, name: str, threads: int, data: str) -> Result:
+    """Fit one model to the training rows of one split, and see how far it is off on the others."""
+    X_train, X_test, y_train, y_test = split(dataset, number)
+    model = MODELS[name]
+    error, note = math.inf, ""
+    predict_s = math.nan
+    start, start_cpu = time.perf_counter(), time.process_time()
+    try:
+        predict = model.fit(X_train, y_train, number, threads)
+        fit_s, fit_cpu_s = time.perf_counter() - start, time.process_time() - start_cpu
+        start = time.perf_counter()
+        prediction = np.asarray(predict(X_test), dtype=np.float64).reshape(-1)  # (n, 1) -> (n,)
+        predict_s = time.perf_counter() - start
+        error = nrmse(y_test, prediction)
+    except Exception as failure:  # a regressor that gives up is a result, too
+        fit_s, fit_cpu_s = time.perf_counter() - start, time.process_time() - start_cpu
+        note = f"{type(failure).__name__}: {failure}".splitlines()[0]
+    return Result(
+        dataset=dataset.name,
+        split=number,
+        model=name,
+        nrmse=round(error, 6),
+        fit_s=round(fit_s, 4),
+        fit_cpu_s=round(fit_cpu_s, 4),
+        predict_s=round(predict_s, 5),
+        n_rows=len(dataset.y),
+        n_columns=X_train.shape[1],
+        data=data,
+        version=model.version,
+        threads=threads,
+        machine=f"{processor()}, {os.cpu_count()} cores",
+        date=datetime.date.today().isoformat(),
+        note=note,
+    )
+
+
+def fingerprint(dataset: Dataset, number: int) -> str:
+    """Digest the rows and columns of a split, so that other data are another result."""
+    digest = hashlib.sha256()
+    for array in split(dataset, number):
+        digest.update(np.ascontiguousarray(array).tobytes())
+    return digest.hexdigest()[:8]
+
+
+def run(options: argparse.Namespace) -> None:
+    """Run what is asked for and not there yet, model by model."""
+    datasets = [load(name) for name in options.datasets]
+    work = [
+        (dataset, number, fingerprint(dataset, number))
+        for dataset in sorted(datasets, key=lambda dataset: len(dataset.y))
+        for number in splits_of(len(dataset.y))
+        if number in options.splits
+    ]
+    for name in options.models:
+        model = MODELS[name]
+        if not model.installed:
+            print(f'{name}: {model.module} is not installed: pip install -e ".[accuracy]".')
+            continue
+        known, warm = read(options.file), False
+        for dataset, number, data in work:
+            there = known.get((dataset.name, number, name))
+            current = options.keep and there is not None
+            current |= is_done(there, data, model.version, options.threads)
+            if current and name not in options.again:
+                continue
+            if not warm:
+                model.warm_up(options.threads)
+                warm = True
+            result = measure(dataset, number, name, options.threads, data)
+            append(options.file, result)
+            print(
+                f"{name:28} {dataset.name:15} split {number}  nRMSE {result.nrmse:.4f}  "
+                f"fit {result.fit_s:.2f} s, predict {result.predict_s:.3f} s  {result.note}",
+                flush=True,
+            )
+
+
+def read_command_line() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__)
+    every = (*DATASETS, *OTHERS)
+    parser.add_argument("--datasets", nargs="+", choices=every, default=every, metavar="NAME")
+    parser.add_argument("--models", nargs="+", choices=MODELS, default=list(MODELS), metavar="NAME")
+    parser.add_argument("--splits", nargs="+", type=int, default=(*CHOSEN_ON, *REPORTED_APART))
+    parser.add_argument(
+        "--again", nargs="+", choices=MODELS, default=[], metavar="MODEL", help="run though there"
+    )
+    parser.add_argument(
+        "--keep", action="store_true", help="what is there counts, though code has changed since"
+    )
+    parser.add_argument("--report", action="store_true", help="run nothing, write the report")
+    parser.add_argument("--list", action="store_true", help="name the data sets and the models")
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--file", type=Path, default=FILE, help="where the results are kept")
+    return parser.parse_args()
+
+
+def main() -> None:
+    options = read_command_line()
+    if options.list:
+        print("\n".join([*DATASETS, "", *OTHERS, "", *MODELS]))
+        return
+    if not options.report:
+        logging.disable(logging.WARNING)  # pytabkit's trainer tells each fit which GPUs there are
+        torch.set_num_threads(options.threads)
+        with threadpool_limits(options.threads):
+            run(options)
+    write_report(options.file)
+
+
+if __name__ == "__main__":
+    main()

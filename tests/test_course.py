@@ -1,0 +1,279 @@
+"""Learning rates move as torch's own schedulers move them, whoever takes the steps."""
+
+from __future__ import annotations
+
+import inspect
+import warnings
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from torch.optim import lr_scheduler
+
+from tests._schedules import EPOCHS, N, Table, net, quick, rates_of, table_of_numbers
+from torchreg import TorchRegressor
+from torchreg.course import Course
+from torchreg.optimizers import build_optimizer
+from torchreg.schedules import SCHEDULES, build_schedule
+
+NAMES = ["constant", *SCHEDULES]
+
+
+@pytest.fixture(scope="module")
+def table() -> Table:
+    return table_of_numbers()
+
+
+# Against a loop of torch's own optimizer and scheduler
+
+#: Torch's classes, and options of ours and theirs.
+OPTIMIZERS: dict[str, tuple[Callable[..., torch.optim.Optimizer], dict[str, Any]]] = {
+    "adam": (torch.optim.Adam, {}),
+    "adamw": (torch.optim.AdamW, {"weight_decay": 0.1}),
+    "sgd": (torch.optim.SGD, {"momentum": 0.9}),
+    "rmsprop": (torch.optim.RMSprop, {"momentum": 0.5}),
+    "nadam": (torch.optim.NAdam, {}),  # Torch's own optimizer takes these steps.
+}
+
+
+def by_hand(
+    table: Table,
+    make_optimizer: Callable[..., torch.optim.Optimizer],
+    make_scheduler: Callable[[torch.optim.Optimizer, int], Any],
+    *,
+    lr: float,
+    batch_size: int | None,
+    every: str,
+) -> tuple[nn.Module, list[float], list[float]]:
+    """Train as a textbook does; give the network, losses, and the lr of each epoch's last step."""
+    x, t = torch.from_numpy(table[0]), torch.from_numpy(table[1])[:, None]
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        network = net(3, 1).double()
+    optimizer = make_optimizer(network.parameters(), lr=lr)
+    size = batch_size or N
+    scheduler = make_scheduler(optimizer, EPOCHS * -(-N // size))
+    generator = torch.Generator().manual_seed(0)
+    losses, rates = [], []
+    for _ in range(EPOCHS):
+        order = torch.arange(N) if batch_size is None else torch.randperm(N, generator=generator)
+        total = 0.0
+        for rows in order.split(size):
+            optimizer.zero_grad()
+            loss = ((network(x[rows]) - t[rows]) ** 2).mean()
+            loss.backward()
+            optimizer.step()
+            total += loss.item() * len(rows)
+            used = optimizer.param_groups[0]["lr"]
+            if every == "step":
+                scheduler.step()
+        losses.append(total / N)
+        rates.append(used)
+        if every == "epoch":
+            scheduler.step()
+        elif every == "loss":
+            scheduler.step(losses[-1])
+    return network, losses, rates
+
+
+#: Our parameters, torch's scheduler for so many steps, and when it moves.
+CASES: dict[str, tuple[dict[str, Any], Callable[..., Any], str]] = {
+    "cosine": (
+        {"schedule": "cosine"},
+        lambda o, n: lr_scheduler.CosineAnnealingLR(o, n),
+        "step",
+    ),
+    "cosine above 0": (
+        {"schedule": "cosine", "schedule__eta_min": 1e-3},
+        lambda o, n: lr_scheduler.CosineAnnealingLR(o, n, eta_min=1e-3),
+        "step",
+    ),
+    "one_cycle": (
+        {"schedule": "one_cycle"},
+        lambda o, n: lr_scheduler.OneCycleLR(o, 0.02, n),
+        "step",
+    ),
+    "one_cycle with options": (
+        {"schedule": "one_cycle", "schedule__pct_start": 0.2, "schedule__div_factor": 5.0},
+        lambda o, n: lr_scheduler.OneCycleLR(o, 0.02, n, pct_start=0.2, div_factor=5.0),
+        "step",
+    ),
+    "reduce_on_plateau": (
+        {
+            "schedule": "reduce_on_plateau",
+            "schedule__patience": 0,
+            "schedule__factor": 0.5,
+            "schedule__threshold": 0.2,
+        },
+        lambda o, _: lr_scheduler.ReduceLROnPlateau(o, factor=0.5, patience=0, threshold=0.2),
+        "loss",
+    ),
+    "a class by epoch": (
+        {"schedule": lr_scheduler.StepLR, "schedule__step_size": 3, "schedule__gamma": 0.5},
+        lambda o, _: lr_scheduler.StepLR(o, 3, 0.5),
+        "epoch",
+    ),
+    "a class by step": (
+        {
+            "schedule": lr_scheduler.CyclicLR,
+            "schedule__base_lr": 1e-3,
+            "schedule__max_lr": 0.03,
+            "schedule__step_size_up": 4,
+        },
+        lambda o, _: lr_scheduler.CyclicLR(o, 1e-3, 0.03, step_size_up=4),
+        "step",
+    ),
+    "a callable": (
+        {"schedule": lambda o: lr_scheduler.LambdaLR(o, lambda epoch: 1 / (1 + epoch))},
+        lambda o, _: lr_scheduler.LambdaLR(o, lambda epoch: 1 / (1 + epoch)),
+        "epoch",
+    ),
+    "warm-up by epochs": (
+        {
+            "schedule": lambda o: lr_scheduler.SequentialLR(
+                o,
+                [lr_scheduler.LinearLR(o), lr_scheduler.ExponentialLR(o, 0.8)],
+                milestones=[4],
+            )
+        },
+        lambda o, _: lr_scheduler.SequentialLR(
+            o, [lr_scheduler.LinearLR(o), lr_scheduler.ExponentialLR(o, 0.8)], milestones=[4]
+        ),
+        "epoch",
+    ),
+}
+
+
+@pytest.mark.parametrize("batch_size", [None, 16])
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+@pytest.mark.parametrize("case", CASES)
+def test_a_loop_of_torch_with_the_same_scheduler_gives_the_same_weights(
+    case: str, optimizer: str, batch_size: int | None, table: Table
+) -> None:
+    params, make_scheduler, every = CASES[case]
+    cls, options = OPTIMIZERS[optimizer]
+    network, losses, rates = by_hand(
+        table,
+        partial(cls, **options),
+        make_scheduler,
+        lr=0.02,
+        batch_size=batch_size,
+        every=every,
+    )
+    nested = {f"optimizer__{name}": value for name, value in options.items()}
+    settings = {"lr": 0.02, "batch_size": batch_size, **nested, **params}
+    reg = quick(optimizer=optimizer, **settings).fit(*table)
+    np.testing.assert_allclose(rates_of(reg), rates, rtol=1e-14)
+    assert len(set(rates)) > 1
+    np.testing.assert_allclose(reg.loss_curve_, losses, rtol=1e-12)
+    for ours, theirs in zip(reg.module_.network.parameters(), network.parameters(), strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-12, atol=1e-12)
+
+
+# Learning rates
+
+
+def course(schedule: Any, n_steps: int, lr: float = 0.1, **options: Any) -> Course:
+    optimizer = build_optimizer("sgd", lr, {})
+    return Course(build_schedule(schedule, options, optimizer), optimizer, n_steps)
+
+
+def test_cosine_falls_from_lr_to_0() -> None:
+    moving = course("cosine", 40)
+    rates = [moving.numbers["lr"]]
+    for _ in range(40):
+        moving.after_step()
+        rates.append(moving.numbers["lr"])
+    expected = 0.05 * (1 + np.cos(np.pi * np.arange(41) / 40))
+    np.testing.assert_allclose(rates, expected, rtol=0, atol=1e-15)
+    assert rates[0] == 0.1 and rates[-1] == 0
+
+
+def test_one_cycle_rises_to_lr_while_momentum_falls_and_ends_far_below() -> None:
+    moving = course("one_cycle", 100)
+    numbers = []
+    for _ in range(100):
+        numbers.append(moving.numbers)
+        moving.after_step()
+    rates = [n["lr"] for n in numbers]
+    momenta = [n["momentum"] for n in numbers]
+    assert max(rates) == pytest.approx(0.1) and rates[0] == pytest.approx(0.1 / 25)
+    assert rates[-1] == pytest.approx(0.1 / 25e4)
+    assert momenta[int(np.argmax(rates))] == min(momenta) == pytest.approx(0.85)
+    assert max(momenta) == pytest.approx(0.95)
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "rmsprop"])
+def test_one_cycle_leaves_an_optimizer_without_momentum_without(optimizer: str) -> None:
+    spec = build_optimizer(optimizer, 0.1, {"momentum": 0.0})
+    moving = Course(build_schedule("one_cycle", {}, spec), spec, 10)
+    for _ in range(10):
+        moving.after_step()
+        assert moving.numbers["momentum"] == 0
+
+
+def test_a_plateau_hears_the_validation_rows_where_there_are_any(table: Table) -> None:
+    X, y = table
+    params = {"schedule__patience": 1, "schedule__threshold": 0.1, "lr": 0.05}
+    with_rows = quick("reduce_on_plateau", max_epochs=60, **params)
+    with_rows.fit(X[:30], y[:30], X_val=X[30:], y_val=y[30:])
+    without = quick("reduce_on_plateau", max_epochs=60, **params).fit(X[:30], y[:30])
+    for reg, losses in (
+        (with_rows, with_rows.validation_loss_curve_),
+        (without, without.loss_curve_),
+    ):
+        optimizer = torch.optim.SGD([torch.zeros(1)], lr=0.05)
+        scheduler = lr_scheduler.ReduceLROnPlateau(optimizer, patience=1, threshold=0.1)
+        expected = []
+        for loss in losses:
+            expected.append(optimizer.param_groups[0]["lr"])
+            scheduler.step(loss)
+        assert rates_of(reg) == expected
+        assert len(set(expected)) > 1
+    assert rates_of(with_rows) != rates_of(without)
+
+
+def test_a_constant_learning_rate_is_the_default_and_leaves_no_trace(table: Table) -> None:
+    reg = quick("constant").fit(*table)
+    assert TorchRegressor().schedule == "constant"
+    assert reg.history_[-1].keys() == {"epoch", "loss"}
+
+
+def test_a_schedule_of_one_factor_is_a_constant_learning_rate(table: Table) -> None:
+    flat = quick(lr_scheduler.LambdaLR, schedule__lr_lambda=lambda _: 1.0).fit(*table)
+    np.testing.assert_array_equal(
+        flat.predict(table[0]), quick("constant").fit(*table).predict(table[0])
+    )
+    assert rates_of(flat) == [2e-3] * EPOCHS
+
+
+def test_the_learning_rate_of_an_epoch_is_that_of_its_last_step(table: Table) -> None:
+    reg = quick("cosine", lr=0.1, batch_size=10, max_epochs=2).fit(*table)
+    expected = 0.05 * (1 + np.cos(np.pi * np.array([4, 9]) / 10))
+    np.testing.assert_allclose(rates_of(reg), expected, rtol=1e-12)
+
+
+def test_a_warm_start_begins_the_schedule_anew(table: Table) -> None:
+    reg = quick("cosine", lr=0.1, max_epochs=3, warm_start=True).fit(*table).fit(*table)
+    assert [row["epoch"] for row in reg.history_] == [1, 2, 3, 4, 5, 6]
+    assert rates_of(reg)[:3] == rates_of(reg)[3:]
+
+
+def test_no_warning_comes_and_no_class_of_torch_is_changed(table: Table) -> None:
+    before = inspect.getsource(torch.optim.SGD.step), dict(vars(lr_scheduler.CosineAnnealingLR))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for schedule in NAMES:
+            quick(schedule).fit(*table)
+    after = inspect.getsource(torch.optim.SGD.step), dict(vars(lr_scheduler.CosineAnnealingLR))
+    assert before == after
+
+
+def test_a_scheduler_that_fails_on_its_way_says_so(table: Table) -> None:
+    short = {"schedule__max_lr": 0.1, "schedule__total_steps": 5}
+    with pytest.raises(ValueError, match=r"schedule 'OneCycleLR' failed after 6 moves: .*total"):
+        quick(lr_scheduler.OneCycleLR, **short).fit(*table)

@@ -1,0 +1,122 @@
+"""The parts of torchreg.nn as one network: everything that a fit offers works with them."""
+
+from __future__ import annotations
+
+import runpy
+from pathlib import Path
+
+import joblib
+import numpy as np
+import pytest
+import torch
+from sklearn.model_selection import GridSearchCV
+from torch import Tensor, nn
+
+from torchreg import TorchRegressor, load
+from torchreg.nn import LinearPath, MemberLinear, PeriodicEmbedding, RobustStandardize, Scale
+
+rng = np.random.default_rng(0)
+#: Skewed, skewed, of two values of which one is rare, constant.
+X = np.column_stack(
+    [1e3 * np.exp(rng.normal(size=(90, 2))), rng.permutation(90) < 6, np.full(90, 7.0)]
+)
+y = np.sin(X[:, 0] / 500) + X[:, 1] / 1e3 + 2 * X[:, 2]
+
+
+class Composed(nn.Module):
+    """Looks at its rows, and embeds what is a measurement."""
+
+    def __init__(self, in_features: int, out_features: int, n_members: int = 3) -> None:
+        super().__init__()
+        self.n_outputs, self.n_members = out_features, n_members
+        self.robust = RobustStandardize(torch.zeros(in_features), torch.ones(in_features))
+        self.layers = self.build(in_features, [*range(in_features)])
+
+    def build(self, in_features: int, columns: list[int]) -> nn.Sequential:
+        embedding = PeriodicEmbedding(in_features, columns, n_frequencies=4)
+        return nn.Sequential(
+            embedding,
+            Scale(embedding.out_features),
+            MemberLinear(self.n_members, embedding.out_features, 8),
+            nn.ReLU(),
+            MemberLinear(self.n_members, 8, self.n_outputs),
+        )
+
+    def initialize_from(self, x: Tensor, t: Tensor, weight: Tensor | None) -> None:
+        self.robust.initialize_from(x, t, weight)
+        self.layers = self.build(x.shape[1], self.robust.measurements())
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.layers(self.robust(x))
+
+
+def composed(in_features: int, out_features: int, n_members: int = 3) -> nn.Module:
+    network = Composed(in_features, out_features, n_members)
+    return LinearPath(network, in_features, out_features)
+
+
+def fixed() -> nn.Module:
+    """The same of parts alone, which need no class of one's own."""
+    return LinearPath(
+        nn.Sequential(
+            RobustStandardize([0.0] * 4, [1.0, 1.0, 2.0, 0.0], [False, False, True, False]),
+            PeriodicEmbedding(4, [0, 1], n_frequencies=4),
+            Scale(10),
+            MemberLinear(3, 10, 8),
+            nn.ReLU(),
+            MemberLinear(3, 8, 1),
+        ),
+        4,
+        1,
+    )
+
+
+def test_what_a_column_is_decides_how_it_is_treated() -> None:
+    reg = TorchRegressor(composed, max_epochs=2, random_state=0).fit(X, y)
+    network = reg.module_.network.network
+    assert network.layers[0].columns == [0, 1]
+    assert network.robust.binary.tolist() == [False, False, True, False]
+    assert network.robust.scale[3] == 0
+
+
+@pytest.mark.parametrize("batch_size", [None, 32])
+def test_searches_together_find_what_one_after_another_does(batch_size: int | None) -> None:
+    reg = TorchRegressor(composed, batch_size=batch_size, max_epochs=8, random_state=0)
+    search = GridSearchCV(reg, {"lr": [1e-3, 1e-2]}, cv=3)
+    alone = search.fit(X, y).cv_results_["mean_test_score"]
+    with joblib.parallel_config(backend="torchreg"):
+        together = search.fit(X, y).cv_results_["mean_test_score"]
+    np.testing.assert_allclose(together, alone, rtol=1e-6)
+
+
+def test_they_go_where_fits_go(tmp_path: Path) -> None:
+    import onnxruntime
+
+    reg = TorchRegressor(fixed(), batch_size=32, max_epochs=8, random_state=0).fit(X, y)
+    expected = reg.predict(X)
+    reg.save(tmp_path / "reg")
+    np.testing.assert_array_equal(load(tmp_path / "reg").predict(X), expected)
+
+    reg.to_onnx(tmp_path / "reg.onnx")
+    session = onnxruntime.InferenceSession(tmp_path / "reg.onnx")
+    (output,) = session.run(None, {session.get_inputs()[0].name: X})
+    np.testing.assert_allclose(output.reshape(-1), expected, rtol=1e-5, atol=1e-5)
+
+    reg.to_script(tmp_path / "reg.py", X, y)
+    source = (tmp_path / "reg.py").read_text(encoding="utf-8")
+    assert "import torchreg" not in source and "from torchreg" not in source
+    script = runpy.run_path(str(tmp_path / "reg.py"))
+    rows = torch.as_tensor(X), torch.as_tensor(y[:, None])
+    for network in (script["train"](*rows)[0], script["fitted_network"]()):
+        again = script["predict"](network, rows[0])[:, 0].numpy()
+        np.testing.assert_allclose(again, expected, rtol=1e-6)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_repeating_a_row_is_giving_it_a_weight(dtype: str) -> None:
+    weight = rng.integers(1, 4, len(X))
+    many = np.repeat(np.arange(len(X)), weight)
+    options = {"batch_size": None, "max_epochs": 8, "random_state": 0, "dtype": dtype}
+    one = TorchRegressor(composed, **options).fit(X, y, sample_weight=weight)
+    other = TorchRegressor(composed, **options).fit(X[many], y[many])
+    np.testing.assert_array_equal(one.predict(X), other.predict(X))
