@@ -261,7 +261,9 @@ class FittingMixin(BaseEstimator):
             learned["_origin"] = {**learned["_origin"], "start_seed": fitted.seed}
         history = [*before, *outcome.history()]
         losses = [row["loss"] for row in history]
-        validation = [row.get("validation_loss", math.nan) for row in history]
+        validation = None
+        if "validation_loss" in history[-1]:
+            validation = [row.get("validation_loss", math.nan) for row in history]
         learned |= {
             "module_": fitted.module,
             "dtype_": fitted.dtype,
@@ -270,7 +272,7 @@ class FittingMixin(BaseEstimator):
             "best_epoch_": outcome.best_epoch,
             "loss_curve_": losses,
             "loss_": losses[max(outcome.best_epoch, 1) - 1],
-            "validation_loss_curve_": validation if "validation_loss" in history[-1] else None,
+            "validation_loss_curve_": validation,
         }
         kept = {name: v for name, v in vars(self).items() if name != "feature_names_in_"}
         # All at once: what comes in between, as Ctrl-C may, finds the old fit or the new one.

@@ -35,14 +35,6 @@ FINDERS: tuple[Callable[[Evidence], Iterator[Finding]], ...] = (
     data.extrapolation,
 )
 
-#: What is certain enough to be said without being asked, and costs next to nothing.
-_CERTAIN: tuple[Callable[[Evidence], Iterator[Finding]], ...] = (
-    linearity.line,
-    activations.units,
-    scale.inputs,
-    scale.target,
-)
-
 
 def certain_findings(
     summary: FitSummary, feature_names: list[str], *, n_epochs: int
@@ -67,14 +59,16 @@ def certain_findings(
     if n_epochs < optimization.FEW_EPOCHS:
         return []
     evidence = Evidence(summary, feature_names, summary.look)
-    found = {f.code: f for find in _CERTAIN for f in find(evidence)}
-    line, dead = found.get("effectively-linear"), found.get("dead-units")
-    if line is not None and line.numbers["because_of_scale"]:
-        return [line]
-    certain = [dead] if dead is not None and activations.is_whole_layer(dead) else []
-    if optimization.gap(evidence) > optimization.BEHIND:
-        names = ("unscaled-inputs", "unscaled-target")
-        certain += [found[code] for code in names if code in found and scale.is_wild(found[code])]
+    of_scale = [*scale.inputs(evidence), *scale.target(evidence)]
+    # What is asked next tests for chance, and need not where there is nothing to be said.
+    lines = linearity.line(evidence) if of_scale else ()
+    because_of_scale = [f for f in lines if f.numbers.get("because_of_scale")]
+    if because_of_scale:
+        return because_of_scale
+    dead = (f for f in activations.units(evidence) if f.code == "dead-units")
+    certain = [finding for finding in dead if activations.is_whole_layer(finding)]
+    if of_scale and optimization.gap(evidence) > optimization.BEHIND:
+        certain += [finding for finding in of_scale if scale.is_wild(finding)]
     return certain
 
 

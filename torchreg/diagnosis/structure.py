@@ -170,7 +170,7 @@ def _write_bends(z: Array, n_bends: int, n_pairs: int, *, out: Array) -> bool:
     if n_bends:
         places = [place * n_rows // (n_bends + 1) for place in range(1, n_bends + 1)]
         quantiles = np.sort(z, axis=1)[:, places, None]
-        apart = bool((quantiles[:, 1:] > quantiles[:, :-1]).all())
+        apart = bool(np.logical_and.reduce(quantiles[:, 1:] > quantiles[:, :-1], axis=None))
         # (n_features * n_bends, n) -> (n_features, n_bends, n)
         hinges = out[: width * n_bends].reshape(width, n_bends, n_rows)
         np.maximum(np.subtract(z[:, None], quantiles, out=hinges), 0.0, out=hinges)
@@ -213,16 +213,22 @@ def _left_over(table: Array, n_line: int, n_terms: int, *, apart: bool) -> tuple
     # torch keeps to the threads that a fit takes; numpy's products would take all, and wait for
     # a core that is busy.
     rows = torch.from_numpy(table)
-    # One orthogonal basis serves all: what the first columns span, its first vectors span. It
-    # costs the square of all columns, too much for many outputs.
+    # One factor serves all: what the first terms explain, its first columns explain. It costs
+    # the square of all columns, too much for many outputs.
     if apart and len(table) <= 2 * n_terms:
-        triangle = torch.linalg.qr(rows.T, mode="r").R
-        heights = triangle.diagonal()[:n_terms].abs().numpy()
-        if np.minimum.reduce(heights) > APART * np.maximum.reduce(heights):
-            squares = np.square(triangle[:, n_terms:].numpy())
-            # All three of the same numbers: where no term explains anything, nothing comes out.
-            total, line, curve = (np.add.reduce(squares[place:]) for place in (0, n_line, n_terms))
-            return _Rest(total, line, n_line), _Rest(total, curve, n_terms)
+        products = rows @ rows.T
+        # (n_terms + n_wanted, n_terms + n_wanted) -> the end of its diagonal: (n_wanted,)
+        diagonal = products.numpy().reshape(-1)[n_terms * (len(table) + 1) :: len(table) + 1]
+        total = diagonal.copy()
+        # What is wanted may be spanned by the terms, and must not end the factorization.
+        diagonal += table.shape[1]
+        lower, failed = torch.linalg.cholesky_ex(products)
+        factor = lower.numpy()
+        heights = factor.diagonal()[:n_terms]
+        if not failed and np.minimum.reduce(heights) > APART * np.maximum.reduce(heights):
+            explained = np.square(factor[n_terms:, :n_terms])
+            line, curve = (np.add.reduce(explained[:, :end], axis=1) for end in (n_line, n_terms))
+            return _Rest(total, total - line, n_line), _Rest(total, total - curve, n_terms)
     total = np.add.reduce(np.square(table[n_terms:]), axis=1)
     wanted = rows[n_terms:]
     left_by_line = _by_eigenvectors(rows[:n_line], wanted, total)

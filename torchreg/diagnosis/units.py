@@ -97,6 +97,7 @@ def slope_and_output(
     Returns
     -------
     slope, output : ndarray of shape (n_units, n)
+        The size of the slope, whatever its sign.
     """
     given = [_copy(value) for value in args]
     options = {key: _copy(value) for key, value in kwargs.items()}
@@ -108,7 +109,7 @@ def slope_and_output(
         # A copy, which relu_ and its like may overwrite.
         after = call(before.clone(), *given[1:], **options)
         (slope,) = torch.autograd.grad(after.sum(), before)
-    return _by_unit(slope), _by_unit(after)
+    return np.abs(_by_unit(slope)), _by_unit(after)
 
 
 def slope_from_output(name: str, output: Tensor) -> tuple[Array, Array]:
@@ -146,7 +147,7 @@ def count_units(name: str, slope: Array, output: Array) -> dict[str, Any]:
     name : str
         A key of :data:`ACTIVATIONS`.
     slope, output : ndarray of shape (n_units, n)
-        One row a unit.
+        One row a unit; the slope without its sign.
 
     Returns
     -------
@@ -161,26 +162,27 @@ def count_units(name: str, slope: Array, output: Array) -> dict[str, Any]:
     (1, 1, 1)
     """
     activation = ACTIVATIONS[name]
-    relative = np.abs(slope)
-    if activation.steepest != 1:
-        relative /= activation.steepest
+    relative = slope if activation.steepest == 1 else slope / activation.steepest
     low, high = np.minimum.reduce(relative, axis=1), np.maximum.reduce(relative, axis=1)
-    flat = high <= FLAT
-    line = ~flat & (high - low <= ONE_SLOPE)
-    saturated = np.zeros(len(flat), dtype=bool)
+    # What is flat is a line, too.
+    flat, line = high <= FLAT, high - low <= ONE_SLOPE
+    n_flat = n_dead = int(np.count_nonzero(flat))
+    n_saturated, straight = 0, line
     if activation.bounded:
         saturated = np.add.reduce(relative <= STEEP, axis=1) / relative.shape[1] >= MOSTLY
-    dead = flat & ~saturated
-    bending = ~(flat | line | saturated)
+        n_saturated = int(np.count_nonzero(saturated))
+        n_dead = int(np.count_nonzero(flat & ~saturated))
+        straight = line | saturated
+    bending = output[~straight]
     return {
         "function": name,
         "bounded": activation.bounded,
         "n_units": len(slope),
-        "n_dead": int(np.count_nonzero(dead)),
-        "n_always_on": int(np.count_nonzero(line)),
-        "n_saturated": int(np.count_nonzero(saturated)),
-        "n_duplicates": _count_duplicates(output[bending]),
-        "n_bending": int(np.count_nonzero(bending)),
+        "n_dead": n_dead,
+        "n_always_on": int(np.count_nonzero(line)) - n_flat,
+        "n_saturated": n_saturated,
+        "n_duplicates": _count_duplicates(bending),
+        "n_bending": len(bending),
     }
 
 
@@ -202,6 +204,9 @@ def _count_duplicates(units: Array) -> int:
     size = products.diagonal()
     # 1 - r^2 <= NOT_EXPLAINED, for the correlation r of each pair
     alike = products * products >= (1 - NOT_EXPLAINED) * size[:, None] * size
+    # Each is like itself.
+    if np.count_nonzero(alike) == len(size):
+        return 0
     places = np.arange(len(size))
     earlier = places[:, None] < places
     return int(np.count_nonzero(np.logical_or.reduce(alike & earlier)))

@@ -11,10 +11,10 @@ from torch import Tensor, nn
 from torchreg.diagnosis.record import Columns, FarColumn
 from torchreg.diagnosis.statistics import spread_out
 from torchreg.diagnosis.structure import Array
-from torchreg.engine.problem import Problem
 from torchreg.engine.request import RawRows
-from torchreg.engine.rows import Rows, SparseRows, chunks, rows_in, width_of
-from torchreg.engine.statistics import Statistics, column_statistics
+from torchreg.engine.rows import Rows, SparseRows, rows_in, width_of
+from torchreg.engine.statistics import column_statistics
+from torchreg.nn import Standardize, Unstandardize
 
 #: A value beyond this many standard deviations is far. In a normal column one in 10^23 is.
 FAR = 10.0
@@ -45,35 +45,31 @@ class DescribedRows(NamedTuple):
     chosen: Tensor | slice
 
 
-def describe_rows(
-    module: nn.Sequential, problem: Problem, training: RawRows, n_rows: int
-) -> DescribedRows:
+def describe_rows(module: nn.Sequential, training: RawRows, n_rows: int) -> DescribedRows:
     """Describe training rows.
 
     Parameters
     ----------
     module : nn.Sequential
         A network between the scaling layers that hold their statistics.
-    problem : Problem
-        Of this network.
     training : RawRows
         In raw units, as they were trained on.
     n_rows : int
         How many there were before identical ones were merged.
     """
-    x, y, weight = training.x, training.y, problem.training.weight
+    x, y, weight = training.x, training.y, training.weight
     layers = dict(module.named_children())
     # Where a loss has a link, what scales its predictions may be no mean and spread of y.
     before, after = layers.get("standardize"), layers.get("unstandardize")
     if "link" in layers:
         after = None
-    ranges = ranges_of(x, statistics_of(before, x, weight))
+    ranges = ranges_of(x, *numbers_of(before, x, weight))
     at_most = min(LOOKED_AT, rows_in(_NUMBERS, width_of(x)))
-    chosen = spread_out(n_rows if weight is not None else len(y), at_most, weight)
+    chosen = spread_out(n_rows if weight is not None else y.shape[0], at_most, weight)
     return DescribedRows(
         n_rows,
         x=Columns(*(numbers.tolist() for numbers in ranges)),
-        y=describe_target(y, statistics_of(after, y, weight)),
+        y=describe_target(y, *numbers_of(after, y, weight)),
         far=far_columns(x, ranges),
         copies=find_copies(x, chosen, ranges),
         chosen=chosen,
@@ -89,55 +85,55 @@ class Ranges(NamedTuple):
     high: Array
 
 
-def ranges_of(rows: Rows, statistics: Statistics) -> Ranges:
+def ranges_of(rows: Rows, mean: Array, scale: Array) -> Ranges:
     """Find the smallest and the largest value of each column, beside mean and scale.
 
     Parameters
     ----------
     rows : Tensor of shape (n, n_columns) or SparseRows
         Raw units.
-    statistics : Statistics
+    mean, scale : ndarray of shape (n_columns,)
         Of these rows.
     """
-    return Ranges(*(numbers.numpy() for numbers in (*statistics, *column_ranges(rows))))
+    low, high = column_ranges(rows)
+    return Ranges(mean, scale, low.numpy(), high.numpy())
 
 
-def describe_target(y: Tensor, statistics: Statistics) -> Columns:
+def describe_target(y: Tensor, mean: Array, scale: Array) -> Columns:
     """Describe y with its skewness and kurtosis (3 for a normal distribution).
 
     Parameters
     ----------
     y : Tensor of shape (n, n_outputs)
         Raw units, float64.
-    statistics : Statistics
+    mean, scale : ndarray of shape (n_outputs,)
         Of these rows.
     """
     # One output a row: (n, n_outputs) -> (n_outputs, n)
     values = np.ascontiguousarray(y.numpy().T)
-    n_rows = len(y)
-    mean, scale = (numbers.numpy() for numbers in statistics)
+    n_rows = values.shape[1]
+    low, high = np.minimum.reduce(values, axis=1), np.maximum.reduce(values, axis=1)
     # Standardized with these rows' own numbers, and before any power is taken; a constant is 0.
     z = values - np.add.reduce(values, axis=1, keepdims=True) / n_rows
     z /= np.where(scale == 0, np.inf, scale)[:, None]
     powers = np.empty((3, *z.shape))
-    square, cube, fourth = powers
-    np.multiply(z, z, out=square)
-    np.multiply(square, z, out=cube)
-    np.multiply(square, square, out=fourth)
+    square = np.multiply(z, z, out=powers[0])
+    np.multiply(square, z, out=powers[1])
+    np.multiply(square, square, out=powers[2])
     variance, skewness, kurtosis = np.add.reduce(powers, axis=2) / n_rows
     variance[variance == 0] = 1.0
-    low, high = np.minimum.reduce(values, axis=1), np.maximum.reduce(values, axis=1)
     skewness /= variance * np.sqrt(variance)
     kurtosis /= variance * variance
     return Columns(*(v.tolist() for v in (mean, scale, low, high, skewness, kurtosis)))
 
 
-def statistics_of(layer: nn.Module | None, rows: Rows, weight: Tensor | None) -> Statistics:
-    """Read the statistics out of a scaling layer or, where there is none, compute them."""
-    if layer is None:
-        return column_statistics(rows, None if weight is None else weight.cpu())
-    mean, scale = (layer.get_buffer(name).to("cpu", torch.float64) for name in ("mean", "scale"))
-    return Statistics(mean, scale)
+def numbers_of(layer: nn.Module | None, rows: Rows, weight: Tensor | None) -> tuple[Array, Array]:
+    """Read mean and scale out of a scaling layer or, where there is none, compute them."""
+    if isinstance(layer, Standardize | Unstandardize):
+        mean, scale = layer.mean.to("cpu", torch.float64), layer.scale.to("cpu", torch.float64)
+    else:
+        mean, scale = column_statistics(rows, weight)
+    return mean.numpy(), scale.numpy()
 
 
 def column_ranges(rows: Rows) -> tuple[Tensor, Tensor]:
@@ -148,10 +144,7 @@ def column_ranges(rows: Rows) -> tuple[Tensor, Tensor]:
         bound = torch.where(full, torch.inf, 0.0).to(torch.float64)
         low = bound.scatter_reduce(0, columns, values, "amin")
         return low, (-bound).scatter_reduce(0, columns, values, "amax")
-    ranges = [torch.aminmax(rows[piece], dim=0) for piece in chunks(*rows.shape)]
-    low, high = ranges[0]
-    for smallest, largest in ranges[1:]:
-        low, high = torch.minimum(low, smallest), torch.maximum(high, largest)
+    low, high = torch.aminmax(rows, dim=0)
     return low.to(torch.float64), high.to(torch.float64)
 
 

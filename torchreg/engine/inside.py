@@ -47,14 +47,12 @@ class Inside:
         self.dtype = next(self.network.parameters()).dtype
         # Rows are standardized on the CPU, where float64 is, and moved in the core's dtype.
         here = request.device.type == "cpu"
-        layers = OrderedDict(
-            (name, layer if here else copy.deepcopy(layer).cpu())
-            for name, layer in module.named_children()
-            if layer is not self.network
-        )
-        self._standardize = layers.get("standardize")
-        target = target_layer(nn.Sequential(layers))
-        self._standardize_y = None if target is None else target.inverse()
+        #: The layers around the network.
+        self._around: nn.Module = module
+        if not here:
+            layers = {n: part for n, part in module.named_children() if part is not self.network}
+            self._around = nn.Sequential(OrderedDict(copy.deepcopy(layers))).cpu()
+        self._standardize = getattr(self._around, "standardize", None)
 
     def table(self, rows: RawRows, *, whole: bool) -> Table:
         """Standardize rows, or let them be standardized when they are asked for.
@@ -68,7 +66,10 @@ class Inside:
         n_rows, width = len(rows.y), width_of(rows.x)
         lazy = isinstance(rows.x, SparseRows) or (not whole and n_rows * width > LARGE)
         x = LazyRows(rows.x, self._x) if lazy else self._prepared(rows.x, self._x)
-        return Table(x, self._prepared(rows.y, self._t), weight)
+        target = target_layer(self._around)
+        standardize = None if target is None else target.inverse()
+        t = self._prepared(rows.y, lambda y: self._core(standardize(y) if standardize else y))
+        return Table(x, t, weight)
 
     def listener(
         self, training: RawRows, validation: RawRows | None, batch_size: int
@@ -115,9 +116,6 @@ class Inside:
 
     def _x(self, x: Tensor) -> Tensor:
         return self._core(x if self._standardize is None else self._standardize(x))
-
-    def _t(self, y: Tensor) -> Tensor:
-        return self._core(y if self._standardize_y is None else self._standardize_y(y))
 
     def _core(self, values: Tensor) -> Tensor:
         if self.request.optimizer.searches_lines:

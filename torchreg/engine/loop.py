@@ -213,10 +213,15 @@ class _Training:
     def _write_down(self, losses: list[float], validation: list[float] | None) -> None:
         for member in self.active:
             member.losses.append(losses[member.place])
-            if validation is not None:
+        if validation is not None:
+            for member in self.active:
                 member.validation_losses.append(validation[member.place])
-            if self.core.pace is not None:
+        if self.core.pace is not None:
+            for member in self.active:
                 member.rates.append(self.core.pace.rates[member.place])
+        # A finite sum has finite terms; only where it is not is each of them looked at.
+        if self.core.whole is not None and math.isfinite(sum(losses) + sum(validation or [])):
+            return
         sound = [math.isfinite(loss) for loss in losses]
         if validation is not None:
             sound = [is_so and math.isfinite(v) for is_so, v in zip(sound, validation, strict=True)]

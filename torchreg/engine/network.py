@@ -16,6 +16,7 @@ from torchreg._errors import did_you_mean
 from torchreg.engine.statistics import Statistics
 from torchreg.nn import MLP, AverageMembers, Link, Standardize, Unstandardize
 from torchreg.nn.links import for_each_number
+from torchreg.nn.plain import plain_layers
 
 
 def build_network(
@@ -267,6 +268,10 @@ def habits_of(network: nn.Module, x: Tensor) -> Habits:
     -------
     Habits
     """
+    layers = plain_layers(network)
+    if layers is not None and not any(isinstance(layer, nn.Dropout) for layer in layers):
+        network.eval()
+        return Habits(draws=False, overwrites_input=False)
     generators: list[Callable[[], Tensor]] = [torch.get_rng_state]
     if x.device.type == "cuda":
         generators.append(lambda: torch.cuda.get_rng_state(x.device))

@@ -34,6 +34,7 @@ from torchreg.engine.statistics import Statistics, column_statistics
 from torchreg.engine.stepper import trainable
 from torchreg.engine.summary import Travel, summarize
 from torchreg.losses import probe_loss
+from torchreg.nn.plain import is_plain
 from torchreg.optimizers import OptimizerSpec
 
 #: With ``batch_size="auto"``, up to this many rows are one batch, ...
@@ -149,8 +150,11 @@ class Plan:
             # One that cannot be begun is known before the training.
             self.problems[0].course()
         self.travels = [Travel(start.inside.network) for start in starts]
-        self.request, self.shared = request, shared
-        self.training, self.starts = training, starts
+        # 4. What a diagnosis needs of the rows: now, when they and what describes them are at hand.
+        describe = partial(describe_rows, first.inside.module, training, self.n_rows)
+        how = scaling_of(request), self.n_rows
+        self.described = shared.once("described", training, *how, make=describe)
+        self.request, self.starts = request, starts
 
     def conclude(self, answers: list[Answer]) -> Fitted:
         """Keep the best network, and write down the numbers that a diagnosis needs.
@@ -171,10 +175,7 @@ class Plan:
             network = module.get_submodule("network")
             problem = replace(problem, network=network, training=start.table)
             travel = Travel.of_several([self.travels[i] for i in trained])
-        describe = partial(describe_rows, module, problem, self.training, self.n_rows)
-        how = scaling_of(self.request), problem.training.t.dtype, self.n_rows
-        rows = self.shared.once("described", self.training, *how, make=describe)
-        summary = summarize(problem, answer, travel, module, rows)
+        summary = summarize(problem, answer, travel, module, self.described)
         interrupted = any(map(is_interrupted, answers))
         return Fitted(module.eval(), dtype, answer, summary, start.seed, losses, interrupted)
 
@@ -294,6 +295,8 @@ def seeds_of(seed: int, n_init: int) -> list[int]:
     >>> seeds_of(7, 1), seeds_of(7, 3)[:2] == seeds_of(7, 2)
     ([7], True)
     """
+    if n_init == 1:
+        return [seed]
     further: list[int] = np.random.SeedSequence(seed).generate_state(n_init - 1).tolist()
     return [seed, *further]
 
@@ -316,17 +319,25 @@ def build_module(
     y_statistics: Statistics | None,
 ) -> nn.Sequential:
     """Build the untrained network between its scaling layers, on its device."""
-    loss, n_outputs = request.loss, training.y.shape[1]
+    loss, n_features, n_outputs = request.loss, width_of(training.x), training.y.shape[1]
+    width = n_outputs * loss.per_output
     network = build_network(
         request.module,
         request.module_options,
-        in_features=width_of(training.x),
-        out_features=n_outputs * loss.per_output,
+        in_features=n_features,
+        out_features=width,
     )
-    default = torch.get_default_dtype()
-    before = scaled(nn.Identity(), x_statistics, None, default)
-    first = before(_first_rows(training.x)).to(default)
-    output = fit_to_data(network, first, n_outputs, loss.per_output)
+    on_cpu = request.device.type == "cpu"
+    known = on_cpu and is_plain(network, in_features=n_features, out_features=width)
+    average = False
+    if known:
+        network.eval()
+    else:
+        default = torch.get_default_dtype()
+        before = scaled(nn.Identity(), x_statistics, None, default)
+        first = before(_first_rows(training.x)).to(default)
+        output = fit_to_data(network, first, n_outputs, loss.per_output)
+        average = has_members(output)
     trainable(network)
     dtype = resolve_dtype(
         request.dtype,
@@ -334,8 +345,10 @@ def build_module(
         device=request.device,
         exact=request.optimizer.searches_lines,
     )
-    link, average = copy.deepcopy(loss.link), has_members(output)
+    link = copy.deepcopy(loss.link)
     module = scaled(network.to(dtype), x_statistics, y_statistics, dtype, link, average=average)
+    if known:
+        return module
     if statistics_dtype(request.device) != torch.float64:
         module.to(statistics_dtype(request.device))
     return module.to(request.device)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from itertools import compress
+from operator import lt
 from typing import Any
 
 import torch
@@ -54,10 +56,15 @@ class Snapshot:
         epoch : int
             After which the weights are as they are now.
         """
-        lower = [place for place, loss in enumerate(losses) if loss < self.loss[place]]
+        are_lower = list(map(lt, losses, self.loss))
+        if all(are_lower):
+            self.take_all()
+            self.loss, self.epoch = [*losses], [epoch] * len(losses)
+            return
+        lower = [*compress(range(len(losses)), are_lower)]
         if not lower:
             return
-        if len(lower) == len(losses) or self.kept is None:
+        if self.kept is None:
             self.take_all()
         else:
             self._take_some(lower)

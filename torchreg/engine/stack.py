@@ -186,6 +186,8 @@ class Stack:
     def _require_program(self) -> None:
         if self.captured.obstacle is not None:
             raise NotStackableError(self.captured.obstacle)
+        if not self.captured.written:
+            return
         own = {memory_of(tensor) for tensor in [self.theta, *self.fixed.values()]}
         if any(memory_of(tensor) not in own for tensor in self.captured.written):
             raise NotStackableError("it changes a tensor that is no parameter and no buffer")

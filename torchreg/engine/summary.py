@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
+from itertools import accumulate
 
 import numpy as np
 import torch
@@ -71,8 +73,10 @@ class Travel:
     def __init__(self, network: nn.Module) -> None:
         self.names, self.tensors = [], []
         for name, parameter in network.named_parameters():
-            self.names.append(name)
-            self.tensors.append(parameter)
+            # What holds no number goes nowhere.
+            if parameter.numel():
+                self.names.append(name)
+                self.tensors.append(parameter)
         self.start = self._all_numbers()
 
     @classmethod
@@ -90,13 +94,15 @@ class Travel:
         # All tensors at once: a call of torch costs as much for each of them.
         start, now = (numbers.cpu().numpy() for numbers in (self.start, self._all_numbers()))
         now -= start
-        squares = (start * start, np.multiply(now, now, out=now))
-        journeys, end = [], 0
-        for name, tensor in zip(self.names, self.tensors, strict=True):
-            n = tensor.numel()
-            begin, end = end, end + n
-            sizes = [float(np.add.reduce(of_all[begin:end])) for of_all in squares]
-            journeys.append(Journey(name, n, *((size / max(n, 1)) ** 0.5 for size in sizes)))
+        counts = [tensor.numel() for tensor in self.tensors]
+        first = [end - n for end, n in zip(accumulate(counts), counts, strict=True)]
+        squares = (
+            np.add.reduceat(each * each, first, dtype=np.float64).tolist() for each in (start, now)
+        )
+        journeys = [
+            Journey(name, n, math.sqrt(of_start / n), math.sqrt(of_way / n))
+            for name, n, of_start, of_way in zip(self.names, counts, *squares, strict=True)
+        ]
         return journeys
 
     def _all_numbers(self) -> Tensor:
