@@ -188,7 +188,7 @@ def test_a_search_over_losses_and_levels_trains_what_each_fit_trains(
         {"loss": ["tweedie"], "loss__power": [1.2, 1.8]},
     ]
     reg = TorchRegressor(max_epochs=8, random_state=0, module__hidden_sizes=[6])
-    search = GridSearchCV(reg, grid, n_folds=2, scoring="neg_mean_absolute_error", refit=False)
+    search = GridSearchCV(reg, grid, cv=2, scoring="neg_mean_absolute_error", refit=False)
     alone = search.fit(*table).cv_results_["mean_test_score"]
     with joblib.parallel_config(backend="torchreg"):
         together = search.fit(*table).cv_results_["mean_test_score"]
