@@ -111,7 +111,7 @@ def test_a_search_over_cv_finds_what_separate_fits_give() -> None:
     [
         ({"n_init": 2}, {}, "of networks that are averaged none is chosen"),
         ({}, {"X_val": X, "y_val": Y}, "holds rows out itself, and X_val, y_val were given"),
-        ({}, {"checkpoint": "fit.checkpoint"}, "checkpoint expects n_folds=None"),
+        ({}, {"checkpoint": "fit.checkpoint"}, "checkpoint expects n_folds=None, got"),
         ({"n_folds": 61}, {}, "different rows or more, so that each network has one to hold out"),
     ],
 )
