@@ -59,6 +59,12 @@ def recipe_of(
             f"{link}, for loss={estimator.loss!r}, of which scripts know nothing yet. to_onnx, "
             "to_exported_program and save write it."
         )
+    if estimator.n_folds is not None:
+        raise ValueError(
+            f"to_script writes one network and its training; n_folds={estimator.n_folds} trained "
+            "several. to_onnx, to_exported_program and save write them; for a script, fit with "
+            "n_folds=None."
+        )
     # 1. The rows, and what is known of those of the fit.
     data, held = _given_data(estimator, training, validation)
     origin = dict(getattr(estimator, "_origin", {}))
