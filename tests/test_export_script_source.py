@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import linecache
 import math
+from collections.abc import Callable
 from functools import partial
 from itertools import pairwise as neighbours
 from statistics import NormalDist
@@ -99,6 +100,18 @@ def test_what_a_function_encloses_is_written_down() -> None:
     copied = run(source, f"{source.name_of(Local)}()")
     assert copied(2) == (6, kinds)
     assert "class Local" in source.definitions["Local"].splitlines()[0]
+
+
+def annotated(x: Any, activation: Callable[[Any], Any] = torch.tanh) -> Any:
+    return activation(x)
+
+
+def test_what_torch_imports_from_python_is_imported_from_python() -> None:
+    source = Source({})
+    source.expression(annotated)
+    assert {"from typing import Any", "from collections.abc import Callable"} == set(
+        source.imports.values()
+    )
 
 
 def test_the_cells_of_a_notebook_are_read() -> None:

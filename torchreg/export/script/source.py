@@ -220,6 +220,10 @@ def _is_named(value: Any) -> bool:
 
 
 def _place_in_torch(thing: Any, name: str) -> str | None:
+    """Find where torch has a thing of its own; what it only imports from Python is Python's."""
+    root = str(getattr(thing, "__module__", None) or "").partition(".")[0]
+    if root in sys.stdlib_module_names and root != "builtins":
+        return None
     for path, owner in _TORCH.items():
         if getattr(owner, name, None) is thing:
             return path
