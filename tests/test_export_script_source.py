@@ -109,9 +109,8 @@ def annotated(x: Any, activation: Callable[[Any], Any] = torch.tanh) -> Any:
 def test_what_torch_imports_from_python_is_imported_from_python() -> None:
     source = Source({})
     source.expression(annotated)
-    assert {"from typing import Any", "from collections.abc import Callable"} == set(
-        source.imports.values()
-    )
+    of_python = {"from typing import Any", "from collections.abc import Callable"}
+    assert of_python <= {*source.imports.values()}
 
 
 def test_the_cells_of_a_notebook_are_read() -> None:
