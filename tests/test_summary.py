@@ -8,9 +8,11 @@ import numpy as np
 import pytest
 import scipy.sparse
 import scipy.stats
+import torch
 
 from torchreg import TorchRegressor
 from torchreg.diagnosis.record import FitSummary
+from torchreg.diagnosis.statistics import spread_out
 
 Array = np.ndarray
 
@@ -108,3 +110,10 @@ def test_the_summary_holds_no_rows(rows: tuple[Array, Array]) -> None:
     few = json.dumps(TorchRegressor(max_epochs=1).fit(X[:200], y[:200]).fit_summary_)
     many = json.dumps(TorchRegressor(max_epochs=1).fit(X, y).fit_summary_)
     assert abs(len(many) - len(few)) < 500
+
+
+@pytest.mark.parametrize("size", [1e-300, 1.0, 1e308])
+def test_weights_of_any_size_choose_the_same_rows(size: float) -> None:
+    weight = torch.tensor([1.0, 0.25, 0.5, 1.5], dtype=torch.float64)
+    chosen = spread_out(40, 10, weight * size)
+    assert torch.equal(chosen, spread_out(40, 10, weight))

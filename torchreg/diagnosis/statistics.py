@@ -105,11 +105,14 @@ def spread_out(n_rows: int, at_most: int, weight: Tensor | None = None) -> Tenso
             return slice(count)
         return torch.from_numpy(np.arange(count) * n_rows // count)
     each = weight.detach().to("cpu", torch.float64).numpy()
-    times = each.astype(np.int64)
-    if n_rows == count == np.add.reduce(times) and np.logical_and.reduce(times == each):
-        # Rows that were merged, as often as they were there.
-        return torch.from_numpy(np.repeat(np.arange(len(times)), times))
-    total = each.cumsum()
+    largest = np.maximum.reduce(each)
+    if n_rows == count and largest <= n_rows:
+        times = each.astype(np.int64)
+        if n_rows == np.add.reduce(times) and np.logical_and.reduce(times == each):
+            # Rows that were merged, as often as they were there.
+            return torch.from_numpy(np.repeat(np.arange(len(times)), times))
+    # Of order 1, so that their sum is finite.
+    total = (each / largest).cumsum()
     places = (np.arange(count) + 0.5) * (total[-1] / count)
     return torch.from_numpy(np.minimum(np.searchsorted(total, places), len(total) - 1))
 
