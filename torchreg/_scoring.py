@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 from sklearn.base import BaseEstimator, RegressorMixin
 
+from torchreg._data import to_tensor
 from torchreg._parameters import nested_parameters
 from torchreg.export.unwritten import Unwritten
 from torchreg.losses import PinballLoss, TweedieDeviance, absolute_error, build_loss
@@ -78,9 +79,16 @@ class ScoreMixin(RegressorMixin, BaseEstimator):
             level = 0.5
             if isinstance(loss, PinballLoss):
                 level = loss.link.levels[loss.link.place]
-            prediction = self.predict(X)
-            return float(d2_pinball_score(y, prediction, sample_weight=sample_weight, alpha=level))
+            y, prediction, weight = map(_in_numpy, (y, self.predict(X), sample_weight))
+            return float(d2_pinball_score(y, prediction, sample_weight=weight, alpha=level))
         return float(super().score(X, y, sample_weight))
+
+
+def _in_numpy(values: Any) -> Any:
+    """Bring an array of another library to numpy, which not every score knows to do."""
+    if isinstance(values, np.ndarray) or not hasattr(values, "device"):
+        return values
+    return to_tensor(values, name="y").numpy()
 
 
 def _columns(values: Any) -> list[Any]:
