@@ -70,18 +70,16 @@ class ScoreMixin(RegressorMixin, BaseEstimator):
         loss = owner.loss
         if not isinstance(loss, Unwritten):
             loss = build_loss(loss, nested_parameters(owner._nested, "loss")).function
+        if not isinstance(loss, TweedieDeviance | PinballLoss) and loss is not absolute_error:
+            return float(super().score(X, y, sample_weight))
+        y, prediction, weight = map(_in_numpy, (y, self.predict(X), sample_weight))
         if isinstance(loss, TweedieDeviance):
-            prediction = self.predict(X)
-            columns = zip(*map(_columns, (y, prediction)), strict=True)
-            options: dict[str, Any] = {"sample_weight": sample_weight, "power": loss.power}
+            # (n,) or (n, n_outputs) -> n_outputs of (n,)
+            columns = zip(*(np.atleast_2d(np.asarray(v).T) for v in (y, prediction)), strict=True)
+            options: dict[str, Any] = {"sample_weight": weight, "power": loss.power}
             return float(np.mean([d2_tweedie_score(*pair, **options) for pair in columns]))
-        if isinstance(loss, PinballLoss) or loss is absolute_error:
-            level = 0.5
-            if isinstance(loss, PinballLoss):
-                level = loss.link.levels[loss.link.place]
-            y, prediction, weight = map(_in_numpy, (y, self.predict(X), sample_weight))
-            return float(d2_pinball_score(y, prediction, sample_weight=weight, alpha=level))
-        return float(super().score(X, y, sample_weight))
+        level = loss.link.levels[loss.link.place] if isinstance(loss, PinballLoss) else 0.5
+        return float(d2_pinball_score(y, prediction, sample_weight=weight, alpha=level))
 
 
 def _in_numpy(values: Any) -> Any:
@@ -89,10 +87,3 @@ def _in_numpy(values: Any) -> Any:
     if isinstance(values, np.ndarray) or not hasattr(values, "device"):
         return values
     return to_tensor(values, name="y").numpy()
-
-
-def _columns(values: Any) -> list[Any]:
-    """Take the columns of y apart, whatever library it is of."""
-    if not hasattr(values, "shape") or hasattr(values, "iloc"):
-        values = np.asarray(values)
-    return [values] if values.ndim == 1 else [values[:, j] for j in range(values.shape[1])]
