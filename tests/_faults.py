@@ -24,6 +24,7 @@ from torch import Tensor, nn
 
 from tests._trials import Array, Trial, rows
 from torchreg import TorchRegressor
+from torchreg.nn import MLP
 
 NAN, INF = float("nan"), float("inf")
 REFUSED = (ValueError, TypeError)
@@ -278,7 +279,9 @@ class Until(Callback):
 def fork(trial: Trial, injection: Any) -> None:
     """A forked process predicts and fits as its parent, where a thread holds the generators."""
     begun, end = threading.Event(), threading.Event()
-    busy = TorchRegressor(module__dropout=0.5, max_epochs=10**6, callbacks=[Until(begun, end)])
+    busy = TorchRegressor(
+        module=MLP, module__dropout=0.5, max_epochs=10**6, callbacks=[Until(begun, end)]
+    )
     worker = threading.Thread(target=busy.fit, args=(trial.X, trial.y))
     worker.start()
     assert begun.wait(timeout=30)

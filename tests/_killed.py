@@ -23,6 +23,7 @@ from torch import nn
 
 import torchreg._checkpoint
 from torchreg import TorchRegressor
+from torchreg.nn import MLP
 
 KILLS = 5
 
@@ -59,7 +60,7 @@ def data() -> tuple[np.ndarray, np.ndarray]:
 
 def fitted(params: dict[str, Any], path: Path | None) -> dict[str, Any]:
     """Fit, and give all that was learned."""
-    reg = TorchRegressor(random_state=0, **params).fit(*data(), checkpoint=path)
+    reg = TorchRegressor(module=MLP, random_state=0, **params).fit(*data(), checkpoint=path)
     return {
         "module": [tensor.tolist() for tensor in reg.module_.state_dict().values()],
         "history": reg.history_,

@@ -9,6 +9,7 @@ import pytest
 from sklearn.exceptions import NotFittedError
 
 from torchreg import TorchRegressor
+from torchreg.nn import MLP
 
 Array = np.ndarray
 NAN, INF = float("nan"), float("inf")
@@ -52,7 +53,7 @@ def refuse(
     assert all(getattr(before, name) is value for name, value in learned.items())
     assert {name for name in vars(before) if name.endswith("_")} == set(learned)
     # A first fit fails for the same reason, and leaves nothing behind.
-    fresh = TorchRegressor().set_params(**reg.get_params())
+    fresh = TorchRegressor(module=MLP).set_params(**reg.get_params())
     with pytest.raises(error, match=message):
         fresh.fit(*args, **given)
     with pytest.raises(NotFittedError):

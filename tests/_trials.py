@@ -18,6 +18,7 @@ from skorch.callbacks import Callback
 from torch import Tensor, nn
 
 from torchreg import InterruptWarning, PrecisionWarning, TorchRegressor
+from torchreg.nn import MLP
 
 Array = np.ndarray
 #: How near a fit in which an error was got round must be to one in quiet, in standard deviations
@@ -121,7 +122,7 @@ class Trial:
     def __init__(self, rng: np.random.Generator) -> None:
         self.rng = rng
         self.X, self.y = rows(rng)
-        self.reg = TorchRegressor(**short_fit(rng)).fit(*rows(rng))
+        self.reg = TorchRegressor(module=MLP, **short_fit(rng)).fit(*rows(rng))
         self.remember()
         self.reg.set_params(random_state=self.reg.random_state + 1)
 

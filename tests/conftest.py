@@ -14,6 +14,8 @@ import pytest
 from chromium import Browser, find_or_install
 from hypothesis import HealthCheck, Phase, settings
 
+from torchreg.nn import MLP
+
 Array = np.ndarray
 
 # The same examples in every run. `--hypothesis-profile=hunt` looks for new ones instead.
@@ -110,7 +112,7 @@ def bent(penguins: pd.DataFrame) -> Any:
     from torchreg import TorchRegressor
 
     return TorchRegressor(
-        module__hidden_sizes=[5], optimizer="rprop", max_epochs=300, random_state=0
+        module=MLP, module__hidden_sizes=[5], optimizer="rprop", max_epochs=300, random_state=0
     ).fit(penguins[["flipper_length_mm"]], penguins["body_mass_g"])
 
 

@@ -21,6 +21,7 @@ from torchreg import TorchRegressor
 from torchreg.engine.alike import UnlikeError, kind_of
 from torchreg.engine.plan import Plan
 from torchreg.engine.shared import Shared
+from torchreg.nn import MLP
 
 RNG = np.random.default_rng(0)
 X, Y = RNG.normal(size=(60, 4)), RNG.normal(size=(60, 2))
@@ -33,7 +34,7 @@ def kind(n: int = 40, held_out: int = 0, rows: dict[str, Any] | None = None, **o
     given: dict[str, Any] = {"X": X[:n], "y": Y[:n, 0]}
     if held_out:
         given |= {"X_val": X[:held_out], "y_val": Y[:held_out, 0]}
-    job = job_of(TorchRegressor(**{**settings, **options}), {**given, **(rows or {})})
+    job = job_of(TorchRegressor(module=MLP, **{**settings, **options}), {**given, **(rows or {})})
     return kind_of(Plan(job, Shared(several=False)).problems[0])
 
 
@@ -281,7 +282,7 @@ def test_parameters_of_several_dtypes_are_moved_by_one_network_alone() -> None:
 
 
 def test_a_fit_whose_state_is_kept_trains_alone() -> None:
-    job = job_of(TorchRegressor(max_epochs=20), {"X": X, "y": Y[:, 0]})
+    job = job_of(TorchRegressor(module=MLP, max_epochs=20), {"X": X, "y": Y[:, 0]})
     problem = Plan(job, Shared(several=False)).problems[0]
     with pytest.raises(UnlikeError, match="its state is kept in a file"):
         kind_of(replace(problem, keeper=cast(Any, object())))

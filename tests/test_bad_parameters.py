@@ -14,6 +14,7 @@ from tests._refusals import INF, NAN, X, Y, quick, refuse
 from torchreg import TorchRegressor
 from torchreg._device import devices_present
 from torchreg._limits import LIMITS
+from torchreg.nn import MLP
 
 # Misspelt
 
@@ -22,18 +23,18 @@ def test_a_misspelt_parameter_is_refused_at_once_with_the_near_names() -> None:
     with pytest.raises(
         TypeError, match=r"no parameter 'max_epoch'\. Did you mean 'max_epochs'"
     ) as e:
-        TorchRegressor(max_epoch=3)
+        TorchRegressor(module=MLP, max_epoch=3)
     assert "TorchRegressor has no parameter 'max_epoch'" in str(e.value)
     with pytest.raises(ValueError, match=r"no parameter 'max_epoch'\. Did you mean 'max_epochs'"):
-        TorchRegressor().set_params(max_epoch=3)
+        TorchRegressor(module=MLP).set_params(max_epoch=3)
     with pytest.raises(TypeError, match=r"'optimiser__lr'\. Did you mean 'optimizer'"):
-        TorchRegressor(optimiser__lr=3)
+        TorchRegressor(module=MLP, optimiser__lr=3)
     with pytest.raises(ValueError, match=r"'modul__width'\. Did you mean 'module'"):
-        TorchRegressor().set_params(modul__width=3)
+        TorchRegressor(module=MLP).set_params(modul__width=3)
 
 
 def test_a_refused_set_params_sets_nothing() -> None:
-    reg = TorchRegressor()
+    reg = TorchRegressor(module=MLP)
     before = reg.get_params()
     with pytest.raises(ValueError, match="no parameter 'typo'"):
         reg.set_params(lr=0.5, module__hidden_sizes=[3], typo=1)
@@ -127,7 +128,7 @@ OUTSIDE: dict[str, list[Any]] = {
 
 
 def test_every_parameter_has_its_limits_and_a_value_outside_them_is_tried() -> None:
-    parameters = {name for name in TorchRegressor().get_params() if "__" not in name}
+    parameters = {name for name in TorchRegressor(module=MLP).get_params() if "__" not in name}
     assert set(LIMITS) == set(OUTSIDE) == parameters
 
 

@@ -15,6 +15,7 @@ from torch import nn
 
 import torchreg._sklearn
 from torchreg import TorchRegressor
+from torchreg.nn import MLP
 
 Array = np.ndarray
 HAS_NATIVE = hasattr(torchreg._sklearn.CallbackSupportMixin, "set_callbacks")
@@ -29,7 +30,7 @@ def table() -> tuple[Array, Array]:
 
 def quick(**options: Any) -> TorchRegressor:
     settings: dict[str, Any] = {"max_epochs": 12, "lr": 0.02, "batch_size": 32, "random_state": 0}
-    return TorchRegressor(**{**settings, **options})
+    return TorchRegressor(module=MLP, **{**settings, **options})
 
 
 # skorch
@@ -205,7 +206,7 @@ class Recorder:
 
 def test_below_scikit_learn_1_9_there_is_nothing_to_set_and_from_it_on_there_is() -> None:
     version = tuple(int(part) for part in sklearn.__version__.split(".")[:2])
-    assert hasattr(TorchRegressor(), "set_callbacks") == (version >= (1, 9))
+    assert hasattr(TorchRegressor(module=MLP), "set_callbacks") == (version >= (1, 9))
 
 
 if HAS_NATIVE:

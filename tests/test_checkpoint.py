@@ -19,6 +19,7 @@ from torch import nn
 import torchreg
 from torchreg import CheckpointError, TorchRegressor
 from torchreg._checkpoint import Checkpoint
+from torchreg.nn import MLP
 
 Array = np.ndarray
 
@@ -36,7 +37,7 @@ def path(tmp_path: Path) -> Path:
 
 
 def small(**params: Any) -> TorchRegressor:
-    return TorchRegressor(**{"max_epochs": 4, "random_state": 0, **params})
+    return TorchRegressor(module=MLP, **{"max_epochs": 4, "random_state": 0, **params})
 
 
 def weights_of(reg: TorchRegressor) -> list[torch.Tensor]:

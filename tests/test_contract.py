@@ -11,6 +11,7 @@ from sklearn.utils.estimator_checks import parametrize_with_checks
 from torch import Tensor, nn
 
 from torchreg import TorchEnsembleRegressor, TorchRegressor
+from torchreg.nn import MLP
 
 
 class Tanh(nn.Module):
@@ -44,25 +45,25 @@ class TwoOutputs(TorchRegressor):
 
 
 EXACT = [
-    TorchRegressor(),
+    TorchRegressor(module=MLP),
     TwoOutputs(max_epochs=100),
     TorchRegressor(Tanh),
-    TorchRegressor(standardize=False),
-    TorchRegressor(standardize="X", loss="huber", max_epochs=100),
-    TorchRegressor(optimizer="lbfgs", max_epochs=10),
-    TorchRegressor(dtype="float64", optimizer="rprop", max_epochs=50),
+    TorchRegressor(module=MLP, standardize=False),
+    TorchRegressor(module=MLP, standardize="X", loss="huber", max_epochs=100),
+    TorchRegressor(module=MLP, optimizer="lbfgs", max_epochs=10),
+    TorchRegressor(module=MLP, dtype="float64", optimizer="rprop", max_epochs=50),
     TorchRegressor(nn.LazyLinear, lr=0.1, max_epochs=50),
-    TorchRegressor(n_init=3, max_epochs=50),
-    TorchRegressor(loss="quantile", loss__quantile=[0.1, 0.9], max_epochs=50),
-    TorchRegressor(loss="gaussian_nll", max_epochs=50),
-    TorchRegressor(loss="poisson", max_epochs=50),
-    TorchEnsembleRegressor(TorchRegressor(max_epochs=50), 3),
+    TorchRegressor(module=MLP, n_init=3, max_epochs=50),
+    TorchRegressor(module=MLP, loss="quantile", loss__quantile=[0.1, 0.9], max_epochs=50),
+    TorchRegressor(module=MLP, loss="gaussian_nll", max_epochs=50),
+    TorchRegressor(module=MLP, loss="poisson", max_epochs=50),
+    TorchEnsembleRegressor(TorchRegressor(module=MLP, max_epochs=50), 3),
 ]
 RANDOM = [
-    TorchRegressor(early_stopping=True),
-    TorchRegressor(batch_size=8, max_epochs=50),
-    TorchEnsembleRegressor(TorchRegressor(max_epochs=50), 2, bootstrap=True),
-    TorchRegressor(batch_size=8, early_stopping=True, module__dropout=0.1, lr=0.01),
+    TorchRegressor(module=MLP, early_stopping=True),
+    TorchRegressor(module=MLP, batch_size=8, max_epochs=50),
+    TorchEnsembleRegressor(TorchRegressor(module=MLP, max_epochs=50), 2, bootstrap=True),
+    TorchRegressor(module=MLP, batch_size=8, early_stopping=True, module__dropout=0.1, lr=0.01),
 ]
 
 

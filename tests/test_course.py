@@ -17,6 +17,7 @@ from torch.optim import lr_scheduler
 from tests._schedules import EPOCHS, N, Table, net, quick, rates_of, table_of_numbers
 from torchreg import TorchRegressor
 from torchreg.course import Course
+from torchreg.nn import MLP
 from torchreg.optimizers import build_optimizer
 from torchreg.schedules import SCHEDULES, build_schedule
 
@@ -239,7 +240,7 @@ def test_a_plateau_hears_the_validation_rows_where_there_are_any(table: Table) -
 
 def test_a_constant_learning_rate_is_the_default_and_leaves_no_trace(table: Table) -> None:
     reg = quick("constant").fit(*table)
-    assert TorchRegressor().schedule == "constant"
+    assert TorchRegressor(module=MLP).schedule == "constant"
     assert reg.history_[-1].keys() == {"epoch", "loss"}
 
 

@@ -13,6 +13,7 @@ from recipes import LESSON, flippers, linear, tanh
 
 from torchreg import TorchRegressor
 from torchreg.diagnosis import CODES, Diagnosis
+from torchreg.nn import MLP
 
 ENOUGH = 0.95
 
@@ -20,7 +21,7 @@ ENOUGH = 0.95
 def diagnosed(X: object, y: object, **options: object) -> Diagnosis:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        return TorchRegressor(**{"random_state": 0, **options}).fit(X, y).diagnose()
+        return TorchRegressor(module=MLP, **{"random_state": 0, **options}).fit(X, y).diagnose()
 
 
 def test_the_collection_holds_at_least_two_fits_of_every_disease_in_each_half() -> None:
@@ -99,7 +100,9 @@ def test_given_the_training_rows_a_diagnosis_says_what_it_says_without_them() ->
     for standardize in (True, False):
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            reg = TorchRegressor(**LESSON, standardize=standardize, random_state=0).fit(X, y)
+            reg = TorchRegressor(module=MLP, **LESSON, standardize=standardize, random_state=0).fit(
+                X, y
+            )
         assert reg.diagnose(X, y).codes == reg.diagnose(X).codes == reg.diagnose().codes
 
 

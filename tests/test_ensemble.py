@@ -30,14 +30,16 @@ from torchreg import InterruptWarning, TorchEnsembleRegressor, TorchRegressor
 from torchreg._data import Data, draw_with_replacement
 from torchreg.engine.plan import seeds_of
 from torchreg.ensemble import member_seeds
-from torchreg.nn import Ensemble
+from torchreg.nn import MLP, Ensemble
 
 Array = np.ndarray
 Rows = tuple[Array, Array]
 
 
 def quick(**options: Any) -> TorchRegressor:
-    return TorchRegressor(**{"max_epochs": 15, "lr": 0.02, "module__hidden_sizes": [6], **options})
+    return TorchRegressor(
+        module=MLP, **{"max_epochs": 15, "lr": 0.02, "module__hidden_sizes": [6], **options}
+    )
 
 
 def few(n_estimators: int = 3, bootstrap: bool = False, **options: Any) -> TorchEnsembleRegressor:
@@ -89,14 +91,14 @@ def test_an_ensemble_of_one_is_the_regressor_with_its_seed(noisy: Rows) -> None:
 def test_without_a_template_it_is_an_ensemble_of_default_regressors(kink: Rows) -> None:
     X, y = kink
     ensemble = TorchEnsembleRegressor(n_estimators=2, random_state=0).fit(X, y)
-    first = TorchRegressor(random_state=0).fit(X, y)
+    first = TorchRegressor(module=MLP, random_state=0).fit(X, y)
     np.testing.assert_allclose(ensemble.estimators_[0].predict(X), first.predict(X), rtol=1e-9)
 
 
 def test_far_from_the_data_the_members_disagree_most() -> None:
     X = np.linspace(-2, 2, 80)[:, None]
     ensemble = TorchEnsembleRegressor(
-        TorchRegressor(optimizer="rprop", max_epochs=300, module__hidden_sizes=[20]),
+        TorchRegressor(module=MLP, optimizer="rprop", max_epochs=300, module__hidden_sizes=[20]),
         8,
         random_state=0,
     ).fit(X, np.sin(3 * X[:, 0]))

@@ -24,6 +24,7 @@ from torchreg import (
     UntrustedError,
     UnwrittenWarning,
 )
+from torchreg.nn import MLP
 
 Array = np.ndarray
 
@@ -133,7 +134,7 @@ def test_a_subclass_needs_trust(tmp_path: Path) -> None:
         pass
 
     Own.__qualname__ = "Own"
-    Own(TorchRegressor(max_epochs=2), 2, random_state=0).fit(X, Y).save(tmp_path / "a")
+    Own(TorchRegressor(module=MLP, max_epochs=2), 2, random_state=0).fit(X, Y).save(tmp_path / "a")
     with pytest.raises(UntrustedError):
         torchreg.load(tmp_path / "a")
     assert type(torchreg.load(tmp_path / "a", trusted=[Own])) is Own

@@ -25,6 +25,7 @@ from torch import nn
 import torchreg
 from torchreg import FileError, TorchRegressor
 from torchreg.export.file import pack, unpack
+from torchreg.nn import MLP
 
 BLIND, SEALED = 6000, 4500
 X = np.linspace(-1, 1, 60).reshape(20, 3)
@@ -72,7 +73,7 @@ def originals(tmp_path_factory: pytest.TempPathFactory) -> list[tuple[bytes, dic
     template = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4), nn.PReLU(), nn.Linear(4, 2))
     y = X[:, 0]
     fits: list[tuple[TorchRegressor, Any, dict[str, Any]]] = [
-        (TorchRegressor(module__hidden_sizes=[4], optimizer=torch.optim.AdamW), y, {}),
+        (TorchRegressor(module=MLP, module__hidden_sizes=[4], optimizer=torch.optim.AdamW), y, {}),
         (
             TorchRegressor(template, loss=nn.HuberLoss(), random_state=np.random.RandomState(0)),
             np.column_stack([y, y]),

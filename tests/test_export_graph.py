@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from torchreg import TorchRegressor
 from torchreg._errors import ExportError
+from torchreg.nn import MLP
 
 Array = np.ndarray
 RNG = np.random.default_rng(0)
@@ -44,7 +45,7 @@ def layers() -> nn.Module:
 
 def build(module: Any = None, **options: Any) -> TorchRegressor:
     settings: dict[str, Any] = {"max_epochs": 5, "random_state": 0, "module": module, **options}
-    return TorchRegressor(**settings)
+    return TorchRegressor(module=MLP, **settings)
 
 
 BOTH = np.stack([Y, -Y], axis=1)

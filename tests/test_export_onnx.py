@@ -31,6 +31,7 @@ from torchreg.engine.predict import predict_rows
 from torchreg.export import onnx as room
 from torchreg.export.graph import Source
 from torchreg.export.onnx import Labels, label, write_onnx
+from torchreg.nn import MLP
 
 Array = np.ndarray
 RNG = np.random.default_rng(0)
@@ -42,7 +43,7 @@ def build(module: Any = None, **options: Any) -> TorchRegressor:
     settings: dict[str, Any] = {"max_epochs": 5, "random_state": 0, "module": module, **options}
     if module is None:
         settings.setdefault("module__hidden_sizes", [7])
-    return TorchRegressor(**settings)
+    return TorchRegressor(module=MLP, **settings)
 
 
 def run(path: Path, rows: Array) -> Array:

@@ -149,7 +149,7 @@ class Case(NamedTuple):
 
 
 def fit_of(**parameters: Any) -> TorchRegressor:
-    return TorchRegressor(**{"max_epochs": 30, "random_state": 0} | parameters)
+    return TorchRegressor(module=MLP, **{"max_epochs": 30, "random_state": 0} | parameters)
 
 
 torch.manual_seed(7)
@@ -563,7 +563,7 @@ def fitted(kink: tuple[Any, Any]) -> TorchRegressor:
 
 def test_only_a_fitted_regressor_writes_a_script(tmp_path: Path) -> None:
     with pytest.raises(NotFittedError):
-        TorchRegressor().to_script(tmp_path / "script.py")
+        TorchRegressor(module=MLP).to_script(tmp_path / "script.py")
 
 
 @pytest.mark.parametrize("name", ["script", "script.txt", "script.py.gz", ""])
@@ -657,7 +657,9 @@ def test_parameters_in_two_places_are_refused(kink: tuple[Any, Any], tmp_path: P
 def test_a_script_says_that_torch_searches_on_at_kinks(
     stops: bool, kink: tuple[Any, Any], tmp_path: Path
 ) -> None:
-    reg = TorchRegressor(optimizer="lbfgs", optimizer__stop_at_kinks=stops, max_epochs=1)
+    reg = TorchRegressor(
+        module=MLP, optimizer="lbfgs", optimizer__stop_at_kinks=stops, max_epochs=1
+    )
     reg.fit(*kink).to_script(tmp_path / "fit.py")
     written = (tmp_path / "fit.py").read_text(encoding="utf-8")
     said = " ".join(written.replace("#", "").split())

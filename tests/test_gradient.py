@@ -15,6 +15,7 @@ from tests._zoo import ACTIVATIONS, ARGUMENTS, ZOO, Body, centres
 from torchreg import TorchRegressor
 from torchreg.engine import gradient
 from torchreg.losses import LOSSES
+from torchreg.nn import MLP
 
 Array = np.ndarray
 CAPTURED = "The steps were captured once and repeated."
@@ -48,7 +49,9 @@ def both(
             with monkeypatch.context() as patch:
                 if lane != CAPTURED:
                     patch.setattr(gradient, "obstacle", lambda *_: "this test asks for it")
-                fits.append(TorchRegressor(**settings).fit(X, y, weight if weighted else None))
+                fits.append(
+                    TorchRegressor(module=MLP, **settings).fit(X, y, weight if weighted else None)
+                )
             assert capsys.readouterr().out.splitlines()[-1] == lane
         return fits[0], fits[1]
 

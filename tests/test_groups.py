@@ -20,7 +20,7 @@ from torchreg.engine.groups import AT_ONCE, MANY, groups_of, width_in_numbers
 from torchreg.engine.plan import Plan
 from torchreg.engine.problem import Problem
 from torchreg.engine.shared import Shared
-from torchreg.nn import MemberLinear, PeriodicEmbedding
+from torchreg.nn import MLP, MemberLinear, PeriodicEmbedding
 
 RNG = np.random.default_rng(0)
 X = RNG.normal(size=(3000, 3))
@@ -31,7 +31,9 @@ def problem(n_rows: int = 40, held_out: int = 0, **options: Any) -> Problem:
     rows: dict[str, Any] = {"X": X[:n_rows], "y": X[:n_rows, 0]}
     if held_out:
         rows |= {"X_val": X[:held_out], "y_val": X[:held_out, 0]}
-    return Plan(job_of(TorchRegressor(**settings), rows), Shared(several=False)).problems[0]
+    return Plan(
+        job_of(TorchRegressor(module=MLP, **settings), rows), Shared(several=False)
+    ).problems[0]
 
 
 def copies(problem: Problem, n: int) -> list[Problem]:

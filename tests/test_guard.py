@@ -15,6 +15,7 @@ from torchreg import InterruptWarning, TorchRegressor
 from torchreg._device import _GENERATOR_LOCK
 from torchreg._guard import leaving_no_trace
 from torchreg.engine.recorder import Recorder
+from torchreg.nn import MLP
 
 Array = np.ndarray
 RNG = np.random.default_rng(0)
@@ -70,7 +71,7 @@ CONFIGURATIONS: dict[str, dict[str, Any]] = {
 
 def small(**options: Any) -> TorchRegressor:
     given = {"module__hidden_sizes": (3,), "max_epochs": 20, "random_state": 0}
-    return TorchRegressor(**{**given, **options})
+    return TorchRegressor(module=MLP, **{**given, **options})
 
 
 @pytest.mark.filterwarnings("ignore::torchreg.InterruptWarning")

@@ -36,6 +36,7 @@ FLOORS: dict[str, list[str]] = {
         "torchreg._recipe_parts",
     ],
     "arrays, parameters, words": [
+        "torchreg._automatic",
         "torchreg._origin",
         "torchreg._checkpoint",
         "torchreg._fingerprint",

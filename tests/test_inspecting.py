@@ -16,12 +16,13 @@ from torch import nn
 
 from torchreg import TorchRegressor
 from torchreg._errors import DeadUnitsWarning, EffectivelyLinearWarning, UnscaledWarning
+from torchreg.nn import MLP
 
 Array = np.ndarray
 
 
 def fitted(**options: object) -> TorchRegressor:
-    return TorchRegressor(**{"random_state": 0, **tanh(), **options}).fit(*sine())
+    return TorchRegressor(module=MLP, **{"random_state": 0, **tanh(), **options}).fit(*sine())
 
 
 # %% What a fit says unasked
@@ -36,7 +37,7 @@ def fitted(**options: object) -> TorchRegressor:
 def test_what_is_certain_is_warned_of_and_each_warning_can_be_switched_off(
     options: dict[str, object], data: Callable[[], tuple[Array, Array]], category: type[Warning]
 ) -> None:
-    reg = TorchRegressor(random_state=0, **options)
+    reg = TorchRegressor(module=MLP, random_state=0, **options)
     with pytest.warns(category, match=r"Try: .* More: diagnose\(\)\.$") as caught:
         reg.fit(*data())
     assert [warning.category for warning in caught] == [category]
@@ -58,14 +59,14 @@ def test_the_warnings_are_of_the_kinds_that_filters_know() -> None:
 def test_a_healthy_fit_warns_of_nothing(
     data: Callable[[], tuple[Array, Array]], optimizer: str
 ) -> None:
-    reg = TorchRegressor(**tanh(optimizer=optimizer, max_epochs=60), random_state=0)
+    reg = TorchRegressor(module=MLP, **tanh(optimizer=optimizer, max_epochs=60), random_state=0)
     reg.fit(*data())
 
 
 # %% What diagnose takes
 def test_before_the_fit_there_is_nothing_to_diagnose() -> None:
     with pytest.raises(NotFittedError):
-        TorchRegressor().diagnose()
+        TorchRegressor(module=MLP).diagnose()
 
 
 def test_rows_that_do_not_fit_are_refused() -> None:
@@ -83,7 +84,7 @@ def test_rows_that_do_not_fit_are_refused() -> None:
 
 def test_sparse_rows_tensors_and_float32_are_taken() -> None:
     X, y = ripples()
-    reg = TorchRegressor(**tanh(16), random_state=0).fit(X, y)
+    reg = TorchRegressor(module=MLP, **tanh(16), random_state=0).fit(X, y)
     codes = reg.diagnose(X, y).codes
     for given in (scipy.sparse.csr_array(X), torch.from_numpy(X), X.astype(np.float32)):
         assert reg.diagnose(given, y).codes == codes
@@ -93,21 +94,21 @@ def test_rare_columns_of_a_sparse_table_are_neither_unscaled_nor_outlying() -> N
     draw = np.random.default_rng(0).random((400, 1000))
     X = scipy.sparse.csr_array(np.where(draw < 0.01, 100 * draw, 0))
     y = np.asarray(X.sum(axis=1)).ravel()
-    codes = TorchRegressor(max_epochs=12, random_state=0).fit(X, y).diagnose(X, y).codes
+    codes = TorchRegressor(module=MLP, max_epochs=12, random_state=0).fit(X, y).diagnose(X, y).codes
     assert not {"unscaled-inputs", "outlying-rows"} & set(codes)
 
 
 @pytest.mark.parametrize("n_rows", [1, 2, 5])
 def test_the_smallest_tables_can_be_diagnosed(n_rows: int) -> None:
     X, y = np.arange(2.0 * n_rows).reshape(n_rows, 2), np.arange(float(n_rows))
-    reg = TorchRegressor(max_epochs=20, random_state=0).fit(X, y)
+    reg = TorchRegressor(module=MLP, max_epochs=20, random_state=0).fit(X, y)
     assert "underdetermined" in reg.diagnose()
     assert "underdetermined" in reg.diagnose(X, y)
 
 
 def test_a_constant_target_is_no_disease() -> None:
     X, _ = sine()
-    reg = TorchRegressor(**tanh(), random_state=0).fit(X, np.full(len(X), 4200.0))
+    reg = TorchRegressor(module=MLP, **tanh(), random_state=0).fit(X, np.full(len(X), 4200.0))
     assert reg.diagnose().codes == ()
 
 
@@ -115,14 +116,16 @@ def test_a_loss_that_reads_its_output_otherwise_is_not_held_against_y() -> None:
     X, y = sine()
     counts = np.random.default_rng(0).poisson(np.exp(6 + y))
     reg = TorchRegressor(
-        **tanh(loss=nn.PoissonNLLLoss, standardize="X", max_epochs=100), random_state=0
+        module=MLP, **tanh(loss=nn.PoissonNLLLoss, standardize="X", max_epochs=100), random_state=0
     )
     codes = reg.fit(X, counts).diagnose(X, counts).codes
     assert not {"unscaled-target", "stalled", "overfitting", "learning-rate-too-low"} & set(codes)
 
 
 def test_after_a_warm_start_the_curve_of_the_last_fit_counts() -> None:
-    reg = TorchRegressor(**tanh(max_epochs=300), random_state=0, warm_start=True).fit(*sine())
+    reg = TorchRegressor(module=MLP, **tanh(max_epochs=300), random_state=0, warm_start=True).fit(
+        *sine()
+    )
     diagnosis = reg.fit(*sine()).diagnose()
     assert diagnosis.codes == ()
     assert diagnosis.summary["n_epochs"] == 600

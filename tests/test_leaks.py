@@ -20,6 +20,7 @@ from tests._resources import resources
 from tests._trials import KINDS, name_of_kind
 from torchreg import TorchRegressor
 from torchreg.engine.capture import _compiled
+from torchreg.nn import MLP
 
 Array = np.ndarray
 RNG = np.random.default_rng(0)
@@ -37,7 +38,7 @@ def use(number: int) -> None:
     if "module" not in options:
         options["module__hidden_sizes"] = (3,)
     table = X if number % 10 == 0 else SMALL
-    reg = TorchRegressor(**options).fit(table, Y[: len(table)])
+    reg = TorchRegressor(module=MLP, **options).fit(table, Y[: len(table)])
     reg.predict(table)
     pickle.loads(pickle.dumps(copy.deepcopy(reg))).predict(table[:3])
     if number % 7 == 0:
@@ -79,7 +80,9 @@ def test_a_fit_and_its_regressor_are_gone_without_the_help_of_the_collector(
     options: dict[str, Any],
 ) -> None:
     def fit() -> weakref.ref[Any]:
-        reg = TorchRegressor(**{"max_epochs": 17, "random_state": 0, **options}).fit(SMALL, Y[:40])
+        reg = TorchRegressor(module=MLP, **{"max_epochs": 17, "random_state": 0, **options}).fit(
+            SMALL, Y[:40]
+        )
         reg.predict(SMALL)
         return weakref.ref(reg.module_)
 
@@ -102,6 +105,6 @@ def test_a_fit_and_its_regressor_are_gone_without_the_help_of_the_collector(
 def test_programs_fill_no_cache_without_a_limit() -> None:
     lines = len(linecache.cache)
     for width in range(1, 80):
-        TorchRegressor(module__hidden_sizes=(width,), max_epochs=17).fit(SMALL, Y[:40])
+        TorchRegressor(module=MLP, module__hidden_sizes=(width,), max_epochs=17).fit(SMALL, Y[:40])
     assert _compiled.cache_info().currsize <= 64
     assert len(linecache.cache) == lines

@@ -15,6 +15,7 @@ from torch.nn import functional
 
 from torchreg import TorchRegressor
 from torchreg.losses import build_loss, probe_loss
+from torchreg.nn import MLP
 
 Array = np.ndarray
 Function = Callable[[Tensor, Tensor], Tensor]
@@ -172,7 +173,9 @@ def test_a_fit_with_integer_weights_is_a_fit_with_repeated_rows(
 @EVERY
 def test_every_kind_of_loss_is_brought_down(loss: Any, table: tuple[Array, Array]) -> None:
     X, y = table
-    reg = TorchRegressor(loss=loss, standardize="X", max_epochs=30, random_state=0).fit(X, y)
+    reg = TorchRegressor(module=MLP, loss=loss, standardize="X", max_epochs=30, random_state=0).fit(
+        X, y
+    )
     assert reg.loss_ < reg.loss_curve_[0]
     assert np.isfinite(reg.predict(X)).all()
 
@@ -256,7 +259,7 @@ def test_a_loss_of_ones_own_gives_its_own_minimizer(skewed: tuple[Array, Array])
 
 def test_a_loss_instance_is_left_as_it_was(table: tuple[Array, Array]) -> None:
     loss = nn.SmoothL1Loss(beta=0.5)
-    TorchRegressor(loss=loss, max_epochs=2).fit(*table, sample_weight=np.arange(40))
+    TorchRegressor(module=MLP, loss=loss, max_epochs=2).fit(*table, sample_weight=np.arange(40))
     assert (loss.reduction, loss.beta) == ("mean", 0.5)
 
 
@@ -266,7 +269,9 @@ def test_a_loss_with_numbers_of_its_own_computes_in_the_dtype_of_the_network(
     X, y = table
     for dtype in ("float32", "float64"):
         loss = nn.BCEWithLogitsLoss(pos_weight=torch.tensor([2.0]))
-        reg = TorchRegressor(loss=loss, standardize="X", dtype=dtype, max_epochs=2).fit(X, y)
+        reg = TorchRegressor(module=MLP, loss=loss, standardize="X", dtype=dtype, max_epochs=2).fit(
+            X, y
+        )
         assert reg.dtype_ == getattr(torch, dtype)
         assert loss.pos_weight.dtype == torch.float32
 
@@ -276,10 +281,10 @@ def test_the_options_of_a_class_and_those_of_its_instance_mean_the_same(
 ) -> None:
     X, y = table
     options: dict[str, Any] = {"max_epochs": 10, "random_state": 0}
-    by_class = TorchRegressor(loss=nn.HuberLoss, loss__delta=0.3, **options).fit(X, y)
-    by_instance = TorchRegressor(loss=nn.HuberLoss(delta=0.3), **options).fit(X, y)
-    by_name = TorchRegressor(loss="huber", loss__delta=0.3, **options).fit(X, y)
-    other = TorchRegressor(loss="huber", **options).fit(X, y)
+    by_class = TorchRegressor(module=MLP, loss=nn.HuberLoss, loss__delta=0.3, **options).fit(X, y)
+    by_instance = TorchRegressor(module=MLP, loss=nn.HuberLoss(delta=0.3), **options).fit(X, y)
+    by_name = TorchRegressor(module=MLP, loss="huber", loss__delta=0.3, **options).fit(X, y)
+    other = TorchRegressor(module=MLP, loss="huber", **options).fit(X, y)
     np.testing.assert_array_equal(by_class.predict(X), by_instance.predict(X))
     np.testing.assert_array_equal(by_class.predict(X), by_name.predict(X))
     assert (by_class.predict(X) != other.predict(X)).any()
@@ -292,7 +297,7 @@ def test_per_element_per_row_and_a_single_number_are_the_same_loss(
     y = np.column_stack([y, y**2])
     weight = np.arange(1.0, 41.0)
     fits = [
-        TorchRegressor(loss=loss, max_epochs=10, random_state=0, batch_size=16)
+        TorchRegressor(module=MLP, loss=loss, max_epochs=10, random_state=0, batch_size=16)
         .fit(X, y, sample_weight=weight)
         .predict(X)
         for loss in (per_element, per_row, single_number)

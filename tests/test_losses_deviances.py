@@ -14,6 +14,7 @@ from torch import nn
 
 from torchreg import TorchRegressor
 from torchreg.losses import Loss, build_loss
+from torchreg.nn import MLP
 
 Array = np.ndarray
 #: Each loss by name with its options, and the power of its Tweedie deviance.
@@ -142,7 +143,7 @@ def test_y_is_divided_by_its_weighted_mean_and_not_centred(
 ) -> None:
     X, y, weight = table
     y = targets(power, y)
-    reg = TorchRegressor(loss=name, max_epochs=2, **nested(options)).fit(X, y, weight)
+    reg = TorchRegressor(module=MLP, loss=name, max_epochs=2, **nested(options)).fit(X, y, weight)
     layer = reg.module_.unstandardize
     assert float(layer.mean) == 0.0
     assert float(layer.scale) == pytest.approx(np.average(y, weights=weight), rel=1e-12)
@@ -180,7 +181,7 @@ def test_units_of_y_do_not_matter(
 ) -> None:
     X, y, _ = table
     y = targets(power, y)
-    reg = TorchRegressor(loss=name, max_epochs=10, random_state=0, **nested(options))
+    reg = TorchRegressor(module=MLP, loss=name, max_epochs=10, random_state=0, **nested(options))
     expected = reg.fit(X, y).predict(X)
     np.testing.assert_allclose(reg.fit(X, factor * y).predict(X), factor * expected, rtol=1e-6)
 
@@ -192,7 +193,7 @@ def test_integer_weights_are_repeated_rows(
     X, y, _ = table
     X, y = X[:60], targets(power, y)[:60]
     counts = np.arange(60) % 3
-    reg = TorchRegressor(loss=name, batch_size=None, max_epochs=20, random_state=0)
+    reg = TorchRegressor(module=MLP, loss=name, batch_size=None, max_epochs=20, random_state=0)
     reg.set_params(**nested(options))
     weighted = reg.fit(X, y, sample_weight=counts).predict(X)
     repeated = reg.fit(X.repeat(counts, axis=0), y.repeat(counts)).predict(X)
@@ -206,7 +207,7 @@ def test_predictions_are_positive_whatever_is_standardized(
     X, y, _ = table
     X = (X - X.mean(axis=0)) / X.std(axis=0)
     settings: dict[str, Any] = {"loss": "poisson", "standardize": standardize, "random_state": 0}
-    reg = TorchRegressor(**settings, max_epochs=50).fit(X, y / y.mean())
+    reg = TorchRegressor(module=MLP, **settings, max_epochs=50).fit(X, y / y.mean())
     assert (reg.predict(10 * X) > 0).all()
     assert reg.score(X, y / y.mean()) > 0.2
 
@@ -227,7 +228,12 @@ def test_rows_that_are_all_zero_after_others_were_held_out_are_predicted_as_zero
     order = torch.randperm(20, generator=torch.Generator().manual_seed(seed))
     y[order[0]] = 5.0
     reg = TorchRegressor(
-        loss="poisson", early_stopping=True, max_epochs=3, random_state=seed, n_iter_no_change=1
+        module=MLP,
+        loss="poisson",
+        early_stopping=True,
+        max_epochs=3,
+        random_state=seed,
+        n_iter_no_change=1,
     ).fit(X, y)
     assert float(reg.module_.unstandardize.scale) == 0.0
     np.testing.assert_array_equal(reg.predict(X), 0.0)
@@ -279,7 +285,7 @@ X_ROWS, Y_ROWS = np.arange(12.0).reshape(6, 2), np.arange(1.0, 7.0)
 def test_targets_and_options_that_will_not_do_are_refused_and_the_last_fit_is_kept(
     options: dict[str, Any], y: Any, message: str
 ) -> None:
-    reg = TorchRegressor(max_epochs=2, random_state=0).fit(X_ROWS, Y_ROWS)
+    reg = TorchRegressor(module=MLP, max_epochs=2, random_state=0).fit(X_ROWS, Y_ROWS)
     before = reg.predict(X_ROWS)
     with pytest.raises(ValueError, match=message):
         reg.set_params(**options).fit(X_ROWS, y)
@@ -287,7 +293,7 @@ def test_targets_and_options_that_will_not_do_are_refused_and_the_last_fit_is_ke
 
 
 def test_validation_targets_are_checked_too_and_may_all_be_zero() -> None:
-    reg = TorchRegressor(loss="poisson", max_epochs=2)
+    reg = TorchRegressor(module=MLP, loss="poisson", max_epochs=2)
     with pytest.raises(ValueError, match=r"'poisson' expects y_val of 0 or more, got -1 in row 5"):
         reg.fit(X_ROWS, Y_ROWS, X_val=X_ROWS, y_val=[0, 1, 2, 3, 4, -1])
     reg.fit(X_ROWS, Y_ROWS, X_val=X_ROWS, y_val=np.zeros(6))
@@ -299,7 +305,9 @@ def test_rows_without_weight_may_hold_any_target() -> None:
     y[2] = -1.0
     weight = np.ones(6)
     weight[2] = 0.0
-    reg = TorchRegressor(loss="gamma", max_epochs=2).fit(X_ROWS, y, sample_weight=weight)
+    reg = TorchRegressor(module=MLP, loss="gamma", max_epochs=2).fit(
+        X_ROWS, y, sample_weight=weight
+    )
     assert np.isfinite(reg.predict(X_ROWS)).all()
 
 

@@ -14,7 +14,7 @@ from torch import nn
 
 from torchreg import TorchRegressor
 from torchreg.losses import GaussianNLL, PinballLoss, build_loss
-from torchreg.nn import Normal, Quantiles
+from torchreg.nn import MLP, Normal, Quantiles
 
 Array = np.ndarray
 LEVELS = [0.1, 0.25, 0.5, 0.9]
@@ -146,7 +146,9 @@ def test_integer_weights_are_repeated_rows(loss: str, groups: tuple[Array, ...])
     X, y, _ = groups
     counts = np.arange(92) % 3
     options = {"loss__quantile": LEVELS} if loss == "quantile" else {}
-    reg = TorchRegressor(loss=loss, batch_size=None, max_epochs=20, random_state=0, **options)
+    reg = TorchRegressor(
+        module=MLP, loss=loss, batch_size=None, max_epochs=20, random_state=0, **options
+    )
     weighted = reg.fit(X, y, sample_weight=counts).predict(X, quantiles=LEVELS)
     repeated = reg.fit(X.repeat(counts, axis=0), y.repeat(counts)).predict(X, quantiles=LEVELS)
     np.testing.assert_allclose(weighted, repeated, rtol=1e-9)
@@ -160,7 +162,7 @@ def test_units_of_y_do_not_matter(
     X, y, _ = groups
     y = np.round(y)
     options = {"loss__quantile": LEVELS} if loss == "quantile" else {}
-    reg = TorchRegressor(loss=loss, max_epochs=20, random_state=0, **options)
+    reg = TorchRegressor(module=MLP, loss=loss, max_epochs=20, random_state=0, **options)
     expected = reg.fit(X, y).predict(X, quantiles=LEVELS)
     found = reg.fit(X, factor * y + offset).predict(X, quantiles=LEVELS)
     np.testing.assert_allclose(found - offset, factor * expected, rtol=1e-7)
@@ -189,7 +191,7 @@ def test_four_in_five_new_targets_lie_between_the_quantiles_of_10_and_90_percent
     X, y = heteroscedastic(5000, seed)
     X_new, y_new = heteroscedastic(20_000, 99)
     settings: dict[str, Any] = {"max_epochs": 60, "schedule": "cosine", "random_state": 0}
-    reg = TorchRegressor(**settings, **options).fit(X, y)
+    reg = TorchRegressor(module=MLP, **settings, **options).fit(X, y)
     low, high = reg.predict(X_new, quantiles=[0.1, 0.9]).T
     inside = (low <= y_new) & (y_new <= high)
     assert inside.mean() == pytest.approx(0.8, abs=0.02)
@@ -205,7 +207,7 @@ def test_four_in_five_new_targets_lie_between_the_quantiles_of_10_and_90_percent
 def test_a_standard_deviation_is_that_of_the_noise() -> None:
     X, y = heteroscedastic(5000, 0)
     settings: dict[str, Any] = {"max_epochs": 60, "schedule": "cosine", "random_state": 0}
-    reg = TorchRegressor(loss="gaussian_nll", **settings).fit(X, y)
+    reg = TorchRegressor(module=MLP, loss="gaussian_nll", **settings).fit(X, y)
     grid = np.linspace(-1.8, 1.8, 50)
     _, std = reg.predict(grid[:, None], return_std=True)
     np.testing.assert_allclose(std, 100 * np.exp(0.45 * grid), rtol=0.2)
@@ -221,7 +223,12 @@ def test_quantiles_never_cross_however_far_away(dtype: str, groups: tuple[Array,
     y = X[:, 0] + rng.normal(size=200) * np.abs(X[:, 1])
     levels = np.linspace(0.01, 0.99, 99).tolist()
     reg = TorchRegressor(
-        loss="quantile", loss__quantile=levels, max_epochs=30, dtype=dtype, random_state=0
+        module=MLP,
+        loss="quantile",
+        loss__quantile=levels,
+        max_epochs=30,
+        dtype=dtype,
+        random_state=0,
     ).fit(X, y)
     far = np.concatenate([scale * rng.normal(size=(200, 3)) for scale in (1, 1e2, 1e6, 1e12)])
     found = reg.predict(far, quantiles=levels)
@@ -232,9 +239,9 @@ def test_quantiles_never_cross_however_far_away(dtype: str, groups: tuple[Array,
 
 def test_a_constant_target_is_predicted_exactly_and_without_spread() -> None:
     X, y = np.arange(10.0)[:, None], np.full(10, 4200.0)
-    reg = TorchRegressor(loss="quantile", loss__quantile=LEVELS, max_epochs=3).fit(X, y)
+    reg = TorchRegressor(module=MLP, loss="quantile", loss__quantile=LEVELS, max_epochs=3).fit(X, y)
     np.testing.assert_array_equal(reg.predict(X, quantiles=LEVELS), 4200.0)
-    reg = TorchRegressor(loss="gaussian_nll", max_epochs=3).fit(X, y)
+    reg = TorchRegressor(module=MLP, loss="gaussian_nll", max_epochs=3).fit(X, y)
     for found, expected in zip(reg.predict(X, return_std=True), (4200.0, 0.0), strict=True):
         np.testing.assert_array_equal(found, expected)
 
@@ -254,7 +261,7 @@ def test_a_relation_without_noise_has_a_small_spread_and_the_fit_stays_finite() 
 def test_one_number_is_the_level_that_is_predicted() -> None:
     rng = np.random.default_rng(0)
     X, y = rng.normal(size=(50, 1)), rng.normal(size=50)
-    reg = TorchRegressor(loss="quantile", loss__quantile=0.9, max_epochs=5).fit(X, y)
+    reg = TorchRegressor(module=MLP, loss="quantile", loss__quantile=0.9, max_epochs=5).fit(X, y)
     np.testing.assert_array_equal(reg.predict(X), reg.predict(X, quantiles=0.9))
 
 
@@ -280,7 +287,9 @@ def test_levels_that_will_not_do_are_refused(
     quantile: Any, error: type[Exception], message: str
 ) -> None:
     with pytest.raises(error, match=message):
-        TorchRegressor(loss="quantile", loss__quantile=quantile).fit([[1.0], [2.0]], [1.0, 2.0])
+        TorchRegressor(module=MLP, loss="quantile", loss__quantile=quantile).fit(
+            [[1.0], [2.0]], [1.0, 2.0]
+        )
 
 
 @pytest.mark.parametrize(

@@ -19,7 +19,7 @@ from torch import nn
 import torchreg
 from tests._stacks import assert_same, both_ways
 from torchreg import TorchEnsembleRegressor, TorchRegressor
-from torchreg.nn import LinearPath, MemberLinear, Normal
+from torchreg.nn import MLP, LinearPath, MemberLinear, Normal
 
 Array = np.ndarray
 LINKED: dict[str, dict[str, Any]] = {
@@ -43,7 +43,7 @@ def table() -> tuple[Array, Array]:
 
 def fitted(options: dict[str, Any], table: tuple[Array, Array], **more: Any) -> TorchRegressor:
     settings = {"max_epochs": 10, "random_state": 0, "module__hidden_sizes": [8]}
-    return TorchRegressor(**{**settings, **options, **more}).fit(*table)
+    return TorchRegressor(module=MLP, **{**settings, **options, **more}).fit(*table)
 
 
 def everything(reg: TorchRegressor, X: Array) -> list[Array]:
@@ -161,7 +161,10 @@ def test_fits_that_train_together_become_what_they_become_alone(
         settings = {"optimizer": "sgd", "lr": 0.02, "max_epochs": 12, "dtype": "float64"}
         settings |= {"module__hidden_sizes": [6], "early_stopping": True, "batch_size": 16}
         return [
-            (TorchRegressor(random_state=k, **settings, **options), {"X": X[k:], "y": y[k:]})
+            (
+                TorchRegressor(module=MLP, random_state=k, **settings, **options),
+                {"X": X[k:], "y": y[k:]},
+            )
             for k in range(3)
         ]
 
@@ -187,7 +190,7 @@ def test_a_search_over_losses_and_levels_trains_what_each_fit_trains(
         {"loss": ["quantile"], "loss__quantile": [0.5, [0.1, 0.9]]},
         {"loss": ["tweedie"], "loss__power": [1.2, 1.8]},
     ]
-    reg = TorchRegressor(max_epochs=8, random_state=0, module__hidden_sizes=[6])
+    reg = TorchRegressor(module=MLP, max_epochs=8, random_state=0, module__hidden_sizes=[6])
     search = GridSearchCV(reg, grid, cv=2, scoring="neg_mean_absolute_error", refit=False)
     alone = search.fit(*table).cv_results_["mean_test_score"]
     with joblib.parallel_config(backend="torchreg"):
@@ -305,7 +308,7 @@ def test_an_ensemble_predicts_the_mean_of_its_members(
     options: dict[str, Any], table: tuple[Array, Array]
 ) -> None:
     X, _ = table
-    template = TorchRegressor(max_epochs=5, module__hidden_sizes=[6], **options)
+    template = TorchRegressor(module=MLP, max_epochs=5, module__hidden_sizes=[6], **options)
     ensemble = TorchEnsembleRegressor(template, 3, random_state=0).fit(*table)
     each = np.stack([member.predict(X) for member in ensemble.estimators_])
     np.testing.assert_allclose(ensemble.predict(X), each.mean(axis=0), rtol=1e-12)
@@ -323,7 +326,7 @@ def test_an_ensemble_predicts_the_mean_of_its_members(
 
 def test_an_ensemble_of_quantiles_averages_them_level_by_level(table: tuple[Array, Array]) -> None:
     X, _ = table
-    template = TorchRegressor(max_epochs=5, **LINKED["quantiles"])
+    template = TorchRegressor(module=MLP, max_epochs=5, **LINKED["quantiles"])
     ensemble = TorchEnsembleRegressor(template, 3, random_state=0).fit(*table)
     each = [member.predict(X, quantiles=[0.1, 0.9]) for member in ensemble.estimators_]
     np.testing.assert_allclose(

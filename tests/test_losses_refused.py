@@ -9,6 +9,7 @@ import pytest
 from torch import Tensor, nn
 
 from torchreg import TorchRegressor
+from torchreg.nn import MLP
 
 
 def per_row(prediction: Tensor, target: Tensor) -> Tensor:
@@ -82,9 +83,9 @@ def test_a_loss_that_will_not_do_is_refused_with_what_was_expected_and_what_came
     loss: Any, options: dict[str, Any], error: type[Exception], message: str
 ) -> None:
     with pytest.raises(error, match=message):
-        TorchRegressor(loss=loss, max_epochs=2, **options).fit(X_ROWS, Y_ROWS)
+        TorchRegressor(module=MLP, loss=loss, max_epochs=2, **options).fit(X_ROWS, Y_ROWS)
 
 
 def test_a_loss_that_is_nothing_of_the_kind_is_refused_with_its_limits() -> None:
     with pytest.raises(ValueError, match=r"'loss' parameter.*must be an instance of 'str' or a c"):
-        TorchRegressor(loss=3).fit(X_ROWS, Y_ROWS)
+        TorchRegressor(module=MLP, loss=3).fit(X_ROWS, Y_ROWS)

@@ -25,6 +25,7 @@ from torchreg.engine.pace import Pace
 from torchreg.engine.problem import Problem, Stopping
 from torchreg.engine.rows import Table
 from torchreg.losses import build_loss
+from torchreg.nn import MLP
 from torchreg.optimizers import build_optimizer
 from torchreg.schedules import build_schedule
 
@@ -47,7 +48,7 @@ def table() -> tuple[Array, Array]:
 def small(schedule: Any = "cosine", **params: Any) -> TorchRegressor:
     settings: dict[str, Any] = {"max_epochs": 10, "random_state": 0, "lr": 0.02}
     settings |= {"module__hidden_sizes": [5]} | SCHEDULES.get(str(schedule), {})
-    return TorchRegressor(schedule=schedule, **{**settings, **params})
+    return TorchRegressor(module=MLP, schedule=schedule, **{**settings, **params})
 
 
 def rates_of(reg: TorchRegressor) -> list[float]:
@@ -168,7 +169,7 @@ def test_a_search_over_schedules_finds_the_same_together_as_alone(
     table: tuple[Array, Array],
 ) -> None:
     grid = {"schedule": ["constant", "cosine", "one_cycle"], "lr": [0.01, 0.1]}
-    search = GridSearchCV(TorchRegressor(max_epochs=15, random_state=0), grid, cv=3)
+    search = GridSearchCV(TorchRegressor(module=MLP, max_epochs=15, random_state=0), grid, cv=3)
     alone = copy.deepcopy(search).fit(*table)
     with joblib.parallel_config(backend="torchreg"):
         together = search.fit(*table)

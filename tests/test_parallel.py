@@ -32,6 +32,7 @@ from sklearn.preprocessing import StandardScaler
 from tests._deadline import within
 from torchreg import TorchRegressor
 from torchreg.engine import meeting
+from torchreg.nn import MLP
 
 Array = np.ndarray
 RNG = np.random.default_rng(0)
@@ -45,13 +46,14 @@ NEVER_S = 1000.0
 
 def network(**options: Any) -> TorchRegressor:
     return TorchRegressor(
+        module=MLP,
         **{
             "module__hidden_sizes": (3,),
             "module__activation": "tanh",
             "max_epochs": 3,
             "random_state": 0,
             **options,
-        }
+        },
     )
 
 

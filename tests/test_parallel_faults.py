@@ -25,6 +25,7 @@ from torch import nn
 from tests._deadline import within
 from torchreg import TorchRegressor
 from torchreg.engine import meeting
+from torchreg.nn import MLP
 
 Array = np.ndarray
 ROOT = Path(__file__).parent.parent
@@ -35,7 +36,7 @@ Y = 4000 + 20 * X[:, 0] + RNG.normal(size=24)
 
 def network(**options: Any) -> TorchRegressor:
     given = {"module__hidden_sizes": (3,), "module__activation": "tanh", "max_epochs": 2}
-    return TorchRegressor(**{**given, "random_state": 0, **options})
+    return TorchRegressor(module=MLP, **{**given, "random_state": 0, **options})
 
 
 class Does(RegressorMixin, BaseEstimator):

@@ -25,6 +25,7 @@ from tests._deadline import within
 from torchreg import TorchRegressor
 from torchreg._crew import MOST
 from torchreg.engine import meeting
+from torchreg.nn import MLP
 from torchreg.parallel import TorchregBackend
 
 Array = np.ndarray
@@ -57,7 +58,7 @@ class Inside:
 
 
 def fit(number: int) -> Any:
-    return TorchRegressor(max_epochs=1, random_state=number).fit(X, Y).predict(X[:1])[0]
+    return TorchRegressor(module=MLP, max_epochs=1, random_state=number).fit(X, Y).predict(X[:1])[0]
 
 
 @pytest.mark.parametrize(

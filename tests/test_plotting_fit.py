@@ -16,6 +16,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from torchreg import TorchRegressor
+from torchreg.nn import MLP
 from torchreg.plotting import FitDisplay
 
 UNITS = {"flipper_length_mm": "mm", "body_mass_g": "g"}
@@ -65,7 +66,9 @@ def test_two_features_are_a_map_with_the_data_in_its_colors(
     table = penguins[["flipper_length_mm", "bill_length_mm"]]
     X = frame(table) if frame is not pl.DataFrame else pl.DataFrame(dict(table))
     y = penguins["body_mass_g"]
-    reg = TorchRegressor(module__hidden_sizes=[4], max_epochs=20, random_state=0).fit(X, y)
+    reg = TorchRegressor(module=MLP, module__hidden_sizes=[4], max_epochs=20, random_state=0).fit(
+        X, y
+    )
     display = FitDisplay.from_estimator(reg, X, y, grid_resolution=20)
     assert display.prediction.shape == (20, 20)
     corner = np.array([[display.grid[0][3], display.grid[1][7]]])
@@ -80,7 +83,9 @@ def test_two_features_are_a_map_with_the_data_in_its_colors(
 
 def test_lines_of_the_map_are_where_units_of_the_first_layer_switch(penguins: pd.DataFrame) -> None:
     X, y = penguins[["flipper_length_mm", "bill_length_mm"]], penguins["body_mass_g"]
-    reg = TorchRegressor(module__hidden_sizes=[6], max_epochs=20, random_state=0).fit(X, y)
+    reg = TorchRegressor(module=MLP, module__hidden_sizes=[6], max_epochs=20, random_state=0).fit(
+        X, y
+    )
     display = FitDisplay.from_estimator(reg, X, y)
     layer, scaling = reg.module_.network.layers[0], reg.module_.standardize
     weight, bias = layer.weight.detach().numpy(), layer.bias.detach().numpy()
@@ -94,7 +99,9 @@ def test_lines_of_the_map_are_where_units_of_the_first_layer_switch(penguins: pd
 
 def test_pipelines_and_other_regressors_are_drawn_without_bends(penguins: pd.DataFrame) -> None:
     X, y = penguins[["flipper_length_mm"]], penguins["body_mass_g"]
-    pipeline = make_pipeline(StandardScaler(), TorchRegressor(max_epochs=2, random_state=0))
+    pipeline = make_pipeline(
+        StandardScaler(), TorchRegressor(module=MLP, max_epochs=2, random_state=0)
+    )
     for estimator in (pipeline, LinearRegression()):
         display = FitDisplay.from_estimator(estimator.fit(X, y), X)
         assert display.bends is None
@@ -107,7 +114,7 @@ def test_one_of_several_outputs_is_chosen_with_its_own_bends(kink: Any) -> None:
     X, y = kink
     Y = np.stack([y, 2 * X[:, 0]], axis=1)
     reg = TorchRegressor(
-        module__hidden_sizes=[5], optimizer="rprop", max_epochs=200, random_state=0
+        module=MLP, module__hidden_sizes=[5], optimizer="rprop", max_epochs=200, random_state=0
     ).fit(X, Y)
     for target in (0, 1):
         display = FitDisplay.from_estimator(reg, X, Y, target=target)
@@ -131,7 +138,7 @@ def test_many_bends_are_counted_and_few_are_listed_to_three_digits_of_the_range(
 
 def test_a_constant_feature_and_smooth_units_are_drawn_without_bends() -> None:
     X, y = np.full((10, 1), 7.0), np.arange(10.0)
-    reg = TorchRegressor(module__activation="tanh", max_epochs=2, random_state=0)
+    reg = TorchRegressor(module=MLP, module__activation="tanh", max_epochs=2, random_state=0)
     assert len(FitDisplay.from_estimator(reg.fit(X, y), X, y).bends) == 0
     wide = np.linspace(-3, 3, 50).reshape(-1, 1)
     assert len(FitDisplay.from_estimator(reg.fit(wide, wide[:, 0]), wide).bends) == 0
@@ -139,7 +146,7 @@ def test_a_constant_feature_and_smooth_units_are_drawn_without_bends() -> None:
 
 def test_more_than_two_features_are_referred_to_partial_dependence(noisy: Any) -> None:
     X, y = noisy
-    reg = TorchRegressor(max_epochs=2, random_state=0).fit(X, y)
+    reg = TorchRegressor(module=MLP, max_epochs=2, random_state=0).fit(X, y)
     with pytest.raises(ValueError, match="one or two features, X has 12"):
         FitDisplay.from_estimator(reg, X, y)
 
@@ -147,7 +154,9 @@ def test_more_than_two_features_are_referred_to_partial_dependence(noisy: Any) -
 def test_scikit_learns_partial_dependence_display_works(penguins: pd.DataFrame) -> None:
     columns = ["flipper_length_mm", "bill_length_mm", "bill_depth_mm"]
     X, y = penguins[columns], penguins["body_mass_g"]
-    reg = TorchRegressor(module__hidden_sizes=[10], max_epochs=30, random_state=0).fit(X, y)
+    reg = TorchRegressor(module=MLP, module__hidden_sizes=[10], max_epochs=30, random_state=0).fit(
+        X, y
+    )
     display = PartialDependenceDisplay.from_estimator(
         reg, X, ["flipper_length_mm", ("flipper_length_mm", "bill_length_mm")], grid_resolution=5
     )

@@ -16,6 +16,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from torchreg import TorchRegressor
+from torchreg.nn import MLP
 from torchreg.plotting._labels import as_columns, labels_of, regressor_in, spread_out
 
 
@@ -51,7 +52,7 @@ def test_a_unit_of_what_is_not_there_is_an_error_that_names_what_is() -> None:
 
 def test_the_regressor_is_found_in_pipelines_searches_and_target_transformers() -> None:
     X, y = np.arange(40.0).reshape(20, 2), np.arange(20.0)
-    reg = TorchRegressor(max_epochs=1)
+    reg = TorchRegressor(module=MLP, max_epochs=1)
     pipeline = make_pipeline(StandardScaler(), reg).fit(X, y)
     found, inner = regressor_in(pipeline, X)
     assert found is pipeline[-1]
@@ -64,7 +65,7 @@ def test_the_regressor_is_found_in_pipelines_searches_and_target_transformers() 
 
 def test_what_is_not_fitted_or_holds_no_network_is_refused() -> None:
     with pytest.raises(NotFittedError):
-        regressor_in(TorchRegressor())
+        regressor_in(TorchRegressor(module=MLP))
     with pytest.raises(
         TypeError, match=r"Expected a fitted TorchRegressor, or a .*, got LinearRegression"
     ):

@@ -12,6 +12,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from torchreg import TorchRegressor
+from torchreg.nn import MLP
 from torchreg.plotting import ActivationDisplay, ParameterDisplay
 from torchreg.plotting._rows import Layer
 
@@ -19,8 +20,10 @@ from torchreg.plotting._rows import Layer
 def test_parameters_are_those_of_the_network_before_and_after(kink: Any) -> None:
     X, y = kink
     settings: dict[str, Any] = {"module__hidden_sizes": [5], "random_state": 0}
-    reg = TorchRegressor(max_epochs=50, **settings).fit(X, y)
-    unmoved = TorchRegressor(max_epochs=1, optimizer="sgd", lr=1e-300, **settings).fit(X, y)
+    reg = TorchRegressor(module=MLP, max_epochs=50, **settings).fit(X, y)
+    unmoved = TorchRegressor(module=MLP, max_epochs=1, optimizer="sgd", lr=1e-300, **settings).fit(
+        X, y
+    )
     display = ParameterDisplay.from_estimator(reg)
     names = ["layers.0.weight (5 × 1)", "layers.0.bias (5)", "layers.2.weight (1 × 5)"]
     assert [layer.name for layer in display.layers] == [*names, "layers.2.bias (1)"]
@@ -34,7 +37,9 @@ def test_parameters_are_those_of_the_network_before_and_after(kink: Any) -> None
 
 def test_activations_are_what_the_layers_give(kink: Any) -> None:
     X, y = kink
-    reg = TorchRegressor(module__hidden_sizes=[5], max_epochs=50, random_state=0).fit(X, y)
+    reg = TorchRegressor(module=MLP, module__hidden_sizes=[5], max_epochs=50, random_state=0).fit(
+        X, y
+    )
     display = ActivationDisplay.from_estimator(reg, X)
     assert [layer.name for layer in display.layers] == [
         "layers.0: Linear",
@@ -55,7 +60,7 @@ def test_activations_are_what_the_layers_give(kink: Any) -> None:
 
 def test_without_a_seed_only_the_end_is_shown(kink: Any) -> None:
     X, y = kink
-    reg = TorchRegressor(max_epochs=2).fit(X, y)
+    reg = TorchRegressor(module=MLP, max_epochs=2).fit(X, y)
     for display in (ParameterDisplay.from_estimator(reg), ActivationDisplay.from_estimator(reg, X)):
         assert all(layer.before is None for layer in display.layers)
         legend = display.ax_.get_legend()
@@ -64,7 +69,7 @@ def test_without_a_seed_only_the_end_is_shown(kink: Any) -> None:
 
 def test_of_several_starts_that_of_the_network_that_was_kept_is_shown(kink: Any) -> None:
     options = {"optimizer": "sgd", "lr": 1e-30, "max_epochs": 1}
-    reg = TorchRegressor(n_init=6, random_state=5, **options).fit(*kink)
+    reg = TorchRegressor(module=MLP, n_init=6, random_state=5, **options).fit(*kink)
     assert np.argmin(reg.init_losses_) > 0
     for layer in ParameterDisplay.from_estimator(reg).layers:
         np.testing.assert_array_equal(layer.before, layer.after)
@@ -72,17 +77,19 @@ def test_of_several_starts_that_of_the_network_that_was_kept_is_shown(kink: Any)
 
 def test_raw_units_are_not_called_dimensionless(noisy: Any) -> None:
     X, y = noisy
-    reg = TorchRegressor(standardize=False, max_epochs=2, random_state=0).fit(X, y)
+    reg = TorchRegressor(module=MLP, standardize=False, max_epochs=2, random_state=0).fit(X, y)
     assert ParameterDisplay.from_estimator(reg).ax_.get_xlabel() == "parameter"
     assert ActivationDisplay.from_estimator(reg, X).ax_.get_xlabel() == "activation"
 
 
 def test_pipelines_and_sparse_rows_are_understood(kink: Any) -> None:
     X, y = kink
-    pipeline = make_pipeline(StandardScaler(), TorchRegressor(max_epochs=2, random_state=0))
+    pipeline = make_pipeline(
+        StandardScaler(), TorchRegressor(module=MLP, max_epochs=2, random_state=0)
+    )
     display = ActivationDisplay.from_estimator(pipeline.fit(X, y), X, subsample=7)
     assert len(display.layers[0].after) == 7 * 100
-    reg = TorchRegressor(max_epochs=2, random_state=0).fit(X, y)
+    reg = TorchRegressor(module=MLP, max_epochs=2, random_state=0).fit(X, y)
     dense = ActivationDisplay.from_estimator(reg, X)
     sparse = ActivationDisplay.from_estimator(reg, scipy.sparse.csr_array(X))
     np.testing.assert_array_equal(dense.layers[0].after, sparse.layers[0].after)

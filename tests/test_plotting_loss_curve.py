@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from torchreg import TorchRegressor
+from torchreg.nn import MLP
 from torchreg.plotting import LossCurveDisplay
 
 UNITS = {"flipper_length_mm": "mm", "body_mass_g": "g"}
@@ -20,7 +21,7 @@ UNITS = {"flipper_length_mm": "mm", "body_mass_g": "g"}
 def stopped(noisy: Any) -> TorchRegressor:
     X, y = noisy
     return TorchRegressor(
-        max_epochs=60, early_stopping=True, n_iter_no_change=5, lr=0.03, random_state=0
+        module=MLP, max_epochs=60, early_stopping=True, n_iter_no_change=5, lr=0.03, random_state=0
     ).fit(X, y)
 
 
@@ -66,7 +67,7 @@ def test_both_axes_tell_the_same_losses(bent: Any) -> None:
 
 def test_an_absolute_error_becomes_an_mae_of_y(kink: Any) -> None:
     X, y = kink
-    reg = TorchRegressor(loss="absolute_error", max_epochs=3, random_state=0).fit(X, y)
+    reg = TorchRegressor(module=MLP, loss="absolute_error", max_epochs=3, random_state=0).fit(X, y)
     display = LossCurveDisplay.from_estimator(reg, units={"mass": "g"}, in_units="raw")
     assert display.ax_.get_ylabel() == "MAE of mass (g)"
     expected = np.array(reg.loss_curve_) * float(reg.module_.unstandardize.scale)
@@ -76,7 +77,9 @@ def test_an_absolute_error_becomes_an_mae_of_y(kink: Any) -> None:
 @pytest.mark.parametrize("loss", [torch.nn.MSELoss, "squared_error"])
 def test_a_loss_in_raw_units_is_drawn_in_raw_units(noisy: Any, loss: Any) -> None:
     X, y = noisy
-    reg = TorchRegressor(loss=loss, standardize=False, max_epochs=3, random_state=0).fit(X, y)
+    reg = TorchRegressor(
+        module=MLP, loss=loss, standardize=False, max_epochs=3, random_state=0
+    ).fit(X, y)
     display = LossCurveDisplay.from_estimator(reg)
     np.testing.assert_allclose(display.training_line_.get_ydata(), np.sqrt(reg.loss_curve_))
     assert display.ax_.get_ylabel() == "RMSE of y"
@@ -90,7 +93,7 @@ def test_a_loss_without_a_unit_is_not_given_one(kink: Any, outputs: int) -> None
     X, y = kink
     loss = "huber" if outputs == 1 else "squared_error"
     Y = y if outputs == 1 else np.stack([y, y], axis=1)
-    reg = TorchRegressor(loss=loss, max_epochs=3, random_state=0).fit(X, Y)
+    reg = TorchRegressor(module=MLP, loss=loss, max_epochs=3, random_state=0).fit(X, Y)
     display = LossCurveDisplay.from_estimator(reg)
     assert display.raw_axis_ is None
     assert display.ax_.get_ylabel() == f"{loss.replace('_', ' ')} (standardized)"

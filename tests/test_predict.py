@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torchreg import TorchRegressor, _checks
 from torchreg.engine.predict import predict_rows
 from torchreg.engine.rows import SparseRows, chunks
+from torchreg.nn import MLP
 
 Array = np.ndarray
 RNG = np.random.default_rng(0)
@@ -37,7 +38,7 @@ def build(**options: Any) -> TorchRegressor:
     settings: dict[str, Any] = {"max_epochs": 20, "random_state": 0, "module__hidden_sizes": [7]}
     if "module" in options:
         settings.pop("module__hidden_sizes")
-    return TorchRegressor(**{**settings, **options})
+    return TorchRegressor(module=MLP, **{**settings, **options})
 
 
 @pytest.fixture(scope="module")

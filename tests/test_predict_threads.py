@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from torchreg import TorchRegressor
 from torchreg.engine.rows import chunks
+from torchreg.nn import MLP
 
 Array = np.ndarray
 N_THREADS = 16
@@ -113,7 +114,7 @@ def test_sixteen_threads_predict_the_same_bits_as_one(name: str, dtype: str, siz
 
 
 def test_threads_of_many_sizes_and_forms_do_not_mix_up_their_rows() -> None:
-    reg = TorchRegressor(max_epochs=5, random_state=0).fit(X, Y)
+    reg = TorchRegressor(module=MLP, max_epochs=5, random_state=0).fit(X, Y)
     forms = [
         X[:1],
         X.astype(np.float32),

@@ -20,6 +20,7 @@ from sklearn.model_selection import GridSearchCV
 from tests._faults import Until
 from tests._trials import KINDS, name_of_kind
 from torchreg import TorchRegressor
+from torchreg.nn import MLP
 
 Array = np.ndarray
 ROOT = Path(__file__).parent.parent
@@ -83,7 +84,9 @@ def test_a_process_of_any_kind_gives_the_same_after_torchs_threads_have_run(
 
 def test_a_fork_while_another_thread_draws_can_draw() -> None:
     begun, end = threading.Event(), threading.Event()
-    busy = TorchRegressor(module__dropout=0.5, max_epochs=10**6, callbacks=[Until(begun, end)])
+    busy = TorchRegressor(
+        module=MLP, module__dropout=0.5, max_epochs=10**6, callbacks=[Until(begun, end)]
+    )
     worker = threading.Thread(target=busy.fit, args=(X, Y))
     worker.start()
     assert begun.wait(timeout=60)
@@ -108,7 +111,9 @@ def test_a_fork_while_another_thread_draws_can_draw() -> None:
 
 @pytest.mark.parametrize("backend", ["loky", "multiprocessing", "threading"])
 def test_a_search_in_two_workers_finds_what_it_finds_alone(backend: str) -> None:
-    reg = TorchRegressor(module__dropout=0.2, batch_size=16, max_epochs=5, random_state=0)
+    reg = TorchRegressor(
+        module=MLP, module__dropout=0.2, batch_size=16, max_epochs=5, random_state=0
+    )
     grid = {"lr": [0.001, 0.01], "module__hidden_sizes": [(3,), (5,)]}
     alone = GridSearchCV(reg, grid, cv=2).fit(X, Y)
     with parallel_config(backend=backend):
@@ -121,7 +126,7 @@ def test_a_search_in_two_workers_finds_what_it_finds_alone(backend: str) -> None
 @pytest.mark.parametrize("options", KINDS, ids=name_of_kind)
 @pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
 def test_sixteen_threads_predict_the_bits_of_one(options: dict[str, Any]) -> None:
-    reg = TorchRegressor(**{"random_state": 0, "max_epochs": 5, **options}).fit(X, Y)
+    reg = TorchRegressor(module=MLP, **{"random_state": 0, "max_epochs": 5, **options}).fit(X, Y)
     pieces = [X, X[:1], X[:7].astype(np.float32), np.asfortranarray(X[::-2])]
     expected = [reg.predict(piece) for piece in pieces]
     begin = threading.Barrier(16)

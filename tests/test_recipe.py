@@ -15,6 +15,7 @@ import torch
 
 from torchreg import TorchRegressor
 from torchreg.engine.plan import seeds_of
+from torchreg.nn import MLP
 
 Array = np.ndarray
 Data = tuple[Array, Array]
@@ -22,7 +23,7 @@ Data = tuple[Array, Array]
 
 def fit_of(data: Data, **parameters: Any) -> TorchRegressor:
     defaults = {"module__hidden_sizes": [3], "max_epochs": 3, "random_state": 0}
-    return TorchRegressor(**defaults | parameters).fit(*data)
+    return TorchRegressor(module=MLP, **defaults | parameters).fit(*data)
 
 
 def text_of(reg: TorchRegressor, folder: Path, *rows: Any, **more: Any) -> str:
@@ -87,7 +88,9 @@ def test_a_warm_start_is_said_and_as_many_epochs_are_run(kink: Data, tmp_path: P
 
 def test_validation_rows_that_are_not_there_are_said(kink: Data, tmp_path: Path) -> None:
     X, y = kink
-    reg = TorchRegressor(early_stopping=True, n_iter_no_change=2, lr=0.1, random_state=0)
+    reg = TorchRegressor(
+        module=MLP, early_stopping=True, n_iter_no_change=2, lr=0.1, random_state=0
+    )
     reg.fit(X, y, X_val=X[::3], y_val=-y[::3])
     assert 0 < reg.best_epoch_ < reg.n_iter_
     text = text_of(reg, tmp_path, X, y)
@@ -103,7 +106,7 @@ def test_a_plateau_of_validation_rows_that_are_not_there_is_said(
     kink: Data, tmp_path: Path
 ) -> None:
     X, y = kink
-    reg = TorchRegressor(schedule="reduce_on_plateau", max_epochs=3, random_state=0)
+    reg = TorchRegressor(module=MLP, schedule="reduce_on_plateau", max_epochs=3, random_state=0)
     reg.fit(X, y, X_val=X[::3], y_val=y[::3])
     said = "The fit lowered its learning rate by validation rows that are not here"
     assert said in text_of(reg, tmp_path, X, y)
@@ -192,7 +195,9 @@ def test_rows_come_in_pairs(kink: Data, tmp_path: Path) -> None:
 
 def test_columns_of_one_name_are_kept_apart(kink: Data, tmp_path: Path) -> None:
     X = pd.DataFrame({"y": kink[0][:, 0], "sample_weight": kink[1]})
-    reg = TorchRegressor(max_epochs=2, random_state=0).fit(X, kink[1], np.arange(1.0, 121))
+    reg = TorchRegressor(module=MLP, max_epochs=2, random_state=0).fit(
+        X, kink[1], np.arange(1.0, 121)
+    )
     text = text_of(reg, tmp_path, X, kink[1], np.arange(1.0, 121))
     assert 'FEATURES = ["y", "sample_weight"]' in text
     assert 'TARGETS = ["y_"]' in text

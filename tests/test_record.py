@@ -14,6 +14,7 @@ import torch
 import torchreg
 from torchreg import FileError, TorchRegressor, UntrustedError
 from torchreg.export.file import read_file
+from torchreg.nn import MLP
 
 X = np.linspace(-1, 1, 60).reshape(20, 3)
 Record = dict[str, Any]
@@ -23,7 +24,7 @@ Tensors = dict[str, torch.Tensor]
 @pytest.fixture(scope="module")
 def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
     file = tmp_path_factory.mktemp("saved") / "reg"
-    reg = TorchRegressor(max_epochs=20, module__hidden_sizes=[4], random_state=0)
+    reg = TorchRegressor(module=MLP, max_epochs=20, module__hidden_sizes=[4], random_state=0)
     reg.fit(X, X[:, 0]).save(file)
     return file
 

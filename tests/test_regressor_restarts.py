@@ -21,6 +21,7 @@ import torchreg._sklearn
 from torchreg import InterruptWarning, TorchRegressor
 from torchreg.engine.plan import seeds_of
 from torchreg.engine.start import rebuild_start
+from torchreg.nn import MLP
 
 Array = np.ndarray
 Data = tuple[Array, Array]
@@ -28,7 +29,7 @@ Data = tuple[Array, Array]
 
 def quick(**options: Any) -> TorchRegressor:
     settings = {"max_epochs": 20, "lr": 0.02, "module__hidden_sizes": [4], "random_state": 0}
-    return TorchRegressor(**{**settings, **options})
+    return TorchRegressor(module=MLP, **{**settings, **options})
 
 
 def same_bits(a: TorchRegressor, b: TorchRegressor) -> bool:
@@ -370,14 +371,16 @@ def test_ctrl_c_ends_all_starts_and_keeps_what_the_best_has_learned(at: int, kin
     _Interrupting.calls, _Interrupting.at = 0, at
     options = {**ONE_BY_ONE, "random_state": 0}
     with pytest.warns(InterruptWarning, match="the regressor holds the weights of epoch"):
-        reg = TorchRegressor(n_init=3, **options).fit(X, y)
+        reg = TorchRegressor(module=MLP, n_init=3, **options).fit(X, y)
     assert _Interrupting.calls == at
     _Interrupting.at = 0
     trained = []
     for number, seed in enumerate(seeds_of(0, 3)):
         if n_epochs := min(20, max(0, at - 1 - 20 * number)):
             trained.append(
-                TorchRegressor(**{**options, "random_state": seed, "max_epochs": n_epochs})
+                TorchRegressor(
+                    module=MLP, **{**options, "random_state": seed, "max_epochs": n_epochs}
+                )
             )
             trained[-1].fit(X, y)
     losses = [one.loss_ for one in trained]
@@ -390,7 +393,7 @@ def test_ctrl_c_ends_all_starts_and_keeps_what_the_best_has_learned(at: int, kin
 def test_of_an_interrupted_fit_it_is_said_what_the_one_that_is_kept_had_seen(kink: Data) -> None:
     X, y = kink
     _Interrupting.calls, _Interrupting.at = 0, 25
-    reg = TorchRegressor(**ONE_BY_ONE, n_init=3, random_state=0)
+    reg = TorchRegressor(module=MLP, **ONE_BY_ONE, n_init=3, random_state=0)
     with pytest.warns(InterruptWarning, match="Interrupted before all of n_init=3 networks were"):
         reg.fit(X, y)
     assert reg.n_iter_ == 20
@@ -401,7 +404,7 @@ def test_of_an_interrupted_fit_it_is_said_what_the_one_that_is_kept_had_seen(kin
 
 def test_ctrl_c_in_any_start_ends_a_search(kink: Data) -> None:
     _Interrupting.calls, _Interrupting.at = 0, 25
-    reg = TorchRegressor(**ONE_BY_ONE, n_init=3, random_state=0)
+    reg = TorchRegressor(module=MLP, **ONE_BY_ONE, n_init=3, random_state=0)
     with pytest.raises(KeyboardInterrupt):
         cross_val_score(reg, *kink, cv=2)
 

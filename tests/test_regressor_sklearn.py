@@ -23,6 +23,7 @@ from sklearn.preprocessing import MinMaxScaler
 from torch import nn
 
 from torchreg import TorchRegressor
+from torchreg.nn import MLP
 
 Array = np.ndarray
 
@@ -104,7 +105,9 @@ def test_a_clone_is_unfitted_and_equal_in_every_parameter() -> None:
 
 
 def test_nested_parameters_are_set_got_and_shown() -> None:
-    reg = TorchRegressor(module__hidden_sizes=[5]).set_params(optimizer__eps=1e-7, lr=0.1)
+    reg = TorchRegressor(module=MLP, module__hidden_sizes=[5]).set_params(
+        optimizer__eps=1e-7, lr=0.1
+    )
     params = reg.get_params()
     assert (params["module__hidden_sizes"], params["optimizer__eps"]) == ([5], 1e-7)
     assert "module__hidden_sizes=[5]" in repr(reg)
@@ -120,10 +123,10 @@ class Bounded(TorchRegressor):
 
 
 def test_a_subclass_with_a_signature_of_its_own_has_parameters_of_its_own() -> None:
-    plain = set(TorchRegressor().get_params())
+    plain = set(TorchRegressor(module=MLP).get_params())
     assert set(Bounded(bound=2.0).get_params()) == {"module", "bound", "max_epochs"}
     assert clone(Bounded(bound=2.0)).bound == 2.0
-    assert set(TorchRegressor().get_params()) == plain
+    assert set(TorchRegressor(module=MLP).get_params()) == plain
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])

@@ -13,6 +13,7 @@ from torch import nn
 
 from torchreg import TorchRegressor
 from torchreg._errors import EffectivelyLinearWarning
+from torchreg.nn import MLP
 from torchreg.plotting._labels import labels_of
 from torchreg.reporting.figures import (
     LAYERS,
@@ -66,10 +67,16 @@ def test_a_straight_line_is_called_one_and_a_bent_line_is_not(
     units = {"flipper_length_mm": "mm", "body_mass_g": "g"}
     words = drawn(bent, X, y, units)["body_mass_g: the fit"].words
     assert re.search(r"It bends at [\d., ]+ mm\.$", words)
-    linear = TorchRegressor(module__hidden_sizes=[], max_epochs=20, random_state=0).fit(X, y)
+    linear = TorchRegressor(module=MLP, module__hidden_sizes=[], max_epochs=20, random_state=0).fit(
+        X, y
+    )
     assert drawn(linear, X, y)["body_mass_g: the fit"].words.endswith("It is a straight line.")
     smooth = TorchRegressor(
-        module__hidden_sizes=[20], module__activation="tanh", optimizer="rprop", random_state=0
+        module=MLP,
+        module__hidden_sizes=[20],
+        module__activation="tanh",
+        optimizer="rprop",
+        random_state=0,
     ).fit(X, y)
     assert drawn(smooth, X, y)["body_mass_g: the fit"].words.endswith("333 rows.")
 
@@ -102,6 +109,6 @@ def test_scores_are_those_of_each_output() -> None:
 @pytest.mark.parametrize("n", [3, 1000])
 def test_a_drawing_of_many_rows_is_small(n: int) -> None:
     X = np.linspace(0, 1, n).reshape(-1, 1)
-    reg = TorchRegressor(max_epochs=1, random_state=0).fit(X, X[:, 0])
+    reg = TorchRegressor(module=MLP, max_epochs=1, random_state=0).fit(X, X[:, 0])
     figures = drawn(reg, X, X[:, 0])
     assert all(len(figure.svg) < 80_000 for figure in figures.values())

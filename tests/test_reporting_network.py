@@ -18,6 +18,7 @@ from sklearn.utils import estimator_html_repr
 from torch import nn
 
 from torchreg import TorchRegressor
+from torchreg.nn import MLP
 from torchreg.reporting import network_html
 from torchreg.reporting.network import FOLDED, LISTED, constants_tables, layers_table
 
@@ -52,8 +53,10 @@ def test_standardize_shows_its_numbers_under_the_users_names(
 
 def test_unfitted_estimators_and_what_surrounds_fitted_ones_look_as_ever(kink: Any) -> None:
     X, y = kink
-    reg = TorchRegressor(max_epochs=1)
-    pipeline = make_pipeline(StandardScaler(), TorchRegressor(max_epochs=1, random_state=0))
+    reg = TorchRegressor(module=MLP, max_epochs=1)
+    pipeline = make_pipeline(
+        StandardScaler(), TorchRegressor(module=MLP, max_epochs=1, random_state=0)
+    )
     search = GridSearchCV(reg, {"lr": [0.1]}, cv=2)
     for estimator in (reg, pipeline, pipeline.fit(X, y), search, search.fit(X, y)):
         ours = estimator._repr_html_()
@@ -85,7 +88,9 @@ def test_a_layer_is_counted_once_and_the_sum_is_all_parameters() -> None:
 @pytest.mark.parametrize("standardize", [True, "X", "y", False])
 def test_each_scaling_layer_that_is_there_has_a_table(noisy: Any, standardize: Any) -> None:
     X, y = noisy
-    reg = TorchRegressor(standardize=standardize, max_epochs=1, random_state=0).fit(X, y)
+    reg = TorchRegressor(module=MLP, standardize=standardize, max_epochs=1, random_state=0).fit(
+        X, y
+    )
     titles = [table.partition(":")[0] for table in constants_tables(reg.module_, ["a"] * 12, ["b"])]
     expected = {True: ["Standardize", "Unstandardize"], "X": ["Standardize"]}
     expected |= {"y": ["Unstandardize"], False: []}
@@ -96,7 +101,7 @@ def test_many_columns_are_folded_and_very_many_are_counted() -> None:
     rng = np.random.default_rng(0)
     for width, folded in ((FOLDED, False), (FOLDED + 1, True), (LISTED + 1, True)):
         X = rng.normal(size=(4, width))
-        reg = TorchRegressor(max_epochs=1, module__hidden_sizes=[2]).fit(X, X[:, 0])
+        reg = TorchRegressor(module=MLP, max_epochs=1, module__hidden_sizes=[2]).fit(X, X[:, 0])
         html = network_html(reg.module_, [f"x{i}" for i in range(width)])
         assert ("<details><summary>Standardize" in html) == folded
     assert f"the first {LISTED} are listed" in html
@@ -112,7 +117,9 @@ def test_a_browser_shows_hostile_names_as_they_are_in_light_and_dark(
 ) -> None:
     rng = np.random.default_rng(0)
     X = pd.DataFrame(rng.normal(size=(20, 4)), columns=HOSTILE)
-    reg = TorchRegressor(max_epochs=1, random_state=0).fit(X, pd.Series(X["<b>&"], name="<i>y"))
+    reg = TorchRegressor(module=MLP, max_epochs=1, random_state=0).fit(
+        X, pd.Series(X["<b>&"], name="<i>y")
+    )
     page = tmp_path / "notebook.html"
     style = "background:#111;color:#eee" if dark else "background:#fff;color:#111"
     head = '<meta charset="utf-8"><title>mine</title>'

@@ -22,6 +22,7 @@ from torch import nn
 
 from torchreg import TorchRegressor
 from torchreg.diagnosis import CODES
+from torchreg.nn import MLP
 from torchreg.reporting.page import write_report
 
 UNITS = {"flipper_length_mm": "mm", "body_mass_g": "g"}
@@ -40,13 +41,17 @@ def pages(
     rng = np.random.default_rng(0)
     X = pd.DataFrame(rng.normal(size=(500, 50)), columns=[*HOSTILE, *map(str, range(45))])
     y = pd.Series(X[HOSTILE[0]] * 3, name="<img src=x onerror=alert(1)> $")
-    hostile = TorchRegressor(max_epochs=5, random_state=1).fit(X, y)
+    hostile = TorchRegressor(module=MLP, max_epochs=5, random_state=1).fit(X, y)
     written["hostile names"] = hostile.report(folder / "hostile.html", X, y)
 
     two = penguins[["flipper_length_mm", "bill_length_mm"]].to_numpy()
     Y = penguins[["body_mass_g", "bill_depth_mm"]].to_numpy()
     nameless = TorchRegressor(
-        module__hidden_sizes=[8, 8], max_epochs=30, early_stopping=True, n_iter_no_change=5
+        module=MLP,
+        module__hidden_sizes=[8, 8],
+        max_epochs=30,
+        early_stopping=True,
+        n_iter_no_change=5,
     ).fit(two, Y)
     written["two outputs"] = nameless.report(folder / "two.html", two, Y)
 
@@ -310,7 +315,7 @@ def test_pages_are_small(pages: dict[str, Path]) -> None:
 
 def test_sparse_rows_and_tensors_are_reported_too(tmp_path: Path, kink: Any) -> None:
     X, y = kink
-    reg = TorchRegressor(max_epochs=2, random_state=0).fit(X, y)
+    reg = TorchRegressor(module=MLP, max_epochs=2, random_state=0).fit(X, y)
     for name, rows in (("sparse", scipy.sparse.csr_array(X)), ("tensor", torch.from_numpy(X))):
         page = reg.report(tmp_path / f"{name}.html", rows, y)
         assert "120 rows" in page.read_text(encoding="utf-8")

@@ -37,7 +37,7 @@ def run(code: str) -> TorchRegressor:
     ],
 )
 def test_the_code_builds_a_regressor_with_the_same_parameters(parameters: dict[str, Any]) -> None:
-    reg = TorchRegressor(**parameters)
+    reg = TorchRegressor(module=MLP, **parameters)
     assert run(settings_code(reg)).get_params() == reg.get_params()
 
 
@@ -47,12 +47,14 @@ def test_what_code_cannot_say_is_left_open_and_described() -> None:
     assert "module = ...  # Sequential(\n#       (0): Linear(" in code
     built = run(code)
     assert built.module is Ellipsis and built.random_state is Ellipsis
-    local = settings_code(TorchRegressor(loss=lambda p, t: (p - t).abs()))
+    local = settings_code(TorchRegressor(module=MLP, loss=lambda p, t: (p - t).abs()))
     assert run(local).loss is Ellipsis
 
 
 def test_only_what_differs_from_the_defaults_is_written() -> None:
-    assert settings_code(TorchRegressor(max_epochs=200)) == settings_code(TorchRegressor())
+    assert settings_code(TorchRegressor(module=MLP, max_epochs=200)) == settings_code(
+        TorchRegressor(module=MLP)
+    )
 
 
 def test_versions_are_those_that_are_installed() -> None:

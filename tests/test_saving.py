@@ -31,6 +31,7 @@ from torch.nn import functional
 import torchreg
 from torchreg import TorchRegressor, UnwrittenWarning
 from torchreg.export.unwritten import Unwritten
+from torchreg.nn import MLP
 
 # One of the regressors standardizes nothing, on purpose.
 pytestmark = pytest.mark.filterwarnings("ignore::torchreg.UnscaledWarning")
@@ -123,17 +124,23 @@ CASES: dict[str, Case] = {
     "names of features": (TorchRegressor, FRAME, Y, {}),
     "two outputs": (TorchRegressor, X, Y2, {}),
     "one column": (TorchRegressor, X[:, :2].astype(np.float32), Y[:, None], {}),
-    "float32 inside": (lambda: TorchRegressor(dtype=torch.float32), X, Y, {}),
+    "float32 inside": (lambda: TorchRegressor(module=MLP, dtype=torch.float32), X, Y, {}),
     "early stopping": (
-        lambda: TorchRegressor(early_stopping=True, n_iter_no_change=3, lr=0.1),
+        lambda: TorchRegressor(module=MLP, early_stopping=True, n_iter_no_change=3, lr=0.1),
         X,
         Y,
         {},
     ),
-    "nothing standardized": (lambda: TorchRegressor(standardize=False), X / 1e9, Y / 1e5, {}),
-    "X standardized": (lambda: TorchRegressor(standardize="X"), X, Y / 4000, {}),
+    "nothing standardized": (
+        lambda: TorchRegressor(module=MLP, standardize=False),
+        X / 1e9,
+        Y / 1e5,
+        {},
+    ),
+    "X standardized": (lambda: TorchRegressor(module=MLP, standardize="X"), X, Y / 4000, {}),
     "nested": (
         lambda: TorchRegressor(
+            module=MLP,
             module__hidden_sizes=np.array([4, 3]),
             module__activation=nn.ELU,
             module__dropout=np.float64(0.1),
@@ -149,6 +156,7 @@ CASES: dict[str, Case] = {
     ),
     "classes of torch": (
         lambda: TorchRegressor(
+            module=MLP,
             loss=nn.SmoothL1Loss,
             optimizer=torch.optim.AdamW,
             optimizer__betas=(0.8, 0.9),
@@ -159,7 +167,7 @@ CASES: dict[str, Case] = {
         Y,
         {},
     ),
-    "function of torch": (lambda: TorchRegressor(loss=functional.l1_loss), X, Y, {}),
+    "function of torch": (lambda: TorchRegressor(module=MLP, loss=functional.l1_loss), X, Y, {}),
     "instances": (
         lambda: TorchRegressor(
             nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4), nn.PReLU(), nn.Linear(4, 1)),
@@ -194,20 +202,20 @@ CASES: dict[str, Case] = {
         {"module": Lazy},
     ),
     "loss and optimizer of the user": (
-        lambda: TorchRegressor(loss=log_cosh, loss__width=0.5, optimizer=Slow, lr=0.01),
+        lambda: TorchRegressor(module=MLP, loss=log_cosh, loss__width=0.5, optimizer=Slow, lr=0.01),
         X,
         Y,
         {"trusted": [log_cosh, Slow]},
     ),
     "loss of the user, passed": (
-        lambda: TorchRegressor(loss=log_cosh),
+        lambda: TorchRegressor(module=MLP, loss=log_cosh),
         X,
         Y,
         {"loss": log_cosh},
     ),
     "regressor of the user": (Shifted, X, Y, {"trusted": [Shifted]}),
     "random state": (
-        lambda: TorchRegressor(random_state=np.random.RandomState(3)),
+        lambda: TorchRegressor(module=MLP, random_state=np.random.RandomState(3)),
         X,
         Y,
         {},
@@ -321,7 +329,9 @@ def test_any_reader_of_safetensors_finds_the_weights_under_torchs_names(tmp_path
 
 def test_metadata_requests_are_kept(trip: Callable[..., Any]) -> None:
     with sklearn.config_context(enable_metadata_routing=True):
-        reg = TorchRegressor(max_epochs=2).set_fit_request(sample_weight=True, X_val="X_holdout")
+        reg = TorchRegressor(module=MLP, max_epochs=2).set_fit_request(
+            sample_weight=True, X_val="X_holdout"
+        )
         loaded = trip(reg.fit(X, Y))
         requests = [repr(r.get_metadata_routing()) for r in (reg, loaded)]
     assert requests[0] == requests[1]
@@ -360,7 +370,7 @@ def test_a_setting_that_cannot_be_written_is_named_at_once_and_again_when_it_is_
     name: str, tmp_path: Path
 ) -> None:
     setting, text = UNWRITABLE[name]
-    reg = TorchRegressor(max_epochs=3, random_state=0, **setting).fit(X, Y)
+    reg = TorchRegressor(module=MLP, max_epochs=3, random_state=0, **setting).fit(X, Y)
     with pytest.warns(
         UnwrittenWarning,
         match=rf"^A file cannot hold {name}=.* To fit again after loading \(and, if module is "
@@ -408,8 +418,8 @@ def test_a_network_that_cannot_be_written_must_be_passed(tmp_path: Path) -> None
 def test_what_cannot_be_saved_is_named(tmp_path: Path) -> None:
     file = tmp_path / "reg"
     with pytest.raises(NotFittedError):
-        TorchRegressor().save(file)
-    reg = TorchRegressor(max_epochs=2).fit(X, Y)
+        TorchRegressor(module=MLP).save(file)
+    reg = TorchRegressor(module=MLP, max_epochs=2).fit(X, Y)
     reg.friend_ = object()
     with pytest.raises(
         TypeError,
@@ -427,7 +437,7 @@ def test_what_cannot_be_saved_is_named(tmp_path: Path) -> None:
 def test_without_safetensors_the_error_names_the_extra(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    reg = TorchRegressor(max_epochs=2).fit(X, Y)
+    reg = TorchRegressor(module=MLP, max_epochs=2).fit(X, Y)
     reg.save(tmp_path / "reg")
     monkeypatch.setitem(sys.modules, "safetensors.torch", None)
     for use in (lambda: reg.save(tmp_path / "other"), lambda: torchreg.load(tmp_path / "reg")):
@@ -439,7 +449,7 @@ def test_saving_is_an_all_or_nothing_affair(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     file = tmp_path / "reg"
-    reg = TorchRegressor(max_epochs=2).fit(X, Y)
+    reg = TorchRegressor(module=MLP, max_epochs=2).fit(X, Y)
     reg.save(file)
     before = file.read_bytes()
 
@@ -500,7 +510,7 @@ def test_skops_keeps_a_regressor_inside_others_and_one_that_is_not_fitted() -> N
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import PolynomialFeatures
 
-    reg = TorchRegressor(max_epochs=3, random_state=0)
+    reg = TorchRegressor(module=MLP, max_epochs=3, random_state=0)
     search = GridSearchCV(reg, {"lr": [0.01, 0.1]}, cv=2)
     pipeline = make_pipeline(PolynomialFeatures(2), search).fit(X, Y)
     assert same(through_skops(pipeline).predict(X), pipeline.predict(X))

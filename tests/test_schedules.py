@@ -16,6 +16,7 @@ from torch.optim import lr_scheduler
 import torchreg
 from tests._schedules import Table, quick, rates_of, table_of_numbers
 from torchreg import TorchRegressor
+from torchreg.nn import MLP
 from torchreg.optimizers import build_optimizer
 from torchreg.reporting.settings import settings_code
 from torchreg.schedules import SCHEDULES, build_schedule
@@ -149,7 +150,7 @@ def test_a_file_holds_the_schedule_and_its_learning_rates(
     params: dict[str, Any], table: Table, tmp_path: Path
 ) -> None:
     X, y = table
-    reg = TorchRegressor(max_epochs=3, random_state=0, **params).fit(X, y)
+    reg = TorchRegressor(module=MLP, max_epochs=3, random_state=0, **params).fit(X, y)
     reg.save(tmp_path / "fit.safetensors")
     again = torchreg.load(tmp_path / "fit.safetensors")
     assert again.get_params() == reg.get_params()
@@ -158,7 +159,7 @@ def test_a_file_holds_the_schedule_and_its_learning_rates(
 
 
 def test_the_code_of_a_report_builds_the_schedule_again() -> None:
-    reg = TorchRegressor(schedule=lr_scheduler.StepLR, schedule__step_size=3)
+    reg = TorchRegressor(module=MLP, schedule=lr_scheduler.StepLR, schedule__step_size=3)
     names: dict[str, Any] = {}
     exec(settings_code(reg).replace("reg.fit(X, y)", ""), names)
     assert names["reg"].get_params() == reg.get_params()
@@ -180,7 +181,9 @@ def test_a_diagnosis_names_the_schedule_and_recommends_one_where_there_is_none(
 ) -> None:
     advice = {}
     for schedule in ("constant", "cosine"):
-        reg = TorchRegressor(schedule=schedule, lr=0.7, max_epochs=40, random_state=0).fit(*table)
+        reg = TorchRegressor(
+            module=MLP, schedule=schedule, lr=0.7, max_epochs=40, random_state=0
+        ).fit(*table)
         assert reg.fit_summary_["schedule"] == schedule
         found = {finding.code: finding for finding in reg.diagnose().findings}
         advice[schedule] = found["oscillating"].advice

@@ -16,6 +16,7 @@ from sklearn.model_selection import cross_val_score
 from torch import nn
 
 from torchreg import TorchEnsembleRegressor, TorchRegressor
+from torchreg.nn import MLP
 
 Array = np.ndarray
 
@@ -60,7 +61,7 @@ def test_a_score_is_the_share_of_the_loss_that_is_explained(
     options: dict[str, Any], metric: Any, table: tuple[Array, ...]
 ) -> None:
     X, y, weight = table
-    reg = TorchRegressor(max_epochs=20, random_state=0, **options).fit(X, y)
+    reg = TorchRegressor(module=MLP, max_epochs=20, random_state=0, **options).fit(X, y)
     for w in (None, weight):
         expected = metric(y, reg.predict(X), sample_weight=w)
         assert reg.score(X, y, sample_weight=w) == pytest.approx(expected, rel=1e-12)
@@ -75,7 +76,7 @@ def test_the_score_of_several_outputs_is_the_mean_of_theirs(
 ) -> None:
     X, y, _ = table
     both = np.column_stack([y, 1000 * y[::-1]])
-    reg = TorchRegressor(loss=loss, max_epochs=20, random_state=0).fit(X, both)
+    reg = TorchRegressor(module=MLP, loss=loss, max_epochs=20, random_state=0).fit(X, both)
     metric = dict((o["loss"], m) for o, m in SCORES if len(o) == 1)[loss]
     each = [metric(both[:, j], reg.predict(X)[:, j]) for j in (0, 1)]
     assert reg.score(X, both) == pytest.approx(np.mean(each), rel=1e-10)
@@ -87,7 +88,7 @@ def test_cross_validation_uses_the_score(
     options: dict[str, Any], metric: Any, table: tuple[Array, ...]
 ) -> None:
     X, y, _ = table
-    reg = TorchRegressor(max_epochs=5, random_state=0, **options)
+    reg = TorchRegressor(module=MLP, max_epochs=5, random_state=0, **options)
     scores = cross_val_score(reg, X, y, cv=2)
     halves = (slice(45), slice(45, 90))
     for score, test, train in zip(scores, halves, halves[::-1], strict=True):
@@ -98,6 +99,6 @@ def test_cross_validation_uses_the_score(
 def test_only_losses_of_positive_targets_say_that_they_need_them() -> None:
     expected = {"poisson": True, "tweedie": True, "huber": False, nn.L1Loss: False}
     for loss, positive in expected.items():
-        reg = TorchRegressor(loss=loss)
+        reg = TorchRegressor(module=MLP, loss=loss)
         for estimator in (reg, TorchEnsembleRegressor(reg)):
             assert estimator.__sklearn_tags__().target_tags.positive_only is positive

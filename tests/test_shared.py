@@ -13,6 +13,7 @@ from sklearn.model_selection import GridSearchCV
 from torchreg import TorchEnsembleRegressor, TorchRegressor
 from torchreg.engine.request import RawRows
 from torchreg.engine.shared import Shared
+from torchreg.nn import MLP
 
 X, Y = torch.arange(6.0).reshape(3, 2), torch.ones(3, 1)
 
@@ -82,7 +83,7 @@ def test_jobs_that_standardize_in_other_ways_share_no_table() -> None:
     rng = np.random.default_rng(0)
     X, y = rng.normal(0.3, 1.5, size=(30, 2)), rng.normal(0.5, 2, size=30)
     grid = {"standardize": [True, "X", "y", False], "dtype": ["float32", "float64"]}
-    reg = TorchRegressor(max_epochs=20, random_state=0, module__activation="tanh")
+    reg = TorchRegressor(module=MLP, max_epochs=20, random_state=0, module__activation="tanh")
     search = GridSearchCV(reg, grid, cv=3, refit=False)
     alone = search.fit(X, y).cv_results_["mean_test_score"]
     with parallel_config(backend="torchreg"):
@@ -93,7 +94,9 @@ def test_jobs_that_standardize_in_other_ways_share_no_table() -> None:
 def test_what_is_said_of_a_fit_is_its_own_though_it_was_computed_once() -> None:
     rng = np.random.default_rng(0)
     X, y = rng.normal(200, 10, size=(30, 2)), rng.normal(4000, 800, size=30)
-    ensemble = TorchEnsembleRegressor(TorchRegressor(max_epochs=2), 2, random_state=0).fit(X, y)
+    ensemble = TorchEnsembleRegressor(
+        TorchRegressor(module=MLP, max_epochs=2), 2, random_state=0
+    ).fit(X, y)
     first, second = (member.fit_summary_ for member in ensemble.estimators_)
     assert first["x"] == second["x"]
     first["x"]["mean"][0] = first["y"]["scale"][0] = 0.0

@@ -13,12 +13,13 @@ import torch
 from torchreg import TorchRegressor
 from torchreg.diagnosis.record import FitSummary
 from torchreg.diagnosis.statistics import spread_out
+from torchreg.nn import MLP
 
 Array = np.ndarray
 
 
 def summary_of(X: object, y: object, **options: object) -> FitSummary:
-    reg = TorchRegressor(**{"max_epochs": 2, "random_state": 0, **options}).fit(X, y)
+    reg = TorchRegressor(module=MLP, **{"max_epochs": 2, "random_state": 0, **options}).fit(X, y)
     return FitSummary.from_dict(reg.fit_summary_)
 
 
@@ -73,8 +74,12 @@ def test_a_journey_is_the_way_from_the_first_to_the_last_parameters(
     rows: tuple[Array, Array],
 ) -> None:
     X, y = rows
-    start = TorchRegressor(max_epochs=1, lr=1e-300, random_state=0).fit(X, y).module_.network
-    reg = TorchRegressor(max_epochs=5, random_state=0).fit(X, y)
+    start = (
+        TorchRegressor(module=MLP, max_epochs=1, lr=1e-300, random_state=0)
+        .fit(X, y)
+        .module_.network
+    )
+    reg = TorchRegressor(module=MLP, max_epochs=5, random_state=0).fit(X, y)
     journeys = {j.name: j for j in FitSummary.from_dict(reg.fit_summary_).journeys}
     end = dict(reg.module_.network.named_parameters())
     for name, parameter in start.named_parameters():
@@ -87,7 +92,7 @@ def test_a_journey_is_the_way_from_the_first_to_the_last_parameters(
 
 def test_a_summary_survives_json(rows: tuple[Array, Array]) -> None:
     X, y = rows
-    reg = TorchRegressor(max_epochs=2, random_state=0, early_stopping=True).fit(X, y)
+    reg = TorchRegressor(module=MLP, max_epochs=2, random_state=0, early_stopping=True).fit(X, y)
     written = json.loads(json.dumps(reg.fit_summary_, allow_nan=False))
     assert FitSummary.from_dict(written) == FitSummary.from_dict(reg.fit_summary_)
     assert FitSummary.from_dict(written).n_validation == 70
@@ -107,8 +112,8 @@ def test_a_repeated_row_counts_as_often_as_it_is_there() -> None:
 
 def test_the_summary_holds_no_rows(rows: tuple[Array, Array]) -> None:
     X, y = rows
-    few = json.dumps(TorchRegressor(max_epochs=1).fit(X[:200], y[:200]).fit_summary_)
-    many = json.dumps(TorchRegressor(max_epochs=1).fit(X, y).fit_summary_)
+    few = json.dumps(TorchRegressor(module=MLP, max_epochs=1).fit(X[:200], y[:200]).fit_summary_)
+    many = json.dumps(TorchRegressor(module=MLP, max_epochs=1).fit(X, y).fit_summary_)
     assert abs(len(many) - len(few)) < 500
 
 

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import copy
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Self
 
 from sklearn.base import BaseEstimator
 from torch import nn
 
+from torchreg._automatic import choose
 from torchreg._checks import Form, check_start, check_training_data, check_validation_data
 from torchreg._data import Data, hold_out, names_of
 from torchreg._device import resolve_device
@@ -21,6 +23,7 @@ from torchreg.engine.plan import Fitted
 from torchreg.engine.problem import Keeper, Observer, Stopping
 from torchreg.engine.request import Job, RawRows, Request
 from torchreg.losses import Loss, build_loss
+from torchreg.nn import TabularMLP
 from torchreg.nn.links import link_of
 from torchreg.optimizers import build_optimizer
 from torchreg.schedules import ScheduleSpec, build_schedule
@@ -101,12 +104,14 @@ class FittingMixin(BaseEstimator):
     _nested: dict[str, Any]
     module_: nn.Sequential
     n_iter_: int
+    chosen_params_: dict[str, Any]
     history_: list[dict[str, Any]]
 
     def _ask(
         self,
         given: Given,
         *,
+        chosen: dict[str, Any],
         keeper: Any = None,
         draw: Callable[[Data, int], Data] | None = None,
     ) -> Asked:
@@ -115,19 +120,22 @@ class FittingMixin(BaseEstimator):
         Parameters
         ----------
         given : Given
+        chosen : dict
+            What the parameters come to that follow from the data.
         keeper : Checkpoint or None
             Who keeps the state of the fit, and knows its seed.
         draw : callable or None
             Draws the rows to train on from those that are not held out, given a seed.
         """
+        twin = self._settled(chosen)
         loss = build_loss(self.loss, nested_parameters(self._nested, "loss"))
         data, held_out = given.data, given.held_out
         loss.check_target(data.y, name="y")
         if held_out is not None:
             loss.check_target(held_out.y, name="y_val", training=False)
         seed = seed_from(self.random_state) if keeper is None else keeper.seed
-        self._check_folds(given)
-        if self.early_stopping and self.n_folds is None and held_out is None:
+        twin._check_folds(given)
+        if twin.early_stopping and twin.n_folds is None and held_out is None:
             data, held_out = hold_out(data, self.validation_fraction, seed=seed)
         if draw is not None:
             data = draw(data, seed)
@@ -137,12 +145,33 @@ class FittingMixin(BaseEstimator):
             "_y_is_vector": data.y_is_vector,
             "n_outputs_": data.y.shape[1],
             "_origin": origin_of(self, seed, data, own_validation=given.held_out is not None),
+            "chosen_params_": chosen,
         }
-        listened = getattr(self, "_skl_callbacks", None)
-        native = NativeFit(self, seen, given.arrays, self._n_networks()) if listened else None
-        request = self._request(seed, loss, seen, data, native, keeper)
+        native = None
+        if getattr(self, "_skl_callbacks", None):
+            native = NativeFit(self, seen, given.arrays, twin._n_networks(), twin.max_epochs)
+        request = twin._request(seed, loss, seen, data, native, keeper)
         validation = None if held_out is None else _raw(held_out)
         return Asked(Job(request, _raw(data), validation), given, data, seen, native)
+
+    def _choose(self, given: Given, *, is_member: bool = False) -> dict[str, Any]:
+        """Say what the parameters come to that follow from the data."""
+        own = given.held_out is not None
+        return choose(self, given.data, own_validation=own, is_member=is_member)
+
+    def _settled(self, chosen: Mapping[str, Any] | None = None) -> Self:
+        """Copy the estimator with what was chosen, or is about to be, where it is left to the data.
+
+        Parameters
+        ----------
+        chosen : mapping or None
+            Parameters by name; ``None`` takes those of the last fit.
+        """
+        twin = copy.copy(self)
+        twin.set_params(**(getattr(self, "chosen_params_", {}) if chosen is None else chosen))
+        if twin.module is None:
+            twin.module = TabularMLP
+        return twin
 
     def _request(
         self,
@@ -240,7 +269,7 @@ class FittingMixin(BaseEstimator):
         if asked.native is not None:
             asked.native.conclude(fitted.module)
         if self.verbose and asked.job.request.n_networks > 1:
-            show = print_starts if self.n_folds is None else print_folds
+            show = print_folds if asked.job.request.n_folds > 1 else print_starts
             show(fitted, standardized=asked.job.request.standardize_y)
         summary = replace(
             fitted.summary,

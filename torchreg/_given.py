@@ -56,6 +56,7 @@ def give_network(
     UntrustedError
         If it needs something that the caller neither passed nor allowed.
     """
+    estimator = estimator._settled()
     module = estimator.module
     options = nested_parameters(estimator._nested, "module")
     if isinstance(module, Unwritten):
@@ -101,7 +102,7 @@ def give_network(
 def _is_own(module: Any) -> bool:
     while isinstance(module, partial):
         module = module.func
-    return module is None or module in _TABLE
+    return module in _TABLE
 
 
 def _parts(value: Any) -> list[Any]:

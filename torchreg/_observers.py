@@ -111,12 +111,20 @@ class NativeFit:
         ``X``, ``y`` and ``sample_weight``, as the user gave them.
     n_init : int
         How many networks are trained. If several, each is a task between fit and epochs.
+    n_epochs : int
+        For how many epochs, at most.
     """
 
     def __init__(
-        self, estimator: Any, seen: dict[str, Any], given: dict[str, Any], n_init: int
+        self,
+        estimator: Any,
+        seen: dict[str, Any],
+        given: dict[str, Any],
+        n_init: int,
+        n_epochs: int,
     ) -> None:
-        self.estimator, self.seen, self.n_init = estimator, seen, n_init
+        self.estimator, self.seen = estimator, seen
+        self.n_init, self.n_epochs = n_init, n_epochs
         weight = given["sample_weight"]
         metadata = {} if weight is None else {"sample_weight": weight}
         self.data = {"X": given["X"], "y": given["y"], "metadata": metadata}
@@ -124,14 +132,13 @@ class NativeFit:
 
     def follow(self, module: nn.Sequential) -> NativeCallbacks:
         """Give one of the networks an observer; the fit begins with the first."""
-        n_epochs = self.estimator.max_epochs
         if self.context is None:
-            n_tasks = n_epochs if self.n_init == 1 else self.n_init
+            n_tasks = self.n_epochs if self.n_init == 1 else self.n_init
             self.context = self.estimator._init_callback_context(max_subtasks=n_tasks)
             self.begin(self.context)
         if self.n_init == 1:
             return NativeCallbacks(self, self.context, module)
-        context = self.context.subcontext(task_name="start", max_subtasks=n_epochs)
+        context = self.context.subcontext(task_name="start", max_subtasks=self.n_epochs)
         return NativeCallbacks(self, self.begin(context), module)
 
     def begin(self, context: Any) -> Any:

@@ -59,6 +59,7 @@ def recipe_of(
             f"{link}, for loss={estimator.loss!r}, of which scripts know nothing yet. to_onnx, "
             "to_exported_program and save write it."
         )
+    estimator = estimator._settled()
     if estimator.n_folds is not None:
         raise ValueError(
             f"to_script writes one network and its training; n_folds={estimator.n_folds} trained "

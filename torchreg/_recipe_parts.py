@@ -51,7 +51,7 @@ def network_recipe(estimator: BaseEstimator, seed: int) -> NetworkRecipe:
     probe = torch.zeros(2, estimator.n_features_in_, dtype=estimator.dtype_)
     is_instance = isinstance(build, nn.Module)
     root = build.func if isinstance(build, partial) else build
-    by_layers = type(fitted) is MLP and (root is None or root is MLP)
+    by_layers = type(fitted) is MLP and root is MLP
     has_source = isinstance(root, type) or (
         inspect.isfunction(root) and root.__name__ != "<lambda>"
     )

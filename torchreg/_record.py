@@ -15,6 +15,7 @@ import torch
 from sklearn.base import BaseEstimator
 from torch import Tensor, nn
 
+from torchreg._automatic import CHOSEN
 from torchreg._checks import Form
 from torchreg._errors import FileError
 from torchreg._given import give_network
@@ -62,6 +63,10 @@ def _is_curve(value: Any) -> bool:
     return isinstance(value, list) and all(type(item) is float for item in value)
 
 
+def _is_choice(value: Any) -> bool:
+    return isinstance(value, dict) and value.keys() <= CHOSEN
+
+
 #: What every fitted regressor has, and what it must be.
 FITTED: dict[str, Callable[[Any], bool]] = {
     "n_features_in_": _is_count,
@@ -77,7 +82,7 @@ FITTED: dict[str, Callable[[Any], bool]] = {
 }
 
 #: What files of an earlier version lack.
-LATER: dict[str, Callable[[Any], bool]] = {"init_losses_": _is_curve}
+LATER: dict[str, Callable[[Any], bool]] = {"init_losses_": _is_curve, "chosen_params_": _is_choice}
 
 
 def write_estimator(estimator: BaseEstimator) -> tuple[dict[str, Any], Writer]:

@@ -181,7 +181,10 @@ class TorchEnsembleRegressor(GraphMixin, SavingMixin, ScoreMixin, BaseEstimator)
             for member in members:
                 listening.enter_context(callback_management_context(member))
             # 2. Hold rows out and draw rows, for each member its own.
-            asked = [member._ask(given, draw=draw) for member in members]
+            asked = [
+                member._ask(given, chosen=member._choose(given, is_member=True), draw=draw)
+                for member in members
+            ]
             # 3. Train all of them together.
             answers = fit_all_here([one.job for one in asked])
             # 4. Tell who listens, and say what went wrong.

@@ -257,12 +257,12 @@ class TorchRegressor(
         loss: str | type | Callable[..., Any] = "squared_error",
         optimizer: str | type[torch.optim.Optimizer] = "adam",
         lr: float | None = None,
-        schedule: str | Callable[..., Any] = "constant",
-        max_epochs: int = 200,
+        schedule: str | Callable[..., Any] = "auto",
+        max_epochs: int | str = "auto",
         batch_size: int | str | None = "auto",
         standardize: bool | str = True,
         early_stopping: bool = False,
-        n_folds: int | None = None,
+        n_folds: int | str | None = "auto",
         validation_fraction: float = 0.1,
         n_iter_no_change: int = 10,
         tol: float | None = None,
@@ -361,15 +361,17 @@ class TorchRegressor(
         # 1. Check everything; until the last step the estimator stays as it was.
         check_parameters(self)
         given = check_given(self, X, y, sample_weight, X_val, y_val, sample_weight_val)
-        with self._kept_in(checkpoint, given) as keeper:
-            # 2. Hold rows out, if early stopping asks for it and the user brought none.
-            asked = self._ask(given, keeper=keeper)
-            # 3. Statistics, network, training.
+        # 2. Choose what follows from the data.
+        chosen = self._choose(given)
+        with self._kept_in(checkpoint, given, chosen) as keeper:
+            # 3. Hold rows out, if early stopping asks for it and the user brought none.
+            asked = self._ask(given, chosen=chosen, keeper=keeper)
+            # 4. Statistics, network, training.
             fitted = fit_here(asked.job)
-        # 4. Tell who listens, and say what went wrong.
+        # 5. Tell who listens, and say what went wrong.
         fitted = self._hear(asked, fitted)
         warn_about(fitted, asked.job.request, asked.seen)
-        # 5. Store what was learned.
+        # 6. Store what was learned.
         self._store(asked, fitted)
         return self
 
@@ -420,16 +422,20 @@ class TorchRegressor(
         restored = [restore_form(t, X, form) for t in shaped]
         return tuple(restored) if return_std else restored[0]
 
-    def _kept_in(self, checkpoint: Any, given: Given) -> AbstractContextManager[Checkpoint | None]:
+    def _kept_in(
+        self, checkpoint: Any, given: Given, chosen: dict[str, Any]
+    ) -> AbstractContextManager[Checkpoint | None]:
         """Open the checkpoint, if there is to be one."""
         if checkpoint is None:
             return nullcontext()
-        if self.n_folds is not None:
+        n_folds = chosen.get("n_folds", self.n_folds)
+        if n_folds is not None:
             raise ValueError(
-                f"checkpoint expects n_folds=None, got {self.n_folds}: it holds the state of one "
-                "network. Leave one of them out."
+                f"checkpoint expects n_folds=None, got {n_folds}: it holds the state of one "
+                "network. Leave one of them out; with early_stopping=True one network holds rows "
+                "out, too."
             )
-        if self._n_networks() > 1:
+        if self.n_init > 1 and not self._goes_on():
             raise ValueError(
                 f"checkpoint expects n_init=1, got {self.n_init}: it holds the state of one "
                 "network. Leave one of them out."

@@ -20,7 +20,7 @@ from torchreg.nn.plain import plain_layers
 
 
 def build_network(
-    module: nn.Module | Callable[..., nn.Module] | None,
+    module: nn.Module | Callable[..., nn.Module],
     options: Mapping[str, Any],
     *,
     in_features: int,
@@ -30,10 +30,9 @@ def build_network(
 
     Parameters
     ----------
-    module : None, class, callable or nn.Module
-        ``None`` builds :class:`torchreg.nn.MLP`. A class or callable is called, with
-        ``in_features`` and ``out_features`` where its signature names them. An instance is
-        a template: it is copied.
+    module : class, callable or nn.Module
+        A class or callable is called, with ``in_features`` and ``out_features`` where its
+        signature names them. An instance is a template: it is copied.
     options : mapping
         Further keyword arguments (``module__*``).
     in_features, out_features : int
@@ -59,23 +58,22 @@ def build_network(
                 "Give the class instead."
             )
         return copy.deepcopy(module)
-    build: Callable[..., nn.Module] = MLP if module is None else module
-    if not callable(build):
+    if not callable(module):
         raise TypeError(
-            "module expects None, a class or callable that builds a torch.nn.Module, or an "
-            f"instance of one, got {module!r}."
+            "module expects a class or callable that builds a torch.nn.Module, or an instance of "
+            f"one, got {module!r}."
         )
-    settings = settings_for(build, options, in_features=in_features, out_features=out_features)
+    settings = settings_for(module, options, in_features=in_features, out_features=out_features)
     try:
-        network = build(**settings)
+        network = module(**settings)
     except RuntimeError as error:
         given = ", ".join(f"{key}={value!r}" for key, value in settings.items())
         raise ValueError(
-            f"module {_name_of(build)} could not be built with {given}: {error}"
+            f"module {_name_of(module)} could not be built with {given}: {error}"
         ) from error
     if not isinstance(network, nn.Module):
         raise TypeError(
-            f"module {_name_of(build)} must build a torch.nn.Module, it returned "
+            f"module {_name_of(module)} must build a torch.nn.Module, it returned "
             f"{type(network).__name__}."
         )
     return network

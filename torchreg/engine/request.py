@@ -59,7 +59,7 @@ class Request:
         How the learning rate moves.
     """
 
-    module: nn.Module | Callable[..., nn.Module] | None
+    module: nn.Module | Callable[..., nn.Module]
     module_options: Mapping[str, Any]
     loss: Loss
     optimizer: OptimizerSpec

@@ -205,13 +205,14 @@ def _start_of(reg: Any) -> nn.Module | None:
     if seed is not None:
         # Of several networks, the one that was kept was drawn from a seed of its own.
         seed = getattr(reg, "_origin", {}).get("start_seed", seed)
+    twin = reg._settled()
     options = {
         name.removeprefix("module__"): value
-        for name, value in reg.get_params(deep=False).items()
+        for name, value in twin.get_params(deep=False).items()
         if name.startswith("module__")
     }
     return rebuild_start(
-        reg.module,
+        twin.module,
         options,
         reg.module_.network,
         in_features=reg.n_features_in_,

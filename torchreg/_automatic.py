@@ -1,0 +1,168 @@
+"""What parameters come to that follow from the data: the rules behind ``"auto"``.
+
+``benchmarks/accuracy.py`` measures what they give; its report says what each is worth.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from sklearn.base import BaseEstimator
+from torch import Tensor
+
+from torchreg._data import Data
+from torchreg._parameters import nested_parameters
+from torchreg.engine.inside import LARGE
+from torchreg.engine.rows import merge_identical
+from torchreg.nn import Ensemble
+from torchreg.optimizers import OptimizerSpec, build_optimizer
+
+#: Epochs of a given module, and of an optimizer that takes all rows at once.
+MANY_EPOCHS = 200
+#: Epochs of the built-in network in batches, over which a cosine brings the learning rate to 0.
+EPOCHS = 60
+#: Its learning rate, for the optimizers whose steps have about this size.
+LR = {"adam": 3e-3, "adamw": 3e-3}
+#: Up to so many rows it is narrow, and computes in float64 at no cost.
+FEW_ROWS = 200
+NARROW, WIDE = (64, 64), (256, 256)
+#: Folds: each holds out this many rows at least, ...
+ROWS_IN_FOLD = 4
+#: ... there are so many of them, ...
+FOLDS = 8
+#: ... and fewer from so many rows on, ...
+MANY_ROWS, FEW_FOLDS = 4_000, 4
+#: ... and from so many on one network with one part of the rows held out does.
+TOO_MANY_ROWS = 50_000
+#: Rows of a batch: twice as many for twice the rows, between these.
+SMALL_BATCH, LARGE_BATCH = 32, 256
+ROWS_OF_SMALL_BATCH = 750
+
+#: The parameters that can be left to the data.
+CHOSEN = frozenset(
+    {
+        "module__hidden_sizes",
+        "lr",
+        "schedule",
+        "max_epochs",
+        "batch_size",
+        "n_folds",
+        "early_stopping",
+        "n_iter_no_change",
+    }
+)
+
+
+def choose(
+    estimator: BaseEstimator, data: Data, *, own_validation: bool, is_member: bool
+) -> dict[str, Any]:
+    """Say what the parameters come to that are left to the data.
+
+    Parameters
+    ----------
+    estimator : TorchRegressor
+        Which parameters are given. One that goes on from an earlier fit keeps its networks.
+    data : Data
+        The rows, with those that the fit may hold out.
+    own_validation : bool
+        Whether the user brought validation rows.
+    is_member : bool
+        Whether it is one of several that are averaged, and so has one network only.
+
+    Returns
+    -------
+    dict
+        Values by name of the parameter, with which an estimator does the same.
+    """
+    options = nested_parameters(estimator._nested, "optimizer")
+    optimizer = build_optimizer(estimator.optimizer, estimator.lr, options)
+    if estimator.module is not None:
+        chosen: dict[str, Any] = {"n_folds": None}
+        chosen |= {"schedule": "constant", "max_epochs": MANY_EPOCHS}
+        return {k: value for k, value in chosen.items() if _is_auto(getattr(estimator, k))}
+    n_rows = count_distinct(data)
+    chosen = _steps(estimator, optimizer, n_rows, "lr" in options)
+    if "module__hidden_sizes" not in estimator._nested:
+        chosen["module__hidden_sizes"] = NARROW if n_rows <= FEW_ROWS else WIDE
+    if estimator.n_folds == "auto":
+        budget = chosen.get("max_epochs", estimator.max_epochs)
+        one = is_member or own_validation or estimator.n_init > 1
+        chosen |= _held_out(estimator, n_rows, one, budget)
+    if estimator.warm_start and hasattr(estimator, "module_"):
+        chosen |= _of_before(estimator)
+    return chosen
+
+
+def count_distinct(data: Data) -> int:
+    """Count the rows that differ: a weight is worth as much as so many copies of a row."""
+    if not isinstance(data.x, Tensor) or data.x.numel() > LARGE:
+        return len(data)
+    return len(merge_identical(data.x, data.y, None)[0])
+
+
+def batch_size_for(n_rows: int) -> int:
+    """Give the rows of a batch: small ones for few rows, so that there are steps enough.
+
+    Examples
+    --------
+    >>> [batch_size_for(n) for n in (100, 1_000, 2_000, 5_000, 100_000)]
+    [32, 32, 64, 128, 256]
+    """
+    doublings = int(math.log2(max(1, n_rows / ROWS_OF_SMALL_BATCH)))
+    return min(LARGE_BATCH, SMALL_BATCH << doublings)
+
+
+def n_folds_for(n_rows: int) -> int | None:
+    """Give the number of folds; ``None`` for so few rows that none can be spared, or so many.
+
+    Examples
+    --------
+    >>> [n_folds_for(n) for n in (7, 12, 1_000, 5_000, 100_000)]
+    [None, 3, 8, 4, None]
+    """
+    if n_rows >= TOO_MANY_ROWS or n_rows < 2 * ROWS_IN_FOLD:
+        return None
+    return FEW_FOLDS if n_rows >= MANY_ROWS else min(FOLDS, n_rows // ROWS_IN_FOLD)
+
+
+def _is_auto(value: Any) -> bool:
+    return isinstance(value, str) and value == "auto"
+
+
+def _steps(
+    estimator: BaseEstimator, optimizer: OptimizerSpec, n_rows: int, has_lr: bool
+) -> dict[str, Any]:
+    """Choose epochs, batches and learning rates of the built-in network."""
+    found: dict[str, Any] = {}
+    whole = optimizer.wants_full_batch
+    if _is_auto(estimator.max_epochs):
+        found["max_epochs"] = MANY_EPOCHS if whole else EPOCHS
+    if _is_auto(estimator.schedule):
+        found["schedule"] = "constant" if optimizer.sizes_own_steps else "cosine"
+    if _is_auto(estimator.batch_size) and not whole:
+        found["batch_size"] = batch_size_for(n_rows)
+    named = isinstance(estimator.optimizer, str)
+    if estimator.lr is None and not has_lr and named and optimizer.name in LR:
+        found["lr"] = LR[optimizer.name]
+    return found
+
+
+def _held_out(estimator: BaseEstimator, n_rows: int, one: bool, budget: int) -> dict[str, Any]:
+    """Choose which rows say how far to train: those of folds, or one part for one network."""
+    if estimator.early_stopping:
+        return {"n_folds": None}
+    n_folds = None if one else n_folds_for(n_rows)
+    if n_folds is None and n_rows >= 2 * ROWS_IN_FOLD:
+        return {"n_folds": None, "early_stopping": True, "n_iter_no_change": budget}
+    return {"n_folds": n_folds}
+
+
+def _of_before(estimator: BaseEstimator) -> dict[str, Any]:
+    """Keep what the network is that an earlier fit gave, and how many there are of it."""
+    before = getattr(estimator, "chosen_params_", {})
+    kept = {key: before[key] for key in ("module__hidden_sizes",) if key in before}
+    network = estimator.module_.get_submodule("network")
+    if isinstance(network, Ensemble) and estimator.n_folds == "auto":
+        kept |= {"n_folds": len(network.members), "early_stopping": estimator.early_stopping}
+    return kept
