@@ -13,11 +13,13 @@ from sklearn.neural_network import MLPRegressor
 from skorch import NeuralNetRegressor
 
 from torchreg import TorchRegressor
+from torchreg.nn import MLP
 
 
 def fit_torchreg(X: np.ndarray, y: np.ndarray, work: Work, seed: int) -> Fit:
     """Fit ``TorchRegressor`` to data in raw units; it standardizes them itself."""
     reg = TorchRegressor(
+        module=MLP,
         module__hidden_sizes=work.hidden,
         optimizer=work.optimizer,
         lr=work.lr,

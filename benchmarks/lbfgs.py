@@ -20,6 +20,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from torchreg import TorchRegressor
+from torchreg.nn import MLP
 
 BEST_KNOWN_G = 369.64
 NEAR_G = 1.005 * BEST_KNOWN_G
@@ -39,6 +40,7 @@ MLPRegressor, 1.0."""
 
 def fit_torchreg(X: np.ndarray, y: np.ndarray, budget: int, seed: int) -> TorchRegressor:
     return TorchRegressor(
+        module=MLP,
         module__hidden_sizes=[5],
         optimizer="lbfgs",
         max_epochs=budget // ITERATIONS_PER_EPOCH,

@@ -23,6 +23,7 @@ from sklearn.preprocessing import StandardScaler
 from skorch import NeuralNetRegressor
 
 from torchreg import TorchRegressor
+from torchreg.nn import MLP
 
 #: Training RMSE of a straight line through the penguins, of their mean, and what counts as them.
 LINE_G, MEAN_G = 392.16 * 0.999, 804.0 * 0.999
@@ -60,7 +61,7 @@ def fit_skorch_by_hand(
 
 
 def fit_torchreg(X: np.ndarray, y: np.ndarray, seed: int, **options: Any) -> np.ndarray:
-    return TorchRegressor(random_state=seed, **options).fit(X, y).predict(X)
+    return TorchRegressor(module=MLP, random_state=seed, **options).fit(X, y).predict(X)
 
 
 def same_work(hidden: tuple[int, ...]) -> dict[str, FitPredict]:

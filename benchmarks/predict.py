@@ -18,6 +18,8 @@ from sklearn.neural_network import MLPRegressor
 from sklearn.utils import check_array
 from torch import nn
 
+from torchreg.nn import MLP
+
 N_COLUMNS = 20
 CHUNK = 8192
 #: The first is small enough for torchreg to compute in float64 by default, the second is not.
@@ -38,7 +40,9 @@ without scaling, as one would call it by hand. To reach: 1.1 of the bare module.
 def fitted(hidden: tuple[int, ...]) -> tuple[TorchRegressor, MLPRegressor]:
     """Fit both, briefly: their weights do not matter here."""
     X, y = synthetic(1_000, N_COLUMNS)
-    ours = TorchRegressor(module__hidden_sizes=hidden, max_epochs=20, random_state=0).fit(X, y)
+    ours = TorchRegressor(
+        module=MLP, module__hidden_sizes=hidden, max_epochs=20, random_state=0
+    ).fit(X, y)
     # 25 epochs without improvement above 1e6 end a fit that would warn of its budget.
     theirs = MLPRegressor(hidden_layer_sizes=hidden, tol=1e6, random_state=0)
     return ours, theirs.fit(X.astype(np.float32), y.astype(np.float32))

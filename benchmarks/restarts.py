@@ -14,6 +14,7 @@ import numpy as np
 from _harness import begin, interleave, number, penguins, table
 
 from torchreg import TorchRegressor
+from torchreg.nn import MLP
 
 BEST_KNOWN_G = 369.64
 NEAR_G = 1.005 * BEST_KNOWN_G
@@ -33,7 +34,9 @@ All but the optimizer and its budget is at its default. To reach: every seed wit
 
 
 def fit(X: np.ndarray, y: np.ndarray, options: dict[str, Any], seed: int) -> TorchRegressor:
-    return TorchRegressor(module__hidden_sizes=[5], random_state=seed, **options).fit(X, y)
+    return TorchRegressor(module=MLP, module__hidden_sizes=[5], random_state=seed, **options).fit(
+        X, y
+    )
 
 
 def main() -> None:

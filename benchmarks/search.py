@@ -29,6 +29,7 @@ from sklearn.preprocessing import FunctionTransformer, StandardScaler
 from skorch import NeuralNetRegressor
 
 from torchreg import TorchRegressor
+from torchreg.nn import MLP
 
 COLUMNS = ["flipper_length_mm", "bill_length_mm", "bill_depth_mm"]
 DECAYS = [0.0, 1e-5, 1e-4, 1e-3, 1e-2]
@@ -121,6 +122,7 @@ def grid_search(estimator: Any, grid: dict[str, list[float]], n_jobs: int | None
 
 def by_torchreg(search: Search) -> GridSearchCV:
     reg = TorchRegressor(
+        module=MLP,
         module__hidden_sizes=(search.hidden,),
         max_epochs=search.epochs,
         batch_size=search.batch_size,
@@ -194,7 +196,7 @@ def run_search(
     return np.asarray(fitted.cv_results_["mean_test_score"])
 
 
-TOGETHER, ALONE, MLP = "together", "one after another", "MLPRegressor, n_jobs=2"
+TOGETHER, ALONE, PEER = "together", "one after another", "MLPRegressor, n_jobs=2"
 
 
 def times(run: Run, search: Search) -> list[str]:
@@ -202,7 +204,7 @@ def times(run: Run, search: Search) -> list[str]:
     competitors: dict[str, Callable[[int], np.ndarray]] = {
         TOGETHER: partial(run_search, by_torchreg, search, "torchreg"),
         ALONE: partial(run_search, by_torchreg, search, None),
-        MLP: partial(run_search, by_mlp_regressor, search, None),
+        PEER: partial(run_search, by_mlp_regressor, search, None),
     }
     # Processes are started, and everything is imported, before the clock runs.
     warm = replace(search, lrs=search.lrs[:2], decays=search.decays[:1], epochs=3)
@@ -215,7 +217,7 @@ def times(run: Run, search: Search) -> list[str]:
     skorch_s = (time.perf_counter() - start) * n_settings / n_skorch
     together_s = timings[TOGETHER].median
     difference = np.abs(timings[TOGETHER].results[0] - timings[ALONE].results[0]).max()
-    others_s = (timings[MLP].median, skorch_s, timings[ALONE].median)
+    others_s = (timings[PEER].median, skorch_s, timings[ALONE].median)
     faster = [
         f"{other_s / together_s:.1f} × ({goal:g} ×)"
         for other_s, goal in zip(others_s, search.to_reach, strict=True)

@@ -22,6 +22,7 @@ import torch
 from _harness import Run, begin, interleave, number, penguins, run_fresh, table
 
 from torchreg import TorchRegressor
+from torchreg.nn import MLP
 
 #: What may travel beside the predictions in raw units, which every way keeps.
 KEEPSAKES = ("settings", "history", "feature names")
@@ -202,7 +203,7 @@ def fitted(*, names: bool = False) -> TorchRegressor:
     """Fit the penguins, from a table with names or from an array."""
     X, y = penguins()
     reg = TorchRegressor(
-        module__hidden_sizes=[5], optimizer="rprop", max_epochs=200, random_state=0
+        module=MLP, module__hidden_sizes=[5], optimizer="rprop", max_epochs=200, random_state=0
     )
     return reg.fit(pd.DataFrame(X, columns=["flipper_length_mm"]) if names else X, y)
 

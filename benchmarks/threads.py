@@ -19,6 +19,7 @@ from _harness import begin, interleave, number, synthetic, table
 from sklearn.model_selection import cross_val_score
 
 from torchreg import TorchRegressor
+from torchreg.nn import MLP
 
 WORK = Work((100,), 10, batch_size=200)
 FITS: dict[str, Callable[[np.ndarray, np.ndarray, Work, int], Fit]] = {
@@ -63,7 +64,9 @@ def main() -> None:
         for name in FITS
     ]
 
-    reg = TorchRegressor(module__hidden_sizes=[100], batch_size=200, max_epochs=100, random_state=0)
+    reg = TorchRegressor(
+        module=MLP, module__hidden_sizes=[100], batch_size=200, max_epochs=100, random_state=0
+    )
 
     def search(n_jobs: int, seed: int) -> float:
         return cross_val_score(reg, X, y, cv=10, n_jobs=n_jobs).mean()

@@ -12,6 +12,7 @@ import pandas as pd
 from sklearn.model_selection import train_test_split
 
 from torchreg import TorchRegressor
+from torchreg.nn import MLP
 from torchreg.plotting import ActivationDisplay, FitDisplay, LossCurveDisplay, PredictionDisplay
 
 HERE = Path(__file__).parent
@@ -27,6 +28,7 @@ X, X_new, mass_g, mass_g_new = train_test_split(
 # %% The network
 # Early stopping watches the 100 penguins, and keeps the weights that suited them best.
 reg = TorchRegressor(
+    module=MLP,
     module__hidden_sizes=[5],
     optimizer="rprop",
     max_epochs=1000,

@@ -14,6 +14,7 @@ import pandas as pd
 from sklearn.model_selection import train_test_split
 
 from torchreg import TorchRegressor
+from torchreg.nn import MLP
 
 HERE = Path(__file__).parent
 FIGURES = HERE / "figures"
@@ -30,10 +31,13 @@ X, X_val, mass_g, mass_g_val = train_test_split(
 # Both record the loss of the validation rows. Only the second acts on it: after 30 epochs without
 # an improvement it stops, and takes the weights of the best epoch. Without rows of one's own,
 # `early_stopping=True` would hold out a tenth of the training rows.
-to_the_end = TorchRegressor(module__hidden_sizes=[100, 100], max_epochs=600, random_state=0)
+to_the_end = TorchRegressor(
+    module=MLP, module__hidden_sizes=[100, 100], max_epochs=600, random_state=0
+)
 to_the_end.fit(X, mass_g, X_val=X_val, y_val=mass_g_val)
 
 stopped = TorchRegressor(
+    module=MLP,
     module__hidden_sizes=[100, 100],
     max_epochs=600,
     early_stopping=True,

@@ -15,6 +15,7 @@ import numpy as np
 import pandas as pd
 
 from torchreg import TorchEnsembleRegressor, TorchRegressor
+from torchreg.nn import MLP
 
 HERE = Path(__file__).parent
 FIGURES = HERE / "figures"
@@ -28,7 +29,7 @@ long = penguins[penguins["flipper_length_mm"] > 205]
 # %% Twenty networks, trained together
 # They differ in their first weights and the order of their batches; with `bootstrap=True` also in
 # their penguins: each has 207 of its own, drawn with replacement.
-network = TorchRegressor(max_epochs=300)
+network = TorchRegressor(module=MLP, max_epochs=300)
 ensembles = {
     "the same penguins": TorchEnsembleRegressor(network, 20, random_state=0),
     "penguins of their own": TorchEnsembleRegressor(network, 20, bootstrap=True, random_state=0),

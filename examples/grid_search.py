@@ -21,6 +21,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from torchreg import TorchRegressor
+from torchreg.nn import MLP
 
 HERE = Path(__file__).parent
 FIGURES = HERE / "figures"
@@ -37,7 +38,9 @@ mass_g = penguins["body_mass_g"]
 # different formulas, so their numbers differ.
 SIZES = [[5], [50], [50, 50]]
 
-torch_regressor = TorchRegressor(optimizer="adamw", lr=0.01, max_epochs=100, random_state=0)
+torch_regressor = TorchRegressor(
+    module=MLP, optimizer="adamw", lr=0.01, max_epochs=100, random_state=0
+)
 mlp = MLPRegressor(learning_rate_init=0.01, max_iter=100, random_state=0)
 scaled_mlp = TransformedTargetRegressor(
     make_pipeline(StandardScaler(), mlp), transformer=StandardScaler()

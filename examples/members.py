@@ -16,6 +16,7 @@ from sklearn.model_selection import KFold, cross_val_score
 from tabm import TabM
 
 from torchreg import TorchRegressor
+from torchreg.nn import MLP
 
 HERE = Path(__file__).parent
 FIGURES = HERE / "figures"
@@ -44,7 +45,7 @@ def build_tabm(in_features, out_features, members=16, width=32):
 settings = {"optimizer": "adamw", "lr": 3e-3, "max_epochs": 100, "random_state": 0}
 models = {
     "straight line": LinearRegression(),
-    "one network": TorchRegressor(module__hidden_sizes=(32, 32), **settings),
+    "one network": TorchRegressor(module=MLP, module__hidden_sizes=(32, 32), **settings),
     "TabM, 16 members": TorchRegressor(build_tabm, **settings),
 }
 

@@ -28,7 +28,7 @@ from sklearn.neural_network import MLPRegressor
 from torch import nn
 
 from torchreg import TorchRegressor
-from torchreg.nn import AddConstant, MultiplyByConstant
+from torchreg.nn import MLP, AddConstant, MultiplyByConstant
 
 HERE = Path(__file__).parent
 FIGURES = HERE / "figures"
@@ -116,7 +116,7 @@ reg = TorchRegressor(
 # The first step of a torch optimizer in a process loads a large part of torch, for a second or
 # so. A short fit of each kind takes that away, so that it isn't charged to whoever comes first.
 train(NeuralNetworkWithReLU(5), epochs=1)
-TorchRegressor(optimizer="rprop", max_epochs=1).fit(flipper_mm, mass_g)
+TorchRegressor(module=MLP, optimizer="rprop", max_epochs=1).fit(flipper_mm, mass_g)
 straight_line.fit(flipper_mm, mass_g)
 mlp.fit(flipper_mm, mass_g)
 

@@ -18,6 +18,7 @@ from sklearn.pipeline import Pipeline
 from sklearn.preprocessing import OneHotEncoder
 
 from torchreg import TorchRegressor
+from torchreg.nn import MLP
 
 HERE = Path(__file__).parent
 FIGURES = HERE / "figures"
@@ -51,7 +52,9 @@ def rmse_of_folds(regressor, categories):
 
 regressors = {
     "LinearRegression": LinearRegression(),
-    "TorchRegressor": TorchRegressor(module__hidden_sizes=[50, 50], max_epochs=50, random_state=0),
+    "TorchRegressor": TorchRegressor(
+        module=MLP, module__hidden_sizes=[50, 50], max_epochs=50, random_state=0
+    ),
 }
 rmse_g = {
     name: {

@@ -16,6 +16,7 @@ import pandas as pd
 from sklearn.model_selection import GridSearchCV, KFold
 
 from torchreg import TorchRegressor
+from torchreg.nn import MLP
 
 HERE = Path(__file__).parent
 FIGURES = HERE / "figures"
@@ -29,7 +30,12 @@ mass_g = penguins["body_mass_g"]
 # %% The search
 # 24 settings times five folds are 120 networks, of two shapes.
 regressor = TorchRegressor(
-    optimizer="adamw", module__activation="tanh", batch_size=None, max_epochs=150, random_state=0
+    module=MLP,
+    optimizer="adamw",
+    module__activation="tanh",
+    batch_size=None,
+    max_epochs=150,
+    random_state=0,
 )
 grid = {
     "module__hidden_sizes": [[5], [10]],

@@ -17,6 +17,7 @@ import pandas as pd
 import torch
 
 from torchreg import TorchRegressor
+from torchreg.nn import MLP
 
 HERE = Path(__file__).parent
 FIGURES = HERE / "figures"
@@ -25,7 +26,9 @@ plt.style.use(HERE / "figures.mplstyle")
 
 penguins = pd.read_csv(HERE.parent / "data" / "penguins.csv").dropna()
 flipper_mm, mass_g = penguins[["flipper_length_mm"]], penguins["body_mass_g"]
-reg = TorchRegressor(module__hidden_sizes=[5], optimizer="rprop", max_epochs=1000, random_state=0)
+reg = TorchRegressor(
+    module=MLP, module__hidden_sizes=[5], optimizer="rprop", max_epochs=1000, random_state=0
+)
 reg.fit(flipper_mm, mass_g)
 
 # %% An ONNX file
@@ -58,7 +61,7 @@ with torch.no_grad():
 rng = np.random.default_rng(0)
 time_s = 1.76e9 + rng.uniform(0, 600, size=(333, 1))
 drift_g = 4200 + 30 * np.sin((time_s[:, 0] - 1.76e9) / 60)
-clock = TorchRegressor(module__hidden_sizes=[50, 50], max_epochs=300, random_state=0)
+clock = TorchRegressor(module=MLP, module__hidden_sizes=[50, 50], max_epochs=300, random_state=0)
 clock.fit(time_s, drift_g)
 clock_file = Path(folder.name, "clock.onnx")
 clock.to_onnx(clock_file)

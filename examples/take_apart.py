@@ -15,6 +15,7 @@ import numpy as np
 import pandas as pd
 
 from torchreg import TorchRegressor
+from torchreg.nn import MLP
 
 HERE = Path(__file__).parent
 FIGURES = HERE / "figures"
@@ -23,7 +24,9 @@ FIGURES.mkdir(exist_ok=True)
 penguins = pd.read_csv(HERE.parent / "data" / "penguins.csv").dropna()
 flipper_mm, mass_g = penguins[["flipper_length_mm"]], penguins["body_mass_g"]
 
-reg = TorchRegressor(module__hidden_sizes=[5], optimizer="rprop", max_epochs=1000, random_state=0)
+reg = TorchRegressor(
+    module=MLP, module__hidden_sizes=[5], optimizer="rprop", max_epochs=1000, random_state=0
+)
 reg.fit(flipper_mm, mass_g)
 
 # %% The script

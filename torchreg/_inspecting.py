@@ -54,9 +54,10 @@ class InspectionMixin:
         --------
         >>> import numpy as np
         >>> from torchreg import TorchRegressor
+        >>> from torchreg.nn import MLP
         >>> flipper_mm = np.linspace(170, 230, 100).reshape(-1, 1)
         >>> mass_g = 4000 + 25 * np.abs(flipper_mm[:, 0] - 195)
-        >>> reg = TorchRegressor(module__hidden_sizes=[10], optimizer="rprop", random_state=0)
+        >>> reg = TorchRegressor(MLP, module__hidden_sizes=[10], optimizer="rprop", random_state=0)
         >>> print(reg.fit(flipper_mm, mass_g).diagnose())
         Nothing to worry about: 31 parameters, 100 rows; best epoch 200 of 200; R2 = ...
         """

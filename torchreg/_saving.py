@@ -155,7 +155,7 @@ class SavingMixin(BaseEstimator):
         >>> import numpy as np
         >>> import torchreg
         >>> X = np.linspace(170, 230, 50).reshape(-1, 1)
-        >>> reg = torchreg.TorchRegressor(max_epochs=5, random_state=0).fit(X, 25 * X[:, 0])
+        >>> reg = torchreg.TorchRegressor(max_epochs=2, random_state=0).fit(X, 25 * X[:, 0])
         >>> with tempfile.TemporaryDirectory() as folder:
         ...     file = os.path.join(folder, "flipper.safetensors")
         ...     reg.save(file)

@@ -14,7 +14,7 @@ from torchreg.engine.network import build_network, fit_to_data
 
 
 def rebuild_start(
-    module: nn.Module | Callable[..., nn.Module] | None,
+    module: nn.Module | Callable[..., nn.Module],
     options: Mapping[str, Any],
     fitted: nn.Module,
     *,
@@ -44,9 +44,10 @@ def rebuild_start(
     Examples
     --------
     >>> from torchreg import TorchRegressor
-    >>> reg = TorchRegressor(optimizer="sgd", lr=1e-30, max_epochs=1, random_state=0)
+    >>> from torchreg.nn import MLP
+    >>> reg = TorchRegressor(MLP, optimizer="sgd", lr=1e-30, max_epochs=1, random_state=0)
     >>> fitted = reg.fit([[1.0], [2.0]], [3.0, 5.0]).module_.network
-    >>> start = rebuild_start(None, {}, fitted, in_features=1, out_features=1, seed=0)
+    >>> start = rebuild_start(MLP, {}, fitted, in_features=1, out_features=1, seed=0)
     >>> bool((start.layers[0].weight == fitted.layers[0].weight).all())
     True
     """
