@@ -139,6 +139,7 @@ FLOORS: dict[str, list[str]] = {
         "torchreg.export.script.layers",
         "torchreg.export.script.source",
         "torchreg.export.script.definitions",
+        "torchreg.export.script.reshaped",
         "torchreg.export.script.layout",
         "torchreg.export.onnx",
         "torchreg.export.graph",

@@ -6,7 +6,7 @@ import copy
 import inspect
 import math
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from sklearn.base import BaseEstimator
@@ -16,12 +16,12 @@ from torchreg._data import Data
 from torchreg._device import seeded
 from torchreg._parameters import nested_parameters
 from torchreg.course import when_it_moves
-from torchreg.engine.initial import HOOK, looks_at_rows
+from torchreg.engine.initial import looks_at_rows
 from torchreg.engine.members import has_members
 from torchreg.engine.network import build_network, fit_to_data, habits_of, settings_for
 from torchreg.engine.plan import AUTO_BATCH, AUTO_FULL_BATCH
 from torchreg.export.script.recipe import Constants, NetworkRecipe, ScheduleRecipe, TrainingRecipe
-from torchreg.export.script.source import NotWritableError
+from torchreg.export.script.reshaped import changed_parts
 from torchreg.losses import Loss, build_loss, probe_loss
 from torchreg.nn import MLP, AddConstant, MultiplyByConstant
 from torchreg.optimizers import OptimizerSpec, build_optimizer
@@ -55,12 +55,12 @@ def network_recipe(estimator: BaseEstimator, seed: int) -> NetworkRecipe:
     has_source = isinstance(root, type) or (
         inspect.isfunction(root) and root.__name__ != "<lambda>"
     )
-    start, is_lazy = None, False
+    built = None
     if not by_layers:
         # It is built once more, to see how it begins.
-        start, is_lazy = seeded(seed, _CPU, partial(_built, estimator, widths, probe))
-        start.to(estimator.dtype_)
-        _require_shapes(start, fitted)
+        built = seeded(seed, _CPU, partial(_built, estimator, widths, probe))
+        built.network.to(estimator.dtype_)
+    changed = changed_parts(built.network, fitted) if built and looks_at_rows(fitted) else []
     habits = seeded(seed, _CPU, partial(habits_of, copy.deepcopy(fitted), probe))
     fitted.eval()
     with torch.no_grad():
@@ -72,37 +72,37 @@ def network_recipe(estimator: BaseEstimator, seed: int) -> NetworkRecipe:
         dtype=estimator.dtype_,
         build=called,
         settings={} if called is None else settings_for(called, settings, **widths),
-        start=None if by_layers or called is not None else start,
+        start=None if built is None or called is not None else built.network,
         draws_before=not is_instance,
-        is_lazy=is_lazy and called is not None,
+        is_lazy=built is not None and built.is_lazy and called is not None,
         draws=habits.draws,
         overwrites_input=habits.overwrites_input,
         is_flat=output.ndim == 1,
         has_members=has_members(output),
         looks_at_rows=looks_at_rows(fitted),
+        changed=changed,
+        casts=built is not None and built.casts and called is not None,
     )
 
 
-def _require_shapes(start: nn.Module, fitted: nn.Module) -> None:
-    """Refuse a network that took its shape from the training rows, which a script cannot say."""
-    shapes = [[(k, v.shape) for k, v in net.state_dict().items()] for net in (start, fitted)]
-    if looks_at_rows(fitted) and shapes[0] != shapes[1]:
-        raise NotWritableError(
-            f"{type(fitted).__name__}.{HOOK} gave the network shapes that come from the training "
-            "rows, which a script that builds it anew does not know. Give them as module__ "
-            "options, or export a graph: to_onnx."
-        )
+class _Built(NamedTuple):
+    """A network built anew; whether it had lazy layers, and numbers of an unusual dtype."""
+
+    network: nn.Module
+    is_lazy: bool
+    casts: bool
 
 
-def _built(
-    estimator: BaseEstimator, widths: dict[str, int], probe: Tensor
-) -> tuple[nn.Module, bool]:
-    """Build the network as a fit does; say whether it had lazy layers."""
+def _built(estimator: BaseEstimator, widths: dict[str, int], probe: Tensor) -> _Built:
+    """Build the network as a fit does."""
     options = nested_parameters(estimator._nested, "module")
     network = build_network(estimator.module, options, **widths)
     is_lazy = any(nn.parameter.is_lazy(p) for p in network.parameters())
-    fit_to_data(network, probe.to(torch.get_default_dtype()), estimator.n_outputs_)
-    return network, is_lazy
+    default = torch.get_default_dtype()
+    numbers = [*network.parameters(), *network.buffers()]
+    casts = any(n.is_floating_point() and n.dtype != default for n in numbers)
+    fit_to_data(network, probe.to(default), estimator.n_outputs_)
+    return _Built(network, is_lazy, casts)
 
 
 def training_recipe(

@@ -93,7 +93,8 @@ def network_section(recipe: Recipe, source: LayerSource) -> list[str]:
     source.with_values = False
     if network.build is None:
         check_written_once(network.fitted)
-        layers = as_layers(network.fitted)
+        # What the rows make of it comes later.
+        layers = as_layers(network.fitted if network.start is None else network.start)
         core = [Item(source.module(layer)) for layer in layers]
         frozen = [
             renumbered(name, by=len(before))
@@ -106,15 +107,17 @@ def network_section(recipe: Recipe, source: LayerSource) -> list[str]:
         settings = {
             key: source.argument(f"module__{key}", value) for key, value in network.settings.items()
         }
-        core = [Item(call(str(_called(source, network)), **settings))]
+        written = call(str(_called(source, network)), **settings)
+        if network.casts and network.dtype == torch.float32:
+            written = Group(written.opening, written.items, ").float()")
+        core = [Item(written)]
     source.with_values = True
     items = tuple([*before, *core, *layers_after(recipe)])
-    written = Group(
-        "nn.Sequential(", items, ").double()" if network.dtype == torch.float64 else ")"
-    )
+    end = ").double()" if network.dtype == torch.float64 else ")"
+    whole = Group("nn.Sequential(", items, end)
     lines = ["# %% The network: raw units in, raw units out", "def build_network():"]
     if not frozen and not network.is_lazy:
-        return [*lines, *_broken(written, "return "), "", ""]
+        return [*lines, *_broken(whole, "return "), "", ""]
     inner = Group("nn.Sequential(", items, ")")
     lines += _broken(inner, "network = ")
     if network.is_lazy:
@@ -129,6 +132,38 @@ def network_section(recipe: Recipe, source: LayerSource) -> list[str]:
     lines += [f"    network.get_parameter({quoted(n)}).requires_grad_(False)" for n in frozen]
     end = ".double()" if network.dtype == torch.float64 else ""
     return [*lines, f"    return network{end}", "", ""]
+
+
+def fitted_section(recipe: Recipe, source: LayerSource) -> list[str]:
+    """Write what builds the network with the fitted parameters, and what predicts."""
+    changed = "\n".join(_changed(recipe, source))
+    return text.FITTED.format(changed=changed, **_shapes(recipe)).splitlines()[1:]
+
+
+def _changed(recipe: Recipe, source: LayerSource) -> list[str]:
+    """Write what the rows of the fit made of the core, before its parameters are loaded."""
+    network = recipe.network
+    if not network.changed:
+        return []
+    whole = f"network[{len(layers_before(recipe))}]"
+    lines = ["", "    # What the rows of the fit made of the network, beside its parameters:"]
+    lines += [f"    core = {whole}"] if all(place for place, _ in network.changed) else []
+    source.with_values = False
+    for place, value in network.changed:
+        expression = source.argument(f"initialize_from: {place or 'the network'}", value)
+        lines += lay_out(expression, 4, before=f"core{place} = " if place else f"{whole} = ")
+    source.with_values = True
+    if network.dtype == torch.float64:
+        lines += ["    network.double()"]
+    return lines
+
+
+def _shapes(recipe: Recipe) -> dict[str, str]:
+    n_x, n_y = len(recipe.features), len(recipe.targets)
+    wide = recipe.network.of_y is not None or recipe.network.dtype == torch.float64
+    reshape = ".reshape(len(X), -1)  # (n,) -> (n, 1)" if recipe.network.is_flat else ""
+    shapes = f"(n, {n_x}) to (n, {n_y})"
+    return {"shapes": shapes if wide else f"{shapes}, in float32", "reshape": reshape}
 
 
 def _called(source: LayerSource, network: NetworkRecipe) -> str:

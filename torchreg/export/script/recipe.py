@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -57,6 +57,11 @@ class NetworkRecipe:
         Whether it gives shape (n, n_members, n_outputs).
     looks_at_rows : bool
         Whether it has a method ``initialize_from`` that is shown the training rows.
+    changed : sequence of (str, nn.Module or object)
+        What that made of it, beside new numbers: see
+        :func:`torchreg.export.script.reshaped.changed_parts`.
+    casts : bool
+        Whether building it anew gives numbers of another dtype than torch's default one.
     """
 
     fitted: nn.Module
@@ -73,6 +78,8 @@ class NetworkRecipe:
     is_flat: bool
     has_members: bool
     looks_at_rows: bool
+    changed: Sequence[tuple[str, Any]] = ()
+    casts: bool = False
 
 
 @dataclass(frozen=True)

@@ -78,7 +78,7 @@ def assembled(cls, **parts):
 FITTED = '''
 def fitted_network():
     """Build the network with the parameters that were fitted."""
-    network = build_network()
+    network = build_network(){changed}
     network.load_state_dict(torch.load(FITTED, weights_only=True))
     return network.eval()
 

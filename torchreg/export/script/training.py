@@ -52,6 +52,10 @@ def training_section(recipe: Recipe, source: LayerSource, before: int, after: in
             "    with torch.no_grad():",
             f"        core[0].initialize_from(x, t, {weight})",
         ]
+        wide = recipe.network.dtype == torch.float64
+        if wide or recipe.network.casts:
+            # What it made anew has torch's default dtype, or one of its own.
+            lines += [f"    core.{'double' if wide else 'float'}()"]
     if recipe.network.draws:
         lines += [
             "    # Four rows went through a copy first, to see whether it draws: it did.",

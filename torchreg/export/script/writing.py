@@ -22,6 +22,7 @@ from torchreg.export.script.layers import (
 from torchreg.export.script.layout import Expression, Group, Item, call, lay_out, quoted
 from torchreg.export.script.loss import loss_section
 from torchreg.export.script.network import (
+    fitted_section,
     layers_after,
     layers_before,
     layers_of,
@@ -110,14 +111,15 @@ def compose(recipe: Recipe, name: str) -> tuple[str, dict[str, Tensor], dict[str
     source = LayerSource(OWN)
     n_before, n_after = len(layers_before(recipe)), len(layers_after(recipe))
     network = network_section(recipe, source)
+    fitted = fitted_section(recipe, source)
     loss = loss_section(recipe, source)
     training = training_section(recipe, source, n_before, n_after)
     body = "\n".join(
         [
             *_user_section(source),
-            *own_section("\n".join(network), "\n".join(source.definitions.values())),
+            *own_section("\n".join([*network, *fitted]), "\n".join(source.definitions.values())),
             *network,
-            *text.FITTED.format(**_shapes(recipe)).splitlines()[1:],
+            *fitted,
             "",
             "",
             *_rows_section(recipe),
@@ -137,9 +139,8 @@ def compose(recipe: Recipe, name: str) -> tuple[str, dict[str, Tensor], dict[str
     whole = "\n".join([_docstring(recipe, name), head, "", constants, "", "", body])
     whole = re.sub(r"\n{4,}", "\n\n\n", whole).rstrip() + "\n"
     _check_names(whole)
-    fitted, start = recipe.network.fitted, recipe.network.start
-    state = state_of(layers_of(fitted, recipe), first=n_before)
-    if start is None:
+    state = state_of(layers_of(recipe.network.fitted, recipe), first=n_before)
+    if (start := recipe.network.start) is None:
         return whole, state, None
     return whole, state, state_of(layers_of(start, recipe), first=n_before)
 
@@ -213,14 +214,6 @@ def _user_section(source: LayerSource) -> list[str]:
         lines.append(definition)
         before = definition
     return [*lines, "", ""]
-
-
-def _shapes(recipe: Recipe) -> dict[str, str]:
-    n_x, n_y = len(recipe.features), len(recipe.targets)
-    wide = recipe.network.of_y is not None or recipe.network.dtype == torch.float64
-    reshape = ".reshape(len(X), -1)  # (n,) -> (n, 1)" if recipe.network.is_flat else ""
-    shapes = f"(n, {n_x}) to (n, {n_y})"
-    return {"shapes": shapes if wide else f"{shapes}, in float32", "reshape": reshape}
 
 
 def _rows_section(recipe: Recipe) -> list[str]:
