@@ -51,6 +51,19 @@ class AverageMembers(nn.Module):
 
 
 '''
+ENSEMBLE = '''
+class Ensemble(nn.Module):
+    """The mean of several networks."""
+
+    def __init__(self, members):
+        super().__init__()
+        self.members = nn.ModuleList(members)
+
+    def forward(self, x):
+        return torch.stack([member(x) for member in self.members]).mean(dim=0)
+
+
+'''
 TO = '''
 class To(nn.Module):
     """Go on in another dtype."""

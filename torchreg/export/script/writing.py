@@ -139,15 +139,15 @@ def compose(recipe: Recipe, name: str) -> tuple[str, dict[str, Tensor], dict[str
     whole = "\n".join([_docstring(recipe, name), head, "", constants, "", "", body])
     whole = re.sub(r"\n{4,}", "\n\n\n", whole).rstrip() + "\n"
     _check_names(whole)
-    state = state_of(layers_of(recipe.network.fitted, recipe), first=n_before)
-    if (start := recipe.network.start) is None:
-        return whole, state, None
-    return whole, state, state_of(layers_of(start, recipe), first=n_before)
+    learned = state_of(layers_of(recipe.network.networks, recipe), first=n_before)
+    if not recipe.network.starts:
+        return whole, learned, None
+    return whole, learned, state_of(layers_of(recipe.network.starts, recipe), first=n_before)
 
 
 def _docstring(recipe: Recipe, name: str) -> str:
     shown = name if re.fullmatch(r"[\w.-]+", name) else "script.py"
-    stem = shown.removesuffix(".py")
+    stem, known = shown.removesuffix(".py"), _counted(recipe).removeprefix("a ")
     lines = [
         '"""A fitted network taken apart: plain PyTorch, as TorchRegressor.to_script wrote it.',
         "",
@@ -159,7 +159,7 @@ def _docstring(recipe: Recipe, name: str) -> str:
         lines += [f"    python {shown} rows.csv  # other rows", ""]
     lines += [
         f"It predicts with the fitted parameters, which are beside it ({stem}.pt), trains the same",
-        f"network once more, and draws both ({stem}.png). Without targets in the table it prints",
+        f"{known} once more, and draws both ({stem}.png). Without targets in the table it prints",
         "predictions only.",
         '"""',
         "",
@@ -171,7 +171,7 @@ def _constants(recipe: Recipe) -> str:
     training = recipe.training
     lines = ["HERE = Path(__file__)"]
     lines += ['FITTED = HERE.with_suffix(".pt")  # the fitted parameters: a state dict']
-    if recipe.network.start is not None:
+    if recipe.network.starts:
         lines += ['START = HERE.with_name(f"{HERE.stem}_start.pt")  # the same before training']
     lines += ['DATA = HERE.with_name(f"{HERE.stem}_data.csv")']
     if training.given_validation:
@@ -179,7 +179,13 @@ def _constants(recipe: Recipe) -> str:
     lines += ['PICTURE = HERE.with_suffix(".png")', ""]
     lines += lay_out(_strings(recipe.features), before="FEATURES = ")
     lines += lay_out(_strings(recipe.targets), before="TARGETS = ")
-    lines += ["", f"SEED = {training.seed}", f"EPOCHS = {training.epochs}"]
+    if training.seeds:
+        seeds = Group("[", tuple(Item(str(seed)) for seed in training.seeds), "]")
+        lines += ["", f"SEED = {training.split_seed}  # of the folds"]
+        lines += lay_out(seeds, before="SEEDS = ", comment="of the networks, one for each fold")
+        lines += [f"EPOCHS = {training.epochs}"]
+    else:
+        lines += ["", f"SEED = {training.seed}", f"EPOCHS = {training.epochs}"]
     if training.schedule is not None and training.schedule.epochs != training.epochs:
         lines += [f"PLANNED_EPOCHS = {training.schedule.epochs}  # of the schedule"]
     if training.batch_size is not None:
@@ -190,11 +196,16 @@ def _constants(recipe: Recipe) -> str:
             lines += [f"SPLIT_SEED = {training.split_seed}  # of the rows held out"]
     if training.patience is not None:
         lines += [f"PATIENCE = {training.patience}  # epochs without improvement"]
-        if training.tol or not training.stops_by_validation:
+        if training.tol or not training.keeps_best:
             lines += [f"TOL = {training.tol!r}  # relative"]
     if torch.get_default_dtype() != torch.float32:
         lines += ["", f"torch.set_default_dtype({torch.get_default_dtype()})"]
     return "\n".join(lines)
+
+
+def _counted(recipe: Recipe) -> str:
+    n = len(recipe.training.seeds)
+    return f"{n} networks" if n else "a network"
 
 
 def _strings(names: list[str]) -> Expression:
@@ -254,7 +265,7 @@ def _draw_section(recipe: Recipe) -> list[str]:
     elif n_targets == 1:
         named["ylabel"] = quoted(text.label_of(recipe.targets[0]) + ", predicted")
     optimizer = recipe.training.optimizer.__name__
-    named["title"] = f'f"{{len(X)}} rows, a network trained by {optimizer}"'
+    named["title"] = f'f"{{len(X)}} rows, {_counted(recipe)} trained by {optimizer}"'
     template = text.DRAW_CURVE if one_feature else text.DRAW_TRUTH
     return template.format(
         axes="\n".join(axes),
