@@ -140,6 +140,7 @@ FLOORS: dict[str, list[str]] = {
         "torchreg.export.script.layers",
         "torchreg.export.script.source",
         "torchreg.export.script.definitions",
+        "torchreg.export.script.abridged",
         "torchreg.export.script.reshaped",
         "torchreg.export.script.layout",
         "torchreg.export.onnx",
