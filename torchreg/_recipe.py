@@ -14,6 +14,7 @@ from torchreg._data import Data, hold_out
 from torchreg._parameters import as_callbacks, nested_parameters
 from torchreg._recipe_parts import (
     constants_of,
+    constants_of_targets,
     network_recipe,
     schedule_recipe,
     training_recipe,
@@ -25,7 +26,7 @@ from torchreg.export.script.recipe import (
     Recipe,
     RowsToWrite,
 )
-from torchreg.nn.links import link_of
+from torchreg.losses import build_loss
 from torchreg.optimizers import build_optimizer
 
 _CPU = torch.device("cpu")
@@ -54,12 +55,6 @@ def recipe_of(
     ValueError, TypeError
         If the rows do not fit the network, or a part of it is not known.
     """
-    if (link := link_of(estimator.module_)) is not None:
-        raise ValueError(
-            f"to_script writes networks whose output is the prediction; this one goes on with "
-            f"{link}, for loss={estimator.loss!r}, of which scripts know nothing yet. to_onnx, "
-            "to_exported_program and save write it."
-        )
     # 1. The rows, and what is known of those of the fit.
     data, held = _given_data(estimator, training, validation)
     origin = dict(getattr(estimator, "_origin", {}))
@@ -203,10 +198,14 @@ def _is_of_the_fit(
         data, _ = hold_out(data, estimator.validation_fraction, seed=_seed(estimator, origin))
     if origin and not origin.get("epochs_before") and len(data) != origin["n_rows"]:
         return False
-    for constants, rows in zip(constants_of(estimator.module_), (data.x, data.y), strict=True):
+    loss = build_loss(estimator.loss, nested_parameters(estimator._nested, "loss"))
+    known = constants_of(estimator.module_)[0], constants_of_targets(estimator.module_)
+    for constants, rows in zip(known, (data.x, data.y), strict=True):
         if constants is None:
             continue
         mean, scale = column_statistics(rows, data.weight)
+        if rows is data.y and not loss.centres:
+            mean, scale = torch.zeros_like(mean), mean
         # Far below what another row would change, far above what rounding does.
         near = 1e-9 * constants.scale + 1e-12 * constants.mean.abs()
         if bool(((mean - constants.mean).abs() > near).any()):

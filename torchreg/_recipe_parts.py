@@ -28,6 +28,7 @@ from torchreg.export.script.reshaped import changed_parts
 from torchreg.export.script.source import NotWritableError
 from torchreg.losses import Loss, build_loss, probe_loss
 from torchreg.nn import MLP, AddConstant, Ensemble, MultiplyByConstant
+from torchreg.nn.links import link_of, numbers_per_output, target_layer
 from torchreg.optimizers import OptimizerSpec, build_optimizer
 from torchreg.schedules import build_schedule
 
@@ -35,16 +36,21 @@ _CPU = torch.device("cpu")
 
 
 def constants_of(module: nn.Sequential) -> tuple[Constants | None, Constants | None]:
-    """Read the means and scales of X and y from a fitted module."""
-    found: list[Constants | None] = []
-    for name in ("standardize", "unstandardize"):
-        layer = dict(module.named_children()).get(name)
-        if layer is None:
-            found.append(None)
-            continue
-        buffers = {key: value.detach().cpu().double() for key, value in layer.named_buffers()}
-        found.append(Constants(buffers["mean"], buffers["scale"]))
-    return found[0], found[1]
+    """Read the means and scales of X and of what is given for y from a fitted module."""
+    layers = dict(module.named_children())
+    return _constants(layers.get("standardize")), _constants(layers.get("unstandardize"))
+
+
+def constants_of_targets(module: nn.Sequential) -> Constants | None:
+    """Read the mean and scale of y itself, of which a fitted module may give several numbers."""
+    return _constants(target_layer(module))
+
+
+def _constants(layer: nn.Module | None) -> Constants | None:
+    if layer is None:
+        return None
+    buffers = {key: value.detach().cpu().double() for key, value in layer.named_buffers()}
+    return Constants(buffers["mean"], buffers["scale"])
 
 
 def network_recipe(estimator: BaseEstimator, seeds: Sequence[int]) -> NetworkRecipe:
@@ -52,7 +58,11 @@ def network_recipe(estimator: BaseEstimator, seeds: Sequence[int]) -> NetworkRec
     networks = fitted_networks(estimator)
     fitted = networks[0]
     build, settings = estimator.module, nested_parameters(estimator._nested, "module")
-    widths = {"in_features": estimator.n_features_in_, "out_features": estimator.n_outputs_}
+    per_output = numbers_per_output(estimator.module_)
+    widths = {
+        "in_features": estimator.n_features_in_,
+        "out_features": estimator.n_outputs_ * per_output,
+    }
     probe = torch.zeros(2, estimator.n_features_in_, dtype=estimator.dtype_)
     is_instance = isinstance(build, nn.Module)
     root = build.func if isinstance(build, partial) else build
@@ -88,6 +98,7 @@ def network_recipe(estimator: BaseEstimator, seeds: Sequence[int]) -> NetworkRec
         looks_at_rows=looks_at_rows(fitted),
         changed=changed,
         casts=called is not None and built[0].casts,
+        link=copy.deepcopy(link_of(estimator.module_)),
     )
 
 
@@ -134,7 +145,7 @@ def _built(estimator: BaseEstimator, widths: dict[str, int], probe: Tensor) -> _
     default = torch.get_default_dtype()
     numbers = [*network.parameters(), *network.buffers()]
     casts = any(n.is_floating_point() and n.dtype != default for n in numbers)
-    fit_to_data(network, probe.to(default), estimator.n_outputs_)
+    fit_to_data(network, probe.to(default), widths["out_features"])
     return _Built(network, is_lazy, casts)
 
 
@@ -273,6 +284,6 @@ def _shape_of(loss: Loss, n_outputs: int) -> str:
         return "number"
     shape = (n_outputs + 2, n_outputs)
     target = torch.linspace(-1, 1, shape[0] * shape[1]).reshape(shape)
-    values = loss.function(0.5 * target, target)
+    values = loss.function((0.5 * target).repeat_interleave(loss.per_output, dim=1), target)
     kinds = {shape: "element", shape[:1]: "row"}
     return kinds.get(tuple(values.shape), "other")

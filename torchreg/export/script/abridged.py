@@ -22,8 +22,8 @@ _FORMULA = re.compile(r":math:`([^`]+)`")
 _FOR_TOOLS = re.compile(r"[ ]*# (?:noqa|type: ignore).*")
 #: Functions that give back what they are given, if it is valid.
 _GUARDS = {"as_size"}
-#: Methods that only say how a module prints.
-_UNSPOKEN = {"extra_repr"}
+#: Methods that only say how a module prints or was made, or refuse rows.
+_UNSPOKEN = {"extra_repr", "quantile", "check_target", "called"}
 
 
 class _Edit(NamedTuple):
@@ -65,7 +65,7 @@ def abridged(text: str) -> str:
     for edit in sorted(edits, reverse=True):
         lines[edit.first : edit.end] = edit.lines
     text = "\n".join(_FOR_TOOLS.sub("", line) for line in lines)
-    return re.sub(r"\n{3,}", "\n\n", text).strip("\n")
+    return re.sub(r"\n{3,}", "\n\n", text.replace("#: ", "# ")).strip("\n")
 
 
 def find_constant(name: str, home: str) -> str | None:

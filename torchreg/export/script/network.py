@@ -17,7 +17,7 @@ from torchreg.export.script.layers import (
 )
 from torchreg.export.script.layout import Group, Item, call, lay_out, quoted
 from torchreg.export.script.recipe import NetworkRecipe, Recipe
-from torchreg.nn import Ensemble
+from torchreg.nn import Ensemble, Normal, Quantiles
 
 
 def own_section(network: str, definitions: str) -> list[str]:
@@ -70,17 +70,29 @@ def layers_before(recipe: Recipe) -> list[Item]:
     return items
 
 
-def layers_after(recipe: Recipe) -> list[Item]:
+def layers_after(recipe: Recipe, source: LayerSource) -> list[Item]:
     """List the layers behind the core."""
     network = recipe.network
-    average = [Item("AverageMembers()")] if network.has_members else []
+    first = [] if network.link is None else [Item(source.module(network.link))]
+    first += [Item("AverageMembers()")] if network.has_members else []
     if network.of_y is None:
-        return average
-    names = [text.remark_of(name) for name in recipe.targets]
+        return first
+    names = [text.remark_of(name) for name in _numbers(recipe)]
     means, scales = network.of_y.mean.tolist(), network.of_y.scale.tolist()
-    items = average if network.dtype == torch.float64 else [*average, Item("To(torch.float64)")]
+    items = first if network.dtype == torch.float64 else [*first, Item("To(torch.float64)")]
     items += [_constant("MultiplyByConstant", [repr(s) for s in scales], names, "order 1 ...")]
     return [*items, _constant("AddConstant", [repr(m) for m in means], names, "... to {}")]
+
+
+def _numbers(recipe: Recipe) -> list[str]:
+    """Name what the network gives: of each target one number, or several."""
+    link = recipe.network.link
+    if isinstance(link, Quantiles) and link.per_output > 1:
+        return [f"{name}, level {level:g}" for name in recipe.targets for level in link.levels]
+    if isinstance(link, Normal):
+        parts = ("mean", "standard deviation")
+        return [f"{name}, {part}" for name in recipe.targets for part in parts]
+    return recipe.targets
 
 
 def _constant(cls: str, numbers: list[str], names: list[str], comment: str) -> Item:
@@ -103,7 +115,7 @@ def _inverse(scale: float) -> str:
 def network_section(recipe: Recipe, source: LayerSource) -> list[str]:
     """Write what builds the network, or the networks."""
     wide = recipe.network.dtype == torch.float64
-    before, after = layers_before(recipe), layers_after(recipe)
+    before, after = layers_before(recipe), layers_after(recipe, source)
     core = _core(recipe, source)
     if not recipe.training.seeds:
         written = Group("nn.Sequential(", (*before, *core, *after), ")")
@@ -229,8 +241,18 @@ def _shapes(recipe: Recipe) -> dict[str, str]:
     n_x, n_y = len(recipe.features), len(recipe.targets)
     wide = recipe.network.of_y is not None or recipe.network.dtype == torch.float64
     reshape = ".reshape(len(X), -1)  # (n,) -> (n, 1)" if recipe.network.is_flat else ""
+    if recipe.network.central:
+        reshape = f"[:, {recipe.network.central}]  # {_what_is_central(recipe)}"
     shapes = f"(n, {n_x}) to (n, {n_y})"
     return {"shapes": shapes if wide else f"{shapes}, in float32", "reshape": reshape}
+
+
+def _what_is_central(recipe: Recipe) -> str:
+    link = recipe.network.link
+    if isinstance(link, Quantiles):
+        levels = ", ".join(f"{level:g}" for level in link.levels)
+        return f"of the levels {levels} that of {link.levels[link.place]:g}"
+    return "the means, without the standard deviations beside them"
 
 
 def _called(source: LayerSource, network: NetworkRecipe) -> str:

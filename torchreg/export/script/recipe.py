@@ -9,6 +9,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from torchreg.nn import Link
+
 
 class RowsToWrite(NamedTuple):
     """Rows in raw units: x (n, n_features), y (n, n_outputs), weight (n,) or ``None``."""
@@ -35,7 +37,8 @@ class NetworkRecipe:
         Fitted, from standardized inputs to standardized outputs: one, or several whose mean is
         the prediction.
     of_x, of_y : Constants or None
-        ``None`` where nothing is standardized.
+        ``None`` where nothing is standardized. ``of_y`` has a place for each number that the
+        network gives.
     dtype : torch.dtype
         In which it computes.
     build : callable or None
@@ -64,6 +67,8 @@ class NetworkRecipe:
         :func:`torchreg.export.script.reshaped.changed_parts`.
     casts : bool
         Whether building it anew gives numbers of another dtype than torch's default one.
+    link : Link or None
+        What makes predictions of the numbers that the network gives, still standardized.
     """
 
     networks: Sequence[nn.Module]
@@ -82,6 +87,14 @@ class NetworkRecipe:
     looks_at_rows: bool
     changed: Sequence[tuple[str, Any]] = ()
     casts: bool = False
+    link: Link | None = None
+
+    @property
+    def central(self) -> str:
+        """The columns among those that the network gives that are the predictions, as an index."""
+        if self.link is None or self.link.per_output == 1:
+            return ""
+        return f"{self.link.place}::{self.link.per_output}"
 
     @property
     def fitted(self) -> nn.Module:

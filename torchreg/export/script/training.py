@@ -54,7 +54,7 @@ def _one(recipe: Recipe, source: LayerSource, before: int, after: int) -> list[s
     lines += ["", "    # 2. What the core sees, and what it shall answer: numbers of order 1."]
     core = "network" if not before + after else f"network[{before or ''}:{-after or ''}]"
     lines += [f"    core = {core}", *_inside(recipe, before)]
-    lines += [f"    {line}" for line in _beginning(recipe, "core[0]")]
+    lines += [f"    {line}" for line in _beginning(recipe, "core[0]", after)]
     each = "epoch" if training.batch_size is None else "batch of every epoch"
     lines += ["", f"    # 3. The loop: loss, gradient, step, for every {each}."]
     lines += [*_optimizer(recipe, source), *training_loop(recipe)]
@@ -101,7 +101,7 @@ def _several(recipe: Recipe, source: LayerSource, before: int, after: int) -> li
         "    for number, seed in enumerate(SEEDS):",
         "        torch.manual_seed(seed)",
         f"        core = members[number]{'' if network.start is not None else ' = build_core()'}",
-        *(f"        {line}" for line in _beginning(recipe, "core")),
+        *(f"        {line}" for line in _beginning(recipe, "core", after)),
         f"        losses = train_one(core, seed, {', '.join(names)}, fold == number)",
         "        curves.append(losses)",
         *_MEAN_CURVE.splitlines(),
@@ -109,12 +109,14 @@ def _several(recipe: Recipe, source: LayerSource, before: int, after: int) -> li
     return [*lines, "", ""]
 
 
-def _beginning(recipe: Recipe, core: str) -> list[str]:
+def _beginning(recipe: Recipe, core: str, after: int) -> list[str]:
     """Write what comes before the first step of a network."""
     network, lines = recipe.network, []
     if network.looks_at_rows:
         weight = "weight" if recipe.training.weighted else "None"
-        lines += ["with torch.no_grad():", f"    {core}.initialize_from(x, t, {weight})"]
+        # A link knows what numbers the network should begin with.
+        t = "t" if network.link is None else f"network[-{after}].working(t)"
+        lines += ["with torch.no_grad():", f"    {core}.initialize_from(x, {t}, {weight})"]
         wide = network.dtype == torch.float64
         if wide or network.casts:
             # What it made anew has torch's default dtype, or one of its own.
@@ -253,10 +255,11 @@ def _inside(recipe: Recipe, before: int) -> list[str]:
     if network.of_y is None:
         t = "{y}"
     else:
-        t = "({y} - add.constant) / multiply.constant"
+        part = f"[{network.central}]" if network.central else ""
+        t = f"({{y}} - add.constant{part}) / multiply.constant{part}"
         if bool((network.of_y.scale == 0).any()):
             # 0 / 0, or whatever rounding left, divided by 0.
-            t = "(({y} - add.constant) / multiply.constant).nan_to_num(0, 0, 0)"
+            t = f"({t}).nan_to_num(0, 0, 0)"
     lines = []
     if network.of_y is not None:
         lines += ["    multiply, add = network[-2:]"]

@@ -6,10 +6,11 @@ import ast
 import os
 import re
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from torchreg.export.atomic import write_atomically
 from torchreg.export.script import text
@@ -109,7 +110,7 @@ def compose(recipe: Recipe, name: str) -> tuple[str, dict[str, Tensor], dict[str
         Those before it was trained, where they cannot be drawn anew.
     """
     source = LayerSource(OWN)
-    n_before, n_after = len(layers_before(recipe)), len(layers_after(recipe))
+    n_before, n_after = len(layers_before(recipe)), len(layers_after(recipe, source))
     network = network_section(recipe, source)
     fitted = fitted_section(recipe, source)
     loss = loss_section(recipe, source)
@@ -139,10 +140,19 @@ def compose(recipe: Recipe, name: str) -> tuple[str, dict[str, Tensor], dict[str
     whole = "\n".join([_docstring(recipe, name), head, "", constants, "", "", body])
     whole = re.sub(r"\n{4,}", "\n\n\n", whole).rstrip() + "\n"
     _check_names(whole)
-    learned = state_of(layers_of(recipe.network.networks, recipe), first=n_before)
+    learned = _state(recipe, recipe.network.networks, n_before)
     if not recipe.network.starts:
         return whole, learned, None
-    return whole, learned, state_of(layers_of(recipe.network.starts, recipe), first=n_before)
+    return whole, learned, _state(recipe, recipe.network.starts, n_before)
+
+
+def _state(recipe: Recipe, networks: Sequence[nn.Module], n_before: int) -> dict[str, Tensor]:
+    """Collect the numbers of networks, and those of the link behind them."""
+    layers = layers_of(networks, recipe)
+    link = nn.ModuleList() if recipe.network.link is None else recipe.network.link
+    place = n_before + len(layers)
+    fixed = {f"{place}.{key}": value.cpu().clone() for key, value in link.state_dict().items()}
+    return state_of(layers, first=n_before) | fixed
 
 
 def _docstring(recipe: Recipe, name: str) -> str:
