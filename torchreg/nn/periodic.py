@@ -90,10 +90,9 @@ class PeriodicEmbedding(nn.Module):
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
-        owner = type(self).__name__
-        in_features = as_size(in_features, name=f"{owner}: in_features")
-        n_frequencies = as_size(n_frequencies, name=f"{owner}: n_frequencies")
-        n_outputs = as_size(n_outputs, name=f"{owner}: n_outputs")
+        in_features = as_size(in_features, name="PeriodicEmbedding: in_features")
+        n_frequencies = as_size(n_frequencies, name="PeriodicEmbedding: n_frequencies")
+        n_outputs = as_size(n_outputs, name="PeriodicEmbedding: n_outputs")
         if not (math.isfinite(frequency_scale) and frequency_scale > 0):
             raise ValueError(
                 f"PeriodicEmbedding expects a frequency_scale above 0, got {frequency_scale!r}."
