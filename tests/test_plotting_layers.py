@@ -75,6 +75,42 @@ def test_of_several_starts_that_of_the_network_that_was_kept_is_shown(kink: Any)
         np.testing.assert_array_equal(layer.before, layer.after)
 
 
+def test_networks_of_folds_are_pooled_layer_by_layer(kink: Any) -> None:
+    X, y = kink
+    reg = TorchRegressor(n_folds=3, module__hidden_sizes=[4], max_epochs=2, random_state=0)
+    members = reg.fit(X, y).module_.network.members
+    display = ParameterDisplay.from_estimator(reg)
+    for layer, *of_each in zip(
+        display.layers, *(member.named_parameters() for member in members), strict=True
+    ):
+        assert layer.name.startswith(f"{of_each[0][0]} (")
+        values = [parameter.detach().flatten() for _, parameter in of_each]
+        np.testing.assert_array_equal(layer.after, torch.cat(values))
+    assert display.ax_.get_xlabel() == "parameters of 3 networks\n(dimensionless)"
+    names = [layer.name for layer in ActivationDisplay.from_estimator(reg, X).layers]
+    assert names[-2:] == ["mlp.layers.1: ReLU", "mlp.layers.2: Linear"]
+    assert len(set(names)) == len(names)
+
+
+def test_of_networks_of_folds_the_starts_are_pooled_too(kink: Any) -> None:
+    options = {"optimizer": "sgd", "lr": 1e-30, "max_epochs": 1}
+    reg = TorchRegressor(module=MLP, n_folds=3, random_state=5, **options).fit(*kink)
+    for display in (
+        ParameterDisplay.from_estimator(reg),
+        ActivationDisplay.from_estimator(reg, kink[0]),
+    ):
+        for layer in display.layers:
+            np.testing.assert_array_equal(layer.before, layer.after)
+
+
+@pytest.mark.parametrize("settings", [{}, {"n_folds": None}])
+def test_where_a_network_began_from_the_rows_only_the_end_is_shown(
+    kink: Any, settings: dict[str, Any]
+) -> None:
+    reg = TorchRegressor(max_epochs=1, random_state=0, **settings).fit(*kink)
+    assert all(layer.before is None for layer in ParameterDisplay.from_estimator(reg).layers)
+
+
 def test_raw_units_are_not_called_dimensionless(noisy: Any) -> None:
     X, y = noisy
     reg = TorchRegressor(module=MLP, standardize=False, max_epochs=2, random_state=0).fit(X, y)

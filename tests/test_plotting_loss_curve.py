@@ -127,3 +127,9 @@ def test_the_users_axes_and_keywords_are_used(bent: Any) -> None:
     assert display.training_line_.get_linewidth() == 5
     with pytest.raises(ValueError, match="in_units expects one of both, standardized, raw"):
         LossCurveDisplay.from_estimator(bent, in_units="grams")
+
+
+def test_networks_of_folds_have_a_best_epoch_in_common_but_kept_their_own(kink: Any) -> None:
+    reg = TorchRegressor(module=MLP, n_folds=3, max_epochs=4, random_state=0).fit(*kink)
+    display = LossCurveDisplay.from_estimator(reg)
+    assert display.best_point_.get_label() == f"best: epoch {reg.best_epoch_}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import OrderedDict
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +19,9 @@ from sklearn.utils import estimator_html_repr
 from torch import nn
 
 from torchreg import TorchRegressor
-from torchreg.nn import MLP
+from torchreg.nn import MLP, Ensemble
 from torchreg.reporting import network_html
-from torchreg.reporting.network import FOLDED, LISTED, constants_tables, layers_table
+from torchreg.reporting.network import FOLDED, LISTED, constants_tables, count_alike, layers_table
 
 
 def without_counters(html: str) -> str:
@@ -83,6 +84,27 @@ def test_a_layer_is_counted_once_and_the_sum_is_all_parameters() -> None:
     counts = [int(n) for n in re.findall(r'data-title="parameters">(\d+)<', html)]
     assert sum(counts) == sum(p.numel() for p in module.parameters()) == 15
     assert "Layers: 15 parameters" in html
+
+
+def test_of_networks_that_are_alike_one_is_shown(kink: Any) -> None:
+    reg = TorchRegressor(n_folds=4, module__hidden_sizes=[5], max_epochs=1, random_state=0)
+    module = reg.fit(*kink).module_
+    assert "(0-3): 4 x TabularMLP(" in str(module)
+    html = network_html(module, ["x"])
+    assert "networks like this, averaged" in html.partition("</summary>")[0]
+    names = re.findall(r'<th scope="row">([^<]*)</th>', layers_table(module))
+    inside = [name.removeprefix("4 × ") for name in names if name.startswith("4 × ")]
+    own = [name for name, part in module.network.members[0].named_modules() if name]
+    assert names == ["standardize", *(f"4 × {name}" for name in inside), "unstandardize"]
+    assert set(inside) <= set(own)
+    counts = [int(n) for n in re.findall(r'data-title="parameters">(\d+)<', layers_table(module))]
+    assert 4 * sum(counts) == sum(p.numel() for p in module.parameters())
+
+
+def test_networks_that_differ_are_all_shown() -> None:
+    module = nn.Sequential(OrderedDict(network=Ensemble([MLP(1), nn.Linear(1, 1)])))
+    assert count_alike(module) == 1
+    assert "network.members.1" in layers_table(module)
 
 
 @pytest.mark.parametrize("standardize", [True, "X", "y", False])

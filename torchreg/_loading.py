@@ -74,7 +74,7 @@ def load(path: str | os.PathLike[str], *, trusted: Iterable[Any] = (), **params:
     ...     reg.save(file)
     ...     loaded = torchreg.load(file)
     >>> loaded
-    TorchRegressor(max_epochs=2, random_state=0)
+    TorchRegressor(max_epochs=2, n_folds='auto', random_state=0)
     >>> bool((loaded.predict(X) == reg.predict(X)).all())
     True
     """

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import inspect
+from collections.abc import Callable
 from numbers import Integral
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, Self, TypeVar, cast
 
 import numpy as np
 from sklearn.base import BaseEstimator
@@ -139,7 +140,7 @@ class NestedParametersMixin(BaseEstimator):
         --------
         >>> from torchreg import TorchRegressor
         >>> TorchRegressor().set_params(lr=0.1, module__hidden_sizes=[5])
-        TorchRegressor(lr=0.1, module__hidden_sizes=[5])
+        TorchRegressor(lr=0.1, module__hidden_sizes=[5], n_folds='auto')
         """
         known = self._get_param_names()
         for name in params:
@@ -150,6 +151,59 @@ class NestedParametersMixin(BaseEstimator):
                 setattr(self, name, value)
         self._nested = {**self._nested, **{k: v for k, v in params.items() if k not in known}}
         return self
+
+
+_Init = TypeVar("_Init", bound=Callable[..., None])
+
+
+def telling(init: _Init) -> _Init:
+    """Let an ``__init__``, asked of an estimator, know what of it must not go unsaid.
+
+    scikit-learn prints an estimator, alone or in a pipeline, with the parameters that differ from
+    the defaults of its ``__init__``. Those that ``_unspoken`` names have none there, and so are
+    always printed; they are keyword-only.
+
+    Examples
+    --------
+    >>> class Held(BaseEstimator):
+    ...     @telling
+    ...     def __init__(self, *, n_folds=8, lr=0.1):
+    ...         self.n_folds, self.lr = n_folds, lr
+    ...
+    ...     def _unspoken(self):
+    ...         return {"n_folds"} if self.n_folds else set()
+    >>> Held(), Held(n_folds=0)
+    (Held(n_folds=8), Held(n_folds=0))
+    """
+    return cast("_Init", _Telling(init))
+
+
+class _Telling:
+    """What stands in the class for its ``__init__``."""
+
+    def __init__(self, init: Callable[..., None]) -> None:
+        self.init = init
+
+    def __get__(self, estimator: Any, owner: type) -> Callable[..., None]:
+        return self.init if estimator is None else _Bound(self.init, estimator)
+
+
+class _Bound:
+    """The ``__init__`` of one estimator."""
+
+    def __init__(self, init: Callable[..., None], estimator: Any) -> None:
+        self.init, self.estimator = init, estimator
+
+    def __call__(self, *args: Any, **kwargs: Any) -> None:
+        self.init(self.estimator, *args, **kwargs)
+
+    @property
+    def __signature__(self) -> inspect.Signature:
+        unspoken = self.estimator._unspoken()
+        _, *parameters = inspect.signature(self.init).parameters.values()
+        return inspect.Signature(
+            [p.replace(default=p.empty) if p.name in unspoken else p for p in parameters]
+        )
 
 
 def signature_without_nested(cls: type) -> inspect.Signature:

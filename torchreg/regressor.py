@@ -27,6 +27,7 @@ from torchreg._parameters import (
     check_nested,
     seed_from,
     signature_without_nested,
+    telling,
 )
 from torchreg._saving import SavingMixin
 from torchreg._scoring import ScoreMixin
@@ -277,6 +278,7 @@ class TorchRegressor(
     #: A path is no metadata of the rows, to be passed on by a pipeline.
     __metadata_request__fit: ClassVar[dict[str, str]] = {"checkpoint": UNUSED}
 
+    @telling
     def __init__(
         self,
         module: nn.Module | Callable[..., nn.Module] | None = None,
@@ -481,6 +483,11 @@ class TorchRegressor(
             lambda: fingerprint(self.get_params(deep=False), given.data, given.held_out, start),
             lambda: seed_from(self.random_state),
         )
+
+    def _unspoken(self) -> set[str]:
+        """Name the defaults that are printed: rows that are held out must not be hidden."""
+        left_open = isinstance(self.n_folds, str) and self.n_folds == "auto"
+        return {"n_folds"} if self.module is None and left_open else set()
 
     def __sklearn_is_fitted__(self) -> bool:
         return hasattr(self, "module_")

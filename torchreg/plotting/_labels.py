@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from sklearn.utils.validation import check_is_fitted
 
 from torchreg._errors import did_you_mean
+from torchreg.nn import Ensemble
 
 
 @dataclass(frozen=True)
@@ -170,3 +171,9 @@ def spread_out(n: int, at_most: int | None) -> Sequence[int] | slice:
     if at_most is None or n <= at_most:
         return slice(None)
     return [int(row) for row in np.linspace(0, n - 1, at_most).round()]
+
+
+def n_networks_of(reg: Any) -> int:
+    """Count the networks of a fitted regressor, whose mean predicts."""
+    network = reg.module_.network
+    return len(network.members) if isinstance(network, Ensemble) else 1

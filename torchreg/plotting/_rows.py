@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 import numpy as np
@@ -39,6 +39,27 @@ class Layer(NamedTuple):
     after: Array
 
 
+def pooled(layers: Iterable[Layer]) -> list[Layer]:
+    """Put the values of layers of one name together, as several networks have them.
+
+    Examples
+    --------
+    >>> one, other = np.zeros(2), np.ones(1)
+    >>> pooled([Layer("bias", None, one), Layer("bias", None, other)])
+    [Layer(name='bias', before=None, after=array([0., 0., 1.]))]
+    """
+    rows: dict[str, list[Layer]] = {}
+    for layer in layers:
+        rows.setdefault(layer.name, []).append(layer)
+    found = []
+    for name, of_all in rows.items():
+        before = [layer.before for layer in of_all if layer.before is not None]
+        known = len(before) == len(of_all)
+        after = np.concatenate([layer.after for layer in of_all])
+        found.append(Layer(name, np.concatenate(before) if known else None, after))
+    return found
+
+
 class LayerDisplay:
     """What both displays share: a row per layer, a distribution before and one after.
 
@@ -48,14 +69,19 @@ class LayerDisplay:
         From the input to the output.
     standardized : bool, default=True
         Whether the network sees standardized X and y, so that its values are dimensionless.
+    n_networks : int, default=1
+        How many networks of the same layers the values are from.
     """
 
     #: What the values are.
     quantity = ""
 
-    def __init__(self, *, layers: Sequence[Layer], standardized: bool = True) -> None:
+    def __init__(
+        self, *, layers: Sequence[Layer], standardized: bool = True, n_networks: int = 1
+    ) -> None:
         self.layers = layers
         self.standardized = standardized
+        self.n_networks = n_networks
 
     def plot(
         self,
@@ -115,10 +141,17 @@ class LayerDisplay:
         ax.set_yticks(range(n), names[::-1])
         ax.tick_params(axis="y", length=0)
         ax.grid(axis="y", visible=False)
-        ax.set_xlabel(f"{self.quantity} (dimensionless)" if self.standardized else self.quantity)
+        ax.set_xlabel(self._label())
         self._add_legend(ax, before_style, after_style)
         self.ax_, self.figure_ = ax, ax.figure
         return self
+
+    def _label(self) -> str:
+        what, unit = self.quantity, " (dimensionless)" if self.standardized else ""
+        if self.n_networks > 1:
+            # Two lines, for what is long would leave a narrow figure.
+            return f"{what}s of {self.n_networks} networks\n{unit.strip()}".strip()
+        return what + unit
 
     def _add_legend(self, ax: Axes, before: Mapping[str, Any], after: Mapping[str, Any]) -> None:
         from matplotlib.lines import Line2D

@@ -20,7 +20,7 @@ from torchreg.plotting._axes import (
     readable_log_ticks,
     require_matplotlib,
 )
-from torchreg.plotting._labels import Labels, labels_of, regressor_in
+from torchreg.plotting._labels import Labels, labels_of, n_networks_of, regressor_in
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -77,13 +77,16 @@ class LossCurveDisplay:
         ``None`` if it compares raw ones.
     labels : Labels or None, default=None
         Names and units.
+    n_networks : int, default=1
+        How many networks the losses are the mean of. Each has kept the weights of a best epoch of
+        its own then, and ``best_epoch`` is that of the mean.
 
     Attributes
     ----------
     training_line_ : matplotlib Line2D
     validation_line_ : matplotlib Line2D or None
     best_point_ : matplotlib Line2D or None
-        The kept epoch.
+        The kept epoch; of several networks, the best of their mean.
     raw_axis_ : matplotlib SecondaryAxis or None
         The axis on the right, in the unit of y.
     ax_ : matplotlib Axes
@@ -113,6 +116,7 @@ class LossCurveDisplay:
         loss: str = "loss",
         scale: float | None = None,
         labels: Labels | None = None,
+        n_networks: int = 1,
     ) -> None:
         self.loss_curve = loss_curve
         self.validation_loss_curve = validation_loss_curve
@@ -120,6 +124,7 @@ class LossCurveDisplay:
         self.loss = loss
         self.scale = scale
         self.labels = labels
+        self.n_networks = n_networks
 
     @classmethod
     def from_estimator(
@@ -168,6 +173,7 @@ class LossCurveDisplay:
             loss=str(getattr(reg.loss, "__name__", reg.loss)),
             scale=None if layer is None else float(layer.scale.max()),
             labels=labels_of(reg, units=units, n_outputs=reg.n_outputs_),
+            n_networks=n_networks_of(reg),
         )
         return display.plot(
             ax,
@@ -289,7 +295,7 @@ class LossCurveDisplay:
             markersize=7,
             color=ink(),
             zorder=3,
-            label=f"kept: epoch {self.best_epoch}",
+            label=f"{'kept' if self.n_networks == 1 else 'best'}: epoch {self.best_epoch}",
         )
         return point
 

@@ -19,7 +19,7 @@ from torchreg.plotting import (
     PredictionDisplay,
 )
 from torchreg.plotting._axes import FIT, HELD_OUT
-from torchreg.plotting._labels import Labels, spread_out
+from torchreg.plotting._labels import Labels, n_networks_of, spread_out
 from torchreg.plotting._rows import Layer
 from torchreg.plotting.layers import activations_of, parameters_of
 from torchreg.reporting.markup import listed, number, shortened, text
@@ -117,7 +117,7 @@ def figures_of(
         (ParameterDisplay, "Parameters", parameters_of(estimator)),
     ]
     for display, title, layers in parts:
-        yield _layers(display, title, layers, estimator.standardize is True)
+        yield _layers(display, title, layers, estimator)
 
 
 def _fit(estimator: Any, X: Any, y: Any, output: int, labels: Labels, shown: str) -> Figure:
@@ -155,6 +155,7 @@ def _shape(fit: FitDisplay, unit: str) -> str:
 
 def _losses(estimator: Any, labels: Labels) -> Figure:
     layer = getattr(estimator.module_, "unstandardize", None)
+    n_networks = n_networks_of(estimator)
     display = LossCurveDisplay(
         loss_curve=estimator.loss_curve_,
         validation_loss_curve=estimator.validation_loss_curve_,
@@ -162,24 +163,39 @@ def _losses(estimator: Any, labels: Labels) -> Figure:
         loss=str(getattr(estimator.loss, "__name__", estimator.loss)),
         scale=None if layer is None else float(layer.scale.max()),
         labels=labels,
+        n_networks=n_networks,
     )
+    ended, best = number(estimator.loss_curve_[-1]), estimator.best_epoch_
     words = (
-        f"{estimator.n_iter_} epochs; the loss of the training rows ended at "
-        f"{number(estimator.loss_curve_[-1])}, the weights of epoch {estimator.best_epoch_} "
-        "were kept."
+        f"{estimator.n_iter_} epochs; the loss of the training rows ended at {ended}, the weights "
+        f"of epoch {best} were kept."
     )
+    if n_networks > 1:
+        words = (
+            f"{estimator.n_iter_} epochs; means of {n_networks} networks. The loss of the training "
+            f"rows ended at {ended}; the loss of the rows held out, each by one of the networks, "
+            f"was lowest after epoch {best}. Each network kept the weights of the epoch that did "
+            "best on its own."
+        )
     return Figure("Losses", words, draw(display.plot, (4.6, 3.6)))
 
 
-def _layers(display: Any, title: str, layers: Sequence[Layer], standardized: bool) -> Figure:
+def _layers(display: Any, title: str, layers: Sequence[Layer], estimator: Any) -> Figure:
     words = "A row per layer; heights are scaled row by row."
+    n_networks = n_networks_of(estimator)
+    if n_networks > 1:
+        words += f" Each shows all {n_networks} networks together."
     if len(layers) > LAYERS:
         half = LAYERS // 2
         words = f"The first {half} and the last {half} of {len(layers)} layers. {words}"
         layers = [*layers[:half], *layers[-half:]]
     if all(layer.before is None for layer in layers):
-        words += " How it was before the fit is not known: random_state is not an integer."
-    one = display(layers=layers, standardized=standardized)
+        why = "the network was shown the training rows before the first step"
+        if not isinstance(estimator.random_state, int | np.integer):
+            why = "random_state is not an integer"
+        words += f" How it was before the fit is not known: {why}."
+    standardized = estimator.standardize is True
+    one = display(layers=layers, standardized=standardized, n_networks=n_networks)
     svg = draw(lambda ax: one.plot(ax), (4.6, max(2.2, 1.2 + 0.55 * len(layers))))
     return Figure(title, words, svg)
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from torch import Tensor, nn
 
-from torchreg.nn import Standardize, Unstandardize
+from torchreg.nn import Ensemble, Standardize, Unstandardize
 from torchreg.nn.links import target_layer
 from torchreg.reporting.markup import table, text
 
@@ -14,6 +14,9 @@ from torchreg.reporting.markup import table, text
 FOLDED = 12
 #: ... and more than this are counted, not listed.
 LISTED = 500
+
+#: Where several networks are.
+MEMBERS = "network.members."
 
 #: Takes its colors from the page around it, so that it reads on light and on dark ones.
 STYLE = """
@@ -49,6 +52,8 @@ def network_html(
     """
     size = sum(parameter.numel() for parameter in module.parameters())
     words = f"The network: raw units in, raw units out, {size:,} parameters"
+    if count_alike(module) > 1:
+        words += f", {count_alike(module)} networks like this, averaged"
     tables = []
     for columns in (*constants_tables(module, features, targets), layers_table(module)):
         folded = columns.count("<tr>") > FOLDED + 1
@@ -109,6 +114,8 @@ def constants_tables(
 def layers_table(module: nn.Module) -> str:
     """Show each layer that computes something, and how many parameters it has.
 
+    Of several networks with the same layers, one is shown.
+
     Parameters
     ----------
     module : nn.Module
@@ -119,7 +126,13 @@ def layers_table(module: nn.Module) -> str:
     """
     rows: list[list[object]] = []
     counted: set[int] = set()
+    n_alike = count_alike(module)
     for name, layer in module.named_modules():
+        if n_alike > 1 and name.startswith(MEMBERS):
+            number, _, inside = name.removeprefix(MEMBERS).partition(".")
+            if number != "0":
+                continue
+            name = f"{n_alike} × {inside}"
         own = [p for p in layer.parameters(recurse=False) if id(p) not in counted]
         counted.update(map(id, own))
         inner = any(True for _ in layer.children())
@@ -131,7 +144,26 @@ def layers_table(module: nn.Module) -> str:
         rows.append([name, words, sum(p.numel() for p in own)])
     total = sum(p.numel() for p in module.parameters())
     caption = f"Layers: {total:,} parameters"
+    if n_alike > 1:
+        caption += f", {n_alike} networks like this, averaged, with {total // n_alike:,} each"
     return table(caption, ["layer", "what", "parameters"], rows)
+
+
+def count_alike(module: nn.Module) -> int:
+    """Count the networks that are averaged, if all have the same layers; else 1.
+
+    Examples
+    --------
+    >>> from collections import OrderedDict
+    >>> from torchreg.nn import MLP
+    >>> count_alike(nn.Sequential(OrderedDict(network=Ensemble([MLP(2), MLP(2)]))))
+    2
+    """
+    network = getattr(module, "network", None)
+    if not isinstance(network, Ensemble):
+        return 1
+    printed = {str(member) for member in network.members}
+    return len(network.members) if len(printed) == 1 else 1
 
 
 def _columns(value: Tensor, n: int) -> list[float]:

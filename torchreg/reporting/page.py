@@ -15,7 +15,7 @@ from torchreg.plotting._labels import Labels, as_columns, labels_of
 from torchreg.reporting.data import data_table
 from torchreg.reporting.figures import figure_html, figures_of, scores
 from torchreg.reporting.markup import listed, number, table, text
-from torchreg.reporting.network import constants_tables, layers_table
+from torchreg.reporting.network import constants_tables, count_alike, layers_table
 from torchreg.reporting.settings import settings_code, versions
 from torchreg.reporting.style import STYLE
 
@@ -113,6 +113,8 @@ def _header(title: str, estimator: Any, labels: Labels, true: Any, predicted: An
         of = f" of {name}" if len(labels.targets) > 1 else ""
         facts.append((f"RMSE{of}", f"{number(rmse)} {labels.unit(name)}".rstrip()))
         facts.append((f"R²{of}", f"{r2:.3f}"))
+    n_alike = count_alike(estimator.module_)
+    facts += [("networks", f"mean of {n_alike}")] if n_alike > 1 else []
     facts += [
         ("rows", f"{len(true):,}"),
         ("features", f"{len(labels.features):,}"),
@@ -158,7 +160,9 @@ def _short(value: Any) -> str:
 def _network(estimator: Any, labels: Labels) -> str:
     module = estimator.module_
     tables = constants_tables(module, labels.features, labels.targets, labels.units)
-    return "".join([f"<pre>{text(module)}</pre>", *tables, layers_table(module)])
+    n_alike = count_alike(module)
+    words = f"<p>{n_alike} networks like this, averaged.</p>" if n_alike > 1 else ""
+    return "".join([words, f"<pre>{text(module)}</pre>", *tables, layers_table(module)])
 
 
 def _settings(estimator: Any) -> str:
