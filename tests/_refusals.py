@@ -29,7 +29,7 @@ def spoilt(array: Array, value: Any, *, dtype: Any = None) -> Array:
     return array
 
 
-def quick(module: Any = None, **options: Any) -> TorchRegressor:
+def quick(module: Any = MLP, **options: Any) -> TorchRegressor:
     settings: dict[str, Any] = {"max_epochs": 3, "random_state": 0}
     return TorchRegressor(module, **{**settings, **options})
 

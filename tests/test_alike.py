@@ -34,7 +34,9 @@ def kind(n: int = 40, held_out: int = 0, rows: dict[str, Any] | None = None, **o
     given: dict[str, Any] = {"X": X[:n], "y": Y[:n, 0]}
     if held_out:
         given |= {"X_val": X[:held_out], "y_val": Y[:held_out, 0]}
-    job = job_of(TorchRegressor(module=MLP, **{**settings, **options}), {**given, **(rows or {})})
+    job = job_of(
+        TorchRegressor(**{"module": MLP, **settings, **options}), {**given, **(rows or {})}
+    )
     return kind_of(Plan(job, Shared(several=False)).problems[0])
 
 

@@ -43,7 +43,7 @@ def layers() -> nn.Module:
     )
 
 
-def build(module: Any = None, **options: Any) -> TorchRegressor:
+def build(module: Any = MLP, **options: Any) -> TorchRegressor:
     settings: dict[str, Any] = {"max_epochs": 5, "random_state": 0, "module": module, **options}
     return TorchRegressor(module=MLP, **settings)
 

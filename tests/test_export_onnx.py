@@ -39,7 +39,7 @@ X = RNG.normal(size=(60, 4)) * [1.0, 100.0, 0.01, 10.0] + [0.0, 1000.0, 5.0, 200
 Y = 4000 + 800 * (np.sin(X[:, 0]) + (X[:, 1] - 1000) / 100)
 
 
-def build(module: Any = None, **options: Any) -> TorchRegressor:
+def build(module: Any = MLP, **options: Any) -> TorchRegressor:
     settings: dict[str, Any] = {"max_epochs": 5, "random_state": 0, "module": module, **options}
     if module is None:
         settings.setdefault("module__hidden_sizes", [7])

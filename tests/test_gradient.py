@@ -50,7 +50,9 @@ def both(
                 if lane != CAPTURED:
                     patch.setattr(gradient, "obstacle", lambda *_: "this test asks for it")
                 fits.append(
-                    TorchRegressor(module=MLP, **settings).fit(X, y, weight if weighted else None)
+                    TorchRegressor(**{"module": MLP, **settings}).fit(
+                        X, y, weight if weighted else None
+                    )
                 )
             assert capsys.readouterr().out.splitlines()[-1] == lane
         return fits[0], fits[1]

@@ -38,7 +38,7 @@ def build(**options: Any) -> TorchRegressor:
     settings: dict[str, Any] = {"max_epochs": 20, "random_state": 0, "module__hidden_sizes": [7]}
     if "module" in options:
         settings.pop("module__hidden_sizes")
-    return TorchRegressor(module=MLP, **{**settings, **options})
+    return TorchRegressor(**{"module": MLP, **settings, **options})
 
 
 @pytest.fixture(scope="module")

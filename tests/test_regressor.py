@@ -49,7 +49,7 @@ class Flat(nn.Module):
         return output
 
 
-def quick(module: Any = None, **options: Any) -> TorchRegressor:
+def quick(module: Any = MLP, **options: Any) -> TorchRegressor:
     settings = {"max_epochs": 60, "lr": 0.02, "random_state": 0}
     return TorchRegressor(module, **{**settings, **options})
 

@@ -29,7 +29,7 @@ Data = tuple[Array, Array]
 
 def quick(**options: Any) -> TorchRegressor:
     settings = {"max_epochs": 20, "lr": 0.02, "module__hidden_sizes": [4], "random_state": 0}
-    return TorchRegressor(module=MLP, **{**settings, **options})
+    return TorchRegressor(**{"module": MLP, **settings, **options})
 
 
 def same_bits(a: TorchRegressor, b: TorchRegressor) -> bool:

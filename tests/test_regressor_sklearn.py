@@ -28,7 +28,7 @@ from torchreg.nn import MLP
 Array = np.ndarray
 
 
-def quick(module: Any = None, **options: Any) -> TorchRegressor:
+def quick(module: Any = MLP, **options: Any) -> TorchRegressor:
     settings = {"max_epochs": 60, "lr": 0.02, "random_state": 0}
     return TorchRegressor(module, **{**settings, **options})
 

@@ -16,11 +16,12 @@ from sklearn.preprocessing import StandardScaler
 from torch import Tensor, nn
 
 from torchreg import InterruptWarning, TorchRegressor
+from torchreg.nn import MLP
 
 Array = np.ndarray
 
 
-def quick(module: Any = None, **options: Any) -> TorchRegressor:
+def quick(module: Any = MLP, **options: Any) -> TorchRegressor:
     settings = {"max_epochs": 60, "lr": 0.02, "random_state": 0}
     return TorchRegressor(module, **{**settings, **options})
 
