@@ -14,7 +14,7 @@ import torch
 from numpy.testing import assert_allclose
 from torch import Tensor, nn
 
-from tests._scripts import run_guarded
+from tests._scripts import assert_nothing_to_do, run_guarded
 from torchreg import TorchRegressor
 from torchreg.engine.plan import seeds_of
 from torchreg.nn import LinearPath, TabularMLP
@@ -154,6 +154,14 @@ def test_a_script_trains_to_the_same_networks_epoch_by_epoch(
     losses, tolerance = written[name].reg.loss_curve_, CASES[name].tolerance
     assert_allclose(result["losses"], losses, rtol=0, atol=tolerance * losses[0])
     assert_allclose(result["trained"], expected, rtol=0, atol=tolerance * spread)
+
+
+def test_a_script_leaves_nothing_for_a_linter_or_a_formatter(written: dict[str, Written]) -> None:
+    files = {name: str(case.file) for name, case in written.items()}
+    # With source of torchreg's in it, lines are as long as they are in this project.
+    plain = [file for name, file in files.items() if name.startswith("folds")]
+    assert_nothing_to_do(["check"], [*files.values()])
+    assert_nothing_to_do(["format", "--check", "--diff"], plain)
 
 
 def test_each_network_stops_after_its_own_patience(written: dict[str, Written]) -> None:
