@@ -225,3 +225,19 @@ def test_networks_of_other_shapes_are_refused(tmp_path: Path) -> None:
     reg.module_.network.members[1] = nn.Linear(4, 1)
     with pytest.raises(ValueError, match="writes networks that differ in their numbers only"):
         reg.to_script(tmp_path / "script.py")
+
+
+def test_what_the_rows_gave_has_the_dtype_of_the_network_whatever_torch_s_default(
+    tmp_path: Path,
+) -> None:
+    torch.set_default_dtype(torch.float64)
+    try:
+        reg = TorchRegressor(**CAREFUL, dtype="float32", max_epochs=2, random_state=0).fit(X, Y)
+        reg.to_script(tmp_path / "script.py")
+        script = runpy.run_path(str(tmp_path / "script.py"))
+        rows = torch.from_numpy(X), torch.from_numpy(Y[:, None])
+        for network in (script["fitted_network"](), script["train"](*rows)[0]):
+            predicted = script["predict"](network, rows[0])[:, 0].numpy()
+            assert_allclose(predicted, reg.predict(X), rtol=0, atol=1e-4 * np.std(Y))
+    finally:
+        torch.set_default_dtype(torch.float32)

@@ -234,6 +234,9 @@ def _changed(recipe: Recipe, source: LayerSource) -> list[str]:
     source.with_values = True
     if network.dtype == torch.float64:
         lines += ["    network.double()"]
+    elif network.casts:
+        core = "core" if all(place for place, _ in network.changed) else whole
+        lines += [f"{' ' * indent}{core}.float()"]
     return lines
 
 
