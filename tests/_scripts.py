@@ -46,3 +46,10 @@ def run_guarded(folder: Path, files: list[Path]) -> list[dict[str, Any]]:
     done = subprocess.run(command, capture_output=True, encoding="utf-8", check=False)
     assert done.returncode == 0, done.stderr
     return [json.loads(line) for line in done.stdout.splitlines()]
+
+
+def assert_nothing_to_do(arguments: list[str], files: list[str]) -> None:
+    """Require of ruff, called with these arguments, that it is content with files."""
+    command = [sys.executable, "-m", "ruff", *arguments, "--isolated", "--no-cache", *files]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr

@@ -14,7 +14,7 @@ import torch
 from numpy.testing import assert_allclose
 from torch import Tensor, nn
 
-from tests._scripts import run_guarded
+from tests._scripts import assert_nothing_to_do, run_guarded
 from torchreg import TorchRegressor
 from torchreg.engine.plan import seeds_of
 from torchreg.nn import LinearPath, TabularMLP
@@ -156,6 +156,14 @@ def test_a_script_trains_to_the_same_networks_epoch_by_epoch(
     assert_allclose(result["trained"], expected, rtol=0, atol=tolerance * spread)
 
 
+def test_a_script_leaves_nothing_for_a_linter_or_a_formatter(written: dict[str, Written]) -> None:
+    files = {name: str(case.file) for name, case in written.items()}
+    # With source of torchreg's in it, lines are as long as they are in this project.
+    plain = [file for name, file in files.items() if name.startswith("folds")]
+    assert_nothing_to_do(["check"], [*files.values()])
+    assert_nothing_to_do(["format", "--check", "--diff"], plain)
+
+
 def test_each_network_stops_after_its_own_patience(written: dict[str, Written]) -> None:
     for name in ("folds_that_stop", "folds_that_stop_by_tol"):
         reg = written[name].reg
@@ -217,3 +225,19 @@ def test_networks_of_other_shapes_are_refused(tmp_path: Path) -> None:
     reg.module_.network.members[1] = nn.Linear(4, 1)
     with pytest.raises(ValueError, match="writes networks that differ in their numbers only"):
         reg.to_script(tmp_path / "script.py")
+
+
+def test_what_the_rows_gave_has_the_dtype_of_the_network_whatever_torch_s_default(
+    tmp_path: Path,
+) -> None:
+    torch.set_default_dtype(torch.float64)
+    try:
+        reg = TorchRegressor(**CAREFUL, dtype="float32", max_epochs=2, random_state=0).fit(X, Y)
+        reg.to_script(tmp_path / "script.py")
+        script = runpy.run_path(str(tmp_path / "script.py"))
+        rows = torch.from_numpy(X), torch.from_numpy(Y[:, None])
+        for network in (script["fitted_network"](), script["train"](*rows)[0]):
+            predicted = script["predict"](network, rows[0])[:, 0].numpy()
+            assert_allclose(predicted, reg.predict(X), rtol=0, atol=1e-4 * np.std(Y))
+    finally:
+        torch.set_default_dtype(torch.float32)

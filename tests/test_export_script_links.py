@@ -12,7 +12,7 @@ import torch
 from numpy.testing import assert_allclose
 from torch import Tensor, nn
 
-from tests._scripts import run_guarded
+from tests._scripts import assert_nothing_to_do, run_guarded
 from torchreg import TorchRegressor
 from torchreg.nn import Exponential, MemberLinear, TabularMLP
 
@@ -74,9 +74,10 @@ CASES |= {
 
 
 class Written(NamedTuple):
-    """A fit, the text of the script about it, and what the script gave."""
+    """A fit, the script about it and its text, and what the script gave."""
 
     reg: TorchRegressor
+    file: Path
     text: str
     result: dict[str, Any]
 
@@ -93,7 +94,7 @@ def written(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Written]:
         regs[name].to_script(files[name], X, y, weight)
     texts = [file.read_text(encoding="utf-8") for file in files.values()]
     results = run_guarded(folder, [*files.values()])
-    parts = zip(CASES, regs.values(), texts, results, strict=True)
+    parts = zip(CASES, regs.values(), files.values(), texts, results, strict=True)
     return {name: Written(*rest) for name, *rest in parts}
 
 
@@ -125,6 +126,10 @@ def test_a_script_trains_to_the_same_network_epoch_by_epoch(
 @pytest.mark.parametrize("name", CASES)
 def test_the_rows_of_the_fit_are_known_again(name: str, written: dict[str, Written]) -> None:
     assert "are not those of the fit" not in " ".join(written[name].text.split())
+
+
+def test_a_script_leaves_nothing_for_a_linter(written: dict[str, Written]) -> None:
+    assert_nothing_to_do(["check"], [str(case.file) for case in written.values()])
 
 
 def test_a_script_says_what_each_number_is(written: dict[str, Written]) -> None:

@@ -131,6 +131,7 @@ FLOORS: dict[str, list[str]] = {
         "torchreg.export",
         "torchreg.export.script",
         "torchreg.export.script.writing",
+        "torchreg.export.script.using",
         "torchreg.export.script.training",
         "torchreg.export.script.loop",
         "torchreg.export.script.loss",

@@ -130,7 +130,7 @@ def fitted_networks(estimator: BaseEstimator) -> list[nn.Module]:
 
 
 class _Built(NamedTuple):
-    """A network built anew; whether it had lazy layers, and numbers of an unusual dtype."""
+    """A network built anew; whether it had lazy layers, and numbers that are not float32."""
 
     network: nn.Module
     is_lazy: bool
@@ -142,10 +142,9 @@ def _built(estimator: BaseEstimator, widths: dict[str, int], probe: Tensor) -> _
     options = nested_parameters(estimator._nested, "module")
     network = build_network(estimator.module, options, **widths)
     is_lazy = any(nn.parameter.is_lazy(p) for p in network.parameters())
-    default = torch.get_default_dtype()
     numbers = [*network.parameters(), *network.buffers()]
-    casts = any(n.is_floating_point() and n.dtype != default for n in numbers)
-    fit_to_data(network, probe.to(default), widths["out_features"])
+    casts = any(n.is_floating_point() and n.dtype != torch.float32 for n in numbers)
+    fit_to_data(network, probe.to(torch.get_default_dtype()), widths["out_features"])
     return _Built(network, is_lazy, casts)
 
 

@@ -195,12 +195,12 @@ def _later(recipe: Recipe, name: str, part: str, first: int | None) -> list[str]
 def _returned(written: Group, name: str, later: list[str], *, wide: bool) -> list[str]:
     """Write the end of a function that builds something, one part a line."""
     end = ".double()" if wide else ""
-    if later:
-        return [*_broken(written, f"{name} = "), *later, f"    return {name}{end}", "", ""]
-    whole = Group(written.opening, written.items, f"{written.closing}{end}")
-    if written.opening != "nn.Sequential(":
-        return [*lay_out(whole, 4, "return "), "", ""]
-    return [*_broken(whole, "return "), "", ""]
+    before = f"{name} = " if later else "return "
+    if not later:
+        written = Group(written.opening, written.items, f"{written.closing}{end}")
+    is_list = written.opening == "nn.Sequential("
+    lines = _broken(written, before) if is_list else lay_out(written, 4, before)
+    return [*lines, *later, *([f"    return {name}{end}"] if later else []), "", ""]
 
 
 def fitted_section(recipe: Recipe, source: LayerSource) -> list[str]:
@@ -234,6 +234,9 @@ def _changed(recipe: Recipe, source: LayerSource) -> list[str]:
     source.with_values = True
     if network.dtype == torch.float64:
         lines += ["    network.double()"]
+    elif network.casts:
+        core = "core" if all(place for place, _ in network.changed) else whole
+        lines += [f"{' ' * indent}{core}.float()"]
     return lines
 
 

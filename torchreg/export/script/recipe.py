@@ -66,7 +66,7 @@ class NetworkRecipe:
         What that made of it, beside new numbers: see
         :func:`torchreg.export.script.reshaped.changed_parts`.
     casts : bool
-        Whether building it anew gives numbers of another dtype than torch's default one.
+        Whether building it anew gives numbers that are not float32.
     link : Link or None
         What makes predictions of the numbers that the network gives, still standardized.
     """

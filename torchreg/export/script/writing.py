@@ -13,14 +13,13 @@ import torch
 from torch import Tensor, nn
 
 from torchreg.export.atomic import write_atomically
-from torchreg.export.script import text
 from torchreg.export.script.files import as_csv, saved
 from torchreg.export.script.layers import (
     OWN,
     LayerSource,
     state_of,
 )
-from torchreg.export.script.layout import Expression, Group, Item, call, lay_out, quoted
+from torchreg.export.script.layout import Expression, Group, Item, lay_out, quoted
 from torchreg.export.script.loss import loss_section
 from torchreg.export.script.network import (
     fitted_section,
@@ -33,6 +32,7 @@ from torchreg.export.script.network import (
 from torchreg.export.script.recipe import Recipe
 from torchreg.export.script.source import NotWritableError
 from torchreg.export.script.training import training_section
+from torchreg.export.script.using import counted, draw_section, main_section, rows_section
 
 _STANDARD = {
     "copy": "import copy",
@@ -123,11 +123,11 @@ def compose(recipe: Recipe, name: str) -> tuple[str, dict[str, Tensor], dict[str
             *fitted,
             "",
             "",
-            *_rows_section(recipe),
+            *rows_section(recipe),
             *loss,
             *training,
-            *_draw_section(recipe),
-            *_main_section(recipe),
+            *draw_section(recipe),
+            *main_section(recipe),
         ]
     )
     constants = _constants(recipe)
@@ -157,7 +157,7 @@ def _state(recipe: Recipe, networks: Sequence[nn.Module], n_before: int) -> dict
 
 def _docstring(recipe: Recipe, name: str) -> str:
     shown = name if re.fullmatch(r"[\w.-]+", name) else "script.py"
-    stem, known = shown.removesuffix(".py"), _counted(recipe).removeprefix("a ")
+    stem, known = shown.removesuffix(".py"), counted(recipe).removeprefix("a ")
     lines = [
         '"""A fitted network taken apart: plain PyTorch, as TorchRegressor.to_script wrote it.',
         "",
@@ -213,11 +213,6 @@ def _constants(recipe: Recipe) -> str:
     return "\n".join(lines)
 
 
-def _counted(recipe: Recipe) -> str:
-    n = len(recipe.training.seeds)
-    return f"{n} networks" if n else "a network"
-
-
 def _strings(names: list[str]) -> Expression:
     return Group("[", tuple(Item(quoted(name)) for name in names), "]")
 
@@ -235,60 +230,6 @@ def _user_section(source: LayerSource) -> list[str]:
         lines.append(definition)
         before = definition
     return [*lines, "", ""]
-
-
-def _rows_section(recipe: Recipe) -> list[str]:
-    weighted = recipe.training.weighted_rows
-    lines = text.ROWS.format(
-        n_features=f"(n, {len(recipe.features)})",
-        n_targets=f"(n, {len(recipe.targets)})",
-        and_weights=", weights (n,)" if weighted else "",
-    ).splitlines()[1:]
-    if not weighted:
-        return [*lines, "    return X, y", "", ""]
-    name = quoted(recipe.weight_name)
-    return [
-        *lines,
-        f"    if {name} not in names:",
-        "        return X, y, torch.ones(len(X), dtype=X.dtype)",
-        f"    return X, y, columns([{name}])[:, 0]  # (n, 1) -> (n,)",
-        "",
-        "",
-    ]
-
-
-def _draw_section(recipe: Recipe) -> list[str]:
-    one_feature, n_targets = len(recipe.features) == 1, len(recipe.targets)
-    labels = [quoted(text.label_of(name)) for name in recipe.targets]
-    if n_targets == 1:
-        indent, i, label = "    ", "0", labels[0]
-        axes = ['    fig, ax = plt.subplots(layout="constrained")']
-    else:
-        indent, i, label = "        ", "i", "labels[i]"
-        axes = lay_out(Group("[", tuple(map(Item, labels)), "]"), 4, before="labels = ")
-        size = f"figsize=({6.4 * n_targets:.4g}, 4.8)"
-        axes += [f'    fig, axes = plt.subplots(1, {n_targets}, {size}, layout="constrained")']
-        axes += ["    for i, ax in enumerate(axes):"]
-    named = {"xlabel": label, "ylabel": f'{label} + ", predicted"'}
-    if one_feature:
-        named = {"xlabel": quoted(text.label_of(recipe.features[0])), "ylabel": label}
-    elif n_targets == 1:
-        named["ylabel"] = quoted(text.label_of(recipe.targets[0]) + ", predicted")
-    optimizer = recipe.training.optimizer.__name__
-    named["title"] = f'f"{{len(X)}} rows, {_counted(recipe)} trained by {optimizer}"'
-    template = text.DRAW_CURVE if one_feature else text.DRAW_TRUTH
-    return template.format(
-        axes="\n".join(axes),
-        indent=indent,
-        i=i,
-        labels="\n".join(lay_out(call("ax.set", **named), len(indent))),
-    ).splitlines()[1:]
-
-
-def _main_section(recipe: Recipe) -> list[str]:
-    given = "X, y, weight" if recipe.training.weighted_rows else "X, y"
-    arguments = f"{given}, *load_rows(VALIDATION)" if recipe.training.given_validation else given
-    return text.MAIN.format(given=given, arguments=arguments).splitlines()[1:]
 
 
 def _check_names(code: str) -> None:
