@@ -118,6 +118,8 @@ def _first(network: nn.Module, loss: Callable[..., Any], x: Tensor) -> str | Non
         if python_state(network, loss) != before:
             return None
         names &= {name for name in seen.visits if _leads(seen, name, x, trained)}
+        if not names:
+            return None
     for name, module in network.named_modules():
         if name in names and _is_apart(network, module) and _keeps_rows_apart(module, x):
             return str(name)

@@ -29,7 +29,7 @@ from torchreg.vector_rule import VectorRule, stack_rules
 #: So many rows show which layers come first and only scale.
 _FEW = 4
 #: Numbers in the widest layer when validation rows are evaluated, for all networks together.
-_EVALUATED = 2**19
+_EVALUATED = 2**20
 
 
 class Stack:
