@@ -430,6 +430,43 @@ def test_a_buffer_is_updated_in_every_call(parameters: dict[str, nn.Parameter]) 
     assert float(count) == 4
 
 
+@pytest.mark.parametrize("stays", [True, False])
+def test_gradients_of_many_networks_may_be_parts_of_the_rows_of_a_matrix(stays: bool) -> None:
+    """Large products are written there at once; the numbers are those of autograd in any case."""
+    GENERATOR.manual_seed(0)
+    shapes = {"a": (3, 8, 64), "b": (3, 1, 64), "c": (3, 64, 64), "d": (3, 64, 1)}
+    p = {name: nn.Parameter(numbers(*shape)) for name, shape in shapes.items()}
+    x, t = numbers(3, 5, 8), numbers(3, 5, 1)
+
+    def loss_of(p: dict[str, Any], x: Tensor, t: Tensor) -> Tensor:
+        h = torch.relu(torch.bmm(x, p["a"]) + p["b"])
+        return ((torch.bmm(torch.tanh(torch.bmm(h, p["c"])), p["d"]) - t) ** 2).mean()
+
+    with Recorder() as recorder:
+        loss = loss_of(p, x, t)
+        gradients = torch.autograd.grad(loss, list(p.values()))
+    matrix = torch.zeros(3, sum(q[0].numel() for q in p.values()), dtype=x.dtype)
+    parts = matrix.split([q[0].numel() for q in p.values()], dim=1)
+    out = [part.view(q.shape) for part, q in zip(parts, p.values(), strict=True)]
+    program = write_down(
+        recorder.calls,
+        inputs={"x": x, "t": t, "weight": None},
+        constants=[],
+        stable=[*p.values()],
+        loss=loss,
+        gradients=gradients,
+        out=out,
+        stays=stays,
+    )
+    x, t = numbers(3, 5, 8), numbers(3, 5, 1)
+    done = operations(program, x, t, None)
+    # Of the four gradients one is a large product.
+    assert done.count("copy_") == 3
+    expected = torch.autograd.grad(loss_of(p, x, t), list(p.values()))
+    for came, gradient in zip(out, expected, strict=True):
+        torch.testing.assert_close(came, gradient, rtol=1e-12, atol=1e-12)
+
+
 def test_what_no_gradient_needs_is_left_out_and_transposes_cancel(
     parameters: dict[str, nn.Parameter],
 ) -> None:

@@ -16,7 +16,7 @@ import torchreg.engine.groups as groups
 from tests._stacks import job_of
 from torchreg import TorchRegressor
 from torchreg.engine.alike import UnlikeError, kind_of
-from torchreg.engine.groups import AT_ONCE, MANY, groups_of, width_in_numbers
+from torchreg.engine.groups import AT_ONCE, MANY, groups_of, share_of_thread, width_in_numbers
 from torchreg.engine.plan import Plan
 from torchreg.engine.problem import Problem
 from torchreg.engine.shared import Shared
@@ -78,6 +78,18 @@ def test_a_large_group_is_cut_so_that_all_threads_have_something_to_do() -> None
     assert [len(group) for group in places(copies(large, 4), 1)] == [4]
     small = problem(10)
     assert len(places(copies(small, 4), 3)) == 1
+
+
+def test_small_batches_of_wide_layers_keep_threads_busy_too() -> None:
+    wide = problem(320, batch_size=32, module__hidden_sizes=(256, 256))
+    # Of a few numbers in each layer, and of many parameters.
+    assert width_in_numbers(wide) / MANY < share_of_thread(wide)
+    assert 1 < 4 * share_of_thread(wide) < 2 and 2 < 8 * share_of_thread(wide) < 3
+    assert [len(group) for group in places(copies(wide, 4), 2)] == [4]
+    assert [len(group) for group in places(copies(wide, 8), 1)] == [8]
+    # As many stacks as there is work for, however many threads there are.
+    for n_threads in (2, 3, 8):
+        assert [len(group) for group in places(copies(wide, 8), n_threads)] == [4, 4]
 
 
 def test_of_an_optimizer_that_moves_one_network_at_a_time_each_is_alone() -> None:

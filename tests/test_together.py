@@ -109,6 +109,25 @@ def test_stacks_train_side_by_side_and_give_what_they_give_in_turn(side_by_side:
         assert_same(one, other)
 
 
+def test_networks_of_a_kind_that_are_large_enough_by_themselves_train_side_by_side_too(
+    side_by_side: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(groups, "AT_ONCE", 40 * 6)
+    begun, learn = threading.Barrier(2, timeout=20), together._Work._train_from
+
+    def learning(self: Any, todo: Any) -> None:
+        begun.wait()
+        learn(self, todo)
+
+    monkeypatch.setattr(together._Work, "_train_from", learning)
+    fits = [fit_of(k, batch_size=None) for k in range(4)]
+    answers: list[Any] = fit_networks(jobs_of(fits))
+    assert begun.n_waiting == 0 and len(side_by_side) == 4
+    for one, fit in zip(answers, fits, strict=True):
+        assert_same(one, answer_alone(job_of(*fit)))
+        assert "because it is large enough by itself" in one.outcome.lane
+
+
 @pytest.mark.parametrize("wrong", [AssertionError("never here"), KeyError("k"), MemoryError()])
 def test_whatever_goes_wrong_in_a_stack_its_networks_train_in_turn(
     wrong: Exception, side_by_side: list[str], monkeypatch: pytest.MonkeyPatch

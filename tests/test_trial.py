@@ -124,15 +124,15 @@ def test_a_trial_moves_nothing(batch_size: int | None) -> None:
 
 def test_each_width_of_batch_is_tried_padded_and_not() -> None:
     stack = Stack(problems(plain, [37, 38, 39], batch_size=10), features_first=True)
-    tried = [(batch.x.shape[2], counts) for batch, counts in stack._batches_to_try()]
+    tried = [(batch.x.shape[2], counts) for batch, counts, _ in stack._batches_to_try()]
     assert tried == [(10, [10] * 3), (9, [7, 8, 9])]
     # What has been tried is known, and need not be recorded any more.
     assert len(stack.captured.programs) == 2
     stack = Stack(problems(plain, [40, 40], batch_size=10), features_first=True)
-    assert [counts for _, counts in stack._batches_to_try()] == [[10, 10]]
+    assert [counts for _, counts, _ in stack._batches_to_try()] == [[10, 10]]
     # Where a lone last row has joined the batch before it.
     stack = Stack(problems(plain, [20, 21], batch_size=10), features_first=True)
-    assert [counts for _, counts in stack._batches_to_try()] == [[10, 10], [10, 11]]
+    assert [counts for _, counts, _ in stack._batches_to_try()] == [[10, 10], [10, 11]]
 
 
 @pytest.mark.parametrize(

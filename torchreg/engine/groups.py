@@ -26,6 +26,8 @@ HELD = 2**24
 MANY = 2**16
 #: ... or rows of a batch times parameters, where layers are wide and batches are small.
 MUCH = 2**23
+#: Why one of several networks of a kind is alone.
+ENOUGH = "it is large enough by itself"
 #: The most rows that networks of one stack may have, for each of the fewest: what is padded is
 #: computed, too.
 _UNEQUAL = 1.25
@@ -93,10 +95,10 @@ def _pieces(problems: Sequence[Problem], alike: list[int], n_threads: int) -> li
     held = max(_held_in_numbers(problems[index]) for index in alike)
     n_pieces = math.ceil(len(alike) / max(1, min(AT_ONCE // each, HELD // held)))
     for_all_threads = math.ceil(n_pieces / n_threads) * n_threads
-    if sum(share_of_thread(problems[index]) for index in alike) >= for_all_threads:
-        n_pieces = min(for_all_threads, len(alike))
+    busy = math.floor(sum(share_of_thread(problems[index]) for index in alike))
+    n_pieces = max(n_pieces, min(for_all_threads, busy, len(alike)))
     bounds = [len(alike) * piece // n_pieces for piece in range(n_pieces + 1)]
-    apart = "it is large enough by itself" if len(alike) > 1 else "no other network is like it"
+    apart = ENOUGH if len(alike) > 1 else "no other network is like it"
     return [Group(alike[a:b], apart if b - a == 1 else None) for a, b in pairwise(bounds)]
 
 

@@ -30,6 +30,7 @@ WRITES_OUT = {
     "add", "addmm", "bmm", "cat", "clamp", "cos", "div", "exp", "mm", "mse_loss", "mul", "neg",
     "sin", "sqrt", "sub", "sum",
 }
+_ELEMENTWISE = {"add", "cos", "div", "exp", "mul", "neg", "sin", "sqrt", "sub"}
 #: What writes to the memory of its first argument, where nobody needs it any more.
 IN_PLACE: dict[str, Callable[..., Any]] = {
     name: getattr(torch.Tensor, f"{name}_")
@@ -50,6 +51,8 @@ SAME_IN_SHAPE = {*RESHAPES, "expand"}
 #: They can do with one order of numbers in memory only.
 BY_LAYOUT = {*RESHAPES, "as_strided"}
 # fmt: on
+#: Numbers of a product from which on it is written where it is wanted, part of a row or not.
+_LARGE = 2**12
 #: Those of ``INTO`` whose result is put in a place of its own as well.
 PLACES = {"mse_loss_backward": "grad_input"}
 
@@ -177,13 +180,18 @@ def is_reshape(call: Call) -> bool:
 
 
 def can_write(call: Call, out: Tensor) -> bool:
-    """Whether a call can write its result where ``out`` is.
+    """Whether a call can write its result where ``out`` is, and gives the same numbers there.
 
-    That may be a part of each row of a matrix, for gradients of many networks.
+    That may be a part of each row of a matrix, for gradients of many networks. What is computed
+    number by number is the same wherever it lies; sums may come in another order, which shows
+    where they are nothing but rounding, as before a normalization. So only large products go
+    there, for which the way through other memory is long.
     """
     result = call.result
     if call.name not in WRITES_OUT or result.dtype != out.dtype or not result.is_contiguous():
         return False
     if out.is_contiguous():
         return True
-    return bool(result.shape[0] == len(out) and out[0].is_contiguous())
+    fits = result.shape[0] == len(out) and out[0].is_contiguous()
+    large = call.name == "bmm" and out[0].numel() >= _LARGE
+    return bool(fits and (large or call.name in _ELEMENTWISE))

@@ -15,18 +15,21 @@ from torch import Tensor, nn
 from torchreg._device import drawing
 from torchreg.engine.core import OnLoss
 from torchreg.engine.gradient import CapturedGradient, Evaluation, TapedGradient
-from torchreg.engine.groups import widest
+from torchreg.engine.groups import HELD, widest
+from torchreg.engine.leading import leading_layers, send_through
 from torchreg.engine.pace import pace_of
 from torchreg.engine.problem import Problem, reraise_interrupt
 from torchreg.engine.recorder import memory_of
-from torchreg.engine.rows import Batch, rows_in
+from torchreg.engine.rows import Batch, Table, rows_in
 from torchreg.engine.stacked_network import StackedObjective
 from torchreg.engine.stacked_rows import Deal, all_rows, rows_of
 from torchreg.engine.trial import NotStackableError, Trial
 from torchreg.vector_rule import VectorRule, stack_rules
 
+#: So many rows show which layers come first and only scale.
+_FEW = 4
 #: Numbers in the widest layer when validation rows are evaluated, for all networks together.
-_EVALUATED = 2**19
+_EVALUATED = 2**20
 
 
 class Stack:
@@ -78,6 +81,8 @@ class Stack:
         self.set_pace()
         #: The steps that are to come, at most, as they are captured for all networks.
         self.n_epochs = max(problem.max_epochs for problem in problems)
+        self.leading = self._find_leading()
+        self.tables = [self._tables_of(problem) for problem in problems]
         try:
             self._prepare()
             self._try_out()
@@ -91,10 +96,31 @@ class Stack:
         self.started = networks, *self._values()
         self.lend()
 
+    def _find_leading(self) -> list[str]:
+        """Name the layers that rows are sent through beforehand, as far as memory is kind to."""
+        first = self.problems[0]
+        tables = [table for problem in self.problems for table in _tables(problem)]
+        n_numbers = sum(table.x.numel() for table in tables if isinstance(table.x, Tensor))
+        if first.protect_input or n_numbers > HELD:
+            return []
+        x = first.training.x
+        assert isinstance(x, Tensor)  # Lazy rows are in no stack.
+        return leading_layers(first.network, first.loss.function, x[:_FEW])
+
+    def _tables_of(self, problem: Problem) -> list[Table]:
+        """Give training and validation rows of a network as they leave its leading layers."""
+        tables = []
+        for training, table in zip((True, False), _tables(problem), strict=False):
+            if self.leading and isinstance(table.x, Tensor):
+                (x,) = send_through(problem.network, self.leading, [table.x], training=training)
+                table = table._replace(x=x)
+            tables.append(table)
+        return tables
+
     def _prepare(self) -> None:
         """Lay rows, parameters and gradients out for the networks that there are."""
         problems = self.problems
-        tables = [problem.training for problem in problems]
+        tables = [own[0] for own in self.tables]
         sizes = [problem.batch_size for problem in problems]
         self.deal = Deal(tables, sizes, self.generators, turned=self.features_first)
         # A lone batch that is not full by name is dealt out anew, as it is alone.
@@ -117,6 +143,7 @@ class Stack:
             problems[0].loss,
             protect_input=problems[0].protect_input,
             features_first=self.features_first,
+            leading=self.leading,
         )
         taped = TapedGradient(self.objective, list(leaves.values()), out)
         draws = problems[0].draws
@@ -124,7 +151,7 @@ class Stack:
         self.captured = CapturedGradient(taped, draws=draws, whole=self.whole, n_steps=n_steps)
         self.validation: list[Batch] = []
         if problems[0].validation is not None:
-            held = [problem.validation for problem in problems if problem.validation is not None]
+            held = [own[1] for own in self.tables]
             rows = all_rows(held, turned=self.features_first)
             dim = 2 if self.features_first else 1
             at_once = rows_in(_EVALUATED, len(problems) * widest(problems[0]))
@@ -146,8 +173,8 @@ class Stack:
         before, draws = self._values(), self.problems[0].draws
         with self.drawing:
             trial = Trial(self.problems)
-            for batch, counts in self._batches_to_try():
-                own = partial(rows_of, batch, counts=counts, turned=self.features_first)
+            for batch, counts, raw in self._batches_to_try():
+                own = partial(rows_of, raw, counts=counts, turned=self.features_first)
                 trial.require_rules(own(0))
                 losses = self.captured(batch)
                 self._require_program()
@@ -166,21 +193,28 @@ class Stack:
                     trial.hold_evaluation(evaluated)
                 self._restore(before)
 
-    def _batches_to_try(self) -> Iterator[tuple[Batch, list[int]]]:
-        """Give a batch of each width, padded and not."""
+    def _batches_to_try(self) -> Iterator[tuple[Batch, list[int], Batch]]:
+        """Give a batch of each width, padded and not; beside it, how its rows come to a network."""
+        tables = [problem.training for problem in self.problems]
         if self.whole is not None:
-            yield self.whole, self.deal.counts[0]
+            yield self.whole, self.deal.counts[0], all_rows(tables, turned=self.features_first)
             return
-        generators = [torch.Generator().manual_seed(p.seed) for p in self.problems]
         sizes = [problem.batch_size for problem in self.problems]
+        deals = [
+            Deal(
+                rows,
+                sizes,
+                [torch.Generator().manual_seed(p.seed) for p in self.problems],
+                turned=self.features_first,
+            ).batches()
+            for rows in (self.deal.tables, tables)
+        ]
         known = set()
-        for batch, counts in Deal(
-            self.deal.tables, sizes, generators, turned=self.features_first
-        ).batches():
+        for (batch, counts), (raw, _) in zip(*deals, strict=True):
             kind = max(counts), len(set(counts)) > 1
             if kind not in known:
                 known.add(kind)
-                yield batch, counts
+                yield batch, counts, raw
 
     def _restore(self, values: tuple[Tensor, dict[str, Tensor]]) -> None:
         theta, fixed = values
@@ -273,6 +307,7 @@ class Stack:
         """Build the stack of some of the networks, which train faster than all."""
         stack = copy.copy(self)
         stack.problems = [self.problems[place] for place in places]
+        stack.tables = [self.tables[place] for place in places]
         stack.generators = [self.generators[place] for place in places]
         stack.theta = self.theta[places]
         stack.fixed = {name: tensor[places] for name, tensor in self.fixed.items()}
@@ -307,6 +342,11 @@ def _fixed(network: nn.Module) -> list[tuple[str, Tensor]]:
     """List what is not trained: buffers, and parameters that ask for no gradient."""
     frozen = [(name, p) for name, p in network.named_parameters() if not p.requires_grad]
     return [*frozen, *network.named_buffers()]
+
+
+def _tables(problem: Problem) -> list[Table]:
+    """List the training rows of a network, and its validation rows if there are any."""
+    return [table for table in (problem.training, problem.validation) if table is not None]
 
 
 def _pieces(rows: Batch, at_once: int, *, rows_dim: int) -> list[Batch]:

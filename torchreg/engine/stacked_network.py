@@ -64,6 +64,16 @@ class StackedDropout(nn.Module):
         return x.mul_(factor) if self.inplace else x * factor
 
 
+def leave_out(network: nn.Module, names: Iterable[str]) -> None:
+    """Let layers hand on what they are given, in place."""
+    places = dict(network.named_modules(remove_duplicate=False))
+    for name in names:
+        for place, module in places.items():
+            if module is places[name]:
+                parent, _, own = place.rpartition(".")
+                setattr(network.get_submodule(parent), own, nn.Identity())
+
+
 class StackedObjective:
     """The losses of many networks on batches of their own.
 
@@ -78,6 +88,9 @@ class StackedObjective:
         Whether the networks overwrite their input.
     features_first : bool
         Whether batches come as (n_networks, n_features, n), and layers compute that way.
+    leading : sequence of str, default=()
+        Layers that the rows have gone through before
+        (:func:`torchreg.engine.leading.leading_layers`).
 
     Attributes
     ----------
@@ -95,9 +108,15 @@ class StackedObjective:
         *,
         protect_input: bool,
         features_first: bool,
+        leading: Sequence[str] = (),
     ) -> None:
-        self.network = copy.deepcopy(networks[0]).train()
-        self.values, self.loss = values, loss.copied()
+        self.network = copy.deepcopy(networks[0])
+        leave_out(self.network, leading)
+        self.network.train()
+        parts = self.network.named_parameters, self.network.named_buffers
+        known = {name for part in parts for name, _ in part(remove_duplicate=False)}
+        self.values = {name: value for name, value in values.items() if name in known}
+        self.loss = loss.copied()
         self.features_first = features_first
         self.constants = self._give_rates(networks)
         self.objective = Objective(self.network, self.loss, protect_input)

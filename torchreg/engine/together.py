@@ -12,7 +12,7 @@ import torch
 
 from torchreg._device import seeded, threads
 from torchreg.engine.alone import Alone
-from torchreg.engine.groups import Group, groups_of, share_of_thread
+from torchreg.engine.groups import ENOUGH, Group, groups_of, share_of_thread
 from torchreg.engine.loop import train
 from torchreg.engine.problem import (
     ONE_THREAD,
@@ -89,14 +89,14 @@ class _Work:
         return [answers.get(number) or NeverBegunError() for number in range(len(self.problems))]
 
     def can_be_beside_others(self, group: Group) -> bool:
-        """Whether a stack can train in another thread, and gains by it.
+        """Whether a stack, or one of a kind, can train in another thread, and gains by it.
 
         Nobody may be listening, and torch's global generators are one thread's at a time.
         """
         problems = [self.problems[place] for place in group.places]
         first = problems[0]
         return (
-            len(problems) > 1
+            (len(problems) > 1 or group.apart == ENOUGH)
             and first.training.t.device.type == "cpu"
             and not first.draws
             and not any(problem.observers for problem in problems)
