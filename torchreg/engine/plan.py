@@ -175,7 +175,8 @@ class Plan:
             network = module.get_submodule("network")
             problem = replace(problem, network=network, training=start.table)
             travel = Travel.of_several([self.travels[i] for i in trained])
-        summary = summarize(problem, answer, travel, module, self.described)
+        n_averaged = len(trained) if self.request.n_folds > 1 else 1
+        summary = summarize(problem, answer, travel, module, self.described, n_averaged)
         interrupted = any(map(is_interrupted, answers))
         return Fitted(module.eval(), dtype, answer, summary, start.seed, losses, interrupted)
 
