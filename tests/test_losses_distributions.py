@@ -28,6 +28,12 @@ def columns(*arrays: Array) -> list[torch.Tensor]:
 # Values
 
 
+@pytest.mark.parametrize("quantile", [0.3, [0.1, 0.9], [0.9, 0.5, 0.1]])
+def test_a_loss_knows_the_argument_that_makes_it_again(quantile: Any) -> None:
+    loss = PinballLoss(quantile)
+    assert PinballLoss(loss.quantile).link.levels == loss.link.levels
+
+
 @pytest.mark.parametrize("level", [0.05, 0.5, 0.9])
 def test_the_pinball_loss_is_that_of_scikit_learn(level: float) -> None:
     rng = np.random.default_rng(0)

@@ -410,14 +410,6 @@ def test_an_exported_program_gives_all_columns_of_the_module(
         torch.testing.assert_close(reg.to_exported_program().module()(x), reg.module_(x))
 
 
-@EACH
-def test_a_script_says_that_it_cannot_be_written_and_what_can(
-    options: dict[str, Any], table: tuple[Array, Array], tmp_path: Path
-) -> None:
-    with pytest.raises(ValueError, match=r"of which scripts know nothing yet\. to_onnx, to_expo"):
-        fitted(options, table).to_script(tmp_path / "script.py")
-
-
 # Looking inside
 
 

@@ -132,9 +132,3 @@ def test_diagnose_looks_at_the_mean_of_the_networks() -> None:
     reg = folds(max_epochs=30).fit(X, Y)
     assert "members.3.layers.0" in str(reg.fit_summary_)
     reg.diagnose(X, Y)
-
-
-def test_a_script_of_several_networks_is_refused(tmp_path: object) -> None:
-    reg = folds().fit(X, Y)
-    with pytest.raises(ValueError, match="writes one network and its training"):
-        reg.to_script(f"{tmp_path}/folds.py")

@@ -48,7 +48,6 @@ def jobs_of(fits: list[Fit]) -> list[Any]:
 @pytest.fixture
 def side_by_side(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
     """Let small stacks, of four networks, train in two threads; give the threads' names."""
-    monkeypatch.setattr(together, "MANY", 1)
     monkeypatch.setattr(groups, "MANY", 1)
     monkeypatch.setattr(groups, "AT_ONCE", 4 * 40 * 6)
     names: list[str] = []

@@ -197,7 +197,8 @@ class ExportMixin(GraphMixin):
         -----
         The script is written from the parameters as they are now. A module, loss or optimizer
         of yours is contained with its source, where that can be had, and imported where it
-        cannot; the script says so. Callbacks and the earlier fits of a warm start are not
+        cannot; the script says so. Modules of ``torchreg.nn`` are contained without their
+        manual and their checks of arguments. Callbacks and the earlier fits of a warm start are not
         repeated, and L-BFGS amplifies rounding within some hundred iterations; the script says
         that, too.
 

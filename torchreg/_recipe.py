@@ -14,17 +14,19 @@ from torchreg._data import Data, hold_out
 from torchreg._parameters import as_callbacks, nested_parameters
 from torchreg._recipe_parts import (
     constants_of,
+    constants_of_targets,
     network_recipe,
     schedule_recipe,
     training_recipe,
 )
+from torchreg.engine.plan import seeds_of
 from torchreg.engine.rows import every_row
 from torchreg.engine.statistics import column_statistics
 from torchreg.export.script.recipe import (
     Recipe,
     RowsToWrite,
 )
-from torchreg.nn.links import link_of
+from torchreg.losses import build_loss
 from torchreg.optimizers import build_optimizer
 
 _CPU = torch.device("cpu")
@@ -53,29 +55,18 @@ def recipe_of(
     ValueError, TypeError
         If the rows do not fit the network, or a part of it is not known.
     """
-    if (link := link_of(estimator.module_)) is not None:
-        raise ValueError(
-            f"to_script writes networks whose output is the prediction; this one goes on with "
-            f"{link}, for loss={estimator.loss!r}, of which scripts know nothing yet. to_onnx, "
-            "to_exported_program and save write it."
-        )
     estimator = estimator._settled()
-    if estimator.n_folds is not None:
-        raise ValueError(
-            f"to_script writes one network and its training; n_folds={estimator.n_folds} trained "
-            "several. to_onnx, to_exported_program and save write them; for a script, fit with "
-            "n_folds=None."
-        )
     # 1. The rows, and what is known of those of the fit.
     data, held = _given_data(estimator, training, validation)
     origin = dict(getattr(estimator, "_origin", {}))
     remarks = _remarks(estimator, origin, data, held)
     # 2. The network, and how it trained.
     seed = _seed(estimator, origin)
-    start_seed = int(origin.get("start_seed", seed))
-    network = network_recipe(estimator, start_seed)
-    seeds = (start_seed, seed)
-    recipe = training_recipe(estimator, origin, network, data, held, seeds)
+    seeds = [int(origin.get("start_seed", seed))]
+    if estimator.n_folds is not None:
+        seeds = seeds_of(seed, estimator.n_folds)
+    network = network_recipe(estimator, seeds)
+    recipe = training_recipe(estimator, origin, network, data, held, seeds, seed)
     if network.draws and len(getattr(estimator, "init_losses_", [])) > 1:
         remarks.append(
             "Networks that train side by side draw their random numbers in turn: dropout, or what "
@@ -151,7 +142,7 @@ def _remarks(
             "The fitted parameters come from several fits, each going on from the last; the "
             "training below starts afresh, and runs for as many epochs as all of them."
         )
-    elif len(losses := getattr(estimator, "init_losses_", [])) > 1:
+    elif estimator.n_folds is None and len(losses := getattr(estimator, "init_losses_", [])) > 1:
         remarks.append(
             f"The fit trained {len(losses)} networks from different seeds and kept the one with "
             "the lowest loss; the training below is that of the one that was kept."
@@ -203,14 +194,19 @@ def _is_of_the_fit(
     estimator: BaseEstimator, origin: dict[str, Any], data: Data, held: Data | None
 ) -> bool:
     """Compare the rows with the numbers that the network keeps of those of the fit."""
-    if estimator.early_stopping and not origin.get("own_validation") and held is None:
+    holds_out = estimator.early_stopping and estimator.n_folds is None
+    if holds_out and not origin.get("own_validation") and held is None:
         data, _ = hold_out(data, estimator.validation_fraction, seed=_seed(estimator, origin))
     if origin and not origin.get("epochs_before") and len(data) != origin["n_rows"]:
         return False
-    for constants, rows in zip(constants_of(estimator.module_), (data.x, data.y), strict=True):
+    loss = build_loss(estimator.loss, nested_parameters(estimator._nested, "loss"))
+    known = constants_of(estimator.module_)[0], constants_of_targets(estimator.module_)
+    for constants, rows in zip(known, (data.x, data.y), strict=True):
         if constants is None:
             continue
         mean, scale = column_statistics(rows, data.weight)
+        if rows is data.y and not loss.centres:
+            mean, scale = torch.zeros_like(mean), mean
         # Far below what another row would change, far above what rounding does.
         near = 1e-9 * constants.scale + 1e-12 * constants.mean.abs()
         if bool(((mean - constants.mean).abs() > near).any()):

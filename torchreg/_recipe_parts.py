@@ -5,8 +5,9 @@ from __future__ import annotations
 import copy
 import inspect
 import math
+from collections.abc import Sequence
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from sklearn.base import BaseEstimator
@@ -16,14 +17,18 @@ from torchreg._data import Data
 from torchreg._device import seeded
 from torchreg._parameters import nested_parameters
 from torchreg.course import when_it_moves
-from torchreg.engine.initial import HOOK, looks_at_rows
+from torchreg.engine.initial import looks_at_rows
 from torchreg.engine.members import has_members
 from torchreg.engine.network import build_network, fit_to_data, habits_of, settings_for
-from torchreg.engine.plan import AUTO_BATCH, AUTO_FULL_BATCH
+from torchreg.engine.plan import AUTO_BATCH, AUTO_FULL_BATCH, may_merge
+from torchreg.engine.request import RawRows
+from torchreg.engine.rows import every_row, merge_identical
 from torchreg.export.script.recipe import Constants, NetworkRecipe, ScheduleRecipe, TrainingRecipe
+from torchreg.export.script.reshaped import changed_parts
 from torchreg.export.script.source import NotWritableError
 from torchreg.losses import Loss, build_loss, probe_loss
-from torchreg.nn import MLP, AddConstant, MultiplyByConstant
+from torchreg.nn import MLP, AddConstant, Ensemble, MultiplyByConstant
+from torchreg.nn.links import link_of, numbers_per_output, target_layer
 from torchreg.optimizers import OptimizerSpec, build_optimizer
 from torchreg.schedules import build_schedule
 
@@ -31,23 +36,33 @@ _CPU = torch.device("cpu")
 
 
 def constants_of(module: nn.Sequential) -> tuple[Constants | None, Constants | None]:
-    """Read the means and scales of X and y from a fitted module."""
-    found: list[Constants | None] = []
-    for name in ("standardize", "unstandardize"):
-        layer = dict(module.named_children()).get(name)
-        if layer is None:
-            found.append(None)
-            continue
-        buffers = {key: value.detach().cpu().double() for key, value in layer.named_buffers()}
-        found.append(Constants(buffers["mean"], buffers["scale"]))
-    return found[0], found[1]
+    """Read the means and scales of X and of what is given for y from a fitted module."""
+    layers = dict(module.named_children())
+    return _constants(layers.get("standardize")), _constants(layers.get("unstandardize"))
 
 
-def network_recipe(estimator: BaseEstimator, seed: int) -> NetworkRecipe:
-    """Describe the network, and how it came to be."""
-    fitted = copy.deepcopy(estimator.module_.get_submodule("network")).cpu()
+def constants_of_targets(module: nn.Sequential) -> Constants | None:
+    """Read the mean and scale of y itself, of which a fitted module may give several numbers."""
+    return _constants(target_layer(module))
+
+
+def _constants(layer: nn.Module | None) -> Constants | None:
+    if layer is None:
+        return None
+    buffers = {key: value.detach().cpu().double() for key, value in layer.named_buffers()}
+    return Constants(buffers["mean"], buffers["scale"])
+
+
+def network_recipe(estimator: BaseEstimator, seeds: Sequence[int]) -> NetworkRecipe:
+    """Describe the network, and how it came to be; or the networks, one for each seed."""
+    networks = fitted_networks(estimator)
+    fitted = networks[0]
     build, settings = estimator.module, nested_parameters(estimator._nested, "module")
-    widths = {"in_features": estimator.n_features_in_, "out_features": estimator.n_outputs_}
+    per_output = numbers_per_output(estimator.module_)
+    widths = {
+        "in_features": estimator.n_features_in_,
+        "out_features": estimator.n_outputs_ * per_output,
+    }
     probe = torch.zeros(2, estimator.n_features_in_, dtype=estimator.dtype_)
     is_instance = isinstance(build, nn.Module)
     root = build.func if isinstance(build, partial) else build
@@ -55,54 +70,83 @@ def network_recipe(estimator: BaseEstimator, seed: int) -> NetworkRecipe:
     has_source = isinstance(root, type) or (
         inspect.isfunction(root) and root.__name__ != "<lambda>"
     )
-    start, is_lazy = None, False
+    called = None if by_layers or is_instance or not has_source else build
+    built: list[_Built] = []
     if not by_layers:
         # It is built once more, to see how it begins.
-        start, is_lazy = seeded(seed, _CPU, partial(_built, estimator, widths, probe))
-        start.to(estimator.dtype_)
-        _require_shapes(start, fitted)
-    habits = seeded(seed, _CPU, partial(habits_of, copy.deepcopy(fitted), probe))
+        for seed in seeds if called is None else seeds[:1]:
+            built.append(seeded(seed, _CPU, partial(_built, estimator, widths, probe)))
+            built[-1].network.to(estimator.dtype_)
+    changed = changed_parts(built[0].network, fitted) if built and looks_at_rows(fitted) else []
+    habits = seeded(seeds[0], _CPU, partial(habits_of, copy.deepcopy(fitted), probe))
     fitted.eval()
     with torch.no_grad():
         output = fitted(probe.clone())
-    called = None if by_layers or is_instance or not has_source else build
     return NetworkRecipe(
-        fitted,
+        networks,
         *constants_of(estimator.module_),
         dtype=estimator.dtype_,
         build=called,
         settings={} if called is None else settings_for(called, settings, **widths),
-        start=None if by_layers or called is not None else start,
+        starts=[one.network for one in built] if called is None else [],
         draws_before=not is_instance,
-        is_lazy=is_lazy and called is not None,
+        is_lazy=called is not None and built[0].is_lazy,
         draws=habits.draws,
         overwrites_input=habits.overwrites_input,
         is_flat=output.ndim == 1,
         has_members=has_members(output),
         looks_at_rows=looks_at_rows(fitted),
+        changed=changed,
+        casts=called is not None and built[0].casts,
+        link=copy.deepcopy(link_of(estimator.module_)),
     )
 
 
-def _require_shapes(start: nn.Module, fitted: nn.Module) -> None:
-    """Refuse a network that took its shape from the training rows, which a script cannot say."""
-    shapes = [[(k, v.shape) for k, v in net.state_dict().items()] for net in (start, fitted)]
-    if looks_at_rows(fitted) and shapes[0] != shapes[1]:
+def fitted_networks(estimator: BaseEstimator) -> list[nn.Module]:
+    """Copy what was trained: one network, or the one of each fold.
+
+    Raises
+    ------
+    NotWritableError
+        If there are not as many as folds, or they differ in more than their numbers.
+    """
+    network = copy.deepcopy(estimator.module_.get_submodule("network")).cpu()
+    if estimator.n_folds is None:
+        return [network]
+    networks = [*network.members] if isinstance(network, Ensemble) else [network]
+    if len(networks) != estimator.n_folds:
         raise NotWritableError(
-            f"{type(fitted).__name__}.{HOOK} gave the network shapes that come from the training "
-            "rows, which a script that builds it anew does not know. Give them as module__ "
-            "options, or export a graph: to_onnx."
+            f"to_script expects a network for each of n_folds={estimator.n_folds}, but the fit "
+            f"left {len(networks)}. Set n_folds to what it was in the fit; if some of them could "
+            "not be trained, fit again with a lower lr."
         )
+    if any(changed_parts(networks[0], other) for other in networks):
+        raise NotWritableError(
+            f"to_script writes networks that differ in their numbers only, and those of "
+            f"n_folds={estimator.n_folds} differ in their shapes or settings, too. For a script, "
+            "fit with n_folds=None."
+        )
+    return networks
 
 
-def _built(
-    estimator: BaseEstimator, widths: dict[str, int], probe: Tensor
-) -> tuple[nn.Module, bool]:
-    """Build the network as a fit does; say whether it had lazy layers."""
+class _Built(NamedTuple):
+    """A network built anew; whether it had lazy layers, and numbers of an unusual dtype."""
+
+    network: nn.Module
+    is_lazy: bool
+    casts: bool
+
+
+def _built(estimator: BaseEstimator, widths: dict[str, int], probe: Tensor) -> _Built:
+    """Build the network as a fit does."""
     options = nested_parameters(estimator._nested, "module")
     network = build_network(estimator.module, options, **widths)
     is_lazy = any(nn.parameter.is_lazy(p) for p in network.parameters())
-    fit_to_data(network, probe.to(torch.get_default_dtype()), estimator.n_outputs_)
-    return network, is_lazy
+    default = torch.get_default_dtype()
+    numbers = [*network.parameters(), *network.buffers()]
+    casts = any(n.is_floating_point() and n.dtype != default for n in numbers)
+    fit_to_data(network, probe.to(default), widths["out_features"])
+    return _Built(network, is_lazy, casts)
 
 
 def training_recipe(
@@ -111,23 +155,28 @@ def training_recipe(
     network: NetworkRecipe,
     data: Data | None,
     held: Data | None,
-    seeds: tuple[int, int],
+    seeds: Sequence[int],
+    split_seed: int,
 ) -> TrainingRecipe:
-    """Describe how it was trained; the seeds are those of its start and of rows held out."""
+    """Describe how it was trained; the seeds are those of its networks and of rows held out."""
     loss = build_loss(estimator.loss, nested_parameters(estimator._nested, "loss"))
     loss = probe_loss(loss, estimator.n_outputs_)
     options = nested_parameters(estimator._nested, "optimizer")
     spec = build_optimizer(estimator.optimizer, estimator.lr, options)
     # 1. Who decides when to stop, and after how many epochs, and what the learning rate is.
     held_out = given = False
-    if estimator.early_stopping:
+    folds = estimator.n_folds is not None
+    if estimator.early_stopping and not folds:
         given = held is not None
         held_out = not given and not origin.get("own_validation", False)
     stops = held_out or given or (not estimator.early_stopping and estimator.tol is not None)
-    epochs = max(1, estimator.max_epochs if stops else estimator.best_epoch_)
+    if folds:
+        stops = estimator.early_stopping
+    last = estimator.n_iter_ if folds else estimator.best_epoch_
+    epochs = max(1, estimator.max_epochs if stops else last)
     planned = epochs if origin.get("epochs_before") else estimator.max_epochs
     schedule = schedule_recipe(estimator, spec, planned)
-    stops_by_validation = held_out or given
+    keeps_best = held_out or given or folds
     given = given or (held is not None and schedule is not None and schedule.every == "loss")
     # 2. How many rows there are to train on, and how many make a step.
     n_rows = origin.get("n_rows")
@@ -147,6 +196,11 @@ def training_recipe(
         or spec.searches_lines
         or not all(_keeps_rows_apart(part) for part in network.fitted.modules())
     )
+    counts = [] if n_rows is None else [n_rows]
+    if folds:
+        # Rows that are dealt out were merged and sorted before.
+        merges = (size is None and weighted) or (loss.per_row and _are_merged(data))
+        counts = _kept(data, merges, estimator.n_folds)
     return TrainingRecipe(
         loss=loss.function,
         loss_shape=_shape_of(loss, estimator.n_outputs_),
@@ -154,19 +208,36 @@ def training_recipe(
         options=spec.torch_options,
         searches_lines=spec.searches_lines,
         seed=seeds[0],
-        split_seed=seeds[1],
+        split_seed=split_seed,
         epochs=epochs,
         batch_size=size,
-        lone_row=size is not None and size > 1 and (n_rows is None or n_rows % size == 1),
+        lone_row=size is not None
+        and size > 1
+        and (not counts or any(n % size == 1 for n in counts)),
         merges=merges,
         weighted_rows=weighted,
         held_out=float(estimator.validation_fraction) if held_out else None,
         given_validation=given,
-        stops_by_validation=stops_by_validation,
+        keeps_best=keeps_best,
         patience=estimator.n_iter_no_change if stops else None,
         tol=float(estimator.tol or 0.0),
         schedule=schedule,
+        seeds=seeds if folds else (),
     )
+
+
+def _are_merged(data: Data | None) -> bool:
+    """Whether a fit on folds merges identical rows; those that are not here, as most are."""
+    return data is None or may_merge(RawRows(data.x, data.y, data.weight))
+
+
+def _kept(data: Data | None, merges: bool, n_folds: int) -> list[int]:
+    """Count the rows that networks train on which hold out a fold each; empty if unknown."""
+    if data is None:
+        return []
+    rows = every_row(data.x), data.y, data.weight
+    n = len(merge_identical(*rows)[1]) if merges else len(data)
+    return [n - n // n_folds, n - math.ceil(n / n_folds)]
 
 
 def schedule_recipe(
@@ -213,6 +284,6 @@ def _shape_of(loss: Loss, n_outputs: int) -> str:
         return "number"
     shape = (n_outputs + 2, n_outputs)
     target = torch.linspace(-1, 1, shape[0] * shape[1]).reshape(shape)
-    values = loss.function(0.5 * target, target)
+    values = loss.function((0.5 * target).repeat_interleave(loss.per_output, dim=1), target)
     kinds = {shape: "element", shape[:1]: "row"}
     return kinds.get(tuple(values.shape), "other")

@@ -83,13 +83,14 @@ class TorchRegressor(
         ``module=None`` the one in the notes. It is the largest one that a schedule by name
         comes to.
     schedule : str, class or callable, default="auto"
-        How the learning rate moves: ``"constant"``, which is ``"auto"`` for a given module; from step to step over ``max_epochs``
-        ``"cosine"`` (from ``lr`` to 0) or ``"one_cycle"`` (up to ``lr`` and down to 0, momentum
-        the other way); or ``"reduce_on_plateau"`` (``lr`` becomes a tenth when the loss of the
-        validation rows, else of the training rows, has not fallen for 10 epochs). They are
-        torch's own schedulers; ``schedule__*`` are their options. A class of
-        ``torch.optim.lr_scheduler``, or a callable that makes a scheduler of an optimizer,
-        moves once an epoch (``OneCycleLR`` and ``CyclicLR``: once a step).
+        How the learning rate moves: ``"constant"``, which is ``"auto"`` for a given module;
+        from step to step over ``max_epochs`` ``"cosine"`` (from ``lr`` to 0) or
+        ``"one_cycle"`` (up to ``lr`` and down to 0, momentum the other way); or
+        ``"reduce_on_plateau"`` (``lr`` becomes a tenth when the loss of the validation rows,
+        else of the training rows, has not fallen for 10 epochs). They are torch's own
+        schedulers; ``schedule__*`` are their options. A class of ``torch.optim.lr_scheduler``,
+        or a callable that makes a scheduler of an optimizer, moves once an epoch
+        (``OneCycleLR`` and ``CyclicLR``: once a step).
     max_epochs : int or "auto", default="auto"
         Passes over the training rows, at most. ``"auto"`` is 200 for a given module.
     batch_size : int, None or "auto", default="auto"

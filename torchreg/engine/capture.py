@@ -34,6 +34,7 @@ from torchreg.engine.operations import (
     can_write,
     dims_swapped,
     has_place,
+    is_reshape,
     is_thin,
     needs_layout,
     take_again,
@@ -248,7 +249,7 @@ class _Notes:
         direct: dict[str, Tensor] = {}
         copied = []
         for index, name in enumerate(targets):
-            while name in producers and producers[name].name in RESHAPES:
+            while name in producers and is_reshape(producers[name]):
                 name = self.name_of(producers[name].args[0])
             call = producers.get(name)
             if name not in direct and call is not None and can_write(call, out[index]):
@@ -274,7 +275,7 @@ class _Notes:
         memory = Memory(lines, last, kept | direct.keys())
         for index, (call, names) in enumerate(lines):
             if (
-                call.is_view
+                (call.is_view or call.name in RESHAPES)
                 and len(call.given) == 1
                 and self._settle(names, call.given, partial(take_again, call))
             ):

@@ -21,8 +21,11 @@ AT_ONCE = 2**18
 #: Numbers of parameters and validation rows that the networks of a stack hold, at most, if they
 #: are several: some of them several times, as the optimizer and the best weights do.
 HELD = 2**24
-#: From so many on, an operation takes so long that another thread can compute meanwhile.
+#: Numbers in the widest layer of a stack, from which on an operation takes so long that another
+#: thread can compute meanwhile; ...
 MANY = 2**16
+#: ... or rows of a batch times parameters, where layers are wide and batches are small.
+MUCH = 2**23
 #: The most rows that networks of one stack may have, for each of the fewest: what is padded is
 #: computed, too.
 _UNEQUAL = 1.25
@@ -90,11 +93,18 @@ def _pieces(problems: Sequence[Problem], alike: list[int], n_threads: int) -> li
     held = max(_held_in_numbers(problems[index]) for index in alike)
     n_pieces = math.ceil(len(alike) / max(1, min(AT_ONCE // each, HELD // held)))
     for_all_threads = math.ceil(n_pieces / n_threads) * n_threads
-    if len(alike) * each >= for_all_threads * MANY:
+    if sum(share_of_thread(problems[index]) for index in alike) >= for_all_threads:
         n_pieces = min(for_all_threads, len(alike))
     bounds = [len(alike) * piece // n_pieces for piece in range(n_pieces + 1)]
     apart = "it is large enough by itself" if len(alike) > 1 else "no other network is like it"
     return [Group(alike[a:b], apart if b - a == 1 else None) for a, b in pairwise(bounds)]
+
+
+def share_of_thread(problem: Problem) -> float:
+    """Tell which part of a thread a network of a stack keeps busy, which else waits for Python."""
+    rows = min(problem.batch_size, len(problem.training.t))
+    work = rows * sum(p.numel() for p in problem.network.parameters())
+    return max(width_in_numbers(problem) / MANY, work / MUCH)
 
 
 def _held_in_numbers(problem: Problem) -> int:
@@ -106,10 +116,14 @@ def _held_in_numbers(problem: Problem) -> int:
 
 def width_in_numbers(problem: Problem) -> int:
     """Count the numbers in the widest layer of a network: rows of a batch times units."""
+    return min(problem.batch_size, len(problem.training.t)) * widest(problem)
+
+
+def widest(problem: Problem) -> int:
+    """Count the units of a network's widest layer, or its inputs if there are more."""
     widths = [p.shape[0] for p in problem.network.parameters() if p.ndim]
     widths += [_width_of_part(part) for part in problem.network.modules()]
-    rows = min(problem.batch_size, len(problem.training.t))
-    return rows * max([width_of(problem.training.x), *widths])
+    return max([width_of(problem.training.x), *widths])
 
 
 def _width_of_part(part: nn.Module) -> int:

@@ -16,15 +16,20 @@ from torchreg.engine.recorder import Call, memory_of, tensors_in
 DIRECT: dict[str, Callable[..., Any]] = {
     name: getattr(torch, name)
     for name in [
-        "abs", "add", "addmm", "bmm", "cat", "clamp", "clamp_min", "cos", "div", "erf", "exp",
-        "expm1", "log", "log1p", "maximum", "mean", "minimum", "mm", "mul", "neg", "pow",
-        "reciprocal", "relu", "rsqrt", "sigmoid", "sign", "sin", "sqrt", "stack", "sub", "sum",
-        "t", "tanh", "transpose", "unsqueeze", "where",
+        "abs", "add", "addmm", "bmm", "cat", "clamp", "clamp_min", "clone", "cos", "div", "eq",
+        "erf", "exp", "expm1", "ge", "gt", "le", "log", "log1p", "lt", "masked_fill", "maximum",
+        "mean", "minimum", "mm", "mul", "ne", "neg", "pow", "reciprocal", "relu", "rsqrt",
+        "sigmoid", "sign", "sin", "sqrt", "stack", "sub", "sum", "t", "tanh", "transpose",
+        "unsqueeze", "where",
     ]
 }
 DIRECT |= {"mse_loss": torch._C._nn.mse_loss, "view": torch.Tensor.view}
+DIRECT |= {"_unsafe_view": torch.Tensor.view, "expand": torch.Tensor.expand}
 #: Those of them that can write their result where it is wanted.
-WRITES_OUT = {"add", "addmm", "bmm", "div", "mm", "mse_loss", "mul", "neg", "sub", "sum"}
+WRITES_OUT = {
+    "add", "addmm", "bmm", "cat", "clamp", "cos", "div", "exp", "mm", "mse_loss", "mul", "neg",
+    "sin", "sqrt", "sub", "sum",
+}
 #: What writes to the memory of its first argument, where nobody needs it any more.
 IN_PLACE: dict[str, Callable[..., Any]] = {
     name: getattr(torch.Tensor, f"{name}_")
@@ -160,9 +165,25 @@ def by_position(call: Call) -> bool:
     return call.name == "index" and all(t.dtype not in masks for t in tensors_in(call.args[1]))
 
 
+def is_reshape(call: Call) -> bool:
+    """Whether a call gives the same numbers in the same order of memory, in another shape."""
+    if call.acts or len(call.given) != 1 or not isinstance(call.result, Tensor):
+        return False
+    first, result = call.given[0], call.result
+    # What is there is looked at: who turns a product around notes a transpose of his own.
+    here = first.data_ptr() == result.data_ptr() and memory_of(first) == memory_of(result)
+    same = first.numel() == result.numel() and first.dtype == result.dtype
+    return bool(here and same and first.is_contiguous() and result.is_contiguous())
+
+
 def can_write(call: Call, out: Tensor) -> bool:
-    """Whether a call can write its result where ``out`` is."""
+    """Whether a call can write its result where ``out`` is.
+
+    That may be a part of each row of a matrix, for gradients of many networks.
+    """
     result = call.result
-    contiguous = result.is_contiguous() and out.is_contiguous()
-    fits = call.name in WRITES_OUT and contiguous and result.dtype == out.dtype
-    return bool(fits)
+    if call.name not in WRITES_OUT or result.dtype != out.dtype or not result.is_contiguous():
+        return False
+    if out.is_contiguous():
+        return True
+    return bool(result.shape[0] == len(out) and out[0].is_contiguous())

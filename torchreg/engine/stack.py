@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
 from functools import partial
@@ -14,17 +15,18 @@ from torch import Tensor, nn
 from torchreg._device import drawing
 from torchreg.engine.core import OnLoss
 from torchreg.engine.gradient import CapturedGradient, Evaluation, TapedGradient
+from torchreg.engine.groups import widest
 from torchreg.engine.pace import pace_of
 from torchreg.engine.problem import Problem, reraise_interrupt
 from torchreg.engine.recorder import memory_of
-from torchreg.engine.rows import Batch, rows_in, width_of
+from torchreg.engine.rows import Batch, rows_in
 from torchreg.engine.stacked_network import StackedObjective
 from torchreg.engine.stacked_rows import Deal, all_rows, rows_of
 from torchreg.engine.trial import NotStackableError, Trial
 from torchreg.vector_rule import VectorRule, stack_rules
 
-#: Numbers of validation rows that are evaluated at once, for all networks together.
-_EVALUATED = 2**18
+#: Numbers in the widest layer when validation rows are evaluated, for all networks together.
+_EVALUATED = 2**19
 
 
 class Stack:
@@ -124,8 +126,12 @@ class Stack:
         if problems[0].validation is not None:
             held = [problem.validation for problem in problems if problem.validation is not None]
             rows = all_rows(held, turned=self.features_first)
-            at_once = rows_in(_EVALUATED, len(problems) * width_of(held[0].x))
-            self.validation = _pieces(rows, at_once, rows_dim=2 if self.features_first else 1)
+            dim = 2 if self.features_first else 1
+            at_once = rows_in(_EVALUATED, len(problems) * widest(problems[0]))
+            n_rows = rows.t.shape[dim]
+            # Pieces of about one size: each other size is another program.
+            at_once = math.ceil(n_rows / math.ceil(n_rows / at_once))
+            self.validation = _pieces(rows, at_once, rows_dim=dim)
             self.loss_of = CapturedGradient(Evaluation(self.objective), draws=draws, whole=None)
 
     def _values(self) -> tuple[Tensor, dict[str, Tensor]]:
@@ -253,10 +259,13 @@ class Stack:
 
     def are_finite(self) -> list[bool]:
         """Tell of each network whether its weights are finite as they are now."""
-        finite = torch.ones(len(self.theta), dtype=torch.bool, device=self.device)
-        for tensor in self.tensors():
-            # (n_networks, ...) -> (n_networks, n)
-            finite &= torch.isfinite(tensor).reshape(len(tensor), -1).all(dim=1)
+        # (n_networks, ...) -> (n_networks, n)
+        rows = [tensor.reshape(len(tensor), -1) for tensor in self.tensors()]
+        # A finite sum has finite terms; only where it is not is each of them looked at.
+        total: Any = sum(each.sum(dim=1) for each in rows)
+        finite = torch.isfinite(total)
+        if not bool(finite.all()):
+            finite = torch.stack([torch.isfinite(each).all(dim=1) for each in rows]).all(dim=0)
         answers: list[bool] = finite.tolist()
         return answers
 

@@ -50,6 +50,12 @@ class PinballLoss(nn.Module):
         self.link = Quantiles(_levels(quantile))
         self.register_buffer("level", torch.tensor(self.link.levels, dtype=torch.float64))
 
+    @property
+    def quantile(self) -> float | list[float]:
+        """The argument that makes such a loss, with all levels that are trained."""
+        levels = list(self.link.levels)
+        return levels if len(levels) > 1 else levels[0]
+
     def forward(self, prediction: Tensor, target: Tensor) -> Tensor:
         """Compare (n, n_outputs * n_levels) with (n, n_outputs), to (n, n_outputs)."""
         # (n, n_outputs * n_levels) -> (n, n_outputs, n_levels), (n, n_outputs) -> (..., 1)

@@ -90,10 +90,9 @@ class PeriodicEmbedding(nn.Module):
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
-        owner = type(self).__name__
-        in_features = as_size(in_features, name=f"{owner}: in_features")
-        n_frequencies = as_size(n_frequencies, name=f"{owner}: n_frequencies")
-        n_outputs = as_size(n_outputs, name=f"{owner}: n_outputs")
+        in_features = as_size(in_features, name="PeriodicEmbedding: in_features")
+        n_frequencies = as_size(n_frequencies, name="PeriodicEmbedding: n_frequencies")
+        n_outputs = as_size(n_outputs, name="PeriodicEmbedding: n_outputs")
         if not (math.isfinite(frequency_scale) and frequency_scale > 0):
             raise ValueError(
                 f"PeriodicEmbedding expects a frequency_scale above 0, got {frequency_scale!r}."
@@ -135,13 +134,15 @@ class PeriodicEmbedding(nn.Module):
         """Embed: shape (n, in_features) to (n, out_features), the numbers themselves first."""
         if self.frequency is None:
             return x
-        chosen = x if self.index is None else x.index_select(1, self.index)
-        # (n, n_columns) -> (n_columns, n, 1), so that each column is one batched product
-        angle = chosen.t().unsqueeze(2) * (2 * math.pi * self.frequency).unsqueeze(1)
-        waves = torch.cos(angle + self.phase.unsqueeze(1))
-        made = torch.baddbmm(self.bias.unsqueeze(1), waves, self.weight.mT)
-        # (n_columns, n, n_outputs) -> (n, n_columns * n_outputs)
-        return torch.cat([x, made.transpose(0, 1).flatten(1)], dim=1)
+        # (n, in_features) -> (in_features, n): products of few columns are fast along the rows
+        values = x.t()
+        chosen = values if self.index is None else values.index_select(0, self.index)
+        # (n_columns, 1, n) * (n_columns, n_frequencies, 1) -> (n_columns, n_frequencies, n)
+        angle = chosen.unsqueeze(1) * (2 * math.pi * self.frequency).unsqueeze(2)
+        waves = torch.cos(angle + self.phase.unsqueeze(2))
+        made = torch.bmm(self.weight, waves) + self.bias.unsqueeze(2)
+        # (n_columns, n_outputs, n) -> (n_columns * n_outputs, n) -> (n, out_features)
+        return torch.cat([values, made.flatten(0, 1)]).t()
 
     def extra_repr(self) -> str:
         """Show the settings."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 
 import torch
 from torch import nn
@@ -16,6 +17,7 @@ from torchreg.export.script.layers import (
 )
 from torchreg.export.script.layout import Group, Item, call, lay_out, quoted
 from torchreg.export.script.recipe import NetworkRecipe, Recipe
+from torchreg.nn import Ensemble, Normal, Quantiles
 
 
 def own_section(network: str, definitions: str) -> list[str]:
@@ -25,6 +27,7 @@ def own_section(network: str, definitions: str) -> list[str]:
         ("AddConstant", text.ADD),
         ("MultiplyByConstant", text.MULTIPLY),
         ("AverageMembers", text.AVERAGE),
+        ("Ensemble", "" if "class Ensemble(" in definitions else text.ENSEMBLE),
         ("To", text.TO),
     ):
         if re.search(rf"\b{name}\(", network + definitions):
@@ -34,9 +37,20 @@ def own_section(network: str, definitions: str) -> list[str]:
     return [*text.OWN_TITLE.splitlines(), *pieces[1:], "", ""] if pieces else []
 
 
-def layers_of(network: nn.Module, recipe: Recipe) -> nn.Sequential:
-    """Cut the core into what the script writes as its layers; one call is one layer."""
-    return as_layers(network) if recipe.network.build is None else nn.Sequential(network)
+def layers_of(networks: Sequence[nn.Module], recipe: Recipe) -> nn.Sequential:
+    """Cut cores into what the script writes as its layers; one call is one layer."""
+    if not recipe.training.seeds:
+        (network,) = networks
+        return as_layers(network) if recipe.network.build is None else nn.Sequential(network)
+    return nn.Sequential(Ensemble([_core_of(network, recipe) for network in networks]))
+
+
+def _core_of(network: nn.Module, recipe: Recipe) -> nn.Module:
+    """Give one of several networks the structure that the script gives it."""
+    if recipe.network.build is not None:
+        return network
+    layers = as_layers(network)
+    return layers[0] if len(layers) == 1 else layers
 
 
 def layers_before(recipe: Recipe) -> list[Item]:
@@ -56,17 +70,29 @@ def layers_before(recipe: Recipe) -> list[Item]:
     return items
 
 
-def layers_after(recipe: Recipe) -> list[Item]:
+def layers_after(recipe: Recipe, source: LayerSource) -> list[Item]:
     """List the layers behind the core."""
     network = recipe.network
-    average = [Item("AverageMembers()")] if network.has_members else []
+    first = [] if network.link is None else [Item(source.module(network.link))]
+    first += [Item("AverageMembers()")] if network.has_members else []
     if network.of_y is None:
-        return average
-    names = [text.remark_of(name) for name in recipe.targets]
+        return first
+    names = [text.remark_of(name) for name in _numbers(recipe)]
     means, scales = network.of_y.mean.tolist(), network.of_y.scale.tolist()
-    items = average if network.dtype == torch.float64 else [*average, Item("To(torch.float64)")]
+    items = first if network.dtype == torch.float64 else [*first, Item("To(torch.float64)")]
     items += [_constant("MultiplyByConstant", [repr(s) for s in scales], names, "order 1 ...")]
     return [*items, _constant("AddConstant", [repr(m) for m in means], names, "... to {}")]
+
+
+def _numbers(recipe: Recipe) -> list[str]:
+    """Name what the network gives: of each target one number, or several."""
+    link = recipe.network.link
+    if isinstance(link, Quantiles) and link.per_output > 1:
+        return [f"{name}, level {level:g}" for name in recipe.targets for level in link.levels]
+    if isinstance(link, Normal):
+        parts = ("mean", "standard deviation")
+        return [f"{name}, {part}" for name in recipe.targets for part in parts]
+    return recipe.targets
 
 
 def _constant(cls: str, numbers: list[str], names: list[str], comment: str) -> Item:
@@ -87,48 +113,146 @@ def _inverse(scale: float) -> str:
 
 
 def network_section(recipe: Recipe, source: LayerSource) -> list[str]:
-    """Write what builds the network."""
+    """Write what builds the network, or the networks."""
+    wide = recipe.network.dtype == torch.float64
+    before, after = layers_before(recipe), layers_after(recipe, source)
+    core = _core(recipe, source)
+    if not recipe.training.seeds:
+        written = Group("nn.Sequential(", (*before, *core, *after), ")")
+        behind = f"{len(before) or ''}:{-len(after) or ''}" if before or after else ""
+        later = _later(recipe, "network", f"[{behind}]" if behind else "", len(before))
+        return [
+            "# %% The network: raw units in, raw units out",
+            "def build_network():",
+            *_returned(written, "network", later, wide=wide),
+        ]
+    one = core[0].expression if len(core) == 1 else Group("nn.Sequential(", tuple(core), ")")
+    assert isinstance(one, Group)
+    later = _later(recipe, "core", "", 0 if len(core) > 1 else None)
+    all_of_them = Item("Ensemble([build_core() for _ in SEEDS])")
+    written = Group("nn.Sequential(", (*before, all_of_them, *after), ")")
+    return [
+        "# %% The networks: raw units in, raw units out",
+        "def build_core():",
+        '    """Build one of the networks, without the constants around it."""',
+        *_returned(one, "core", later, wide=wide),
+        "def build_network():",
+        '    """Build all of them as one: their mean predicts."""',
+        *_returned(written, "network", [], wide=False),
+    ]
+
+
+def _core(recipe: Recipe, source: LayerSource) -> list[Item]:
+    """Write the layers of a network between its constants."""
     network = recipe.network
-    before = layers_before(recipe)
-    source.with_values = False
     if network.build is None:
         check_written_once(network.fitted)
-        layers = as_layers(network.fitted)
-        core = [Item(source.module(layer)) for layer in layers]
-        frozen = [
-            renumbered(name, by=len(before))
-            for name, parameter in layers.named_parameters()
-            if not parameter.requires_grad
-        ]
-    else:
+        source.with_values = False
+        # What the rows make of it comes later.
+        layers = as_layers(network.fitted if network.start is None else network.start)
+        items = [Item(source.module(layer)) for layer in layers]
         source.with_values = True
-        frozen = []
-        settings = {
-            key: source.argument(f"module__{key}", value) for key, value in network.settings.items()
-        }
-        core = [Item(call(str(_called(source, network)), **settings))]
-    source.with_values = True
-    items = tuple([*before, *core, *layers_after(recipe)])
-    written = Group(
-        "nn.Sequential(", items, ").double()" if network.dtype == torch.float64 else ")"
-    )
-    lines = ["# %% The network: raw units in, raw units out", "def build_network():"]
-    if not frozen and not network.is_lazy:
-        return [*lines, *_broken(written, "return "), "", ""]
-    inner = Group("nn.Sequential(", items, ")")
-    lines += _broken(inner, "network = ")
-    if network.is_lazy:
-        n_before, n_after = len(before), len(layers_after(recipe))
-        part = f"[{n_before or ''}:{-n_after or ''}]" if n_before + n_after else ""
+        return items
+    settings = {
+        key: source.argument(f"module__{key}", value) for key, value in network.settings.items()
+    }
+    written = call(str(_called(source, network)), **settings)
+    if network.casts and network.dtype == torch.float32:
+        written = Group(written.opening, written.items, ").float()")
+    return [Item(written)]
+
+
+def _later(recipe: Recipe, name: str, part: str, first: int | None) -> list[str]:
+    """Write what is done to a network that is built: lazy layers, parameters that stay.
+
+    Parameters
+    ----------
+    recipe : Recipe
+    name : str
+        What the network is called.
+    part : str
+        Behind its name, the layers between constants.
+    first : int or None
+        Number of the first of them; ``None`` if there is only one, which is the network.
+    """
+    lines = []
+    if recipe.network.is_lazy:
         lines += [
             "    # Some layers take their widths from the first rows that they see.",
             "    with torch.no_grad():",
-            f"        network{part}.eval()(torch.zeros(2, {len(recipe.features)}))",
-            "    network.train()",
+            f"        {name}{part}.eval()(torch.zeros(2, {len(recipe.features)}))",
+            f"    {name}.train()",
         ]
-    lines += [f"    network.get_parameter({quoted(n)}).requires_grad_(False)" for n in frozen]
-    end = ".double()" if network.dtype == torch.float64 else ""
-    return [*lines, f"    return network{end}", "", ""]
+    if recipe.network.build is not None:
+        return lines
+    for key, parameter in as_layers(recipe.network.fitted).named_parameters():
+        if not parameter.requires_grad:
+            known = key.partition(".")[2] if first is None else renumbered(key, by=first)
+            lines += [f"    {name}.get_parameter({quoted(known)}).requires_grad_(False)"]
+    return lines
+
+
+def _returned(written: Group, name: str, later: list[str], *, wide: bool) -> list[str]:
+    """Write the end of a function that builds something, one part a line."""
+    end = ".double()" if wide else ""
+    if later:
+        return [*_broken(written, f"{name} = "), *later, f"    return {name}{end}", "", ""]
+    whole = Group(written.opening, written.items, f"{written.closing}{end}")
+    if written.opening != "nn.Sequential(":
+        return [*lay_out(whole, 4, "return "), "", ""]
+    return [*_broken(whole, "return "), "", ""]
+
+
+def fitted_section(recipe: Recipe, source: LayerSource) -> list[str]:
+    """Write what builds the network with the fitted parameters, and what predicts."""
+    changed = "\n".join(_changed(recipe, source))
+    return text.FITTED.format(changed=changed, **_shapes(recipe)).splitlines()[1:]
+
+
+def _changed(recipe: Recipe, source: LayerSource) -> list[str]:
+    """Write what the rows of the fit made of the core, before its parameters are loaded."""
+    network = recipe.network
+    if not network.changed:
+        return []
+    whole, indent = f"network[{len(layers_before(recipe))}]", 4
+    lines = ["", "    # What the rows of the fit made of the network, beside its parameters:"]
+    if recipe.training.seeds:
+        lines[-1] = "    # What the rows of the fit made of each network, beside its parameters:"
+        lines += [f"    members = {whole}.members"]
+        if all(place for place, _ in network.changed):
+            lines += ["    for core in members:"]
+        else:
+            lines += ["    for i in range(len(members)):"]
+        whole, indent = "members[i]", 8
+    elif all(place for place, _ in network.changed):
+        lines += [f"    core = {whole}"]
+    source.with_values = False
+    for place, value in network.changed:
+        expression = source.argument(f"initialize_from: {place or 'the network'}", value)
+        before = f"core{place} = " if place else f"{whole} = "
+        lines += lay_out(expression, indent, before=before)
+    source.with_values = True
+    if network.dtype == torch.float64:
+        lines += ["    network.double()"]
+    return lines
+
+
+def _shapes(recipe: Recipe) -> dict[str, str]:
+    n_x, n_y = len(recipe.features), len(recipe.targets)
+    wide = recipe.network.of_y is not None or recipe.network.dtype == torch.float64
+    reshape = ".reshape(len(X), -1)  # (n,) -> (n, 1)" if recipe.network.is_flat else ""
+    if recipe.network.central:
+        reshape = f"[:, {recipe.network.central}]  # {_what_is_central(recipe)}"
+    shapes = f"(n, {n_x}) to (n, {n_y})"
+    return {"shapes": shapes if wide else f"{shapes}, in float32", "reshape": reshape}
+
+
+def _what_is_central(recipe: Recipe) -> str:
+    link = recipe.network.link
+    if isinstance(link, Quantiles):
+        levels = ", ".join(f"{level:g}" for level in link.levels)
+        return f"of the levels {levels} that of {link.levels[link.place]:g}"
+    return "the means, without the standard deviations beside them"
 
 
 def _called(source: LayerSource, network: NetworkRecipe) -> str:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
+
+from torchreg.nn import Link
 
 
 class RowsToWrite(NamedTuple):
@@ -31,18 +33,21 @@ class NetworkRecipe:
 
     Parameters
     ----------
-    fitted : nn.Module
-        Standardized inputs to standardized outputs.
+    networks : sequence of nn.Module
+        Fitted, from standardized inputs to standardized outputs: one, or several whose mean is
+        the prediction.
     of_x, of_y : Constants or None
-        ``None`` where nothing is standardized.
+        ``None`` where nothing is standardized. ``of_y`` has a place for each number that the
+        network gives.
     dtype : torch.dtype
         In which it computes.
     build : callable or None
         What built it; ``None`` writes it layer by layer.
     settings : mapping
         Arguments of ``build``.
-    start : nn.Module or None
-        The network before it was trained, where building it anew does not give that.
+    starts : sequence of nn.Module
+        The same before they were trained, where building them anew does not give that; else
+        empty.
     draws_before : bool
         Whether its weights were drawn from the seed, and so come before dropout's numbers.
     is_lazy : bool
@@ -57,15 +62,22 @@ class NetworkRecipe:
         Whether it gives shape (n, n_members, n_outputs).
     looks_at_rows : bool
         Whether it has a method ``initialize_from`` that is shown the training rows.
+    changed : sequence of (str, nn.Module or object)
+        What that made of it, beside new numbers: see
+        :func:`torchreg.export.script.reshaped.changed_parts`.
+    casts : bool
+        Whether building it anew gives numbers of another dtype than torch's default one.
+    link : Link or None
+        What makes predictions of the numbers that the network gives, still standardized.
     """
 
-    fitted: nn.Module
+    networks: Sequence[nn.Module]
     of_x: Constants | None
     of_y: Constants | None
     dtype: torch.dtype
     build: Callable[..., Any] | None
     settings: Mapping[str, Any]
-    start: nn.Module | None
+    starts: Sequence[nn.Module]
     draws_before: bool
     is_lazy: bool
     draws: bool
@@ -73,6 +85,26 @@ class NetworkRecipe:
     is_flat: bool
     has_members: bool
     looks_at_rows: bool
+    changed: Sequence[tuple[str, Any]] = ()
+    casts: bool = False
+    link: Link | None = None
+
+    @property
+    def central(self) -> str:
+        """The columns among those that the network gives that are the predictions, as an index."""
+        if self.link is None or self.link.per_output == 1:
+            return ""
+        return f"{self.link.place}::{self.link.per_output}"
+
+    @property
+    def fitted(self) -> nn.Module:
+        """The fitted network, or the first of several that differ in their numbers only."""
+        return self.networks[0]
+
+    @property
+    def start(self) -> nn.Module | None:
+        """The same before it was trained, where building it anew does not give that."""
+        return self.starts[0] if self.starts else None
 
 
 @dataclass(frozen=True)
@@ -134,14 +166,16 @@ class TrainingRecipe:
         Share of the rows held out.
     given_validation : bool
         Whether there are validation rows of their own.
-    stops_by_validation : bool
-        Whether validation rows decide when to stop.
+    keeps_best : bool
+        Whether validation rows say which weights to keep, and with patience when to stop.
     patience : int or None
         Epochs without improvement that are waited for; ``None`` trains to the end.
     tol : float
         Relative improvement that counts.
     schedule : ScheduleRecipe or None
         ``None`` leaves the learning rate as it is.
+    seeds : sequence of int, default=()
+        Of several networks, each of which holds out a fold of the rows.
     """
 
     loss: Callable[..., Any]
@@ -158,10 +192,11 @@ class TrainingRecipe:
     weighted_rows: bool
     held_out: float | None
     given_validation: bool
-    stops_by_validation: bool
+    keeps_best: bool
     patience: int | None
     tol: float
     schedule: ScheduleRecipe | None = None
+    seeds: Sequence[int] = ()
 
     @property
     def weighted(self) -> bool:
@@ -170,8 +205,8 @@ class TrainingRecipe:
 
     @property
     def validates(self) -> bool:
-        """Whether validation rows decide when to stop, or what the learning rate is."""
-        return self.held_out is not None or self.given_validation
+        """Whether validation rows decide which weights to keep, or what the learning rate is."""
+        return self.held_out is not None or self.given_validation or bool(self.seeds)
 
 
 @dataclass(frozen=True)

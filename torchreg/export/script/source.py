@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from torchreg.export.script.abridged import abridged, find_constant
 from torchreg.export.script.definitions import find_source, global_names
 from torchreg.export.script.layout import Expression, Group, Item, call, lay_out, quoted
 
@@ -177,14 +178,22 @@ class Source:
                 f"{DEFINITIONS}.py, beside this script."
             )
             return
-        self.annotations_are_text |= found.annotations_are_text
-        for used in global_names(found.text):
-            if used != name and used in found.names:
-                self._refer(used, found.names[used])
-        self.definitions[name] = found.text
+        text = found.text
+        if _is_ours(home):
+            text = abridged(text)
+        else:
+            self.annotations_are_text |= found.annotations_are_text
+        self._refer_all(text, found.names, name, home)
 
-    def _refer(self, name: str, value: Any) -> None:
-        """See to it that a name means in the script what it meant to the user."""
+    def _refer_all(self, text: str, names: Mapping[str, Any], name: str, home: str) -> None:
+        """Write a definition behind all that it refers to."""
+        for used in global_names(text):
+            if used != name and used in names:
+                self._refer(used, names[used], home)
+        self.definitions[name] = text
+
+    def _refer(self, name: str, value: Any, home: str) -> None:
+        """See to it that a name means in the script what it meant where it was used."""
         if name in self._meaning and _same(self._meaning[name], value):
             return
         if value is torch or value is nn:
@@ -198,16 +207,19 @@ class Source:
             return
         if _is_named(value) and value.__name__ != "<lambda>":
             place = _place_in_torch(value, value.__name__)
-            home = str(getattr(value, "__module__", None) or "")
+            origin = str(getattr(value, "__module__", None) or "")
             if place is not None:
                 self._import(name, value, _TORCH[place].__name__)
-            elif _is_library(home) and home != "builtins":
-                self._import(name, value, home)
+            elif _is_library(origin) and origin != "builtins":
+                self._import(name, value, origin)
             elif (called := self.name_of(value)) != name:
                 self._bind(name, value)
                 self.definitions[name] = f"{name} = {called}"
             return
         self._bind(name, value)
+        if _is_ours(home) and (constant := find_constant(name, home)) is not None:
+            self._refer_all(constant, vars(sys.modules[home]), name, home)
+            return
         try:
             text = "\n".join(lay_out(self.expression(value), before=f"{name} = "))
         except NotWritableError as error:
@@ -233,10 +245,14 @@ def _place_in_torch(thing: Any, name: str) -> str | None:
 def _is_library(home: str) -> bool:
     """Whether a module comes with Python or was installed, so that it can be imported."""
     root = home.partition(".")[0]
-    if root == "torchreg" or root == "__main__":
+    if _is_ours(home) or root == "__main__":
         return False
     file = str(getattr(sys.modules.get(root), "__file__", "") or "")
     return root in sys.stdlib_module_names or "-packages" in file
+
+
+def _is_ours(home: str) -> bool:
+    return home.partition(".")[0] == "torchreg"
 
 
 def _import_of(path: str, name: str) -> str:

@@ -51,6 +51,19 @@ class AverageMembers(nn.Module):
 
 
 '''
+ENSEMBLE = '''
+class Ensemble(nn.Module):
+    """The mean of several networks."""
+
+    def __init__(self, members):
+        super().__init__()
+        self.members = nn.ModuleList(members)
+
+    def forward(self, x):
+        return torch.stack([member(x) for member in self.members]).mean(dim=0)
+
+
+'''
 TO = '''
 class To(nn.Module):
     """Go on in another dtype."""
@@ -78,7 +91,7 @@ def assembled(cls, **parts):
 FITTED = '''
 def fitted_network():
     """Build the network with the parameters that were fitted."""
-    network = build_network()
+    network = build_network(){changed}
     network.load_state_dict(torch.load(FITTED, weights_only=True))
     return network.eval()
 

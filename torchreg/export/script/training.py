@@ -8,7 +8,7 @@ import torch
 
 from torchreg.export.script.layers import LayerSource
 from torchreg.export.script.layout import Expression, call, flat, lay_out
-from torchreg.export.script.loss import is_plain, name_of_loss
+from torchreg.export.script.loop import training_loop
 from torchreg.export.script.recipe import Recipe, TrainingRecipe
 
 
@@ -24,17 +24,25 @@ def training_section(recipe: Recipe, source: LayerSource, before: int, after: in
         How many layers of constants stand before and after the core.
     """
     training = recipe.training
-    rows = ["X", "y"] + ["weight"] * training.weighted_rows
-    given = rows
-    if training.given_validation:
-        given = [*rows, *(f"{name}_val" for name in rows)]
-    lines = ["# %% Training, from the seed"]
-    lines += [f"# {remark}" for text in recipe.remarks for remark in _wrapped(text)]
+    lines = ["# %% Training, from the seed" + "s" * bool(training.seeds)]
+    lines += [f"# {remark}" for text in recipe.remarks for remark in textwrap.wrap(text, 80)]
     if training.merges:
         lines += _merging(recipe)
     if training.batch_size is not None and training.lone_row:
         lines += _BATCH_SIZES.splitlines()
-    lines += [
+    if training.seeds:
+        return [*lines, *_several(recipe, source, before, after)]
+    return [*lines, *_one(recipe, source, before, after)]
+
+
+def _one(recipe: Recipe, source: LayerSource, before: int, after: int) -> list[str]:
+    """Write what trains one network."""
+    training = recipe.training
+    rows = ["X", "y"] + ["weight"] * training.weighted_rows
+    given = rows
+    if training.given_validation:
+        given = [*rows, *(f"{name}_val" for name in rows)]
+    lines = [
         f"def train({', '.join(given)}):",
         '    """Build the network and train it; return it, and the loss of each epoch."""',
         *_seeded_network(recipe),
@@ -45,29 +53,93 @@ def training_section(recipe: Recipe, source: LayerSource, before: int, after: in
         lines += [f"    X, y, weight = merge_identical({', '.join(rows)})"]
     lines += ["", "    # 2. What the core sees, and what it shall answer: numbers of order 1."]
     core = "network" if not before + after else f"network[{before or ''}:{-after or ''}]"
-    lines += [f"    core = {core}", *_inside(recipe, before, after)]
-    if recipe.network.looks_at_rows:
-        weight = "weight" if training.weighted else "None"
-        lines += [
-            "    with torch.no_grad():",
-            f"        core[0].initialize_from(x, t, {weight})",
-        ]
-    if recipe.network.draws:
-        lines += [
-            "    # Four rows went through a copy first, to see whether it draws: it did.",
-            "    copy.deepcopy(core)(x[:4])",
-        ]
+    lines += [f"    core = {core}", *_inside(recipe, before)]
+    lines += [f"    {line}" for line in _beginning(recipe, "core[0]", after)]
     each = "epoch" if training.batch_size is None else "batch of every epoch"
     lines += ["", f"    # 3. The loop: loss, gradient, step, for every {each}."]
+    lines += [*_optimizer(recipe, source), *training_loop(recipe)]
+    return [*lines, "    return network.eval(), losses", "", ""]
+
+
+def _several(recipe: Recipe, source: LayerSource, before: int, after: int) -> list[str]:
+    """Write what trains a network for each fold."""
+    training, network = recipe.training, recipe.network
+    names = ["x", "t"] + ["weight"] * training.weighted
+    both = [f"{name}_val" for name in names], names
+    held_out, kept = (
+        (f"{name}[held_out]" for name in names),
+        (f"{name}[~held_out]" for name in names),
+    )
+    source.imports["np"] = "import numpy as np"
+    lines = [*_DEAL_FOLDS.splitlines(), f"def train_one(core, seed, {', '.join(names)}, held_out):"]
+    lines += [
+        '    """Train one network without the rows held out; return the loss of each epoch."""',
+        f"    {', '.join(both[0])} = {', '.join(held_out)}",
+        f"    {', '.join(both[1])} = {', '.join(kept)}",
+    ]
+    if training.weighted:
+        lines += [f"    {w} = {w} / {w}.mean()" for w in ("weight", "weight_val")]
+    lines += [*_optimizer(recipe, source), *training_loop(recipe), "    return losses", "", ""]
+
+    rows = ["X", "y"] + ["weight"] * training.weighted_rows
+    lines += [
+        f"def train({', '.join(rows)}):",
+        '    """Build the networks and train them; return their mean, and that of their losses."""',
+        "    # 1. What the networks see, and what they shall answer: numbers of order 1.",
+        "    network = build_network()",
+    ]
+    if network.start is not None:
+        lines += ["    network.load_state_dict(torch.load(START, weights_only=True))"]
+    if training.merges:
+        lines += [f"    X, y, weight = merge_identical({', '.join(rows)})"]
+    lines += [
+        *_inside(recipe, before),
+        "",
+        "    # 2. Each begins with weights of its own, and holds out a part of the rows.",
+        "    fold = deal_folds(len(x))",
+        f"    members, curves = network[{before}].members, []",
+        "    for number, seed in enumerate(SEEDS):",
+        "        torch.manual_seed(seed)",
+        f"        core = members[number]{'' if network.start is not None else ' = build_core()'}",
+        *(f"        {line}" for line in _beginning(recipe, "core", after)),
+        f"        losses = train_one(core, seed, {', '.join(names)}, fold == number)",
+        "        curves.append(losses)",
+        *_MEAN_CURVE.splitlines(),
+    ]
+    return [*lines, "", ""]
+
+
+def _beginning(recipe: Recipe, core: str, after: int) -> list[str]:
+    """Write what comes before the first step of a network."""
+    network, lines = recipe.network, []
+    if network.looks_at_rows:
+        weight = "weight" if recipe.training.weighted else "None"
+        # A link knows what numbers the network should begin with.
+        t = "t" if network.link is None else f"network[-{after}].working(t)"
+        lines += ["with torch.no_grad():", f"    {core}.initialize_from(x, {t}, {weight})"]
+        wide = network.dtype == torch.float64
+        if wide or network.casts:
+            # What it made anew has torch's default dtype, or one of its own.
+            lines += [f"core.{'double' if wide else 'float'}()"]
+    if network.draws:
+        lines += [
+            "# Four rows went through a copy first, to see whether it draws: it did.",
+            "copy.deepcopy(core)(x[:4])",
+        ]
+    return lines
+
+
+def _optimizer(recipe: Recipe, source: LayerSource) -> list[str]:
+    """Write what moves the weights, and the learning rate."""
+    training = recipe.training
     options = {
         key: source.argument(f"optimizer__{key}", value) for key, value in training.options.items()
     }
     optimizer = call(source.name_of(training.optimizer), "core.parameters()", **options)
-    lines += lay_out(optimizer, 4, before="optimizer = ")
+    lines = lay_out(optimizer, 4, before="optimizer = ")
     if training.schedule is not None:
         lines += lay_out(_scheduler(training, source), 4, before="scheduler = ")
-    lines += _loop(recipe)
-    return [*lines, "    return network.eval(), losses", "", ""]
+    return lines
 
 
 def _scheduler(training: TrainingRecipe, source: LayerSource) -> Expression:
@@ -125,6 +197,23 @@ def batch_sizes(n):
 '''
 
 
+_DEAL_FOLDS = '''\
+def deal_folds(n):
+    """Deal rows out at random: the fold of each, (n,)."""
+    stream = np.random.SeedSequence(SEED, spawn_key=(3,))  # another than the batches'
+    fold = np.random.default_rng(stream).permutation(np.arange(n) % len(SEEDS))
+    return torch.from_numpy(fold)
+
+
+'''
+_MEAN_CURVE = """
+    # 3. The mean loss of each epoch, over those that were training in it.
+    longest = max(map(len, curves))
+    epochs = [[curve[i] for curve in curves if i < len(curve)] for i in range(longest)]
+    return network.eval(), [sum(losses) / len(losses) for losses in epochs]
+"""
+
+
 def _seeded_network(recipe: Recipe) -> list[str]:
     network = recipe.network
     seed = "    torch.manual_seed(SEED)"
@@ -158,7 +247,7 @@ def _held_out(recipe: Recipe) -> list[str]:
     ]
 
 
-def _inside(recipe: Recipe, before: int, after: int) -> list[str]:
+def _inside(recipe: Recipe, before: int) -> list[str]:
     """Write how rows come into the units of the core."""
     network, training = recipe.network, recipe.training
     wide = network.dtype == torch.float64
@@ -166,10 +255,11 @@ def _inside(recipe: Recipe, before: int, after: int) -> list[str]:
     if network.of_y is None:
         t = "{y}"
     else:
-        t = "({y} - add.constant) / multiply.constant"
+        part = f"[{network.central}]" if network.central else ""
+        t = f"({{y}} - add.constant{part}) / multiply.constant{part}"
         if bool((network.of_y.scale == 0).any()):
             # 0 / 0, or whatever rounding left, divided by 0.
-            t = "(({y} - add.constant) / multiply.constant).nan_to_num(0, 0, 0)"
+            t = f"({t}).nan_to_num(0, 0, 0)"
     lines = []
     if network.of_y is not None:
         lines += ["    multiply, add = network[-2:]"]
@@ -179,7 +269,7 @@ def _inside(recipe: Recipe, before: int, after: int) -> list[str]:
         cast_x = cast_t = ".float().double()" if wide else ".float()"
     if cast_t and " / " in t and not t.startswith("(("):
         t = f"({t})"
-    for end in ["", "_val"] if training.validates else [""]:
+    for end in ["", "_val"] if training.validates and not training.seeds else [""]:
         names = {"X": f"X{end}", "y": f"y{end}"}
         lines += [f"    x{end} = {x.format(**names)}{cast_x}"]
         lines += [f"    t{end} = {t.format(**names)}{cast_t}"]
@@ -188,132 +278,3 @@ def _inside(recipe: Recipe, before: int, after: int) -> list[str]:
             if not wide:
                 lines[-1] = f"    weight{end} = (weight{end} / weight{end}.mean()).float()"
     return lines
-
-
-def _loop(recipe: Recipe) -> list[str]:
-    training = recipe.training
-    whole = training.batch_size is None
-    lines = []
-    if not whole:
-        lines += ["    generator = torch.Generator().manual_seed(SEED)"]
-    lines += ["    losses = []"]
-    if training.patience is not None:
-        lines += _before_patience(training)
-    lines += ["    for _ in range(EPOCHS):"]
-    step = _step(recipe, "" if whole else "[rows]")
-    if whole:
-        lines += [f"        {line}".rstrip() for line in step]
-        value = "optimizer.step(closure)" if training.searches_lines else "loss"
-        lines += [f"        losses.append({value}.item())"]
-    else:
-        size = "batch_sizes(len(x))" if training.lone_row else "BATCH_SIZE"
-        lines += [
-            "        total = 0.0",
-            "        order = torch.randperm(len(x), generator=generator)",
-            f"        for rows in order.split({size}):",
-            *(f"            {line}".rstrip() for line in step),
-        ]
-        if training.searches_lines:
-            lines += ["            loss = optimizer.step(closure)"]
-        lines += [
-            "            total += loss.item() * len(rows)",
-            "        losses.append(total / len(x))",
-        ]
-    if training.validates:
-        lines += _validation(training)
-    if training.schedule is not None and training.schedule.every != "step":
-        lines += [f"        {_move_rate(training)}"]
-    if training.patience is not None:
-        lines += _patience(training)
-    return lines
-
-
-def _move_rate(training: TrainingRecipe) -> str:
-    by_loss = training.schedule is not None and training.schedule.every == "loss"
-    loss = "loss" if training.validates else "losses[-1]"
-    return f"scheduler.step({loss})" if by_loss else "scheduler.step()"
-
-
-def _step(recipe: Recipe, rows: str) -> list[str]:
-    """Write one step of the optimizer; one that searches lines calls it as often as it likes."""
-    training = recipe.training
-    arguments = [f"x{rows}", f"t{rows}"] + [f"weight{rows}"] * training.weighted
-    if is_plain(recipe):
-        mean = "" if training.loss_shape == "number" else ".mean()"
-        loss = f"{name_of_loss(training)}(core(x{rows}), t{rows}){mean}"
-    else:
-        loss = f"mean_loss(core, {', '.join(arguments)})"
-    step = ["optimizer.zero_grad()", f"loss = {loss}", "loss.backward()"]
-    if training.searches_lines:
-        return ["", "def closure():", *(f"    {line}" for line in step), "    return loss", ""]
-    step += ["optimizer.step()"]
-    by_step = training.schedule is not None and training.schedule.every == "step"
-    return [*step, _move_rate(training)] if by_step else step
-
-
-def _before_patience(training: TrainingRecipe) -> list[str]:
-    lines = ["    waited, best_loss = 0, math.inf"]
-    if training.stops_by_validation:
-        lines = ["    waited, best_loss, best = 0, math.inf, None"]
-    if training.tol and training.stops_by_validation:
-        lines += ["    goal = math.inf  # what the next improvement has to be below"]
-    return lines
-
-
-def _validation(training: TrainingRecipe) -> list[str]:
-    """Write what validation rows are looked at for."""
-    arguments = ["x_val", "t_val"]
-    if training.weighted:
-        arguments += ["weight_val" if training.weighted_rows else "torch.ones_like(t_val[:, 0])"]
-    why = "        # The validation rows say when the learning rate falls."
-    if training.stops_by_validation:
-        why = "        # The rows held out say when to stop, and which weights were the best."
-    return [
-        "",
-        why,
-        "        core.eval()",
-        "        with torch.no_grad():",
-        f"            loss = mean_loss(core, {', '.join(arguments)}).item()",
-        "        core.train()",
-    ]
-
-
-def _patience(training: TrainingRecipe) -> list[str]:
-    """Write how the loop ends before its budget."""
-    lines: list[str] = []
-    if not training.stops_by_validation:
-        return [
-            "",
-            "        # Has it settled?",
-            "        if losses[-1] < best_loss - TOL * abs(best_loss) or best_loss == math.inf:",
-            "            waited, best_loss = 0, losses[-1]",
-            "        else:",
-            "            waited += 1",
-            "        if waited >= PATIENCE:",
-            "            break",
-        ]
-    if training.tol:
-        lines += [
-            "        if loss < best_loss:",
-            "            best_loss, best = loss, copy.deepcopy(core.state_dict())",
-            "        if loss < goal:",
-            "            waited, goal = 0, loss - TOL * abs(loss)",
-        ]
-    else:
-        lines += [
-            "        if loss < best_loss:",
-            "            best_loss, best = loss, copy.deepcopy(core.state_dict())",
-            "            waited = 0",
-        ]
-    return [
-        *lines,
-        "        else:",
-        "            waited += 1",
-        "        if waited >= PATIENCE:",
-        "            break",
-        "    core.load_state_dict(best)",
-    ]
-
-
-def _wrapped(text: str) -> list[str]:
-    return textwrap.wrap(text, 80)

@@ -6,10 +6,11 @@ import ast
 import os
 import re
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from torchreg.export.atomic import write_atomically
 from torchreg.export.script import text
@@ -22,6 +23,7 @@ from torchreg.export.script.layers import (
 from torchreg.export.script.layout import Expression, Group, Item, call, lay_out, quoted
 from torchreg.export.script.loss import loss_section
 from torchreg.export.script.network import (
+    fitted_section,
     layers_after,
     layers_before,
     layers_of,
@@ -108,16 +110,17 @@ def compose(recipe: Recipe, name: str) -> tuple[str, dict[str, Tensor], dict[str
         Those before it was trained, where they cannot be drawn anew.
     """
     source = LayerSource(OWN)
-    n_before, n_after = len(layers_before(recipe)), len(layers_after(recipe))
+    n_before, n_after = len(layers_before(recipe)), len(layers_after(recipe, source))
     network = network_section(recipe, source)
+    fitted = fitted_section(recipe, source)
     loss = loss_section(recipe, source)
     training = training_section(recipe, source, n_before, n_after)
     body = "\n".join(
         [
             *_user_section(source),
-            *own_section("\n".join(network), "\n".join(source.definitions.values())),
+            *own_section("\n".join([*network, *fitted]), "\n".join(source.definitions.values())),
             *network,
-            *text.FITTED.format(**_shapes(recipe)).splitlines()[1:],
+            *fitted,
             "",
             "",
             *_rows_section(recipe),
@@ -137,16 +140,24 @@ def compose(recipe: Recipe, name: str) -> tuple[str, dict[str, Tensor], dict[str
     whole = "\n".join([_docstring(recipe, name), head, "", constants, "", "", body])
     whole = re.sub(r"\n{4,}", "\n\n\n", whole).rstrip() + "\n"
     _check_names(whole)
-    fitted, start = recipe.network.fitted, recipe.network.start
-    state = state_of(layers_of(fitted, recipe), first=n_before)
-    if start is None:
-        return whole, state, None
-    return whole, state, state_of(layers_of(start, recipe), first=n_before)
+    learned = _state(recipe, recipe.network.networks, n_before)
+    if not recipe.network.starts:
+        return whole, learned, None
+    return whole, learned, _state(recipe, recipe.network.starts, n_before)
+
+
+def _state(recipe: Recipe, networks: Sequence[nn.Module], n_before: int) -> dict[str, Tensor]:
+    """Collect the numbers of networks, and those of the link behind them."""
+    layers = layers_of(networks, recipe)
+    link = nn.ModuleList() if recipe.network.link is None else recipe.network.link
+    place = n_before + len(layers)
+    fixed = {f"{place}.{key}": value.cpu().clone() for key, value in link.state_dict().items()}
+    return state_of(layers, first=n_before) | fixed
 
 
 def _docstring(recipe: Recipe, name: str) -> str:
     shown = name if re.fullmatch(r"[\w.-]+", name) else "script.py"
-    stem = shown.removesuffix(".py")
+    stem, known = shown.removesuffix(".py"), _counted(recipe).removeprefix("a ")
     lines = [
         '"""A fitted network taken apart: plain PyTorch, as TorchRegressor.to_script wrote it.',
         "",
@@ -158,7 +169,7 @@ def _docstring(recipe: Recipe, name: str) -> str:
         lines += [f"    python {shown} rows.csv  # other rows", ""]
     lines += [
         f"It predicts with the fitted parameters, which are beside it ({stem}.pt), trains the same",
-        f"network once more, and draws both ({stem}.png). Without targets in the table it prints",
+        f"{known} once more, and draws both ({stem}.png). Without targets in the table it prints",
         "predictions only.",
         '"""',
         "",
@@ -170,7 +181,7 @@ def _constants(recipe: Recipe) -> str:
     training = recipe.training
     lines = ["HERE = Path(__file__)"]
     lines += ['FITTED = HERE.with_suffix(".pt")  # the fitted parameters: a state dict']
-    if recipe.network.start is not None:
+    if recipe.network.starts:
         lines += ['START = HERE.with_name(f"{HERE.stem}_start.pt")  # the same before training']
     lines += ['DATA = HERE.with_name(f"{HERE.stem}_data.csv")']
     if training.given_validation:
@@ -178,7 +189,13 @@ def _constants(recipe: Recipe) -> str:
     lines += ['PICTURE = HERE.with_suffix(".png")', ""]
     lines += lay_out(_strings(recipe.features), before="FEATURES = ")
     lines += lay_out(_strings(recipe.targets), before="TARGETS = ")
-    lines += ["", f"SEED = {training.seed}", f"EPOCHS = {training.epochs}"]
+    if training.seeds:
+        seeds = Group("[", tuple(Item(str(seed)) for seed in training.seeds), "]")
+        lines += ["", f"SEED = {training.split_seed}  # of the folds"]
+        lines += lay_out(seeds, before="SEEDS = ", comment="of the networks, one for each fold")
+        lines += [f"EPOCHS = {training.epochs}"]
+    else:
+        lines += ["", f"SEED = {training.seed}", f"EPOCHS = {training.epochs}"]
     if training.schedule is not None and training.schedule.epochs != training.epochs:
         lines += [f"PLANNED_EPOCHS = {training.schedule.epochs}  # of the schedule"]
     if training.batch_size is not None:
@@ -189,11 +206,16 @@ def _constants(recipe: Recipe) -> str:
             lines += [f"SPLIT_SEED = {training.split_seed}  # of the rows held out"]
     if training.patience is not None:
         lines += [f"PATIENCE = {training.patience}  # epochs without improvement"]
-        if training.tol or not training.stops_by_validation:
+        if training.tol or not training.keeps_best:
             lines += [f"TOL = {training.tol!r}  # relative"]
     if torch.get_default_dtype() != torch.float32:
         lines += ["", f"torch.set_default_dtype({torch.get_default_dtype()})"]
     return "\n".join(lines)
+
+
+def _counted(recipe: Recipe) -> str:
+    n = len(recipe.training.seeds)
+    return f"{n} networks" if n else "a network"
 
 
 def _strings(names: list[str]) -> Expression:
@@ -213,14 +235,6 @@ def _user_section(source: LayerSource) -> list[str]:
         lines.append(definition)
         before = definition
     return [*lines, "", ""]
-
-
-def _shapes(recipe: Recipe) -> dict[str, str]:
-    n_x, n_y = len(recipe.features), len(recipe.targets)
-    wide = recipe.network.of_y is not None or recipe.network.dtype == torch.float64
-    reshape = ".reshape(len(X), -1)  # (n,) -> (n, 1)" if recipe.network.is_flat else ""
-    shapes = f"(n, {n_x}) to (n, {n_y})"
-    return {"shapes": shapes if wide else f"{shapes}, in float32", "reshape": reshape}
 
 
 def _rows_section(recipe: Recipe) -> list[str]:
@@ -261,7 +275,7 @@ def _draw_section(recipe: Recipe) -> list[str]:
     elif n_targets == 1:
         named["ylabel"] = quoted(text.label_of(recipe.targets[0]) + ", predicted")
     optimizer = recipe.training.optimizer.__name__
-    named["title"] = f'f"{{len(X)}} rows, a network trained by {optimizer}"'
+    named["title"] = f'f"{{len(X)}} rows, {_counted(recipe)} trained by {optimizer}"'
     template = text.DRAW_CURVE if one_feature else text.DRAW_TRUTH
     return template.format(
         axes="\n".join(axes),

@@ -1,0 +1,170 @@
+"""The rules by which parameters follow from the data."""
+
+from __future__ import annotations
+
+import warnings
+from typing import Any
+
+import numpy as np
+import pytest
+from sklearn.model_selection import train_test_split
+
+from torchreg import TorchEnsembleRegressor, TorchRegressor
+from torchreg._automatic import CHOSEN, batch_size_for, n_folds_for
+from torchreg.nn import MLP, Ensemble, TabularMLP
+
+Array = Any
+
+
+def bent(n_rows: int, seed: int = 0) -> tuple[Array, Array]:
+    rng = np.random.default_rng(seed)
+    X = rng.normal(size=(n_rows, 2))
+    return X, np.abs(X[:, 0]) + 0.5 * X[:, 1] + 0.1 * rng.normal(size=n_rows)
+
+
+def quick(**options: Any) -> TorchRegressor:
+    return TorchRegressor(**{"max_epochs": 3, "random_state": 0, **options})
+
+
+def test_the_built_in_network_is_the_one_for_tables_on_folds() -> None:
+    reg = quick().fit(*bent(60))
+    assert isinstance(reg.module_.network, Ensemble)
+    members = [*reg.module_.network.members]
+    assert {type(member) for member in members} == {TabularMLP}
+    assert len(members) == len(reg.init_losses_) == reg.chosen_params_["n_folds"]
+
+
+@pytest.mark.parametrize("n_rows", [5, 40, 300])
+@pytest.mark.parametrize("options", [{}, {"optimizer": "rprop"}, {"n_init": 2}, {"loss": "huber"}])
+def test_what_was_chosen_gives_the_same_fit_by_name(n_rows: int, options: dict[str, Any]) -> None:
+    X, y = bent(n_rows)
+    left = quick(**options).fit(X, y)
+    named = quick(**options, **{"max_epochs": 3, **left.chosen_params_}).fit(X, y)
+    np.testing.assert_array_equal(left.predict(X), named.predict(X))
+    assert named.chosen_params_ == {}
+
+
+@pytest.mark.parametrize("module", [MLP, MLP(2)])
+def test_a_given_module_is_trained_as_one_network_on_all_rows(module: Any) -> None:
+    X, y = bent(40)
+    left = TorchRegressor(module, random_state=0).fit(X, y)
+    expected = {"n_folds": None, "schedule": "constant", "max_epochs": 200}
+    assert left.chosen_params_ == expected
+    named = TorchRegressor(module, random_state=0, **expected).fit(X, y)
+    np.testing.assert_array_equal(left.predict(X), named.predict(X))
+    assert left.validation_loss_curve_ is None
+
+
+def test_what_is_given_is_not_chosen() -> None:
+    given = {
+        "module__hidden_sizes": (7,),
+        "lr": 0.01,
+        "schedule": "one_cycle",
+        "max_epochs": 2,
+        "batch_size": 10,
+        "n_folds": 3,
+    }
+    reg = TorchRegressor(random_state=0, **given).fit(*bent(60))
+    assert reg.chosen_params_ == {}
+    assert reg.n_iter_ == 2 and len(reg.module_.network.members) == 3
+    assert {len(member.mlp.layers) for member in reg.module_.network.members} == {3}
+
+
+def test_a_learning_rate_among_the_options_of_the_optimizer_is_not_chosen() -> None:
+    reg = quick(optimizer__lr=0.01, schedule="constant").fit(*bent(40))
+    assert "lr" not in reg.chosen_params_
+    assert reg.fit_summary_["lr"] == 0.01
+
+
+def test_rules_go_by_the_rows_that_differ() -> None:
+    X, y = bent(30)
+    counts = np.arange(30) % 4 + 1
+    weighted = quick().fit(X, y, sample_weight=counts)
+    repeated = quick().fit(X.repeat(counts, axis=0), y.repeat(counts))
+    assert weighted.chosen_params_ == repeated.chosen_params_
+    np.testing.assert_allclose(weighted.predict(X), repeated.predict(X), atol=1e-12)
+
+
+def test_of_more_rows_there_are_never_fewer_in_a_batch() -> None:
+    sizes = [batch_size_for(n) for n in range(1, 20_000, 50)]
+    assert sizes == sorted(sizes)
+    assert (sizes[0], sizes[-1]) == (32, 256)
+
+
+def test_each_fold_holds_out_four_rows_at_least() -> None:
+    for n_rows in range(1, 6_000):
+        n_folds = n_folds_for(n_rows)
+        assert n_folds is None or (n_folds >= 2 and n_rows // n_folds >= 4)
+
+
+@pytest.mark.parametrize("n_rows", [1, 2, 7])
+def test_so_few_rows_are_all_learned_from(n_rows: int) -> None:
+    X, y = bent(n_rows)
+    reg = quick().fit(X, y)
+    assert reg.chosen_params_["n_folds"] is None
+    assert reg.validation_loss_curve_ is None
+    assert np.isfinite(reg.predict(X)).all()
+
+
+def test_validation_rows_of_ones_own_choose_the_epoch_of_one_network() -> None:
+    X, X_val, y, y_val = train_test_split(*bent(80), random_state=0)
+    reg = TorchRegressor(max_epochs=30, lr=0.1, schedule="constant", random_state=0)
+    reg.fit(X, y, X_val=X_val, y_val=y_val)
+    curve = reg.validation_loss_curve_
+    assert isinstance(reg.module_.network, TabularMLP)
+    assert reg.n_iter_ == len(curve) == 30  # There is no patience: the budget is used.
+    assert reg.best_epoch_ == 1 + int(np.argmin(curve))
+
+
+@pytest.mark.parametrize("options", [{"early_stopping": True}, {"n_init": 3}])
+def test_who_asks_for_one_network_gets_one_and_rows_are_held_out(options: dict[str, Any]) -> None:
+    reg = quick(**options).fit(*bent(60))
+    assert isinstance(reg.module_.network, TabularMLP)
+    assert len(reg.validation_loss_curve_) == 3
+
+
+def test_members_of_an_ensemble_have_one_network_each() -> None:
+    ensemble = TorchEnsembleRegressor(quick(), n_estimators=3, random_state=0).fit(*bent(60))
+    for member in ensemble.estimators_:
+        assert isinstance(member.module_.network, TabularMLP)
+        assert member.validation_loss_curve_ is not None
+
+
+def test_a_warm_start_goes_on_with_the_networks_that_there_are() -> None:
+    X, y = bent(60)
+    reg = quick(warm_start=True).fit(X[:16], y[:16])
+    first = reg.chosen_params_
+    reg.fit(X, y)
+    assert len(reg.module_.network.members) == first["n_folds"] == 4
+    assert reg.chosen_params_["module__hidden_sizes"] == first["module__hidden_sizes"]
+    assert reg.n_iter_ == 6
+
+
+def test_a_loaded_default_knows_what_was_chosen(tmp_path: Any) -> None:
+    import torchreg
+
+    X, y = bent(60)
+    reg = quick().fit(X, y)
+    reg.save(tmp_path / "fit.safetensors")
+    loaded = torchreg.load(tmp_path / "fit.safetensors")
+    assert loaded.chosen_params_ == reg.chosen_params_
+    assert reg.chosen_params_.keys() <= CHOSEN
+    np.testing.assert_array_equal(loaded.predict(X), reg.predict(X))
+
+
+def test_a_checkpoint_says_how_to_train_one_network(tmp_path: Any) -> None:
+    with pytest.raises(ValueError, match=r"n_folds=None, got 8.*early_stopping=True"):
+        quick().fit(*bent(60), checkpoint=tmp_path / "state")
+
+
+def test_the_default_beats_a_line_where_y_bends_and_is_as_good_where_it_does_not() -> None:
+    from sklearn.linear_model import LinearRegression
+
+    X, y = bent(400)
+    rng = np.random.default_rng(1)
+    for target, factor in ((y, 0.5), (X @ [1.0, -2.0] + 0.3 * rng.normal(size=400), 1.02)):
+        line = LinearRegression().fit(X[:300], target[:300]).predict(X[300:])
+        with warnings.catch_warnings(action="error"):
+            net = TorchRegressor(random_state=0).fit(X[:300], target[:300]).predict(X[300:])
+        errors = [np.sqrt(np.mean((p - target[300:]) ** 2)) for p in (net, line)]
+        assert errors[0] <= factor * errors[1]
