@@ -37,7 +37,7 @@ def run(code: str) -> TorchRegressor:
     ],
 )
 def test_the_code_builds_a_regressor_with_the_same_parameters(parameters: dict[str, Any]) -> None:
-    reg = TorchRegressor(module=MLP, **parameters)
+    reg = TorchRegressor(**{"module": MLP, **parameters})
     assert run(settings_code(reg)).get_params() == reg.get_params()
 
 
