@@ -82,7 +82,7 @@ class Evidence:
     outside : list of Outside
         Columns of the given rows that leave the training range.
     bends : list of float
-        Where a network of one feature bends, in that feature's unit.
+        Where a single network of one feature bends, in that feature's unit.
     """
 
     summary: FitSummary
@@ -204,7 +204,9 @@ def gather(
         look = look_at_rows(module, x[chosen], None if y is None else y[chosen])
         outside = find_outside(x, summary)
     bends: list[float] = []
-    if len(summary.x.mean) == 1 and summary.reason != "diverged":
+    # The mean of several networks bends at so many places that it is nearly smooth.
+    one_curve = len(summary.x.mean) == 1 and summary.n_networks == 1
+    if one_curve and summary.reason != "diverged":
         dtype = getattr(torch, summary.dtype)
         low, high = summary.x.low[0], summary.x.high[0]
         bends = find_bends(module, low, high, dtype, column=column_of(module, 0))
