@@ -128,3 +128,19 @@ def test_the_built_in_network_is_silent_on_birds_and_says_how_it_does_on_rows_he
     assert "of single networks on rows that they held out" in str(diagnosis)
     assert diagnosis.summary["n_validation"] == 333
     assert [layer["n_units"] for layer in diagnosis.summary["layers"]] == [8 * 256, 8 * 256]
+
+
+def test_rows_held_out_by_several_networks_count_together_and_the_advice_fits_them() -> None:
+    X = np.linspace(0, 1, 20)[:, None]
+    finding = diagnosed(X, np.abs(X[:, 0] - 0.5), module=None)["small-validation"]
+    assert finding.numbers["n_validation"] == 20
+    assert "20 validation rows, each held out by one of the networks," in finding.message
+    assert finding.advice == "More rows."
+
+
+def test_a_network_that_held_out_rows_say_when_to_stop_is_not_blamed_for_its_size() -> None:
+    X, y = flippers()
+    options = {"module__hidden_sizes": [400], "max_epochs": 30}
+    assert "underdetermined" in diagnosed(X, y, **options)
+    assert "underdetermined" not in diagnosed(X, y, **options, early_stopping=True)
+    assert "underdetermined" not in diagnosed(X, y, **options, n_folds=3)
