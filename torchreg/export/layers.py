@@ -18,8 +18,10 @@ from torchreg.nn import (
     MLP,
     AddConstant,
     AverageMembers,
+    BinEmbedding,
     Ensemble,
     Exponential,
+    FixedLinear,
     LinearPath,
     Link,
     MemberLinear,
@@ -61,6 +63,7 @@ LAYERS: dict[type[nn.Module], tuple[str, ...]] = {
         "n_outputs",
         "frequency_scale",
     ),
+    BinEmbedding: ("in_features", "columns", "n_bins", "n_outputs"),
     Scale: ("n_features",),
     nn.Conv1d: _CONV,
     nn.Conv2d: _CONV,
@@ -129,6 +132,7 @@ LAYERS: dict[type[nn.Module], tuple[str, ...]] = {
 #: Modules whose numbers are their buffers: the constructor takes those, in this order.
 CONSTANTS: dict[type[nn.Module], tuple[tuple[str, ...], tuple[str, ...]]] = {
     AddConstant: (("constant",), ()),
+    FixedLinear: (("weight", "bias"), ()),
     MultiplyByConstant: (("constant",), ()),
     RobustStandardize: (("center", "scale", "binary"), ("dtype",)),
     Standardize: (("mean", "scale"), ("dtype",)),

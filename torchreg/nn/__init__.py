@@ -4,7 +4,8 @@ Each one is complete by itself and works in any ``nn.Sequential``, with or witho
 :class:`torchreg.TorchRegressor`.
 """
 
-from torchreg.nn.constants import AddConstant, MultiplyByConstant
+from torchreg.nn.bins import BinEmbedding
+from torchreg.nn.constants import AddConstant, FixedLinear, MultiplyByConstant
 from torchreg.nn.ensemble import Ensemble
 from torchreg.nn.linear_path import LinearPath
 from torchreg.nn.links import Exponential, Link, Normal, Quantiles
@@ -20,8 +21,10 @@ __all__ = [
     "MLP",
     "AddConstant",
     "AverageMembers",
+    "BinEmbedding",
     "Ensemble",
     "Exponential",
+    "FixedLinear",
     "LinearPath",
     "Link",
     "MemberLinear",

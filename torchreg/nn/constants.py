@@ -107,6 +107,56 @@ class MultiplyByConstant(_Constant):
         return x * self.constant
 
 
+class FixedLinear(nn.Module):
+    r"""A linear map of fixed numbers: :math:`W x + b`.
+
+    Parameters
+    ----------
+    weight : Tensor of shape (out_features, in_features)
+        :math:`W`.
+    bias : Tensor of shape (out_features,)
+        :math:`b`.
+
+    Attributes
+    ----------
+    weight, bias : Tensor
+        Buffers: part of ``state_dict``, moved by ``.to()``, never trained.
+
+    Raises
+    ------
+    ValueError
+        If the shapes do not fit each other.
+
+    Examples
+    --------
+    >>> import torch
+    >>> FixedLinear(torch.tensor([[2.0, 0.0]]), torch.tensor([1.0]))(torch.ones(1, 2))
+    tensor([[3.]])
+    """
+
+    weight: Tensor
+    bias: Tensor
+
+    def __init__(self, weight: Tensor, bias: Tensor) -> None:
+        super().__init__()
+        if weight.ndim != 2 or bias.shape != weight.shape[:1]:
+            raise ValueError(
+                "FixedLinear expects a matrix, and a vector of one number for each of its rows, "
+                f"got shapes {tuple(weight.shape)} and {tuple(bias.shape)}."
+            )
+        self.register_buffer("weight", weight.detach().clone())
+        self.register_buffer("bias", bias.detach().clone())
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Multiply and add: shape (..., in_features) to (..., out_features)."""
+        return nn.functional.linear(x, self.weight, self.bias)
+
+    def extra_repr(self) -> str:
+        """Show the widths."""
+        n_out, n_in = self.weight.shape
+        return f"in_features={n_in}, out_features={n_out}"
+
+
 def as_constant(value: Constant, *, name: str, dtype: torch.dtype | None = None) -> Tensor:
     """Check a number or a vector of numbers and make a tensor of its own out of it."""
     if isinstance(value, Tensor) and value.is_floating_point():
@@ -135,6 +185,16 @@ def as_size(value: Any, *, name: str) -> int:
     if isinstance(value, bool) or not isinstance(value, Integral) or value < 1:
         raise ValueError(f"{name} of 1 or more expected, a whole number; got {value!r}.")
     return int(value)
+
+
+def as_columns(columns: Sequence[int] | None, n_columns: int, *, name: str) -> list[int]:
+    """Require columns of a table, each named once; ``None`` is all of them."""
+    chosen = [*range(n_columns)] if columns is None else [int(column) for column in columns]
+    if len(set(chosen)) < len(chosen) or not set(chosen) <= set(range(n_columns)):
+        raise ValueError(
+            f"{name} expects columns from 0 to {n_columns - 1}, each named once, got {columns!r}."
+        )
+    return chosen
 
 
 def show(values: Tensor, *, at_most: int = 6) -> str:

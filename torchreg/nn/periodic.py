@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from torchreg.nn.constants import as_size
+from torchreg.nn.constants import as_columns, as_size
 
 
 class PeriodicEmbedding(nn.Module):
@@ -97,12 +97,7 @@ class PeriodicEmbedding(nn.Module):
             raise ValueError(
                 f"PeriodicEmbedding expects a frequency_scale above 0, got {frequency_scale!r}."
             )
-        chosen = [*range(in_features)] if columns is None else [int(column) for column in columns]
-        if len(set(chosen)) < len(chosen) or not set(chosen) <= set(range(in_features)):
-            raise ValueError(
-                f"PeriodicEmbedding expects columns from 0 to {in_features - 1}, each named once, "
-                f"got {columns!r}."
-            )
+        chosen = as_columns(columns, in_features, name="PeriodicEmbedding")
         self.in_features, self.n_frequencies, self.n_outputs = in_features, n_frequencies, n_outputs
         self.columns = None if columns is None else chosen
         self.frequency_scale = frequency_scale
@@ -132,8 +127,10 @@ class PeriodicEmbedding(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Embed: shape (n, in_features) to (n, out_features), the numbers themselves first."""
-        if self.frequency is None:
-            return x
+        return x if self.frequency is None else torch.cat([x, self.waves(x)], dim=1)
+
+    def waves(self, x: Tensor) -> Tensor:
+        """Embed, without the numbers: shape (n, in_features) to (n, n_columns * n_outputs)."""
         # (n, in_features) -> (in_features, n): products of few columns are fast along the rows
         values = x.t()
         chosen = values if self.index is None else values.index_select(0, self.index)
@@ -141,8 +138,8 @@ class PeriodicEmbedding(nn.Module):
         angle = chosen.unsqueeze(1) * (2 * math.pi * self.frequency).unsqueeze(2)
         waves = torch.cos(angle + self.phase.unsqueeze(2))
         made = torch.bmm(self.weight, waves) + self.bias.unsqueeze(2)
-        # (n_columns, n_outputs, n) -> (n_columns * n_outputs, n) -> (n, out_features)
-        return torch.cat([values, made.flatten(0, 1)]).t()
+        # (n_columns, n_outputs, n) -> (n, n_columns * n_outputs)
+        return made.flatten(0, 1).t()
 
     def extra_repr(self) -> str:
         """Show the settings."""

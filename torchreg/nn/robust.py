@@ -159,13 +159,20 @@ class RobustStandardize(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Scale and clip: shape (..., n_features) in raw units to the same, dimensionless."""
+        return self.clip(self.scaled(x))
+
+    def scaled(self, x: Tensor) -> Tensor:
+        """Scale only: shape (..., n_features) in raw units to the same, dimensionless."""
         dtype = self.dtype
         if dtype is None:
             dtype = x.dtype if x.is_floating_point() else torch.get_default_dtype()
         divisor = self.scale.masked_fill(self.scale == 0, math.inf)
         z = ((x.to(self.center.dtype) - self.center) / divisor).clamp(-_FAR, _FAR)
-        clipped = z / (1 + (z / LIMIT).square()).sqrt()
-        return torch.where(self.binary, z, clipped).to(dtype)
+        return z.to(dtype)
+
+    def clip(self, z: Tensor) -> Tensor:
+        """Clip what was scaled, smoothly: any shape (..., n_features)."""
+        return torch.where(self.binary, z, z / (1 + (z / LIMIT).square()).sqrt())
 
     def extra_repr(self) -> str:
         """Show the numbers themselves, and which columns hold two values."""

@@ -7,9 +7,11 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor, nn
 
-from torchreg.nn.linear_path import ridge
+from torchreg.nn.bins import BinEmbedding
+from torchreg.nn.constants import FixedLinear
 from torchreg.nn.mlp import MLP
 from torchreg.nn.periodic import PeriodicEmbedding
+from torchreg.nn.ridge import ridge
 from torchreg.nn.robust import RobustStandardize
 
 #: By how much the last layer is drawn smaller than elsewhere.
@@ -19,82 +21,96 @@ _SMALL = 0.1
 class TabularMLP(nn.Module):
     r"""A multilayer perceptron for the columns of a table, measured or of two values.
 
-    .. math:: f(x) = W z + b + \mathrm{MLP}\bigl(\mathrm{embed}(z)\bigr), \qquad
-              z = \mathrm{clip}(x)
+    .. math:: f(x) = W x' + b + \mathrm{MLP}\bigl(z,\; \mathrm{waves}(z) + \mathrm{bins}(z)\bigr),
+              \qquad z = \mathrm{clip}(\mathrm{scale}(x))
 
     Columns are scaled by their quartiles and clipped smoothly (:class:`RobustStandardize`), so
-    that neither long tails nor rare values reach far; each measured column is then embedded in
-    waves of its own (:class:`PeriodicEmbedding`), by which a network follows what is not smooth.
-    Columns of two values are left as they are, and constant ones are 0. Beside the network lies a
-    linear path, so that what is linear need not be learned.
+    that neither long tails nor rare values reach far. Each measured column is also embedded, in
+    waves (:class:`PeriodicEmbedding`) and in bins (:class:`BinEmbedding`) of its own, by which a
+    network follows what is not smooth. Columns of two values are left as they are, and constant
+    ones are 0. Below lies the straight line through the training rows (:class:`FixedLinear`), in
+    numbers :math:`x'` that are scaled, or scaled and clipped, whichever makes the targets more
+    likely; so what is linear need not be learned, and is not unlearned.
 
-    Which columns are which, their quartiles and the line to begin with, :meth:`initialize_from`
+    Which columns are which, their quartiles, the bins and the line, :meth:`initialize_from`
     finds in the training rows; :class:`torchreg.TorchRegressor` calls it.
 
     Parameters
     ----------
     in_features, out_features : int
         Widths of input and output.
-    hidden_sizes : sequence of int, default=(256, 256)
+    hidden_sizes : sequence of int, default=(128, 128)
         Units of each hidden layer.
     activation : str or callable, default="relu"
         See :class:`MLP`.
     dropout : float, default=0.0
         See :class:`MLP`.
-    n_frequencies, n_outputs, frequency_scale : default=16, 3, 0.1
+    n_frequencies, frequency_scale : default=16, 0.1
         See :class:`PeriodicEmbedding`.
+    n_bins : default=16
+        See :class:`BinEmbedding`.
+    n_outputs : int, default=3
+        Features that are made of the waves and bins of a column.
 
     Attributes
     ----------
     scale : RobustStandardize
-    linear : nn.Linear
-    embedding : PeriodicEmbedding
+    line : FixedLinear
+    clips : Tensor of bool of shape ()
+        Whether the line takes clipped numbers.
+    waves : PeriodicEmbedding
+    bins : BinEmbedding
     mlp : MLP
 
     References
     ----------
     D. Holzmueller, L. Grinsztajn and I. Steinwart, "Better by Default: Strong Pre-Tuned MLPs and
-    Boosted Trees on Tabular Data", NeurIPS 2024, from which the parts are taken.
+    Boosted Trees on Tabular Data", NeurIPS 2024: scale, clip and waves.
 
     Examples
     --------
     >>> x = torch.tensor([[0.1, 0.0], [0.7, 1.0], [0.2, 0.0], [9.0, 0.0]])
     >>> network = TabularMLP(2, 1, hidden_sizes=(32,))
     >>> network.initialize_from(x, x[:, :1], None)
-    >>> network.embedding.columns  # the second column has two values
+    >>> network.waves.columns  # the second column has two values
     [0]
     >>> network(x).shape
     torch.Size([4, 1])
     """
 
+    clips: Tensor
+
     def __init__(
         self,
         in_features: int,
         out_features: int = 1,
-        hidden_sizes: Sequence[int] = (256, 256),
+        hidden_sizes: Sequence[int] = (128, 128),
         activation: str | Callable[[], nn.Module] = "relu",
         dropout: float = 0.0,
         n_frequencies: int = 16,
+        n_bins: int = 16,
         n_outputs: int = 3,
         frequency_scale: float = 0.1,
     ) -> None:
         super().__init__()
         self.scale = RobustStandardize(torch.zeros(in_features), torch.ones(in_features))
-        self.linear = nn.Linear(in_features, out_features)
-        self.embedding = PeriodicEmbedding(
+        self.line = FixedLinear(torch.zeros(out_features, in_features), torch.zeros(out_features))
+        self.register_buffer("clips", torch.tensor(True))
+        self.waves = PeriodicEmbedding(
             in_features,
             n_frequencies=n_frequencies,
             n_outputs=n_outputs,
             frequency_scale=frequency_scale,
         )
-        self.mlp = MLP(self.embedding.out_features, out_features, hidden_sizes, activation, dropout)
+        self.bins = BinEmbedding(in_features, n_bins=n_bins, n_outputs=n_outputs)
+        self.mlp = MLP(self.waves.out_features, out_features, hidden_sizes, activation, dropout)
 
     @torch.no_grad()
     def initialize_from(self, x: Tensor, t: Tensor, weight: Tensor | None) -> None:
-        """Begin at the line through rows, with the quartiles of their columns.
+        """Take quartiles, bins and the line from rows.
 
         Only columns that are measured are embedded. The last layer of the network becomes small,
-        so that all begins near the line (:func:`torchreg.nn.linear_path.ridge`).
+        so that all begins near the line (:func:`torchreg.nn.ridge.ridge`).
 
         Parameters
         ----------
@@ -103,29 +119,40 @@ class TabularMLP(nn.Module):
         weight : Tensor of shape (n,) or None
             A weight stands for a repetition.
         """
+        # 1. Which columns are which, and how large.
         self.scale.initialize_from(x, t, weight)
-        line = ridge(self.scale(x), t, weight)
-        for parameter, value in zip(self.linear.parameters(), line, strict=True):
-            parameter.copy_(value)
-        last = self.mlp.layers[-1]
-        for parameter in last.parameters():
+        scaled = self.scale.scaled(x)
+        z = self.scale.clip(scaled)
+        # 2. The line, through whichever numbers explain more.
+        plain, clipped = ridge(scaled, t, weight), ridge(z, t, weight)
+        slopes, bias, surprise = min(plain, clipped, key=lambda line: line[2])
+        self.clips.fill_(surprise == clipped[2])
+        self.line = FixedLinear(slopes, bias)
+        # 3. The network beside it.
+        self._embed(self.scale.measurements())
+        self.bins.initialize_from(z, t, weight)
+        for parameter in self.mlp.layers[-1].parameters():
             parameter.mul_(_SMALL)
-        measured = self.scale.measurements()
-        old = self.embedding
-        if len(measured) == old.in_features:
+
+    def _embed(self, columns: list[int]) -> None:
+        """Embed some of the columns instead of all."""
+        old, bins = self.waves, self.bins
+        if len(columns) == old.in_features:
             return
-        self.embedding = PeriodicEmbedding(
-            old.in_features,
-            measured,
-            old.n_frequencies,
-            old.n_outputs,
-            old.frequency_scale,
+        self.waves = PeriodicEmbedding(
+            old.in_features, columns, old.n_frequencies, old.n_outputs, old.frequency_scale
         )
-        bias = self.mlp.layers.get_parameter("0.bias")
-        self.mlp.layers[0] = nn.Linear(self.embedding.out_features, len(bias))
+        self.bins = BinEmbedding(bins.in_features, columns, bins.n_bins, bins.n_outputs)
+        width = len(self.mlp.layers.get_parameter("0.bias"))
+        self.mlp.layers[0] = nn.Linear(self.waves.out_features, width)
 
     def forward(self, x: Tensor) -> Tensor:
         """Compute the outputs: shape (n, in_features) to (n, out_features)."""
-        z = self.scale(x)
-        outputs: Tensor = self.linear(z) + self.mlp(self.embedding(z))
+        scaled = self.scale.scaled(x)
+        z = self.scale.clip(scaled)
+        line: Tensor = self.line(torch.where(self.clips, z, scaled))
+        if not self.bins.out_features:
+            return line + self.mlp(z)
+        embedded = torch.cat([z, self.waves.waves(z) + self.bins(z)], dim=1)
+        outputs: Tensor = line + self.mlp(embedded)
         return outputs

@@ -1,0 +1,201 @@
+"""Numbers as shares of bins: piecewise linear embeddings of numeric columns."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from torchreg.nn.constants import as_columns, as_size
+
+#: Rows that a bin holds at least, on average.
+ROWS_IN_BIN = 20
+#: No bin is narrower than this, so that its slope is a finite number.
+_NARROWEST = 1e-30
+#: Shares of the weights that differ by less are the same: weights may come in float32.
+_SAME_SHARE = 1e-6
+
+
+class BinEmbedding(nn.Module):
+    r"""Give each number a few features of its own, linear between the edges of bins.
+
+    .. math:: x_j \mapsto W_j\, e(x_j), \qquad
+              e_b(x) = \min\left(\max\left(\frac{x - l_b}{u_b - l_b},\, 0\right),\, 1\right)
+                       - \overline{e_b}
+
+    A bin from :math:`l_b` to :math:`u_b` is 0 for what lies below, 1 for what lies above, and
+    between them the share that is reached, less its mean over the training rows. So each column
+    can follow a curve with corners at the edges, and a step where a value is common.
+
+    The edges are quantiles of the training rows, or the values themselves where a column has
+    few: :meth:`initialize_from` finds them. Until then nothing comes out but 0.
+
+    Parameters
+    ----------
+    in_features : int
+        Number of columns of the input.
+    columns : sequence of int or None, default=None
+        Which of them are embedded. ``None`` embeds all. A column of two values has nothing
+        between them: leave it out.
+    n_bins : int, default=16
+        Bins of each column at most; of few rows fewer, so that each holds 20.
+    n_outputs : int, default=3
+        Features that are made of them.
+
+    Attributes
+    ----------
+    out_features : int
+        Number of columns that come out: ``len(columns) * n_outputs``.
+    low, slope, mean : Tensor of shape (n_columns, n_bins)
+        Lower edge, one over the width, and mean share of each bin: buffers. A bin whose slope is
+        0 is not used.
+    weight : Parameter of shape (n_columns, n_outputs, n_bins)
+        It begins uniform within :math:`\pm 1/\sqrt{\mathrm{n\_bins}}`, as in ``nn.Linear``.
+
+    Raises
+    ------
+    ValueError
+        If a number is out of its range, or a column is not there or named twice.
+
+    References
+    ----------
+    Y. Gorishniy, I. Rubachev and A. Babenko, "On Embeddings for Numerical Features in Tabular
+    Deep Learning", NeurIPS 2022: piecewise linear encoding.
+
+    Examples
+    --------
+    >>> x = torch.arange(100.0).reshape(-1, 1)
+    >>> embedding = BinEmbedding(1, n_bins=4)
+    >>> embedding.initialize_from(x, None, None)
+    >>> embedding.low
+    tensor([[ 0.0000, 24.5000, 49.5000, 74.5000]])
+    >>> embedding(x).shape
+    torch.Size([100, 3])
+    """
+
+    low: Tensor
+    slope: Tensor
+    mean: Tensor
+    weight: nn.Parameter
+    index: Tensor | None
+
+    def __init__(
+        self,
+        in_features: int,
+        columns: Sequence[int] | None = None,
+        n_bins: int = 16,
+        n_outputs: int = 3,
+    ) -> None:
+        super().__init__()
+        owner = type(self).__name__
+        self.in_features = as_size(in_features, name=f"{owner}: in_features")
+        self.n_bins = as_size(n_bins, name=f"{owner}: n_bins")
+        self.n_outputs = as_size(n_outputs, name=f"{owner}: n_outputs")
+        chosen = as_columns(columns, self.in_features, name=owner)
+        self.columns = None if columns is None else chosen
+        self.out_features = len(chosen) * self.n_outputs
+        shape = (len(chosen), self.n_bins)
+        for name in ("low", "slope", "mean"):
+            self.register_buffer(name, torch.zeros(shape))
+        self.weight = nn.Parameter(torch.empty(shape[0], self.n_outputs, self.n_bins))
+        some = chosen != [*range(self.in_features)]
+        self.register_buffer("index", torch.tensor(chosen) if some else None, persistent=False)
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Draw the weights anew."""
+        bound = 1 / math.sqrt(self.n_bins)
+        nn.init.uniform_(self.weight, -bound, bound)
+
+    @torch.no_grad()
+    def initialize_from(self, x: Tensor, t: Tensor | None, weight: Tensor | None) -> None:
+        """Take the edges from rows.
+
+        Parameters
+        ----------
+        x : Tensor of shape (n, in_features)
+        t : Tensor or None
+            Not looked at.
+        weight : Tensor of shape (n,) or None
+            A weight stands for a repetition; only ratios matter.
+        """
+        rows = self._chosen(x)
+        for column, values in enumerate(rows):
+            edges = bin_edges(values, weight, self.n_bins)
+            used = len(edges) - 1
+            widths = edges.diff().clamp(min=_NARROWEST)
+            self.low[column, :used], self.slope[column, :used] = edges[:-1], 1 / widths
+        self.mean.zero_()
+        # (n_columns, n_bins, n) -> (n_columns, n_bins)
+        shares = self._shares(rows).to(torch.float64)
+        if weight is None:
+            self.mean.copy_(shares.mean(dim=2))
+        else:
+            self.mean.copy_(shares @ weight.to(torch.float64) / weight.sum())
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Embed: shape (n, in_features) to (n, out_features)."""
+        made = torch.bmm(self.weight, self._shares(self._chosen(x)))
+        # (n_columns, n_outputs, n) -> (n, n_columns * n_outputs)
+        return made.flatten(0, 1).t()
+
+    def _chosen(self, x: Tensor) -> Tensor:
+        # (n, in_features) -> (n_columns, n): products of few columns are fast along the rows
+        values = x.t()
+        return values if self.index is None else values.index_select(0, self.index)
+
+    def _shares(self, rows: Tensor) -> Tensor:
+        # (n_columns, 1, n) and (n_columns, n_bins, 1) -> (n_columns, n_bins, n)
+        beyond = (rows.unsqueeze(1) - self.low.unsqueeze(2)) * self.slope.unsqueeze(2)
+        return beyond.clamp(0, 1) - self.mean.unsqueeze(2)
+
+    def extra_repr(self) -> str:
+        """Show the settings."""
+        return (
+            f"in_features={self.in_features}, columns={self.columns}, n_bins={self.n_bins}, "
+            f"n_outputs={self.n_outputs}"
+        )
+
+
+def bin_edges(values: Tensor, weight: Tensor | None, n_bins: int) -> Tensor:
+    """Find the edges of bins that hold about as many rows each.
+
+    Parameters
+    ----------
+    values : Tensor of shape (n,)
+    weight : Tensor of shape (n,) or None
+        A weight stands for a repetition; only ratios matter.
+    n_bins : int
+        At most; and no more than one for 20 rows, but two.
+
+    Returns
+    -------
+    Tensor of shape (n_edges,)
+        Ascending, from the least value to the largest: all values where these are few, else
+        quantiles.
+
+    Examples
+    --------
+    >>> bin_edges(torch.tensor([3.0, 1.0, 3.0, 2.0]), None, 16)
+    tensor([1., 2., 3.])
+    """
+    share = torch.ones_like(values, dtype=torch.float64) if weight is None else weight.double()
+    share = share / share.sum()
+    n_rows = float(1 / share.square().sum())
+    n_bins = max(2, min(n_bins, int(n_rows / ROWS_IN_BIN)))
+    ordered, order = values.sort()
+    distinct = torch.unique_consecutive(ordered)
+    if len(distinct) <= n_bins + 1:
+        return distinct
+    reached = share[order].cumsum(dim=0)
+    levels = torch.arange(1, n_bins, dtype=torch.float64, device=values.device) / n_bins
+    # The first value that reaches a level, and the first beyond it: the middle of the two.
+    last = len(ordered) - 1
+    below, above = (
+        ordered[torch.searchsorted(reached, levels + error).clamp(max=last)]
+        for error in (-_SAME_SHARE, _SAME_SHARE)
+    )
+    inner = below + (above - below) / 2
+    return torch.cat([ordered[:1], inner, ordered[-1:]]).unique_consecutive()
