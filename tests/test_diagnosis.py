@@ -124,7 +124,8 @@ def test_several_outputs_are_named() -> None:
 def test_the_built_in_network_is_silent_on_birds_and_says_how_it_does_on_rows_held_out() -> None:
     diagnosis = diagnosed(*flippers(), module=None)
     assert diagnosis.findings == ()
-    assert "8 networks with 67414 parameters each, averaged" in str(diagnosis)
+    each = diagnosis.summary["n_parameters"] // 8
+    assert f"8 networks with {each} parameters each, averaged; 333 rows" in str(diagnosis)
     assert "of single networks on rows that they held out" in str(diagnosis)
     assert diagnosis.summary["n_validation"] == 333
     assert [layer["n_units"] for layer in diagnosis.summary["layers"]] == [8 * 256, 8 * 256]

@@ -83,7 +83,7 @@ def defaults() -> list[Case]:
              only("duplicate-column")),
         case("one wild row", 1, lambda: with_row(ripples(150), 1e4), only("outlying-rows"),
              # Held out, it is beyond what the others tell.
-             taste | only("overfitting")),
+             taste | only("overfitting", "unscaled-inputs")),
         case("log-normal y", 0, lambda: (ripples(150)[0], np.exp(2.5 * ripples(150)[1])),
              only("heavy-tailed-target"), taste | only("overfitting", "still-falling")),
         case("new rows further out", 1, lambda: sine(150), only("extrapolation"),
