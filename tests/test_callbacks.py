@@ -30,7 +30,7 @@ def table() -> tuple[Array, Array]:
 
 def quick(**options: Any) -> TorchRegressor:
     settings: dict[str, Any] = {"max_epochs": 12, "lr": 0.02, "batch_size": 32, "random_state": 0}
-    return TorchRegressor(module=MLP, **{**settings, **options})
+    return TorchRegressor(**{"module": MLP, **settings, **options})
 
 
 # skorch
@@ -56,6 +56,45 @@ def test_epoch_scoring_sees_raw_units_and_its_score_is_in_the_history(
         by_hand = -np.abs(reg.predict(X[60:]) - y[60:]).mean()
         np.testing.assert_allclose(reg.history_[-1]["mae"], by_hand, rtol=1e-6)
         assert len(reg.history_) == 12
+
+
+class Shown(sk.Callback):  # type: ignore[misc]
+    """Notes which rows it is shown, in a list that all copies of it share."""
+
+    def __init__(self, seen: list[tuple[Array, Array]]) -> None:
+        self.seen = seen
+
+    def __deepcopy__(self, memo: Any) -> Shown:
+        return Shown(self.seen)
+
+    def on_epoch_end(
+        self, net: Any, dataset_train: Any = None, dataset_valid: Any = None, **kwargs: Any
+    ) -> None:
+        if len(net.history) == 1:
+            rows = [dataset.X[:, 0].numpy() for dataset in (dataset_train, dataset_valid)]
+            self.seen.append((rows[0], rows[1]))
+
+
+def test_callbacks_of_each_network_see_its_rows_and_its_fold(table: tuple[Array, Array]) -> None:
+    X, y = table
+    seen: list[tuple[Array, Array]] = []
+    quick(n_folds=3, max_epochs=2, callbacks=[Shown(seen)]).fit(X, y)
+    assert len(seen) == 3
+    for training, held in seen:
+        np.testing.assert_array_equal(np.sort(np.concatenate([training, held])), np.sort(X[:, 0]))
+    every_fold = np.concatenate([held for _, held in seen])
+    np.testing.assert_array_equal(np.sort(every_fold), np.sort(X[:, 0]))
+
+
+@pytest.mark.parametrize("use_caching", [True, False])
+def test_scores_of_folds_are_of_rows_held_out_and_the_history_has_their_mean(
+    use_caching: bool, table: tuple[Array, Array]
+) -> None:
+    X, y = table
+    score = sk.EpochScoring("neg_mean_squared_error", name="mse", use_caching=use_caching)
+    reg = quick(n_folds=3, callbacks=[score]).fit(X, y)
+    noted = [-row["mse"] for row in reg.history_]
+    np.testing.assert_allclose(noted, np.array(reg.validation_loss_curve_) * y.var(), rtol=1e-6)
 
 
 def test_early_stopping_of_skorch_ends_the_fit_and_restores_the_best(

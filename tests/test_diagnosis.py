@@ -21,7 +21,7 @@ ENOUGH = 0.95
 def diagnosed(X: object, y: object, **options: object) -> Diagnosis:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        return TorchRegressor(module=MLP, **{"random_state": 0, **options}).fit(X, y).diagnose()
+        return TorchRegressor(**{"module": MLP, "random_state": 0, **options}).fit(X, y).diagnose()
 
 
 def test_the_collection_holds_at_least_two_fits_of_every_disease_in_each_half() -> None:
@@ -100,9 +100,7 @@ def test_given_the_training_rows_a_diagnosis_says_what_it_says_without_them() ->
     for standardize in (True, False):
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            reg = TorchRegressor(module=MLP, **LESSON, standardize=standardize, random_state=0).fit(
-                X, y
-            )
+            reg = TorchRegressor(**LESSON, standardize=standardize, random_state=0).fit(X, y)
         assert reg.diagnose(X, y).codes == reg.diagnose(X).codes == reg.diagnose().codes
 
 
@@ -121,3 +119,29 @@ def test_several_outputs_are_named() -> None:
     finding = diagnosed(X, both, **tanh(5, standardize="X"))["unscaled-target"]
     assert "mass_g is about 4210 ± 800" in finding.message
     assert "mass_over_mean" not in finding.message
+
+
+def test_the_built_in_network_is_silent_on_birds_and_says_how_it_does_on_rows_held_out() -> None:
+    diagnosis = diagnosed(*flippers(), module=None)
+    assert diagnosis.findings == ()
+    each = diagnosis.summary["n_parameters"] // 8
+    assert f"8 networks with {each} parameters each, averaged; 333 rows" in str(diagnosis)
+    assert "of single networks on rows that they held out" in str(diagnosis)
+    assert diagnosis.summary["n_validation"] == 333
+    assert [layer["n_units"] for layer in diagnosis.summary["layers"]] == [8 * 256, 8 * 256]
+
+
+def test_rows_held_out_by_several_networks_count_together_and_the_advice_fits_them() -> None:
+    X = np.linspace(0, 1, 20)[:, None]
+    finding = diagnosed(X, np.abs(X[:, 0] - 0.5), module=None)["small-validation"]
+    assert finding.numbers["n_validation"] == 20
+    assert "20 validation rows, each held out by one of the networks," in finding.message
+    assert finding.advice == "More rows."
+
+
+def test_a_network_that_held_out_rows_say_when_to_stop_is_not_blamed_for_its_size() -> None:
+    X, y = flippers()
+    options = {"module__hidden_sizes": [400], "max_epochs": 30}
+    assert "underdetermined" in diagnosed(X, y, **options)
+    assert "underdetermined" not in diagnosed(X, y, **options, early_stopping=True)
+    assert "underdetermined" not in diagnosed(X, y, **options, n_folds=3)

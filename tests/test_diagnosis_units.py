@@ -7,9 +7,12 @@ import pytest
 import torch
 from torch import nn
 
-from torchreg.diagnosis.activations import SHARE, is_many
-from torchreg.diagnosis.record import Layer
+from torchreg import TorchRegressor
+from torchreg.diagnosis.activations import SHARE, can_spare, is_many
+from torchreg.diagnosis.evidence import pooled
+from torchreg.diagnosis.record import FitSummary, Layer
 from torchreg.diagnosis.statistics import look_inside
+from torchreg.nn import MLP
 
 X = torch.linspace(-2, 2, 101, dtype=torch.float64).reshape(-1, 1)
 
@@ -121,3 +124,42 @@ def test_what_chance_does_to_a_layer_is_not_worth_a_word() -> None:
         assert told <= 8, n_units
         assert is_many("dead-units", n_units, n_units)
     assert set(SHARE) == {"dead-units", "always-on-units", "saturated-units", "duplicate-units"}
+
+
+def counted(number: int, n_dead: int, function: str = "relu") -> Layer:
+    return Layer(f"hidden layer {number}", function, False, 9, n_dead, 0, 0, 0, 9 - n_dead)
+
+
+def test_the_same_layer_of_several_networks_is_counted_as_one() -> None:
+    first, second = pooled([counted(1, 1), counted(2, 4), counted(3, 2), counted(4, 8)], 2)
+    assert (first.name, first.n_units, first.n_dead, first.n_bending) == (
+        "hidden layer 1",
+        18,
+        3,
+        15,
+    )
+    assert (second.name, second.n_dead) == ("hidden layer 2", 12)
+
+
+@pytest.mark.parametrize(
+    ("layers", "n_networks"),
+    [
+        ([counted(1, 1), counted(2, 2)], 1),
+        ([counted(1, 1), counted(2, 2), counted(3, 3)], 2),
+        ([counted(1, 1), counted(2, 2, "tanh")], 2),
+    ],
+    ids=["one network", "a layer too many", "other activations"],
+)
+def test_layers_that_do_not_match_are_left_as_they_are(
+    layers: list[Layer], n_networks: int
+) -> None:
+    assert pooled(layers, n_networks) == layers
+
+
+def test_a_network_can_spare_units_as_long_as_the_others_could_memorize_the_rows() -> None:
+    reg = TorchRegressor(MLP, module__hidden_sizes=[20, 20], max_epochs=1).fit(X, X[:, 0])
+    summary = FitSummary.from_dict(reg.fit_summary_)
+    assert summary.n_parameters == 481 and summary.n_rows == 101
+    assert can_spare(summary, 0.5)
+    assert not can_spare(summary, 0.6)
+    assert not can_spare(summary, 1.0)

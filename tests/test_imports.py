@@ -122,7 +122,6 @@ FLOORS: dict[str, list[str]] = {
         "torchreg.engine.network",
         "torchreg.engine.predict",
         "torchreg.engine.request",
-        "torchreg.engine.folds",
         "torchreg.engine.problem",
         "torchreg.engine.statistics",
         "torchreg.engine.initial",

@@ -37,7 +37,7 @@ def fitted(**options: object) -> TorchRegressor:
 def test_what_is_certain_is_warned_of_and_each_warning_can_be_switched_off(
     options: dict[str, object], data: Callable[[], tuple[Array, Array]], category: type[Warning]
 ) -> None:
-    reg = TorchRegressor(module=MLP, random_state=0, **options)
+    reg = TorchRegressor(**{"module": MLP, "random_state": 0, **options})
     with pytest.warns(category, match=r"Try: .* More: diagnose\(\)\.$") as caught:
         reg.fit(*data())
     assert [warning.category for warning in caught] == [category]

@@ -58,6 +58,12 @@ def test_the_class_has_a_default_for_every_parameter() -> None:
         assert inspect.signature(asked).parameters["n_folds"].default == "auto"
 
 
+def test_inspect_may_bind_the_init_to_the_class_as_to_an_estimator() -> None:
+    bound = vars(TorchRegressor)["__init__"].__get__(TorchRegressor, type)
+    (_, *parameters) = inspect.signature(TorchRegressor.__init__).parameters.values()
+    assert [*inspect.signature(bound).parameters.values()] == parameters
+
+
 def test_a_subclass_with_an_init_of_its_own_is_built_and_copied() -> None:
     class Named(TorchRegressor):
         def __init__(self, module: Any = None, *, name: str = "", n_folds: Any = "auto") -> None:

@@ -15,9 +15,10 @@ from sklearn.linear_model import LinearRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from torchreg import TorchRegressor
+from torchreg import TorchEnsembleRegressor, TorchRegressor
 from torchreg.nn import MLP
 from torchreg.plotting import FitDisplay
+from torchreg.plotting.fit import MAX_LINES
 
 UNITS = {"flipper_length_mm": "mm", "body_mass_g": "g"}
 
@@ -95,6 +96,39 @@ def test_lines_of_the_map_are_where_units_of_the_first_layer_switch(penguins: pd
         distance = np.abs(z @ weight.T + bias)
         assert distance.max(axis=0).min() < 1e-6
         assert len(line) == 2  # straight, with nothing but its ends
+
+
+@pytest.mark.parametrize(
+    "estimator",
+    [
+        TorchRegressor(n_folds=3, max_epochs=2, random_state=0),
+        TorchEnsembleRegressor(TorchRegressor(MLP, max_epochs=2), 3, random_state=0),
+    ],
+    ids=["folds", "ensemble"],
+)
+@pytest.mark.parametrize("n_features", [1, 2])
+def test_the_mean_of_several_networks_is_drawn_without_bends(
+    estimator: Any, n_features: int, penguins: pd.DataFrame
+) -> None:
+    X, y = penguins[["flipper_length_mm", "bill_length_mm"][:n_features]], penguins["body_mass_g"]
+    display = FitDisplay.from_estimator(estimator.fit(X, y), X, y)
+    assert display.bends is None and display.bends_ is None
+
+
+def test_lines_that_would_hide_the_map_are_not_drawn() -> None:
+    axis = np.linspace(0, 1, 5)
+    line = np.array([[0.0, 0.0], [1.0, 1.0]])
+    for n_lines in (MAX_LINES, MAX_LINES + 1):
+        display = FitDisplay(
+            X=np.ones((1, 2)),
+            y=np.ones(1),
+            grid=[axis, axis],
+            prediction=np.add.outer(axis, axis),
+            bends=[line] * n_lines,
+        ).plot()
+        assert (display.bends_ is None) == (n_lines > MAX_LINES)
+        title = display.ax_.get_title(loc="left")
+        assert ("lines" in title) == (n_lines <= MAX_LINES)
 
 
 def test_pipelines_and_other_regressors_are_drawn_without_bends(penguins: pd.DataFrame) -> None:

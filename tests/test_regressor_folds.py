@@ -19,7 +19,7 @@ Y = X[:, 0] * 5 + np.abs(X[:, 1]) + 0.1 * RNG.normal(size=60)
 
 def folds(**settings: object) -> TorchRegressor:
     given = {"module": MLP, "module__hidden_sizes": [8], "max_epochs": 6, "random_state": 0}
-    return TorchRegressor(module=MLP, **(given | {"n_folds": 4} | settings))
+    return TorchRegressor(**(given | {"n_folds": 4} | settings))
 
 
 def test_every_row_is_in_one_fold_and_folds_differ_by_a_row_at_most() -> None:

@@ -37,7 +37,7 @@ def run(code: str) -> TorchRegressor:
     ],
 )
 def test_the_code_builds_a_regressor_with_the_same_parameters(parameters: dict[str, Any]) -> None:
-    reg = TorchRegressor(module=MLP, **parameters)
+    reg = TorchRegressor(**{"module": MLP, **parameters})
     assert run(settings_code(reg)).get_params() == reg.get_params()
 
 
@@ -52,9 +52,22 @@ def test_what_code_cannot_say_is_left_open_and_described() -> None:
 
 
 def test_only_what_differs_from_the_defaults_is_written() -> None:
-    assert settings_code(TorchRegressor(module=MLP, max_epochs=200)) == settings_code(
+    assert settings_code(TorchRegressor(module=MLP, tol=None)) == settings_code(
         TorchRegressor(module=MLP)
     )
+
+
+def test_what_was_left_to_the_data_is_left_to_them_again_and_a_comment_says_what_it_came_to() -> (
+    None
+):
+    reg = TorchRegressor(max_epochs=2, random_state=0)
+    reg.fit([[float(i)] for i in range(40)], [float(i) for i in range(40)])
+    code = settings_code(reg)
+    assert run(code).get_params() == reg.get_params()
+    comments = [line for line in code.splitlines() if line.startswith("#")]
+    given = "\n".join(line.removeprefix("#") for line in comments[1:])
+    assert eval(f"dict({given})") == reg.chosen_params_
+    assert "n_folds='auto'," in code
 
 
 def test_versions_are_those_that_are_installed() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable
 from numbers import Integral
+from types import MethodType
 from typing import Any, ClassVar, Self, TypeVar, cast
 
 import numpy as np
@@ -185,7 +186,11 @@ class _Telling:
         self.init = init
 
     def __get__(self, estimator: Any, owner: type) -> Callable[..., None]:
-        return self.init if estimator is None else _Bound(self.init, estimator)
+        if estimator is None:
+            return self.init
+        # Later versions of inspect bind it to the class whose signature they are asked for.
+        bind = MethodType if isinstance(estimator, type) else _Bound
+        return bind(self.init, estimator)
 
 
 class _Bound:

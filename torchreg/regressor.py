@@ -126,7 +126,8 @@ class TorchRegressor(
         ``callbacks__name__parameter``. They see losses in standardized units, predictions
         and targets in raw units; the callback objects are used, not copied. With ``n_init``
         above 1 each network has copies of its own, and ``history_`` has what those of the kept
-        network noted.
+        network noted. With ``n_folds`` too: each sees the rows that its network trains on, and
+        those of its fold as validation rows, and ``history_`` has the means of the numbers noted.
     device : str or torch.device, default="cpu"
         Where to train and predict; ``"auto"`` takes the fastest present.
     dtype : {"auto", "float32", "float64"} or torch.dtype, default="auto"

@@ -9,6 +9,7 @@ from itertools import product
 
 from recipes import Case
 from sick_data import data, generalization
+from sick_defaults import defaults
 from sick_networks import degenerated, healthy, linear_data, units
 from sick_training import optimization, scale
 
@@ -21,6 +22,7 @@ CASES: list[Case] = [
     *optimization(),
     *generalization(),
     *data(),
+    *defaults(),
 ]
 
 

@@ -53,7 +53,7 @@ class Case:
             seed = self.options.get("random_state", 0) + shift
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
-                reg = TorchRegressor(**{**self.options, "random_state": seed})
+                reg = TorchRegressor(**{"module": MLP, **self.options, "random_state": seed})
                 reg.fit(X, y, **self.fit())
             return reg.diagnose(*self.look_at()).codes
         finally:

@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Iterator
 
 from torchreg.diagnosis.evidence import Evidence, listed
-from torchreg.diagnosis.record import Layer
+from torchreg.diagnosis.record import FitSummary, Layer
 from torchreg.diagnosis.report import Finding
 
 #: A layer is reported beyond this share of its units ...
@@ -38,6 +38,16 @@ def is_many(code: str, n_found: int, n_units: int) -> bool:
     bound = n_units * chance + ERRORS * math.sqrt(n_units * chance * (1 - chance))
     # A layer of one to three units is reported where none is left.
     return n_found > SHARE[code] * n_units and n_found >= min(bound, n_units)
+
+
+def can_spare(summary: FitSummary, share: float) -> bool:
+    """Tell whether a network is so large that without a share of its units nothing is lost.
+
+    It is if the others alone have more parameters than y has numbers, and could memorize them.
+    """
+    # Between two layers that both lose this share, the square is left of the weights.
+    left = (1 - share) ** 2 * summary.n_parameters / summary.n_networks
+    return left > summary.n_rows * len(summary.y.mean)
 
 
 def is_whole_layer(finding: Finding) -> bool:
@@ -82,17 +92,22 @@ _KINDS: tuple[tuple[str, str, Callable[[Layer], int], Callable[[Layer], int], st
 
 def units(evidence: Evidence) -> Iterator[Finding]:
     """Find dead, always-on, saturated and duplicate units."""
-    look = evidence.look
-    if look is None:
-        return
     for code, words, count, total, advice in _KINDS:
-        found = [layer for layer in look.layers if is_many(code, count(layer), total(layer))]
+        found = [
+            layer
+            for layer in evidence.layers
+            if is_many(code, count(layer), total(layer))
+            and not can_spare(evidence.summary, count(layer) / total(layer))
+        ]
         if not found:
             continue
+        several = evidence.summary.n_networks > 1
+        where = f" in {evidence.summary.n_networks} networks" if several else ""
         named = [
             f"{count(layer)} of {total(layer)} units of {layer.name} ({layer.function})"
             for layer in found
         ]
+        named[-1] += where
         all_of_them = any(count(layer) == total(layer) for layer in found)
         yield Finding(
             code,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
 
 import torch
@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from torchreg.diagnosis.curve import Curve
 from torchreg.diagnosis.looking import find_bends, look_at_rows
-from torchreg.diagnosis.record import FitSummary, Look
+from torchreg.diagnosis.record import FitSummary, Layer, Look
 from torchreg.diagnosis.statistics import spread_out
 from torchreg.nn.links import column_of
 
@@ -82,7 +82,7 @@ class Evidence:
     outside : list of Outside
         Columns of the given rows that leave the training range.
     bends : list of float
-        Where a network of one feature bends, in that feature's unit.
+        Where a single network of one feature bends, in that feature's unit.
     """
 
     summary: FitSummary
@@ -100,6 +100,11 @@ class Evidence:
         """The shape of this fit's training loss, without those before a warm start."""
         return Curve.of(self.losses[self.summary.first_epoch :], reference_loss(self.summary))
 
+    @cached_property
+    def layers(self) -> list[Layer]:
+        """What each hidden layer does; of several networks, the same layer of all of them."""
+        return [] if self.look is None else pooled(self.look.layers, self.summary.n_networks)
+
     @property
     def compares_with_y(self) -> bool:
         """Whether the loss is known to compare the network's output with y itself."""
@@ -114,6 +119,22 @@ class Evidence:
         if self.summary.target_names:
             return self.summary.target_names[column]
         return "y" if len(self.summary.y.mean) == 1 else f"y column {column}"
+
+
+def pooled(layers: list[Layer], n_networks: int) -> list[Layer]:
+    """Count the units of the same layer of several networks, which are called in turn, together.
+
+    Layers that do not match are left as they are.
+    """
+    each, rest = divmod(len(layers), n_networks)
+    groups = [layers[place::each] for place in range(each)]
+    if n_networks == 1 or rest or any(len({one.function for one in g}) > 1 for g in groups):
+        return layers
+    counts = [f.name for f in fields(Layer) if f.name.startswith("n_")]
+    return [
+        replace(group[0], **{name: sum(getattr(one, name) for one in group) for name in counts})
+        for group in groups
+    ]
 
 
 def about(mean: float, scale: float) -> str:
@@ -183,7 +204,9 @@ def gather(
         look = look_at_rows(module, x[chosen], None if y is None else y[chosen])
         outside = find_outside(x, summary)
     bends: list[float] = []
-    if len(summary.x.mean) == 1 and summary.reason != "diverged":
+    # The mean of several networks bends at so many places that it is nearly smooth.
+    one_curve = len(summary.x.mean) == 1 and summary.n_networks == 1
+    if one_curve and summary.reason != "diverged":
         dtype = getattr(torch, summary.dtype)
         low, high = summary.x.low[0], summary.x.high[0]
         bends = find_bends(module, low, high, dtype, column=column_of(module, 0))

@@ -15,7 +15,7 @@ from torchreg.diagnosis import (
     optimization,
     scale,
 )
-from torchreg.diagnosis.evidence import Evidence, gather, listed
+from torchreg.diagnosis.evidence import Evidence, gather, listed, reference_loss
 from torchreg.diagnosis.record import FitSummary
 from torchreg.diagnosis.report import Diagnosis, Finding
 
@@ -116,18 +116,25 @@ def diagnose(
 def summarize(evidence: Evidence) -> dict[str, Any]:
     """Write the key numbers of a fit down, and one sentence with them."""
     summary, look = evidence.summary, evidence.look
-    layers = [] if look is None else look.layers
+    layers = evidence.layers
     structure = None if look is None else look.structure
     n_units = sum(layer.n_units for layer in layers)
     n_bending = sum(layer.n_bending for layer in layers)
     r2 = None if structure is None else structure.network_r2
+    several = summary.n_networks > 1
+    size = f"{summary.n_parameters // summary.n_networks} parameters"
     words = [
-        f"{summary.n_parameters} parameters, {summary.n_rows} rows",
+        f"{summary.n_networks} networks with {size} each, averaged; {summary.n_rows} rows"
+        if several
+        else f"{size}, {summary.n_rows} rows",
         f"best epoch {evidence.kept_epoch} of {len(evidence.losses)}",
     ]
     if r2 is not None:
         where = f"on {look.n_rows} rows" if look is not None else ""
         words.append(f"R2 = {r2:.3f} {where}")
+    held_out = _held_out_r2(evidence) if several else None
+    if held_out is not None:
+        words.append(f"R2 = {held_out:.3f} of single networks on rows that they held out")
     if n_units:
         words.append(f"{n_bending} of {n_units} hidden units bend within the data")
     if evidence.bends:
@@ -138,6 +145,7 @@ def summarize(evidence: Evidence) -> dict[str, Any]:
         "n_rows": summary.n_rows,
         "n_validation": summary.n_validation,
         "n_parameters": summary.n_parameters,
+        "n_networks": summary.n_networks,
         "n_epochs": len(evidence.losses),
         "best_epoch": evidence.kept_epoch,
         "reason": summary.reason,
@@ -161,3 +169,11 @@ def summarize(evidence: Evidence) -> dict[str, Any]:
         ],
         "bends": evidence.bends,
     }
+
+
+def _held_out_r2(evidence: Evidence) -> float | None:
+    """Give the share of y's variance that was explained on held-out rows, where it is known."""
+    reference = reference_loss(evidence.summary)
+    if not evidence.validation or reference is None or not any(evidence.summary.y.scale):
+        return None
+    return 1 - generalization.loss_at(evidence.validation, evidence.kept_epoch) / reference

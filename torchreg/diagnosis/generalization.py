@@ -31,8 +31,8 @@ def overfitting(evidence: Evidence) -> Iterator[Finding]:
     if validation is not None and summary.n_validation > 1:
         error = math.sqrt(2 / summary.n_validation)
         finite = [v for v in validation if math.isfinite(v)]
-        kept = _at(validation, evidence.kept_epoch)
-        trained = _at(evidence.losses, evidence.kept_epoch)
+        kept = loss_at(validation, evidence.kept_epoch)
+        trained = loss_at(evidence.losses, evidence.kept_epoch)
         best = min(finite, default=math.nan)
         numbers: dict[str, Any] = {
             "validation_loss": kept,
@@ -52,7 +52,7 @@ def overfitting(evidence: Evidence) -> Iterator[Finding]:
             )
             return
         if gap > GAP + ERRORS * error and (kept - trained) / reference > SHARE:
-            yield _gap_finding("the validation rows", kept, trained, numbers)
+            yield _gap_finding(evidence, "the validation rows", kept, trained, numbers)
             return
     look, seen = evidence.look, summary.look
     if not evidence.is_new or look is None or seen is None or not evidence.compares_with_y:
@@ -66,22 +66,27 @@ def overfitting(evidence: Evidence) -> Iterator[Finding]:
     kept, trained = (1 - look.structure.network_r2) * ratio, 1 - seen.structure.network_r2
     if kept > (GAP + ERRORS * error) * trained and kept - trained > SHARE:
         yield _gap_finding(
-            "the given rows", kept, trained, {"loss": kept, "training_loss": trained}
+            evidence, "the given rows", kept, trained, {"loss": kept, "training_loss": trained}
         )
 
 
-def _gap_finding(where: str, kept: float, trained: float, numbers: dict[str, Any]) -> Finding:
+def _gap_finding(
+    evidence: Evidence, where: str, kept: float, trained: float, numbers: dict[str, Any]
+) -> Finding:
+    # Where held-out rows said when to stop, to stop by them is no advice.
+    stop = "" if evidence.summary.keeps_best else "early_stopping=True, "
     return Finding(
         "overfitting",
         "warning",
         f"The network memorizes: its loss on {where} is {kept:.3g}, on the training rows "
         f"{trained:.3g}.",
         numbers,
-        "More rows, a smaller network, early_stopping=True, weight decay or dropout.",
+        f"More rows, a smaller network, {stop}weight decay or dropout.",
     )
 
 
-def _at(curve: list[float], epoch: int) -> float:
+def loss_at(curve: list[float], epoch: int) -> float:
+    """Give the loss of an epoch, counted from 1."""
     return curve[min(max(epoch, 1), len(curve)) - 1]
 
 
@@ -89,7 +94,8 @@ def rows(evidence: Evidence) -> Iterator[Finding]:
     """Find ``underdetermined`` and ``small-validation``: too few rows for what they are to tell."""
     summary = evidence.summary
     n_numbers = summary.n_rows * len(summary.y.mean)
-    if summary.n_parameters > n_numbers:
+    # Where held-out rows say when to stop, what a network could memorize is no news.
+    if summary.n_parameters > n_numbers and not summary.keeps_best:
         yield Finding(
             "underdetermined",
             "info",
@@ -100,11 +106,15 @@ def rows(evidence: Evidence) -> Iterator[Finding]:
         )
     if 0 < summary.n_validation < SMALL_VALIDATION:
         error = math.sqrt(2 / summary.n_validation)
+        folds = summary.n_networks > 1
+        held_out = ", each held out by one of the networks," if folds else ""
         yield Finding(
             "small-validation",
             "warning",
-            f"{summary.n_validation} validation rows are too few to tell: their loss is uncertain "
-            f"by about {error:.0%}.",
+            f"{summary.n_validation} validation rows{held_out} are too few to tell: their loss is "
+            f"uncertain by about {error:.0%}.",
             {"n_validation": summary.n_validation, "relative_error": error},
-            "A larger validation_fraction, more rows, or cross-validation.",
+            "More rows."
+            if folds
+            else "A larger validation_fraction, more rows, or cross-validation.",
         )

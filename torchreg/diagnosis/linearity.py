@@ -87,7 +87,7 @@ def line(evidence: Evidence) -> Iterator[Finding]:
                 "variance, and nothing in what it leaves over bends.",
                 numbers,
                 "A linear model tells the same with fewer numbers: LinearRegression, or "
-                "module__hidden_sizes=().",
+                "module=MLP with module__hidden_sizes=().",
             )
         return
     asked = STRAIGHT if bend is None else min(STRAIGHT, SHARE_OF_BENDS * bend)

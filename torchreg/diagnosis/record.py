@@ -165,7 +165,7 @@ class FitSummary:
     Parameters
     ----------
     n_rows, n_validation : int
-        Rows that were trained on, and validation rows.
+        Rows that were trained on, and validation rows. With folds, a row is both.
     n_parameters : int
     batch_size, max_epochs, first_epoch : int
         ``first_epoch`` counts the epochs of earlier fits (warm start).
@@ -187,6 +187,10 @@ class FitSummary:
         The warning about columns that were too coarse before they came.
     schedule : str
         How the learning rate moved: a name, or that of a class or callable.
+    n_networks : int
+        How many are averaged, each of which held out another fold of the rows.
+    keeps_best : bool
+        Whether validation rows said which epoch's weights were kept.
     """
 
     n_rows: int
@@ -211,6 +215,8 @@ class FitSummary:
     target_names: list[str] = field(default_factory=list)
     lost_digits: str | None = None
     schedule: str = "constant"
+    n_networks: int = 1
+    keeps_best: bool = False
 
     def to_dict(self) -> dict[str, Any]:
         """Give nested dictionaries and lists of plain numbers and words, ready for JSON."""

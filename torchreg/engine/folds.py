@@ -6,12 +6,15 @@ import math
 from collections import OrderedDict
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
+from numbers import Real
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from torchreg.engine.problem import Outcome
+from torchreg.engine.request import RawRows
 from torchreg.engine.rows import Table
 from torchreg.nn import Ensemble
 
@@ -63,6 +66,16 @@ def split_table(table: Table, fold: Tensor, number: int) -> tuple[Table, Table]:
     )
 
 
+def split_rows(rows: RawRows, fold: Tensor, number: int) -> tuple[RawRows, RawRows]:
+    """Part rows in raw units, which callbacks are shown, as :func:`split_table` does."""
+    places = torch.nonzero(fold != number)[:, 0], torch.nonzero(fold == number)[:, 0]
+    training, validation = (
+        RawRows(rows.x[place], rows.y[place], None if rows.weight is None else rows.weight[place])
+        for place in places
+    )
+    return training, validation
+
+
 def _weighed(table: Table) -> Table:
     if table.weight is None:
         return table
@@ -90,7 +103,7 @@ def outcome_of_all(outcomes: Sequence[Outcome]) -> Outcome:
     """Write what several networks saw as one: each loss is the mean of those that were training.
 
     The best epoch is that of the lowest mean loss of the rows held out; each network itself keeps
-    the weights of its own.
+    the weights of its own. Of what callbacks noted, numbers are means, too.
 
     Parameters
     ----------
@@ -113,6 +126,10 @@ def outcome_of_all(outcomes: Sequence[Outcome]) -> Outcome:
         longest,
         losses=losses,
         validation_losses=validation,
+        extra={
+            epoch: {key: _mean_noted(key, value, outcomes, epoch) for key, value in noted.items()}
+            for epoch, noted in longest.extra.items()
+        },
         reason=reason,
         best_epoch=longest.first_epoch + 1 + finite.index(min(finite)),
         still_falling=any(outcome.still_falling for outcome in outcomes),
@@ -121,6 +138,13 @@ def outcome_of_all(outcomes: Sequence[Outcome]) -> Outcome:
 
 def _so_far(losses: list[float], epoch: int) -> list[float]:
     return losses[epoch : epoch + 1] or [min(losses)]
+
+
+def _mean_noted(key: str, value: Any, outcomes: Sequence[Outcome], epoch: int) -> Any:
+    if not isinstance(value, Real) or isinstance(value, bool):
+        return value
+    noted = (outcome.extra.get(epoch, {}) for outcome in outcomes)
+    return _mean([float(of_one[key])] for of_one in noted if key in of_one)
 
 
 def _mean(parts: Iterable[list[float]]) -> float:

@@ -21,7 +21,14 @@ from torchreg._device import (
 )
 from torchreg.diagnosis.record import FitSummary
 from torchreg.engine.described_rows import describe_rows
-from torchreg.engine.folds import deal_folds, joined, one_of, outcome_of_all, split_table
+from torchreg.engine.folds import (
+    deal_folds,
+    joined,
+    one_of,
+    outcome_of_all,
+    split_rows,
+    split_table,
+)
 from torchreg.engine.initial import initialize
 from torchreg.engine.inside import LARGE, Inside
 from torchreg.engine.members import has_members
@@ -120,12 +127,16 @@ class Plan:
             validation = shared.once("table", held_out, *how, make=make)
         loss = loss.to(first.table.t)
         parts = [(start.table, validation) for start in starts]
+        shown = [(training, job.validation) for start in starts]
         if request.n_folds > 1:
             fold = deal_folds(len(training.y), request.n_folds, request.seed)
             parts = [split_table(first.table, fold, k) for k in range(request.n_folds)]
+            if request.callbacks:
+                # They alone look at rows in raw units.
+                shown = [split_rows(training, fold, k) for k in range(request.n_folds)]
         self.problems = []
-        for start, (rows, held) in zip(starts, parts, strict=True):
-            listener = start.inside.listener(training, job.validation, batch_size)
+        for start, (rows, held), raw in zip(starts, parts, shown, strict=True):
+            listener = start.inside.listener(*raw, batch_size)
             problem = Problem(
                 network=start.inside.network,
                 training=rows,
@@ -175,7 +186,8 @@ class Plan:
             network = module.get_submodule("network")
             problem = replace(problem, network=network, training=start.table)
             travel = Travel.of_several([self.travels[i] for i in trained])
-        summary = summarize(problem, answer, travel, module, self.described)
+        n_averaged = len(trained) if self.request.n_folds > 1 else 1
+        summary = summarize(problem, answer, travel, module, self.described, n_averaged)
         interrupted = any(map(is_interrupted, answers))
         return Fitted(module.eval(), dtype, answer, summary, start.seed, losses, interrupted)
 

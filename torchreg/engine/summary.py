@@ -18,7 +18,12 @@ from torchreg.nn.links import link_of
 
 
 def summarize(
-    problem: Problem, outcome: Outcome, travel: Travel, module: nn.Sequential, rows: DescribedRows
+    problem: Problem,
+    outcome: Outcome,
+    travel: Travel,
+    module: nn.Sequential,
+    rows: DescribedRows,
+    n_networks: int = 1,
 ) -> FitSummary:
     """Write the numbers of a fit down.
 
@@ -32,14 +37,20 @@ def summarize(
         The network between its scaling layers.
     rows : DescribedRows
         Of the training rows.
+    n_networks : int, default=1
+        How many networks, trained on other folds each, the problem's network is the mean of.
     """
     layers = dict(module.named_children())
     validation, lr = problem.validation, problem.optimizer.options.get("lr")
+    n_validation = 0 if validation is None else len(validation.t)
+    if n_networks > 1:
+        # Each row was held out by one of them.
+        n_validation = rows.n_rows
     journeys = travel.finish()
     x, t = (values[rows.chosen] for values in (problem.training.x, problem.training.t))
     return FitSummary(
         n_rows=rows.n_rows,
-        n_validation=0 if validation is None else len(validation.t),
+        n_validation=n_validation,
         n_parameters=sum(journey.n for journey in journeys),
         batch_size=problem.batch_size,
         max_epochs=problem.max_epochs,
@@ -58,6 +69,8 @@ def summarize(
         journeys=journeys,
         look=look_inside(problem.network, x, t, link_of(module)),
         schedule=problem.schedule.name,
+        n_networks=n_networks,
+        keeps_best=validation is not None and problem.stopping.on_validation,
     )
 
 

@@ -174,6 +174,6 @@ def spread_out(n: int, at_most: int | None) -> Sequence[int] | slice:
 
 
 def n_networks_of(reg: Any) -> int:
-    """Count the networks of a fitted regressor, whose mean predicts."""
-    network = reg.module_.network
+    """Count the networks of a fitted regressor, or ensemble of them, whose mean predicts."""
+    network = reg.module_ if isinstance(reg.module_, Ensemble) else reg.module_.network
     return len(network.members) if isinstance(network, Ensemble) else 1

@@ -19,7 +19,7 @@ from torchreg.plotting._axes import (
     require_matplotlib,
 )
 from torchreg.plotting._inside import bends_along, switches_over
-from torchreg.plotting._labels import Labels, as_columns, labels_of, spread_out
+from torchreg.plotting._labels import Labels, as_columns, labels_of, n_networks_of, spread_out
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -28,13 +28,16 @@ Array = NDArray[np.float64]
 
 #: More bends than this are counted, not listed.
 LISTED = 3
+#: More lines than this would hide the map below them.
+MAX_LINES = 200
 
 
 class FitDisplay:
     """A fit over one feature as a curve, over two as a map, with the data and the bends.
 
     Networks of ReLUs and their like are flat between bends. With one feature, bends are
-    circles on the curve and ticks at the foot; with two, thin lines.
+    circles on the curve and ticks at the foot; with two, thin lines, unless there are more than
+    200 of them. Of a mean of several networks none are shown.
 
     Parameters
     ----------
@@ -69,11 +72,12 @@ class FitDisplay:
     --------
     >>> import numpy as np
     >>> from torchreg import TorchRegressor
+    >>> from torchreg.nn import MLP
     >>> from torchreg.plotting import FitDisplay
     >>> flipper_mm = np.linspace(170, 230, 100).reshape(-1, 1)
     >>> mass_g = 4000 + 25 * np.abs(flipper_mm[:, 0] - 200)
     >>> reg = TorchRegressor(
-    ...     module__hidden_sizes=[5], optimizer="rprop", max_epochs=300, random_state=0
+    ...     MLP, module__hidden_sizes=[5], optimizer="rprop", max_epochs=300, random_state=0
     ... ).fit(flipper_mm, mass_g)
     >>> display = FitDisplay.from_estimator(
     ...     reg, flipper_mm, mass_g, units={"x0": "mm", "y": "g"}
@@ -168,13 +172,14 @@ class FitDisplay:
         resolution = grid_resolution or (400, 120)[n_features - 1]
         grid = [_axis(column, resolution) for column in table.T]
         # 2. Where it bends, so that the curve has its corners there.
-        plain_network = hasattr(estimator, "module_")
+        # The mean of several networks bends at so many places that it is nearly smooth.
+        one_network = hasattr(estimator, "module_") and n_networks_of(estimator) == 1
         bends: Any = None
-        if plain_network and n_features == 1:
+        if one_network and n_features == 1:
             low, high = float(table.min()), float(table.max())
             bends = bends_along(estimator.module_, low, high, output=target)
             grid = [np.union1d(grid[0], bends)]
-        elif plain_network:
+        elif one_network:
             bends = switches_over(estimator.module_, *grid)
         # 3. The prediction.
         points = np.stack([axis.ravel() for axis in np.meshgrid(*grid)], axis=1)
@@ -308,7 +313,8 @@ class FitDisplay:
         options: dict[str, Any] = {"levels": 24, "cmap": "cividis", "norm": norm}
         options |= dict(contour_kwargs or {})
         self.map_ = ax.contourf(*self.grid, self.prediction, **options)
-        if self.bends:
+        drawn = bool(self.bends) and len(self.bends) <= MAX_LINES
+        if drawn:
             # The more there are, the less each of them matters, and the more it would hide.
             alpha = 0.25 + 0.5 / (1 + len(self.bends) / 10)
             self.bends_ = LineCollection(list(self.bends), colors="white", alpha=alpha)
@@ -319,7 +325,7 @@ class FitDisplay:
             points: dict[str, Any] = {"c": self.y, "cmap": self.map_.get_cmap(), "norm": norm}
             points |= {"s": 26, "edgecolors": "white", "linewidths": 0.7}
             self.points_ = ax.scatter(*self.X.T, **points | dict(point_kwargs or {}))
-        words = ["points: data"] * (self.y is not None) + ["lines: bends"] * bool(self.bends)
+        words = ["points: data"] * (self.y is not None) + ["lines: bends"] * drawn
         ax.set_title(", ".join(words), fontsize="medium", loc="left")
         bar = ax.figure.colorbar(self.map_, ax=ax)
         bar.set_label(plain(labels.target(self.target), at_most=60))

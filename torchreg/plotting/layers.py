@@ -52,8 +52,8 @@ class ActivationDisplay(LayerDisplay):
     >>> X = np.linspace(170, 230, 40).reshape(-1, 1)
     >>> reg = TorchRegressor(max_epochs=20, random_state=0).fit(X, abs(X[:, 0] - 200))
     >>> display = ActivationDisplay.from_estimator(reg, X)
-    >>> [layer.name for layer in display.layers][:3]
-    ['scale: RobustStandardize', 'linear: Linear', 'embedding: PeriodicEmbedding']
+    >>> [layer.name for layer in display.layers][-3:]
+    ['mlp.layers.2: Linear', 'mlp.layers.3: ReLU', 'mlp.layers.4: Linear']
     >>> print(display.ax_.get_xlabel())
     activations of 8 networks
     (dimensionless)

@@ -28,7 +28,7 @@ STYLE = """
 .torchreg-network th,.torchreg-network td{padding:.15em .8em .15em 0;text-align:left;
 border-bottom:1px solid rgba(128,128,128,.4);overflow-wrap:anywhere;background:none}
 .torchreg-network thead th{overflow-wrap:normal}
-.torchreg-network tbody th{min-width:9em}
+.torchreg-network tbody th{min-width:11em}
 .torchreg-network .number{text-align:right;font-variant-numeric:tabular-nums}
 """
 
@@ -53,7 +53,7 @@ def network_html(
     size = sum(parameter.numel() for parameter in module.parameters())
     words = f"The network: raw units in, raw units out, {size:,} parameters"
     if count_alike(module) > 1:
-        words += f", {count_alike(module)} networks like this, averaged"
+        words += f" in {count_alike(module)} networks like this, averaged"
     tables = []
     for columns in (*constants_tables(module, features, targets), layers_table(module)):
         folded = columns.count("<tr>") > FOLDED + 1
@@ -145,7 +145,7 @@ def layers_table(module: nn.Module) -> str:
     total = sum(p.numel() for p in module.parameters())
     caption = f"Layers: {total:,} parameters"
     if n_alike > 1:
-        caption += f", {n_alike} networks like this, averaged, with {total // n_alike:,} each"
+        caption += f" in {n_alike} networks like this, averaged, {total // n_alike:,} in each"
     return table(caption, ["layer", "what", "parameters"], rows)
 
 

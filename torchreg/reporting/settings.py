@@ -33,7 +33,8 @@ def settings_code(estimator: Any) -> str:
     Parameters
     ----------
     estimator : estimator
-        Only parameters that differ from their defaults are written.
+        Only parameters that differ from their defaults are written, and ``n_folds`` where it
+        is left to the data. What such came to in its fit, a comment says.
 
     Returns
     -------
@@ -44,14 +45,23 @@ def settings_code(estimator: Any) -> str:
     Examples
     --------
     >>> from torchreg import TorchRegressor
-    >>> print(settings_code(TorchRegressor(lr=0.1, module__hidden_sizes=[5])))
+    >>> reg = TorchRegressor(lr=0.1, module__hidden_sizes=[5], random_state=0)
+    >>> print(settings_code(reg.fit([[1.0], [2.0], [3.0]], [1.0, 2.0, 4.0])))
     from torchreg import TorchRegressor
     <BLANKLINE>
     reg = TorchRegressor(
         lr=0.1,
+        n_folds='auto',
+        random_state=0,
         module__hidden_sizes=[5],
     )
     reg.fit(X, y)
+    <BLANKLINE>
+    # What was left to the data came to:
+    #     batch_size=32,
+    #     max_epochs=60,
+    #     n_folds=None,
+    #     schedule='cosine',
     """
     name, package = type(estimator).__name__, type(estimator).__module__.partition(".")[0]
     imports = {f"from {package} import {name}"}
@@ -59,7 +69,7 @@ def settings_code(estimator: Any) -> str:
     arguments = []
     defaults = {
         key: parameter.default
-        for key, parameter in inspect.signature(type(estimator)).parameters.items()
+        for key, parameter in inspect.signature(estimator.__init__).parameters.items()
     }
     for key, value in estimator.get_params(deep=False).items():
         default = defaults.get(key, inspect.Parameter.empty)
@@ -72,7 +82,10 @@ def settings_code(estimator: Any) -> str:
             left_open.append(f"{key} = ...  # {described}")
         arguments.append(f"    {key}={code},")
     call = [f"reg = {name}(", *arguments, ")"] if arguments else [f"reg = {name}()"]
-    blocks = [sorted(imports), left_open, [*call, "reg.fit(X, y)"]]
+    chosen = sorted(getattr(estimator, "chosen_params_", {}).items())
+    came_to = ["# What was left to the data came to:"] if chosen else []
+    came_to += [f"#     {key}={value!r}," for key, value in chosen]
+    blocks = [sorted(imports), left_open, [*call, "reg.fit(X, y)"], came_to]
     return "\n\n".join("\n".join(block) for block in blocks if block)
 
 

@@ -62,7 +62,7 @@ th, td { text-align: left; vertical-align: top; padding: .25rem 1rem .25rem 0;
 th { font-weight: 600; }
 th, td { overflow-wrap: anywhere; }
 thead th { overflow-wrap: normal; }
-tbody th { min-width: 9em; }
+tbody th { min-width: 11em; }
 tbody td:not(.number) { min-width: 6em; }
 .number { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap; }
 th.number { text-align: right; }
