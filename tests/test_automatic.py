@@ -88,7 +88,7 @@ def test_rules_go_by_the_rows_that_differ() -> None:
 def test_of_more_rows_there_are_never_fewer_in_a_batch() -> None:
     sizes = [batch_size_for(n) for n in range(1, 20_000, 50)]
     assert sizes == sorted(sizes)
-    assert (sizes[0], sizes[-1]) == (32, 256)
+    assert (sizes[0], sizes[-1]) == (32, 512)
 
 
 def test_each_fold_holds_out_four_rows_at_least() -> None:

@@ -23,10 +23,10 @@ MANY_EPOCHS = 200
 #: Epochs of the built-in network in batches, over which a cosine brings the learning rate to 0.
 EPOCHS = 60
 #: Its learning rate, for the optimizers whose steps have about this size.
-LR = {"adam": 3e-3, "adamw": 3e-3}
+LR = {"adam": 6e-3, "adamw": 6e-3}
 #: Up to so many rows it is narrow, and computes in float64 at no cost.
 FEW_ROWS = 200
-NARROW, WIDE = (64, 64), (256, 256)
+NARROW, WIDE = (64, 64), (128, 128)
 #: Folds: each holds out this many rows at least, ...
 ROWS_IN_FOLD = 4
 #: ... there are so many of them, ...
@@ -35,8 +35,8 @@ FOLDS = 8
 MANY_ROWS, FEW_FOLDS = 4_000, 4
 #: ... and from so many on one network with one part of the rows held out does.
 TOO_MANY_ROWS = 50_000
-#: Rows of a batch: twice as many for twice the rows, between these.
-SMALL_BATCH, LARGE_BATCH = 32, 256
+#: Rows of a batch: of few rows the first, then twice as many for twice the rows, up to the last.
+FEW_IN_BATCH, SMALL_BATCH, LARGE_BATCH = 32, 64, 512
 ROWS_OF_SMALL_BATCH = 750
 
 #: The parameters that can be left to the data.
@@ -107,8 +107,10 @@ def batch_size_for(n_rows: int) -> int:
     Examples
     --------
     >>> [batch_size_for(n) for n in (100, 1_000, 2_000, 5_000, 100_000)]
-    [32, 32, 64, 128, 256]
+    [32, 64, 128, 256, 512]
     """
+    if n_rows <= FEW_ROWS:
+        return FEW_IN_BATCH
     doublings = int(math.log2(max(1, n_rows / ROWS_OF_SMALL_BATCH)))
     return min(LARGE_BATCH, SMALL_BATCH << doublings)
 

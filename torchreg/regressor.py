@@ -225,11 +225,12 @@ class TorchRegressor(
 
     ========================  ==============================================================
     ``n_folds``               8; 4 from 4,000 rows on. Of fewer than 32 rows each holds out 4.
-    ``module__hidden_sizes``  (64, 64) for up to 200 rows, else (256, 256)
-    ``batch_size``            32; from 1,500 rows on 64, from 3,000 on 128, from 6,000 on 256
+    ``module__hidden_sizes``  (64, 64) for up to 200 rows, else (128, 128)
+    ``batch_size``            32 for up to 200 rows, else 64; from 1,500 on 128, from 3,000 on
+                              256, from 6,000 on 512
     ``max_epochs``            60; 200 for ``"lbfgs"`` and ``"rprop"``
     ``schedule``              ``"cosine"``; ``"constant"`` for ``"lbfgs"`` and ``"rprop"``
-    ``lr``                    0.003 for ``"adam"`` and ``"adamw"``
+    ``lr``                    0.006 for ``"adam"`` and ``"adamw"``
     ========================  ==============================================================
 
     Instead of folds, one network holds out ``validation_fraction`` of the rows, and keeps the
