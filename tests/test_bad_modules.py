@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from tests._refusals import NAN, Array, X, Y, quick, refuse
 from torchreg import DivergenceWarning
 from torchreg.engine.network import build_network
+from torchreg.nn import MLP
 
 # Modules
 
@@ -174,10 +175,10 @@ def test_a_fit_that_diverges_after_a_warm_start_keeps_what_the_first_had_learned
     ("module", "options"),
     [
         (Fuse, {"module__burns_at": 1}),
-        (None, {"loss": lambda p, t: (p - t).log()}),
-        (None, {"loss": lambda p, t: (p - t) ** 2 / 0.0}),
+        (MLP, {"loss": lambda p, t: (p - t).log()}),
+        (MLP, {"loss": lambda p, t: (p - t) ** 2 / 0.0}),
         # Not a number, but with a gradient that is one.
-        (None, {"loss": lambda p, t: (p - t) ** 2 + NAN}),
+        (MLP, {"loss": lambda p, t: (p - t) ** 2 + NAN}),
     ],
 )
 @pytest.mark.parametrize("optimizer", ["adam", "lbfgs", "rmsprop"])

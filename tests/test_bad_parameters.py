@@ -113,7 +113,7 @@ OUTSIDE: dict[str, list[Any]] = {
     "batch_size": [0, -1, 2.5, "all"],
     "standardize": ["x", "both", None, 2],
     "early_stopping": ["auto", None, 2],
-    "n_folds": [0, 1, 2.0, -3, NAN, "auto"],
+    "n_folds": [0, 1, 2.0, -3, NAN, "all"],
     "validation_fraction": [0, 1, 0.0, 1.0, -0.1, 1.5, NAN, None],
     "n_iter_no_change": [0, -1, 2.5, None],
     "tol": [-1e-4, NAN, INF, "auto"],

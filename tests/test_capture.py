@@ -504,8 +504,9 @@ def test_recording_and_repeating_do_not_import_dynamo() -> None:
 import sys
 import numpy as np
 from torchreg import TorchRegressor
+from torchreg.nn import MLP
 X = np.linspace(0, 1, 40).reshape(20, 2)
-reg = TorchRegressor(max_epochs=20, random_state=0, verbose=1).fit(X, X[:, 0])
+reg = TorchRegressor(MLP, max_epochs=20, random_state=0, verbose=1).fit(X, X[:, 0])
 assert "torch._dynamo" not in sys.modules
 """
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)

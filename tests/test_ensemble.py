@@ -91,7 +91,8 @@ def test_an_ensemble_of_one_is_the_regressor_with_its_seed(noisy: Rows) -> None:
 def test_without_a_template_it_is_an_ensemble_of_default_regressors(kink: Rows) -> None:
     X, y = kink
     ensemble = TorchEnsembleRegressor(n_estimators=2, random_state=0).fit(X, y)
-    first = TorchRegressor(module=MLP, random_state=0).fit(X, y)
+    one = {"n_folds": None, "early_stopping": True, "n_iter_no_change": 60}
+    first = TorchRegressor(random_state=0, **one).fit(X, y)
     np.testing.assert_allclose(ensemble.estimators_[0].predict(X), first.predict(X), rtol=1e-9)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -43,6 +44,7 @@ class BinEmbedding(nn.Module):
         Bins of each column at most; of few rows fewer, so that each holds 20.
     n_outputs : int, default=3
         Features that are made of them.
+    device, dtype : as in ``nn.Linear``
 
     Attributes
     ----------
@@ -87,6 +89,8 @@ class BinEmbedding(nn.Module):
         columns: Sequence[int] | None = None,
         n_bins: int = 16,
         n_outputs: int = 3,
+        device: Any = None,
+        dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
         owner = type(self).__name__
@@ -96,12 +100,15 @@ class BinEmbedding(nn.Module):
         chosen = as_columns(columns, self.in_features, name=owner)
         self.columns = None if columns is None else chosen
         self.out_features = len(chosen) * self.n_outputs
-        shape = (len(chosen), self.n_bins)
         for name in ("low", "slope", "mean"):
-            self.register_buffer(name, torch.zeros(shape))
-        self.weight = nn.Parameter(torch.empty(shape[0], self.n_outputs, self.n_bins))
+            self.register_buffer(
+                name, torch.zeros(len(chosen), self.n_bins, device=device, dtype=dtype)
+            )
+        shape = (len(chosen), self.n_outputs, self.n_bins)
+        self.weight = nn.Parameter(torch.empty(shape, device=device, dtype=dtype))
         some = chosen != [*range(self.in_features)]
-        self.register_buffer("index", torch.tensor(chosen) if some else None, persistent=False)
+        index = torch.tensor(chosen, dtype=torch.long, device=device) if some else None
+        self.register_buffer("index", index, persistent=False)
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
@@ -186,7 +193,7 @@ def bin_edges(values: Tensor, weight: Tensor | None, n_bins: int) -> Tensor:
     n_rows = float(1 / share.square().sum())
     n_bins = max(2, min(n_bins, int(n_rows / ROWS_IN_BIN)))
     ordered, order = values.sort()
-    distinct = torch.unique_consecutive(ordered)
+    distinct: Tensor = torch.unique_consecutive(ordered)
     if len(distinct) <= n_bins + 1:
         return distinct
     reached = share[order].cumsum(dim=0)
@@ -198,4 +205,5 @@ def bin_edges(values: Tensor, weight: Tensor | None, n_bins: int) -> Tensor:
         for error in (-_SAME_SHARE, _SAME_SHARE)
     )
     inner = below + (above - below) / 2
-    return torch.cat([ordered[:1], inner, ordered[-1:]]).unique_consecutive()
+    edges: Tensor = torch.unique_consecutive(torch.cat([ordered[:1], inner, ordered[-1:]]))
+    return edges

@@ -117,7 +117,8 @@ class PeriodicEmbedding(nn.Module):
 
     def reset_parameters(self) -> None:
         """Draw frequencies, phases, weights and biases anew."""
-        if self.frequency is None:
+        if self.frequency is None or self.frequency.is_meta:
+            # A sketch has no numbers; torch would load its compiler to draw them.
             return
         bound = 1 / math.sqrt(self.n_frequencies)
         nn.init.normal_(self.frequency, std=self.frequency_scale)

@@ -21,16 +21,17 @@ _SMALL = 0.1
 class TabularMLP(nn.Module):
     r"""A multilayer perceptron for the columns of a table, measured or of two values.
 
-    .. math:: f(x) = W x' + b + \mathrm{MLP}\bigl(z,\; \mathrm{waves}(z) + \mathrm{bins}(z)\bigr),
-              \qquad z = \mathrm{clip}(\mathrm{scale}(x))
+    .. math:: f(x) = W (s, z) + b
+              + \mathrm{MLP}\bigl(z,\; \mathrm{waves}(z) + \mathrm{bins}(z)\bigr),
+              \qquad s = \mathrm{scale}(x), \quad z = \mathrm{clip}(s)
 
     Columns are scaled by their quartiles and clipped smoothly (:class:`RobustStandardize`), so
     that neither long tails nor rare values reach far. Each measured column is also embedded, in
     waves (:class:`PeriodicEmbedding`) and in bins (:class:`BinEmbedding`) of its own, by which a
     network follows what is not smooth. Columns of two values are left as they are, and constant
     ones are 0. Below lies the straight line through the training rows (:class:`FixedLinear`), in
-    numbers :math:`x'` that are scaled, or scaled and clipped, whichever makes the targets more
-    likely; so what is linear need not be learned, and is not unlearned.
+    scaled numbers :math:`s` or in clipped ones, whichever make the targets more likely; so what
+    is linear need not be learned, and is not unlearned.
 
     Which columns are which, their quartiles, the bins and the line, :meth:`initialize_from`
     finds in the training rows; :class:`torchreg.TorchRegressor` calls it.
@@ -56,8 +57,7 @@ class TabularMLP(nn.Module):
     ----------
     scale : RobustStandardize
     line : FixedLinear
-    clips : Tensor of bool of shape ()
-        Whether the line takes clipped numbers.
+        Of scaled and of clipped numbers, side by side; the weights of one half are 0.
     waves : PeriodicEmbedding
     bins : BinEmbedding
     mlp : MLP
@@ -78,8 +78,6 @@ class TabularMLP(nn.Module):
     torch.Size([4, 1])
     """
 
-    clips: Tensor
-
     def __init__(
         self,
         in_features: int,
@@ -94,8 +92,8 @@ class TabularMLP(nn.Module):
     ) -> None:
         super().__init__()
         self.scale = RobustStandardize(torch.zeros(in_features), torch.ones(in_features))
-        self.line = FixedLinear(torch.zeros(out_features, in_features), torch.zeros(out_features))
-        self.register_buffer("clips", torch.tensor(True))
+        flat = torch.zeros(out_features, 2 * in_features)
+        self.line = FixedLinear(flat, torch.zeros(out_features))
         self.waves = PeriodicEmbedding(
             in_features,
             n_frequencies=n_frequencies,
@@ -125,9 +123,11 @@ class TabularMLP(nn.Module):
         z = self.scale.clip(scaled)
         # 2. The line, through whichever numbers explain more.
         plain, clipped = ridge(scaled, t, weight), ridge(z, t, weight)
-        slopes, bias, surprise = min(plain, clipped, key=lambda line: line[2])
-        self.clips.fill_(surprise == clipped[2])
-        self.line = FixedLinear(slopes, bias)
+        slopes, bias, _ = min(plain, clipped, key=lambda line: line[2])
+        unused = torch.zeros_like(slopes)
+        halves = [slopes, unused] if bias is plain[1] else [unused, slopes]
+        self.line.weight.copy_(torch.cat(halves, dim=1))
+        self.line.bias.copy_(bias)
         # 3. The network beside it.
         self._embed(self.scale.measurements())
         self.bins.initialize_from(z, t, weight)
@@ -150,9 +150,10 @@ class TabularMLP(nn.Module):
         """Compute the outputs: shape (n, in_features) to (n, out_features)."""
         scaled = self.scale.scaled(x)
         z = self.scale.clip(scaled)
-        line: Tensor = self.line(torch.where(self.clips, z, scaled))
+        line: Tensor = self.line(torch.cat([scaled, z], dim=1))
         if not self.bins.out_features:
-            return line + self.mlp(z)
-        embedded = torch.cat([z, self.waves.waves(z) + self.bins(z)], dim=1)
+            embedded = z
+        else:
+            embedded = torch.cat([z, self.waves.waves(z) + self.bins(z)], dim=1)
         outputs: Tensor = line + self.mlp(embedded)
         return outputs
