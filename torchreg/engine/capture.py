@@ -231,7 +231,11 @@ class _Notes:
         kept = {self.name_of(loss), *(targets[index] for index in copied)}
         source = ["def program(x, t, weight):"]
         source += self._statements(self._needed(kept | direct.keys()), kept, direct)
-        source += [f"{self._object(out[index])}.copy_({targets[index]})" for index in copied]
+        if copied:
+            places = ", ".join(self._object(out[index]) for index in copied)
+            values = ", ".join(targets[index] for index in copied)
+            copy = self._object(torch._foreach_copy_, name="copy_each")
+            source.append(f"{copy}([{places}], [{values}])")
         result = self.name_of(loss)
         source.append(f"return {result}.clone()" if result in self.settled else f"return {result}")
         namespace = dict(self.bound)
@@ -294,7 +298,10 @@ class _Notes:
                 self._settle(names, call.given[:1], lambda first: first)
             elif self.stays and names[0:1] and names[0] not in kept and has_place(call):
                 self._settle(names, [], partial(torch.empty_like, call.result))
-                arguments.append(f"{PLACES.get(call.name, 'out')}={names[0]}")
+                if call.name == "clone":
+                    function, arguments = f"{names[0]}.copy_", arguments[:1]
+                else:
+                    arguments.append(f"{PLACES.get(call.name, 'out')}={names[0]}")
                 if call.name in PLACES:
                     function = self._object(INTO[call.name], name=f"into_{call.name}")
             settled = bool(names) and names[0] in self.settled

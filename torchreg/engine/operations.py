@@ -135,7 +135,7 @@ def take_again(call: Call, first: Tensor) -> Tensor:
 
 def has_place(call: Call) -> bool:
     """Whether a call can write its result to memory that stays from step to step."""
-    writes = call.name in WRITES_OUT or call.name in PLACES
+    writes = call.name in WRITES_OUT or call.name in PLACES or call.name == "clone"
     # The sum of everything takes no place.
     return writes and not call.acts and isinstance(call.result, Tensor) and call.result.ndim > 0
 

@@ -81,9 +81,9 @@ class Stack:
         self.set_pace()
         #: The steps that are to come, at most, as they are captured for all networks.
         self.n_epochs = max(problem.max_epochs for problem in problems)
-        self.leading = self._find_leading()
-        self.tables = [self._tables_of(problem) for problem in problems]
         try:
+            self.leading = self._find_leading()
+            self.tables = [self._tables_of(problem) for problem in problems]
             self._prepare()
             self._try_out()
         except NotStackableError:
@@ -101,7 +101,8 @@ class Stack:
         first = self.problems[0]
         tables = [table for problem in self.problems for table in _tables(problem)]
         n_numbers = sum(table.x.numel() for table in tables if isinstance(table.x, Tensor))
-        if first.protect_input or n_numbers > HELD:
+        # To watch a network that draws would be to draw.
+        if first.draws or first.protect_input or n_numbers > HELD:
             return []
         x = first.training.x
         assert isinstance(x, Tensor)  # Lazy rows are in no stack.
@@ -200,17 +201,15 @@ class Stack:
             yield self.whole, self.deal.counts[0], all_rows(tables, turned=self.features_first)
             return
         sizes = [problem.batch_size for problem in self.problems]
-        deals = [
-            Deal(
-                rows,
-                sizes,
-                [torch.Generator().manual_seed(p.seed) for p in self.problems],
-                turned=self.features_first,
-            ).batches()
-            for rows in (self.deal.tables, tables)
-        ]
+
+        def deal(tables: Sequence[Table]) -> Iterator[tuple[Batch, list[int]]]:
+            generators = [torch.Generator().manual_seed(p.seed) for p in self.problems]
+            return Deal(tables, sizes, generators, turned=self.features_first).batches()
+
+        dealt = [deal(self.deal.tables), *([deal(tables)] if self.leading else [])]
         known = set()
-        for (batch, counts), (raw, _) in zip(*deals, strict=True):
+        for (batch, counts), *others in zip(*dealt, strict=True):
+            raw = others[0][0] if others else batch
             kind = max(counts), len(set(counts)) > 1
             if kind not in known:
                 known.add(kind)
