@@ -45,7 +45,7 @@ def layers() -> nn.Module:
 
 def build(module: Any = MLP, **options: Any) -> TorchRegressor:
     settings: dict[str, Any] = {"max_epochs": 5, "random_state": 0, "module": module, **options}
-    return TorchRegressor(module=MLP, **settings)
+    return TorchRegressor(**settings)
 
 
 BOTH = np.stack([Y, -Y], axis=1)

@@ -41,9 +41,9 @@ Y = 4000 + 800 * (np.sin(X[:, 0]) + (X[:, 1] - 1000) / 100)
 
 def build(module: Any = MLP, **options: Any) -> TorchRegressor:
     settings: dict[str, Any] = {"max_epochs": 5, "random_state": 0, "module": module, **options}
-    if module is None:
+    if module is MLP:
         settings.setdefault("module__hidden_sizes", [7])
-    return TorchRegressor(module=MLP, **settings)
+    return TorchRegressor(**settings)
 
 
 def run(path: Path, rows: Array) -> Array:

@@ -149,7 +149,7 @@ class Case(NamedTuple):
 
 
 def fit_of(**parameters: Any) -> TorchRegressor:
-    return TorchRegressor(module=MLP, **{"max_epochs": 30, "random_state": 0} | parameters)
+    return TorchRegressor(**{"module": MLP, "max_epochs": 30, "random_state": 0} | parameters)
 
 
 torch.manual_seed(7)

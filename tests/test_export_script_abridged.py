@@ -95,7 +95,7 @@ def test_a_signature_that_was_broken_for_its_types_is_one_line_again() -> None:
 
 
 def test_a_constant_is_found_where_it_was_defined_with_its_reason() -> None:
-    text = find_constant("_PENALTIES", "torchreg.nn.linear_path")
+    text = find_constant("_PENALTIES", "torchreg.nn.ridge")
     assert text is not None
     assert text.startswith("# Penalties that are tried")
     assert text.endswith("_PENALTIES = 10.0 ** torch.arange(2, -6.5, -0.5, dtype=torch.float64)")

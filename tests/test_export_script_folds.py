@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from tests._scripts import assert_nothing_to_do, run_guarded
 from torchreg import TorchRegressor
 from torchreg.engine.plan import seeds_of
-from torchreg.nn import LinearPath, TabularMLP
+from torchreg.nn import MLP, LinearPath, TabularMLP
 
 Array = np.ndarray
 RNG = np.random.default_rng(0)
@@ -120,7 +120,7 @@ def written(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Written]:
     folder = tmp_path_factory.mktemp("scripts")
     regs, files = {}, {}
     for name, (settings, y, weight, _) in CASES.items():
-        base = {"max_epochs": 12, "random_state": 0}
+        base = {"module": MLP, "max_epochs": 12, "random_state": 0}
         regs[name] = TorchRegressor(**base | settings).fit(X, y, weight)
         files[name] = folder / f"{name}.py"
         regs[name].to_script(files[name], X, y, weight)
@@ -175,7 +175,8 @@ def test_a_script_spells_out_the_seeds_and_what_the_rows_gave(written: dict[str,
     seeds = re.search(r"SEEDS = \[  # of the networks, one for each fold\n([\d, \n]+)\]", text)
     assert seeds is not None
     assert [int(seed) for seed in seeds[1].split(",")[:-1]] == seeds_of(0, 8)
-    assert "core.embedding = PeriodicEmbedding(4, columns=[0, 1])" in text
+    assert "core.waves = PeriodicEmbedding(4, columns=[0, 1])" in text
+    assert "core.bins = BinEmbedding(4, columns=[0, 1])" in text
     assert "core.mlp.layers[0] = nn.Linear(10, 16)" in text
     assert "Ensemble([build_core() for _ in SEEDS])" in text
     assert "trains the same\n8 networks once more" in text

@@ -234,7 +234,9 @@ class Watching(TorchRegressor):
     stop_at = fail_at = 0
 
     def _observers(self, module: nn.Sequential, *given: Any) -> list[Any]:
-        self.module_seen, self.heard = module, []
+        # What fits is a copy; who asks finds what it heard in the list that both have.
+        self.module_seen = module
+        vars(self).setdefault("heard", [])
         return [self]
 
     def on_epoch_begin(self) -> None:
@@ -259,7 +261,7 @@ def watching(n: int, each: Each, **options: Any) -> tuple[list[Any], list[Any]]:
     def begin() -> list[Any]:
         fits = build(normalized, each, [rows(k, 40, 5) for k in range(n)], Watching, **options)
         for k, (reg, _) in enumerate(fits):
-            vars(reg).update(stop_at=4 if k == 1 else 0, fail_at=6 if k == 2 else 0)
+            vars(reg).update(stop_at=4 if k == 1 else 0, fail_at=6 if k == 2 else 0, heard=[])
         return fits
 
     ways = []

@@ -14,7 +14,7 @@ import torch
 from sklearn.linear_model import LinearRegression
 from torch import nn
 
-from torchreg.nn import AddConstant, MultiplyByConstant
+from torchreg.nn import AddConstant, FixedLinear, MultiplyByConstant
 
 BOTH = pytest.mark.parametrize("layer", [AddConstant, MultiplyByConstant])
 
@@ -155,6 +155,33 @@ def test_what_is_no_finite_number_is_refused_by_name(
 ) -> None:
     with pytest.raises(error, match=f"^{layer.__name__} {message}"):
         layer(constant)
+
+
+def test_a_fixed_linear_map_is_that_of_a_linear_layer_and_is_never_trained() -> None:
+    layer = nn.Linear(3, 2)
+    fixed = FixedLinear(layer.weight, layer.bias)
+    x = torch.randn(4, 3, generator=torch.Generator().manual_seed(0))
+    torch.testing.assert_close(fixed(x), layer(x), rtol=0, atol=0)
+    assert not [*fixed.parameters()]
+    assert fixed.state_dict().keys() == layer.state_dict().keys()
+    assert fixed.weight.data_ptr() != layer.weight.data_ptr()
+    assert repr(fixed) == "FixedLinear(in_features=3, out_features=2)"
+
+
+@pytest.mark.parametrize(
+    ("weight", "bias", "shapes"),
+    [
+        (torch.ones(3), torch.ones(1), r"\(3,\) and \(1,\)"),
+        (torch.ones(2, 3), torch.ones(3), r"\(2, 3\) and \(3,\)"),
+        (torch.ones(2, 3), torch.tensor(1.0), r"\(2, 3\) and \(\)"),
+    ],
+)
+def test_a_fixed_linear_map_whose_shapes_do_not_fit_is_refused(
+    weight: torch.Tensor, bias: torch.Tensor, shapes: str
+) -> None:
+    words = "a matrix, and a vector of one number for each of its rows, got shapes"
+    with pytest.raises(ValueError, match=f"^FixedLinear expects {words} {shapes}"):
+        FixedLinear(weight, bias)
 
 
 def test_the_networks_of_the_lesson_speak_grams_before_any_training() -> None:

@@ -125,7 +125,8 @@ def test_what_does_not_go_together_is_refused(
 def test_columns_of_two_values_are_not_embedded() -> None:
     x = np.column_stack([X, X[:, 0] > 0])
     reg = folds(module=TabularMLP).fit(x, Y)
-    assert reg.module_.network.members[0].embedding.columns == [0, 1, 2]
+    first = reg.module_.network.members[0]
+    assert first.waves.columns == first.bins.columns == [0, 1, 2]
 
 
 def test_diagnose_looks_at_the_mean_of_the_networks() -> None:

@@ -195,7 +195,7 @@ def test_the_start_that_is_drawn_again_is_that_of_the_network_that_was_kept(kink
     assert np.argmin(reg.init_losses_) > 0
     options = {"hidden_sizes": [4]}
     start = rebuild_start(
-        None,
+        MLP,
         options,
         reg.module_.network,
         in_features=1,
@@ -371,16 +371,14 @@ def test_ctrl_c_ends_all_starts_and_keeps_what_the_best_has_learned(at: int, kin
     _Interrupting.calls, _Interrupting.at = 0, at
     options = {**ONE_BY_ONE, "random_state": 0}
     with pytest.warns(InterruptWarning, match="the regressor holds the weights of epoch"):
-        reg = TorchRegressor(module=MLP, n_init=3, **options).fit(X, y)
+        reg = TorchRegressor(n_init=3, **options).fit(X, y)
     assert _Interrupting.calls == at
     _Interrupting.at = 0
     trained = []
     for number, seed in enumerate(seeds_of(0, 3)):
         if n_epochs := min(20, max(0, at - 1 - 20 * number)):
             trained.append(
-                TorchRegressor(
-                    module=MLP, **{**options, "random_state": seed, "max_epochs": n_epochs}
-                )
+                TorchRegressor(**{**options, "random_state": seed, "max_epochs": n_epochs})
             )
             trained[-1].fit(X, y)
     losses = [one.loss_ for one in trained]
@@ -393,7 +391,7 @@ def test_ctrl_c_ends_all_starts_and_keeps_what_the_best_has_learned(at: int, kin
 def test_of_an_interrupted_fit_it_is_said_what_the_one_that_is_kept_had_seen(kink: Data) -> None:
     X, y = kink
     _Interrupting.calls, _Interrupting.at = 0, 25
-    reg = TorchRegressor(module=MLP, **ONE_BY_ONE, n_init=3, random_state=0)
+    reg = TorchRegressor(**ONE_BY_ONE, n_init=3, random_state=0)
     with pytest.warns(InterruptWarning, match="Interrupted before all of n_init=3 networks were"):
         reg.fit(X, y)
     assert reg.n_iter_ == 20
@@ -404,7 +402,7 @@ def test_of_an_interrupted_fit_it_is_said_what_the_one_that_is_kept_had_seen(kin
 
 def test_ctrl_c_in_any_start_ends_a_search(kink: Data) -> None:
     _Interrupting.calls, _Interrupting.at = 0, 25
-    reg = TorchRegressor(module=MLP, **ONE_BY_ONE, n_init=3, random_state=0)
+    reg = TorchRegressor(**ONE_BY_ONE, n_init=3, random_state=0)
     with pytest.raises(KeyboardInterrupt):
         cross_val_score(reg, *kink, cv=2)
 

@@ -19,6 +19,7 @@ from tests._zoo import ACTIVATIONS, ARGUMENTS, ZOO, Body, centres
 from torchreg import TorchRegressor
 from torchreg.engine.fit import fit_networks
 from torchreg.losses import LOSSES
+from torchreg.nn import MLP
 
 #: Modules that draw random numbers while they train.
 DRAWING = [name for name in ZOO if "dropout" in name]
@@ -283,14 +284,14 @@ def test_several_outputs_are_each_compared_with_their_own_column(batch_size: int
     tables = [
         {**table, "y": np.column_stack([table["y"], np.cos(table["X"][:, 0])])} for table in UNEQUAL
     ]
-    _, seen = compare(None, tables, module__hidden_sizes=(5,), batch_size=batch_size)
+    _, seen = compare(MLP, tables, module__hidden_sizes=(5,), batch_size=batch_size)
     assert seen.sizes == [3]
 
 
 def test_hidden_units_weights_and_validation_rows_of_unequal_length_leave_the_rest_alone() -> None:
     tables = [rows(40 + k, k, weighted=k % 2 == 0, held_out=5 + 3 * k) for k in range(6)]
     for options in ({"batch_size": None}, {"batch_size": 16}):
-        _, seen = compare(None, tables, module__hidden_sizes=(4,), **options)
+        _, seen = compare(MLP, tables, module__hidden_sizes=(4,), **options)
         assert seen.sizes == [6]
 
 
@@ -325,7 +326,7 @@ def test_rows_that_are_padded_change_nothing_for_a_module_that_mixes_rows(
 
 def test_a_lone_batch_that_is_not_full_by_name_is_treated_as_alone() -> None:
     tables = [rows(17, k) for k in range(3)]
-    together, seen = compare(None, tables, batch_size=16, module__hidden_sizes=(3,))
+    together, seen = compare(MLP, tables, batch_size=16, module__hidden_sizes=(3,))
     assert seen.sizes == [3]
     assert all(fitted.outcome.reason == "budget" for fitted in together)
 
@@ -389,7 +390,7 @@ def test_sparse_rows_train_in_turn() -> None:
         for t in (rows(24, k, held_out=6) for k in range(3))
     ]
     for batch_size in (None, 8):
-        _, seen = compare(None, tables, batch_size=batch_size, module__hidden_sizes=(3,))
+        _, seen = compare(MLP, tables, batch_size=batch_size, module__hidden_sizes=(3,))
         assert seen.sizes == []
 
 

@@ -32,7 +32,7 @@ def rebuilt(reg: TorchRegressor, seed: int | None = 3, **options: Any) -> nn.Mod
 @pytest.mark.parametrize(
     ("module", "options"),
     [
-        (None, {"hidden_sizes": [4, 3]}),
+        (MLP, {"hidden_sizes": [4, 3]}),
         (MLP, {"activation": "tanh", "dropout": 0.2}),
         (lambda: nn.Sequential(nn.LazyLinear(5), nn.ReLU(), nn.LazyLinear(1)), {}),
         (nn.Sequential(nn.Linear(2, 3), nn.BatchNorm1d(3), nn.Linear(3, 1)), {}),
@@ -51,16 +51,16 @@ def test_it_is_the_network_that_the_fit_began_with(module: Any, options: dict[st
 
 
 def test_without_a_seed_only_an_instance_is_known() -> None:
-    assert rebuilt(fitted(None), seed=None) is None
+    assert rebuilt(fitted(MLP), seed=None) is None
     assert rebuilt(fitted(nn.Linear(2, 1)), seed=None) is not None
 
 
 def test_what_has_another_shape_is_not_the_start() -> None:
-    assert rebuilt(fitted(None), hidden_sizes=[7]) is None
+    assert rebuilt(fitted(MLP), hidden_sizes=[7]) is None
 
 
 def test_the_callers_random_numbers_are_left_alone() -> None:
-    reg = fitted(None)
+    reg = fitted(MLP)
     before = torch.get_rng_state()
     rebuilt(reg)
     assert torch.equal(torch.get_rng_state(), before)
