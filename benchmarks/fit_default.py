@@ -25,10 +25,10 @@ rows, the median seconds of interleaved rounds. nRMSE is that of {n_test:,} othe
 to RealMLP-TD in the same rounds. To reach with two threads: `{default}` under 2 s at 1,000 rows,
 under 25 s at 20,000, and a tenth of RealMLP-TD.
 
-- *{quick}*: `TorchRegressor(early_stopping=True, max_epochs=30)`, one
-  network for half of the epochs.
-- *{thorough}*: `TorchRegressor(n_folds=16, max_epochs=120)`, more networks for twice the
-  epochs."""
+- *{quick}*: `TorchRegressor(early_stopping=True, max_epochs=30)`, one network
+  for half of the epochs.
+- *{thorough}*: `TorchRegressor(n_folds=16, max_epochs=120)`, more networks
+  for twice the epochs."""
 
 
 def fit(name: str, X: np.ndarray, y: np.ndarray, threads: int, seed: int) -> Predict:
