@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import scipy.sparse
 from sklearn.model_selection import train_test_split
 
 from torchreg import TorchEnsembleRegressor, TorchRegressor
@@ -76,11 +77,12 @@ def test_a_learning_rate_among_the_options_of_the_optimizer_is_not_chosen() -> N
     assert reg.fit_summary_["lr"] == 0.01
 
 
-def test_rules_go_by_the_rows_that_differ() -> None:
+@pytest.mark.parametrize("form", [np.asarray, scipy.sparse.csr_array], ids=["dense", "sparse"])
+def test_rules_go_by_the_rows_that_differ(form: Any) -> None:
     X, y = bent(30)
     counts = np.arange(30) % 4 + 1
-    weighted = quick().fit(X, y, sample_weight=counts)
-    repeated = quick().fit(X.repeat(counts, axis=0), y.repeat(counts))
+    weighted = quick().fit(form(X), y, sample_weight=counts)
+    repeated = quick().fit(form(X.repeat(counts, axis=0)), y.repeat(counts))
     assert weighted.chosen_params_ == repeated.chosen_params_
     np.testing.assert_allclose(weighted.predict(X), repeated.predict(X), atol=1e-12)
 

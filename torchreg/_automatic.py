@@ -9,12 +9,11 @@ import math
 from typing import Any
 
 from sklearn.base import BaseEstimator
-from torch import Tensor
 
 from torchreg._data import Data
 from torchreg._parameters import nested_parameters
-from torchreg.engine.inside import LARGE
-from torchreg.engine.rows import merge_identical
+from torchreg.engine.plan import may_merge, merged
+from torchreg.engine.request import RawRows
 from torchreg.nn import Ensemble
 from torchreg.optimizers import OptimizerSpec, build_optimizer
 
@@ -96,9 +95,8 @@ def choose(
 
 def count_distinct(data: Data) -> int:
     """Count the rows that differ: a weight is worth as much as so many copies of a row."""
-    if not isinstance(data.x, Tensor) or data.x.numel() > LARGE:
-        return len(data)
-    return len(merge_identical(data.x, data.y, None)[0])
+    rows = RawRows(data.x, data.y, None)
+    return len(merged(rows).y) if may_merge(rows) else len(data)
 
 
 def batch_size_for(n_rows: int) -> int:

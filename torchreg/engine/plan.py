@@ -290,8 +290,8 @@ def statistics(request: Request, training: RawRows) -> tuple[Statistics | None, 
 
 
 def may_merge(training: RawRows) -> bool:
-    """Whether to look for identical rows costs little beside an epoch: not for sparse rows."""
-    return isinstance(training.x, Tensor) and training.x.numel() <= LARGE
+    """Whether identical rows are looked for: made dense, all of them must fit memory with ease."""
+    return len(training.y) * width_of(training.x) <= LARGE
 
 
 def merged(training: RawRows) -> RawRows:
