@@ -80,7 +80,7 @@ def test_a_fit_and_its_regressor_are_gone_without_the_help_of_the_collector(
     options: dict[str, Any],
 ) -> None:
     def fit() -> weakref.ref[Any]:
-        reg = TorchRegressor(module=MLP, **{"max_epochs": 17, "random_state": 0, **options}).fit(
+        reg = TorchRegressor(**{"module": MLP, "max_epochs": 17, "random_state": 0, **options}).fit(
             SMALL, Y[:40]
         )
         reg.predict(SMALL)
