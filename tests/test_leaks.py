@@ -36,9 +36,9 @@ def use(number: int) -> None:
     """Fit, predict, copy; refuse now and then, and search."""
     options = {"max_epochs": 17, "random_state": number, **KINDS[number % len(KINDS)]}
     if "module" not in options:
-        options["module__hidden_sizes"] = (3,)
+        options |= {"module": MLP, "module__hidden_sizes": (3,)}
     table = X if number % 10 == 0 else SMALL
-    reg = TorchRegressor(module=MLP, **options).fit(table, Y[: len(table)])
+    reg = TorchRegressor(**options).fit(table, Y[: len(table)])
     reg.predict(table)
     pickle.loads(pickle.dumps(copy.deepcopy(reg))).predict(table[:3])
     if number % 7 == 0:
