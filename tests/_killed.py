@@ -60,7 +60,8 @@ def data() -> tuple[np.ndarray, np.ndarray]:
 
 def fitted(params: dict[str, Any], path: Path | None) -> dict[str, Any]:
     """Fit, and give all that was learned."""
-    reg = TorchRegressor(module=MLP, random_state=0, **params).fit(*data(), checkpoint=path)
+    reg = TorchRegressor(**{"module": MLP, "random_state": 0, **params})
+    reg.fit(*data(), checkpoint=path)
     return {
         "module": [tensor.tolist() for tensor in reg.module_.state_dict().values()],
         "history": reg.history_,

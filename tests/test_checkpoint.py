@@ -37,7 +37,7 @@ def path(tmp_path: Path) -> Path:
 
 
 def small(**params: Any) -> TorchRegressor:
-    return TorchRegressor(module=MLP, **{"max_epochs": 4, "random_state": 0, **params})
+    return TorchRegressor(**{"module": MLP, "max_epochs": 4, "random_state": 0, **params})
 
 
 def weights_of(reg: TorchRegressor) -> list[torch.Tensor]:

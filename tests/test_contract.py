@@ -46,7 +46,7 @@ class TwoOutputs(TorchRegressor):
 
 EXACT = [
     TorchRegressor(module=MLP),
-    TwoOutputs(max_epochs=100),
+    TwoOutputs(max_epochs=20),
     TorchRegressor(Tanh),
     TorchRegressor(module=MLP, standardize=False),
     TorchRegressor(module=MLP, standardize="X", loss="huber", max_epochs=100),

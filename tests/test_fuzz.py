@@ -148,7 +148,7 @@ def test_whatever_comes_is_a_finite_prediction_or_an_error_that_says_why(
     problem: dict[str, Any],
 ) -> None:
     options, later = problem.pop("options"), problem.pop("later")
-    reg = TorchRegressor(module=MLP, **options)
+    reg = TorchRegressor(**{"module": MLP} | options)
     assert_finite_or_refused(reg, [problem["X"], later], **problem)
 
 
@@ -160,7 +160,7 @@ def test_a_constant_target_is_predicted_exactly_whatever_the_features_hold(
     del problem["later"]
     problem["y"] = np.full_like(problem["y"], problem["y"].flat[0])
     problem.pop("X_val", None), problem.pop("y_val", None)
-    reg = TorchRegressor(module=MLP, **options)
+    reg = TorchRegressor(**{"module": MLP} | options)
     assert_finite_or_refused(reg, [problem["X"]], **problem)
     if hasattr(reg, "module_"):
         target = problem["y"].flat[0]

@@ -71,7 +71,7 @@ CONFIGURATIONS: dict[str, dict[str, Any]] = {
 
 def small(**options: Any) -> TorchRegressor:
     given = {"module__hidden_sizes": (3,), "max_epochs": 20, "random_state": 0}
-    return TorchRegressor(module=MLP, **{**given, **options})
+    return TorchRegressor(**{"module": MLP, **given, **options})
 
 
 @pytest.mark.filterwarnings("ignore::torchreg.InterruptWarning")

@@ -16,7 +16,6 @@ from torch import Tensor, nn
 from torchreg import TorchRegressor
 from torchreg.engine import initial
 from torchreg.engine.start import rebuild_start
-from torchreg.nn import MLP
 
 rng = np.random.default_rng(0)
 X = 200 + 15 * rng.normal(size=(60, 3))
@@ -50,7 +49,7 @@ def fitted(**options: Any) -> TorchRegressor:
     rows, target = options.pop("rows", (X, y))
     fit = options.pop("fit", {})
     options = {"module": Shown, "max_epochs": 3, "random_state": 0} | options
-    return TorchRegressor(module=MLP, **options).fit(rows, target, **fit)
+    return TorchRegressor(**options).fit(rows, target, **fit)
 
 
 def state(reg: TorchRegressor) -> dict[str, Tensor]:

@@ -22,7 +22,7 @@ Array = np.ndarray
 
 
 def fitted(**options: object) -> TorchRegressor:
-    return TorchRegressor(module=MLP, **{"random_state": 0, **tanh(), **options}).fit(*sine())
+    return TorchRegressor(**{"module": MLP, "random_state": 0, **tanh(), **options}).fit(*sine())
 
 
 # %% What a fit says unasked

@@ -39,7 +39,7 @@ def small(optimizer: str = "adam", **options: Any) -> TorchRegressor:
         "batch_size": None,
         "random_state": 0,
     }
-    return TorchRegressor(module=MLP, optimizer=optimizer, **{**settings, **options})
+    return TorchRegressor(**{"module": MLP, "optimizer": optimizer, **settings, **options})
 
 
 # Law 1: a linear network, fitted to the end, is linear regression.

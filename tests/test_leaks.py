@@ -36,9 +36,9 @@ def use(number: int) -> None:
     """Fit, predict, copy; refuse now and then, and search."""
     options = {"max_epochs": 17, "random_state": number, **KINDS[number % len(KINDS)]}
     if "module" not in options:
-        options["module__hidden_sizes"] = (3,)
+        options |= {"module": MLP, "module__hidden_sizes": (3,)}
     table = X if number % 10 == 0 else SMALL
-    reg = TorchRegressor(module=MLP, **options).fit(table, Y[: len(table)])
+    reg = TorchRegressor(**options).fit(table, Y[: len(table)])
     reg.predict(table)
     pickle.loads(pickle.dumps(copy.deepcopy(reg))).predict(table[:3])
     if number % 7 == 0:
@@ -80,7 +80,7 @@ def test_a_fit_and_its_regressor_are_gone_without_the_help_of_the_collector(
     options: dict[str, Any],
 ) -> None:
     def fit() -> weakref.ref[Any]:
-        reg = TorchRegressor(module=MLP, **{"max_epochs": 17, "random_state": 0, **options}).fit(
+        reg = TorchRegressor(**{"module": MLP, "max_epochs": 17, "random_state": 0, **options}).fit(
             SMALL, Y[:40]
         )
         reg.predict(SMALL)

@@ -53,7 +53,7 @@ def fit(
             return dataclasses.replace(ask(self, *args, **given), keeper=keeper)
 
         patch.setattr(TorchRegressor, "_request", with_keeper)
-        return TorchRegressor(module=MLP, random_state=0, **params).fit(X, y)
+        return TorchRegressor(**{"module": MLP, "random_state": 0, **params}).fit(X, y)
 
 
 def same_bits(a: TorchRegressor, b: TorchRegressor) -> bool:
@@ -118,7 +118,9 @@ def test_from_whatever_epoch_a_fit_goes_on_it_ends_with_the_same_bits(
     n_states = len(whole.states)
     assert whole.ended
     assert n_states >= expected.n_iter_
-    assert same_bits(expected, TorchRegressor(module=MLP, random_state=0, **params).fit(*table))
+    assert same_bits(
+        expected, TorchRegressor(**{"module": MLP, "random_state": 0, **params}).fit(*table)
+    )
     for after in sorted({0, 1, 2, n_states // 2, n_states - 2, n_states - 1}):
         if not 0 <= after < n_states:
             continue

@@ -43,7 +43,7 @@ def table() -> tuple[Array, Array]:
 
 def fitted(options: dict[str, Any], table: tuple[Array, Array], **more: Any) -> TorchRegressor:
     settings = {"max_epochs": 10, "random_state": 0, "module__hidden_sizes": [8]}
-    return TorchRegressor(module=MLP, **{**settings, **options, **more}).fit(*table)
+    return TorchRegressor(**{"module": MLP, **settings, **options, **more}).fit(*table)
 
 
 def everything(reg: TorchRegressor, X: Array) -> list[Array]:

@@ -37,7 +37,7 @@ def table() -> tuple[Array, Array]:
 
 def quick(optimizer: Any, **options: Any) -> TorchRegressor:
     settings: dict[str, Any] = {"max_epochs": 20, "random_state": 0, "module__hidden_sizes": [5]}
-    return TorchRegressor(module=MLP, optimizer=optimizer, **{**settings, **options})
+    return TorchRegressor(**{"module": MLP, "optimizer": optimizer, **settings, **options})
 
 
 def first_move(**options: Any) -> tuple[Array, Array]:

@@ -48,7 +48,7 @@ def table() -> tuple[Array, Array]:
 def small(schedule: Any = "cosine", **params: Any) -> TorchRegressor:
     settings: dict[str, Any] = {"max_epochs": 10, "random_state": 0, "lr": 0.02}
     settings |= {"module__hidden_sizes": [5]} | SCHEDULES.get(str(schedule), {})
-    return TorchRegressor(module=MLP, schedule=schedule, **{**settings, **params})
+    return TorchRegressor(**{"module": MLP, "schedule": schedule, **settings, **params})
 
 
 def rates_of(reg: TorchRegressor) -> list[float]:

@@ -36,7 +36,7 @@ Y = 4000 + 20 * X[:, 0] + RNG.normal(size=24)
 
 def network(**options: Any) -> TorchRegressor:
     given = {"module__hidden_sizes": (3,), "module__activation": "tanh", "max_epochs": 2}
-    return TorchRegressor(module=MLP, **{**given, "random_state": 0, **options})
+    return TorchRegressor(**{"module": MLP, **given, "random_state": 0, **options})
 
 
 class Does(RegressorMixin, BaseEstimator):

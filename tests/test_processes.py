@@ -126,7 +126,7 @@ def test_a_search_in_two_workers_finds_what_it_finds_alone(backend: str) -> None
 @pytest.mark.parametrize("options", KINDS, ids=name_of_kind)
 @pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
 def test_sixteen_threads_predict_the_bits_of_one(options: dict[str, Any]) -> None:
-    reg = TorchRegressor(module=MLP, **{"random_state": 0, "max_epochs": 5, **options}).fit(X, Y)
+    reg = TorchRegressor(**{"module": MLP, "random_state": 0, "max_epochs": 5, **options}).fit(X, Y)
     pieces = [X, X[:1], X[:7].astype(np.float32), np.asfortranarray(X[::-2])]
     expected = [reg.predict(piece) for piece in pieces]
     begin = threading.Barrier(16)

@@ -19,7 +19,7 @@ Array = np.ndarray
 
 
 def summary_of(X: object, y: object, **options: object) -> FitSummary:
-    reg = TorchRegressor(module=MLP, **{"max_epochs": 2, "random_state": 0, **options}).fit(X, y)
+    reg = TorchRegressor(**{"module": MLP, "max_epochs": 2, "random_state": 0, **options}).fit(X, y)
     return FitSummary.from_dict(reg.fit_summary_)
 
 
