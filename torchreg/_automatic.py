@@ -17,10 +17,12 @@ from torchreg.engine.request import RawRows
 from torchreg.nn import Ensemble
 from torchreg.optimizers import OptimizerSpec, build_optimizer
 
-#: Epochs of a given module, and of an optimizer that takes all rows at once.
+#: Epochs of a given module.
 MANY_EPOCHS = 200
-#: Epochs of the built-in network in batches, over which a cosine brings the learning rate to 0.
+#: Epochs of the built-in network in batches, over which a cosine brings the learning rate to 0, ...
 EPOCHS = 60
+#: ... and for optimizers that take all rows at once; one of L-BFGS is up to 20 iterations.
+EPOCHS_OF_ALL_ROWS = {"rprop": 200, "lbfgs": 5}
 #: Its learning rate, for the optimizers whose steps have about this size.
 LR = {"adam": 6e-3, "adamw": 6e-3}
 #: Up to so many rows it is narrow, and computes in float64 at no cost.
@@ -137,7 +139,7 @@ def _steps(
     found: dict[str, Any] = {}
     whole = optimizer.wants_full_batch
     if _is_auto(estimator.max_epochs):
-        found["max_epochs"] = MANY_EPOCHS if whole else EPOCHS
+        found["max_epochs"] = EPOCHS_OF_ALL_ROWS.get(optimizer.name, EPOCHS)
     if _is_auto(estimator.schedule):
         found["schedule"] = "constant" if optimizer.sizes_own_steps else "cosine"
     if _is_auto(estimator.batch_size) and not whole:

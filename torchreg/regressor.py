@@ -228,7 +228,7 @@ class TorchRegressor(
     ``module__hidden_sizes``  (64, 64) for up to 200 rows, else (128, 128)
     ``batch_size``            32 for up to 200 rows, else 64; from 1,500 on 128, from 3,000 on
                               256, from 6,000 on 512
-    ``max_epochs``            60; 200 for ``"lbfgs"`` and ``"rprop"``
+    ``max_epochs``            60; 200 for ``"rprop"``, 5 for ``"lbfgs"``
     ``schedule``              ``"cosine"``; ``"constant"`` for ``"lbfgs"`` and ``"rprop"``
     ``lr``                    0.006 for ``"adam"`` and ``"adamw"``
     ========================  ==============================================================
