@@ -170,3 +170,12 @@ def test_the_default_beats_a_line_where_y_bends_and_is_as_good_where_it_does_not
             net = TorchRegressor(random_state=0).fit(X[:300], target[:300]).predict(X[300:])
         errors = [np.sqrt(np.mean((p - target[300:]) ** 2)) for p in (net, line)]
         assert errors[0] <= factor * errors[1]
+
+
+def test_of_very_many_measured_columns_none_is_embedded() -> None:
+    rng = np.random.default_rng(0)
+    X = rng.normal(size=(30, 501))
+    for width, n_embedded in ((501, 0), (500, 500)):
+        reg = quick(max_epochs=1, n_folds=2).fit(X[:, :width], X[:, 0])
+        waves = reg.module_.network.members[0].waves
+        assert waves.out_features == width + 3 * n_embedded

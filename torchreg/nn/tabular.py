@@ -16,6 +16,9 @@ from torchreg.nn.robust import RobustStandardize
 
 #: By how much the last layer is drawn smaller than elsewhere.
 _SMALL = 0.1
+#: Of more measured columns than this none is embedded: what each tells by itself is little, and
+#: together they would take most of the time.
+_MOST_EMBEDDED = 500
 
 
 class TabularMLP(nn.Module):
@@ -28,10 +31,10 @@ class TabularMLP(nn.Module):
     Columns are scaled by their quartiles and clipped smoothly (:class:`RobustStandardize`), so
     that neither long tails nor rare values reach far. Each measured column is also embedded, in
     waves (:class:`PeriodicEmbedding`) and in bins (:class:`BinEmbedding`) of its own, by which a
-    network follows what is not smooth. Columns of two values are left as they are, and constant
-    ones are 0. Below lies the straight line through the training rows (:class:`FixedLinear`), in
-    scaled numbers :math:`s` or in clipped ones, whichever make the targets more likely; so what
-    is linear need not be learned, and is not unlearned.
+    network follows what is not smooth; of more than 500 none is. Columns of two values are left
+    as they are, and constant ones are 0. Below lies the straight line through the training rows
+    (:class:`FixedLinear`), in scaled numbers :math:`s` or in clipped ones, whichever make the
+    targets more likely; so what is linear need not be learned, and is not unlearned.
 
     Which columns are which, their quartiles, the bins and the line, :meth:`initialize_from`
     finds in the training rows; :class:`torchreg.TorchRegressor` calls it.
@@ -129,7 +132,8 @@ class TabularMLP(nn.Module):
         self.line.weight.copy_(torch.cat(halves, dim=1))
         self.line.bias.copy_(bias)
         # 3. The network beside it.
-        self._embed(self.scale.measurements())
+        measured = self.scale.measurements()
+        self._embed(measured if len(measured) <= _MOST_EMBEDDED else [])
         self.bins.initialize_from(z, t, weight)
         for parameter in self.mlp.layers[-1].parameters():
             parameter.mul_(_SMALL)
