@@ -15,7 +15,7 @@ from tests._stacks import assert_same, both_ways
 from torchreg import TorchRegressor
 from torchreg.engine.leading import leading_layers, send_through
 from torchreg.engine.stacked_network import leave_out
-from torchreg.nn import RobustStandardize, TabularMLP
+from torchreg.nn import RobustStandardize
 
 X = torch.linspace(-2, 5, 18).reshape(6, 3)
 
@@ -161,12 +161,6 @@ def test_one_row_does_not_show_it_and_a_network_that_fails_has_none() -> None:
     assert found(after(nn.Tanh(), last=nn.Linear(4, 1))) == []
 
 
-def test_the_network_for_tables_scales_once() -> None:
-    network = TabularMLP(3, 1)
-    network.initialize_from(X, X[:, :1], None)
-    assert found(network) == ["scale"]
-
-
 class Scaled(nn.Module):
     """Scales by quartiles of its rows, which are other ones in each fit."""
 
@@ -180,6 +174,12 @@ class Scaled(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.last(self.scale(x))
+
+
+def test_quartiles_and_a_smooth_clip_are_a_leading_layer() -> None:
+    network = Scaled(3, 1)
+    network.initialize_from(X, X[:, :1], None)
+    assert found(network) == ["scale"]
 
 
 @pytest.mark.parametrize("batch_size", [None, 16])

@@ -1,6 +1,6 @@
 """What parameters come to that follow from the data: the rules behind ``"auto"``.
 
-``benchmarks/accuracy.py`` measures what they give; its report says what each is worth.
+``benchmarks/accuracy.py`` measures what they give, ``benchmarks/ablation.py`` what each is worth.
 """
 
 from __future__ import annotations
