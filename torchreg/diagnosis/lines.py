@@ -33,6 +33,8 @@ class Lines(NamedTuple):
         Those of a missing y are empty.
     targets : ndarray of shape (n, n_outputs) or None
         y itself.
+    unit : ndarray of shape (n_outputs,)
+        Its scale, or 1 where that is 0.
     straight : Tensor of shape (n, n_directions) or None
         All lines through these rows are a constant and combinations of these, which are at right
         angles and of length 1. ``None`` where the rows are too few for a line.
@@ -43,6 +45,7 @@ class Lines(NamedTuple):
     x: Moments
     y: Moments
     targets: Array | None
+    unit: Array
     straight: Tensor | None
     shares: Shares | None
 
@@ -86,10 +89,11 @@ def draw_lines(x: Array, y: Array | None) -> Lines:
     np.concatenate([columns.T for columns in known], out=values)
     moments = standardize(values)
     of_x, of_y = moments.of(0, width), moments.of(width, None)
+    unit = np.where(of_y.scale == 0, 1.0, of_y.scale)
     if n_rows < ROWS_PER_TERM * (width + 1):
-        return Lines(of_x, of_y, y, None, None)
+        return Lines(of_x, of_y, y, unit, None, None)
     if y is None:
-        return Lines(of_x, of_y, None, _right_angles(torch.from_numpy(values)), None)
+        return Lines(of_x, of_y, None, unit, _right_angles(torch.from_numpy(values)), None)
     n_bends, n_pairs = _count_bends(n_rows, width)
     n_line = 1 + width
     n_terms = n_line + n_bends * width + n_pairs
@@ -103,7 +107,7 @@ def draw_lines(x: Array, y: Array | None) -> Lines:
     n_outputs = y.shape[1]
     shares = Shares(line_r2, curve_r2, line_terms * n_outputs, curve_terms * n_outputs)
     straight = _right_angles(torch.from_numpy(table[1:n_line]), factor)
-    return Lines(of_x, of_y, y, straight, shares)
+    return Lines(of_x, of_y, y, unit, straight, shares)
 
 
 def _count_bends(n_rows: int, width: int) -> tuple[int, int]:

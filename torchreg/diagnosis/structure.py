@@ -56,7 +56,7 @@ def hold_against(lines: Lines, output: Array) -> Held:
     if y is None or shares is None:
         return Held(moments, linear_share, None)
     residual = y - output
-    residual /= np.where(lines.y.scale == 0, 1.0, lines.y.scale)
+    residual /= lines.unit
     residual *= residual
     structure = Structure(
         line_r2=shares.line_r2,

@@ -74,6 +74,7 @@ def summarize(
         How many networks, trained on other folds each, the problem's network is the mean of.
     """
     layers = dict(module.named_children())
+    link = link_of(module) if "link" in layers else None
     validation, lr = problem.validation, problem.optimizer.options.get("lr")
     n_validation = 0 if validation is None else len(validation.t)
     if n_networks > 1:
@@ -99,7 +100,7 @@ def summarize(
         far=rows.far,
         copies=rows.copies,
         journeys=journeys,
-        look=look_inside(problem.network, sample.x, sample.lines, link_of(module)),
+        look=look_inside(problem.network, sample.x, sample.lines, link),
         schedule=problem.schedule.name,
         n_networks=n_networks,
         keeps_best=validation is not None and problem.stopping.on_validation,
@@ -122,7 +123,7 @@ class Travel:
             if parameter.numel():
                 self.names.append(name)
                 self.tensors.append(parameter)
-        self.start = self._all_numbers()
+        self.start = torch.cat(self._each())
 
     @classmethod
     def of_several(cls, travels: Sequence[Travel]) -> Travel:
@@ -138,7 +139,8 @@ class Travel:
         """Hold the parameters against their start."""
         # All tensors at once: a call of torch costs as much for each of them.
         # (2, n): where they were, and how far from there they are
-        both = torch.stack([self.start, self._all_numbers()]).cpu().numpy()
+        numbers = torch.cat([self.start, *self._each()])
+        both = numbers.reshape(2, -1).cpu().numpy()
         both[1] -= both[0]
         both *= both
         counts = [tensor.numel() for tensor in self.tensors]
@@ -150,7 +152,7 @@ class Travel:
         ]
         return journeys
 
-    def _all_numbers(self) -> Tensor:
-        """Copy all parameters into one vector."""
-        # (...) -> (n,), for each
-        return torch.cat([tensor.detach().reshape(-1) for tensor in self.tensors])
+    def _each(self) -> list[Tensor]:
+        """Give each tensor as a vector."""
+        # (...) -> (n,)
+        return [tensor.detach().reshape(-1) for tensor in self.tensors]
