@@ -102,11 +102,10 @@ def draw_lines(x: Array, y: Array | None) -> Lines:
     table[0] = 1.0
     table[1:n_line], table[n_terms:] = values[:width], values[width:]
     apart = _write_bends(values[:width], n_bends, n_pairs, out=table[n_line:n_terms])
-    line, curve, factor = _left_over(table, n_line, n_terms, apart=apart)
+    line, curve, straight = _left_over(table, n_line, n_terms, apart=apart)
     (line_r2, line_terms), (curve_r2, curve_terms) = line.explained(), curve.explained()
     n_outputs = y.shape[1]
     shares = Shares(line_r2, curve_r2, line_terms * n_outputs, curve_terms * n_outputs)
-    straight = _right_angles(torch.from_numpy(table[1:n_line]), factor)
     return Lines(of_x, of_y, y, unit, straight, shares)
 
 
@@ -170,7 +169,7 @@ class _Rest(NamedTuple):
 
 def _left_over(
     table: Array, n_line: int, n_terms: int, *, apart: bool
-) -> tuple[_Rest, _Rest, Tensor | None]:
+) -> tuple[_Rest, _Rest, Tensor]:
     """Fit what is wanted by the terms of a line, and by all terms, in least squares.
 
     Parameters
@@ -185,8 +184,8 @@ def _left_over(
     Returns
     -------
     line, curve : _Rest
-    factor : Tensor of shape (n_line - 1, n_line - 1) or None
-        The Cholesky factor of the products of x's columns, where all terms are independent.
+    straight : Tensor of shape (n, n_line - 1)
+        As :func:`_right_angles` gives it for the columns of x.
     """
     # torch keeps to the threads that a fit takes; numpy's products would take all, and wait for
     # a core that is busy.
@@ -194,25 +193,35 @@ def _left_over(
     # One factor serves all: what the first terms explain, its first columns explain. It costs
     # the square of all columns, too much for many outputs.
     if apart and len(table) <= 2 * n_terms:
-        products = rows @ rows.T
-        # (n_terms + n_wanted, n_terms + n_wanted) -> the end of its diagonal: (n_wanted,)
-        diagonal = products.numpy().reshape(-1)[n_terms * (len(table) + 1) :: len(table) + 1]
-        total = diagonal.copy()
+        size, whole = len(table), len(table) + n_line - 1
+        products = np.zeros((whole, whole))
+        products[:size, :size] = (rows @ rows.T).numpy()
+        # (whole, whole) -> (whole * whole,), so that a step of whole + 1 runs down a diagonal
+        numbers = products.reshape(-1)
+        diagonal = numbers[:: whole + 1]
+        total = diagonal[n_terms:size].copy()
         # What is wanted may be spanned by the terms, and must not end the factorization.
-        diagonal += table.shape[1]
-        lower, failed = torch.linalg.cholesky_ex(products)
+        diagonal[n_terms:size] += table.shape[1]
+        # Below them the identity beside x, which becomes the inverse of x's factor, transposed.
+        diagonal[size:] = 1 / NOTHING
+        numbers[size * whole + 1 :: whole + 1] = 1.0
+        lower, failed = torch.linalg.cholesky_ex(torch.from_numpy(products))
         factor = lower.numpy()
         heights = factor.diagonal()[:n_terms]
         if not failed and np.minimum.reduce(heights) > APART * np.maximum.reduce(heights):
-            explained = np.square(factor[n_terms:, :n_terms])
+            explained = factor[n_terms:size, :n_terms]
+            explained = explained * explained
             line, curve = (np.add.reduce(explained[:, :end], axis=1) for end in (n_line, n_terms))
             # The constant comes first, and is at right angles to x, which is centred.
-            of_x = torch.from_numpy(factor[1:n_line, 1:n_line])
-            return _Rest(total, total - line, n_line), _Rest(total, total - curve, n_terms), of_x
+            x, inverse = table[1:n_line].T, factor[size:, 1:n_line]
+            straight = torch.from_numpy(x) @ torch.from_numpy(inverse)
+            rest = _Rest(total, total - line, n_line), _Rest(total, total - curve, n_terms)
+            return *rest, straight
     total = np.add.reduce(np.square(table[n_terms:]), axis=1)
     wanted = rows[n_terms:]
     left_by_line = _by_eigenvectors(rows[:n_line], wanted, total)
-    return left_by_line, _by_eigenvectors(rows[:n_terms], wanted, total), None
+    left_by_curve = _by_eigenvectors(rows[:n_terms], wanted, total)
+    return left_by_line, left_by_curve, _right_angles(rows[1:n_line])
 
 
 def _by_eigenvectors(terms: Tensor, wanted: Tensor, total: Array) -> _Rest:
@@ -225,27 +234,22 @@ def _by_eigenvectors(terms: Tensor, wanted: Tensor, total: Array) -> _Rest:
     return _Rest(total, left.numpy(), int(kept.sum()))
 
 
-def _right_angles(rows: Tensor, factor: Tensor | None = None) -> Tensor:
+def _right_angles(rows: Tensor) -> Tensor:
     """Give columns of length 1 at right angles to each other, which span what the rows span.
 
     Parameters
     ----------
     rows : Tensor of shape (n_rows, n)
         Of order 1.
-    factor : Tensor of shape (n_rows, n_rows) or None
-        The Cholesky factor of their products, if it is known and none is a combination of others.
     """
-    if factor is None:
-        products = rows @ rows.T
-        factor, failed = torch.linalg.cholesky_ex(products)
-        heights = factor.diagonal()
-        if failed or heights.amin() <= APART * heights.amax():
-            size, basis = torch.linalg.eigh(products)
-            kept = size > NOTHING * size[-1]
-            rows = (basis[:, kept] / size[kept].sqrt()).T @ rows
-            # Of small ones rounding has bent the right angles by a little.
-            factor = torch.linalg.cholesky(rows @ rows.T)
-    if len(factor) == 1:
-        return (rows / factor).T
+    products = rows @ rows.T
+    factor, failed = torch.linalg.cholesky_ex(products)
+    heights = factor.diagonal()
+    if failed or heights.amin() <= APART * heights.amax():
+        size, basis = torch.linalg.eigh(products)
+        kept = size > NOTHING * size[-1]
+        rows = (basis[:, kept] / size[kept].sqrt()).T @ rows
+        # Of small ones rounding has bent the right angles by a little.
+        factor = torch.linalg.cholesky(rows @ rows.T)
     straight: Tensor = torch.linalg.solve_triangular(factor, rows, upper=False)
     return straight.T

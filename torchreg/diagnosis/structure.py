@@ -45,8 +45,8 @@ def hold_against(lines: Lines, output: Array) -> Held:
     >>> round(held.linear_share, 9), round(held.structure.line_r2, 9)
     (1.0, 0.0)
     """
-    # (n, n_outputs) -> (n_outputs, n), a copy
-    centred = np.array(output.T, order="C")
+    # (n, n_outputs) -> (n_outputs, n)
+    centred = output.T.copy()
     moments = centre(centred)
     straight = lines.straight
     if straight is None:
