@@ -6,10 +6,16 @@ import numpy as np
 import pytest
 from sklearn.metrics import r2_score
 
+from torchreg.diagnosis.lines import MOST_BENDS, draw_lines
+from torchreg.diagnosis.moments import moments_of
 from torchreg.diagnosis.record import Structure
-from torchreg.diagnosis.structure import MOST_BENDS, hold_against_lines, moments_of
+from torchreg.diagnosis.structure import Held, hold_against
 
 Array = np.ndarray
+
+
+def hold_against_lines(x: Array, y: Array | None, output: Array) -> Held:
+    return hold_against(draw_lines(x, y), output)
 
 
 def structure_of(x: Array, y: Array, output: Array) -> Structure:
@@ -60,8 +66,9 @@ def test_shares_are_those_of_least_squares(rows: tuple[Array, Array, Array]) -> 
     assert structure.n == y.size
     assert structure.line_terms == 2 * (x.shape[1] + 1)
     assert structure.curve_terms == 2 * (curves.shape[1] + 1)
-    share = hold_against_lines(x, y, output).linear_share
-    assert share == pytest.approx(mean_score(x, output), abs=1e-12)
+    for known in (y, None):
+        share = hold_against_lines(x, known, output).linear_share
+        assert share == pytest.approx(mean_score(x, output), abs=1e-12)
 
 
 def test_columns_that_say_nothing_new_change_no_share(rows: tuple[Array, Array, Array]) -> None:
@@ -84,6 +91,10 @@ def test_columns_that_nearly_are_others_are_still_terms(rows: tuple[Array, Array
     structure = structure_of(wide, y, output)
     assert structure.line_r2 == pytest.approx(mean_score(wide, y), abs=1e-9)
     assert structure.line_terms == 2 * (wide.shape[1] + 1)
+    # Here the difference of the two columns is all there is in the output.
+    output = (near - x[:, :1]) * [1.0, 1e3] + output * 1e-9
+    share = hold_against_lines(wide, y, output).linear_share
+    assert share == pytest.approx(mean_score(wide, output), abs=1e-9)
 
 
 def test_a_constant_is_explained_and_has_no_spread() -> None:
@@ -93,21 +104,23 @@ def test_a_constant_is_explained_and_has_no_spread() -> None:
     assert held.structure is not None
     assert (held.linear_share, held.structure.line_r2, held.structure.line_terms) == (1.0, 1.0, 1)
     assert held.output.scale == moments_of(constant).scale == 0
-    assert held.y.mean == moments_of(constant).mean == 0.1
+    assert draw_lines(x, constant).y.mean == moments_of(constant).mean == 0.1
 
 
 def test_too_few_rows_for_a_line_still_have_moments() -> None:
     x = np.arange(9.0)[:, None]
-    held = hold_against_lines(x, x**2, -x)
+    lines = draw_lines(x, x**2)
+    held = hold_against(lines, -x)
     assert held.linear_share is None
     assert held.structure is None
-    assert held.x.mean == pytest.approx([4])
-    assert held.y.scale == pytest.approx([np.std(np.arange(9.0) ** 2)])
+    assert lines.x.mean == pytest.approx([4])
+    assert lines.y.scale == pytest.approx([np.std(np.arange(9.0) ** 2)])
 
 
 def test_without_y_the_output_alone_is_held_against_a_line() -> None:
     x = np.linspace(-1, 1, 50)[:, None]
-    held = hold_against_lines(x, None, np.abs(x))
+    lines = draw_lines(x, None)
+    held = hold_against(lines, np.abs(x))
     assert held.linear_share == pytest.approx(0, abs=1e-12)
     assert held.structure is None
-    assert held.y.mean.size == 0
+    assert lines.y.mean.size == 0

@@ -11,7 +11,7 @@ from torchreg import TorchRegressor
 from torchreg.diagnosis.activations import SHARE, can_spare, is_many
 from torchreg.diagnosis.evidence import pooled
 from torchreg.diagnosis.record import FitSummary, Layer
-from torchreg.diagnosis.statistics import look_inside
+from torchreg.diagnosis.statistics import lines_of, look_inside
 from torchreg.nn import MLP
 
 X = torch.linspace(-2, 2, 101, dtype=torch.float64).reshape(-1, 1)
@@ -25,7 +25,7 @@ def layer_of(activation: nn.Module, weight: list[float], bias: list[float]) -> L
         hidden.bias.copy_(torch.tensor(bias))
     outputs = n // 2 if isinstance(activation, nn.GLU) else n
     network = nn.Sequential(hidden, activation, nn.Linear(outputs, 1)).double().eval()
-    look = look_inside(network, X, None)
+    look = look_inside(network, X, lines_of(X, None))
     assert look is not None
     (layer,) = look.layers
     return layer
@@ -73,7 +73,7 @@ def test_relu_units_are_counted_like_their_signs() -> None:
     torch.manual_seed(0)
     network = nn.Sequential(nn.Linear(3, 40), nn.ReLU(), nn.Linear(40, 1)).double().eval()
     rows = torch.randn(200, 3, dtype=torch.float64) * 0.3
-    look = look_inside(network, rows, None)
+    look = look_inside(network, rows, lines_of(rows, None))
     assert look is not None
     on = (network[0](rows) > 0).to(torch.float64).mean(dim=0)
     (layer,) = look.layers
@@ -104,7 +104,7 @@ def test_functions_are_seen_like_modules_and_the_network_is_left_as_it_was() -> 
     network = Plain().double().eval()
     before = {key: value.clone() for key, value in network.state_dict().items()}
     rows = X.clone()
-    look = look_inside(network, rows, None)
+    look = look_inside(network, rows, lines_of(rows, None))
     assert look is not None
     assert [(layer.function, layer.n_units) for layer in look.layers] == [
         ("silu", 4), ("tanh", 4), ("relu", 5),

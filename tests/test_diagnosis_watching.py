@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from torchreg.diagnosis.record import Look
-from torchreg.diagnosis.statistics import look_inside
+from torchreg.diagnosis.statistics import lines_of, look_inside
 from torchreg.nn import MLP
 from torchreg.nn.mlp import ACTIVATIONS
 
@@ -29,7 +29,7 @@ class Behind(nn.Module):
 def look(network: nn.Module) -> Look:
     rows = torch.randn(60, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     before = rows.clone()
-    seen = look_inside(network, rows, rows[:, :1] ** 2)
+    seen = look_inside(network, rows, lines_of(rows, rows[:, :1] ** 2))
     assert torch.equal(rows, before)
     assert seen is not None
     return seen

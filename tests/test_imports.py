@@ -163,6 +163,8 @@ FLOORS: dict[str, list[str]] = {
         "torchreg.diagnosis.watching",
         "torchreg.diagnosis.units",
         "torchreg.diagnosis.structure",
+        "torchreg.diagnosis.lines",
+        "torchreg.diagnosis.moments",
         "torchreg.diagnosis.record",
     ],
     "rules and losses": [

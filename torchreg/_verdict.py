@@ -24,7 +24,7 @@ from torchreg._errors import (
 from torchreg.engine.plan import Fitted
 from torchreg.engine.request import Request
 from torchreg.engine.rows import Rows, SparseRows
-from torchreg.engine.statistics import Statistics, lost_digits
+from torchreg.engine.statistics import Statistics, few_digits, lost_digits
 from torchreg.nn.links import target_layer
 
 #: From a warning up to who called ``fit``: past this file, ``fit``, and its two decorators.
@@ -151,13 +151,15 @@ def describe_lost_digits(
     ):
         if layer is None:
             continue
-        statistics = Statistics(*(layer.get_buffer(k).cpu() for k in ("mean", "scale")))
+        statistics = Statistics(layer.mean.cpu(), layer.scale.cpu())
+        kind = dtype if dtype.is_floating_point else torch.float64
+        if not few_digits(statistics, kind).any():
+            continue
         flattened = _flattened(values, statistics)
         for column in sorted({*lost_digits(statistics, dtype), *flattened}):
             of_x = name == "standardize"
             label = f"X column {names[column] if len(names) else column}" if of_x else "y"
             mean, scale = float(statistics.mean[column]), float(statistics.scale[column])
-            kind = dtype if dtype.is_floating_point else torch.float64
             spread = f"a standard deviation of {scale:.4g}"
             if column in flattened:
                 spread = "so small a spread that it counts as constant"

@@ -65,8 +65,11 @@ def certain_findings(
     because_of_scale = [f for f in lines if f.numbers.get("because_of_scale")]
     if because_of_scale:
         return because_of_scale
-    dead = (f for f in activations.units(evidence) if f.code == "dead-units")
-    certain = [finding for finding in dead if activations.is_whole_layer(finding)]
+    certain: list[Finding] = []
+    # To word what is found in any layer would take longer than to see that there is none.
+    if any(layer.n_dead == layer.n_units for layer in evidence.layers):
+        dead = (f for f in activations.units(evidence) if f.code == "dead-units")
+        certain = [finding for finding in dead if activations.is_whole_layer(finding)]
     if of_scale and optimization.gap(evidence) > optimization.BEHIND:
         certain += [finding for finding in of_scale if scale.is_wild(finding)]
     return certain

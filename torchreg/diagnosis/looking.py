@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from torchreg._device import seeded
 from torchreg.diagnosis.record import Look
-from torchreg.diagnosis.statistics import look_inside
+from torchreg.diagnosis.statistics import lines_of, look_inside
 from torchreg.nn.links import link_of, target_layer
 
 R = TypeVar("R")
@@ -40,7 +40,7 @@ def look_at_rows(module: nn.Sequential, x: Tensor, y: Tensor | None) -> Look | N
         t = y
         if y is not None and after is not None:
             t = after.inverse()(y.to(after.mean.device))
-        return look_inside(network, core, t, link_of(module))
+        return look_inside(network, core, lines_of(core, t), link_of(module))
 
     return undisturbed(module, look)
 

@@ -6,8 +6,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from torchreg.diagnosis.lines import Lines, draw_lines
+from torchreg.diagnosis.moments import Array, moments_of
 from torchreg.diagnosis.record import Look
-from torchreg.diagnosis.structure import Array, hold_against_lines, moments_of
+from torchreg.diagnosis.structure import hold_against
 from torchreg.diagnosis.watching import send_through
 from torchreg.nn import AverageMembers, Link
 
@@ -18,7 +20,7 @@ NO_LINE = 1e-4
 
 
 def look_inside(
-    network: nn.Module, x: Tensor, t: Tensor | None, link: Link | None = None
+    network: nn.Module, x: Tensor, lines: Lines, link: Link | None = None
 ) -> Look | None:
     """Send rows through a network and note what there is to see; the network stays as it is.
 
@@ -28,8 +30,8 @@ def look_inside(
         In evaluation mode.
     x : Tensor of shape (n, n_features)
         In the network's units and dtype, on its device.
-    t : Tensor of shape (n, n_outputs) or None
-        Targets in the units of the network's output.
+    lines : Lines
+        Of these rows, from :func:`lines_of`.
     link : Link or None, default=None
         What makes predictions of the output; those are held against the targets then.
 
@@ -52,20 +54,16 @@ def look_inside(
     output = _exactly(result).reshape(n_rows, -1)
     if not np.logical_and.reduce(np.isfinite(output), axis=None):
         return None
-    core = _exactly(x)
-    targets = None if t is None else _exactly(t)
-    held = hold_against_lines(core, targets, output)
-    reached, input_is_core = held.x, True
+    held = hold_against(lines, output)
+    reached, input_is_core = lines.x, True
     if seen.first_input is not None:
         # (n, ..., n_columns) -> (n * ..., n_columns)
         first = _exactly(seen.first_input).reshape(-1, seen.first_input.shape[-1])
-        input_is_core = np.array_equal(first, core)
-        reached = held.x if input_is_core else moments_of(first)
-    target = held.y
-    if targets is not None:
-        wanted = targets
-        if seen.last_output is not result:
-            wanted = _wanted(targets, output, seen.last_output)
+        input_is_core = np.array_equal(first, _exactly(x))
+        reached = lines.x if input_is_core else moments_of(first)
+    target, targets = lines.y, lines.targets
+    if targets is not None and seen.last_output is not result:
+        wanted = _wanted(targets, output, seen.last_output)
         if wanted is not targets:
             target = moments_of(wanted)
     return Look(
@@ -80,6 +78,19 @@ def look_inside(
         layers=seen.layers,
         structure=held.structure,
     )
+
+
+def lines_of(x: Tensor, t: Tensor | None) -> Lines:
+    """Draw the lines and curves that a network is held against.
+
+    Parameters
+    ----------
+    x : Tensor of shape (n, n_features)
+        In the network's units.
+    t : Tensor of shape (n, n_outputs) or None
+        Targets in the units of the network's output.
+    """
+    return draw_lines(_exactly(x), None if t is None else _exactly(t))
 
 
 def spread_out(n_rows: int, at_most: int, weight: Tensor | None = None) -> Tensor | slice:

@@ -8,10 +8,11 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
+from torchreg.diagnosis.moments import Array
 from torchreg.diagnosis.record import Layer
-from torchreg.diagnosis.structure import Array
 
 #: A slope below this share of the activation's steepest passes next to no gradient.
 FLAT = 0.01
@@ -72,9 +73,12 @@ ACTIVATIONS: dict[str, Activation] = {
 }
 
 
+#: Of relu it is whether a unit is on.
+Slope = Array | NDArray[np.bool_]
+
 #: Slopes that the output tells by itself, which costs a fraction of differentiating.
-SLOPE_OF_OUTPUT: dict[str, Callable[[Array], Array]] = {
-    "relu": lambda after: (after > 0).astype(np.float64),
+SLOPE_OF_OUTPUT: dict[str, Callable[[Array], Slope]] = {
+    "relu": lambda after: after > 0,
     "sigmoid": lambda after: after * (1 - after),
     "tanh": lambda after: 1 - after * after,
 }
@@ -112,7 +116,7 @@ def slope_and_output(
     return np.abs(_by_unit(slope)), _by_unit(after)
 
 
-def slope_from_output(name: str, output: Tensor) -> tuple[Array, Array]:
+def slope_from_output(name: str, output: Tensor) -> tuple[Slope, Array]:
     """Read the slope off the output, for an activation of :data:`SLOPE_OF_OUTPUT`.
 
     Returns
@@ -124,16 +128,13 @@ def slope_from_output(name: str, output: Tensor) -> tuple[Array, Array]:
 
 
 def _by_unit(values: Tensor) -> Array:
-    """Copy the numbers of each unit to one place, where numpy runs through them fastest."""
-    # (n, ...) -> (n_units, n)
-    units = values.detach().flatten(1).T
-    copied: Array = units.to(
-        "cpu", torch.float64, copy=True, memory_format=torch.contiguous_format
-    ).numpy()
-    return copied
+    """Put the numbers of each unit in one place, where numpy runs through them fastest."""
+    exact = values.detach().to("cpu", torch.float64).numpy()
+    # (n, ...) -> (n, n_units) -> (n_units, n)
+    return np.ascontiguousarray(exact.reshape(len(exact), -1).T)
 
 
-def count_units(name: str, slope: Array, output: Array) -> dict[str, Any]:
+def count_units(name: str, slope: Slope, output: Array) -> dict[str, Any]:
     r"""Count who is who among the units of one call of an activation :math:`\sigma`.
 
     What tells is the slope :math:`\sigma'(a)` of a unit on all rows, relative to the steepest
@@ -165,25 +166,29 @@ def count_units(name: str, slope: Array, output: Array) -> dict[str, Any]:
     relative = slope if activation.steepest == 1 else slope / activation.steepest
     low, high = np.minimum.reduce(relative, axis=1), np.maximum.reduce(relative, axis=1)
     # What is flat is a line, too.
-    flat, line = high <= FLAT, high - low <= ONE_SLOPE
-    n_flat = n_dead = int(np.count_nonzero(flat))
+    flat, line = high <= FLAT, np.subtract(high, low, dtype=np.float64) <= ONE_SLOPE
+    n_flat = n_dead = _count(flat)
     n_saturated, straight = 0, line
     if activation.bounded:
         saturated = np.add.reduce(relative <= STEEP, axis=1) / relative.shape[1] >= MOSTLY
-        n_saturated = int(np.count_nonzero(saturated))
-        n_dead = int(np.count_nonzero(flat & ~saturated))
+        n_saturated, n_dead = _count(saturated), _count(flat & ~saturated)
         straight = line | saturated
-    bending = output[~straight]
+    bending = output[~straight] if True in straight.tolist() else output
     return {
         "function": name,
         "bounded": activation.bounded,
         "n_units": len(slope),
         "n_dead": n_dead,
-        "n_always_on": int(np.count_nonzero(line)) - n_flat,
+        "n_always_on": _count(line) - n_flat,
         "n_saturated": n_saturated,
         "n_duplicates": _count_duplicates(bending),
         "n_bending": len(bending),
     }
+
+
+def _count(which: NDArray[np.bool_]) -> int:
+    """Count what is true among the units of a layer: for so few, Python is fastest."""
+    return sum(which.tolist())
 
 
 def _copy(value: Any) -> Any:
@@ -198,7 +203,7 @@ def _count_duplicates(units: Array) -> int:
         return 0
     units = units[:COMPARED]
     centred = units - np.add.reduce(units, axis=1, keepdims=True) / units.shape[1]
-    # By torch, for the reason given in structure.py.
+    # By torch, for the reason given in lines.py.
     rows = torch.from_numpy(centred)
     products = (rows @ rows.T).numpy()
     size = products.diagonal()

@@ -8,9 +8,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from torchreg.diagnosis.moments import Array
 from torchreg.diagnosis.record import Columns, FarColumn
 from torchreg.diagnosis.statistics import spread_out
-from torchreg.diagnosis.structure import Array
 from torchreg.engine.request import RawRows
 from torchreg.engine.rows import Rows, SparseRows, rows_in, width_of
 from torchreg.engine.statistics import column_statistics

@@ -39,7 +39,7 @@ from torchreg.engine.rows import Rows, Table, every_row, merge_identical, width_
 from torchreg.engine.shared import Shared
 from torchreg.engine.statistics import Statistics, column_statistics
 from torchreg.engine.stepper import trainable
-from torchreg.engine.summary import Travel, summarize
+from torchreg.engine.summary import Travel, summarize, take_sample
 from torchreg.losses import probe_loss
 from torchreg.nn.plain import is_plain
 from torchreg.optimizers import OptimizerSpec
@@ -163,8 +163,10 @@ class Plan:
         self.travels = [Travel(start.inside.network) for start in starts]
         # 4. What a diagnosis needs of the rows: now, when they and what describes them are at hand.
         describe = partial(describe_rows, first.inside.module, training, self.n_rows)
-        how = scaling_of(request), self.n_rows
+        how = *scaling_of(request), self.n_rows
         self.described = shared.once("described", training, *how, make=describe)
+        take = partial(take_sample, first.table, self.described.chosen)
+        self.sample = shared.once("sample", training, *how, first.inside.dtype, make=take)
         self.request, self.starts = request, starts
 
     def conclude(self, answers: list[Answer]) -> Fitted:
@@ -187,7 +189,8 @@ class Plan:
             problem = replace(problem, network=network, training=start.table)
             travel = Travel.of_several([self.travels[i] for i in trained])
         n_averaged = len(trained) if self.request.n_folds > 1 else 1
-        summary = summarize(problem, answer, travel, module, self.described, n_averaged)
+        rows = self.described, self.sample
+        summary = summarize(problem, answer, travel, module, *rows, n_averaged)
         interrupted = any(map(is_interrupted, answers))
         return Fitted(module.eval(), dtype, answer, summary, start.seed, losses, interrupted)
 

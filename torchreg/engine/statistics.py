@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from torchreg.engine.rows import Rows, SparseRows, chunks, exponent_of, of_order_one
@@ -15,6 +16,8 @@ from torchreg.engine.rows import Rows, SparseRows, chunks, exponent_of, of_order
 #: ``_is_constant_feature``; see Chan, Golub and LeVeque, "Algorithms for computing the
 #: sample variance", The American Statistician 37 (1983).
 _CONSTANT_SPACINGS = 4.0
+#: A standard deviation of fewer spacings than this has lost its digits.
+_DIGITS = 16.0
 
 
 class Statistics(NamedTuple):
@@ -123,7 +126,13 @@ def lost_digits(statistics: Statistics, dtype: torch.dtype) -> list[int]:
     """
     if not dtype.is_floating_point:
         return []
-    mean, scale = (numbers.numpy() for numbers in statistics)
-    few = (scale > 0) & (scale < 16 * torch.finfo(dtype).eps * np.abs(mean))
+    few = few_digits(statistics, dtype) & (statistics.scale.numpy() > 0)
     columns: list[int] = few.nonzero()[0].tolist()
     return columns
+
+
+def few_digits(statistics: Statistics, dtype: torch.dtype) -> NDArray[np.bool_]:
+    """Tell of each column whether it is constant, or spans fewer numbers of a dtype than that."""
+    mean, scale = (numbers.numpy() for numbers in statistics)
+    few: NDArray[np.bool_] = scale <= _DIGITS * torch.finfo(dtype).eps * np.abs(mean)
+    return few

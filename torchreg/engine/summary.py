@@ -5,16 +5,46 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from itertools import accumulate
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from torchreg.diagnosis.lines import Lines
 from torchreg.diagnosis.record import FitSummary, Journey
-from torchreg.diagnosis.statistics import look_inside
+from torchreg.diagnosis.statistics import lines_of, look_inside
 from torchreg.engine.described_rows import DescribedRows
 from torchreg.engine.problem import Outcome, Problem
+from torchreg.engine.rows import Table
 from torchreg.nn.links import link_of
+
+
+class Sample(NamedTuple):
+    """Rows that are sent through the network as the fit ends, and what lines make of them.
+
+    Parameters
+    ----------
+    x : Tensor of shape (n, n_features)
+        In the network's units.
+    lines : Lines
+    """
+
+    x: Tensor
+    lines: Lines
+
+
+def take_sample(table: Table, chosen: Tensor | slice) -> Sample:
+    """Take the rows that are looked at: before the fit, so that fits on the same rows share it.
+
+    Parameters
+    ----------
+    table : Table
+        The training rows in the network's units.
+    chosen : Tensor of shape (n,) or slice
+    """
+    x = table.x[chosen]
+    return Sample(x, lines_of(x, table.t[chosen]))
 
 
 def summarize(
@@ -23,6 +53,7 @@ def summarize(
     travel: Travel,
     module: nn.Sequential,
     rows: DescribedRows,
+    sample: Sample,
     n_networks: int = 1,
 ) -> FitSummary:
     """Write the numbers of a fit down.
@@ -37,17 +68,19 @@ def summarize(
         The network between its scaling layers.
     rows : DescribedRows
         Of the training rows.
+    sample : Sample
+        Some of them.
     n_networks : int, default=1
         How many networks, trained on other folds each, the problem's network is the mean of.
     """
     layers = dict(module.named_children())
+    link = link_of(module) if "link" in layers else None
     validation, lr = problem.validation, problem.optimizer.options.get("lr")
     n_validation = 0 if validation is None else len(validation.t)
     if n_networks > 1:
         # Each row was held out by one of them.
         n_validation = rows.n_rows
     journeys = travel.finish()
-    x, t = (values[rows.chosen] for values in (problem.training.x, problem.training.t))
     return FitSummary(
         n_rows=rows.n_rows,
         n_validation=n_validation,
@@ -67,7 +100,7 @@ def summarize(
         far=rows.far,
         copies=rows.copies,
         journeys=journeys,
-        look=look_inside(problem.network, x, t, link_of(module)),
+        look=look_inside(problem.network, sample.x, sample.lines, link),
         schedule=problem.schedule.name,
         n_networks=n_networks,
         keeps_best=validation is not None and problem.stopping.on_validation,
@@ -90,7 +123,7 @@ class Travel:
             if parameter.numel():
                 self.names.append(name)
                 self.tensors.append(parameter)
-        self.start = self._all_numbers()
+        self.start = torch.cat(self._each())
 
     @classmethod
     def of_several(cls, travels: Sequence[Travel]) -> Travel:
@@ -105,20 +138,21 @@ class Travel:
     def finish(self) -> list[Journey]:
         """Hold the parameters against their start."""
         # All tensors at once: a call of torch costs as much for each of them.
-        start, now = (numbers.cpu().numpy() for numbers in (self.start, self._all_numbers()))
-        now -= start
+        # (2, n): where they were, and how far from there they are
+        numbers = torch.cat([self.start, *self._each()])
+        both = numbers.reshape(2, -1).cpu().numpy()
+        both[1] -= both[0]
+        both *= both
         counts = [tensor.numel() for tensor in self.tensors]
         first = [end - n for end, n in zip(accumulate(counts), counts, strict=True)]
-        squares = (
-            np.add.reduceat(each * each, first, dtype=np.float64).tolist() for each in (start, now)
-        )
+        squares = np.add.reduceat(both, first, axis=1, dtype=np.float64).tolist()
         journeys = [
             Journey(name, n, math.sqrt(of_start / n), math.sqrt(of_way / n))
             for name, n, of_start, of_way in zip(self.names, counts, *squares, strict=True)
         ]
         return journeys
 
-    def _all_numbers(self) -> Tensor:
-        """Copy all parameters into one vector."""
-        # (...) -> (n,), for each
-        return torch.cat([tensor.detach().reshape(-1) for tensor in self.tensors])
+    def _each(self) -> list[Tensor]:
+        """Give each tensor as a vector."""
+        # (...) -> (n,)
+        return [tensor.detach().reshape(-1) for tensor in self.tensors]

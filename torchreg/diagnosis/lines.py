@@ -1,0 +1,255 @@
+"""What a straight line and gentle curves make of rows, before any network sees them."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from torchreg.diagnosis.moments import Array, Moments, standardize
+
+#: Rows per fitted number that a line or a curve needs, or it would fit the noise.
+ROWS_PER_TERM = 5
+#: Bends per column, at most: they follow one and a half periods of a wave.
+MOST_BENDS = 12
+#: Columns of which the products of pairs are tried as well, at most.
+MOST_PAIRED = 6
+#: Terms are of order 1. A combination of them whose square is below this share of the largest
+#: is what rounding leaves of nothing.
+NOTHING = 1e-12
+#: A term that is at least this far, as a share of the largest, from what those before it span
+#: makes no such combination: the square is a million times as much.
+APART = 1e-3
+
+
+class Lines(NamedTuple):
+    """What a line and curves make of rows, before any network is held against them.
+
+    Parameters
+    ----------
+    x, y : Moments
+        Those of a missing y are empty.
+    targets : ndarray of shape (n, n_outputs) or None
+        y itself.
+    unit : ndarray of shape (n_outputs,)
+        Its scale, or 1 where that is 0.
+    straight : Tensor of shape (n, n_directions) or None
+        All lines through these rows are a constant and combinations of these, which are at right
+        angles and of length 1. ``None`` where the rows are too few for a line.
+    shares : Shares or None
+        ``None`` without y, or with too few rows.
+    """
+
+    x: Moments
+    y: Moments
+    targets: Array | None
+    unit: Array
+    straight: Tensor | None
+    shares: Shares | None
+
+
+class Shares(NamedTuple):
+    """Shares of y's variance that line and curves explain, and the numbers that they take."""
+
+    line_r2: float
+    curve_r2: float
+    line_terms: int
+    curve_terms: int
+
+
+def draw_lines(x: Array, y: Array | None) -> Lines:
+    r"""Fit a line and curves to y: what there is to say of rows, whatever network sees them.
+
+    A line is made of the columns of x and a constant. Curves add hinges :math:`\max(z - q, 0)`
+    at quantiles q of each standardized column z, and products of pairs of them.
+
+    Parameters
+    ----------
+    x : ndarray of shape (n, n_features)
+    y : ndarray of shape (n, n_outputs) or None
+
+    Returns
+    -------
+    Lines
+        Without shares where the rows are too few for a line.
+
+    Examples
+    --------
+    >>> x = np.linspace(-1, 1, 101)[:, None]
+    >>> shares = draw_lines(x, np.abs(x)).shares
+    >>> round(shares.line_r2, 9), shares.curve_r2 > 0.99
+    (0.0, True)
+    """
+    n_rows, width = x.shape
+    known = [x] if y is None else [x, y]
+    # One column a row, so that sums run along memory.
+    values = np.empty((sum(columns.shape[1] for columns in known), n_rows))
+    np.concatenate([columns.T for columns in known], out=values)
+    moments = standardize(values)
+    of_x, of_y = moments.of(0, width), moments.of(width, None)
+    unit = np.where(of_y.scale == 0, 1.0, of_y.scale)
+    if n_rows < ROWS_PER_TERM * (width + 1):
+        return Lines(of_x, of_y, y, unit, None, None)
+    if y is None:
+        return Lines(of_x, of_y, None, unit, _right_angles(torch.from_numpy(values)), None)
+    n_bends, n_pairs = _count_bends(n_rows, width)
+    n_line = 1 + width
+    n_terms = n_line + n_bends * width + n_pairs
+    # Ones, x, what bends, y.
+    table = np.empty((n_terms + len(values) - width, n_rows))
+    table[0] = 1.0
+    table[1:n_line], table[n_terms:] = values[:width], values[width:]
+    apart = _write_bends(values[:width], n_bends, n_pairs, out=table[n_line:n_terms])
+    line, curve, straight = _left_over(table, n_line, n_terms, apart=apart)
+    (line_r2, line_terms), (curve_r2, curve_terms) = line.explained(), curve.explained()
+    n_outputs = y.shape[1]
+    shares = Shares(line_r2, curve_r2, line_terms * n_outputs, curve_terms * n_outputs)
+    return Lines(of_x, of_y, y, unit, straight, shares)
+
+
+def _count_bends(n_rows: int, width: int) -> tuple[int, int]:
+    """Count the hinges per column, and the products of pairs, that so many rows allow."""
+    most = n_rows // ROWS_PER_TERM - width - 1
+    n_pairs = width * (width - 1) // 2 if width <= MOST_PAIRED else 0
+    if n_pairs > most:
+        n_pairs = 0
+    return max(0, min(MOST_BENDS, (most - n_pairs) // max(width, 1))), n_pairs
+
+
+def _write_bends(z: Array, n_bends: int, n_pairs: int, *, out: Array) -> bool:
+    """Write the terms that bend: hinges at quantiles, and products of pairs.
+
+    Parameters
+    ----------
+    z : ndarray of shape (n_features, n)
+        Standardized.
+    n_bends, n_pairs : int
+        From :func:`_count_bends`.
+    out : ndarray of shape (n_features * n_bends + n_pairs, n)
+
+    Returns
+    -------
+    bool
+        Whether no two hinges of a column are the same, as in one of a few values they are.
+    """
+    width, n_rows = z.shape
+    apart = True
+    if n_bends:
+        places = [place * n_rows // (n_bends + 1) for place in range(1, n_bends + 1)]
+        quantiles = np.sort(z, axis=1)[:, places, None]
+        apart = bool(np.logical_and.reduce(quantiles[:, 1:] > quantiles[:, :-1], axis=None))
+        # (n_features * n_bends, n) -> (n_features, n_bends, n)
+        hinges = out[: width * n_bends].reshape(width, n_bends, n_rows)
+        np.maximum(np.subtract(z[:, None], quantiles, out=hinges), 0.0, out=hinges)
+    if n_pairs:
+        place = width * n_bends
+        for first in range(width - 1):
+            later = z[first + 1 :]
+            np.multiply(z[first], later, out=out[place : place + len(later)])
+            place += len(later)
+    return apart
+
+
+class _Rest(NamedTuple):
+    """Squares before and after least squares, of each wanted column; and how many terms it took."""
+
+    total: Array
+    left: Array
+    rank: int
+
+    def explained(self) -> tuple[float, int]:
+        """Give the share that is explained, 1 if nothing varies, and the terms."""
+        total = float(np.add.reduce(self.total))
+        if total == 0:
+            return 1.0, 1
+        return 1 - float(np.add.reduce(self.left)) / total, self.rank
+
+
+def _left_over(
+    table: Array, n_line: int, n_terms: int, *, apart: bool
+) -> tuple[_Rest, _Rest, Tensor]:
+    """Fit what is wanted by the terms of a line, and by all terms, in least squares.
+
+    Parameters
+    ----------
+    table : ndarray of shape (n_terms + n_wanted, n)
+        The terms, those of a line before others, and what is wanted. All are of order 1, so
+        that every output counts the same, whatever its unit.
+    n_line, n_terms : int
+    apart : bool
+        Whether it is worth while to try if the terms are independent.
+
+    Returns
+    -------
+    line, curve : _Rest
+    straight : Tensor of shape (n, n_line - 1)
+        As :func:`_right_angles` gives it for the columns of x.
+    """
+    # torch keeps to the threads that a fit takes; numpy's products would take all, and wait for
+    # a core that is busy.
+    rows = torch.from_numpy(table)
+    # One factor serves all: what the first terms explain, its first columns explain. It costs
+    # the square of all columns, too much for many outputs.
+    if apart and len(table) <= 2 * n_terms:
+        size, whole = len(table), len(table) + n_line - 1
+        products = np.zeros((whole, whole))
+        products[:size, :size] = (rows @ rows.T).numpy()
+        # (whole, whole) -> (whole * whole,), so that a step of whole + 1 runs down a diagonal
+        numbers = products.reshape(-1)
+        diagonal = numbers[:: whole + 1]
+        total = diagonal[n_terms:size].copy()
+        # What is wanted may be spanned by the terms, and must not end the factorization.
+        diagonal[n_terms:size] += table.shape[1]
+        # Below them the identity beside x, which becomes the inverse of x's factor, transposed.
+        diagonal[size:] = 1 / NOTHING
+        numbers[size * whole + 1 :: whole + 1] = 1.0
+        lower, failed = torch.linalg.cholesky_ex(torch.from_numpy(products))
+        factor = lower.numpy()
+        heights = factor.diagonal()[:n_terms]
+        if not failed and np.minimum.reduce(heights) > APART * np.maximum.reduce(heights):
+            explained = factor[n_terms:size, :n_terms]
+            explained = explained * explained
+            line, curve = (np.add.reduce(explained[:, :end], axis=1) for end in (n_line, n_terms))
+            # The constant comes first, and is at right angles to x, which is centred.
+            x, inverse = table[1:n_line].T, factor[size:, 1:n_line]
+            straight = torch.from_numpy(x) @ torch.from_numpy(inverse)
+            rest = _Rest(total, total - line, n_line), _Rest(total, total - curve, n_terms)
+            return *rest, straight
+    total = np.add.reduce(np.square(table[n_terms:]), axis=1)
+    wanted = rows[n_terms:]
+    left_by_line = _by_eigenvectors(rows[:n_line], wanted, total)
+    left_by_curve = _by_eigenvectors(rows[:n_terms], wanted, total)
+    return left_by_line, left_by_curve, _right_angles(rows[1:n_line])
+
+
+def _by_eigenvectors(terms: Tensor, wanted: Tensor, total: Array) -> _Rest:
+    """Fit by the combinations of terms that are more than nothing; both lie in rows."""
+    size, basis = torch.linalg.eigh(terms @ terms.T)
+    kept = size > NOTHING * size[-1]
+    basis = basis[:, kept]
+    solution = ((wanted @ terms.T) @ basis / size[kept]) @ basis.T
+    left = (solution @ terms).sub_(wanted).square_().sum(dim=1)
+    return _Rest(total, left.numpy(), int(kept.sum()))
+
+
+def _right_angles(rows: Tensor) -> Tensor:
+    """Give columns of length 1 at right angles to each other, which span what the rows span.
+
+    Parameters
+    ----------
+    rows : Tensor of shape (n_rows, n)
+        Of order 1.
+    """
+    products = rows @ rows.T
+    factor, failed = torch.linalg.cholesky_ex(products)
+    heights = factor.diagonal()
+    if failed or heights.amin() <= APART * heights.amax():
+        size, basis = torch.linalg.eigh(products)
+        kept = size > NOTHING * size[-1]
+        rows = (basis[:, kept] / size[kept].sqrt()).T @ rows
+        # Of small ones rounding has bent the right angles by a little.
+        factor = torch.linalg.cholesky(rows @ rows.T)
+    straight: Tensor = torch.linalg.solve_triangular(factor, rows, upper=False)
+    return straight.T

@@ -1,0 +1,58 @@
+"""Mean and standard deviation of columns, which lie in rows.
+
+In numpy, whose calls on a few hundred rows cost a quarter of torch's.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+Array = NDArray[np.float64]
+
+#: Rounding of a mean in float64, as a share of it.
+ROUNDING = 4 * float(np.finfo(np.float64).eps)
+
+
+class Moments(NamedTuple):
+    """Mean and standard deviation of each column."""
+
+    mean: Array
+    scale: Array
+
+    def of(self, first: int, end: int | None) -> Moments:
+        """Pick some of the columns."""
+        return Moments(self.mean[first:end], self.scale[first:end])
+
+    def size_of_variation(self) -> Array:
+        """Give the scale of each column, infinite where it is what rounding leaves of none."""
+        return np.where(self.scale <= ROUNDING * np.abs(self.mean), np.inf, self.scale)
+
+
+def moments_of(values: Array) -> Moments:
+    """Compute mean and standard deviation of each column; without rows there are no columns."""
+    if not len(values):
+        return Moments(np.empty(0), np.empty(0))
+    # (n, n_columns) -> (n_columns, n)
+    return standardize(values.T.copy())
+
+
+def standardize(columns: Array) -> Moments:
+    """Standardize columns that lie in rows, in place; one that does not vary becomes 0."""
+    moments = centre(columns)
+    columns /= moments.size_of_variation()[:, None]
+    return moments
+
+
+def centre(columns: Array) -> Moments:
+    """Subtract the mean of columns that lie in rows, in place."""
+    n_rows = columns.shape[1]
+    # Around the first number, so that a constant has no spread.
+    origin = columns[:, :1].copy()
+    columns -= origin
+    offset = np.add.reduce(columns, axis=1, keepdims=True) / n_rows
+    columns -= offset
+    origin += offset
+    return Moments(origin[:, 0], np.sqrt(np.add.reduce(columns * columns, axis=1) / n_rows))
