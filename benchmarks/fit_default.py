@@ -16,7 +16,7 @@ from _untuned import MODELS, QUICK, THOROUGH, TORCHREG, Predict
 REALMLP = "RealMLP-TD"
 NAMES = ("LightGBM", "CatBoost", QUICK, TORCHREG, THOROUGH, REALMLP)
 #: Rows, columns and rounds: RealMLP-TD takes minutes of many rows.
-SIZES = ((1_000, 10, 5), (5_000, 20, 3), (20_000, 10, 1))
+SIZES = ((1_000, 10, 3), (5_000, 20, 1), (20_000, 10, 1))
 N_TEST = 2_000
 
 NOTES = """\
