@@ -122,7 +122,7 @@ class Trial:
     def __init__(self, rng: np.random.Generator) -> None:
         self.rng = rng
         self.X, self.y = rows(rng)
-        self.reg = TorchRegressor(module=MLP, **short_fit(rng)).fit(*rows(rng))
+        self.reg = TorchRegressor(**{"module": MLP, **short_fit(rng)}).fit(*rows(rng))
         self.remember()
         self.reg.set_params(random_state=self.reg.random_state + 1)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import pytest
@@ -13,6 +13,7 @@ from torchreg import TorchRegressor
 from torchreg.engine.fit import fit_networks
 from torchreg.engine.problem import EpochRecord
 from torchreg.engine.told import Told
+from torchreg.nn import MLP
 
 RNG = np.random.default_rng(0)
 X = RNG.normal(size=(30, 3))
@@ -21,8 +22,14 @@ X = RNG.normal(size=(30, 3))
 class Listening(TorchRegressor):
     """Writes down what it hears; stops, or notes something."""
 
+    heard: list[Any]
+
+    def _settled(self, *given: Any) -> Self:
+        # The copy that is asked for observers shares the list.
+        self.heard = []
+        return super()._settled(*given)
+
     def _observers(self, *given: Any) -> list[Any]:
-        self.heard: list[Any] = []
         return [self]
 
     def on_epoch_begin(self) -> None:
@@ -39,7 +46,7 @@ class Listening(TorchRegressor):
 
 def fits() -> list[Listening]:
     options: dict[str, Any] = {"module__hidden_sizes": (3,), "max_epochs": 20}
-    return [Listening(random_state=k, **options) for k in range(3)]
+    return [Listening(MLP, random_state=k, **options) for k in range(3)]
 
 
 @pytest.mark.parametrize("failing", [[7], [3, 30]], ids=["one layout", "both layouts"])
@@ -68,6 +75,7 @@ def test_who_listens_hears_of_each_epoch_once_though_a_stack_fails(
 
 def test_answers_and_notes_are_given_again() -> None:
     reg = Listening(random_state=1)
+    reg.heard = []
     told = Told(reg._observers()[0])
     for _ in range(2):
         answers: list[Any] = []
