@@ -189,7 +189,7 @@ SOURCES: Mapping[str, Source] = {
         "plotnine", functools.partial(_csv, "plotnine", "data/diamonds.csv"), "price"
     ),
 }
-#: Others, which no rule was chosen on: they show whether the rules hold elsewhere.
+#: Others, by which few choices were made: they show whether the rules hold elsewhere.
 OTHER_SOURCES: Mapping[str, Source] = {
     "Salaries": _r("carData", "Salaries", "salary"),
     "CPS1985": _r("AER", "CPS1985", "wage"),
