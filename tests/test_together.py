@@ -22,6 +22,7 @@ from torchreg import TorchRegressor
 from torchreg.engine.fit import fit_networks, given_or_raised
 from torchreg.engine.plan import Fitted
 from torchreg.engine.problem import NeverBegunError
+from torchreg.nn import MLP
 
 Fit = tuple[TorchRegressor, Rows]
 
@@ -73,7 +74,7 @@ def mixed() -> list[Fit]:
     for k in range(4):
         fits += [
             fit_of(k),
-            fit_of(k, None, module__hidden_sizes=(3 + k % 2,)),
+            fit_of(k, MLP, module__hidden_sizes=(3 + k % 2,)),
             fit_of(k, optimizer="lbfgs", max_epochs=3),
             fit_of(k, n=60, batch_size=20),
             fit_of(k, loss=lambda p, t: (p - t) ** 2 / 0.0),
@@ -277,7 +278,7 @@ def test_fits_together_leave_the_surroundings_as_they_were(side_by_side: list[st
 
     before = surroundings()
     fits = [fit_of(k, lambda: Spying(nn.Tanh())) for k in range(8)]
-    fits += [fit_of(k, None, module__dropout=0.2) for k in range(4)]
+    fits += [fit_of(k, MLP, module__dropout=0.2) for k in range(4)]
     with torch.no_grad():
         answers = fit_networks(jobs_of(fits))
     assert all(isinstance(answer, Fitted) for answer in answers)
