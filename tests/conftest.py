@@ -78,12 +78,9 @@ class Injection:
         sys.settrace(self._trace)
         return self
 
-    def __exit__(self, _: object, error: BaseException | None, __: object) -> bool:
+    def __exit__(self, *_: object) -> None:
         sys.settrace(self.kept[0])
         sys.unraisablehook = self.kept[1]
-        # Rarely, an error on entry to a function lets CPython lose its place on the stack: this
-        # comes in its stead, from the interpreter itself.
-        return self.error is not None and str(error) == "'traceback' object is not callable"
 
     def _trace(self, frame: FrameType, event: str, arg: Any) -> None:
         code = frame.f_code
