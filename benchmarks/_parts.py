@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -14,7 +15,14 @@ from _untuned import TORCHREG, Model, Predict, fit_torchreg
 from torch import Tensor, nn
 
 from torchreg import TorchRegressor
-from torchreg._automatic import EPOCHS, FEW_ROWS, LR, NARROW, WIDE, batch_size_for, n_folds_for
+from torchreg._automatic import (
+    EPOCHS,
+    LR,
+    PATIENCE,
+    batch_size_for,
+    hidden_sizes_for,
+    n_folds_for,
+)
 from torchreg.nn import RobustStandardize, TabularMLP
 
 #: What makes the network more than a multilayer perceptron on standardized columns.
@@ -35,8 +43,9 @@ class Without(TabularMLP):
         hidden_sizes: Sequence[int] = (128, 128),
         activation: str = "relu",
         without: Collection[str] = (),
+        **options: Any,
     ) -> None:
-        super().__init__(in_features, out_features, hidden_sizes, activation)
+        super().__init__(in_features, out_features, hidden_sizes, activation, **options)
         self.without = frozenset(without)
         scales = {"scale": Unscaled, "clip": Unclipped}
         for part in sorted(self.without & scales.keys()):  # "scale" last: it is no clip either
@@ -99,8 +108,9 @@ def default_for(X: np.ndarray, y: np.ndarray) -> dict[str, Any]:
     n_rows = len(np.unique(np.column_stack([X, y]), axis=0))
     return {
         "module": Without,
-        "module__hidden_sizes": NARROW if n_rows <= FEW_ROWS else WIDE,
+        "module__hidden_sizes": hidden_sizes_for(n_rows),
         "n_folds": n_folds_for(n_rows),
+        "early_stopping": True,
         "max_epochs": EPOCHS,
         "batch_size": batch_size_for(n_rows),
         "schedule": "cosine",
@@ -115,6 +125,7 @@ def fit_changed(
     settings = default_for(X, y)
     for name, value in changes.items():
         settings[name] = value.of(settings[name]) if isinstance(value, Times) else value
+    settings.setdefault("n_iter_no_change", math.ceil(PATIENCE * settings["max_epochs"]))
     return TorchRegressor(**settings, random_state=seed).fit(X, y).predict
 
 
@@ -140,15 +151,15 @@ def without(*parts: str) -> dict[str, Any]:
 
 
 #: One network that keeps the weights of the epoch that is best on 10 % of the rows.
-ONE_HELD_OUT = {"n_folds": None, "early_stopping": True, "n_iter_no_change": EPOCHS}
+ONE_HELD_OUT = {"n_folds": None}
 STEADY = {"schedule": "constant"}
 #: What a part alone is added to: scikit-learn's and torch's own learning rate, held.
 PLAIN = {**without(*PARTS), **ONE_HELD_OUT, **STEADY, "lr": 1e-3}
-FOLDS, RATE = ("n_folds", *ONE_HELD_OUT), ("schedule", "lr")
+RATE = ("schedule", "lr")
 
 TAKEN_AWAY: Mapping[str, Mapping[str, Any]] = {
     "folds: one network, 10 % held out": ONE_HELD_OUT,
-    "folds: one network, all rows": {"n_folds": None},
+    "folds: one network, all rows": {"n_folds": None, "early_stopping": False},
     "line": without("line"),
     "waves": without("waves"),
     "bins": without("bins"),
@@ -156,12 +167,13 @@ TAKEN_AWAY: Mapping[str, Mapping[str, Any]] = {
     "clip": without("clip"),
     "quartiles and clip": without("scale"),
     "all of the network: an MLP": without(*PARTS),
+    "patience: all epochs": {"n_iter_no_change": EPOCHS},
     "cosine: constant, 0.006": STEADY,
     "cosine: constant, 0.001": {**STEADY, "lr": 1e-3},
 }
 ALONE: Mapping[str, Mapping[str, Any]] = {
     "nothing": PLAIN,
-    "folds": {name: value for name, value in PLAIN.items() if name not in FOLDS},
+    "folds": {name: value for name, value in PLAIN.items() if name not in ONE_HELD_OUT},
     "line": {**PLAIN, **without(*PARTS - {"line"})},
     "waves": {**PLAIN, **without(*PARTS - {"waves"})},
     "bins": {**PLAIN, **without(*PARTS - {"bins"})},
@@ -181,6 +193,9 @@ CHANGED: Mapping[str, Mapping[str, Any]] = {
     "twice the learning rate": {"lr": 2 * LR["adam"]},
     "half of the folds": {"n_folds": Times(0.5)},
     "twice the folds": {"n_folds": Times(2)},
+    "half of the waves": {"module__n_frequencies": 8},
+    "half of the bins": {"module__n_bins": 16},
+    "waves of a third of the frequency": {"module__frequency_scale": 0.1},
 }
 GROUPS = {"without": TAKEN_AWAY, "alone": ALONE, "with": CHANGED}
 VARIANTS: Mapping[str, Model] = {

@@ -49,7 +49,12 @@ def test_what_was_chosen_gives_the_same_fit_by_name(n_rows: int, options: dict[s
 def test_a_given_module_is_trained_as_one_network_on_all_rows(module: Any) -> None:
     X, y = bent(40)
     left = TorchRegressor(module, random_state=0).fit(X, y)
-    expected = {"n_folds": None, "schedule": "constant", "max_epochs": 200}
+    expected = {
+        "n_folds": None,
+        "schedule": "constant",
+        "max_epochs": 200,
+        "n_iter_no_change": 10,
+    }
     assert left.chosen_params_ == expected
     named = TorchRegressor(module, random_state=0, **expected).fit(X, y)
     np.testing.assert_array_equal(left.predict(X), named.predict(X))
@@ -64,6 +69,7 @@ def test_what_is_given_is_not_chosen() -> None:
         "max_epochs": 2,
         "batch_size": 10,
         "n_folds": 3,
+        "n_iter_no_change": 2,
     }
     reg = TorchRegressor(random_state=0, **given).fit(*bent(60))
     assert reg.chosen_params_ == {}
@@ -110,12 +116,21 @@ def test_so_few_rows_are_all_learned_from(n_rows: int) -> None:
 
 def test_validation_rows_of_ones_own_choose_the_epoch_of_one_network() -> None:
     X, X_val, y, y_val = train_test_split(*bent(80), random_state=0)
-    reg = TorchRegressor(max_epochs=30, lr=0.1, schedule="constant", random_state=0)
+    reg = TorchRegressor(max_epochs=40, lr=0.1, schedule="constant", random_state=0)
     reg.fit(X, y, X_val=X_val, y_val=y_val)
     curve = reg.validation_loss_curve_
     assert isinstance(reg.module_.network, TabularMLP)
-    assert reg.n_iter_ == len(curve) == 30  # There is no patience: the budget is used.
     assert reg.best_epoch_ == 1 + int(np.argmin(curve))
+    assert reg.n_iter_ == len(curve) == min(40, reg.best_epoch_ + 10)
+
+
+def test_each_network_waits_a_quarter_of_the_epochs_for_a_better_one() -> None:
+    X, y = bent(60)
+    y = y + np.random.default_rng(0).normal(size=60)
+    reg = TorchRegressor(max_epochs=90, lr=0.05, random_state=0).fit(X, y)
+    assert reg.chosen_params_["n_iter_no_change"] == 23
+    alone = TorchRegressor(n_folds=8, max_epochs=90, lr=0.05, random_state=0).fit(X, y)
+    assert reg.n_iter_ < alone.n_iter_ == 90
 
 
 @pytest.mark.parametrize("options", [{"early_stopping": True}, {"n_init": 3}])
@@ -134,7 +149,7 @@ def test_members_of_an_ensemble_have_one_network_each() -> None:
 
 def test_a_warm_start_goes_on_with_the_networks_that_there_are() -> None:
     X, y = bent(60)
-    reg = quick(warm_start=True).fit(X[:16], y[:16])
+    reg = quick(warm_start=True, n_iter_no_change=3).fit(X[:16], y[:16])
     first = reg.chosen_params_
     reg.fit(X, y)
     assert len(reg.module_.network.members) == first["n_folds"] == 4

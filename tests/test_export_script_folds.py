@@ -175,8 +175,8 @@ def test_a_script_spells_out_the_seeds_and_what_the_rows_gave(written: dict[str,
     seeds = re.search(r"SEEDS = \[  # of the networks, one for each fold\n([\d, \n]+)\]", text)
     assert seeds is not None
     assert [int(seed) for seed in seeds[1].split(",")[:-1]] == seeds_of(0, 8)
-    assert "core.waves = PeriodicEmbedding(4, columns=[0, 1])" in text
-    assert "core.bins = BinEmbedding(4, columns=[0, 1])" in text
+    assert "core.waves = PeriodicEmbedding(4, columns=[0, 1], frequency_scale=0.3)" in text
+    assert "core.bins = BinEmbedding(4, columns=[0, 1], n_bins=32)" in text
     assert "core.mlp.layers[0] = nn.Linear(10, 16)" in text
     assert "Ensemble([build_core() for _ in SEEDS])" in text
     assert "trains the same\n8 networks once more" in text

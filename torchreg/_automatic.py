@@ -17,17 +17,19 @@ from torchreg.engine.request import RawRows
 from torchreg.nn import Ensemble
 from torchreg.optimizers import OptimizerSpec, build_optimizer
 
-#: Epochs of a given module.
-MANY_EPOCHS = 200
+#: Epochs of a given module, and how many are waited for one that is better.
+MANY_EPOCHS, FEW_WAITED_FOR = 200, 10
 #: Epochs of the built-in network in batches, over which a cosine brings the learning rate to 0, ...
 EPOCHS = 60
 #: ... and for optimizers that take all rows at once; one of L-BFGS is up to 20 iterations.
 EPOCHS_OF_ALL_ROWS = {"rprop": 200, "lbfgs": 5}
+#: Of its epochs the share that is waited for one that is better.
+PATIENCE = 1 / 4
 #: Its learning rate, for the optimizers whose steps have about this size.
 LR = {"adam": 6e-3, "adamw": 6e-3}
-#: Up to so many rows it is narrow, and computes in float64 at no cost.
-FEW_ROWS = 200
-NARROW, WIDE = (64, 64), (128, 128)
+#: Units of its hidden layers: up to 200 rows it is narrow, and computes in float64 at no cost.
+FEW_ROWS, ROWS_OF_WIDEST = 200, 3_000
+NARROW, WIDE, WIDEST = (64, 64), (128, 128), (192, 192)
 #: Folds: each holds out this many rows at least, ...
 ROWS_IN_FOLD = 4
 #: ... there are so many of them, ...
@@ -37,7 +39,7 @@ MANY_ROWS, FEW_FOLDS = 4_000, 4
 #: ... and from so many on one network with one part of the rows held out does.
 TOO_MANY_ROWS = 50_000
 #: Rows of a batch: of few rows the first, then twice as many for twice the rows, up to the last.
-FEW_IN_BATCH, SMALL_BATCH, LARGE_BATCH = 32, 64, 512
+FEW_IN_BATCH, SMALL_BATCH, LARGE_BATCH = 32, 128, 512
 ROWS_OF_SMALL_BATCH = 750
 
 #: The parameters that can be left to the data.
@@ -81,15 +83,18 @@ def choose(
     if estimator.module is not None:
         chosen: dict[str, Any] = {"n_folds": None}
         chosen |= {"schedule": "constant", "max_epochs": MANY_EPOCHS}
+        chosen |= {"n_iter_no_change": FEW_WAITED_FOR}
         return {k: value for k, value in chosen.items() if _is_auto(getattr(estimator, k))}
     n_rows = count_distinct(data)
     chosen = _steps(estimator, optimizer, n_rows, "lr" in options)
     if "module__hidden_sizes" not in estimator._nested:
-        chosen["module__hidden_sizes"] = NARROW if n_rows <= FEW_ROWS else WIDE
-    if estimator.n_folds == "auto":
+        chosen["module__hidden_sizes"] = hidden_sizes_for(n_rows)
+    if _is_auto(estimator.n_iter_no_change):
         budget = chosen.get("max_epochs", estimator.max_epochs)
+        chosen["n_iter_no_change"] = math.ceil(PATIENCE * budget)
+    if estimator.n_folds == "auto":
         one = is_member or own_validation or estimator.n_init > 1
-        chosen |= _held_out(estimator, n_rows, one, budget)
+        chosen |= _held_out(estimator, n_rows, one)
     if estimator.warm_start and hasattr(estimator, "module_"):
         chosen |= _of_before(estimator)
     return chosen
@@ -101,13 +106,26 @@ def count_distinct(data: Data) -> int:
     return len(merged(rows).y) if may_merge(rows) else len(data)
 
 
+def hidden_sizes_for(n_rows: int) -> tuple[int, int]:
+    """Give the units of the hidden layers: more rows tell more apart.
+
+    Examples
+    --------
+    >>> [hidden_sizes_for(n) for n in (100, 1_000, 10_000)]
+    [(64, 64), (128, 128), (192, 192)]
+    """
+    if n_rows <= FEW_ROWS:
+        return NARROW
+    return WIDEST if n_rows >= ROWS_OF_WIDEST else WIDE
+
+
 def batch_size_for(n_rows: int) -> int:
     """Give the rows of a batch: small ones for few rows, so that there are steps enough.
 
     Examples
     --------
     >>> [batch_size_for(n) for n in (100, 1_000, 2_000, 5_000, 100_000)]
-    [32, 64, 128, 256, 512]
+    [32, 128, 256, 512, 512]
     """
     if n_rows <= FEW_ROWS:
         return FEW_IN_BATCH
@@ -150,14 +168,13 @@ def _steps(
     return found
 
 
-def _held_out(estimator: BaseEstimator, n_rows: int, one: bool, budget: int) -> dict[str, Any]:
+def _held_out(estimator: BaseEstimator, n_rows: int, one: bool) -> dict[str, Any]:
     """Choose which rows say how far to train: those of folds, or one part for one network."""
     if estimator.early_stopping:
         return {"n_folds": None}
-    n_folds = None if one else n_folds_for(n_rows)
-    if n_folds is None and n_rows >= 2 * ROWS_IN_FOLD:
-        return {"n_folds": None, "early_stopping": True, "n_iter_no_change": budget}
-    return {"n_folds": n_folds}
+    if n_rows < 2 * ROWS_IN_FOLD:
+        return {"n_folds": None}
+    return {"n_folds": None if one else n_folds_for(n_rows), "early_stopping": True}
 
 
 def _of_before(estimator: BaseEstimator) -> dict[str, Any]:
@@ -166,5 +183,5 @@ def _of_before(estimator: BaseEstimator) -> dict[str, Any]:
     kept = {key: before[key] for key in ("module__hidden_sizes",) if key in before}
     network = estimator.module_.get_submodule("network")
     if isinstance(network, Ensemble) and estimator.n_folds == "auto":
-        kept |= {"n_folds": len(network.members), "early_stopping": estimator.early_stopping}
+        kept |= {"n_folds": len(network.members), "early_stopping": True}
     return kept

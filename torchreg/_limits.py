@@ -30,7 +30,7 @@ LIMITS: dict[str, list[Any]] = {
     "early_stopping": ["boolean"],
     "n_folds": [None, StrOptions({"auto"}), Interval(Integral, 2, None, closed="left")],
     "validation_fraction": [Interval(Real, 0, 1, closed="neither")],
-    "n_iter_no_change": [Interval(Integral, 1, None, closed="left")],
+    "n_iter_no_change": [StrOptions({"auto"}), Interval(Integral, 1, None, closed="left")],
     "tol": [None, Interval(Real, 0, None, closed="left")],
     "n_init": [Interval(Integral, 1, None, closed="left")],
     "callbacks": [None, list, tuple, HasMethods(["on_epoch_end"])],

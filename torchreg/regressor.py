@@ -111,8 +111,8 @@ class TorchRegressor(
         module, and for ``module=None`` the number in the notes.
     validation_fraction : float, default=0.1
         Share of the rows held out, between 0 and 1.
-    n_iter_no_change : int, default=10
-        Epochs without improvement that are waited for.
+    n_iter_no_change : int or "auto", default="auto"
+        Epochs without improvement that are waited for. ``"auto"`` is 10 for a given module.
     tol : float or None, default=None
         An improvement is a loss below ``best * (1 - tol)``: dimensionless, relative. Without
         early stopping the training loss is watched, or nothing if it is ``None``.
@@ -225,10 +225,13 @@ class TorchRegressor(
 
     ========================  ==============================================================
     ``n_folds``               8; 4 from 4,000 rows on. Of fewer than 32 rows each holds out 4.
-    ``module__hidden_sizes``  (64, 64) for up to 200 rows, else (128, 128)
-    ``batch_size``            32 for up to 200 rows, else 64; from 1,500 on 128, from 3,000 on
-                              256, from 6,000 on 512
+    ``module__hidden_sizes``  (64, 64) for up to 200 rows, (128, 128) for up to 2,999, then
+                              (192, 192)
+    ``batch_size``            32 for up to 200 rows, else 128; from 1,500 on 256, from 3,000 on
+                              512
     ``max_epochs``            60; 200 for ``"rprop"``, 5 for ``"lbfgs"``
+    ``early_stopping``        ``True``, with each fold's own rows
+    ``n_iter_no_change``      a quarter of ``max_epochs``
     ``schedule``              ``"cosine"``; ``"constant"`` for ``"lbfgs"`` and ``"rprop"``
     ``lr``                    0.006 for ``"adam"`` and ``"adamw"``
     ========================  ==============================================================
@@ -300,7 +303,7 @@ class TorchRegressor(
         early_stopping: bool = False,
         n_folds: int | str | None = "auto",
         validation_fraction: float = 0.1,
-        n_iter_no_change: int = 10,
+        n_iter_no_change: int | str = "auto",
         tol: float | None = None,
         n_init: int = 1,
         callbacks: Any = None,

@@ -89,11 +89,11 @@ def settings_for(
     ValueError
         If an option is unknown.
     """
-    known = _OF_MLP if build is MLP else _parameters(build)
+    known, takes_any = _OF_MLP if build is MLP else _parameters(build)
     widths = {"in_features": in_features, "out_features": out_features}
-    settings = {key: width for key, width in widths.items() if known and key in known}
+    settings = {key: width for key, width in widths.items() if key in known}
     settings.update(options)
-    if known is not None:
+    if not takes_any:
         for option in options:
             if option not in known:
                 raise ValueError(
@@ -107,15 +107,14 @@ def _name_of(build: Callable[..., Any]) -> str:
     return getattr(build, "__name__", None) or repr(build)
 
 
-def _parameters(build: Callable[..., Any]) -> list[str] | None:
-    """Name the keyword arguments of a callable; ``None`` if it takes any."""
+def _parameters(build: Callable[..., Any]) -> tuple[list[str], bool]:
+    """Name the keyword arguments of a callable, and say whether it takes any others, too."""
     try:
         parameters = inspect.signature(build).parameters.values()
     except (TypeError, ValueError):
-        return None
-    if any(p.kind is p.VAR_KEYWORD for p in parameters):
-        return None
-    return [p.name for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
+        return [], True
+    named = [p.name for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
+    return named, any(p.kind is p.VAR_KEYWORD for p in parameters)
 
 
 _OF_MLP = _parameters(MLP)

@@ -49,9 +49,9 @@ class TabularMLP(nn.Module):
         See :class:`MLP`.
     dropout : float, default=0.0
         See :class:`MLP`.
-    n_frequencies, frequency_scale : default=16, 0.1
+    n_frequencies, frequency_scale : default=16, 0.3
         See :class:`PeriodicEmbedding`.
-    n_bins : default=16
+    n_bins : default=32
         See :class:`BinEmbedding`.
     n_outputs : int, default=3
         Features that are made of the waves and bins of a column.
@@ -89,9 +89,9 @@ class TabularMLP(nn.Module):
         activation: str | Callable[[], nn.Module] = "relu",
         dropout: float = 0.0,
         n_frequencies: int = 16,
-        n_bins: int = 16,
+        n_bins: int = 32,
         n_outputs: int = 3,
-        frequency_scale: float = 0.1,
+        frequency_scale: float = 0.3,
     ) -> None:
         super().__init__()
         self.scale = RobustStandardize(torch.zeros(in_features), torch.ones(in_features))
