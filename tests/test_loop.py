@@ -403,9 +403,9 @@ def test_an_interrupt_that_meets_closing_ranks_mixes_no_weights(
     tables = [rows(k, 40, 6) for k in range(4)]
 
     def each(k: int) -> dict[str, Any]:
-        return {"max_epochs": 20 if k == 1 else 30, "early_stopping": early_stopping}
+        return {"max_epochs": 20 if k == 1 else 300, "early_stopping": early_stopping}
 
-    options: dict[str, Any] = {"optimizer": "rprop", "n_iter_no_change": 30}
+    options: dict[str, Any] = {"optimizer": "rprop", "n_iter_no_change": 300}
     jobs = [job_of(*fit) for fit in build(normalized, each, tables, **options)]
     with monkeypatch.context() as patch:
         _Ranks(patch, at)

@@ -23,9 +23,10 @@ from torchreg.engine.rows import Batch
 #: as it was captured then, and jumps from there to where it was.
 AS_EVER = 2
 
-#: Networks that have ended leave the stack when so large a share of it has: to leave takes
-#: about as long as some steps.
+#: Networks that have ended leave the stack when so large a share of it has, ...
 _SHARE_TO_LEAVE = 0.2
+#: ... and when they save so many of its steps: a smaller stack is recorded and tried out anew.
+_STEPS_TO_LEAVE = 60
 
 
 def train(problems: Sequence[Problem], core: Core, halt: Event) -> list[Answer]:
@@ -149,7 +150,7 @@ class _Training:
                 self.keeper.keep(self._memory, ended=False)
             # 9. Let those go that have ended, be it with their budget.
             self._end_budgets()
-            if self.active and len(self.active) <= (1 - _SHARE_TO_LEAVE) * len(self.placed):
+            if self.active and self._pays_to_close_ranks():
                 self._close_ranks()
 
     def _begin_epoch(self) -> None:
@@ -309,6 +310,12 @@ class _Training:
                 # In the middle of an epoch, or of a line search, weights are nobody's.
                 self.last.restore(member.place)
             self._conclude(member, "interrupted")
+
+    def _pays_to_close_ranks(self) -> bool:
+        share = 1 - len(self.active) / len(self.placed)
+        problems = [member.problem for member in self.active]
+        left = max((p.max_epochs - self.n_epochs) * p.steps_in_epoch for p in problems)
+        return share >= _SHARE_TO_LEAVE and share * left >= _STEPS_TO_LEAVE
 
     def _close_ranks(self) -> None:
         """Let those that still train go on without the others."""
