@@ -35,7 +35,7 @@ class Lines(NamedTuple):
         y itself.
     unit : ndarray of shape (n_outputs,)
         Its scale, or 1 where that is 0.
-    straight : Tensor of shape (n, n_directions) or None
+    straight : ndarray of shape (n, n_directions) or None
         All lines through these rows are a constant and combinations of these, which are at right
         angles and of length 1. ``None`` where the rows are too few for a line.
     shares : Shares or None
@@ -46,7 +46,7 @@ class Lines(NamedTuple):
     y: Moments
     targets: Array | None
     unit: Array
-    straight: Tensor | None
+    straight: Array | None
     shares: Shares | None
 
 
@@ -169,7 +169,7 @@ class _Rest(NamedTuple):
 
 def _left_over(
     table: Array, n_line: int, n_terms: int, *, apart: bool
-) -> tuple[_Rest, _Rest, Tensor]:
+) -> tuple[_Rest, _Rest, Array]:
     """Fit what is wanted by the terms of a line, and by all terms, in least squares.
 
     Parameters
@@ -184,7 +184,7 @@ def _left_over(
     Returns
     -------
     line, curve : _Rest
-    straight : Tensor of shape (n, n_line - 1)
+    straight : ndarray of shape (n, n_line - 1)
         As :func:`_right_angles` gives it for the columns of x.
     """
     # torch keeps to the threads that a fit takes; numpy's products would take all, and wait for
@@ -214,7 +214,7 @@ def _left_over(
             line, curve = (np.add.reduce(explained[:, :end], axis=1) for end in (n_line, n_terms))
             # The constant comes first, and is at right angles to x, which is centred.
             x, inverse = table[1:n_line].T, factor[size:, 1:n_line]
-            straight = torch.from_numpy(x) @ torch.from_numpy(inverse)
+            straight = (torch.from_numpy(x) @ torch.from_numpy(inverse)).numpy()
             rest = _Rest(total, total - line, n_line), _Rest(total, total - curve, n_terms)
             return *rest, straight
     total = np.add.reduce(np.square(table[n_terms:]), axis=1)
@@ -234,7 +234,7 @@ def _by_eigenvectors(terms: Tensor, wanted: Tensor, total: Array) -> _Rest:
     return _Rest(total, left.numpy(), int(kept.sum()))
 
 
-def _right_angles(rows: Tensor) -> Tensor:
+def _right_angles(rows: Tensor) -> Array:
     """Give columns of length 1 at right angles to each other, which span what the rows span.
 
     Parameters
@@ -251,5 +251,5 @@ def _right_angles(rows: Tensor) -> Tensor:
         rows = (basis[:, kept] / size[kept].sqrt()).T @ rows
         # Of small ones rounding has bent the right angles by a little.
         factor = torch.linalg.cholesky(rows @ rows.T)
-    straight: Tensor = torch.linalg.solve_triangular(factor, rows, upper=False)
+    straight: Array = torch.linalg.solve_triangular(factor, rows, upper=False).numpy()
     return straight.T

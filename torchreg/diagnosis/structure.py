@@ -6,8 +6,6 @@ import math
 from typing import NamedTuple
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from torchreg.diagnosis.lines import Lines
 from torchreg.diagnosis.moments import Array, Moments, centre
@@ -69,14 +67,15 @@ def hold_against(lines: Lines, output: Array) -> Held:
     return Held(moments, linear_share, structure)
 
 
-def _share_of_line(straight: Tensor, centred: Array, moments: Moments) -> float:
+def _share_of_line(straight: Array, centred: Array, moments: Moments) -> float:
     """Compute the share of the varying columns' variance that lies along a line; 1 if none."""
     size = moments.size_of_variation()
     n_varying = len(size) - size.tolist().count(math.inf)
     if not n_varying:
         return 1.0
-    # By torch, for the reason given in lines.py. (n_outputs, n) @ (n, n_directions)
-    along = (torch.from_numpy(centred) @ straight).numpy()
+    # (n_outputs, n) @ (n, n_directions), by a plain loop: a product of matrices would take
+    # longer to begin, and the threads that others need.
+    along = np.einsum("oi,id->od", centred, straight)
     along /= size[:, None]
     along *= along
     n_numbers: int = n_varying * centred.shape[1]
