@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import torch
 from sklearn.metrics import r2_score
 
 from torchreg.diagnosis.lines import MOST_BENDS, draw_lines
@@ -15,7 +16,9 @@ Array = np.ndarray
 
 
 def hold_against_lines(x: Array, y: Array | None, output: Array) -> Held:
-    return hold_against(draw_lines(x, y), output)
+    held = hold_against(draw_lines(x, y), torch.from_numpy(output))
+    assert held is not None
+    return held
 
 
 def structure_of(x: Array, y: Array, output: Array) -> Structure:
@@ -103,14 +106,14 @@ def test_a_constant_is_explained_and_has_no_spread() -> None:
     held = hold_against_lines(x, constant, constant)
     assert held.structure is not None
     assert (held.linear_share, held.structure.line_r2, held.structure.line_terms) == (1.0, 1.0, 1)
-    assert held.output.scale == moments_of(constant).scale == 0
-    assert draw_lines(x, constant).y.mean == moments_of(constant).mean == 0.1
+    assert held.output_scale == moments_of(constant).scale == [0]
+    assert draw_lines(x, constant).y.mean == moments_of(constant).mean == [0.1]
 
 
 def test_too_few_rows_for_a_line_still_have_moments() -> None:
     x = np.arange(9.0)[:, None]
     lines = draw_lines(x, x**2)
-    held = hold_against(lines, -x)
+    held = hold_against_lines(x, x**2, -x)
     assert held.linear_share is None
     assert held.structure is None
     assert lines.x.mean == pytest.approx([4])
@@ -120,7 +123,7 @@ def test_too_few_rows_for_a_line_still_have_moments() -> None:
 def test_without_y_the_output_alone_is_held_against_a_line() -> None:
     x = np.linspace(-1, 1, 50)[:, None]
     lines = draw_lines(x, None)
-    held = hold_against(lines, np.abs(x))
+    held = hold_against_lines(x, None, np.abs(x))
     assert held.linear_share == pytest.approx(0, abs=1e-12)
     assert held.structure is None
-    assert lines.y.mean.size == 0
+    assert lines.y.mean == []

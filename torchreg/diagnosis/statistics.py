@@ -51,10 +51,10 @@ def look_inside(
             # (n,), or (n, width) -> (n, n_outputs)
             result = result if link is None else link.central(result.reshape(n_rows, -1))
     # (n,) or (n, n_outputs) -> (n, n_outputs)
-    output = _exactly(result).reshape(n_rows, -1)
-    if not np.logical_and.reduce(np.isfinite(output), axis=None):
-        return None
+    output = result.detach().to("cpu", torch.float64).reshape(n_rows, -1)
     held = hold_against(lines, output)
+    if held is None:
+        return None
     reached, input_is_core = lines.x, True
     if seen.first_input is not None:
         # (n, ..., n_columns) -> (n * ..., n_columns)
@@ -63,17 +63,17 @@ def look_inside(
         reached = lines.x if input_is_core else moments_of(first)
     target, targets = lines.y, lines.targets
     if targets is not None and seen.last_output is not result:
-        wanted = _wanted(targets, output, seen.last_output)
+        wanted = _wanted(targets, output.numpy(), seen.last_output)
         if wanted is not targets:
             target = moments_of(wanted)
     return Look(
         n_rows=n_rows,
-        input_mean=reached.mean.tolist(),
-        input_scale=reached.scale.tolist(),
+        input_mean=reached.mean,
+        input_scale=reached.scale,
         input_is_core=input_is_core,
-        target_mean=target.mean.tolist(),
-        target_scale=target.scale.tolist(),
-        output_scale=held.output.scale.tolist(),
+        target_mean=target.mean,
+        target_scale=target.scale,
+        output_scale=held.output_scale,
         linear_share=held.linear_share,
         layers=seen.layers,
         structure=held.structure,
@@ -115,15 +115,16 @@ def spread_out(n_rows: int, at_most: int, weight: Tensor | None = None) -> Tenso
         if count == n_rows:
             return slice(count)
         return torch.from_numpy(np.arange(count) * n_rows // count)
-    each = weight.detach().to("cpu", torch.float64).numpy()
-    largest = np.maximum.reduce(each)
-    if n_rows == count and largest <= n_rows:
-        times = each.astype(np.int64)
-        if n_rows == np.add.reduce(times) and np.logical_and.reduce(times == each):
+    exact = weight.detach().to("cpu", torch.float64)
+    if n_rows == count and float(exact.sum()) == n_rows:
+        times = exact.to(torch.int64)
+        # Nothing was cut off.
+        if int(times.sum()) == n_rows:
             # Rows that were merged, as often as they were there.
-            return torch.from_numpy(np.repeat(np.arange(len(times)), times))
+            return torch.repeat_interleave(times)
+    each = exact.numpy()
     # Of order 1, so that their sum is finite.
-    total = (each / largest).cumsum()
+    total = (each / each.max()).cumsum()
     places = (np.arange(count) + 0.5) * (total[-1] / count)
     return torch.from_numpy(np.minimum(np.searchsorted(total, places), len(total) - 1))
 

@@ -8,12 +8,9 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
-from torchreg.diagnosis.moments import Array
 from torchreg.diagnosis.record import Layer
 
 #: A slope below this share of the activation's steepest passes next to no gradient.
@@ -28,9 +25,10 @@ ONE_SLOPE = 0.02
 #: Two units are duplicates if this much of one's variance is not explained by the other: far
 #: above rounding in float32 (1e-14), far below what two bends at neighbouring rows leave.
 NOT_EXPLAINED = 1e-8
-#: So far apart on one row, at least, are units of length 1 that are no duplicates for certain:
-#: the square of the distance of duplicates is NOT_EXPLAINED, and a bit for rounding.
-BEGIN_ALIKE = 1.01 * NOT_EXPLAINED**0.5
+#: Units of length 1 are no duplicates for certain if the largest number of one is further than
+#: this from that of the other: the square of the distance of duplicates is NOT_EXPLAINED, and a
+#: bit is for rounding.
+REACH_ALIKE = 1.01 * NOT_EXPLAINED**0.5
 #: Units that are compared with each other, at most: the comparison costs their square.
 COMPARED = 512
 
@@ -78,12 +76,10 @@ ACTIVATIONS: dict[str, Activation] = {
 }
 
 
-#: Of relu it is whether a unit is on.
-Slope = Array | NDArray[np.bool_]
-
-#: Slopes that the output tells by itself, which costs a fraction of differentiating.
-SLOPE_OF_OUTPUT: dict[str, Callable[[Array], Slope]] = {
-    "relu": lambda after: after > 0,
+#: Slopes that the output tells by itself, which costs a fraction of differentiating. Of relu
+#: the sign of the output says all, and no slope is computed.
+SLOPE_OF_OUTPUT: dict[str, Callable[[Tensor], Tensor | None]] = {
+    "relu": lambda after: None,
     "sigmoid": lambda after: after * (1 - after),
     "tanh": lambda after: 1 - after * after,
 }
@@ -91,7 +87,7 @@ SLOPE_OF_OUTPUT: dict[str, Callable[[Array], Slope]] = {
 
 def slope_and_output(
     call: Callable[..., Tensor], name: str, args: tuple[Any, ...], kwargs: dict[str, Any]
-) -> tuple[Array, Array]:
+) -> tuple[Tensor, Tensor]:
     """Differentiate an activation where it is called, in float64; its input stays as it is.
 
     Parameters
@@ -105,7 +101,7 @@ def slope_and_output(
 
     Returns
     -------
-    slope, output : ndarray of shape (n_units, n)
+    slope, output : Tensor of shape (n_units, n)
         The size of the slope, whatever its sign.
     """
     given = [_copy(value) for value in args]
@@ -118,28 +114,29 @@ def slope_and_output(
         # A copy, which relu_ and its like may overwrite.
         after = call(before.clone(), *given[1:], **options)
         (slope,) = torch.autograd.grad(after.sum(), before)
-    return np.abs(_by_unit(slope)), _by_unit(after)
+    return _by_unit(slope).abs(), _by_unit(after)
 
 
-def slope_from_output(name: str, output: Tensor) -> tuple[Slope, Array]:
+def slope_from_output(name: str, output: Tensor) -> tuple[Tensor | None, Tensor]:
     """Read the slope off the output, for an activation of :data:`SLOPE_OF_OUTPUT`.
 
     Returns
     -------
-    slope, output : ndarray of shape (n_units, n)
+    slope : Tensor of shape (n_units, n) or None
+    output : Tensor of shape (n_units, n)
     """
     after = _by_unit(output)
     return SLOPE_OF_OUTPUT[name](after), after
 
 
-def _by_unit(values: Tensor) -> Array:
-    """Put the numbers of each unit in one place, where numpy runs through them fastest."""
-    exact = values.detach().to("cpu", torch.float64).numpy()
+def _by_unit(values: Tensor) -> Tensor:
+    """Put the numbers of each unit in one place, where sums run along memory."""
     # (n, ...) -> (n, n_units) -> (n_units, n)
-    return np.ascontiguousarray(exact.reshape(len(exact), -1).T)
+    units = values.detach().reshape(values.shape[0], -1).T
+    return units.to("cpu", torch.float64, memory_format=torch.contiguous_format)
 
 
-def count_units(name: str, slope: Slope, output: Array) -> dict[str, Any]:
+def count_units(number: int, name: str, slope: Tensor | None, output: Tensor) -> Layer:
     r"""Count who is who among the units of one call of an activation :math:`\sigma`.
 
     What tells is the slope :math:`\sigma'(a)` of a unit on all rows, relative to the steepest
@@ -150,50 +147,56 @@ def count_units(name: str, slope: Slope, output: Array) -> dict[str, Any]:
 
     Parameters
     ----------
+    number : int
+        Place in the order of the calls.
     name : str
         A key of :data:`ACTIVATIONS`.
-    slope, output : ndarray of shape (n_units, n)
-        One row a unit; the slope without its sign.
-
-    Returns
-    -------
-    dict
-        The fields of :class:`Layer`, but its name.
+    slope : Tensor of shape (n_units, n) or None
+        Without its sign; ``None`` for relu.
+    output : Tensor of shape (n_units, n)
+        One row a unit.
 
     Examples
     --------
-    >>> output = np.array([[0.0, 0.0], [1.0, 2.0], [0.0, 3.0]])
-    >>> counts = count_units("relu", SLOPE_OF_OUTPUT["relu"](output), output)
-    >>> counts["n_dead"], counts["n_always_on"], counts["n_bending"]
+    >>> output = torch.tensor([[0.0, 0.0], [1.0, 2.0], [0.0, 3.0]])
+    >>> layer = count_units(1, "relu", None, output)
+    >>> layer.n_dead, layer.n_always_on, layer.n_bending
     (1, 1, 1)
     """
     activation = ACTIVATIONS[name]
-    relative = slope if activation.steepest == 1 else slope / activation.steepest
-    low, high = np.minimum.reduce(relative, axis=1), np.maximum.reduce(relative, axis=1)
+    if slope is None:
+        low, high = ([float(end > 0) for end in ends] for ends in _ends(output))
+    else:
+        slope = slope if activation.steepest == 1 else slope / activation.steepest
+        low, high = _ends(slope)
+    flat = [most <= FLAT for most in high]
     # What is flat is a line, too.
-    flat, line = high <= FLAT, np.subtract(high, low, dtype=np.float64) <= ONE_SLOPE
-    n_flat = n_dead = _count(flat)
-    n_saturated, straight = 0, line
-    if activation.bounded:
-        saturated = np.add.reduce(relative <= STEEP, axis=1) / relative.shape[1] >= MOSTLY
-        n_saturated, n_dead = _count(saturated), _count(flat & ~saturated)
-        straight = line | saturated
-    bending = output[~straight] if True in straight.tolist() else output
-    return {
-        "function": name,
-        "bounded": activation.bounded,
-        "n_units": len(slope),
-        "n_dead": n_dead,
-        "n_always_on": _count(line) - n_flat,
-        "n_saturated": n_saturated,
-        "n_duplicates": _count_duplicates(bending),
-        "n_bending": len(bending),
-    }
+    line = straight = [most - least <= ONE_SLOPE for least, most in zip(low, high, strict=True)]
+    n_flat = n_dead = sum(flat)
+    n_saturated = 0
+    if slope is not None and activation.bounded:
+        n_small = (slope <= STEEP).sum(dim=1).tolist()
+        saturated = [n >= MOSTLY * slope.shape[1] for n in n_small]
+        n_saturated = sum(saturated)
+        n_dead = sum(off and not full for off, full in zip(flat, saturated, strict=True))
+        straight = [a or b for a, b in zip(line, saturated, strict=True)]
+    bending = output[~torch.tensor(straight)] if any(straight) else output
+    return Layer(
+        name=f"hidden layer {number}",
+        function=name,
+        bounded=activation.bounded,
+        n_units=len(output),
+        n_dead=n_dead,
+        n_always_on=sum(line) - n_flat,
+        n_saturated=n_saturated,
+        n_duplicates=_count_duplicates(bending),
+        n_bending=len(bending),
+    )
 
 
-def _count(which: NDArray[np.bool_]) -> int:
-    """Count what is true among the units of a layer: for so few, Python is fastest."""
-    return sum(which.tolist())
+def _ends(values: Tensor) -> tuple[list[float], list[float]]:
+    """Give the least and the largest number of each unit, in lists: Python counts few fastest."""
+    return values.amin(dim=1).tolist(), values.amax(dim=1).tolist()
 
 
 def _copy(value: Any) -> Any:
@@ -202,33 +205,22 @@ def _copy(value: Any) -> Any:
     return value.detach().to("cpu", torch.float64, copy=True)
 
 
-def _count_duplicates(units: Array) -> int:
+def _count_duplicates(units: Tensor) -> int:
     """Count the rows that are scaled and shifted copies of an earlier one."""
     if len(units) < 2:
         return 0
-    units = units[:COMPARED]
-    centred = units - np.add.reduce(units, axis=1, keepdims=True) / units.shape[1]
+    if len(units) > COMPARED:
+        units = units[:COMPARED]
+    centred = units - units.mean(dim=1, keepdim=True)
     squares = centred * centred
-    # Of length 1, duplicates are the same but for their sign: they begin alike. It takes a
+    # Of length 1, duplicates are the same but for their sign: they reach equally far. It takes a
     # fraction of the time to see that in a small layer no two do.
-    numbers = zip(squares[:, 0].tolist(), np.add.reduce(squares, axis=1).tolist(), strict=True)
-    begin = sorted(math.sqrt(first / total) if total else 0.0 for first, total in numbers)
-    if all(after - before > BEGIN_ALIKE for before, after in pairwise(begin)):
+    numbers = zip(squares.amax(dim=1).tolist(), squares.sum(dim=1).tolist(), strict=True)
+    reach = sorted(math.sqrt(largest / total) if total else 0.0 for largest, total in numbers)
+    if all(further - near > REACH_ALIKE for near, further in pairwise(reach)):
         return 0
-    # By torch, for the reason given in lines.py.
-    rows = torch.from_numpy(centred)
-    products = (rows @ rows.T).numpy()
+    products = centred @ centred.T
     size = products.diagonal()
     # 1 - r^2 <= NOT_EXPLAINED, for the correlation r of each pair
     alike = products * products >= (1 - NOT_EXPLAINED) * size[:, None] * size
-    # Each is like itself.
-    if np.count_nonzero(alike) == len(size):
-        return 0
-    places = np.arange(len(size))
-    earlier = places[:, None] < places
-    return int(np.count_nonzero(np.logical_or.reduce(alike & earlier)))
-
-
-def as_layer(counts: dict[str, Any], number: int) -> Layer:
-    """Give the counts of one activation their place in the order of the calls."""
-    return Layer(name=f"hidden layer {number}", **counts)
+    return int(alike.triu(diagonal=1).any(dim=0).sum())

@@ -13,7 +13,6 @@ from torchreg.diagnosis.record import Layer
 from torchreg.diagnosis.units import (
     ACTIVATIONS,
     SLOPE_OF_OUTPUT,
-    as_layer,
     count_units,
     slope_and_output,
     slope_from_output,
@@ -79,7 +78,7 @@ def _follow(layers: list[nn.Module], x: Tensor) -> Seen:
                 if name in SLOPE_OF_OUTPUT
                 else slope_and_output(layer, name, (before,), {})
             )
-            seen.append(as_layer(count_units(name, *slope_and_values), len(seen) + 1))
+            seen.append(count_units(len(seen) + 1, name, *slope_and_values))
     return Seen(values, first_input, last_output, seen)
 
 
@@ -138,8 +137,8 @@ class Watch(TorchFunctionMode):
             self._note_first(args)
         output = func(*args, **kwargs)
         if is_activation:
-            counts = count_units(name, *(seen or slope_from_output(name, output)))
-            self.layers.append(as_layer(counts, len(self.layers) + 1))
+            slope_and_values = seen or slope_from_output(name, output)
+            self.layers.append(count_units(len(self.layers) + 1, name, *slope_and_values))
         if meets_weights and self._is_layer(output):
             self.last_output = output.detach().clone()
         return output

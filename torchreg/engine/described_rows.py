@@ -71,27 +71,28 @@ def describe_rows(module: nn.Sequential, training: RawRows, n_rows: int) -> Desc
     return DescribedRows(
         n_rows,
         x=columns,
-        y=describe_target(y, *numbers_of(after, y, weight)),
+        y=describe_target(y, *numbers_of(after, y, weight), *column_ranges(y)),
         far=far_columns(x, columns),
         copies=find_copies(x, chosen, columns),
         chosen=chosen,
     )
 
 
-def describe_target(y: Tensor, mean: list[float], scale: list[float]) -> Columns:
+def describe_target(
+    y: Tensor, mean: list[float], scale: list[float], low: list[float], high: list[float]
+) -> Columns:
     """Describe y with its skewness and kurtosis (3 for a normal distribution).
 
     Parameters
     ----------
     y : Tensor of shape (n, n_outputs)
         Raw units, float64.
-    mean, scale : list of float
+    mean, scale, low, high : list of float
         Of these rows.
     """
     # One output a row: (n, n_outputs) -> (n_outputs, n)
     values = np.ascontiguousarray(y.numpy().T)
     n_rows = values.shape[1]
-    low, high = np.minimum.reduce(values, axis=1), np.maximum.reduce(values, axis=1)
     # Standardized with these rows' own numbers, and before any power is taken; a constant is 0.
     z = values - np.add.reduce(values, axis=1, keepdims=True) / n_rows
     z /= np.array([[size or math.inf] for size in scale])
@@ -103,7 +104,7 @@ def describe_target(y: Tensor, mean: list[float], scale: list[float]) -> Columns
     variance = [number or 1.0 for number in second]
     skewness = [number / v / math.sqrt(v) for number, v in zip(third, variance, strict=True)]
     kurtosis = [number / v / v for number, v in zip(fourth, variance, strict=True)]
-    return Columns(mean, scale, low.tolist(), high.tolist(), skewness, kurtosis)
+    return Columns(mean, scale, low, high, skewness, kurtosis)
 
 
 def numbers_of(

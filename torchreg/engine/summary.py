@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from itertools import accumulate
 from typing import NamedTuple
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -18,6 +16,9 @@ from torchreg.engine.described_rows import DescribedRows
 from torchreg.engine.problem import Outcome, Problem
 from torchreg.engine.rows import Table
 from torchreg.nn.links import link_of
+
+#: Parameter tensors of so many numbers are measured as lists: less than a call of torch costs.
+FEW = 256
 
 
 class Sample(NamedTuple):
@@ -123,7 +124,7 @@ class Travel:
             if parameter.numel():
                 self.names.append(name)
                 self.tensors.append(parameter)
-        self.start = torch.cat(self._each())
+        self.start = self._numbers()
 
     @classmethod
     def of_several(cls, travels: Sequence[Travel]) -> Travel:
@@ -132,27 +133,29 @@ class Travel:
         numbered = [*enumerate(travels)]
         whole.names = [f"members.{i}.{name}" for i, travel in numbered for name in travel.names]
         whole.tensors = [tensor for travel in travels for tensor in travel.tensors]
-        whole.start = torch.cat([travel.start for travel in travels])
+        whole.start = [numbers for travel in travels for numbers in travel.start]
         return whole
 
     def finish(self) -> list[Journey]:
         """Hold the parameters against their start."""
-        # All tensors at once: a call of torch costs as much for each of them.
-        # (2, n): where they were, and how far from there they are
-        numbers = torch.cat([self.start, *self._each()])
-        both = numbers.reshape(2, -1).cpu().numpy()
-        both[1] -= both[0]
-        both *= both
-        counts = [tensor.numel() for tensor in self.tensors]
-        first = [end - n for end, n in zip(accumulate(counts), counts, strict=True)]
-        squares = np.add.reduceat(both, first, axis=1, dtype=np.float64).tolist()
-        journeys = [
-            Journey(name, n, math.sqrt(of_start / n), math.sqrt(of_way / n))
-            for name, n, of_start, of_way in zip(self.names, counts, *squares, strict=True)
-        ]
-        return journeys
+        pairs = zip(self.names, self.start, self._numbers(), strict=True)
+        return [_journey(name, before, after) for name, before, after in pairs]
 
-    def _each(self) -> list[Tensor]:
-        """Give each tensor as a vector."""
+    def _numbers(self) -> list[list[float] | Tensor]:
+        """Copy the numbers of each tensor, on the CPU; few of them into a list."""
         # (...) -> (n,)
-        return [tensor.detach().reshape(-1) for tensor in self.tensors]
+        vectors = [tensor.detach().reshape(-1) for tensor in self.tensors]
+        if not vectors[0].is_cpu:
+            # All at once: a device is waited for as long for each of them.
+            vectors = [*torch.cat(vectors).cpu().split([len(vector) for vector in vectors])]
+        return [v.tolist() if v.numel() <= FEW else v.to(torch.float64, copy=True) for v in vectors]
+
+
+def _journey(name: str, before: list[float] | Tensor, after: list[float] | Tensor) -> Journey:
+    """Measure how far one tensor went."""
+    if isinstance(before, Tensor) and isinstance(after, Tensor):
+        start, way = (float(torch.linalg.vector_norm(v)) for v in (before, after - before))
+    else:
+        start, way = math.hypot(*before), math.dist(before, after)
+    size = math.sqrt(len(before))
+    return Journey(name, len(before), start / size, way / size)
