@@ -60,8 +60,8 @@ def hold_against(lines: Lines, output: Tensor) -> Held | None:
     # (n, n_outputs) -> (n_outputs, n)
     rows = output.T
     n_outputs, n_rows = rows.shape
-    origin = rows[:, :1]
-    # Around the first number, so that a constant has no spread.
+    # Around one of the numbers, so that a constant has no spread.
+    origin = rows.amin(dim=1, keepdim=True)
     centred = rows - origin
     offset = centred.mean(dim=1, keepdim=True)
     centred = centred - offset

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from itertools import pairwise
 from typing import Any
 
 import torch
@@ -25,11 +24,11 @@ ONE_SLOPE = 0.02
 #: Two units are duplicates if this much of one's variance is not explained by the other: far
 #: above rounding in float32 (1e-14), far below what two bends at neighbouring rows leave.
 NOT_EXPLAINED = 1e-8
-#: Units of length 1 are no duplicates for certain if the largest number of one is further than
-#: this from that of the other: the square of the distance of duplicates is NOT_EXPLAINED, and a
-#: bit is for rounding.
+#: Centred and of length 1, units are no duplicates for certain if the largest number of one is
+#: further than this from that of the other: the square of the distance of duplicates is
+#: NOT_EXPLAINED, and a bit is for rounding.
 REACH_ALIKE = 1.01 * NOT_EXPLAINED**0.5
-#: Units that are compared with each other, at most: the comparison costs their square.
+#: Units that are compared with each other, at most: many may reach equally far.
 COMPARED = 512
 
 
@@ -132,7 +131,7 @@ def slope_from_output(name: str, output: Tensor) -> tuple[Tensor | None, Tensor]
 def _by_unit(values: Tensor) -> Tensor:
     """Put the numbers of each unit in one place, where sums run along memory."""
     # (n, ...) -> (n, n_units) -> (n_units, n)
-    units = values.detach().reshape(values.shape[0], -1).T
+    units = values.flatten(1).T
     return units.to("cpu", torch.float64, memory_format=torch.contiguous_format)
 
 
@@ -180,7 +179,7 @@ def count_units(number: int, name: str, slope: Tensor | None, output: Tensor) ->
         n_saturated = sum(saturated)
         n_dead = sum(off and not full for off, full in zip(flat, saturated, strict=True))
         straight = [a or b for a, b in zip(line, saturated, strict=True)]
-    bending = output[~torch.tensor(straight)] if any(straight) else output
+    bending = [unit for unit, is_line in enumerate(straight) if not is_line]
     return Layer(
         name=f"hidden layer {number}",
         function=name,
@@ -189,7 +188,7 @@ def count_units(number: int, name: str, slope: Tensor | None, output: Tensor) ->
         n_dead=n_dead,
         n_always_on=sum(line) - n_flat,
         n_saturated=n_saturated,
-        n_duplicates=_count_duplicates(bending),
+        n_duplicates=_count_duplicates(output, bending),
         n_bending=len(bending),
     )
 
@@ -205,22 +204,33 @@ def _copy(value: Any) -> Any:
     return value.detach().to("cpu", torch.float64, copy=True)
 
 
-def _count_duplicates(units: Tensor) -> int:
-    """Count the rows that are scaled and shifted copies of an earlier one."""
-    if len(units) < 2:
+def _count_duplicates(units: Tensor, bending: list[int]) -> int:
+    """Count those of some units that are scaled and shifted copies of another before them.
+
+    Parameters
+    ----------
+    units : Tensor of shape (n_units, n)
+    bending : list of int
+        Which are looked at.
+    """
+    bending = bending[:COMPARED]
+    if len(bending) < 2:
         return 0
-    if len(units) > COMPARED:
-        units = units[:COMPARED]
     centred = units - units.mean(dim=1, keepdim=True)
     squares = centred * centred
-    # Of length 1, duplicates are the same but for their sign: they reach equally far. It takes a
-    # fraction of the time to see that in a small layer no two do.
-    numbers = zip(squares.amax(dim=1).tolist(), squares.sum(dim=1).tolist(), strict=True)
-    reach = sorted(math.sqrt(largest / total) if total else 0.0 for largest, total in numbers)
-    if all(further - near > REACH_ALIKE for near, further in pairwise(reach)):
-        return 0
-    products = centred @ centred.T
-    size = products.diagonal()
-    # 1 - r^2 <= NOT_EXPLAINED, for the correlation r of each pair
-    alike = products * products >= (1 - NOT_EXPLAINED) * size[:, None] * size
-    return int(alike.triu(diagonal=1).any(dim=0).sum())
+    largest, total = squares.amax(dim=1).tolist(), squares.sum(dim=1).tolist()
+    # Duplicates of length 1 are the same but for their sign, and reach equally far. Next to no
+    # others do: so few have to be held against each other.
+    reach = {i: math.sqrt(largest[i] / total[i]) if total[i] else 0.0 for i in bending}
+    order = sorted(bending, key=reach.__getitem__)
+    n_found = 0
+    for place, unit in enumerate(order):
+        for other in reversed(order[:place]):
+            if reach[unit] - reach[other] > REACH_ALIKE:
+                break
+            product = float((centred[unit] * centred[other]).sum())
+            # 1 - r^2 <= NOT_EXPLAINED, for their correlation r
+            if product * product >= (1 - NOT_EXPLAINED) * total[unit] * total[other]:
+                n_found += 1
+                break
+    return n_found
