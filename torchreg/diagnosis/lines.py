@@ -36,7 +36,7 @@ class Lines(NamedTuple):
         y itself.
     z : Tensor of shape (n_outputs, n) or None
         y standardized, one column a row.
-    straight : Tensor of shape (n, n_directions) or None
+    straight : Tensor of shape (n_directions, n) or None
         All lines through these rows are a constant and combinations of these, which are at right
         angles and of length 1. ``None`` where the rows are too few for a line.
     shares : Shares or None
@@ -170,7 +170,7 @@ def _explain(
     -------
     line, curve : (float, int)
         The share that is explained, 1 if nothing varies; and how many terms it took.
-    straight : Tensor of shape (n, n_line - 1)
+    straight : Tensor of shape (n_line - 1, n)
         As :func:`_right_angles` gives it for the columns of x.
     """
     # torch keeps to the threads that a fit takes; numpy's products would take all, and wait for
@@ -195,12 +195,14 @@ def _explain(
         factor = lower.numpy()
         heights = factor.diagonal()[:n_terms].tolist()
         if not failed and min(heights) > APART * max(heights):
-            # Squares of what is wanted along each term.
-            along = np.add.reduce(np.square(factor[n_terms:size, :n_terms]), axis=0).tolist()
-            line, curve = (_share(sum(along[:n]), total, n) for n in (n_line, n_terms))
+            # What is wanted, along each term.
+            along = factor[n_terms:size, :n_terms].tolist()
+            line, curve = (
+                _share(sum(a * a for each in along for a in each[:n]), total, n)
+                for n in (n_line, n_terms)
+            )
             # The constant comes first, and is at right angles to x, which is centred.
-            x, inverse = table[1:n_line].T, factor[size:, 1:n_line]
-            return line, curve, torch.from_numpy(x) @ torch.from_numpy(inverse)
+            return line, curve, lower[size:, 1:n_line].T @ rows[1:n_line]
     wanted = rows[n_terms:]
     line, curve = (_by_eigenvectors(rows[:n], wanted) for n in (n_line, n_terms))
     return line, curve, _right_angles(rows[1:n_line])
@@ -223,7 +225,7 @@ def _by_eigenvectors(terms: Tensor, wanted: Tensor) -> tuple[float, int]:
 
 
 def _right_angles(rows: Tensor) -> Tensor:
-    """Give columns of length 1 at right angles to each other, which span what the rows span.
+    """Give rows of length 1 at right angles to each other, which span what the rows span.
 
     Parameters
     ----------
@@ -240,4 +242,4 @@ def _right_angles(rows: Tensor) -> Tensor:
         # Of small ones rounding has bent the right angles by a little.
         factor = torch.linalg.cholesky(rows @ rows.T)
     straight: Tensor = torch.linalg.solve_triangular(factor, rows, upper=False)
-    return straight.T
+    return straight

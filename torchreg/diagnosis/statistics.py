@@ -115,14 +115,13 @@ def spread_out(n_rows: int, at_most: int, weight: Tensor | None = None) -> Tenso
         if count == n_rows:
             return slice(count)
         return torch.from_numpy(np.arange(count) * n_rows // count)
-    exact = weight.detach().to("cpu", torch.float64)
-    if n_rows == count and float(exact.sum()) == n_rows:
-        times = exact.to(torch.int64)
+    each = weight.detach().to("cpu", torch.float64).numpy()
+    if n_rows == count and sum(each.tolist()) == n_rows:
+        times = each.astype(np.int64)
         # Nothing was cut off.
-        if int(times.sum()) == n_rows:
+        if np.add.reduce(times) == n_rows:
             # Rows that were merged, as often as they were there.
-            return torch.repeat_interleave(times)
-    each = exact.numpy()
+            return torch.from_numpy(np.arange(len(times)).repeat(times))
     # Of order 1, so that their sum is finite.
     total = (each / each.max()).cumsum()
     places = (np.arange(count) + 0.5) * (total[-1] / count)

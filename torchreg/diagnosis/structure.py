@@ -61,11 +61,11 @@ def hold_against(lines: Lines, output: Tensor) -> Held | None:
     rows = output.T
     n_outputs, n_rows = rows.shape
     # Around one of the numbers, so that a constant has no spread.
-    origin = rows.amin(dim=1, keepdim=True)
+    origin = rows.narrow(1, 0, 1)
     centred = rows - origin
-    offset = centred.mean(dim=1, keepdim=True)
+    offset = centred.sum(dim=1, keepdim=True) * (1 / n_rows)
     centred = centred - offset
-    variance = (centred * centred).mean(dim=1).tolist()
+    variance = [square / n_rows for square in (centred * centred).sum(dim=1).tolist()]
     scale = [math.sqrt(square) for square in variance]
     mean = [a + b for (a,), (b,) in zip(origin.tolist(), offset.tolist(), strict=True)]
     if not all(map(math.isfinite, mean)):
@@ -77,19 +77,20 @@ def hold_against(lines: Lines, output: Tensor) -> Held | None:
     linear_share = 1.0
     if any(varies):
         # (n_outputs, n) @ (n, n_directions)
-        along = (centred @ straight).square_().sum(dim=1).tolist()
+        along = (centred @ straight.T).tolist()
         numbers = zip(along, variance, varies, strict=True)
-        linear_share = sum(a / v for a, v, varied in numbers if varied) / (n_rows * sum(varies))
+        lies = (math.fsum(a * a for a in each) / v for each, v, varied in numbers if varied)
+        linear_share = sum(lies) / (n_rows * sum(varies))
     if z is None or shares is None:
         return Held(scale, linear_share, None)
     # What is left of y in units of its scale, by the binomial formula for each output.
     left = 0.0
-    along_y = (centred * z).mean(dim=1).tolist()
+    along_y = (centred * z).sum(dim=1).tolist()
     of_y = zip(*lines.y, strict=True)
     for m, v, a, (y_mean, y_scale) in zip(mean, variance, along_y, of_y, strict=True):
         unit = y_scale or 1.0
-        offset = (m - y_mean) / unit
-        left += v / unit / unit - 2 * a / unit + (y_scale > 0) + offset * offset
+        away = (m - y_mean) / unit
+        left += v / unit / unit - 2 * a / n_rows / unit + (y_scale > 0) + away * away
     structure = Structure(
         line_r2=shares.line_r2,
         curve_r2=shares.curve_r2,

@@ -163,8 +163,9 @@ def count_units(number: int, name: str, slope: Tensor | None, output: Tensor) ->
     (1, 1, 1)
     """
     activation = ACTIVATIONS[name]
+    ends = _ends(output)
     if slope is None:
-        low, high = ([float(end > 0) for end in ends] for ends in _ends(output))
+        low, high = ([float(end > 0) for end in each] for each in ends)
     else:
         slope = slope if activation.steepest == 1 else slope / activation.steepest
         low, high = _ends(slope)
@@ -188,14 +189,15 @@ def count_units(number: int, name: str, slope: Tensor | None, output: Tensor) ->
         n_dead=n_dead,
         n_always_on=sum(line) - n_flat,
         n_saturated=n_saturated,
-        n_duplicates=_count_duplicates(output, bending),
+        n_duplicates=_count_duplicates(output, *ends, bending),
         n_bending=len(bending),
     )
 
 
 def _ends(values: Tensor) -> tuple[list[float], list[float]]:
     """Give the least and the largest number of each unit, in lists: Python counts few fastest."""
-    return values.amin(dim=1).tolist(), values.amax(dim=1).tolist()
+    low, high = torch.aminmax(values, dim=1)
+    return low.tolist(), high.tolist()
 
 
 def _copy(value: Any) -> Any:
@@ -204,24 +206,30 @@ def _copy(value: Any) -> Any:
     return value.detach().to("cpu", torch.float64, copy=True)
 
 
-def _count_duplicates(units: Tensor, bending: list[int]) -> int:
+def _count_duplicates(
+    units: Tensor, low: list[float], high: list[float], bending: list[int]
+) -> int:
     """Count those of some units that are scaled and shifted copies of another before them.
 
     Parameters
     ----------
     units : Tensor of shape (n_units, n)
+    low, high : list of float
+        Their ends.
     bending : list of int
         Which are looked at.
     """
     bending = bending[:COMPARED]
     if len(bending) < 2:
         return 0
-    centred = units - units.mean(dim=1, keepdim=True)
-    squares = centred * centred
-    largest, total = squares.amax(dim=1).tolist(), squares.sum(dim=1).tolist()
+    offset = units.sum(dim=1, keepdim=True) * (1 / units.shape[1])
+    centred = units - offset
+    mean, total = offset.flatten().tolist(), (centred * centred).sum(dim=1).tolist()
     # Duplicates of length 1 are the same but for their sign, and reach equally far. Next to no
     # others do: so few have to be held against each other.
-    reach = {i: math.sqrt(largest[i] / total[i]) if total[i] else 0.0 for i in bending}
+    reach = {
+        i: max(high[i] - mean[i], mean[i] - low[i]) / math.sqrt(total[i] or 1) for i in bending
+    }
     order = sorted(bending, key=reach.__getitem__)
     n_found = 0
     for place, unit in enumerate(order):

@@ -65,17 +65,12 @@ def describe_rows(module: nn.Sequential, training: RawRows, n_rows: int) -> Desc
     if "link" in layers:
         after = None
     # Plain lists from here on: for a few columns, a call of numpy costs more than a loop.
-    columns = Columns(*numbers_of(before, x, weight), *column_ranges(x))
+    of_x = Columns(*numbers_of(before, x, weight), *column_ranges(x))
+    of_y = describe_target(y, *numbers_of(after, y, weight), *column_ranges(y))
     at_most = min(LOOKED_AT, rows_in(_NUMBERS, width_of(x)))
     chosen = spread_out(n_rows if weight is not None else y.shape[0], at_most, weight)
-    return DescribedRows(
-        n_rows,
-        x=columns,
-        y=describe_target(y, *numbers_of(after, y, weight), *column_ranges(y)),
-        far=far_columns(x, columns),
-        copies=find_copies(x, chosen, columns),
-        chosen=chosen,
-    )
+    far, copies = far_columns(x, of_x), find_copies(x, chosen, of_x)
+    return DescribedRows(n_rows, of_x, of_y, far, copies, chosen)
 
 
 def describe_target(
