@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import NamedTuple
+from itertools import chain
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -142,20 +143,30 @@ class Travel:
         return [_journey(name, before, after) for name, before, after in pairs]
 
     def _numbers(self) -> list[list[float] | Tensor]:
-        """Copy the numbers of each tensor, on the CPU; few of them into a list."""
-        # (...) -> (n,)
-        vectors = [tensor.detach().reshape(-1) for tensor in self.tensors]
-        if not vectors[0].is_cpu:
-            # All at once: a device is waited for as long for each of them.
-            vectors = [*torch.cat(vectors).cpu().split([len(vector) for vector in vectors])]
-        return [v.tolist() if v.numel() <= FEW else v.to(torch.float64, copy=True) for v in vectors]
+        """Copy the numbers of each tensor; few of them into a list."""
+        return [
+            _flat(tensor.tolist())
+            if tensor.numel() <= FEW
+            else tensor.detach().to("cpu", torch.float64, copy=True)
+            for tensor in self.tensors
+        ]
+
+
+def _flat(values: Any) -> list[float]:
+    """Unpack the lists in a list: of a few numbers it takes less time than a view of a tensor."""
+    if not isinstance(values, list):
+        return [values]
+    while isinstance(values[0], list):
+        values = [*chain.from_iterable(values)]
+    numbers: list[float] = values
+    return numbers
 
 
 def _journey(name: str, before: list[float] | Tensor, after: list[float] | Tensor) -> Journey:
     """Measure how far one tensor went."""
     if isinstance(before, Tensor) and isinstance(after, Tensor):
+        n = before.numel()
         start, way = (float(torch.linalg.vector_norm(v)) for v in (before, after - before))
     else:
-        start, way = math.hypot(*before), math.dist(before, after)
-    size = math.sqrt(len(before))
-    return Journey(name, len(before), start / size, way / size)
+        n, start, way = len(before), math.hypot(*before), math.dist(before, after)
+    return Journey(name, n, start / math.sqrt(n), way / math.sqrt(n))
