@@ -6,12 +6,14 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from torchreg._device import inference
 from torchreg.diagnosis.lines import Lines, draw_lines
 from torchreg.diagnosis.moments import Array, moments_of
 from torchreg.diagnosis.record import Look
 from torchreg.diagnosis.structure import hold_against
-from torchreg.diagnosis.watching import send_through
+from torchreg.diagnosis.watching import Seen, send_through
 from torchreg.nn import AverageMembers, Link
+from torchreg.nn.plain import plain_layers
 
 #: Numbers that vary by less than this share of their size show no slope in float32.
 TOO_STEADY = 1e-5
@@ -40,16 +42,21 @@ def look_inside(
     Look or None
         ``None`` if there are fewer than two rows, or the outputs are not finite.
     """
-    n_rows = x.shape[0]
-    if n_rows < 2:
+    if x.shape[0] < 2:
         return None
-    seen = send_through(network, x)
-    result = seen.output
+    layers = plain_layers(network)
+    # Nobody keeps what known layers give: torch need not even count its versions.
+    with inference(True) if layers is not None and link is None else torch.no_grad():
+        return _describe(send_through(network, layers, x), x, lines, link)
+
+
+def _describe(seen: Seen, x: Tensor, lines: Lines, link: Link | None) -> Look | None:
+    """Write down what was seen, and hold the output against lines and targets."""
+    n_rows, result = x.shape[0], seen.output
     if link is not None or result.ndim == 3:
-        with torch.no_grad():
-            result = AverageMembers()(result if link is None else link(result))
-            # (n,), or (n, width) -> (n, n_outputs)
-            result = result if link is None else link.central(result.reshape(n_rows, -1))
+        result = AverageMembers()(result if link is None else link(result))
+        # (n,), or (n, width) -> (n, n_outputs)
+        result = result if link is None else link.central(result.reshape(n_rows, -1))
     # (n,) or (n, n_outputs) -> (n, n_outputs)
     output = result.detach().to("cpu", torch.float64).reshape(n_rows, -1)
     held = hold_against(lines, output)

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from torchreg._device import inference
 from torchreg.diagnosis.record import Layer
 
 #: A slope below this share of the activation's steepest passes next to no gradient.
@@ -103,12 +104,12 @@ def slope_and_output(
     slope, output : Tensor of shape (n_units, n)
         The size of the slope, whatever its sign.
     """
-    given = [_copy(value) for value in args]
-    options = {key: _copy(value) for key, value in kwargs.items()}
-    if name == "glu":
-        # (n, 2k) -> (n, k): the gate, a sigmoid of the second half
-        given, options, call = [given[0].chunk(2, dim=-1)[1]], {}, torch.sigmoid
-    with torch.enable_grad():
+    with inference(False), torch.enable_grad():
+        given = [_copy(value) for value in args]
+        options = {key: _copy(value) for key, value in kwargs.items()}
+        if name == "glu":
+            # (n, 2k) -> (n, k): the gate, a sigmoid of the second half
+            given, options, call = [given[0].chunk(2, dim=-1)[1]], {}, torch.sigmoid
         before = given[0].requires_grad_()
         # A copy, which relu_ and its like may overwrite.
         after = call(before.clone(), *given[1:], **options)

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any, NamedTuple
 
-import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
@@ -17,7 +16,7 @@ from torchreg.diagnosis.units import (
     slope_and_output,
     slope_from_output,
 )
-from torchreg.nn.plain import ACTIVATION_OF, plain_layers
+from torchreg.nn.plain import ACTIVATION_OF
 
 #: The functions of torch in which a row meets weights.
 _MEETS_WEIGHTS = frozenset({"linear", "bilinear", "conv1d", "conv2d", "matmul", "mm", "addmm"})
@@ -44,19 +43,19 @@ class Seen(NamedTuple):
     layers: list[Layer]
 
 
-def send_through(network: nn.Module, x: Tensor) -> Seen:
+def send_through(network: nn.Module, layers: list[nn.Module] | None, x: Tensor) -> Seen:
     """Send rows through a network, which stays as it is; the rows do, too.
 
     Parameters
     ----------
     network : nn.Module
         In evaluation mode.
+    layers : list of nn.Module or None
+        All that is in it, from :func:`torchreg.nn.plain.plain_layers`.
     x : Tensor of shape (n, n_features)
         In the network's units and dtype, on its device.
     """
-    layers = plain_layers(network)
-    with torch.no_grad():
-        return _watch(network, x) if layers is None else _follow(layers, x)
+    return _watch(network, x) if layers is None else _follow(layers, x)
 
 
 def _follow(layers: list[nn.Module], x: Tensor) -> Seen:
