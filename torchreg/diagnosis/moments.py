@@ -51,5 +51,5 @@ def standardize(columns: Array) -> Moments:
     scale = np.sqrt(np.add.reduce(columns * columns, axis=1) / n_rows).tolist()
     moments = Moments(origin[:, 0].tolist(), scale)
     sizes = zip(scale, moments.varies(), strict=True)
-    columns /= np.array([[size if varied else np.inf] for size, varied in sizes])
+    columns /= np.array([size if varied else np.inf for size, varied in sizes])[:, None]
     return moments

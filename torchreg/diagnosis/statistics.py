@@ -75,11 +75,12 @@ def _describe(seen: Seen, x: Tensor, lines: Lines, link: Link | None) -> Look | 
             target = moments_of(wanted)
     return Look(
         n_rows=n_rows,
-        input_mean=reached.mean,
-        input_scale=reached.scale,
+        # Fits on the same rows share the lists.
+        input_mean=[*reached.mean],
+        input_scale=[*reached.scale],
         input_is_core=input_is_core,
-        target_mean=target.mean,
-        target_scale=target.scale,
+        target_mean=[*target.mean],
+        target_scale=[*target.scale],
         output_scale=held.output_scale,
         linear_share=held.linear_share,
         layers=seen.layers,

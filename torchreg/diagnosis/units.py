@@ -235,7 +235,8 @@ def _count_duplicates(
     n_found = 0
     for place, unit in enumerate(order):
         for other in reversed(order[:place]):
-            if reach[unit] - reach[other] > REACH_ALIKE:
+            # What is not finite is like nothing.
+            if not reach[unit] - reach[other] <= REACH_ALIKE:
                 break
             product = float((centred[unit] * centred[other]).sum())
             # 1 - r^2 <= NOT_EXPLAINED, for their correlation r

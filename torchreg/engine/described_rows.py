@@ -90,7 +90,7 @@ def describe_target(
     n_rows = values.shape[1]
     # Standardized with these rows' own numbers, and before any power is taken; a constant is 0.
     z = values - np.add.reduce(values, axis=1, keepdims=True) / n_rows
-    z /= np.array([[size or math.inf] for size in scale])
+    z /= np.array([size or math.inf for size in scale])[:, None]
     powers = np.empty((3, *z.shape))
     square = np.multiply(z, z, out=powers[0])
     np.multiply(square, z, out=powers[1])
