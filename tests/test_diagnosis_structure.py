@@ -127,3 +127,12 @@ def test_without_y_the_output_alone_is_held_against_a_line() -> None:
     assert held.linear_share == pytest.approx(0, abs=1e-12)
     assert held.structure is None
     assert lines.y.mean == []
+
+
+@pytest.mark.parametrize("far", [np.inf, 1e300])
+def test_numbers_that_cannot_be_squared_are_held_against_nothing(far: float) -> None:
+    x = np.linspace(0, 1, 50)[:, None]
+    y = np.where(x < 1, x, far)
+    for known, output in ((y, x), (x, y)):
+        assert hold_against(draw_lines(x, known), torch.from_numpy(output)) is None
+    assert draw_lines(x, y).shares is None

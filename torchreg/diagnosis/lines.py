@@ -44,9 +44,10 @@ class Lines(NamedTuple):
         y standardized, one column a row.
     straight : Tensor of shape (n_directions, n) or None
         All lines through these rows are a constant and combinations of these, which are at right
-        angles and of length 1. ``None`` where the rows are too few for a line.
+        angles and of length 1. ``None`` where the rows are too few for a line, or not all is
+        finite.
     shares : Shares or None
-        ``None`` without y, or with too few rows.
+        ``None`` there, and without y.
     """
 
     x: Moments
@@ -80,7 +81,7 @@ def draw_lines(x: Array, y: Array | None) -> Lines:
     Returns
     -------
     Lines
-        Without shares where the rows are too few for a line.
+        Without shares where the rows are too few for a line, or not all is finite.
 
     Examples
     --------
@@ -96,7 +97,7 @@ def draw_lines(x: Array, y: Array | None) -> Lines:
     np.concatenate([columns.T for columns in known], out=values)
     moments = standardize(values)
     of_x, of_y = moments.of(0, width), moments.of(width, None)
-    if n_rows < ROWS_PER_TERM * (width + 1):
+    if n_rows < ROWS_PER_TERM * (width + 1) or not moments.are_finite():
         return Lines(of_x, of_y, y, None, None, None)
     if y is None:
         return Lines(of_x, of_y, None, None, _right_angles(torch.from_numpy(values)), None)

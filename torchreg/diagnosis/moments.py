@@ -5,6 +5,7 @@ In numpy, whose calls on a few hundred rows cost a quarter of torch's.
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
 import numpy as np
@@ -26,6 +27,10 @@ class Moments(NamedTuple):
         """Pick some of the columns."""
         return Moments(self.mean[first:end], self.scale[first:end])
 
+    def are_finite(self) -> bool:
+        """Tell whether all columns can be computed with."""
+        return all(map(math.isfinite, self.mean)) and all(map(math.isfinite, self.scale))
+
     def varies(self) -> list[bool]:
         """Tell of each column whether its scale is more than what rounding leaves of none."""
         return [s > ROUNDING * abs(m) for m, s in zip(self.mean, self.scale, strict=True)]
@@ -39,8 +44,12 @@ def moments_of(values: Array) -> Moments:
     return standardize(values.T.copy())
 
 
+@np.errstate(invalid="ignore", over="ignore")
 def standardize(columns: Array) -> Moments:
-    """Standardize columns that lie in rows, in place; one that does not vary becomes 0."""
+    """Standardize columns that lie in rows, in place; one that does not vary becomes 0.
+
+    Where a number is not finite, or its square is not, the moments are not.
+    """
     n_rows = columns.shape[1]
     # Around the first number, so that a constant has no spread.
     origin = columns[:, :1].copy()

@@ -68,12 +68,13 @@ def hold_against(lines: Lines, output: Tensor) -> Held | None:
     variance = [square / n_rows for square in (centred * centred).sum(dim=1).tolist()]
     scale = [math.sqrt(square) for square in variance]
     mean = [a + b for (a,), (b,) in zip(origin.tolist(), offset.tolist(), strict=True)]
-    if not all(map(math.isfinite, mean)):
+    found = Moments(mean, scale)
+    if not all(moments.are_finite() for moments in (found, lines.x, lines.y)):
         return None
     straight, z, shares = lines.straight, lines.z, lines.shares
     if straight is None:
         return Held(scale, None, None)
-    varies = Moments(mean, scale).varies()
+    varies = found.varies()
     linear_share = 1.0
     if any(varies):
         # (n_outputs, n) @ (n, n_directions)
