@@ -149,6 +149,7 @@ def _write_bends(z: Array, n_bends: int, n_pairs: int, *, out: Array) -> bool:
         places = [place * n_rows // (n_bends + 1) for place in range(1, n_bends + 1)]
         quantiles = np.sort(z, axis=1).take(places, axis=1)
         apart = all(a < b for each in quantiles.tolist() for a, b in pairwise(each))
+        # Beside a constant, max(z, q) says what max(z - q, 0) does, in one pass less.
         # (n_features * n_bends, n) -> (n_features, n_bends, n)
         hinges = out[: width * n_bends].reshape(width, n_bends, n_rows)
         np.maximum(z[:, None], quantiles[:, :, None], out=hinges)
