@@ -75,14 +75,19 @@ class Injection:
         self.kept = sys.gettrace(), sys.unraisablehook
         # Where nobody can catch an error (in __del__), Python only reports it.
         sys.unraisablehook = lambda _: None
-        sys.settrace(self._trace)
+        # This object, which the block holds. A bound method would be held by the interpreter
+        # alone, and gone as soon as it raised. On entry to a function Python 3.11 collects garbage
+        # when it has made up its mind what to call: if the error came in a function that the
+        # collection called, it would call what had been there.
+        sys.settrace(self)
         return self
 
     def __exit__(self, *_: object) -> None:
         sys.settrace(self.kept[0])
         sys.unraisablehook = self.kept[1]
 
-    def _trace(self, frame: FrameType, event: str, arg: Any) -> None:
+    def __call__(self, frame: FrameType, event: str, arg: Any) -> None:
+        """Trace an event: there are none but calls, for nothing is returned to trace the rest."""
         code = frame.f_code
         # A module that is half imported is Python's affair.
         if code is Injection.__exit__.__code__ or "importlib" in code.co_filename:

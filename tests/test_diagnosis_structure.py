@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import torch
 from sklearn.metrics import r2_score
 
-from torchreg.diagnosis.lines import MOST_BENDS, draw_lines
+from torchreg.diagnosis.lines import BENDS, MOST_BENDS, draw_lines
 from torchreg.diagnosis.moments import moments_of
 from torchreg.diagnosis.record import Structure
 from torchreg.diagnosis.structure import Held, hold_against
@@ -15,7 +16,9 @@ Array = np.ndarray
 
 
 def hold_against_lines(x: Array, y: Array | None, output: Array) -> Held:
-    return hold_against(draw_lines(x, y), output)
+    held = hold_against(draw_lines(x, y), torch.from_numpy(output))
+    assert held is not None
+    return held
 
 
 def structure_of(x: Array, y: Array, output: Array) -> Structure:
@@ -44,8 +47,8 @@ def mean_score(terms: Array, wanted: Array) -> float:
 def bends_of(x: Array) -> Array:
     """Write the terms of curves down as their definition does."""
     n_rows, width = x.shape
-    n_pairs = width * (width - 1) // 2
-    n_bends = min(MOST_BENDS, (n_rows // 5 - width - 1 - n_pairs) // width)
+    # The rows would allow more.
+    n_bends = {1: MOST_BENDS, 3: BENDS // 3}[width]
     columns = list(x.T)
     for column in x.T:
         places = np.arange(1, n_bends + 1) * n_rows // (n_bends + 1)
@@ -103,14 +106,14 @@ def test_a_constant_is_explained_and_has_no_spread() -> None:
     held = hold_against_lines(x, constant, constant)
     assert held.structure is not None
     assert (held.linear_share, held.structure.line_r2, held.structure.line_terms) == (1.0, 1.0, 1)
-    assert held.output.scale == moments_of(constant).scale == 0
-    assert draw_lines(x, constant).y.mean == moments_of(constant).mean == 0.1
+    assert held.output_scale == moments_of(constant).scale == [0]
+    assert draw_lines(x, constant).y.mean == moments_of(constant).mean == [0.1]
 
 
 def test_too_few_rows_for_a_line_still_have_moments() -> None:
     x = np.arange(9.0)[:, None]
     lines = draw_lines(x, x**2)
-    held = hold_against(lines, -x)
+    held = hold_against_lines(x, x**2, -x)
     assert held.linear_share is None
     assert held.structure is None
     assert lines.x.mean == pytest.approx([4])
@@ -120,7 +123,16 @@ def test_too_few_rows_for_a_line_still_have_moments() -> None:
 def test_without_y_the_output_alone_is_held_against_a_line() -> None:
     x = np.linspace(-1, 1, 50)[:, None]
     lines = draw_lines(x, None)
-    held = hold_against(lines, np.abs(x))
+    held = hold_against_lines(x, None, np.abs(x))
     assert held.linear_share == pytest.approx(0, abs=1e-12)
     assert held.structure is None
-    assert lines.y.mean.size == 0
+    assert lines.y.mean == []
+
+
+@pytest.mark.parametrize("far", [np.inf, 1e300])
+def test_numbers_that_cannot_be_squared_are_held_against_nothing(far: float) -> None:
+    x = np.linspace(0, 1, 50)[:, None]
+    y = np.where(x < 1, x, far)
+    for known, output in ((y, x), (x, y)):
+        assert hold_against(draw_lines(x, known), torch.from_numpy(output)) is None
+    assert draw_lines(x, y).shares is None

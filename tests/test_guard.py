@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import threading
 from typing import Any
 
@@ -104,6 +105,39 @@ def test_an_interrupt_at_any_call_of_a_fit_leaves_torch_and_the_old_fit_as_they_
         vars(reg).update(kept)
     assert ended > 5
     assert is_free()
+
+
+class Garbage:
+    """What only a collection of garbage can remove, which then calls a function."""
+
+    def __init__(self) -> None:
+        self.itself = self
+
+    def __del__(self) -> None:
+        pass
+
+
+def litter(depth: int) -> Garbage:
+    return Garbage() if depth == 0 else litter(depth - 1)
+
+
+def test_an_interrupt_amid_a_collection_of_garbage_is_lost_or_comes_as_what_it_is(
+    injection: Any,
+) -> None:
+    thresholds = gc.get_threshold()
+    came = []
+    try:
+        gc.set_threshold(3, 5, 5)
+        for at in range(1, 250):
+            try:
+                with injection(KeyboardInterrupt(), at=at):
+                    for i in range(30):
+                        litter(i % 5)
+            except BaseException as error:
+                came.append(type(error))
+    finally:
+        gc.set_threshold(*thresholds)
+    assert set(came) == {KeyboardInterrupt}
 
 
 def test_an_interrupt_at_any_call_of_a_prediction_leaves_torch_as_it_was(

@@ -19,6 +19,10 @@ _GENERATOR_LOCK = threading.RLock()
 #: then would leave torch's own lock of the generator locked in the child, for ever.
 _DRAWING = threading.RLock()
 
+#: ``torch.inference_mode`` without its wrapper in Python, which takes longer and which Ctrl-C
+#: can keep from turning the mode off.
+inference = torch._C._InferenceMode
+
 R = TypeVar("R")
 
 

@@ -151,10 +151,10 @@ def describe_lost_digits(
     ):
         if layer is None:
             continue
-        statistics = Statistics(layer.mean.cpu(), layer.scale.cpu())
         kind = dtype if dtype.is_floating_point else torch.float64
-        if not few_digits(statistics, kind).any():
+        if not any(few_digits(layer.mean.tolist(), layer.scale.tolist(), kind)):
             continue
+        statistics = Statistics(layer.mean.cpu(), layer.scale.cpu())
         flattened = _flattened(values, statistics)
         for column in sorted({*lost_digits(statistics, dtype), *flattened}):
             of_x = name == "standardize"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field
 from functools import cached_property
 
 import torch
@@ -130,9 +130,9 @@ def pooled(layers: list[Layer], n_networks: int) -> list[Layer]:
     groups = [layers[place::each] for place in range(each)]
     if n_networks == 1 or rest or any(len({one.function for one in g}) > 1 for g in groups):
         return layers
-    counts = [f.name for f in fields(Layer) if f.name.startswith("n_")]
+    counts = [name for name in Layer._fields if name.startswith("n_")]
     return [
-        replace(group[0], **{name: sum(getattr(one, name) for one in group) for name in counts})
+        group[0]._replace(**{name: sum(getattr(one, name) for one in group) for name in counts})
         for group in groups
     ]
 

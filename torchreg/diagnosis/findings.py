@@ -58,7 +58,8 @@ def certain_findings(
     """
     if n_epochs < optimization.FEW_EPOCHS:
         return []
-    evidence = Evidence(summary, feature_names, summary.look)
+    look = summary.look
+    evidence = Evidence(summary, feature_names, look)
     of_scale = [*scale.inputs(evidence), *scale.target(evidence)]
     # What is asked next tests for chance, and need not where there is nothing to be said.
     lines = linearity.line(evidence) if of_scale else ()
@@ -67,7 +68,7 @@ def certain_findings(
         return because_of_scale
     certain: list[Finding] = []
     # To word what is found in any layer would take longer than to see that there is none.
-    if any(layer.n_dead == layer.n_units for layer in evidence.layers):
+    if look is not None and any(layer.n_dead == layer.n_units for layer in look.layers):
         dead = (f for f in activations.units(evidence) if f.code == "dead-units")
         certain = [finding for finding in dead if activations.is_whole_layer(finding)]
     if of_scale and optimization.gap(evidence) > optimization.BEHIND:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
@@ -12,8 +13,14 @@ from torchreg.diagnosis.moments import Array, Moments, standardize
 
 #: Rows per fitted number that a line or a curve needs, or it would fit the noise.
 ROWS_PER_TERM = 5
-#: Bends per column, at most: they follow one and a half periods of a wave.
+#: Bends of all columns together, if they are so few that a column has MOST_BENDS at most and
+#: ENOUGH_BENDS at least. The square of their number is what they cost; and the more there are, the
+#: more often a gentle bend of one column passes for chance.
+BENDS = 24
+#: They follow one and a half periods of a wave.
 MOST_BENDS = 12
+#: They follow half a period.
+ENOUGH_BENDS = 4
 #: Columns of which the products of pairs are tried as well, at most.
 MOST_PAIRED = 6
 #: Terms are of order 1. A combination of them whose square is below this share of the largest
@@ -33,19 +40,20 @@ class Lines(NamedTuple):
         Those of a missing y are empty.
     targets : ndarray of shape (n, n_outputs) or None
         y itself.
-    unit : ndarray of shape (n_outputs,)
-        Its scale, or 1 where that is 0.
-    straight : Tensor of shape (n, n_directions) or None
+    z : Tensor of shape (n_outputs, n) or None
+        y standardized, one column a row.
+    straight : Tensor of shape (n_directions, n) or None
         All lines through these rows are a constant and combinations of these, which are at right
-        angles and of length 1. ``None`` where the rows are too few for a line.
+        angles and of length 1. ``None`` where the rows are too few for a line, or not all is
+        finite.
     shares : Shares or None
-        ``None`` without y, or with too few rows.
+        ``None`` there, and without y.
     """
 
     x: Moments
     y: Moments
     targets: Array | None
-    unit: Array
+    z: Tensor | None
     straight: Tensor | None
     shares: Shares | None
 
@@ -62,7 +70,7 @@ class Shares(NamedTuple):
 def draw_lines(x: Array, y: Array | None) -> Lines:
     r"""Fit a line and curves to y: what there is to say of rows, whatever network sees them.
 
-    A line is made of the columns of x and a constant. Curves add hinges :math:`\max(z - q, 0)`
+    A line is made of the columns of x and a constant. Curves add hinges :math:`\max(z, q)`
     at quantiles q of each standardized column z, and products of pairs of them.
 
     Parameters
@@ -73,7 +81,7 @@ def draw_lines(x: Array, y: Array | None) -> Lines:
     Returns
     -------
     Lines
-        Without shares where the rows are too few for a line.
+        Without shares where the rows are too few for a line, or not all is finite.
 
     Examples
     --------
@@ -89,11 +97,10 @@ def draw_lines(x: Array, y: Array | None) -> Lines:
     np.concatenate([columns.T for columns in known], out=values)
     moments = standardize(values)
     of_x, of_y = moments.of(0, width), moments.of(width, None)
-    unit = np.where(of_y.scale == 0, 1.0, of_y.scale)
-    if n_rows < ROWS_PER_TERM * (width + 1):
-        return Lines(of_x, of_y, y, unit, None, None)
+    if n_rows < ROWS_PER_TERM * (width + 1) or not moments.are_finite():
+        return Lines(of_x, of_y, y, None, None, None)
     if y is None:
-        return Lines(of_x, of_y, None, unit, _right_angles(torch.from_numpy(values)), None)
+        return Lines(of_x, of_y, None, None, _right_angles(torch.from_numpy(values)), None)
     n_bends, n_pairs = _count_bends(n_rows, width)
     n_line = 1 + width
     n_terms = n_line + n_bends * width + n_pairs
@@ -102,11 +109,11 @@ def draw_lines(x: Array, y: Array | None) -> Lines:
     table[0] = 1.0
     table[1:n_line], table[n_terms:] = values[:width], values[width:]
     apart = _write_bends(values[:width], n_bends, n_pairs, out=table[n_line:n_terms])
-    line, curve, straight = _left_over(table, n_line, n_terms, apart=apart)
-    (line_r2, line_terms), (curve_r2, curve_terms) = line.explained(), curve.explained()
+    line, curve, straight = _explain(table, n_line, n_terms, apart=apart)
+    (line_r2, line_terms), (curve_r2, curve_terms) = line, curve
     n_outputs = y.shape[1]
     shares = Shares(line_r2, curve_r2, line_terms * n_outputs, curve_terms * n_outputs)
-    return Lines(of_x, of_y, y, unit, straight, shares)
+    return Lines(of_x, of_y, y, torch.from_numpy(values[width:]), straight, shares)
 
 
 def _count_bends(n_rows: int, width: int) -> tuple[int, int]:
@@ -115,7 +122,9 @@ def _count_bends(n_rows: int, width: int) -> tuple[int, int]:
     n_pairs = width * (width - 1) // 2 if width <= MOST_PAIRED else 0
     if n_pairs > most:
         n_pairs = 0
-    return max(0, min(MOST_BENDS, (most - n_pairs) // max(width, 1))), n_pairs
+    width = max(width, 1)
+    n_bends = min(MOST_BENDS, max(ENOUGH_BENDS, BENDS // width))
+    return max(0, min(n_bends, (most - n_pairs) // width)), n_pairs
 
 
 def _write_bends(z: Array, n_bends: int, n_pairs: int, *, out: Array) -> bool:
@@ -138,11 +147,12 @@ def _write_bends(z: Array, n_bends: int, n_pairs: int, *, out: Array) -> bool:
     apart = True
     if n_bends:
         places = [place * n_rows // (n_bends + 1) for place in range(1, n_bends + 1)]
-        quantiles = np.sort(z, axis=1)[:, places, None]
-        apart = bool(np.logical_and.reduce(quantiles[:, 1:] > quantiles[:, :-1], axis=None))
+        quantiles = np.sort(z, axis=1).take(places, axis=1)
+        apart = all(a < b for each in quantiles.tolist() for a, b in pairwise(each))
+        # Beside a constant, max(z, q) says what max(z - q, 0) does, in one pass less.
         # (n_features * n_bends, n) -> (n_features, n_bends, n)
         hinges = out[: width * n_bends].reshape(width, n_bends, n_rows)
-        np.maximum(np.subtract(z[:, None], quantiles, out=hinges), 0.0, out=hinges)
+        np.maximum(z[:, None], quantiles[:, :, None], out=hinges)
     if n_pairs:
         place = width * n_bends
         for first in range(width - 1):
@@ -152,24 +162,9 @@ def _write_bends(z: Array, n_bends: int, n_pairs: int, *, out: Array) -> bool:
     return apart
 
 
-class _Rest(NamedTuple):
-    """Squares before and after least squares, of each wanted column; and how many terms it took."""
-
-    total: Array
-    left: Array
-    rank: int
-
-    def explained(self) -> tuple[float, int]:
-        """Give the share that is explained, 1 if nothing varies, and the terms."""
-        total = float(np.add.reduce(self.total))
-        if total == 0:
-            return 1.0, 1
-        return 1 - float(np.add.reduce(self.left)) / total, self.rank
-
-
-def _left_over(
+def _explain(
     table: Array, n_line: int, n_terms: int, *, apart: bool
-) -> tuple[_Rest, _Rest, Tensor]:
+) -> tuple[tuple[float, int], tuple[float, int], Tensor]:
     """Fit what is wanted by the terms of a line, and by all terms, in least squares.
 
     Parameters
@@ -183,8 +178,9 @@ def _left_over(
 
     Returns
     -------
-    line, curve : _Rest
-    straight : Tensor of shape (n, n_line - 1)
+    line, curve : (float, int)
+        The share that is explained, 1 if nothing varies; and how many terms it took.
+    straight : Tensor of shape (n_line - 1, n)
         As :func:`_right_angles` gives it for the columns of x.
     """
     # torch keeps to the threads that a fit takes; numpy's products would take all, and wait for
@@ -199,7 +195,7 @@ def _left_over(
         # (whole, whole) -> (whole * whole,), so that a step of whole + 1 runs down a diagonal
         numbers = products.reshape(-1)
         diagonal = numbers[:: whole + 1]
-        total = diagonal[n_terms:size].copy()
+        total = sum(diagonal[n_terms:size].tolist())
         # What is wanted may be spanned by the terms, and must not end the factorization.
         diagonal[n_terms:size] += table.shape[1]
         # Below them the identity beside x, which becomes the inverse of x's factor, transposed.
@@ -207,35 +203,39 @@ def _left_over(
         numbers[size * whole + 1 :: whole + 1] = 1.0
         lower, failed = torch.linalg.cholesky_ex(torch.from_numpy(products))
         factor = lower.numpy()
-        heights = factor.diagonal()[:n_terms]
-        if not failed and np.minimum.reduce(heights) > APART * np.maximum.reduce(heights):
-            explained = factor[n_terms:size, :n_terms]
-            explained = explained * explained
-            line, curve = (np.add.reduce(explained[:, :end], axis=1) for end in (n_line, n_terms))
+        heights = factor.diagonal()[:n_terms].tolist()
+        if not failed and min(heights) > APART * max(heights):
+            # What is wanted, along each term.
+            along = factor[n_terms:size, :n_terms].tolist()
+            line, curve = (
+                _share(sum(a * a for each in along for a in each[:n]), total, n)
+                for n in (n_line, n_terms)
+            )
             # The constant comes first, and is at right angles to x, which is centred.
-            x, inverse = table[1:n_line].T, factor[size:, 1:n_line]
-            straight = torch.from_numpy(x) @ torch.from_numpy(inverse)
-            rest = _Rest(total, total - line, n_line), _Rest(total, total - curve, n_terms)
-            return *rest, straight
-    total = np.add.reduce(np.square(table[n_terms:]), axis=1)
+            return line, curve, lower[size:, 1:n_line].T @ rows[1:n_line]
     wanted = rows[n_terms:]
-    left_by_line = _by_eigenvectors(rows[:n_line], wanted, total)
-    left_by_curve = _by_eigenvectors(rows[:n_terms], wanted, total)
-    return left_by_line, left_by_curve, _right_angles(rows[1:n_line])
+    line, curve = (_by_eigenvectors(rows[:n], wanted) for n in (n_line, n_terms))
+    return line, curve, _right_angles(rows[1:n_line])
 
 
-def _by_eigenvectors(terms: Tensor, wanted: Tensor, total: Array) -> _Rest:
+def _share(explained: float, total: float, rank: int) -> tuple[float, int]:
+    """Give the share that is explained, 1 if nothing varies, and the terms that it took."""
+    return (explained / total, rank) if total else (1.0, 1)
+
+
+def _by_eigenvectors(terms: Tensor, wanted: Tensor) -> tuple[float, int]:
     """Fit by the combinations of terms that are more than nothing; both lie in rows."""
     size, basis = torch.linalg.eigh(terms @ terms.T)
     kept = size > NOTHING * size[-1]
     basis = basis[:, kept]
     solution = ((wanted @ terms.T) @ basis / size[kept]) @ basis.T
-    left = (solution @ terms).sub_(wanted).square_().sum(dim=1)
-    return _Rest(total, left.numpy(), int(kept.sum()))
+    total = float(wanted.square().sum())
+    left = float((solution @ terms).sub_(wanted).square_().sum())
+    return _share(total - left, total, int(kept.sum()))
 
 
 def _right_angles(rows: Tensor) -> Tensor:
-    """Give columns of length 1 at right angles to each other, which span what the rows span.
+    """Give rows of length 1 at right angles to each other, which span what the rows span.
 
     Parameters
     ----------
@@ -252,4 +252,4 @@ def _right_angles(rows: Tensor) -> Tensor:
         # Of small ones rounding has bent the right angles by a little.
         factor = torch.linalg.cholesky(rows @ rows.T)
     straight: Tensor = torch.linalg.solve_triangular(factor, rows, upper=False)
-    return straight.T
+    return straight

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
 
 @dataclass(frozen=True)
@@ -50,8 +50,7 @@ class FarColumn:
     two_valued: bool
 
 
-@dataclass(frozen=True)
-class Journey:
+class Journey(NamedTuple):
     """How far one parameter tensor went, as root mean squares over its numbers.
 
     Parameters
@@ -71,8 +70,7 @@ class Journey:
     travelled: float
 
 
-@dataclass(frozen=True)
-class Layer:
+class Layer(NamedTuple):
     """How many units of one layer do what on the rows that were looked at.
 
     Parameters
@@ -99,8 +97,7 @@ class Layer:
     n_bending: int
 
 
-@dataclass(frozen=True)
-class Structure:
+class Structure(NamedTuple):
     """How much of y a straight line, gentle curves and the network explain.
 
     Parameters
@@ -121,8 +118,7 @@ class Structure:
     curve_terms: int
 
 
-@dataclass(frozen=True)
-class Look:
+class Look(NamedTuple):
     """What was seen when rows were sent through a network.
 
     Parameters
@@ -224,9 +220,9 @@ class FitSummary:
         if self.look is not None:
             structure = self.look.structure
             look = {
-                **vars(self.look),
-                "layers": [dict(vars(layer)) for layer in self.look.layers],
-                "structure": None if structure is None else dict(vars(structure)),
+                **self.look._asdict(),
+                "layers": [layer._asdict() for layer in self.look.layers],
+                "structure": None if structure is None else structure._asdict(),
             }
         return {
             **vars(self),
@@ -235,7 +231,7 @@ class FitSummary:
             "y": {name: list(numbers) for name, numbers in vars(self.y).items()},
             "far": [dict(vars(far)) for far in self.far],
             "copies": [*self.copies],
-            "journeys": [dict(vars(journey)) for journey in self.journeys],
+            "journeys": [journey._asdict() for journey in self.journeys],
             "look": look,
         }
 

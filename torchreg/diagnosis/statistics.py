@@ -6,12 +6,14 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from torchreg._device import inference
 from torchreg.diagnosis.lines import Lines, draw_lines
 from torchreg.diagnosis.moments import Array, moments_of
 from torchreg.diagnosis.record import Look
 from torchreg.diagnosis.structure import hold_against
-from torchreg.diagnosis.watching import send_through
+from torchreg.diagnosis.watching import Seen, send_through
 from torchreg.nn import AverageMembers, Link
+from torchreg.nn.plain import plain_layers
 
 #: Numbers that vary by less than this share of their size show no slope in float32.
 TOO_STEADY = 1e-5
@@ -40,21 +42,26 @@ def look_inside(
     Look or None
         ``None`` if there are fewer than two rows, or the outputs are not finite.
     """
-    n_rows = x.shape[0]
-    if n_rows < 2:
+    if x.shape[0] < 2:
         return None
-    seen = send_through(network, x)
-    result = seen.output
+    layers = plain_layers(network)
+    # Nobody keeps what known layers give: torch need not even count its versions.
+    with inference(True) if layers is not None and link is None else torch.no_grad():
+        return _describe(send_through(network, layers, x), x, lines, link)
+
+
+def _describe(seen: Seen, x: Tensor, lines: Lines, link: Link | None) -> Look | None:
+    """Write down what was seen, and hold the output against lines and targets."""
+    n_rows, result = x.shape[0], seen.output
     if link is not None or result.ndim == 3:
-        with torch.no_grad():
-            result = AverageMembers()(result if link is None else link(result))
-            # (n,), or (n, width) -> (n, n_outputs)
-            result = result if link is None else link.central(result.reshape(n_rows, -1))
+        result = AverageMembers()(result if link is None else link(result))
+        # (n,), or (n, width) -> (n, n_outputs)
+        result = result if link is None else link.central(result.reshape(n_rows, -1))
     # (n,) or (n, n_outputs) -> (n, n_outputs)
-    output = _exactly(result).reshape(n_rows, -1)
-    if not np.logical_and.reduce(np.isfinite(output), axis=None):
-        return None
+    output = result.detach().to("cpu", torch.float64).reshape(n_rows, -1)
     held = hold_against(lines, output)
+    if held is None:
+        return None
     reached, input_is_core = lines.x, True
     if seen.first_input is not None:
         # (n, ..., n_columns) -> (n * ..., n_columns)
@@ -63,17 +70,18 @@ def look_inside(
         reached = lines.x if input_is_core else moments_of(first)
     target, targets = lines.y, lines.targets
     if targets is not None and seen.last_output is not result:
-        wanted = _wanted(targets, output, seen.last_output)
+        wanted = _wanted(targets, output.numpy(), seen.last_output)
         if wanted is not targets:
             target = moments_of(wanted)
     return Look(
         n_rows=n_rows,
-        input_mean=reached.mean.tolist(),
-        input_scale=reached.scale.tolist(),
+        # Fits on the same rows share the lists.
+        input_mean=[*reached.mean],
+        input_scale=[*reached.scale],
         input_is_core=input_is_core,
-        target_mean=target.mean.tolist(),
-        target_scale=target.scale.tolist(),
-        output_scale=held.output.scale.tolist(),
+        target_mean=[*target.mean],
+        target_scale=[*target.scale],
+        output_scale=held.output_scale,
         linear_share=held.linear_share,
         layers=seen.layers,
         structure=held.structure,
@@ -116,14 +124,14 @@ def spread_out(n_rows: int, at_most: int, weight: Tensor | None = None) -> Tenso
             return slice(count)
         return torch.from_numpy(np.arange(count) * n_rows // count)
     each = weight.detach().to("cpu", torch.float64).numpy()
-    largest = np.maximum.reduce(each)
-    if n_rows == count and largest <= n_rows:
+    if n_rows == count and sum(each.tolist()) == n_rows:
         times = each.astype(np.int64)
-        if n_rows == np.add.reduce(times) and np.logical_and.reduce(times == each):
+        # Nothing was cut off.
+        if np.add.reduce(times) == n_rows:
             # Rows that were merged, as often as they were there.
-            return torch.from_numpy(np.repeat(np.arange(len(times)), times))
+            return torch.from_numpy(np.arange(len(times)).repeat(times))
     # Of order 1, so that their sum is finite.
-    total = (each / largest).cumsum()
+    total = (each / each.max()).cumsum()
     places = (np.arange(count) + 0.5) * (total[-1] / count)
     return torch.from_numpy(np.minimum(np.searchsorted(total, places), len(total) - 1))
 

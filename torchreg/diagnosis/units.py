@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
-from torchreg.diagnosis.moments import Array
+from torchreg._device import inference
 from torchreg.diagnosis.record import Layer
 
 #: A slope below this share of the activation's steepest passes next to no gradient.
@@ -26,7 +25,11 @@ ONE_SLOPE = 0.02
 #: Two units are duplicates if this much of one's variance is not explained by the other: far
 #: above rounding in float32 (1e-14), far below what two bends at neighbouring rows leave.
 NOT_EXPLAINED = 1e-8
-#: Units that are compared with each other, at most: the comparison costs their square.
+#: Centred and of length 1, units are no duplicates for certain if the largest number of one is
+#: further than this from that of the other: the square of the distance of duplicates is
+#: NOT_EXPLAINED, and a bit is for rounding.
+REACH_ALIKE = 1.01 * NOT_EXPLAINED**0.5
+#: Units that are compared with each other, at most: many may reach equally far.
 COMPARED = 512
 
 
@@ -73,12 +76,10 @@ ACTIVATIONS: dict[str, Activation] = {
 }
 
 
-#: Of relu it is whether a unit is on.
-Slope = Array | NDArray[np.bool_]
-
-#: Slopes that the output tells by itself, which costs a fraction of differentiating.
-SLOPE_OF_OUTPUT: dict[str, Callable[[Array], Slope]] = {
-    "relu": lambda after: after > 0,
+#: Slopes that the output tells by itself, which costs a fraction of differentiating. Of relu
+#: the sign of the output says all, and no slope is computed.
+SLOPE_OF_OUTPUT: dict[str, Callable[[Tensor], Tensor | None]] = {
+    "relu": lambda after: None,
     "sigmoid": lambda after: after * (1 - after),
     "tanh": lambda after: 1 - after * after,
 }
@@ -86,7 +87,7 @@ SLOPE_OF_OUTPUT: dict[str, Callable[[Array], Slope]] = {
 
 def slope_and_output(
     call: Callable[..., Tensor], name: str, args: tuple[Any, ...], kwargs: dict[str, Any]
-) -> tuple[Array, Array]:
+) -> tuple[Tensor, Tensor]:
     """Differentiate an activation where it is called, in float64; its input stays as it is.
 
     Parameters
@@ -100,41 +101,42 @@ def slope_and_output(
 
     Returns
     -------
-    slope, output : ndarray of shape (n_units, n)
+    slope, output : Tensor of shape (n_units, n)
         The size of the slope, whatever its sign.
     """
-    given = [_copy(value) for value in args]
-    options = {key: _copy(value) for key, value in kwargs.items()}
-    if name == "glu":
-        # (n, 2k) -> (n, k): the gate, a sigmoid of the second half
-        given, options, call = [given[0].chunk(2, dim=-1)[1]], {}, torch.sigmoid
-    with torch.enable_grad():
+    with inference(False), torch.enable_grad():
+        given = [_copy(value) for value in args]
+        options = {key: _copy(value) for key, value in kwargs.items()}
+        if name == "glu":
+            # (n, 2k) -> (n, k): the gate, a sigmoid of the second half
+            given, options, call = [given[0].chunk(2, dim=-1)[1]], {}, torch.sigmoid
         before = given[0].requires_grad_()
         # A copy, which relu_ and its like may overwrite.
         after = call(before.clone(), *given[1:], **options)
         (slope,) = torch.autograd.grad(after.sum(), before)
-    return np.abs(_by_unit(slope)), _by_unit(after)
+    return _by_unit(slope).abs(), _by_unit(after)
 
 
-def slope_from_output(name: str, output: Tensor) -> tuple[Slope, Array]:
+def slope_from_output(name: str, output: Tensor) -> tuple[Tensor | None, Tensor]:
     """Read the slope off the output, for an activation of :data:`SLOPE_OF_OUTPUT`.
 
     Returns
     -------
-    slope, output : ndarray of shape (n_units, n)
+    slope : Tensor of shape (n_units, n) or None
+    output : Tensor of shape (n_units, n)
     """
     after = _by_unit(output)
     return SLOPE_OF_OUTPUT[name](after), after
 
 
-def _by_unit(values: Tensor) -> Array:
-    """Put the numbers of each unit in one place, where numpy runs through them fastest."""
-    exact = values.detach().to("cpu", torch.float64).numpy()
+def _by_unit(values: Tensor) -> Tensor:
+    """Put the numbers of each unit in one place, where sums run along memory."""
     # (n, ...) -> (n, n_units) -> (n_units, n)
-    return np.ascontiguousarray(exact.reshape(len(exact), -1).T)
+    units = values.flatten(1).T
+    return units.to("cpu", torch.float64, memory_format=torch.contiguous_format)
 
 
-def count_units(name: str, slope: Slope, output: Array) -> dict[str, Any]:
+def count_units(number: int, name: str, slope: Tensor | None, output: Tensor) -> Layer:
     r"""Count who is who among the units of one call of an activation :math:`\sigma`.
 
     What tells is the slope :math:`\sigma'(a)` of a unit on all rows, relative to the steepest
@@ -145,50 +147,58 @@ def count_units(name: str, slope: Slope, output: Array) -> dict[str, Any]:
 
     Parameters
     ----------
+    number : int
+        Place in the order of the calls.
     name : str
         A key of :data:`ACTIVATIONS`.
-    slope, output : ndarray of shape (n_units, n)
-        One row a unit; the slope without its sign.
-
-    Returns
-    -------
-    dict
-        The fields of :class:`Layer`, but its name.
+    slope : Tensor of shape (n_units, n) or None
+        Without its sign; ``None`` for relu.
+    output : Tensor of shape (n_units, n)
+        One row a unit.
 
     Examples
     --------
-    >>> output = np.array([[0.0, 0.0], [1.0, 2.0], [0.0, 3.0]])
-    >>> counts = count_units("relu", SLOPE_OF_OUTPUT["relu"](output), output)
-    >>> counts["n_dead"], counts["n_always_on"], counts["n_bending"]
+    >>> output = torch.tensor([[0.0, 0.0], [1.0, 2.0], [0.0, 3.0]])
+    >>> layer = count_units(1, "relu", None, output)
+    >>> layer.n_dead, layer.n_always_on, layer.n_bending
     (1, 1, 1)
     """
     activation = ACTIVATIONS[name]
-    relative = slope if activation.steepest == 1 else slope / activation.steepest
-    low, high = np.minimum.reduce(relative, axis=1), np.maximum.reduce(relative, axis=1)
+    ends = _ends(output)
+    if slope is None:
+        low, high = ([float(end > 0) for end in each] for each in ends)
+    else:
+        slope = slope if activation.steepest == 1 else slope / activation.steepest
+        low, high = _ends(slope)
+    flat = [most <= FLAT for most in high]
     # What is flat is a line, too.
-    flat, line = high <= FLAT, np.subtract(high, low, dtype=np.float64) <= ONE_SLOPE
-    n_flat = n_dead = _count(flat)
-    n_saturated, straight = 0, line
-    if activation.bounded:
-        saturated = np.add.reduce(relative <= STEEP, axis=1) / relative.shape[1] >= MOSTLY
-        n_saturated, n_dead = _count(saturated), _count(flat & ~saturated)
-        straight = line | saturated
-    bending = output[~straight] if True in straight.tolist() else output
-    return {
-        "function": name,
-        "bounded": activation.bounded,
-        "n_units": len(slope),
-        "n_dead": n_dead,
-        "n_always_on": _count(line) - n_flat,
-        "n_saturated": n_saturated,
-        "n_duplicates": _count_duplicates(bending),
-        "n_bending": len(bending),
-    }
+    line = straight = [most - least <= ONE_SLOPE for least, most in zip(low, high, strict=True)]
+    n_flat = n_dead = sum(flat)
+    n_saturated = 0
+    if slope is not None and activation.bounded:
+        n_small = (slope <= STEEP).sum(dim=1).tolist()
+        saturated = [n >= MOSTLY * slope.shape[1] for n in n_small]
+        n_saturated = sum(saturated)
+        n_dead = sum(off and not full for off, full in zip(flat, saturated, strict=True))
+        straight = [a or b for a, b in zip(line, saturated, strict=True)]
+    bending = [unit for unit, is_line in enumerate(straight) if not is_line]
+    return Layer(
+        name=f"hidden layer {number}",
+        function=name,
+        bounded=activation.bounded,
+        n_units=len(output),
+        n_dead=n_dead,
+        n_always_on=sum(line) - n_flat,
+        n_saturated=n_saturated,
+        n_duplicates=_count_duplicates(output, *ends, bending),
+        n_bending=len(bending),
+    )
 
 
-def _count(which: NDArray[np.bool_]) -> int:
-    """Count what is true among the units of a layer: for so few, Python is fastest."""
-    return sum(which.tolist())
+def _ends(values: Tensor) -> tuple[list[float], list[float]]:
+    """Give the least and the largest number of each unit, in lists: Python counts few fastest."""
+    low, high = torch.aminmax(values, dim=1)
+    return low.tolist(), high.tolist()
 
 
 def _copy(value: Any) -> Any:
@@ -197,26 +207,40 @@ def _copy(value: Any) -> Any:
     return value.detach().to("cpu", torch.float64, copy=True)
 
 
-def _count_duplicates(units: Array) -> int:
-    """Count the rows that are scaled and shifted copies of an earlier one."""
-    if len(units) < 2:
-        return 0
-    units = units[:COMPARED]
-    centred = units - np.add.reduce(units, axis=1, keepdims=True) / units.shape[1]
-    # By torch, for the reason given in lines.py.
-    rows = torch.from_numpy(centred)
-    products = (rows @ rows.T).numpy()
-    size = products.diagonal()
-    # 1 - r^2 <= NOT_EXPLAINED, for the correlation r of each pair
-    alike = products * products >= (1 - NOT_EXPLAINED) * size[:, None] * size
-    # Each is like itself.
-    if np.count_nonzero(alike) == len(size):
-        return 0
-    places = np.arange(len(size))
-    earlier = places[:, None] < places
-    return int(np.count_nonzero(np.logical_or.reduce(alike & earlier)))
+def _count_duplicates(
+    units: Tensor, low: list[float], high: list[float], bending: list[int]
+) -> int:
+    """Count those of some units that are scaled and shifted copies of another before them.
 
-
-def as_layer(counts: dict[str, Any], number: int) -> Layer:
-    """Give the counts of one activation their place in the order of the calls."""
-    return Layer(name=f"hidden layer {number}", **counts)
+    Parameters
+    ----------
+    units : Tensor of shape (n_units, n)
+    low, high : list of float
+        Their ends.
+    bending : list of int
+        Which are looked at.
+    """
+    bending = bending[:COMPARED]
+    if len(bending) < 2:
+        return 0
+    offset = units.sum(dim=1, keepdim=True) * (1 / units.shape[1])
+    centred = units - offset
+    mean, total = offset.flatten().tolist(), (centred * centred).sum(dim=1).tolist()
+    # Duplicates of length 1 are the same but for their sign, and reach equally far. Next to no
+    # others do: so few have to be held against each other.
+    reach = {
+        i: max(high[i] - mean[i], mean[i] - low[i]) / math.sqrt(total[i] or 1) for i in bending
+    }
+    order = sorted(bending, key=reach.__getitem__)
+    n_found = 0
+    for place, unit in enumerate(order):
+        for other in reversed(order[:place]):
+            # What is not finite is like nothing.
+            if not reach[unit] - reach[other] <= REACH_ALIKE:
+                break
+            product = float((centred[unit] * centred[other]).sum())
+            # 1 - r^2 <= NOT_EXPLAINED, for their correlation r
+            if product * product >= (1 - NOT_EXPLAINED) * total[unit] * total[other]:
+                n_found += 1
+                break
+    return n_found

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any, NamedTuple
 
-import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
@@ -13,12 +12,11 @@ from torchreg.diagnosis.record import Layer
 from torchreg.diagnosis.units import (
     ACTIVATIONS,
     SLOPE_OF_OUTPUT,
-    as_layer,
     count_units,
     slope_and_output,
     slope_from_output,
 )
-from torchreg.nn.plain import ACTIVATION_OF, plain_layers
+from torchreg.nn.plain import ACTIVATION_OF
 
 #: The functions of torch in which a row meets weights.
 _MEETS_WEIGHTS = frozenset({"linear", "bilinear", "conv1d", "conv2d", "matmul", "mm", "addmm"})
@@ -45,19 +43,19 @@ class Seen(NamedTuple):
     layers: list[Layer]
 
 
-def send_through(network: nn.Module, x: Tensor) -> Seen:
+def send_through(network: nn.Module, layers: list[nn.Module] | None, x: Tensor) -> Seen:
     """Send rows through a network, which stays as it is; the rows do, too.
 
     Parameters
     ----------
     network : nn.Module
         In evaluation mode.
+    layers : list of nn.Module or None
+        All that is in it, from :func:`torchreg.nn.plain.plain_layers`.
     x : Tensor of shape (n, n_features)
         In the network's units and dtype, on its device.
     """
-    layers = plain_layers(network)
-    with torch.no_grad():
-        return _watch(network, x) if layers is None else _follow(layers, x)
+    return _watch(network, x) if layers is None else _follow(layers, x)
 
 
 def _follow(layers: list[nn.Module], x: Tensor) -> Seen:
@@ -79,7 +77,7 @@ def _follow(layers: list[nn.Module], x: Tensor) -> Seen:
                 if name in SLOPE_OF_OUTPUT
                 else slope_and_output(layer, name, (before,), {})
             )
-            seen.append(as_layer(count_units(name, *slope_and_values), len(seen) + 1))
+            seen.append(count_units(len(seen) + 1, name, *slope_and_values))
     return Seen(values, first_input, last_output, seen)
 
 
@@ -138,8 +136,8 @@ class Watch(TorchFunctionMode):
             self._note_first(args)
         output = func(*args, **kwargs)
         if is_activation:
-            counts = count_units(name, *(seen or slope_from_output(name, output)))
-            self.layers.append(as_layer(counts, len(self.layers) + 1))
+            slope_and_values = seen or slope_from_output(name, output)
+            self.layers.append(count_units(len(self.layers) + 1, name, *slope_and_values))
         if meets_weights and self._is_layer(output):
             self.last_output = output.detach().clone()
         return output

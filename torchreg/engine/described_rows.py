@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
+from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from torchreg.diagnosis.moments import Array
 from torchreg.diagnosis.record import Columns, FarColumn
 from torchreg.diagnosis.statistics import spread_out
 from torchreg.engine.request import RawRows
@@ -63,109 +64,84 @@ def describe_rows(module: nn.Sequential, training: RawRows, n_rows: int) -> Desc
     before, after = layers.get("standardize"), layers.get("unstandardize")
     if "link" in layers:
         after = None
-    ranges = ranges_of(x, *numbers_of(before, x, weight))
+    # Plain lists from here on: for a few columns, a call of numpy costs more than a loop.
+    of_x = Columns(*numbers_of(before, x, weight), *column_ranges(x))
+    of_y = describe_target(y, *numbers_of(after, y, weight), *column_ranges(y))
     at_most = min(LOOKED_AT, rows_in(_NUMBERS, width_of(x)))
     chosen = spread_out(n_rows if weight is not None else y.shape[0], at_most, weight)
-    return DescribedRows(
-        n_rows,
-        x=Columns(*(numbers.tolist() for numbers in ranges)),
-        y=describe_target(y, *numbers_of(after, y, weight)),
-        far=far_columns(x, ranges),
-        copies=find_copies(x, chosen, ranges),
-        chosen=chosen,
-    )
+    far, copies = far_columns(x, of_x), find_copies(x, chosen, of_x)
+    return DescribedRows(n_rows, of_x, of_y, far, copies, chosen)
 
 
-class Ranges(NamedTuple):
-    """Numbers of each column, in raw units and float64."""
-
-    mean: Array
-    scale: Array
-    low: Array
-    high: Array
-
-
-def ranges_of(rows: Rows, mean: Array, scale: Array) -> Ranges:
-    """Find the smallest and the largest value of each column, beside mean and scale.
-
-    Parameters
-    ----------
-    rows : Tensor of shape (n, n_columns) or SparseRows
-        Raw units.
-    mean, scale : ndarray of shape (n_columns,)
-        Of these rows.
-    """
-    low, high = column_ranges(rows)
-    return Ranges(mean, scale, low.numpy(), high.numpy())
-
-
-def describe_target(y: Tensor, mean: Array, scale: Array) -> Columns:
+def describe_target(
+    y: Tensor, mean: list[float], scale: list[float], low: list[float], high: list[float]
+) -> Columns:
     """Describe y with its skewness and kurtosis (3 for a normal distribution).
 
     Parameters
     ----------
     y : Tensor of shape (n, n_outputs)
         Raw units, float64.
-    mean, scale : ndarray of shape (n_outputs,)
+    mean, scale, low, high : list of float
         Of these rows.
     """
     # One output a row: (n, n_outputs) -> (n_outputs, n)
     values = np.ascontiguousarray(y.numpy().T)
     n_rows = values.shape[1]
-    low, high = np.minimum.reduce(values, axis=1), np.maximum.reduce(values, axis=1)
     # Standardized with these rows' own numbers, and before any power is taken; a constant is 0.
     z = values - np.add.reduce(values, axis=1, keepdims=True) / n_rows
-    z /= np.where(scale == 0, np.inf, scale)[:, None]
+    z /= np.array([size or math.inf for size in scale])[:, None]
     powers = np.empty((3, *z.shape))
     square = np.multiply(z, z, out=powers[0])
     np.multiply(square, z, out=powers[1])
     np.multiply(square, square, out=powers[2])
-    variance, skewness, kurtosis = np.add.reduce(powers, axis=2) / n_rows
-    variance[variance == 0] = 1.0
-    skewness /= variance * np.sqrt(variance)
-    kurtosis /= variance * variance
-    return Columns(*(v.tolist() for v in (mean, scale, low, high, skewness, kurtosis)))
+    second, third, fourth = (np.add.reduce(powers, axis=2) / n_rows).tolist()
+    variance = [number or 1.0 for number in second]
+    skewness = [number / v / math.sqrt(v) for number, v in zip(third, variance, strict=True)]
+    kurtosis = [number / v / v for number, v in zip(fourth, variance, strict=True)]
+    return Columns(mean, scale, low, high, skewness, kurtosis)
 
 
-def numbers_of(layer: nn.Module | None, rows: Rows, weight: Tensor | None) -> tuple[Array, Array]:
+def numbers_of(
+    layer: nn.Module | None, rows: Rows, weight: Tensor | None
+) -> tuple[list[float], list[float]]:
     """Read mean and scale out of a scaling layer or, where there is none, compute them."""
     if isinstance(layer, Standardize | Unstandardize):
-        mean, scale = layer.mean.to("cpu", torch.float64), layer.scale.to("cpu", torch.float64)
-    else:
-        mean, scale = column_statistics(rows, weight)
-    return mean.numpy(), scale.numpy()
+        return layer.mean.tolist(), layer.scale.tolist()
+    mean, scale = column_statistics(rows, weight)
+    return mean.tolist(), scale.tolist()
 
 
-def column_ranges(rows: Rows) -> tuple[Tensor, Tensor]:
-    """Find the smallest and the largest value of each column, in float64."""
+def column_ranges(rows: Rows) -> tuple[list[float], list[float]]:
+    """Find the smallest and the largest value of each column."""
     if isinstance(rows, SparseRows):
         values, columns = rows.values.to(torch.float64), rows.columns
         full = torch.bincount(columns, minlength=rows.n_columns) == len(rows)
         bound = torch.where(full, torch.inf, 0.0).to(torch.float64)
         low = bound.scatter_reduce(0, columns, values, "amin")
-        return low, (-bound).scatter_reduce(0, columns, values, "amax")
-    low, high = torch.aminmax(rows, dim=0)
-    return low.to(torch.float64), high.to(torch.float64)
+        high = (-bound).scatter_reduce(0, columns, values, "amax")
+    else:
+        low, high = torch.aminmax(rows, dim=0)
+    return low.tolist(), high.tolist()
 
 
-def far_columns(rows: Rows, ranges: Ranges) -> list[FarColumn]:
+def far_columns(rows: Rows, columns: Columns) -> list[FarColumn]:
     """Look closer at the columns whose range says that they have values far away.
 
     Parameters
     ----------
     rows : Tensor of shape (n, n_columns) or SparseRows
         Raw units.
-    ranges : Ranges
+    columns : Columns
         Of these rows.
     """
-    mean, scale, low, high = ranges
-    reach = FAR * scale
-    far = (reach > 0) & (np.maximum(high - mean, mean - low) > reach)
-    suspects = far.nonzero()[0].tolist()
+    mean, scale, low, high = columns.mean, columns.scale, columns.low, columns.high
+    numbers = enumerate(zip(mean, scale, low, high, strict=True))
+    suspects = [c for c, (m, s, least, most) in numbers if max(most - m, m - least) > FAR * s > 0]
     if not suspects:
         return []
     if isinstance(rows, SparseRows):
-        return _far_sparse(rows, torch.from_numpy(mean), torch.from_numpy(reach), suspects)
+        return _far_sparse(rows, columns, suspects)
     found = []
     for column in suspects:
         values = _column(rows, column)
@@ -174,7 +150,7 @@ def far_columns(rows: Rows, ranges: Ranges) -> list[FarColumn]:
         found.append(
             FarColumn(
                 column=column,
-                n_far=int(((values - mean[column]).abs() > reach[column]).sum()),
+                n_far=int(((values - mean[column]).abs() > FAR * scale[column]).sum()),
                 n_other=int((values != commonest).sum()),
                 two_valued=bool(((values == low[column]) | (values == high[column])).all()),
             )
@@ -182,12 +158,11 @@ def far_columns(rows: Rows, ranges: Ranges) -> list[FarColumn]:
     return found
 
 
-def _far_sparse(
-    rows: SparseRows, mean: Tensor, reach: Tensor, suspects: list[int]
-) -> list[FarColumn]:
+def _far_sparse(rows: SparseRows, numbers: Columns, suspects: list[int]) -> list[FarColumn]:
     """Look at the stored entries only, all columns at once; the commonest value is 0."""
+    mean, scale = torch.tensor([numbers.mean, numbers.scale], dtype=torch.float64)
     values, columns = rows.values.to(torch.float64), rows.columns
-    is_far = (values - mean[columns]).abs() > reach[columns]
+    is_far = (values - mean[columns]).abs() > FAR * scale[columns]
     n_far = torch.bincount(columns[is_far], minlength=rows.n_columns).tolist()
     n_other = torch.bincount(columns[values != 0], minlength=rows.n_columns).tolist()
     bound = torch.full_like(mean, torch.inf)
@@ -197,7 +172,7 @@ def _far_sparse(
     return [FarColumn(c, n_far[c], n_other[c], one_valued[c]) for c in suspects]
 
 
-def find_copies(rows: Rows, chosen: Tensor | slice, ranges: Ranges) -> list[tuple[int, int]]:
+def find_copies(rows: Rows, chosen: Tensor | slice, columns: Columns) -> list[tuple[int, int]]:
     """Find columns that are copies of others, in the same unit or another.
 
     Those that look alike on a few rows are compared on all of them.
@@ -208,7 +183,7 @@ def find_copies(rows: Rows, chosen: Tensor | slice, ranges: Ranges) -> list[tupl
         Raw units.
     chosen : Tensor of shape (m,) or slice
         The few rows.
-    ranges : Ranges
+    columns : Columns
         Of all rows.
 
     Returns
@@ -217,9 +192,9 @@ def find_copies(rows: Rows, chosen: Tensor | slice, ranges: Ranges) -> list[tupl
         A column, and a later one that is its copy; each later one is named once.
     """
     # Any two columns of two rows are copies.
-    if width_of(rows) < 2 or not _some_range_alike(ranges) or len(sample := rows[chosen]) < 3:
+    if width_of(rows) < 2 or not _some_range_alike(columns) or len(sample := rows[chosen]) < 3:
         return []
-    mean, scale = torch.from_numpy(ranges.mean), torch.from_numpy(ranges.scale)
+    mean, scale = torch.tensor([columns.mean, columns.scale], dtype=torch.float64)
     z = (sample.to(torch.float64) - mean) / scale.masked_fill(scale == 0, torch.inf)
     # One number per column: the same for a copy, but for its sign, and 0 for what hardly varies.
     mark = torch.sin(torch.arange(1, len(z) + 1, dtype=torch.float64)) @ z
@@ -240,12 +215,12 @@ def find_copies(rows: Rows, chosen: Tensor | slice, ranges: Ranges) -> list[tupl
     return [(first, second) for second, first in sorted(found.items())]
 
 
-def _some_range_alike(ranges: Ranges) -> bool:
+def _some_range_alike(columns: Columns) -> bool:
     """Tell whether two columns span about as many standard deviations, as copies do."""
-    varies = ranges.scale > 0
-    span = np.sort((ranges.high - ranges.low)[varies] / ranges.scale[varies])
+    numbers = zip(columns.scale, columns.low, columns.high, strict=True)
+    spans = sorted((high - low) / scale for scale, low, high in numbers if scale > 0)
     # At both ends copies differ by SAME at most, and by rounding.
-    return bool((span[1:] - span[:-1] <= 3 * SAME).any())
+    return any(after - before <= 3 * SAME for before, after in pairwise(spans))
 
 
 def _same(a: Tensor, b: Tensor) -> bool:

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from torchreg._device import generator_states, set_generator_states
+from torchreg._device import generator_states, inference, set_generator_states
 from torchreg.engine.capture import Program, write_down
 from torchreg.engine.cuda_graph import graphed
 from torchreg.engine.objective import Objective
@@ -18,10 +17,6 @@ from torchreg.engine.recorder import NotCapturableError, Recorder, written_outsi
 from torchreg.engine.rows import Batch
 from torchreg.engine.stacked_network import StackedObjective
 from torchreg.engine.surroundings import obstacle, python_state
-
-#: ``torch.inference_mode`` without its wrapper in Python, which takes longer and which Ctrl-C
-#: can keep from turning the mode off.
-_inference = partial(torch._C._InferenceMode, True)
 
 #: A program repays its recording within about this many steps.
 WORTH_CAPTURING = 16
@@ -160,7 +155,7 @@ class CapturedGradient:
         program = self.programs.get(kind)
         if program is not None:
             try:
-                with _inference():
+                with inference(True):
                     return program(*batch)
             except RuntimeError:
                 # A check such as that of a Cholesky factor; the ordinary step says it better.
@@ -235,7 +230,7 @@ class CapturedGradient:
     ) -> bool:
         """Whether a program gives what the ordinary step gave, and leaves what it left."""
         try:
-            with _inference():
+            with inference(True):
                 loss = program(*batch)
         except Exception:
             # Some operations, such as oneDNN's LSTM, cannot be called from outside torch.

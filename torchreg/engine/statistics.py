@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from torchreg.engine.rows import Rows, SparseRows, chunks, exponent_of, of_order_one
@@ -126,13 +124,11 @@ def lost_digits(statistics: Statistics, dtype: torch.dtype) -> list[int]:
     """
     if not dtype.is_floating_point:
         return []
-    few = few_digits(statistics, dtype) & (statistics.scale.numpy() > 0)
-    columns: list[int] = few.nonzero()[0].tolist()
-    return columns
+    few = few_digits(statistics.mean.tolist(), statistics.scale.tolist(), dtype)
+    return [c for c, scale in enumerate(statistics.scale.tolist()) if few[c] and scale > 0]
 
 
-def few_digits(statistics: Statistics, dtype: torch.dtype) -> NDArray[np.bool_]:
+def few_digits(mean: list[float], scale: list[float], dtype: torch.dtype) -> list[bool]:
     """Tell of each column whether it is constant, or spans fewer numbers of a dtype than that."""
-    mean, scale = (numbers.numpy() for numbers in statistics)
-    few: NDArray[np.bool_] = scale <= _DIGITS * torch.finfo(dtype).eps * np.abs(mean)
-    return few
+    share = _DIGITS * torch.finfo(dtype).eps
+    return [s <= share * abs(m) for m, s in zip(mean, scale, strict=True)]

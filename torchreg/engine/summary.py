@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from itertools import accumulate
-from typing import NamedTuple
+from itertools import chain
+from typing import Any, NamedTuple
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -18,6 +17,9 @@ from torchreg.engine.described_rows import DescribedRows
 from torchreg.engine.problem import Outcome, Problem
 from torchreg.engine.rows import Table
 from torchreg.nn.links import link_of
+
+#: Parameter tensors of so many numbers are measured as lists: less than a call of torch costs.
+FEW = 256
 
 
 class Sample(NamedTuple):
@@ -123,7 +125,7 @@ class Travel:
             if parameter.numel():
                 self.names.append(name)
                 self.tensors.append(parameter)
-        self.start = torch.cat(self._each())
+        self.start = self._numbers()
 
     @classmethod
     def of_several(cls, travels: Sequence[Travel]) -> Travel:
@@ -132,27 +134,39 @@ class Travel:
         numbered = [*enumerate(travels)]
         whole.names = [f"members.{i}.{name}" for i, travel in numbered for name in travel.names]
         whole.tensors = [tensor for travel in travels for tensor in travel.tensors]
-        whole.start = torch.cat([travel.start for travel in travels])
+        whole.start = [numbers for travel in travels for numbers in travel.start]
         return whole
 
     def finish(self) -> list[Journey]:
         """Hold the parameters against their start."""
-        # All tensors at once: a call of torch costs as much for each of them.
-        # (2, n): where they were, and how far from there they are
-        numbers = torch.cat([self.start, *self._each()])
-        both = numbers.reshape(2, -1).cpu().numpy()
-        both[1] -= both[0]
-        both *= both
-        counts = [tensor.numel() for tensor in self.tensors]
-        first = [end - n for end, n in zip(accumulate(counts), counts, strict=True)]
-        squares = np.add.reduceat(both, first, axis=1, dtype=np.float64).tolist()
-        journeys = [
-            Journey(name, n, math.sqrt(of_start / n), math.sqrt(of_way / n))
-            for name, n, of_start, of_way in zip(self.names, counts, *squares, strict=True)
-        ]
-        return journeys
+        pairs = zip(self.names, self.start, self._numbers(), strict=True)
+        return [_journey(name, before, after) for name, before, after in pairs]
 
-    def _each(self) -> list[Tensor]:
-        """Give each tensor as a vector."""
-        # (...) -> (n,)
-        return [tensor.detach().reshape(-1) for tensor in self.tensors]
+    def _numbers(self) -> list[list[float] | Tensor]:
+        """Copy the numbers of each tensor; few of them into a list."""
+        return [
+            _flat(tensor.tolist())
+            if tensor.numel() <= FEW
+            else tensor.detach().to("cpu", torch.float64, copy=True)
+            for tensor in self.tensors
+        ]
+
+
+def _flat(values: Any) -> list[float]:
+    """Unpack the lists in a list: of a few numbers it takes less time than a view of a tensor."""
+    if not isinstance(values, list):
+        return [values]
+    while isinstance(values[0], list):
+        values = [*chain.from_iterable(values)]
+    numbers: list[float] = values
+    return numbers
+
+
+def _journey(name: str, before: list[float] | Tensor, after: list[float] | Tensor) -> Journey:
+    """Measure how far one tensor went."""
+    if isinstance(before, Tensor) and isinstance(after, Tensor):
+        n = before.numel()
+        start, way = (float(torch.linalg.vector_norm(v)) for v in (before, after - before))
+    else:
+        n, start, way = len(before), math.hypot(*before), math.dist(before, after)
+    return Journey(name, n, start / math.sqrt(n), way / math.sqrt(n))
