@@ -113,6 +113,7 @@ FLOORS: dict[str, list[str]] = {
         "torchreg.engine.cuda_graph",
         "torchreg.engine.capture",
         "torchreg.engine.operations",
+        "torchreg.engine.products",
         "torchreg.engine.recorder",
         "torchreg.engine.surroundings",
         "torchreg.engine.core",
