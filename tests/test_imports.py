@@ -87,6 +87,7 @@ FLOORS: dict[str, list[str]] = {
         "torchreg.engine",
         "torchreg.engine.start",
         "torchreg.engine.meeting",
+        "torchreg.engine.signals",
         "torchreg.engine.fit",
         "torchreg.engine.together",
         "torchreg.engine.plan",
