@@ -38,6 +38,7 @@ FLOORS: dict[str, list[str]] = {
     "arrays, parameters, words": [
         "torchreg._automatic",
         "torchreg._origin",
+        "torchreg._history",
         "torchreg._checkpoint",
         "torchreg._fingerprint",
         "torchreg._observers",
