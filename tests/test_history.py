@@ -17,7 +17,9 @@ Y = X[:, 0]
 
 
 def fitted(**options: Any) -> TorchRegressor:
-    return TorchRegressor(**{"max_epochs": 4, "random_state": 0, **options}).fit(X, Y)
+    return TorchRegressor(**{"max_epochs": 4, "n_folds": None, "random_state": 0, **options}).fit(
+        X, Y
+    )
 
 
 def test_the_rows_say_of_each_epoch_what_the_curves_say() -> None:
