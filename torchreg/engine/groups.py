@@ -17,7 +17,7 @@ from torchreg.nn import MemberLinear, PeriodicEmbedding
 
 #: Numbers in the widest layer of a stack, rows of a batch and networks together, at most: two
 #: or three such tensors stay in a processor's cache. More networks make another stack.
-AT_ONCE = 2**18
+AT_ONCE = 3 * 2**17
 #: Numbers of parameters and validation rows that the networks of a stack hold, at most, if they
 #: are several: some of them several times, as the optimizer and the best weights do.
 HELD = 2**24
