@@ -38,6 +38,7 @@ FLOORS: dict[str, list[str]] = {
     "arrays, parameters, words": [
         "torchreg._automatic",
         "torchreg._origin",
+        "torchreg._history",
         "torchreg._checkpoint",
         "torchreg._fingerprint",
         "torchreg._observers",
@@ -87,6 +88,7 @@ FLOORS: dict[str, list[str]] = {
         "torchreg.engine",
         "torchreg.engine.start",
         "torchreg.engine.meeting",
+        "torchreg.engine.signals",
         "torchreg.engine.fit",
         "torchreg.engine.together",
         "torchreg.engine.plan",
@@ -113,6 +115,7 @@ FLOORS: dict[str, list[str]] = {
         "torchreg.engine.cuda_graph",
         "torchreg.engine.capture",
         "torchreg.engine.operations",
+        "torchreg.engine.products",
         "torchreg.engine.recorder",
         "torchreg.engine.surroundings",
         "torchreg.engine.core",

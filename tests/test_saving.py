@@ -30,6 +30,7 @@ from torch.nn import functional
 
 import torchreg
 from torchreg import TorchRegressor, UnwrittenWarning
+from torchreg._history import written_out
 from torchreg.export.unwritten import Unwritten
 from torchreg.nn import MLP
 
@@ -259,7 +260,7 @@ def same(one: Any, two: Any) -> bool:
 
 
 def state(reg: Any) -> dict[str, Any]:
-    return dict(sorted(vars(reg).items()))
+    return dict(sorted(written_out(vars(reg)).items()))
 
 
 @pytest.fixture

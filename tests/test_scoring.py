@@ -83,6 +83,49 @@ def test_the_score_of_several_outputs_is_the_mean_of_theirs(
     assert reg.score(X, both.tolist()) == reg.score(X, both)
 
 
+@pytest.mark.parametrize("n", [2, 3, 9, 90])
+def test_a_plain_score_has_every_bit_of_scikit_learns(n: int, table: tuple[Array, ...]) -> None:
+    X, y, _ = table
+    reg = TorchRegressor(module=MLP, max_epochs=5, random_state=0).fit(X, y)
+    for rows in (slice(n), slice(None, None, -(90 // n))):
+        for offset in (0.0, 1e6):
+            truth = y[rows] + offset
+            assert reg.score(X[rows], truth) == r2_score(truth, reg.predict(X[rows]))
+
+
+@pytest.mark.parametrize(
+    "truth",
+    [
+        np.ones(90),
+        np.full(90, np.nan),
+        np.r_[np.inf, np.zeros(89)],
+        np.full(90, 1e200) * np.arange(90),
+        np.arange(89.0),
+        np.arange(90.0).reshape(-1, 1),
+        np.arange(90),
+        np.arange(90.0, dtype=np.float32),
+        np.arange(90.0).tolist(),
+        np.array(["a"] * 90),
+    ],
+    ids=["constant", "nan", "inf", "huge", "short", "column", "int", "float32", "list", "text"],
+)
+@pytest.mark.filterwarnings("ignore:(overflow|invalid value):RuntimeWarning")
+def test_of_other_targets_a_score_says_what_scikit_learn_says(
+    truth: Any, table: tuple[Array, ...]
+) -> None:
+    X, y, _ = table
+    reg = TorchRegressor(module=MLP, max_epochs=5, random_state=0).fit(X, y)
+
+    def outcome(score: Any) -> Any:
+        try:
+            return repr(float(score()))
+        except (ValueError, TypeError) as error:
+            return type(error), str(error)
+
+    expected = outcome(lambda: r2_score(truth, reg.predict(X)))
+    assert outcome(lambda: reg.score(X, truth)) == expected
+
+
 @pytest.mark.parametrize(("options", "metric"), SCORES[3:8], ids=name_of)
 def test_cross_validation_uses_the_score(
     options: dict[str, Any], metric: Any, table: tuple[Array, ...]

@@ -87,6 +87,20 @@ def test_a_linear_layer_with_features_first_gives_the_same_in_the_other_layout()
         assert output.stride() == (1, 5) and deep.shape == (2, 5, 4)
 
 
+def test_the_biases_of_a_first_layer_are_the_weights_of_a_feature_that_is_1() -> None:
+    x, weight, bias = numbers(5, 3), numbers(4, 3).requires_grad_(), numbers(4).requires_grad_()
+    slope = numbers(5, 4)
+    with FeaturesFirst() as mode:
+        mode.rows = x
+        output = functional.linear(x, weight, bias)
+    expected = functional.linear(x, weight, bias)
+    torch.testing.assert_close(output, expected)
+    came, due = (
+        torch.autograd.grad(each, [weight, bias], grad_outputs=slope) for each in (output, expected)
+    )
+    torch.testing.assert_close(came, due)
+
+
 @pytest.mark.parametrize("inplace", [False, True])
 @pytest.mark.parametrize("rate", [0.0, 0.3, 1.0])
 def test_dropout_of_a_rate_that_is_a_tensor_is_that_of_torch(rate: float, inplace: bool) -> None:

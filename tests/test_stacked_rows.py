@@ -10,7 +10,7 @@ from torch import Tensor
 
 import torchreg.engine.stacked_rows as stacked_rows
 from torchreg.engine.rows import Table, batch_sizes, shuffled_batches
-from torchreg.engine.stacked_rows import Deal, all_rows, rows_of
+from torchreg.engine.stacked_rows import Deal, all_rows, generators_for, rows_of
 
 
 def table(n: int, seed: int, *, weighted: bool = False) -> Table:
@@ -18,10 +18,6 @@ def table(n: int, seed: int, *, weighted: bool = False) -> Table:
     x, t = (torch.randn(n, width, generator=generator, dtype=torch.float64) for width in (3, 2))
     weight = torch.rand(n, generator=generator, dtype=torch.float64) + 0.5 if weighted else None
     return Table(x, t, weight)
-
-
-def generators(n: int) -> list[torch.Generator]:
-    return [torch.Generator().manual_seed(10 + k) for k in range(n)]
 
 
 def shares_of(table: Table, weight: Tensor | None) -> Tensor:
@@ -36,9 +32,18 @@ def shares_of(table: Table, weight: Tensor | None) -> Tensor:
     weights=st.integers(0, 31),
     turned=st.booleans(),
     gathered=st.sampled_from([1, 30, 2**20]),
+    copies=st.lists(st.integers(0, 4), max_size=4),
+    seeds=st.integers(0, 511),
 )
 def test_each_table_deals_out_the_rows_that_it_deals_alone_in_the_same_order(
-    n_steps: int, size: int, rest: list[int], weights: int, turned: bool, gathered: int
+    n_steps: int,
+    size: int,
+    rest: list[int],
+    weights: int,
+    turned: bool,
+    gathered: int,
+    copies: list[int],
+    seeds: int,
 ) -> None:
     tables = [
         table(size * n_steps + more, k, weighted=bool(weights >> k & 1))
@@ -47,7 +52,12 @@ def test_each_table_deals_out_the_rows_that_it_deals_alone_in_the_same_order(
     each = [batch_sizes(len(t.t), size) for t in tables]
     if len({len(own) for own in each}) > 1:
         tables, each = tables[:1], each[:1]
-    dealt, alone = generators(len(tables)), generators(len(tables))
+    # Some networks see the same rows, in the same order or in another one.
+    chosen = [*range(len(tables)), *(copy % len(tables) for copy in copies)]
+    tables, each = [tables[k] for k in chosen], [each[k] for k in chosen]
+    own_seeds = [10 + (seeds >> k & 1) for k in range(len(tables))]
+    dealt = generators_for(own_seeds, tables)
+    alone = [torch.Generator().manual_seed(seed) for seed in own_seeds]
     before, stacked_rows._GATHERED = stacked_rows._GATHERED, gathered
     try:
         deal = Deal(tables, [size] * len(tables), dealt, turned=turned)
@@ -87,6 +97,7 @@ def test_whole_tables_lie_side_by_side_in_their_order(
     lengths: list[int], weighted: bool, turned: bool
 ) -> None:
     tables = [table(n, n, weighted=weighted) for n in lengths]
+    tables, lengths = [*tables, tables[0]], [*lengths, lengths[0]]
     batch = all_rows(tables, turned=turned)
     shape = (len(tables), 3, 7) if turned else (len(tables), 7, 3)
     assert tuple(batch.x.shape) == shape and batch.x.is_contiguous()
@@ -98,6 +109,19 @@ def test_whole_tables_lie_side_by_side_in_their_order(
             share = shares_of(one, one.weight)
             torch.testing.assert_close(batch.weight[place, : lengths[place]], share)
             assert not bool(batch.weight[place, lengths[place] :].any())
+
+
+def test_what_several_networks_see_is_gathered_once() -> None:
+    one, other, longer = table(6, 0), table(6, 1), table(7, 2)
+    tables = [one, other, one, one, longer]
+    drawn = generators_for([5, 5, 5, 6, 5], tables)
+    # The order of more rows is another one.
+    assert drawn[0] is drawn[1] is drawn[2]
+    assert len({id(generator) for generator in drawn}) == 3
+    deal = Deal(tables, [3] * 5, drawn, turned=False)
+    assert deal.tables == [one, other, one, longer]
+    assert deal.which is not None and deal.which.tolist() == [0, 1, 0, 2, 3]
+    assert Deal([one, other], [3, 3], None, turned=False).which is None
 
 
 def test_rows_that_are_taken_out_can_be_written_to() -> None:

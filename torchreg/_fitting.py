@@ -6,6 +6,7 @@ import copy
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, Self
 
 from sklearn.base import BaseEstimator
@@ -15,6 +16,7 @@ from torchreg._automatic import choose
 from torchreg._checks import Form, check_start, check_training_data, check_validation_data
 from torchreg._data import Data, hold_out, names_of
 from torchreg._device import resolve_device
+from torchreg._history import PAST, HistoryAttribute, Past
 from torchreg._observers import NativeFit, PrintedTable, print_folds, print_starts
 from torchreg._origin import origin_of
 from torchreg._parameters import as_callbacks, nested_parameters, seed_from
@@ -105,7 +107,9 @@ class FittingMixin(BaseEstimator):
     module_: nn.Sequential
     n_iter_: int
     chosen_params_: dict[str, Any]
-    history_: list[dict[str, Any]]
+    history_ = HistoryAttribute()
+    loss_curve_: list[float]
+    validation_loss_curve_: list[float] | None
 
     def _ask(
         self,
@@ -207,7 +211,9 @@ class FittingMixin(BaseEstimator):
             device=resolve_device(self.device),
             dtype=self.dtype,
             seed=seed,
-            observers=lambda module: self._observers(module, epochs_before, native, schedule),
+            observers=partial(
+                self._observers, before=epochs_before, native=native, schedule=schedule
+            ),
             start=start,
             epochs_before=epochs_before,
             keeper=keeper,
@@ -282,28 +288,29 @@ class FittingMixin(BaseEstimator):
         """Take what was learned."""
         outcome = fitted.outcome
         learned = {**asked.seen, "fit_summary_": fitted.summary.to_dict()}
-        before: list[dict[str, Any]] = []
+        losses, validation = [*outcome.losses], outcome.validation_losses
+        history: dict[str, Any] = {PAST: Past(outcome)}
         if self._goes_on():
-            before = self.history_
+            rows = [*self.history_, *outcome.history()]
+            losses = [row["loss"] for row in rows]
+            if validation is not None:
+                validation = [row.get("validation_loss", math.nan) for row in rows]
+            history = {"history_": rows}
         else:
             learned["init_losses_"] = fitted.init_losses
             learned["_origin"] = {**learned["_origin"], "start_seed": fitted.seed}
-        history = [*before, *outcome.history()]
-        losses = [row["loss"] for row in history]
-        validation = None
-        if "validation_loss" in history[-1]:
-            validation = [row.get("validation_loss", math.nan) for row in history]
         learned |= {
             "module_": fitted.module,
             "dtype_": fitted.dtype,
-            "history_": history,
-            "n_iter_": history[-1]["epoch"],
+            **history,
+            "n_iter_": outcome.last_epoch,
             "best_epoch_": outcome.best_epoch,
             "loss_curve_": losses,
             "loss_": losses[max(outcome.best_epoch, 1) - 1],
-            "validation_loss_curve_": validation,
+            "validation_loss_curve_": None if validation is None else [*validation],
         }
-        kept = {name: v for name, v in vars(self).items() if name != "feature_names_in_"}
+        replaced = {"feature_names_in_", "history_", PAST}
+        kept = {name: v for name, v in vars(self).items() if name not in replaced}
         # All at once: what comes in between, as Ctrl-C may, finds the old fit or the new one.
         self.__dict__ = kept | learned
 

@@ -19,6 +19,7 @@ from torchreg._automatic import CHOSEN
 from torchreg._checks import Form
 from torchreg._errors import FileError
 from torchreg._given import give_network
+from torchreg._history import written_out
 from torchreg.engine.members import has_members
 from torchreg.engine.network import check_output
 from torchreg.export.architecture import (
@@ -98,7 +99,7 @@ def write_estimator(estimator: BaseEstimator) -> tuple[dict[str, Any], Writer]:
     apart = {*estimator.get_params(deep=False), *_APART}
     attributes = {}
     try:
-        for name, value in vars(estimator).items():
+        for name, value in written_out(vars(estimator)).items():
             if name not in apart:
                 attributes[name] = writer.write(value, at=name)
         name = "_form"

@@ -12,6 +12,7 @@ from sklearn.base import BaseEstimator
 from sklearn.utils.validation import check_is_fitted
 
 from torchreg._errors import UnwrittenWarning
+from torchreg._history import written_out
 
 
 def pack_estimator(estimator: BaseEstimator) -> tuple[bytes, list[Any]]:
@@ -170,7 +171,7 @@ class SavingMixin(BaseEstimator):
 
     def __getstate__(self) -> dict[str, Any]:
         # A pickle holds no device memory: it opens on a machine without that device.
-        state = dict(super().__getstate__())
+        state = written_out(super().__getstate__())
         if "module_" not in state and "estimators_" not in state:
             return state
         if "module_" in state and next(state["module_"].parameters()).device.type != "cpu":

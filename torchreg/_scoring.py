@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -64,14 +65,18 @@ class ScoreMixin(RegressorMixin, BaseEstimator):
         >>> bool(reg.score(X, np.exp(X[:, 0])) > 0.99)
         True
         """
-        from sklearn.metrics import d2_pinball_score, d2_tweedie_score
+        from sklearn.metrics import d2_pinball_score, d2_tweedie_score, r2_score
 
         owner = self._with_loss()
         loss = owner.loss
         if not isinstance(loss, Unwritten):
             loss = build_loss(loss, nested_parameters(owner._nested, "loss")).function
         if not isinstance(loss, TweedieDeviance | PinballLoss) and loss is not absolute_error:
-            return float(super().score(X, y, sample_weight))
+            prediction = self.predict(X)
+            plain = _r2_of_vectors(y, prediction) if sample_weight is None else None
+            if plain is not None:
+                return plain
+            return float(r2_score(y, prediction, sample_weight=sample_weight))
         y, prediction, weight = map(_in_numpy, (y, self.predict(X), sample_weight))
         if isinstance(loss, TweedieDeviance):
             # (n,) or (n, n_outputs) -> n_outputs of (n,)
@@ -80,6 +85,27 @@ class ScoreMixin(RegressorMixin, BaseEstimator):
             return float(np.mean([d2_tweedie_score(*pair, **options) for pair in columns]))
         level = loss.link.levels[loss.link.place] if isinstance(loss, PinballLoss) else 0.5
         return float(d2_pinball_score(y, prediction, sample_weight=weight, alpha=level))
+
+
+def _r2_of_vectors(y: Any, prediction: Any) -> float | None:
+    """Compute the R2 of vectors with nothing special in them, with scikit-learn's operations.
+
+    Its checks take twenty times as long for some hundred rows; whatever they might find, or say
+    in their words, is left to them: ``None``.
+    """
+    for values in (y, prediction):
+        if type(values) is not np.ndarray or values.dtype != np.float64 or values.ndim != 1:
+            return None
+    if y.shape != prediction.shape or len(y) < 2:
+        return None
+    # (n,) -> (n, 1), as there, for sums in the same order
+    y, prediction = y.reshape(-1, 1), prediction.reshape(-1, 1)
+    with np.errstate(all="ignore"):
+        numerator = float(np.sum((y - prediction) ** 2, axis=0)[0])
+        denominator = float(np.sum((y - np.average(y, axis=0)) ** 2, axis=0)[0])
+    if not (math.isfinite(numerator) and math.isfinite(denominator) and denominator):
+        return None
+    return 1 - numerator / denominator
 
 
 def _in_numpy(values: Any) -> Any:

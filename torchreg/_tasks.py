@@ -8,6 +8,8 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any
 
+from torchreg.engine.signals import Signal
+
 
 class TaskError(Exception):
     """Where an error happened in the thread of its task: the cause of the error elsewhere."""
@@ -40,7 +42,7 @@ class Task:
         self.error: BaseException | None = None
         #: Whether a thread runs it, or it was dropped.
         self.taken = False
-        self.ended = threading.Event()
+        self.ended = Signal()
 
     def run(self) -> None:
         """Run it, whatever comes."""

@@ -15,6 +15,7 @@ from functools import lru_cache, partial
 from types import CodeType
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -40,6 +41,7 @@ from torchreg.engine.operations import (
     take_again,
     transpose_of,
 )
+from torchreg.engine.products import is_small_product
 from torchreg.engine.recorder import Call, NotCapturableError, memory_of
 
 Program = Callable[[Tensor, Tensor, Tensor | None], Tensor]
@@ -196,6 +198,8 @@ class _Notes:
             return False
         if call.name == "mm":
             return given[0] in self.transposed and is_thin(call.result)
+        if self.stays and is_small_product(call):
+            return False
         return call.args[0].shape[2] > 1 and is_thin(call.result)
 
     def _append_turned(self, call: Call) -> None:
@@ -284,6 +288,16 @@ class _Notes:
                 and self._settle(names, call.given, partial(take_again, call))
             ):
                 continue
+            if self.stays and is_small_product(call):
+                if names[0] in direct:
+                    place = self._object(direct[names[0]].numpy())
+                else:
+                    self._settle(names, [], partial(torch.empty_like, call.result))
+                    place = self._array(call.result)
+                factors = ", ".join(map(self._array, call.args))
+                product = self._object(np.matmul, name="product")
+                yield f"{product}({factors}, out={place})"
+                continue
             arguments = [self._literal(argument) for argument in call.args]
             arguments += [f"{key}={self._literal(value)}" for key, value in call.kwargs.items()]
             function = self._function(call)
@@ -343,6 +357,13 @@ class _Notes:
         if isinstance(value, float) and math.isfinite(value):
             return repr(value)
         return self._object(value)
+
+    def _array(self, tensor: Tensor) -> str:
+        """Write down the array that shares the memory of a tensor."""
+        name = self.name_of(tensor)
+        if name not in self.bound:
+            return f"{name}.numpy()"
+        return self._object(self.bound[name].numpy(), name=f"{name}_array")
 
     def _object(self, value: Any, *, name: str | None = None) -> str:
         """Give the function an object that cannot be written down."""

@@ -18,6 +18,9 @@ from torchreg.engine.rows import Batch
 from torchreg.engine.stacked_network import StackedObjective
 from torchreg.engine.surroundings import obstacle, python_state
 
+#: Gradients may differ by so many spacings of the largest of them, for want of digits.
+_NOISE = 2.0**10
+
 #: A program repays its recording within about this many steps.
 WORTH_CAPTURING = 16
 
@@ -235,7 +238,12 @@ class CapturedGradient:
         except Exception:
             # Some operations, such as oneDNN's LSTM, cannot be called from outside torch.
             return False
-        return agree([loss, *self.taped.out], expected) and agree(self._state(), after)
+        expected_loss, *gradients = expected
+        return (
+            agree([loss], [expected_loss])
+            and agree(self.taped.out, gradients, noise=_NOISE)
+            and agree(self._state(), after)
+        )
 
     @contextmanager
     def _watched(self) -> Iterator[None]:
@@ -263,15 +271,26 @@ class CapturedGradient:
         return [tensor.detach() for tensor in [*self.taped.objective.changing, *self.written]]
 
 
-def agree(first: Sequence[Tensor], second: Sequence[Tensor]) -> bool:
-    """Whether tensors are equal up to the rounding of a sum in another order."""
+def agree(first: Sequence[Tensor], second: Sequence[Tensor], *, noise: float = 0.0) -> bool:
+    """Whether tensors are equal up to the rounding of a sum in another order.
+
+    What is ``noise`` spacings of the largest number of all may differ: a gradient that is
+    nothing but rounding, as that of a bias before a normalization, has no digits to compare.
+    """
+    largest = max((_largest(b) for b in second), default=0.0) if noise else 0.0
     for a, b in zip(first, second, strict=True):
         if not (a.is_floating_point() or a.is_complex()):
             if not torch.equal(a, b):
                 return False
             continue
-        tolerance = torch.finfo(a.dtype).eps ** 0.5
-        bound = tolerance * float(b.abs().nan_to_num(0.0, 0.0, 0.0).max()) if b.numel() else 0.0
+        eps = torch.finfo(a.dtype).eps
+        tolerance = eps**0.5
+        bound = max(tolerance * _largest(b), noise * eps * largest)
         if not torch.allclose(a, b, rtol=tolerance, atol=bound, equal_nan=True):
             return False
     return True
+
+
+def _largest(values: Tensor) -> float:
+    """Give the largest size of the finite numbers."""
+    return float(values.abs().nan_to_num(0.0, 0.0, 0.0).max()) if values.numel() else 0.0

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections import Counter, defaultdict
 from collections.abc import Hashable, Sequence
-from itertools import pairwise
+from itertools import chain, pairwise
 from typing import NamedTuple
 
 from torch import Tensor, nn
@@ -17,7 +17,7 @@ from torchreg.nn import MemberLinear, PeriodicEmbedding
 
 #: Numbers in the widest layer of a stack, rows of a batch and networks together, at most: two
 #: or three such tensors stay in a processor's cache. More networks make another stack.
-AT_ONCE = 2**18
+AT_ONCE = 3 * 2**17
 #: Numbers of parameters and validation rows that the networks of a stack hold, at most, if they
 #: are several: some of them several times, as the optimizer and the best weights do.
 HELD = 2**24
@@ -62,18 +62,23 @@ def groups_of(problems: Sequence[Problem], *, n_threads: int) -> list[Group]:
     list of Group
     """
     kinds: defaultdict[Hashable, list[int]] = defaultdict(list)
-    owners = Counter(id(tensor) for problem in problems for tensor in _changed_in(problem.network))
+    changed = [[id(tensor) for tensor in _changed_in(problem.network)] for problem in problems]
+    owners = Counter(chain(*changed))
     groups = []
     for index, problem in enumerate(problems):
         try:
-            if any(owners[id(tensor)] > 1 for tensor in _changed_in(problem.network)):
+            if any(owners[tensor] > 1 for tensor in changed[index]):
                 raise UnlikeError("it shares with another network what is trained")
             kinds[kind_of(problem)].append(index)
         except UnlikeError as error:
             groups.append(Group([index], str(error)))
+    #: Which of the tables each problem has, counted in the order in which they come.
+    known: dict[int, int] = {}
+    tables = [known.setdefault(id(problem.training.t), len(known)) for problem in problems]
     for alike in kinds.values():
-        # Those with the same number of rows together, so that little is padded.
-        alike.sort(key=lambda index: len(problems[index].training.t))
+        # Those with the same number of rows together, so that little is padded; and those with
+        # the same rows, which are then gathered once.
+        alike.sort(key=lambda index: (len(problems[index].training.t), tables[index]))
         begin = 0
         for end in range(1, len(alike) + 1):
             fewest = len(problems[alike[begin]].training.t)
@@ -91,34 +96,64 @@ def _changed_in(network: nn.Module) -> list[Tensor]:
 
 def _pieces(problems: Sequence[Problem], alike: list[int], n_threads: int) -> list[Group]:
     """Cut a group into stacks of about equal size, kind to memory and enough for all threads."""
-    each = max(width_in_numbers(problems[index]) for index in alike)
-    held = max(_held_in_numbers(problems[index]) for index in alike)
+    own = [problems[index] for index in alike]
+    size = size_of(own[0])
+    each = max(width_in_numbers(problem, size) for problem in own)
+    held = max(_held_in_numbers(problem, size) for problem in own)
     n_pieces = math.ceil(len(alike) / max(1, min(AT_ONCE // each, HELD // held)))
     for_all_threads = math.ceil(n_pieces / n_threads) * n_threads
-    busy = math.floor(sum(share_of_thread(problems[index]) for index in alike))
+    busy = math.floor(share_of_threads(own))
     n_pieces = max(n_pieces, min(for_all_threads, busy, len(alike)))
     bounds = [len(alike) * piece // n_pieces for piece in range(n_pieces + 1)]
     apart = ENOUGH if len(alike) > 1 else "no other network is like it"
     return [Group(alike[a:b], apart if b - a == 1 else None) for a, b in pairwise(bounds)]
 
 
-def share_of_thread(problem: Problem) -> float:
-    """Tell which part of a thread a network of a stack keeps busy, which else waits for Python."""
-    rows = min(problem.batch_size, len(problem.training.t))
-    work = rows * sum(p.numel() for p in problem.network.parameters())
-    return max(width_in_numbers(problem) / MANY, work / MUCH)
+class Size(NamedTuple):
+    """Units of a network's widest layer, and numbers of its parameters."""
+
+    widest: int
+    n_parameters: int
 
 
-def _held_in_numbers(problem: Problem) -> int:
+def size_of(problem: Problem) -> Size:
+    """Measure a network: once for all of a kind, for to look through modules takes its time."""
+    return Size(widest(problem), sum(p.numel() for p in problem.network.parameters()))
+
+
+def share_of_threads(alike: Sequence[Problem]) -> float:
+    """Tell how many threads the networks of a stack keep busy, which else wait for Python.
+
+    Parameters
+    ----------
+    alike : sequence of Problem
+        Of one kind.
+    """
+    size = size_of(alike[0])
+    return sum(share_of_thread(problem, size) for problem in alike)
+
+
+def share_of_thread(problem: Problem, size: Size | None = None) -> float:
+    """Tell which part of a thread a network of a stack keeps busy."""
+    size = size or size_of(problem)
+    work = _rows_at_once(problem) * size.n_parameters
+    return max(width_in_numbers(problem, size) / MANY, work / MUCH)
+
+
+def _held_in_numbers(problem: Problem, size: Size) -> int:
     """Count the numbers that each network of a stack holds all the time."""
     validation = problem.validation
     rows = 0 if validation is None else len(validation.t) * width_of(validation.x)
-    return rows + sum(p.numel() for p in problem.network.parameters())
+    return rows + size.n_parameters
 
 
-def width_in_numbers(problem: Problem) -> int:
+def width_in_numbers(problem: Problem, size: Size | None = None) -> int:
     """Count the numbers in the widest layer of a network: rows of a batch times units."""
-    return min(problem.batch_size, len(problem.training.t)) * widest(problem)
+    return _rows_at_once(problem) * (size or size_of(problem)).widest
+
+
+def _rows_at_once(problem: Problem) -> int:
+    return min(problem.batch_size, len(problem.training.t))
 
 
 def widest(problem: Problem) -> int:

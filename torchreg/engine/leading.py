@@ -16,6 +16,7 @@ from torchreg.engine.problem import reraise_interrupt
 from torchreg.engine.recorder import Call, Recorder, memory_of
 from torchreg.engine.stacked_network import leave_out
 from torchreg.engine.surroundings import python_state
+from torchreg.nn.plain import plain_layers
 
 
 @dataclass
@@ -69,7 +70,7 @@ def leading_layers(network: nn.Module, loss: Callable[..., Any], x: Tensor) -> l
     ['0', '1']
     """
     names: list[str] = []
-    if len(x) < 2:
+    if len(x) < 2 or _begins_with_what_learns(network):
         return names
     try:
         network = copy.deepcopy(network)
@@ -81,6 +82,12 @@ def leading_layers(network: nn.Module, loss: Callable[..., Any], x: Tensor) -> l
         # Whatever a module of the user's raises, its training says better.
         reraise_interrupt(error)
     return names
+
+
+def _begins_with_what_learns(network: nn.Module) -> bool:
+    """Whether it shows without a call that the first layer is one that is trained."""
+    layers = plain_layers(network)
+    return bool(layers and any(p.requires_grad for p in layers[0].parameters()))
 
 
 def send_through(

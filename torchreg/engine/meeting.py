@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from torchreg.engine.fit import fit_networks, given_or_raised
 from torchreg.engine.plan import Fitted
 from torchreg.engine.request import Job
+from torchreg.engine.signals import Signal
 
 #: Seconds after the last arrival that a fit waits for threads that do nothing meanwhile: they may
 #: wait for what a waiting fit holds, as a lock.
@@ -112,11 +113,11 @@ class _Visit:
 
     jobs: Sequence[Job]
     #: Set when there is an answer, or a group that its thread is to train.
-    called: threading.Event = field(default_factory=threading.Event)
+    called: Signal = field(default_factory=Signal)
     #: Whether somebody trains it already.
     taken: bool = False
     #: Set when its thread may go on with its answer.
-    turn: threading.Event = field(default_factory=threading.Event)
+    turn: Signal = field(default_factory=Signal)
     group: Sequence[_Visit] = ()
     answer: list[Fitted | Exception] | BaseException | None = None
 

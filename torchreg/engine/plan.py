@@ -223,7 +223,7 @@ class Start:
     habits : Habits
         What it does beside computing.
     generators : list of Tensor
-        Where torch's generators stood when it had been drawn.
+        Where torch's generators stood when it had been drawn, if it draws again.
     """
 
     seed: int
@@ -261,7 +261,8 @@ def start_networks(
             if request.start is None:
                 initialize(inside.network, table, request.loss.link)
             habits = habits_of(inside.network, table.x[torch.arange(min(4, len(table.t)))])
-            return Start(seed, inside, table, habits, generator_states(request.device))
+            drawn = generator_states(request.device) if habits.draws else []
+            return Start(seed, inside, table, habits, drawn)
 
     for number, seed in enumerate(seeds_of(request.seed, request.n_networks)):
         starts.append(seeded(seed, request.device, partial(start, seed, number)))

@@ -67,13 +67,11 @@ class Snapshot:
         if self.kept is None:
             self.take_all()
         else:
-            self._take_some(lower)
+            self._take_some(torch.tensor(are_lower))
         for place in lower:
             self.loss[place], self.epoch[place] = losses[place], epoch
 
-    def _take_some(self, places: list[int]) -> None:
-        chosen = torch.zeros(len(self.loss), dtype=torch.bool)
-        chosen[places] = True
+    def _take_some(self, chosen: Tensor) -> None:
         self.underway = True
         for kept, tensor in zip(self.kept or [], self.tensors, strict=True):
             # (n_networks,) -> (n_networks, 1, ...)

@@ -22,7 +22,7 @@ from torchreg.engine.problem import Problem, reraise_interrupt
 from torchreg.engine.recorder import memory_of
 from torchreg.engine.rows import Batch, Table, rows_in
 from torchreg.engine.stacked_network import StackedObjective
-from torchreg.engine.stacked_rows import Deal, all_rows, rows_of
+from torchreg.engine.stacked_rows import Deal, all_rows, generators_for, rows_of
 from torchreg.engine.trial import NotStackableError, Trial
 from torchreg.vector_rule import VectorRule, stack_rules
 
@@ -61,7 +61,7 @@ class Stack:
         networks = [problem.network for problem in problems]
         self.device = first.training.t.device
         self.drawing = drawing() if first.draws else nullcontext()
-        self.generators = [torch.Generator().manual_seed(p.seed) for p in problems]
+        self.generators = self._new_generators()
         self.names = [n for n, p in networks[0].named_parameters() if p.requires_grad]
         parameters = [dict(network.named_parameters()) for network in networks]
         self.theta = torch.stack(
@@ -117,6 +117,11 @@ class Stack:
                 table = table._replace(x=x)
             tables.append(table)
         return tables
+
+    def _new_generators(self) -> list[torch.Generator]:
+        """Give each network a generator that is where its order of rows begins."""
+        problems = self.problems
+        return generators_for([p.seed for p in problems], [p.training for p in problems])
 
     def _prepare(self) -> None:
         """Lay rows, parameters and gradients out for the networks that there are."""
@@ -203,10 +208,10 @@ class Stack:
         sizes = [problem.batch_size for problem in self.problems]
 
         def deal(tables: Sequence[Table]) -> Iterator[tuple[Batch, list[int]]]:
-            generators = [torch.Generator().manual_seed(p.seed) for p in self.problems]
+            generators = self._new_generators()
             return Deal(tables, sizes, generators, turned=self.features_first).batches()
 
-        dealt = [deal(self.deal.tables), *([deal(tables)] if self.leading else [])]
+        dealt = [deal([own[0] for own in self.tables]), *([deal(tables)] if self.leading else [])]
         known = set()
         for (batch, counts), *others in zip(*dealt, strict=True):
             raw = others[0][0] if others else batch

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterable, Sequence
 from contextlib import nullcontext
+from functools import partial
 from typing import Any
 
 import torch
@@ -23,7 +24,16 @@ class FeaturesFirst(TorchFunctionMode):
 
     A row of memory is then a unit and not a row of the table: with few units and many rows,
     sums over rows run along memory, and each operation is two to three times as fast.
+
+    Attributes
+    ----------
+    rows : Tensor or None
+        Of shape (n, n_features), what the network is given. A layer that is given them has its
+        biases as the weights of one feature more, which is 1: a product then adds them, and sums
+        their gradients.
     """
+
+    rows: Tensor | None = None
 
     def __torch_function__(
         self,
@@ -36,10 +46,17 @@ class FeaturesFirst(TorchFunctionMode):
         kwargs = kwargs or {}
         if func is not nn.functional.linear or args[0].ndim != 2:
             return func(*args, **kwargs)
-        return _turned_linear(*args, **kwargs)
+        return _turned_linear(*args, **kwargs, is_first=args[0] is self.rows)
 
 
-def _turned_linear(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+def _turned_linear(
+    input: Tensor, weight: Tensor, bias: Tensor | None = None, *, is_first: bool = False
+) -> Tensor:
+    if bias is not None and is_first:
+        one = torch.ones(len(input), 1, dtype=input.dtype, device=input.device)
+        # (n_units, n_inputs) and (n_units,) -> (n_units, n_inputs + 1)
+        weight, bias = torch.cat([weight, bias.unsqueeze(1)], dim=1), None
+        input = torch.cat([input.t(), one.t()]).t()
     # (n_units, n_inputs) x (n_inputs, n) -> (n_units, n) -> (n, n_units)
     output = torch.mm(weight, input.t()).t()
     return output if bias is None else output + bias
@@ -150,19 +167,27 @@ class StackedObjective:
     def of(self, batch: Batch) -> Tensor:
         """Compute the mean loss of each network on its rows: shape (n_networks,)."""
         values = self.values | self.constants
-        with FeaturesFirst() if self.features_first else nullcontext():
+        mode = FeaturesFirst() if self.features_first else None
+        with mode or nullcontext():
             shared = None if batch.weight is None else 0
-            losses: Tensor = vmap(self._of_one, (0, 0, 0, shared), randomness="different")(
+            of_one = partial(self._of_one, mode)
+            losses: Tensor = vmap(of_one, (0, 0, 0, shared), randomness="different")(
                 values, batch.x, batch.t, batch.weight
             )
         return losses
 
     def _of_one(
-        self, values: dict[str, Tensor], x: Tensor, t: Tensor, share: Tensor | None
+        self,
+        mode: FeaturesFirst | None,
+        values: dict[str, Tensor],
+        x: Tensor,
+        t: Tensor,
+        share: Tensor | None,
     ) -> Tensor:
-        if self.features_first:
+        if mode is not None:
             # (n_features, n) -> (n, n_features), (n_outputs, n) -> (n, n_outputs)
             x, t = x.t(), t.t()
+            mode.rows = x
         prediction = self.objective.predict(x, t, values)
         if share is None:
             return mean_loss(self.loss, prediction, t, None)

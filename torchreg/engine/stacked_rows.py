@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Hashable, Iterator, Sequence
 
 import torch
 from torch import Tensor
@@ -60,10 +60,22 @@ def _turned(values: Tensor) -> Tensor:
 
 def all_rows(tables: Sequence[Table], *, turned: bool) -> Batch:
     """Put whole tables side by side; see :class:`Deal`."""
-    deal = Deal(tables, [len(table.t) for table in tables], [], turned=turned)
-    places = [torch.arange(len(table.t), device=table.t.device) for table in tables]
-    gathered = side_by_side(tables, deal.seat(places), deal.share)
+    deal = Deal(tables, [len(table.t) for table in tables], None, turned=turned)
+    places = [torch.arange(len(table.t), device=table.t.device) for table in deal.tables]
+    gathered = side_by_side(deal.tables, deal.seat(places), deal.share)
     return next(deal.split(gathered, deal.widths))
+
+
+def generators_for(seeds: Sequence[int], tables: Sequence[Table]) -> list[torch.Generator]:
+    """Give each table a generator from which its orders are drawn: one for all that are equal."""
+    made: dict[tuple[int, int], torch.Generator] = {}
+    generators = []
+    for seed, table in zip(seeds, tables, strict=True):
+        key = seed, len(table.t)
+        if key not in made:
+            made[key] = torch.Generator().manual_seed(seed)
+        generators.append(made[key])
+    return generators
 
 
 def rows_of(batch: Batch, place: int, counts: Sequence[int], *, turned: bool) -> Batch:
@@ -81,41 +93,68 @@ def rows_of(batch: Batch, place: int, counts: Sequence[int], *, turned: bool) ->
 class Deal:
     """Deals the rows of each table out in a random order of its own.
 
+    Networks that differ in nothing but their settings see the same rows in the same order: what
+    several of them share is gathered once, and then repeated.
+
     Parameters
     ----------
     tables : sequence of Table
-        That make the same number of batches.
-    batch_sizes : sequence of int
+        That make the same number of batches; one may come several times.
+    sizes : sequence of int
         Rows of a batch of each.
-    generators : sequence of torch.Generator
-        One for each table.
+    generators : sequence of torch.Generator or None
+        One for each table; tables of one length may share one, and then have the same order.
+        ``None`` if no order is drawn.
     turned : bool
         Whether columns come before rows.
+
+    Attributes
+    ----------
+    counts : list of list of int
+        Of each batch, how many rows of each table are in it.
+    tables : list of Table
+        Those that differ, or have another order.
+    which : Tensor of shape (n_tables,) or None
+        Which of them each of those given is; ``None``: they are the same.
     """
 
     def __init__(
         self,
         tables: Sequence[Table],
         sizes: Sequence[int],
-        generators: Sequence[torch.Generator],
+        generators: Sequence[torch.Generator] | None,
         *,
         turned: bool,
     ) -> None:
-        self.tables, self.generators, self.turned = tables, generators, turned
+        self.turned = turned
         like = tables[0].t
-        #: Of each batch, how many rows of each table are in it.
         each = [batch_sizes(len(t.t), size) for t, size in zip(tables, sizes, strict=True)]
         self.counts = [list(step) for step in zip(*each, strict=True)]
         self.widths = [max(step) for step in self.counts]
+        orders = [0] * len(tables) if generators is None else [*map(id, generators)]
+        known: dict[Hashable, int] = {}
+        first: list[int] = []
+        which: list[int] = []
+        for place, (table, size, order) in enumerate(zip(tables, sizes, orders, strict=True)):
+            key = id(table.x), id(table.t), id(table.weight), size, order
+            if key not in known:
+                known[key] = len(first)
+                first.append(place)
+            which.append(known[key])
+        self.which = None
+        if len(first) < len(tables):
+            self.which = torch.tensor(which, device=like.device)
+        self.tables = [tables[place] for place in first]
+        self.generators = [] if generators is None else [generators[place] for place in first]
+        own_sizes = [each[place] for place in first]
         padded = any(len(set(step)) > 1 for step in self.counts)
         #: Where each row of an order is seated: -1, its last element, where there is no row.
         self.seats: list[Tensor] | None = None
         self.share: Tensor | None = None
         if padded:
-            self.seats = [_seats(own, self.widths).to(like.device) for own in each]
+            self.seats = [_seats(own, self.widths).to(like.device) for own in own_sizes]
         if padded or any(table.weight is not None for table in tables):
-            shares = [_shares(own, self.widths, like) for own in each]
-            self.share = torch.stack(shares)
+            self.share = torch.stack([_shares(own, self.widths, like) for own in own_sizes])
 
     def seat(self, orders: list[Tensor]) -> Tensor:
         """Put orders of unequal length side by side: shape (n_tables, sum of the widths)."""
@@ -129,11 +168,12 @@ class Deal:
     def batches(self) -> Iterator[tuple[Batch, list[int]]]:
         """Deal all rows out anew, as many batches at once as memory is kind to."""
         device = self.tables[0].t.device
-        orders = [
-            torch.randperm(len(table.t), generator=generator).to(device)
-            for table, generator in zip(self.tables, self.generators, strict=True)
-        ]
-        places = self.seat(orders)
+        drawn: dict[int, Tensor] = {}
+        for table, generator in zip(self.tables, self.generators, strict=True):
+            if id(generator) not in drawn:
+                order = torch.randperm(len(table.t), generator=generator).to(device)
+                drawn[id(generator)] = order
+        places = self.seat([drawn[id(generator)] for generator in self.generators])
         width = len(self.tables) * (width_of(self.tables[0].x) + self.tables[0].t.shape[1])
         at_once = rows_in(_GATHERED, width)
         begin = first = 0
@@ -148,7 +188,7 @@ class Deal:
             begin, first = piece.stop, step
 
     def split(self, gathered: Batch, widths: list[int]) -> Iterator[Batch]:
-        """Cut what was gathered into batches, each in memory of its own.
+        """Cut what was gathered into batches, each in memory of its own, with all tables in it.
 
         Parameters
         ----------
@@ -157,13 +197,19 @@ class Deal:
         widths : list of int
             Rows of each batch.
         """
-        arrange = _turned if self.turned else Tensor.contiguous
         x, t = gathered.x.split(widths, dim=1), gathered.t.split(widths, dim=1)
         weight = gathered.weight
         shares = [None] * len(widths) if weight is None else weight.split(widths, 1)
         for batch_x, batch_t, share in zip(x, t, shares, strict=True):
-            own = None if share is None else share.contiguous()
-            yield Batch(arrange(batch_x), arrange(batch_t), own)
+            own = None if share is None else self._repeat(share.contiguous())
+            yield Batch(self._arrange(batch_x), self._arrange(batch_t), own)
+
+    def _arrange(self, rows: Tensor) -> Tensor:
+        return self._repeat(_turned(rows) if self.turned else rows.contiguous())
+
+    def _repeat(self, values: Tensor) -> Tensor:
+        """Give each table what is its own, in memory of its own."""
+        return values if self.which is None else values.index_select(0, self.which)
 
 
 def _seats(sizes: list[int], widths: list[int]) -> Tensor:

@@ -12,7 +12,7 @@ import torch
 
 from torchreg._device import seeded, threads
 from torchreg.engine.alone import Alone
-from torchreg.engine.groups import ENOUGH, Group, groups_of, share_of_thread
+from torchreg.engine.groups import ENOUGH, Group, groups_of, share_of_threads
 from torchreg.engine.loop import train
 from torchreg.engine.problem import (
     ONE_THREAD,
@@ -100,7 +100,7 @@ class _Work:
             and first.training.t.device.type == "cpu"
             and not first.draws
             and not any(problem.observers for problem in problems)
-            and sum(map(share_of_thread, problems)) >= 1
+            and share_of_threads(problems) >= 1
         )
 
     def side_by_side(self, groups: list[Group], n_threads: int) -> None:

@@ -1,0 +1,95 @@
+"""Small products of many networks are NumPy's, and are what torch computes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from torchreg.engine.capture import write_down
+from torchreg.engine.products import is_small_product
+from torchreg.engine.recorder import Call, Recorder
+
+GENERATOR = torch.Generator()
+
+
+def numbers(*shape: int, dtype: torch.dtype = torch.float64) -> Tensor:
+    return torch.randn(shape, generator=GENERATOR.manual_seed(0), dtype=dtype)
+
+
+def product(a: Tensor, b: Tensor) -> Call:
+    return Call(torch.ops.aten.bmm.default, (a, b), {}, torch.bmm(a, b))
+
+
+def test_rows_or_columns_in_one_piece_are_known_to_numpys_library() -> None:
+    a, b = numbers(3, 4, 5), numbers(3, 5, 6)
+    parts = numbers(3, 40)[:, 7:27].view(3, 4, 5)
+    for first in (a, a.mT.contiguous().mT, parts, a.float().double()):
+        assert is_small_product(product(first, b))
+    assert is_small_product(product(numbers(3, 1, 5), b))
+    assert is_small_product(product(a, numbers(3, 5, 1)))
+
+
+@pytest.mark.parametrize(
+    ("a", "b", "why"),
+    [
+        (numbers(2, 4, 10)[:, :, ::2], numbers(2, 5, 6), "neither rows nor columns are one piece"),
+        (numbers(2, 4, 5), numbers(2, 5, 1).expand(2, 5, 6), "all columns are one"),
+        (numbers(2, 4, 1), numbers(2, 1, 6), "nothing is summed"),
+        (numbers(2, 0, 5), numbers(2, 5, 6), "there is no row"),
+        (numbers(1, 64, 65), numbers(1, 65, 64), "it is so large that several threads would do it"),
+        (numbers(2, 4, 5).half(), numbers(2, 5, 6).half(), "NumPy's library knows no such numbers"),
+    ],
+)
+def test_other_products_are_torchs(a: Tensor, b: Tensor, why: str) -> None:
+    assert not is_small_product(product(a, b)), why
+
+
+def network(values: dict[str, Tensor], x: Tensor, t: Tensor) -> Tensor:
+    hidden = torch.tanh(torch.bmm(x, values["a"]))
+    return ((torch.bmm(hidden, values["b"]) - t) ** 2).mean()
+
+
+def recorded(values: dict[str, Tensor], x: Tensor, t: Tensor, *, whole: bool) -> Any:
+    with Recorder() as recorder:
+        loss = network(values, x, t)
+        gradients = torch.autograd.grad(loss, list(values.values()))
+    out = [torch.full_like(value, torch.nan).detach() for value in values.values()]
+    program = write_down(
+        recorder.calls,
+        inputs={} if whole else {"x": x, "t": t},
+        constants=[x, t] if whole else [],
+        stable=list(values.values()),
+        loss=loss,
+        gradients=gradients,
+        out=out,
+        stays=True,
+    )
+    return program, out
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("whole", [False, True])
+def test_a_program_with_small_products_gives_the_gradient_of_each_new_step(
+    whole: bool, dtype: torch.dtype
+) -> None:
+    values = {"a": numbers(3, 2, 4, dtype=dtype), "b": numbers(3, 4, 1, dtype=dtype)}
+    values = {name: value.requires_grad_() for name, value in values.items()}
+    x, t = numbers(3, 9, 2, dtype=dtype), numbers(3, 9, 1, dtype=dtype)
+    program, out = recorded(values, x, t, whole=whole)
+    for step in range(3):
+        if not whole:
+            x, t = x + step, t - step
+        loss = network(values, x, t)
+        gradients = torch.autograd.grad(loss, list(values.values()))
+        with torch.inference_mode():
+            torch.testing.assert_close(program(x, t, None), loss.detach())
+        torch.testing.assert_close(out, list(gradients))
+        with torch.no_grad():
+            for value in values.values():
+                value += 0.1
+    with torch.inference_mode(), Recorder() as recorder:
+        program(x, t, None)
+    assert "bmm" not in [call.name for call in recorder.calls]
