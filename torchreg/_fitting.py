@@ -6,7 +6,6 @@ import copy
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import Any, Self
 
 from sklearn.base import BaseEstimator
@@ -211,9 +210,7 @@ class FittingMixin(BaseEstimator):
             device=resolve_device(self.device),
             dtype=self.dtype,
             seed=seed,
-            observers=partial(
-                self._observers, before=epochs_before, native=native, schedule=schedule
-            ),
+            observers=lambda module: self._observers(module, epochs_before, native, schedule),
             start=start,
             epochs_before=epochs_before,
             keeper=keeper,
