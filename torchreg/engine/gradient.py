@@ -21,6 +21,8 @@ from torchreg.engine.surroundings import obstacle, python_state
 #: Gradients may differ by so many spacings of the largest of them, for want of digits.
 _NOISE = 2.0**10
 
+#: By so much of themselves parameters are moved to see whether they lay at a kink.
+_NEARBY = 2.0**-8
 #: A program repays its recording within about this many steps.
 WORTH_CAPTURING = 16
 
@@ -208,18 +210,24 @@ class CapturedGradient:
     def _try(self, batch: Batch, kind: Any) -> Tensor:
         """Take a step both ways, and compare."""
         before = self._state()
-        with self._watched():
-            loss, gradients = self.taped.compute(batch)
+        loss, gradients = self._watched_step(batch)
         after = self._state()
         for program in self._versions(self.on_trial.pop(kind), batch):
-            self._restore(before)
             expected = [loss.detach(), *gradients]
-            if self.obstacle is None and self._repeats(program, batch, expected, after):
+            if self.obstacle is None and (
+                self._repeats(program, batch, expected, before, after)
+                or self._repeats_nearby(program, batch, before)
+            ):
                 self.programs[kind] = program
+                self._restore(after)
                 return self.taped.write(loss, gradients)
         self.obstacle = self.obstacle or "a repetition of the recorded step failed"
         self._restore(after)
         return self.taped.write(loss, gradients)
+
+    def _watched_step(self, batch: Batch) -> tuple[Tensor, Sequence[Tensor]]:
+        with self._watched():
+            return self.taped.compute(batch)
 
     @staticmethod
     def _versions(program: Program, batch: Batch) -> Iterator[Program]:
@@ -229,9 +237,15 @@ class CapturedGradient:
         yield program
 
     def _repeats(
-        self, program: Program, batch: Batch, expected: list[Tensor], after: list[Tensor]
+        self,
+        program: Program,
+        batch: Batch,
+        expected: list[Tensor],
+        before: list[Tensor],
+        after: list[Tensor],
     ) -> bool:
         """Whether a program gives what the ordinary step gave, and leaves what it left."""
+        self._restore(before)
         try:
             with inference(True):
                 loss = program(*batch)
@@ -244,6 +258,30 @@ class CapturedGradient:
             and agree(self.taped.out, gradients, noise=_NOISE)
             and agree(self._state(), after)
         )
+
+    def _repeats_nearby(self, program: Program, batch: Batch, before: list[Tensor]) -> bool:
+        """Whether it does so at two other places.
+
+        A number that lies within its rounding of a kink, such as that of a ReLU, may be taken
+        for one side or the other, and a whole row with it. It is not so elsewhere.
+        """
+        parameters = [p.data for p in getattr(self.taped, "parameters", ())]
+        kept = [p.clone() for p in parameters]
+        try:
+            for place in (1, 2):
+                for p, own in zip(parameters, kept, strict=True):
+                    steps = torch.arange(p.numel(), dtype=p.dtype, device=p.device)
+                    # (n,) -> the parameter's own shape
+                    p.copy_(own * (1 + _NEARBY * (place * steps).cos().view_as(p)))
+                self._restore(before)
+                loss, gradients = self._watched_step(batch)
+                after = self._state()
+                if not self._repeats(program, batch, [loss.detach(), *gradients], before, after):
+                    return False
+        finally:
+            for p, own in zip(parameters, kept, strict=True):
+                p.copy_(own)
+        return bool(parameters)
 
     @contextmanager
     def _watched(self) -> Iterator[None]:

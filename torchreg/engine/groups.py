@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torchreg.engine.alike import UnlikeError, kind_of
 from torchreg.engine.problem import Problem
 from torchreg.engine.rows import width_of
-from torchreg.nn import MemberLinear, PeriodicEmbedding
+from torchreg.nn import BinEmbedding, MemberLinear, PeriodicEmbedding
 
 #: Numbers in the widest layer of a stack, rows of a batch and networks together, at most: two
 #: or three such tensors stay in a processor's cache. More networks make another stack.
@@ -169,4 +169,6 @@ def _width_of_part(part: nn.Module) -> int:
         return part.n_members * part.out_features
     if isinstance(part, PeriodicEmbedding):
         return (part.out_features - part.in_features) // part.n_outputs * part.n_frequencies
+    if isinstance(part, BinEmbedding):
+        return part.out_features // part.n_outputs * part.n_bins
     return 0

@@ -279,6 +279,8 @@ class _Training:
 
     def _let_go(self, member: Member, answer: Answer) -> None:
         self.core.release(member.place)
+        if self.core.pace is not None:
+            self.core.pace.end(member.place)
         member.answer = answer
         self.active = [other for other in self.active if other is not member]
         if isinstance(answer, Outcome):
@@ -313,9 +315,15 @@ class _Training:
 
     def _pays_to_close_ranks(self) -> bool:
         share = 1 - len(self.active) / len(self.placed)
-        problems = [member.problem for member in self.active]
-        left = max((p.max_epochs - self.n_epochs) * p.steps_in_epoch for p in problems)
-        return share >= _SHARE_TO_LEAVE and share * left >= _STEPS_TO_LEAVE
+        if share < _SHARE_TO_LEAVE:
+            return False
+        n_epochs = max(map(self._epochs_to_come, self.active))
+        return share * n_epochs * self.active[0].problem.steps_in_epoch >= _STEPS_TO_LEAVE
+
+    def _epochs_to_come(self, member: Member) -> int:
+        """Guess: who waits for a better epoch goes on for as long as it has."""
+        left = member.problem.max_epochs - self.n_epochs
+        return left if member.patience is None else min(left, self.n_epochs)
 
     def _close_ranks(self) -> None:
         """Let those that still train go on without the others."""

@@ -38,11 +38,21 @@ class Pace:
         self._begin()
 
     def _begin(self) -> None:
-        distinct = {id(course): course for course in self.courses}
-        self._by_step = [course for course in distinct.values() if course.every == "step"]
+        self._trains = [True] * len(self.courses)
+        self._by_step = self._that_move_by_step()
         self._hears_epochs = any(course.every in ("epoch", "loss") for course in self.courses)
         self._known: dict[str, list[float]] = {}
         self.rates = [course.numbers["lr"] for course in self.courses]
+
+    def _that_move_by_step(self) -> list[Course]:
+        own = zip(self.courses, self._trains, strict=True)
+        distinct = {id(course): course for course, trains in own if trains}
+        return [course for course in distinct.values() if course.every == "step"]
+
+    def end(self, place: int) -> None:
+        """Let a course rest whose network has ended: beyond its budget a scheduler may fail."""
+        self._trains[place] = False
+        self._by_step = self._that_move_by_step()
 
     def after_step(self) -> None:
         """Hear that all weights were moved, once."""
@@ -53,8 +63,9 @@ class Pace:
     def after_epoch(self, losses: Sequence[float]) -> None:
         """Hear that an epoch has ended, and each network's loss: validation, if there is any."""
         if self._hears_epochs:
-            for course, loss in zip(self.courses, losses, strict=True):
-                course.after_epoch(loss)
+            for course, loss, trains in zip(self.courses, losses, self._trains, strict=True):
+                if trains:
+                    course.after_epoch(loss)
 
     def news(self) -> dict[str, list[float]]:
         """Give the numbers of the next step that have changed: by name, one for each network."""

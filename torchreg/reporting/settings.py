@@ -61,6 +61,7 @@ def settings_code(estimator: Any) -> str:
     #     batch_size=32,
     #     max_epochs=60,
     #     n_folds=None,
+    #     n_iter_no_change=15,
     #     schedule='cosine',
     """
     name, package = type(estimator).__name__, type(estimator).__module__.partition(".")[0]
