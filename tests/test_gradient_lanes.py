@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import threading
 from typing import Any
 
@@ -88,6 +89,40 @@ def test_after_a_repetition_that_failed_the_fit_goes_on_as_if_none_had_been_trie
     assert tried.loss_curve_ == plain.loss_curve_
     for name, tensor in plain.module_.state_dict().items():
         assert torch.equal(tried.module_.state_dict()[name], tensor), name
+
+
+@pytest.mark.parametrize(
+    ("tipped", "ran"),
+    [
+        ((1,), CAPTURED),
+        ((1, 2), "The steps ran eagerly, because a repetition of the recorded step failed."),
+        ((1, 3), "The steps ran eagerly, because a repetition of the recorded step failed."),
+    ],
+)
+def test_a_repetition_that_fails_at_one_place_must_succeed_at_two_others(
+    tipped: tuple[int, ...],
+    ran: str,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    plain, calls = fit(), itertools.count(1)
+    write_down = gradient.write_down
+
+    def as_at_a_kink(*args: Any, out: Any, **options: Any) -> Any:
+        program = write_down(*args, out=out, **options)
+
+        def run(*batch: Any) -> Tensor:
+            loss = program(*batch)
+            if next(calls) in tipped:
+                out[0].add_(1.0)
+            return loss
+
+        return run
+
+    monkeypatch.setattr(gradient, "write_down", as_at_a_kink)
+    reg = fit(verbose=1)
+    assert capsys.readouterr().out.splitlines()[-1] == ran
+    np.testing.assert_allclose(reg.loss_curve_, plain.loss_curve_, rtol=1e-12)
 
 
 def test_a_step_that_cannot_be_recorded_is_taken_without_the_recorder(
