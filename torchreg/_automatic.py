@@ -170,9 +170,7 @@ def _steps(
 
 def _held_out(estimator: BaseEstimator, n_rows: int, one: bool) -> dict[str, Any]:
     """Choose which rows say how far to train: those of folds, or one part for one network."""
-    if estimator.early_stopping:
-        return {"n_folds": None}
-    if n_rows < 2 * ROWS_IN_FOLD:
+    if estimator.early_stopping or n_rows < 2 * ROWS_IN_FOLD:
         return {"n_folds": None}
     return {"n_folds": None if one else n_folds_for(n_rows), "early_stopping": True}
 

@@ -113,8 +113,9 @@ class CapturedGradient:
     """The same, recorded in the first step and repeated without modules and tape.
 
     For each shape of batch the first step is an ordinary one that is watched. The second
-    is computed both ways, and only if they agree does the program take over. Where it
-    cannot be written down or does not agree, every step is an ordinary one.
+    is computed both ways, and only if they agree, there or at two places nearby, does the
+    program take over. Where it cannot be written down or does not agree, every step is an
+    ordinary one.
 
     Parameters
     ----------
