@@ -91,6 +91,24 @@ def test_after_a_repetition_that_failed_the_fit_goes_on_as_if_none_had_been_trie
         assert torch.equal(tried.module_.state_dict()[name], tensor), name
 
 
+def tip(tipped: tuple[int, ...], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let some calls of a program give another gradient, as at a kink."""
+    calls, write_down = itertools.count(1), gradient.write_down
+
+    def as_at_a_kink(*args: Any, out: Any, **options: Any) -> Any:
+        program = write_down(*args, out=out, **options)
+
+        def run(*batch: Any) -> Tensor:
+            loss = program(*batch)
+            if next(calls) in tipped:
+                out[0].add_(1.0)
+            return loss
+
+        return run
+
+    monkeypatch.setattr(gradient, "write_down", as_at_a_kink)
+
+
 @pytest.mark.parametrize(
     ("tipped", "ran"),
     [
@@ -105,23 +123,31 @@ def test_a_repetition_that_fails_at_one_place_must_succeed_at_two_others(
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    plain, calls = fit(), itertools.count(1)
-    write_down = gradient.write_down
-
-    def as_at_a_kink(*args: Any, out: Any, **options: Any) -> Any:
-        program = write_down(*args, out=out, **options)
-
-        def run(*batch: Any) -> Tensor:
-            loss = program(*batch)
-            if next(calls) in tipped:
-                out[0].add_(1.0)
-            return loss
-
-        return run
-
-    monkeypatch.setattr(gradient, "write_down", as_at_a_kink)
+    plain = fit()
+    tip(tipped, monkeypatch)
     reg = fit(verbose=1)
     assert capsys.readouterr().out.splitlines()[-1] == ran
+    np.testing.assert_allclose(reg.loss_curve_, plain.loss_curve_, rtol=1e-12)
+
+
+def test_a_network_that_fails_where_it_is_tried_nearby_trains_eagerly(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plain, calls = fit(), itertools.count(1)
+    compute = gradient.TapedGradient.compute
+
+    def fails_nearby(self: Any, batch: Any) -> Any:
+        # The first is recorded, the second tried where it is, the third elsewhere.
+        if next(calls) == 3:
+            raise RuntimeError("not defined here")
+        return compute(self, batch)
+
+    tip((1,), monkeypatch)
+    monkeypatch.setattr(gradient.TapedGradient, "compute", fails_nearby)
+    reg = fit(verbose=1)
+    assert capsys.readouterr().out.splitlines()[-1] == (
+        "The steps ran eagerly, because a repetition of the recorded step failed."
+    )
     np.testing.assert_allclose(reg.loss_curve_, plain.loss_curve_, rtol=1e-12)
 
 

@@ -43,7 +43,7 @@ def test_who_is_not_fitted_has_none() -> None:
     assert not hasattr(TorchRegressor(), "history_")
     assert not hasattr(clone(fitted()), "history_")
     with pytest.raises(AttributeError, match="'TorchRegressor' object has no attribute 'history_'"):
-        TorchRegressor().history_  # noqa: B018
+        _ = TorchRegressor().history_
 
 
 def test_copies_have_the_same_rows() -> None:

@@ -20,7 +20,6 @@ from torchreg.engine.surroundings import obstacle, python_state
 
 #: Gradients may differ by so many spacings of the largest of them, for want of digits.
 _NOISE = 2.0**10
-
 #: By so much of themselves parameters are moved to see whether they lay at a kink.
 _NEARBY = 2.0**-8
 #: A program repays its recording within about this many steps.
@@ -86,6 +85,7 @@ class Evaluation:
         What to evaluate; its network is in training mode before and after.
     """
 
+    parameters: Sequence[Tensor] = ()
     out: Sequence[Tensor] = ()
     replaced = False
 
@@ -266,12 +266,14 @@ class CapturedGradient:
         A number that lies within its rounding of a kink, such as that of a ReLU, may be taken
         for one side or the other, and a whole row with it. It is not so elsewhere.
         """
-        parameters = [p.data for p in getattr(self.taped, "parameters", ())]
+        parameters = [p.data for p in self.taped.parameters]
+        if not parameters:
+            return False
         kept = [p.clone() for p in parameters]
         try:
             for place in (1, 2):
                 for p, own in zip(parameters, kept, strict=True):
-                    steps = torch.arange(p.numel(), dtype=p.dtype, device=p.device)
+                    steps = torch.arange(p.numel(), dtype=torch.float32, device=p.device)
                     # (n,) -> the parameter's own shape
                     p.copy_(own * (1 + _NEARBY * (place * steps).cos().view_as(p)))
                 self._restore(before)
@@ -279,10 +281,13 @@ class CapturedGradient:
                 after = self._state()
                 if not self._repeats(program, batch, [loss.detach(), *gradients], before, after):
                     return False
+        except Exception:
+            # The module may not be defined there, as a Cholesky factor of its parameters.
+            return False
         finally:
             for p, own in zip(parameters, kept, strict=True):
                 p.copy_(own)
-        return bool(parameters)
+        return True
 
     @contextmanager
     def _watched(self) -> Iterator[None]:
