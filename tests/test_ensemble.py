@@ -28,7 +28,7 @@ import torchreg
 import torchreg._sklearn
 from torchreg import InterruptWarning, TorchEnsembleRegressor, TorchRegressor
 from torchreg._data import Data, draw_with_replacement
-from torchreg.engine.plan import seeds_of
+from torchreg.engine.beginnings import seeds_of
 from torchreg.ensemble import member_seeds
 from torchreg.nn import MLP, Ensemble
 

@@ -92,6 +92,8 @@ FLOORS: dict[str, list[str]] = {
         "torchreg.engine.fit",
         "torchreg.engine.together",
         "torchreg.engine.plan",
+        "torchreg.engine.beginnings",
+        "torchreg.engine.drafts",
         "torchreg.engine.folds",
         "torchreg.engine.inside",
         "torchreg.engine.skorch_net",

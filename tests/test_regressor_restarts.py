@@ -19,7 +19,7 @@ from torch import Tensor, nn
 import torchreg
 import torchreg._sklearn
 from torchreg import InterruptWarning, TorchRegressor
-from torchreg.engine.plan import seeds_of
+from torchreg.engine.beginnings import seeds_of
 from torchreg.engine.start import rebuild_start
 from torchreg.nn import MLP
 

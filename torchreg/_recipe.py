@@ -19,7 +19,7 @@ from torchreg._recipe_parts import (
     schedule_recipe,
     training_recipe,
 )
-from torchreg.engine.plan import seeds_of
+from torchreg.engine.beginnings import seeds_of
 from torchreg.engine.rows import every_row
 from torchreg.engine.statistics import column_statistics
 from torchreg.export.script.recipe import (

@@ -305,7 +305,7 @@ def member_seeds(seed: int, n_estimators: int) -> list[int]:
     """Give each member a seed; the first has that of the ensemble.
 
     They are none of those from which a member draws networks if it has several
-    (:func:`torchreg.engine.plan.seeds_of`), or members would come to be the same.
+    (:func:`torchreg.engine.beginnings.seeds_of`), or members would come to be the same.
 
     Examples
     --------

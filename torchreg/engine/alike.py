@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import pickle
-from collections.abc import Hashable
+from collections.abc import Callable, Hashable
 from functools import partial
 from types import BuiltinFunctionType, FunctionType
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -32,7 +32,28 @@ class UnlikeError(Exception):
     """A problem that can be in no stack; the message completes "because"."""
 
 
-def kind_of(problem: Problem) -> Hashable:
+class Traits(NamedTuple):
+    """What a network and a loss say about their kind; copies of one network say the same.
+
+    Parameters
+    ----------
+    several_dtypes : bool
+        Whether its parameters are of several.
+    obstacle : str or None
+        Why its steps cannot be captured.
+    mixes_rows : bool
+        Whether what a row becomes depends on the rows beside it.
+    architecture : hashable
+        Its modules, shapes and settings.
+    """
+
+    several_dtypes: bool
+    obstacle: str | None
+    mixes_rows: bool
+    architecture: Hashable
+
+
+def kind_of(problem: Problem, known: dict[Hashable, Traits] | None = None) -> Hashable:
     """Describe a problem so that those of one description can train as one stack.
 
     They have the same modules in the same order, the same loss and update rule, and take as
@@ -42,6 +63,8 @@ def kind_of(problem: Problem) -> Hashable:
     Parameters
     ----------
     problem : Problem
+    known : dict or None, default=None
+        Where the traits of networks are looked up, and noted, that are copies of one.
 
     Returns
     -------
@@ -52,7 +75,7 @@ def kind_of(problem: Problem) -> Hashable:
     UnlikeError
         If it can only train alone.
     """
-    network, loss = problem.network, problem.loss
+    loss = problem.loss
     if problem.batch_observer is not None:
         raise UnlikeError("a callback listens to batches")
     if problem.keeper is not None:
@@ -60,20 +83,20 @@ def kind_of(problem: Problem) -> Hashable:
     tables = [table for table in (problem.training, problem.validation) if table is not None]
     if any(isinstance(table.x, LazyRows) for table in tables):
         raise UnlikeError("its rows are standardized again in each epoch")
-    if len({p.dtype for p in network.parameters() if p.requires_grad}) > 1:
+    traits = _traits_of(problem, {} if known is None else known)
+    if traits.several_dtypes:
         raise UnlikeError("its parameters are of several dtypes")
-    why = obstacle(network, loss.function)
-    if why is not None:
-        raise UnlikeError(why)
+    if traits.obstacle is not None:
+        raise UnlikeError(traits.obstacle)
     device = problem.training.t.device
     rule = problem.optimizer.vector_rule(device)
     if rule is None or isinstance(rule, LBFGS):
         raise UnlikeError(f"optimizer {problem.optimizer.name!r} moves one network at a time")
     sizes = batch_sizes(len(problem.training.t), problem.batch_size)
     whole = problem.batch_size >= len(problem.training.t)
-    exact = problem.draws or not loss.per_row or _mixes_rows(network)
+    exact = problem.draws or not loss.per_row or traits.mixes_rows
     return (
-        _architecture(network),
+        traits.architecture,
         (loss.per_row, _described(loss.function)),
         kind_of_rule(rule),
         (
@@ -90,13 +113,28 @@ def kind_of(problem: Problem) -> Hashable:
     )
 
 
+def _traits_of(problem: Problem, known: dict[Hashable, Traits]) -> Traits:
+    network, function = problem.network, problem.loss.function
+    if problem.draft is None:
+        return _look_at(network, function)
+    key = id(problem.draft), id(function)
+    if key not in known:
+        known[key] = _look_at(network, function)
+    return known[key]
+
+
+def _look_at(network: nn.Module, function: Callable[..., Any]) -> Traits:
+    dtypes = {p.dtype for p in network.parameters() if p.requires_grad}
+    why = obstacle(network, function)
+    return Traits(len(dtypes) > 1, why, _mixes_rows(network), _architecture(network))
+
+
 def _rows_and_weights(problem: Problem) -> Hashable:
     tables = (problem.training, problem.validation)
     return tuple((len(table.t), table.weight is None) for table in tables if table is not None)
 
 
 def _mixes_rows(network: nn.Module) -> bool:
-    """Whether what a row becomes depends on the rows beside it."""
     return any(isinstance(module, _BatchNorm) for module in network.modules())
 
 

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from torch import Tensor, nn
 
-from torchreg.engine.alike import UnlikeError, kind_of
+from torchreg.engine.alike import Traits, UnlikeError, kind_of
 from torchreg.engine.problem import Problem
 from torchreg.engine.rows import width_of
 from torchreg.nn import BinEmbedding, MemberLinear, PeriodicEmbedding
@@ -62,14 +62,19 @@ def groups_of(problems: Sequence[Problem], *, n_threads: int) -> list[Group]:
     list of Group
     """
     kinds: defaultdict[Hashable, list[int]] = defaultdict(list)
-    changed = [[id(tensor) for tensor in _changed_in(problem.network)] for problem in problems]
+    # Copies share nothing with anybody.
+    changed = [
+        [id(tensor) for tensor in _changed_in(problem.network)] if problem.draft is None else []
+        for problem in problems
+    ]
     owners = Counter(chain(*changed))
     groups = []
+    traits: dict[Hashable, Traits] = {}
     for index, problem in enumerate(problems):
         try:
             if any(owners[tensor] > 1 for tensor in changed[index]):
                 raise UnlikeError("it shares with another network what is trained")
-            kinds[kind_of(problem)].append(index)
+            kinds[kind_of(problem, traits)].append(index)
         except UnlikeError as error:
             groups.append(Group([index], str(error)))
     #: Which of the tables each problem has, counted in the order in which they come.

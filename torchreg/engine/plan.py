@@ -2,46 +2,30 @@
 
 from __future__ import annotations
 
-import copy
 import math
-from collections.abc import Hashable
 from dataclasses import dataclass, replace
 from functools import partial
 
-import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from torchreg._device import (
-    drawing,
-    generator_states,
-    resolve_dtype,
-    seeded,
-    statistics_dtype,
-)
 from torchreg.diagnosis.record import FitSummary
+from torchreg.engine.beginnings import scaling_of, start_networks
 from torchreg.engine.described_rows import describe_rows
 from torchreg.engine.folds import (
     deal_folds,
     joined,
-    one_of,
     outcome_of_all,
     split_rows,
     split_table,
 )
-from torchreg.engine.initial import initialize
-from torchreg.engine.inside import LARGE, Inside
-from torchreg.engine.members import has_members
-from torchreg.engine.network import Habits, build_network, fit_to_data, habits_of, scaled
+from torchreg.engine.inside import LARGE
 from torchreg.engine.problem import ONE_THREAD, Answer, Outcome, Problem, is_interrupted
-from torchreg.engine.request import Job, RawRows, Request
-from torchreg.engine.rows import Rows, Table, every_row, merge_identical, width_of
+from torchreg.engine.request import Job, RawRows
+from torchreg.engine.rows import every_row, merge_identical, width_of
 from torchreg.engine.shared import Shared
-from torchreg.engine.statistics import Statistics, column_statistics
-from torchreg.engine.stepper import trainable
 from torchreg.engine.summary import Travel, summarize, take_sample
-from torchreg.losses import probe_loss
-from torchreg.nn.plain import is_plain
+from torchreg.losses import LOSSES, probe_loss
 from torchreg.optimizers import OptimizerSpec
 
 #: With ``batch_size="auto"``, up to this many rows are one batch, ...
@@ -108,7 +92,10 @@ class Plan:
         # 1. Batches. A full batch is what its distinct rows and their weights say.
         self.n_rows, n_outputs = training.y.shape
         batch_size = choose_batch_size(request.batch_size, self.n_rows, request.optimizer)
-        loss = probe_loss(request.loss, n_outputs)
+        probe = partial(probe_loss, request.loss, n_outputs)
+        is_ours = LOSSES.get(request.loss.name) is request.loss.function
+        # What a function of the user's does when it is called is not known.
+        loss = shared.once("loss", training, request.loss, make=probe) if is_ours else probe()
         whole = batch_size >= self.n_rows and (loss.per_row or training.weight is not None)
         # Copies of a row in two folds would be seen and held out at once.
         dealt = request.n_folds > 1 and may_merge(training) and loss.per_row
@@ -155,6 +142,7 @@ class Plan:
                 draws=start.habits.draws,
                 generators=start.generators,
                 schedule=request.schedule,
+                draft=start.draft,
             )
             self.problems.append(problem)
         if request.schedule.moves:
@@ -208,91 +196,6 @@ def final_loss(outcome: Outcome) -> float:
     return loss if math.isfinite(loss) else math.inf
 
 
-@dataclass(frozen=True)
-class Start:
-    """What is there before the first step of one network.
-
-    Parameters
-    ----------
-    seed : int
-        From which it was drawn.
-    inside : Inside
-        The network between its scaling layers.
-    table : Table
-        The training rows in its units.
-    habits : Habits
-        What it does beside computing.
-    generators : list of Tensor
-        Where torch's generators stood when it had been drawn, if it draws again.
-    """
-
-    seed: int
-    inside: Inside
-    table: Table
-    habits: Habits
-    generators: list[Tensor]
-
-
-def start_networks(
-    request: Request, training: RawRows, batch_size: int, shared: Shared
-) -> list[Start]:
-    """Draw one network or several; all see the same rows, of which there is one copy."""
-    how = scaling_of(request)
-    scaling = shared.once("scaling", training, *how, make=partial(statistics, request, training))
-    whole = batch_size >= len(training.y)
-    starts: list[Start] = []
-
-    def start(seed: int, number: int) -> Start:
-        """Build a network between its scaling layers, and bring the rows into its units."""
-        with drawing():
-            if request.start is None:
-                module = build_module(request, training, batch_size, *scaling)
-            else:
-                several = request.n_folds > 1
-                module = copy.deepcopy(one_of(request.start, number) if several else request.start)
-            inside = Inside(module, _own(request))
-            same = starts and starts[0].inside.dtype == inside.dtype
-            make = partial(inside.table, training, whole=whole)
-            table = (
-                starts[0].table
-                if same
-                else shared.once("table", training, *how, inside.dtype, whole, make=make)
-            )
-            if request.start is None:
-                initialize(inside.network, table, request.loss.link)
-            habits = habits_of(inside.network, table.x[torch.arange(min(4, len(table.t)))])
-            drawn = generator_states(request.device) if habits.draws else []
-            return Start(seed, inside, table, habits, drawn)
-
-    for number, seed in enumerate(seeds_of(request.seed, request.n_networks)):
-        starts.append(seeded(seed, request.device, partial(start, seed, number)))
-    return starts
-
-
-def scaling_of(request: Request) -> tuple[Hashable, ...]:
-    """Give what the units of a network depend on, beside the training rows."""
-    return (
-        id(request.start),
-        request.standardize_x,
-        request.standardize_y,
-        request.loss.centres,
-        request.optimizer.searches_lines,
-        request.device,
-    )
-
-
-def statistics(request: Request, training: RawRows) -> tuple[Statistics | None, Statistics | None]:
-    """Compute the statistics of X and of y, where they are standardized and not known yet."""
-    x = y = None
-    if request.standardize_x and request.start is None:
-        x = column_statistics(training.x, training.weight)
-    if request.standardize_y and request.start is None:
-        y = column_statistics(training.y, training.weight)
-        if not request.loss.centres:
-            y = Statistics(torch.zeros_like(y.mean), y.mean)
-    return x, y
-
-
 def may_merge(training: RawRows) -> bool:
     """Whether identical rows are looked for: made dense, all of them must fit memory with ease."""
     return len(training.y) * width_of(training.x) <= LARGE
@@ -303,20 +206,6 @@ def merged(training: RawRows) -> RawRows:
     return RawRows(*merge_identical(every_row(training.x), training.y, training.weight))
 
 
-def seeds_of(seed: int, n_init: int) -> list[int]:
-    """Give each of several networks a seed; the first has the one of the fit.
-
-    Examples
-    --------
-    >>> seeds_of(7, 1), seeds_of(7, 3)[:2] == seeds_of(7, 2)
-    ([7], True)
-    """
-    if n_init == 1:
-        return [seed]
-    further: list[int] = np.random.SeedSequence(seed).generate_state(n_init - 1).tolist()
-    return [seed, *further]
-
-
 def choose_batch_size(batch_size: int | str | None, n_rows: int, optimizer: OptimizerSpec) -> int:
     """Read the ``batch_size`` parameter; ``n_rows`` is a full batch."""
     if batch_size is None:
@@ -325,64 +214,3 @@ def choose_batch_size(batch_size: int | str | None, n_rows: int, optimizer: Opti
         whole = n_rows <= AUTO_FULL_BATCH or optimizer.wants_full_batch
         return n_rows if whole else AUTO_BATCH
     return min(int(batch_size), n_rows)
-
-
-def build_module(
-    request: Request,
-    training: RawRows,
-    batch_size: int,
-    x_statistics: Statistics | None,
-    y_statistics: Statistics | None,
-) -> nn.Sequential:
-    """Build the untrained network between its scaling layers, on its device."""
-    loss, n_features, n_outputs = request.loss, width_of(training.x), training.y.shape[1]
-    width = n_outputs * loss.per_output
-    network = build_network(
-        request.module,
-        request.module_options,
-        in_features=n_features,
-        out_features=width,
-    )
-    on_cpu = request.device.type == "cpu"
-    known = on_cpu and is_plain(network, in_features=n_features, out_features=width)
-    average = False
-    if known:
-        network.eval()
-    else:
-        default = torch.get_default_dtype()
-        before = scaled(nn.Identity(), x_statistics, None, default)
-        first = before(_first_rows(training.x)).to(default)
-        output = fit_to_data(network, first, n_outputs, loss.per_output)
-        average = has_members(output)
-    trainable(network)
-    dtype = resolve_dtype(
-        request.dtype,
-        work=batch_size * sum(p.numel() for p in network.parameters()),
-        device=request.device,
-        exact=request.optimizer.searches_lines,
-    )
-    link = copy.deepcopy(loss.link)
-    module = scaled(network.to(dtype), x_statistics, y_statistics, dtype, link, average=average)
-    if known:
-        return module
-    if statistics_dtype(request.device) != torch.float64:
-        module.to(statistics_dtype(request.device))
-    return module.to(request.device)
-
-
-def _first_rows(rows: Rows) -> Tensor:
-    return rows[torch.arange(min(4, len(rows)))]
-
-
-def _own(request: Request) -> Request:
-    """Give one of several networks callbacks of its own, for they remember what they saw."""
-    if request.n_networks == 1:
-        return request
-    try:
-        return replace(request, callbacks=copy.deepcopy(request.callbacks))
-    except Exception as error:
-        raise ValueError(
-            f"Of {request.n_networks} networks each has callbacks of its own, but one of "
-            f"{[*request.callbacks]} cannot be copied: {error}. Set n_init=1 and n_folds=None, or "
-            "leave it out."
-        ) from error

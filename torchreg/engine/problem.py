@@ -149,6 +149,8 @@ class Problem:
         From where torch's generators go on for a network that draws.
     schedule : ScheduleSpec
         How its learning rate moves.
+    draft : nn.Module or None
+        An untrained network of which this one is a copy: copies of one differ in nothing.
     """
 
     network: nn.Module
@@ -168,6 +170,7 @@ class Problem:
     draws: bool = False
     generators: list[Tensor] = field(default_factory=list)
     schedule: ScheduleSpec = field(default_factory=ScheduleSpec)
+    draft: nn.Module | None = None
 
     @property
     def steps_in_epoch(self) -> int:

@@ -12,7 +12,7 @@ import torch
 from sklearn.utils import check_array
 from torch import nn
 
-from torchreg.engine.plan import seeds_of
+from torchreg.engine.beginnings import seeds_of
 from torchreg.engine.start import rebuild_start
 from torchreg.nn import Ensemble
 from torchreg.nn.links import numbers_per_output

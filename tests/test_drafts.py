@@ -1,0 +1,143 @@
+"""Fits that begin with the same network begin with copies of one, which is as good as their own."""
+
+from __future__ import annotations
+
+import copy
+import pickle
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from tests._stacks import job_of
+from torchreg import TorchRegressor
+from torchreg.engine.drafts import copied, draft_of
+from torchreg.engine.plan import Plan
+from torchreg.engine.shared import Shared
+from torchreg.nn import MLP, Standardize, TabularMLP
+
+RNG = np.random.default_rng(0)
+X, Y = RNG.normal(200, 10, size=(40, 3)), RNG.normal(4000, 800, size=40)
+
+
+def jobs(*changes: dict[str, Any]) -> list[Any]:
+    settings = {"module": MLP, "max_epochs": 2, "random_state": 0}
+    return [
+        job_of(TorchRegressor(**{**settings, **change}), {"X": X, "y": Y}) for change in changes
+    ]
+
+
+def begun(asked: list[Any]) -> list[nn.Module]:
+    """Give all networks of some jobs, planned together, before their first step."""
+    shared = Shared(several=len(asked) > 1)
+    return [p.network for job in asked for p in Plan(job, shared).problems]
+
+
+def same(a: nn.Module, b: nn.Module) -> bool:
+    first, second = a.state_dict(), b.state_dict()
+    return first.keys() == second.keys() and all(torch.equal(first[n], second[n]) for n in first)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {},
+        {"module__hidden_sizes": (3, 2), "module__activation": "tanh"},
+        {"module__hidden_sizes": [np.int64(4)], "module__dropout": 0.5},
+        {"dtype": "float32", "standardize": "y"},
+        {"n_init": 3},
+        {"early_stopping": True, "n_folds": 2},
+    ],
+)
+def test_a_copy_is_the_network_that_the_fit_would_draw_alone(settings: dict[str, Any]) -> None:
+    asked = jobs(*({**settings, "lr": lr} for lr in (0.1, 0.2, 0.3)))
+    together, alone = begun(asked), [network for job in asked for network in begun([job])]
+    assert len(together) == len(alone)
+    assert all(map(same, together, alone))
+    assert [n.training for n in together] == [n.training for n in alone]
+    parameters = [p for network in together for p in network.parameters()]
+    assert len({p.data_ptr() for p in parameters}) == len(parameters)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"module__hidden_sizes": (3,)},
+        {"module__activation": "tanh"},
+        {"module__dropout": 0.1},
+        {"random_state": 1},
+        {"dtype": "float32"},
+    ],
+)
+def test_what_draws_another_network_is_no_copy(change: dict[str, Any]) -> None:
+    shared = Shared(several=True)
+    asked = jobs({}, {"lr": 0.1}, change)
+    first, second, other = (Plan(job, shared).problems[0] for job in asked)
+    assert first.draft is second.draft
+    assert first.draft is not other.draft
+    assert repr(other.network) == repr(begun(asked[2:])[0])
+    assert same(other.network, begun(asked[2:])[0])
+
+
+def test_a_class_of_the_users_is_built_for_each_fit() -> None:
+    built = []
+
+    class Own(MLP):
+        def __init__(self, in_features: int) -> None:
+            super().__init__(in_features)
+            built.append(self)
+
+    begun(jobs({"module": Own}, {"module": Own}))
+    assert len(built) == 2
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"module": TabularMLP},
+        {"module": MLP(3)},
+        {"module__activation": nn.Tanh},
+        {"module__hidden_sizes": np.array([3])},
+        {"loss": "gaussian_nll"},
+    ],
+)
+def test_what_only_the_module_knows_is_not_foretold(settings: dict[str, Any]) -> None:
+    (job,) = jobs(settings)
+    assert draft_of(job.request) is None
+
+
+def test_options_that_read_alike_and_differ_in_type_are_not_the_same() -> None:
+    found = [draft_of(j.request) for j in jobs(*({"module__dropout": d} for d in (0, 0.0, False)))]
+    assert len(set(found)) == 3
+
+
+def test_a_copy_is_what_deepcopy_makes() -> None:
+    module = nn.Sequential(
+        Standardize([1.0, 2.0], [3.0, 0.0]), MLP(2, hidden_sizes=(3,), dropout=0.1), nn.Linear(1, 1)
+    ).eval()
+    module[2].bias.requires_grad_(requires_grad=False)
+    twin, model = copied(module), copy.deepcopy(module)
+    assert repr(twin) == repr(model)
+    assert same(twin, model)
+    for ours, theirs in zip(twin.modules(), model.modules(), strict=True):
+        assert vars(ours).keys() == vars(theirs).keys()
+        assert [type(v) for v in vars(ours).values()] == [type(v) for v in vars(theirs).values()]
+        assert ours.training == theirs.training
+    asked = [[p.requires_grad for p in network.parameters()] for network in (twin, model)]
+    assert asked[0] == asked[1]
+    assert len(pickle.dumps(twin)) == len(pickle.dumps(model))
+
+
+def test_what_becomes_of_a_copy_leaves_the_others_alone() -> None:
+    module = nn.Sequential(nn.Linear(2, 1))
+    before, twin = copy.deepcopy(module), copied(module)
+    with torch.no_grad():
+        twin[0].weight.fill_(7)
+    twin.register_forward_hook(lambda *_: None)
+    twin.append(nn.Linear(1, 1))
+    twin[0].register_buffer("more", torch.zeros(1))
+    assert repr(module) == repr(before)
+    assert same(module, before)
+    assert not module._forward_hooks
