@@ -101,6 +101,7 @@ FLOORS: dict[str, list[str]] = {
         "torchreg.engine.summary",
         "torchreg.engine.described_rows",
         "torchreg.engine.loop",
+        "torchreg.engine.curves",
         "torchreg.engine.member",
         "torchreg.engine.stack",
         "torchreg.engine.groups",

@@ -14,9 +14,10 @@ from typing import Any, cast
 from torch import Tensor
 
 from torchreg.engine.core import Core, LastingCore
+from torchreg.engine.curves import Curves
 from torchreg.engine.member import Member
 from torchreg.engine.problem import Answer, Observer, Outcome, Problem
-from torchreg.engine.progress import Snapshot
+from torchreg.engine.progress import Snapshot, Trail
 from torchreg.engine.rows import Batch
 
 #: A fit that goes on begins as ever for so many epochs, so that each kind of step is captured
@@ -73,9 +74,10 @@ class _Training:
         first = problems[0]
         self.keeper = first.keeper
         self.on_validation = first.stopping.on_validation
-        self.best = Snapshot(core.tensors(), len(problems))
         #: Whether each step shows the loss of all rows, so that the best weights can be kept then.
         self.watches = core.whole is not None and not self.on_validation
+        keep = Trail if self.watches and len(problems) > 1 else Snapshot
+        self.best = keep(core.tensors(), len(problems))
         if not self.watches:
             self.best.take_all()
         #: The weights at the end of the last epoch, to which an interrupted fit goes back.
@@ -85,6 +87,7 @@ class _Training:
         #: Networks to whose fits somebody listens, and those that may settle before their budget.
         self.heard = [member for member in self.members if member.listeners]
         self.asked = [m for m in self.members if m.listeners or m.patience is not None]
+        self.curves = Curves(self.placed, asked=bool(self.asked) or self.keeper is not None)
         self.shortest = min(problem.max_epochs for problem in problems)
         self.fresh = True
         self.batch_losses: list[float] | Tensor = []
@@ -195,7 +198,9 @@ class _Training:
             return
         self.batch_losses = values = _numbers(loss)
         if self.watches:
-            self.best.take_lower(values, self.n_epochs - 1)
+            # An array is compared as a whole.
+            lone = len(values) == 1
+            self.best.take_lower(values if lone else loss.cpu().numpy(), self.n_epochs - 1)
 
     def _require_finite(self, losses: list[float]) -> None:
         for member in self.active:
@@ -212,14 +217,8 @@ class _Training:
                 )
 
     def _write_down(self, losses: list[float], validation: list[float] | None) -> None:
-        for member in self.active:
-            member.losses.append(losses[member.place])
-        if validation is not None:
-            for member in self.active:
-                member.validation_losses.append(validation[member.place])
-        if self.core.pace is not None:
-            for member in self.active:
-                member.rates.append(self.core.pace.rates[member.place])
+        rates = None if self.core.pace is None else self.core.pace.rates
+        self.curves.note(self.active, losses, validation, rates)
         # A finite sum has finite terms; only where it is not is each of them looked at.
         if self.core.whole is not None and math.isfinite(sum(losses) + sum(validation or [])):
             return
@@ -267,6 +266,7 @@ class _Training:
 
     def _conclude(self, member: Member, reason: str) -> None:
         """Put the right weights in place, and write the answer."""
+        self.curves.write(member)
         if self.keeper is not None and reason != "interrupted":
             self.keeper.keep(lambda: self._memory(reason), ended=True)
         best, best_epoch = self.best, member.problem.first_epoch + len(member.losses)
@@ -274,7 +274,7 @@ class _Training:
             reason = "diverged"
         if reason == "diverged" or self.on_validation:
             best.restore(member.place)
-            best_epoch = member.problem.first_epoch + best.epoch[member.place]
+            best_epoch = member.problem.first_epoch + best.epoch_of(member.place)
         self._let_go(member, member.outcome(reason, self.core.lane, best_epoch))
 
     def _let_go(self, member: Member, answer: Answer) -> None:
@@ -300,6 +300,9 @@ class _Training:
 
     def _interrupt(self) -> None:
         """End all fits as they were after the last whole epoch."""
+        for member in self.active:
+            self.curves.write(member)
+        self.curves.forget_after(self.n_finished)
         if not self.watches:
             losses = [math.inf] * len(self.placed)
             for member in self.active:
@@ -331,10 +334,14 @@ class _Training:
         places = [member.place for member in staying]
         core = self.core.of(places)
         best, last = (s.of(places, core.tensors()) for s in (self.best, self.last))
+        for member in staying:
+            self.curves.write(member)
+        curves = Curves(staying, asked=self.curves.asked)
 
         def move() -> None:
             core.lend()
             self.core, self.best, self.last, self.placed = core, best, last, staying
+            self.curves = curves
             for place, member in enumerate(staying):
                 member.place = place
 

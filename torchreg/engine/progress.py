@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import math
-from itertools import compress
-from operator import lt
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, Self
 
+import numpy as np
 import torch
 from torch import Tensor
+
+#: Epochs on the trail of a training, at most, and numbers of their weights: 1 MB of them.
+_LONGEST, _ON_TRAIL = 32, 2**17
 
 
 class Snapshot:
@@ -22,17 +25,17 @@ class Snapshot:
 
     Attributes
     ----------
-    loss : list of float
+    loss : ndarray of shape (n_networks,)
         Of the kept weights of each network, infinite at the start.
-    epoch : list of int
+    epoch : ndarray of shape (n_networks,)
         After which they were taken, counted within this fit.
     """
 
     def __init__(self, tensors: list[Tensor], n_networks: int) -> None:
         self.tensors = tensors
         self.kept: list[Tensor] | None = None
-        self.loss = [math.inf] * n_networks
-        self.epoch = [0] * n_networks
+        self.loss = np.full(n_networks, math.inf)
+        self.epoch = np.zeros(n_networks, dtype=int)
         #: Whether they are being kept just now: the weights in place are those to keep.
         self.underway = False
 
@@ -46,30 +49,31 @@ class Snapshot:
                 kept.copy_(tensor)
         self.underway = False
 
-    def take_lower(self, losses: list[float], epoch: int) -> None:
+    def take_lower(self, losses: Sequence[float] | np.ndarray, epoch: int) -> None:
         """Keep the weights of those networks whose loss is lower than ever.
 
         Parameters
         ----------
-        losses : list of float
-            One for each network.
+        losses : sequence of float or ndarray of shape (n_networks,)
         epoch : int
             After which the weights are as they are now.
         """
-        are_lower = list(map(lt, losses, self.loss))
-        if all(are_lower):
-            self.take_all()
-            self.loss, self.epoch = [*losses], [epoch] * len(losses)
+        if len(self.loss) == 1:
+            if losses[0] < self.loss[0]:
+                self.take_all()
+                self.loss[0], self.epoch[0] = losses[0], epoch
             return
-        lower = [*compress(range(len(losses)), are_lower)]
-        if not lower:
+        found = np.asarray(losses)
+        are_lower = found < self.loss
+        n_lower = np.count_nonzero(are_lower)
+        if n_lower == 0:
             return
-        if self.kept is None:
+        if n_lower == len(found) or self.kept is None:
             self.take_all()
         else:
-            self._take_some(torch.tensor(are_lower))
-        for place in lower:
-            self.loss[place], self.epoch[place] = losses[place], epoch
+            self._take_some(torch.from_numpy(are_lower))
+        np.copyto(self.loss, found, where=are_lower)
+        np.copyto(self.epoch, epoch, where=are_lower)
 
     def _take_some(self, chosen: Tensor) -> None:
         self.underway = True
@@ -86,6 +90,10 @@ class Snapshot:
         for kept, tensor in zip(self.kept, self.tensors, strict=True):
             self._row(tensor, place).copy_(self._row(kept, place))
 
+    def epoch_of(self, place: int) -> int:
+        """Tell after which epoch the kept weights of a network were taken."""
+        return int(self.epoch[place])
+
     def is_finite(self, place: int) -> bool:
         """Whether the weights of a network, as they are now, are all finite."""
         return all(bool(torch.isfinite(self._row(t, place)).all()) for t in self.tensors)
@@ -93,13 +101,12 @@ class Snapshot:
     def _row(self, tensor: Tensor, place: int) -> Tensor:
         return tensor[place] if len(self.loss) > 1 else tensor
 
-    def of(self, places: list[int], tensors: list[Tensor]) -> Snapshot:
+    def of(self, places: list[int], tensors: list[Tensor]) -> Self:
         """Give the snapshot of some networks, whose rows are in other ``tensors`` now."""
-        snapshot = Snapshot(tensors, len(places))
+        snapshot = type(self)(tensors, len(places))
         if self.kept is not None:
             snapshot.kept = [kept[places] for kept in self.kept]
-        snapshot.loss = [self.loss[place] for place in places]
-        snapshot.epoch = [self.epoch[place] for place in places]
+        snapshot.loss, snapshot.epoch = self.loss[places], self.epoch[places]
         return snapshot
 
     def memory(self) -> dict[str, Any]:
@@ -107,8 +114,8 @@ class Snapshot:
         return {
             "tensors": self.tensors,
             "kept": self.kept,
-            "loss": self.loss[0],
-            "epoch": self.epoch[0],
+            "loss": float(self.loss[0]),
+            "epoch": int(self.epoch[0]),
         }
 
     def recall(self, memory: dict[str, Any]) -> None:
@@ -120,7 +127,73 @@ class Snapshot:
                 before.to(tensor)
                 for tensor, before in zip(self.tensors, memory["kept"], strict=True)
             ]
-        self.loss, self.epoch = [memory["loss"]], [memory["epoch"]]
+        self.loss[0], self.epoch[0] = memory["loss"], memory["epoch"]
+
+
+class Trail(Snapshot):
+    """The best weights so far, looked for among those of the last epochs from time to time.
+
+    To compare, to choose and to keep in each epoch takes as long as to move the weights, and
+    Python waits for none of it: a thread beside this one, which trains another stack, waits.
+
+    Parameters
+    ----------
+    tensors : list of Tensor
+    n_networks : int
+        See :class:`Snapshot`.
+    """
+
+    def __init__(self, tensors: list[Tensor], n_networks: int) -> None:
+        super().__init__(tensors, n_networks)
+        n_numbers = sum(tensor.numel() for tensor in tensors)
+        self._length = max(1, min(_LONGEST, _ON_TRAIL // max(n_numbers, 1)))
+        #: Of each tensor, what it was in so many epochs; and the same epoch by epoch.
+        self._steps = [tensor.new_empty((self._length, *tensor.shape)) for tensor in tensors]
+        self._places = [[step[i] for step in self._steps] for i in range(self._length)]
+        #: Losses and number of each epoch that has not been looked at.
+        self._noted: list[tuple[Sequence[float] | np.ndarray, int]] = []
+
+    def take_lower(self, losses: Sequence[float] | np.ndarray, epoch: int) -> None:
+        """Note the weights of all networks; see :meth:`Snapshot.take_lower`."""
+        for place, tensor in zip(self._places[len(self._noted)], self.tensors, strict=True):
+            place.copy_(tensor)
+        self._noted.append((losses, epoch))
+        if len(self._noted) == self._length:
+            self._look()
+
+    def _look(self) -> None:
+        """Keep the best of what was noted; interrupted and done again, it is as if done once."""
+        if not self._noted:
+            return
+        # (n_epochs, n_networks)
+        losses = np.array([losses for losses, _ in self._noted])
+        best = np.where(np.isnan(losses), math.inf, losses).argmin(axis=0)
+        lowest = losses[best, np.arange(len(best))]
+        (lower,) = np.nonzero(lowest < self.loss)
+        if self.kept is None:
+            self.kept = [tensor.clone() for tensor in self._places[0]]
+        for kept, steps in zip(self.kept, self._steps, strict=True):
+            rows = torch.from_numpy(lower).to(kept.device)
+            kept[rows] = steps[torch.from_numpy(best[lower]).to(kept.device), rows]
+        epochs = np.array([epoch for _, epoch in self._noted])
+        self.epoch[lower] = epochs[best[lower]]
+        self.loss[lower] = lowest[lower]
+        self._noted = []
+
+    def restore(self, place: int) -> None:
+        """Put the kept weights of a network back."""
+        self._look()
+        super().restore(place)
+
+    def epoch_of(self, place: int) -> int:
+        """Tell after which epoch the kept weights of a network were taken."""
+        self._look()
+        return super().epoch_of(place)
+
+    def of(self, places: list[int], tensors: list[Tensor]) -> Self:
+        """Give the snapshot of some networks, whose rows are in other ``tensors`` now."""
+        self._look()
+        return super().of(places, tensors)
 
 
 class Patience:
