@@ -327,10 +327,10 @@ def test_a_stack_is_gone_when_its_fits_are(
 ) -> None:
     lend = together.Stack.lend
 
-    def noting(self: Any) -> None:
+    def noting(self: Any, *given: Any) -> None:
         tables = [problem.training for problem in self.problems]
         LENT.extend(weakref.ref(held) for held in [self, self.theta, *[t.x for t in tables]])
-        lend(self)
+        lend(self, *given)
 
     monkeypatch.setattr(together.Stack, "lend", noting)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from functools import partial
 from typing import Any
@@ -63,17 +63,16 @@ class Stack:
         self.drawing = drawing() if first.draws else nullcontext()
         self.generators = self._new_generators()
         self.names = [n for n, p in networks[0].named_parameters() if p.requires_grad]
-        parameters = [dict(network.named_parameters()) for network in networks]
-        self.theta = torch.stack(
-            [
-                torch.cat([own[name].detach().reshape(-1) for name in self.names])
-                for own in parameters
-            ]
-        )
+        tensors = [_tensors_of(network) for network in networks]
+        parts = [torch.stack([own[name].detach() for own in tensors]) for name in self.names]
+        # (n_networks, the parameter's own shape) -> (n_networks, n) columns
+        parts = [part.view(len(part), part[0].numel()) for part in parts]
+        self.theta = torch.cat(parts, dim=1)
         #: Buffers, and parameters that are not trained: a row for each network.
         self.fixed = {
-            name: torch.stack([dict(_fixed(network))[name].detach() for network in networks])
-            for name, _ in _fixed(networks[0])
+            name: torch.stack([own[name].detach() for own in tensors])
+            for name in tensors[0]
+            if name not in self.names
         }
         rules = [problem.optimizer.vector_rule(self.device) for problem in problems]
         self.rule = stack_rules([r for r in rules if isinstance(r, VectorRule)], self.theta)
@@ -94,7 +93,7 @@ class Stack:
             reason = str(error).partition("\n")[0]
             raise NotStackableError(f"the module cannot be computed for many: {reason}") from error
         self.started = networks, *self._values()
-        self.lend()
+        self.lend(tensors)
 
     def _find_leading(self) -> list[str]:
         """Name the layers that rows are sent through beforehand, as far as memory is kind to."""
@@ -236,18 +235,20 @@ class Stack:
         if any(memory_of(tensor) not in own for tensor in self.captured.written):
             raise NotStackableError("it changes a tensor that is no parameter and no buffer")
 
-    def lend(self) -> None:
-        """Let the networks look at their rows."""
-        for place, problem in enumerate(self.problems):
-            begin = 0
-            parameters = dict(problem.network.named_parameters())
-            for name in self.names:
-                p = parameters[name]
-                # (n,) columns of a row -> the parameter's own shape
-                p.data = self.theta[place, begin : begin + p.numel()].view(p.shape)
-                begin += p.numel()
-            for name, tensor in _fixed(problem.network):
-                tensor.data = self.fixed[name][place]
+    def lend(self, tensors: Sequence[Mapping[str, Tensor]] | None = None) -> None:
+        """Let the networks look at their rows; their tensors by name, if they are at hand."""
+        tensors = tensors or [_tensors_of(problem.network) for problem in self.problems]
+        rows = {name: values.unbind() for name, values in self.fixed.items()}
+        begin = 0
+        for name in self.names:
+            shape = tensors[0][name].shape
+            part = self.theta[:, begin : begin + shape.numel()]
+            # (n_networks, n) columns -> (n_networks, the parameter's own shape)
+            rows[name] = part.view(len(part), *shape).unbind()
+            begin += shape.numel()
+        for place, own in enumerate(tensors):
+            for name, values in rows.items():
+                own[name].data = values[place]
 
     @property
     def lane(self) -> str:
@@ -333,19 +334,18 @@ class Stack:
         """Put all networks back to where they were before they were stacked."""
         networks, theta, fixed = self.started
         for place, network in enumerate(networks):
-            parameters = dict(network.named_parameters())
-            parts = theta[place].split([parameters[name].numel() for name in self.names])
+            own = _tensors_of(network)
+            parts = theta[place].split([own[name].numel() for name in self.names])
             for name, part in zip(self.names, parts, strict=True):
                 # (n,) -> the parameter's own shape
-                parameters[name].data = part.view(parameters[name].shape).clone()
-            for name, tensor in _fixed(network):
-                tensor.data = fixed[name][place].clone()
+                own[name].data = part.view(own[name].shape).clone()
+            for name, values in fixed.items():
+                own[name].data = values[place].clone()
 
 
-def _fixed(network: nn.Module) -> list[tuple[str, Tensor]]:
-    """List what is not trained: buffers, and parameters that ask for no gradient."""
-    frozen = [(name, p) for name, p in network.named_parameters() if not p.requires_grad]
-    return [*frozen, *network.named_buffers()]
+def _tensors_of(network: nn.Module) -> dict[str, Tensor]:
+    """Name the parameters and buffers of a network."""
+    return {**dict(network.named_parameters()), **dict(network.named_buffers())}
 
 
 def _tables(problem: Problem) -> list[Table]:
