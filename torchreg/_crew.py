@@ -110,6 +110,8 @@ class Crew:
             self._start_what_may()
         if self.meeting.ended:
             self.close(call)
+        if crew_here() is None:
+            self.meeting.give_head_start()
         return task
 
     def come(self) -> None:

@@ -62,7 +62,10 @@ def check_parameters(estimator: BaseEstimator) -> None:
             )
     for name, limits in _READY.items():
         value = getattr(estimator, name)
-        if not any(limit.is_satisfied_by(value) for limit in limits):
+        for limit in limits:
+            if limit.is_satisfied_by(value):
+                break
+        else:
             check_limits(estimator, {name: LIMITS[name]})
     dtype = estimator.dtype
     if isinstance(dtype, torch.dtype) and dtype not in (torch.float32, torch.float64):

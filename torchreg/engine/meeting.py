@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from torchreg.engine.fit import fit_networks, given_or_raised
 from torchreg.engine.plan import Fitted
 from torchreg.engine.request import Job
-from torchreg.engine.signals import Signal
+from torchreg.engine.signals import HeadStart, Signal
 
 #: Seconds after the last arrival that a fit waits for threads that do nothing meanwhile: they may
 #: wait for what a waiting fit holds, as a lock.
@@ -154,6 +154,7 @@ class Meeting:
         self._taken: set[_Visit] = set()
         #: With an answer, and not gone on yet.
         self._answered: deque[_Visit] = deque()
+        self._head_start = HeadStart()
         self._last_turn = 0.0
         self._last_arrival = 0.0
         self._cpu_at_arrival = 0.0
@@ -179,6 +180,19 @@ class Meeting:
             self._running -= 1
             self._take_if_all_are_here()
             self._let_go_on(1)
+            if self._running <= 1:
+                self._head_start.end()
+
+    def give_head_start(self) -> None:
+        """Wait a little until all other threads have brought their fits, or have left.
+
+        The calling thread has entered. Tasks that take longer run beside it, as they would.
+        """
+        with self.lock:
+            if self._running <= 1:
+                return
+            self._head_start.begin()
+        self._head_start.wait()
 
     def fit(self, jobs: Sequence[Job]) -> list[Fitted | Exception]:
         """Wait until fits are done: by this thread, or by another one.
@@ -206,6 +220,8 @@ class Meeting:
             self._last_arrival, self._cpu_at_arrival = time.monotonic(), time.process_time()
             self._take_if_all_are_here()
             self._let_go_on(1)
+            if self._running <= 1:
+                self._head_start.end()
         self._wait(visit)
         if visit.group and visit.answer is None:
             self._train(visit.group)

@@ -7,7 +7,7 @@ import copy
 import inspect
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -17,6 +17,8 @@ from torchreg.engine.statistics import Statistics
 from torchreg.nn import MLP, AverageMembers, Link, Standardize, Unstandardize
 from torchreg.nn.links import for_each_number
 from torchreg.nn.plain import plain_layers
+
+M = TypeVar("M", bound=nn.Module)
 
 
 def build_network(
@@ -240,6 +242,27 @@ def scaled(
     if y_statistics is not None:
         layers["unstandardize"] = Unstandardize(*for_each_number(link, *y_statistics))
     return nn.Sequential(layers)
+
+
+def at_rest(module: M) -> M:
+    """Leave a module in evaluation mode: where it is so already, that is seen sooner than set.
+
+    Examples
+    --------
+    >>> at_rest(nn.Sequential(nn.Dropout())).training
+    False
+    """
+    return module if _rests(module) else module.eval()
+
+
+def _rests(module: nn.Module) -> bool:
+    kind = type(module)
+    return (
+        not module.training
+        and kind.train is nn.Module.train
+        and kind.eval is nn.Module.eval
+        and all(_rests(part) for part in module._modules.values() if part is not None)
+    )
 
 
 class Habits(NamedTuple):

@@ -20,6 +20,7 @@ from torchreg.engine.folds import (
     split_table,
 )
 from torchreg.engine.inside import LARGE
+from torchreg.engine.network import at_rest
 from torchreg.engine.problem import ONE_THREAD, Answer, Outcome, Problem, is_interrupted
 from torchreg.engine.request import Job, RawRows
 from torchreg.engine.rows import every_row, merge_identical, width_of
@@ -180,7 +181,7 @@ class Plan:
         rows = self.described, self.sample
         summary = summarize(problem, answer, travel, module, *rows, n_averaged)
         interrupted = any(map(is_interrupted, answers))
-        return Fitted(module.eval(), dtype, answer, summary, start.seed, losses, interrupted)
+        return Fitted(at_rest(module), dtype, answer, summary, start.seed, losses, interrupted)
 
 
 def is_small(job: Job) -> bool:

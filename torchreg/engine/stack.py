@@ -17,6 +17,7 @@ from torchreg.engine.core import OnLoss
 from torchreg.engine.gradient import CapturedGradient, Evaluation, TapedGradient
 from torchreg.engine.groups import HELD, widest
 from torchreg.engine.leading import leading_layers, send_through
+from torchreg.engine.network import at_rest
 from torchreg.engine.pace import pace_of
 from torchreg.engine.problem import Problem, reraise_interrupt
 from torchreg.engine.recorder import memory_of
@@ -328,7 +329,7 @@ class Stack:
         network = self.problems[place].network
         for tensor in [*network.parameters(), *network.buffers()]:
             tensor.data = tensor.data.clone()
-        network.eval()
+        at_rest(network)
 
     def undo(self) -> None:
         """Put all networks back to where they were before they were stacked."""

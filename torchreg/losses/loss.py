@@ -6,7 +6,7 @@ import copy
 import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cache, partial
 from typing import Any
 
 import torch
@@ -160,7 +160,7 @@ def build_loss(loss: str | type | Callable[..., Any], options: Mapping[str, Any]
                 "A torch loss class or any callable works too."
             )
         function = LOSSES[loss]
-        known = list(inspect.signature(function).parameters)
+        known = _parameters_of(loss)
         if isinstance(function, type):
             _check_options(options, known, owner=f"loss {loss!r}")
             return Loss(function(**options), loss)
@@ -187,6 +187,11 @@ def build_loss(loss: str | type | Callable[..., Any], options: Mapping[str, Any]
     elif options:
         loss = partial(loss, **options)
     return Loss(loss, name)
+
+
+@cache
+def _parameters_of(name: str) -> list[str]:
+    return list(inspect.signature(LOSSES[name]).parameters)
 
 
 def probe_loss(loss: Loss, n_outputs: int) -> Loss:
