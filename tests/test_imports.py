@@ -102,6 +102,7 @@ FLOORS: dict[str, list[str]] = {
         "torchreg.engine.described_rows",
         "torchreg.engine.loop",
         "torchreg.engine.curves",
+        "torchreg.engine.ranks",
         "torchreg.engine.member",
         "torchreg.engine.stack",
         "torchreg.engine.groups",

@@ -17,8 +17,15 @@ LOSSES = st.sampled_from([0.0, 1.0, 2.0, 3.0, math.inf, math.nan])
 
 
 def epochs_of(n_networks: int) -> st.SearchStrategy[list[list[float]]]:
+    """Draw tables of losses; once one is not finite, the network's next are not."""
     row = st.lists(LOSSES, min_size=n_networks, max_size=n_networks)
-    return st.lists(row, min_size=1, max_size=9)
+    return st.lists(row, min_size=1, max_size=9).map(ended)
+
+
+def ended(table: list[list[float]]) -> list[list[float]]:
+    dead = np.logical_or.accumulate(~np.isfinite(table), axis=0)
+    found: list[list[float]] = np.where(dead, math.nan, table).tolist()
+    return found
 
 
 def walk(keep: type[Snapshot], table: list[list[float]], looks: set[int]) -> Snapshot:
@@ -29,7 +36,7 @@ def walk(keep: type[Snapshot], table: list[list[float]], looks: set[int]) -> Sna
     for epoch, losses in enumerate(table):
         weights.copy_(torch.stack([torch.full((n,), float(epoch)), torch.arange(n)], dim=1))
         buffer.fill_(epoch)
-        snapshot.take_lower(np.array(losses), epoch)
+        snapshot.take_lower(torch.tensor(losses) if epoch % 2 else losses, epoch)
         if epoch in looks:
             [snapshot.epoch_of(place) for place in range(n)]
     return snapshot
@@ -58,7 +65,7 @@ def test_some_networks_go_on_with_what_was_kept_of_them(keep: type[Snapshot]) ->
     before = walk(keep, [[3.0, 1.0, 2.0], [1.0, 2.0, 1.0]], set())
     after = before.of([1, 2], [torch.full((2, 2), 7.0), torch.full((2,), 7.0)])
     assert type(after) is keep
-    after.take_lower(np.array([2.0, 0.0]), 5)
+    after.take_lower([2.0, 0.0], 5)
     assert [after.epoch_of(place) for place in (0, 1)] == [0, 5]
     after.restore(0)
     assert after.tensors[0].tolist() == [[0, 1], [7, 7]]

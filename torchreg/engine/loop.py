@@ -11,6 +11,7 @@ from operator import methodcaller
 from threading import Event
 from typing import Any, cast
 
+import torch
 from torch import Tensor
 
 from torchreg.engine.core import Core, LastingCore
@@ -18,16 +19,15 @@ from torchreg.engine.curves import Curves
 from torchreg.engine.member import Member
 from torchreg.engine.problem import Answer, Observer, Outcome, Problem
 from torchreg.engine.progress import Snapshot, Trail
+from torchreg.engine.ranks import pays_to_close_ranks
 from torchreg.engine.rows import Batch
 
 #: A fit that goes on begins as ever for so many epochs, so that each kind of step is captured
 #: as it was captured then, and jumps from there to where it was.
 AS_EVER = 2
 
-#: Networks that have ended leave the stack when so large a share of it has, ...
-_SHARE_TO_LEAVE = 0.2
-#: ... and when they save so many of its steps: a smaller stack is recorded and tried out anew.
-_STEPS_TO_LEAVE = 60
+#: Epochs of a stack that nobody looks at before they have ended, at most.
+_UNSEEN = 16
 
 
 def train(problems: Sequence[Problem], core: Core, halt: Event) -> list[Answer]:
@@ -88,6 +88,13 @@ class _Training:
         self.heard = [member for member in self.members if member.listeners]
         self.asked = [m for m in self.members if m.listeners or m.patience is not None]
         self.curves = Curves(self.placed, asked=bool(self.asked) or self.keeper is not None)
+        #: Whether a look at the losses can wait for some epochs: nobody asks, and nothing follows.
+        self.is_quiet = (
+            isinstance(self.best, Trail)
+            and not self.curves.asked
+            and core.pace is None
+            and first.validation is None
+        )
         self.shortest = min(problem.max_epochs for problem in problems)
         self.fresh = True
         self.batch_losses: list[float] | Tensor = []
@@ -128,6 +135,10 @@ class _Training:
                     continue
             if self.halt.is_set():
                 raise KeyboardInterrupt
+            if self.is_quiet and not self.fresh:
+                self._run_quietly()
+                self._let_some_go()
+                continue
             # 1. Tell who listens.
             self._begin_epoch()
             if not self.active:
@@ -152,9 +163,32 @@ class _Training:
             if self.keeper is not None and self.active and kept is None:
                 self.keeper.keep(self._memory, ended=False)
             # 9. Let those go that have ended, be it with their budget.
-            self._end_budgets()
-            if self.active and self._pays_to_close_ranks():
-                self._close_ranks()
+            self._let_some_go()
+
+    def _run_quietly(self) -> None:
+        """Run some epochs, and look at what they saw when the last of them has ended.
+
+        A loss that was not a number ends a fit as if it had been seen at once: what became of the
+        network since then is forgotten.
+        """
+        before, whole = self.n_epochs, self.core.whole
+        assert whole is not None
+        until = min(before + _UNSEEN, *(member.problem.max_epochs for member in self.active))
+        losses: list[Tensor] = []
+
+        def note(loss: Tensor, prediction: Tensor | None) -> None:
+            losses.append(loss)
+            self.best.take_lower(loss, self.n_epochs - 1)
+
+        try:
+            while self.n_epochs < until and not self.halt.is_set():
+                self.n_epochs += 1
+                self.core.step(whole, note)
+                self.n_finished = self.n_epochs
+                self.last.take_all()
+        finally:
+            for row in _rows(losses[: self.n_finished - before]):
+                self._write_down(row, None)
 
     def _begin_epoch(self) -> None:
         self.n_epochs += 1
@@ -198,23 +232,13 @@ class _Training:
             return
         self.batch_losses = values = _numbers(loss)
         if self.watches:
-            # An array is compared as a whole.
-            lone = len(values) == 1
-            self.best.take_lower(values if lone else loss.cpu().numpy(), self.n_epochs - 1)
+            self.best.take_lower(loss if len(values) > 1 else values, self.n_epochs - 1)
 
     def _require_finite(self, losses: list[float]) -> None:
         for member in self.active:
             loss = losses[member.place]
             if not math.isfinite(loss):
-                self._let_go(
-                    member,
-                    ValueError(
-                        f"The loss {member.problem.loss.name!r} is {loss} at the first step, "
-                        "before anything was learned. Likely causes: a loss that is not defined "
-                        "for standardized targets, a module whose outputs overflow, or values so "
-                        "extreme that they overflow even when standardized."
-                    ),
-                )
+                self._let_go(member, member.refusal(loss))
 
     def _write_down(self, losses: list[float], validation: list[float] | None) -> None:
         rates = None if self.core.pace is None else self.core.pace.rates
@@ -256,6 +280,13 @@ class _Training:
             reason = "callback" if any(stops) else member.settled()
             if reason is not None and member.answer is None:
                 self._conclude(member, reason)
+
+    def _let_some_go(self) -> None:
+        """Let those go that have ended, be it with their budget."""
+        self._end_budgets()
+        n_placed = len(self.placed)
+        if self.active and pays_to_close_ranks(self.active, n_placed, self.n_epochs):
+            self._close_ranks()
 
     def _end_budgets(self) -> None:
         if self.n_epochs < self.shortest:
@@ -316,18 +347,6 @@ class _Training:
                 self.last.restore(member.place)
             self._conclude(member, "interrupted")
 
-    def _pays_to_close_ranks(self) -> bool:
-        share = 1 - len(self.active) / len(self.placed)
-        if share < _SHARE_TO_LEAVE:
-            return False
-        n_epochs = max(map(self._epochs_to_come, self.active))
-        return share * n_epochs * self.active[0].problem.steps_in_epoch >= _STEPS_TO_LEAVE
-
-    def _epochs_to_come(self, member: Member) -> int:
-        """Guess: who waits for a better epoch goes on for as long as it has."""
-        left = member.problem.max_epochs - self.n_epochs
-        return left if member.patience is None else min(left, self.n_epochs)
-
     def _close_ranks(self) -> None:
         """Let those that still train go on without the others."""
         staying = [*self.active]
@@ -356,11 +375,8 @@ class _Training:
         """Give all that another process needs to go on after this epoch, bit for bit."""
         (member,) = self.placed
         return {
-            "losses": member.losses,
-            "validation_losses": member.validation_losses,
-            "rates": member.rates,
+            **member.memory(),
             "snapshot": self.best.memory(),
-            "patience": None if member.patience is None else member.patience.memory(),
             "reason": reason,
             # Where there is a keeper, there is one network.
             **cast(LastingCore, self.core).memory(),
@@ -369,15 +385,17 @@ class _Training:
     def _recall(self, memory: dict[str, Any]) -> None:
         """Put back what :meth:`_memory` gave, in this or another process."""
         (member,) = self.placed
-        member.losses = [*memory["losses"]]
-        member.validation_losses = [*memory["validation_losses"]]
-        member.rates = [*memory["rates"]]
+        member.recall(memory)
         self.n_epochs = self.n_finished = len(member.losses)
         self.best.recall(memory["snapshot"])
         self.last.take_all()
-        if member.patience is not None:
-            member.patience.recall(memory["patience"])
         cast(LastingCore, self.core).recall(memory)
+
+
+def _rows(losses: list[Tensor]) -> list[list[float]]:
+    """Read one number per network of each of several epochs."""
+    rows: list[list[float]] = torch.stack(losses).tolist() if losses else []
+    return rows
 
 
 def _numbers(values: list[float] | Tensor) -> list[float]:

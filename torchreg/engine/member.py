@@ -63,6 +63,32 @@ class Member:
         """Drop what was recorded of an epoch that was interrupted."""
         del self.losses[n_epochs:], self.validation_losses[n_epochs:], self.rates[n_epochs:]
 
+    def refusal(self, loss: float) -> ValueError:
+        """Say why it cannot begin, if its first loss is not finite."""
+        return ValueError(
+            f"The loss {self.problem.loss.name!r} is {loss} at the first step, "
+            "before anything was learned. Likely causes: a loss that is not defined "
+            "for standardized targets, a module whose outputs overflow, or values so "
+            "extreme that they overflow even when standardized."
+        )
+
+    def memory(self) -> dict[str, Any]:
+        """Give what it has recorded, so that another process can go on from there."""
+        return {
+            "losses": self.losses,
+            "validation_losses": self.validation_losses,
+            "rates": self.rates,
+            "patience": None if self.patience is None else self.patience.memory(),
+        }
+
+    def recall(self, memory: dict[str, Any]) -> None:
+        """Put back what :meth:`memory` gave, in this or another process."""
+        self.losses = [*memory["losses"]]
+        self.validation_losses = [*memory["validation_losses"]]
+        self.rates = [*memory["rates"]]
+        if self.patience is not None:
+            self.patience.recall(memory["patience"])
+
     def outcome(self, reason: str, lane: str, best_epoch: int) -> Outcome:
         """Write the answer."""
         still_falling = (

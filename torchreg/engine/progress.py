@@ -49,12 +49,12 @@ class Snapshot:
                 kept.copy_(tensor)
         self.underway = False
 
-    def take_lower(self, losses: Sequence[float] | np.ndarray, epoch: int) -> None:
+    def take_lower(self, losses: Sequence[float] | Tensor, epoch: int) -> None:
         """Keep the weights of those networks whose loss is lower than ever.
 
         Parameters
         ----------
-        losses : sequence of float or ndarray of shape (n_networks,)
+        losses : sequence of float or Tensor of shape (n_networks,)
         epoch : int
             After which the weights are as they are now.
         """
@@ -63,7 +63,7 @@ class Snapshot:
                 self.take_all()
                 self.loss[0], self.epoch[0] = losses[0], epoch
             return
-        found = np.asarray(losses)
+        found = _read([losses])[0]
         are_lower = found < self.loss
         n_lower = np.count_nonzero(are_lower)
         if n_lower == 0:
@@ -151,10 +151,13 @@ class Trail(Snapshot):
         self._steps = [tensor.new_empty((self._length, *tensor.shape)) for tensor in tensors]
         self._places = [[step[i] for step in self._steps] for i in range(self._length)]
         #: Losses and number of each epoch that has not been looked at.
-        self._noted: list[tuple[Sequence[float] | np.ndarray, int]] = []
+        self._noted: list[tuple[Sequence[float] | Tensor, int]] = []
 
-    def take_lower(self, losses: Sequence[float] | np.ndarray, epoch: int) -> None:
-        """Note the weights of all networks; see :meth:`Snapshot.take_lower`."""
+    def take_lower(self, losses: Sequence[float] | Tensor, epoch: int) -> None:
+        """Note the weights of all networks; see :meth:`Snapshot.take_lower`.
+
+        A network whose loss is not finite has come to its end: nothing better follows.
+        """
         for place, tensor in zip(self._places[len(self._noted)], self.tensors, strict=True):
             place.copy_(tensor)
         self._noted.append((losses, epoch))
@@ -166,8 +169,9 @@ class Trail(Snapshot):
         if not self._noted:
             return
         # (n_epochs, n_networks)
-        losses = np.array([losses for losses, _ in self._noted])
-        best = np.where(np.isnan(losses), math.inf, losses).argmin(axis=0)
+        losses = _read([losses for losses, _ in self._noted])
+        losses[np.logical_or.accumulate(~np.isfinite(losses), axis=0)] = math.inf
+        best = losses.argmin(axis=0)
         lowest = losses[best, np.arange(len(best))]
         (lower,) = np.nonzero(lowest < self.loss)
         if self.kept is None:
@@ -194,6 +198,14 @@ class Trail(Snapshot):
         """Give the snapshot of some networks, whose rows are in other ``tensors`` now."""
         self._look()
         return super().of(places, tensors)
+
+
+def _read(rows: Sequence[Sequence[float] | Tensor]) -> np.ndarray:
+    """Read losses of several epochs: shape (n_epochs, n_networks)."""
+    tensors = [row for row in rows if isinstance(row, Tensor)]
+    if len(tensors) == len(rows):
+        return torch.stack(tensors).cpu().to(torch.float64).numpy()
+    return np.array([row.tolist() if isinstance(row, Tensor) else row for row in rows])
 
 
 class Patience:
