@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from torchreg.engine.member import Member
 
 #: Networks that have ended leave the stack when so large a share of it has, ...
-_SHARE_TO_LEAVE = 0.2
+_SHARE_TO_LEAVE = 0.3
 #: ... and when they save so many of its steps: a smaller stack is recorded and tried out anew.
-_STEPS_TO_LEAVE = 60
+_STEPS_TO_LEAVE = 100
 
 
 def pays_to_close_ranks(active: Sequence[Member], n_placed: int, n_epochs: int) -> bool:
