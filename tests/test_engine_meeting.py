@@ -15,6 +15,7 @@ import pytest
 
 from tests._deadline import within
 from torchreg.engine import meeting as room
+from torchreg.engine import signals
 from torchreg.engine.meeting import Meeting, fit_all_here, fit_here, is_training
 
 #: So long that what is trained was not trained because time had passed.
@@ -204,6 +205,43 @@ def test_who_computes_for_ever_is_not_waited_for(
         return answer
 
     assert attend(Meeting(), [busy, release, fit("two")])[1:] == ["one", "two"]
+
+
+@within(30)
+@pytest.mark.parametrize("brings_a_fit", [True, False])
+def test_who_begins_tasks_goes_on_when_the_last_one_has_brought_its_fit_or_has_ended(
+    trainer: Trainer, patient: None, monkeypatch: pytest.MonkeyPatch, brings_a_fit: bool
+) -> None:
+    monkeypatch.setattr(signals, "HEAD_START_S", NEVER_S)
+    meeting, goes_on = Meeting(), threading.Event()
+    meeting.enter()
+
+    def task() -> Any:
+        goes_on.wait()
+        return fit_here("a") if brings_a_fit else "a"
+
+    threads, answers = start(meeting, [task])
+    threading.Timer(0.01, goes_on.set).start()
+    meeting.give_head_start()
+    assert goes_on.is_set()
+    assert trainer.sizes == []
+    meeting.give_head_start()  # Nobody is left to wait for.
+    meeting.leave()
+    threads[0].join()
+    assert answers == ["a"]
+
+
+@within(30)
+def test_who_begins_tasks_goes_on_beside_one_that_takes_long(
+    trainer: Trainer, patient: None
+) -> None:
+    meeting, goes_on = Meeting(), threading.Event()
+    meeting.enter()
+    threads, _ = start(meeting, [goes_on.wait])
+    for _ in range(30):
+        meeting.give_head_start()
+    goes_on.set()
+    threads[0].join()
 
 
 @within(30)
