@@ -152,12 +152,15 @@ class TabularMLP(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Compute the outputs: shape (n, in_features) to (n, out_features)."""
+        numbers, embedded = self.prepare(x)
+        outputs: Tensor = self.line(numbers) + self.mlp(embedded)
+        return outputs
+
+    def prepare(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Compute what the line and what the perceptron are given, both of shape (n, ...)."""
         scaled = self.scale.scaled(x)
         z = self.scale.clip(scaled)
-        line: Tensor = self.line(torch.cat([scaled, z], dim=1))
+        numbers = torch.cat([scaled, z], dim=1)
         if not self.bins.out_features:
-            embedded = z
-        else:
-            embedded = torch.cat([z, self.waves.waves(z) + self.bins(z)], dim=1)
-        outputs: Tensor = line + self.mlp(embedded)
-        return outputs
+            return numbers, z
+        return numbers, torch.cat([z, self.waves.waves(z) + self.bins(z)], dim=1)
