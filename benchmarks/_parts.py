@@ -20,10 +20,10 @@ from torchreg._automatic import (
     LR,
     PATIENCE,
     batch_size_for,
-    hidden_sizes_for,
     n_folds_for,
+    network_for,
 )
-from torchreg.nn import RobustStandardize, TabularMLP
+from torchreg.nn import ScaledAndClipped, TabularMLP
 
 #: What makes the network more than a multilayer perceptron on standardized columns.
 PARTS = frozenset({"scale", "clip", "line", "waves", "bins"})
@@ -66,7 +66,7 @@ class Without(TabularMLP):
         super()._embed([] if {"waves", "bins"} <= self.without else columns)
 
 
-class Unclipped(RobustStandardize):
+class Unclipped(ScaledAndClipped):
     """Quartiles without a clip."""
 
     def clip(self, z: Tensor) -> Tensor:
@@ -108,7 +108,7 @@ def default_for(X: np.ndarray, y: np.ndarray) -> dict[str, Any]:
     n_rows = len(np.unique(np.column_stack([X, y]), axis=0))
     return {
         "module": Without,
-        "module__hidden_sizes": hidden_sizes_for(n_rows),
+        **network_for(n_rows),
         "n_folds": n_folds_for(n_rows),
         "early_stopping": True,
         "max_epochs": EPOCHS,
@@ -193,7 +193,7 @@ CHANGED: Mapping[str, Mapping[str, Any]] = {
     "twice the learning rate": {"lr": 2 * LR["adam"]},
     "half of the folds": {"n_folds": Times(0.5)},
     "twice the folds": {"n_folds": Times(2)},
-    "half of the waves": {"module__n_frequencies": 8},
+    "half of the waves": {"module__n_frequencies": Times(0.5)},
     "half of the bins": {"module__n_bins": 16},
     "waves of a third of the frequency": {"module__frequency_scale": 0.1},
 }

@@ -64,6 +64,7 @@ def test_a_given_module_is_trained_as_one_network_on_all_rows(module: Any) -> No
 def test_what_is_given_is_not_chosen() -> None:
     given = {
         "module__hidden_sizes": (7,),
+        "module__n_frequencies": 5,
         "lr": 0.01,
         "schedule": "one_cycle",
         "max_epochs": 2,
@@ -74,7 +75,8 @@ def test_what_is_given_is_not_chosen() -> None:
     reg = TorchRegressor(random_state=0, **given).fit(*bent(60))
     assert reg.chosen_params_ == {}
     assert reg.n_iter_ == 2 and len(reg.module_.network.members) == 3
-    assert {len(member.mlp.layers) for member in reg.module_.network.members} == {3}
+    for member in reg.module_.network.members:
+        assert len(member.mlp.layers) == 3 and member.waves.n_frequencies == 5
 
 
 def test_a_learning_rate_among_the_options_of_the_optimizer_is_not_chosen() -> None:
@@ -153,7 +155,8 @@ def test_a_warm_start_goes_on_with_the_networks_that_there_are() -> None:
     first = reg.chosen_params_
     reg.fit(X, y)
     assert len(reg.module_.network.members) == first["n_folds"] == 4
-    assert reg.chosen_params_["module__hidden_sizes"] == first["module__hidden_sizes"]
+    for key in ("module__hidden_sizes", "module__n_frequencies"):
+        assert reg.chosen_params_[key] == first[key]
     assert reg.n_iter_ == 6
 
 

@@ -115,6 +115,7 @@ FLOORS: dict[str, list[str]] = {
         "torchreg.engine.cuda_graph",
         "torchreg.engine.capture",
         "torchreg.engine.operations",
+        "torchreg.engine.cosines",
         "torchreg.engine.products",
         "torchreg.engine.recorder",
         "torchreg.engine.surroundings",

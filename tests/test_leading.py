@@ -95,6 +95,29 @@ def test_a_layer_of_elementwise_work_leads(kind: str) -> None:
     assert torch.equal(network(sent), expected)
 
 
+BESIDE: dict[str, Callable[[Any, Tensor], Tensor]] = {
+    "columns": lambda part, x: torch.cat([x, x * part.shift], dim=1),
+    "columns, counted from behind": lambda part, x: torch.cat([x * part.shift, x], dim=-1),
+}
+
+
+@pytest.mark.parametrize("kind", BESIDE)
+def test_a_layer_that_lays_columns_beside_columns_leads(kind: str) -> None:
+    network = after(Part(BESIDE[kind]), last=nn.Linear(6, 1))
+    assert found(network) == ["0"]
+    (sent,) = send_through(network, ["0"], [X], training=True)
+    assert sent.shape == (6, 6) and torch.equal(network[1](sent), network(X))
+
+
+@pytest.mark.parametrize("dim", [0, -2])
+def test_a_layer_that_lays_rows_below_rows_does_not_lead(dim: int) -> None:
+    class Below(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return torch.cat([x, x], dim=dim)
+
+    assert found(nn.Sequential(Below(), nn.Linear(3, 1))) == []
+
+
 @pytest.mark.parametrize("kind", OTHERS)
 def test_a_layer_that_does_anything_else_does_not_lead(kind: str) -> None:
     assert found(after(Part(OTHERS[kind]))) == []

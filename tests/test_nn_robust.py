@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from torchreg.nn import RobustStandardize
+from torchreg.nn import RobustStandardize, ScaledAndClipped
 from torchreg.nn.robust import robust_statistics
 
 rng = np.random.default_rng(0)
@@ -39,6 +39,11 @@ def test_a_measurement_is_scaled_by_quartiles_and_clipped_smoothly() -> None:
     z = (ROWS.numpy() - median) / (high - low)
     layer = RobustStandardize.from_rows(ROWS)
     np.testing.assert_allclose(layer(ROWS), z / np.sqrt(1 + (z / 3) ** 2), rtol=1e-12)
+
+
+def test_scaled_columns_lie_beside_clipped_ones() -> None:
+    layer, both = RobustStandardize.from_rows(ROWS), ScaledAndClipped.from_rows(ROWS)
+    assert torch.equal(both(ROWS), torch.cat([layer.scaled(ROWS), layer(ROWS)], dim=1))
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])

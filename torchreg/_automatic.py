@@ -27,9 +27,11 @@ EPOCHS_OF_ALL_ROWS = {"rprop": 200, "lbfgs": 5}
 PATIENCE = 1 / 4
 #: Its learning rate, for the optimizers whose steps have about this size.
 LR = {"adam": 6e-3, "adamw": 6e-3}
-#: Units of its hidden layers: up to 200 rows it is narrow, and computes in float64 at no cost.
-FEW_ROWS, ROWS_OF_WIDEST = 200, 3_000
-NARROW, WIDE, WIDEST = (64, 64), (128, 128), (192, 192)
+#: Units of its hidden layers, and waves of each measured column: of fewer rows the first ...
+NARROW: dict[str, Any] = {"module__hidden_sizes": (64, 64), "module__n_frequencies": 8}
+#: ... and from so many rows on.
+WIDE: dict[str, Any] = {"module__hidden_sizes": (192, 192), "module__n_frequencies": 16}
+ROWS_OF_WIDE = 3_000
 #: Folds: each holds out this many rows at least, ...
 ROWS_IN_FOLD = 4
 #: ... there are so many of them, ...
@@ -39,13 +41,14 @@ MANY_ROWS, FEW_FOLDS = 4_000, 4
 #: ... and from so many on one network with one part of the rows held out does.
 TOO_MANY_ROWS = 50_000
 #: Rows of a batch: of few rows the first, then twice as many for twice the rows, up to the last.
+FEW_ROWS = 200
 FEW_IN_BATCH, SMALL_BATCH, LARGE_BATCH = 32, 128, 512
 ROWS_OF_SMALL_BATCH = 750
 
 #: The parameters that can be left to the data.
 CHOSEN = frozenset(
     {
-        "module__hidden_sizes",
+        *NARROW,
         "lr",
         "schedule",
         "max_epochs",
@@ -87,8 +90,8 @@ def choose(
         return {k: value for k, value in chosen.items() if _is_auto(getattr(estimator, k))}
     n_rows = count_distinct(data)
     chosen = _steps(estimator, optimizer, n_rows, "lr" in options)
-    if "module__hidden_sizes" not in estimator._nested:
-        chosen["module__hidden_sizes"] = hidden_sizes_for(n_rows)
+    network = network_for(n_rows)
+    chosen |= {key: value for key, value in network.items() if key not in estimator._nested}
     if _is_auto(estimator.n_iter_no_change):
         budget = chosen.get("max_epochs", estimator.max_epochs)
         chosen["n_iter_no_change"] = math.ceil(PATIENCE * budget)
@@ -106,17 +109,15 @@ def count_distinct(data: Data) -> int:
     return len(merged(rows).y) if may_merge(rows) else len(data)
 
 
-def hidden_sizes_for(n_rows: int) -> tuple[int, int]:
-    """Give the units of the hidden layers: more rows tell more apart.
+def network_for(n_rows: int) -> dict[str, Any]:
+    """Give the network's sizes: more rows tell more apart.
 
     Examples
     --------
-    >>> [hidden_sizes_for(n) for n in (100, 1_000, 10_000)]
-    [(64, 64), (128, 128), (192, 192)]
+    >>> [network_for(n)["module__hidden_sizes"] for n in (100, 1_000, 10_000)]
+    [(64, 64), (64, 64), (192, 192)]
     """
-    if n_rows <= FEW_ROWS:
-        return NARROW
-    return WIDEST if n_rows >= ROWS_OF_WIDEST else WIDE
+    return WIDE if n_rows >= ROWS_OF_WIDE else NARROW
 
 
 def batch_size_for(n_rows: int) -> int:
@@ -178,7 +179,7 @@ def _held_out(estimator: BaseEstimator, n_rows: int, one: bool) -> dict[str, Any
 def _of_before(estimator: BaseEstimator) -> dict[str, Any]:
     """Keep what the network is that an earlier fit gave, and how many there are of it."""
     before = getattr(estimator, "chosen_params_", {})
-    kept = {key: before[key] for key in ("module__hidden_sizes",) if key in before}
+    kept = {key: before[key] for key in NARROW if key in before}
     network = estimator.module_.get_submodule("network")
     if isinstance(network, Ensemble) and estimator.n_folds == "auto":
         kept |= {"n_folds": len(network.members), "early_stopping": True}

@@ -18,14 +18,14 @@ from torchreg.nn import (
     Ensemble,
     FixedLinear,
     PeriodicEmbedding,
-    RobustStandardize,
+    ScaledAndClipped,
     TabularMLP,
 )
 from torchreg.nn.plain import ACTIVATION_OF, is_untouched, plain_layers
 
 #: What is in a :class:`TabularMLP` beside its own perceptron.
 _PARTS: dict[str, type[nn.Module]] = {
-    "scale": RobustStandardize,
+    "scale": ScaledAndClipped,
     "line": FixedLinear,
     "waves": PeriodicEmbedding,
     "bins": BinEmbedding,

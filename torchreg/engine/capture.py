@@ -19,6 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from torchreg.engine.cosines import faster_cosine
 from torchreg.engine.operations import (
     BY_SHAPE,
     DIRECT,
@@ -342,6 +343,8 @@ class _Notes:
         if call.name == "bmm" and call.args[0].shape[2] == 1:
             # Columns times rows: nothing is summed.
             return self._object(torch.mul, name="torch_mul")
+        if (cosine := faster_cosine(call)) is not None:
+            return self._object(cosine, name=f"numpy_{call.name}")
         if call.name in DIRECT:
             return self._object(DIRECT[call.name], name=f"torch_{call.name}")
         return self._object(call.func, name=str(call.func).replace(".", "_"))

@@ -45,9 +45,9 @@ def leading_layers(network: nn.Module, loss: Callable[..., Any], x: Tensor) -> l
     What they give for a row is the same in every step, so that rows can be sent through them
     once, before the training. A layer is such a one if, while the network trains as while it is
     evaluated, it is called once, with the network's input; nothing else looks at that input; all
-    that it does is elementwise, and no operand but the input has a row for each row; it draws
-    nothing, writes nothing and changes no Python state; and nobody trains or writes to what it
-    reads.
+    that it does is elementwise, or lays columns beside columns, and no operand but the input has
+    a row for each row; it draws nothing, writes nothing and changes no Python state; and nobody
+    trains or writes to what it reads.
 
     Parameters
     ----------
@@ -195,19 +195,25 @@ def _leads(seen: _Pass, name: str, x: Tensor, trained: set[int]) -> bool:
     written = {memory_of(t) for call in seen.calls for t in call.written}
     return (
         id(visit.result) in made - {id(x)}
-        and all(_is_elementwise(call) for call in own)
+        and all(_is_elementwise(call) or _lays_beside(call) for call in own)
         and all(t.ndim < x.ndim or t.shape[0] == 1 for t in read)
         and not {memory_of(t) for t in [x, *read]} & (written | trained)
     )
 
 
 def _is_like(result: Tensor, x: Tensor) -> bool:
-    return result.shape == x.shape and result.dtype == x.dtype and result.device == x.device
+    like = result.dtype == x.dtype and result.device == x.device
+    return like and result.ndim == x.ndim == 2 and len(result) == len(x)
 
 
 def _is_elementwise(call: Call) -> bool:
     known = torch.Tag.pointwise in call.func.tags or call.name == "_to_copy"
     return known and not call.acts
+
+
+def _lays_beside(call: Call) -> bool:
+    # Without a dimension it lays rows below rows.
+    return call.name == "cat" and len(call.args) == 2 and call.args[1] in (1, -1)
 
 
 def _keeps_rows_apart(module: nn.Module, x: Tensor) -> bool:

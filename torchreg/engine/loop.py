@@ -24,9 +24,9 @@ from torchreg.engine.rows import Batch
 AS_EVER = 2
 
 #: Networks that have ended leave the stack when so large a share of it has, ...
-_SHARE_TO_LEAVE = 0.2
+_SHARE_TO_LEAVE = 0.3
 #: ... and when they save so many of its steps: a smaller stack is recorded and tried out anew.
-_STEPS_TO_LEAVE = 60
+_STEPS_TO_LEAVE = 100
 
 
 def train(problems: Sequence[Problem], core: Core, halt: Event) -> list[Answer]:

@@ -34,7 +34,9 @@ _ELEMENTWISE = {"add", "cos", "div", "exp", "mul", "neg", "sin", "sqrt", "sub"}
 #: What writes to the memory of its first argument, where nobody needs it any more.
 IN_PLACE: dict[str, Callable[..., Any]] = {
     name: getattr(torch.Tensor, f"{name}_")
-    for name in ["add", "div", "exp", "mul", "neg", "pow", "relu", "sigmoid", "sub", "tanh"]
+    for name in [
+        "add", "clamp", "div", "exp", "mul", "neg", "pow", "relu", "sigmoid", "sub", "tanh",
+    ]
 }
 #: The same for operations whose other form wants the memory as a further argument.
 INTO: dict[str, Callable[..., Any]] = {

@@ -71,10 +71,10 @@ class Stack:
             ]
         )
         #: Buffers, and parameters that are not trained: a row for each network.
-        self.fixed = {
-            name: torch.stack([dict(_fixed(network))[name].detach() for network in networks])
-            for name, _ in _fixed(networks[0])
-        }
+        held = [dict(_fixed(network)) for network in networks]
+        self.fixed = {name: torch.stack([own[name].detach() for own in held]) for name in held[0]}
+        #: Those of them that a step changes; which they are, the trial shows.
+        self.moving: list[str] = []
         rules = [problem.optimizer.vector_rule(self.device) for problem in problems]
         self.rule = stack_rules([r for r in rules if isinstance(r, VectorRule)], self.theta)
         self.pace = pace_of(problems)
@@ -86,6 +86,7 @@ class Stack:
             self.tables = [self._tables_of(problem) for problem in problems]
             self._prepare()
             self._try_out()
+            self.moving = self._find_moving()
         except NotStackableError:
             raise
         except Exception as error:
@@ -179,9 +180,10 @@ class Stack:
         before, draws = self._values(), self.problems[0].draws
         with self.drawing:
             trial = Trial(self.problems)
-            for batch, counts, raw in self._batches_to_try():
+            for number, (batch, counts, raw) in enumerate(self._batches_to_try()):
                 own = partial(rows_of, raw, counts=counts, turned=self.features_first)
-                trial.require_rules(own(0))
+                if number == 0:
+                    trial.require_rules(own(0))
                 losses = self.captured(batch)
                 self._require_program()
                 if not draws:
@@ -198,6 +200,12 @@ class Stack:
                 if evaluated == again or not draws:
                     trial.hold_evaluation(evaluated)
                 self._restore(before)
+
+    def _find_moving(self) -> list[str]:
+        """Name the buffers that steps and evaluations were seen to write to."""
+        written = self.captured.written + (self.loss_of.written if self.validation else [])
+        places = {memory_of(tensor) for tensor in written}
+        return [name for name, tensor in self.fixed.items() if memory_of(tensor) in places]
 
     def _batches_to_try(self) -> Iterator[tuple[Batch, list[int], Batch]]:
         """Give a batch of each width, padded and not; beside it, how its rows come to a network."""
@@ -292,8 +300,7 @@ class Stack:
 
     def tensors(self) -> list[Tensor]:
         """List the tensors that training changes, each with a row for each network."""
-        buffers = [name for name, _ in self.problems[0].network.named_buffers()]
-        return [self.theta, *(self.fixed[name] for name in buffers)]
+        return [self.theta, *(self.fixed[name] for name in self.moving)]
 
     def are_finite(self) -> list[bool]:
         """Tell of each network whether its weights are finite as they are now."""

@@ -31,6 +31,7 @@ from torchreg.nn import (
     Quantiles,
     RobustStandardize,
     Scale,
+    ScaledAndClipped,
     Standardize,
     TabularMLP,
     Unstandardize,
@@ -135,6 +136,7 @@ CONSTANTS: dict[type[nn.Module], tuple[tuple[str, ...], tuple[str, ...]]] = {
     FixedLinear: (("weight", "bias"), ()),
     MultiplyByConstant: (("constant",), ()),
     RobustStandardize: (("center", "scale", "binary"), ("dtype",)),
+    ScaledAndClipped: (("center", "scale", "binary"), ("dtype",)),
     Standardize: (("mean", "scale"), ("dtype",)),
     Unstandardize: (("mean", "scale"), ()),
 }

@@ -12,7 +12,7 @@ from torchreg.nn.links import Exponential, Link, Normal, Quantiles
 from torchreg.nn.members import AverageMembers, MemberLinear
 from torchreg.nn.mlp import MLP
 from torchreg.nn.periodic import PeriodicEmbedding
-from torchreg.nn.robust import RobustStandardize
+from torchreg.nn.robust import RobustStandardize, ScaledAndClipped
 from torchreg.nn.scale import Scale
 from torchreg.nn.standardize import Standardize, Unstandardize
 from torchreg.nn.tabular import TabularMLP
@@ -34,6 +34,7 @@ __all__ = [
     "Quantiles",
     "RobustStandardize",
     "Scale",
+    "ScaledAndClipped",
     "Standardize",
     "TabularMLP",
     "Unstandardize",

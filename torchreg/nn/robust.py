@@ -190,6 +190,25 @@ class RobustStandardize(nn.Module):
         return self
 
 
+class ScaledAndClipped(RobustStandardize):
+    """Give scaled columns without the clip, and beside them with it.
+
+    For a network that looks at both, as :class:`torchreg.nn.TabularMLP`. All else is
+    :class:`RobustStandardize`.
+
+    Examples
+    --------
+    >>> layer = ScaledAndClipped(center=[2.0], scale=[0.5])
+    >>> layer(torch.tensor([[4.0]]))
+    tensor([[4.0000, 2.4000]])
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Scale: shape (n, n_features) in raw units to (n, 2 * n_features), dimensionless."""
+        scaled = self.scaled(x)
+        return torch.cat([scaled, self.clip(scaled)], dim=1)
+
+
 def robust_statistics(x: Tensor, weight: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
     """Compute median and quartiles of each column, and find the columns of two values.
 

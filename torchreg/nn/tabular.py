@@ -12,7 +12,7 @@ from torchreg.nn.constants import FixedLinear
 from torchreg.nn.mlp import MLP
 from torchreg.nn.periodic import PeriodicEmbedding
 from torchreg.nn.ridge import ridge
-from torchreg.nn.robust import RobustStandardize
+from torchreg.nn.robust import ScaledAndClipped
 
 #: By how much the last layer is drawn smaller than elsewhere.
 _SMALL = 0.1
@@ -58,7 +58,8 @@ class TabularMLP(nn.Module):
 
     Attributes
     ----------
-    scale : RobustStandardize
+    scale : ScaledAndClipped
+        Gives both :math:`s` and :math:`z`, side by side.
     line : FixedLinear
         Of scaled and of clipped numbers, side by side; the weights of one half are 0.
     waves : PeriodicEmbedding
@@ -94,7 +95,7 @@ class TabularMLP(nn.Module):
         frequency_scale: float = 0.3,
     ) -> None:
         super().__init__()
-        self.scale = RobustStandardize(torch.zeros(in_features), torch.ones(in_features))
+        self.scale = ScaledAndClipped(torch.zeros(in_features), torch.ones(in_features))
         flat = torch.zeros(out_features, 2 * in_features)
         self.line = FixedLinear(flat, torch.zeros(out_features))
         self.waves = PeriodicEmbedding(
@@ -152,15 +153,17 @@ class TabularMLP(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Compute the outputs: shape (n, in_features) to (n, out_features)."""
-        numbers, embedded = self.prepare(x)
-        outputs: Tensor = self.line(numbers) + self.mlp(embedded)
+        both, embedded = self.prepare(x)
+        outputs: Tensor = self.line(both) + self.mlp(embedded)
         return outputs
 
     def prepare(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Compute what the line and what the perceptron are given, both of shape (n, ...)."""
-        scaled = self.scale.scaled(x)
-        z = self.scale.clip(scaled)
-        numbers = torch.cat([scaled, z], dim=1)
+        """Compute what the line and what the perceptron are given: shape (n, ...) each."""
+        both: Tensor = self.scale(x)
+        # (n, 2 * in_features) -> (n, in_features)
+        z = both[:, both.shape[1] // 2 :]
         if not self.bins.out_features:
-            return numbers, z
-        return numbers, torch.cat([z, self.waves.waves(z) + self.bins(z)], dim=1)
+            return both, z
+        made = self.waves.waves(z) + self.bins(z)
+        # (n, n_columns) -> (n_columns, n) and back: embeddings lie along the rows
+        return both, torch.cat([z.t(), made.t()]).t()
