@@ -74,7 +74,7 @@ def count_in_array(units: Tensor, bending: Which) -> list[int]:
 
     Parameters
     ----------
-    units : Tensor of shape (n, n_layers * n_units)
+    units : Tensor of shape (n_layers, n, n_units)
     bending : ndarray of bool of shape (n_layers, n_units)
         Which are looked at.
     """
@@ -83,14 +83,14 @@ def count_in_array(units: Tensor, bending: Which) -> list[int]:
         bending = bending & (bending.cumsum(axis=1) <= COMPARED)
     # (n_layers, n_units) -> (n_layers * n_units,)
     places = np.flatnonzero(bending)
-    # (3, n) @ (n, n_layers * n_units) -> (3, n_bending)
-    seen = (_directions(len(units), units.dtype) @ units).numpy()[:, places]
+    # (4, n) @ (n_layers, n, n_units) -> (n_layers, 4, n_units) -> (4, n_bending)
+    seen = (_directions(units.shape[1], units.dtype) @ units).numpy().swapaxes(0, 1)[:, bending]
     # Neither scale nor sign counts in a ratio.
-    first, second = np.arctan(seen[1:] / seen[0], dtype=np.float64)
+    first, *others = np.arctan(seen[1:] / seen[0], dtype=np.float64)
     # Within a half turn: with two turns more for each layer, units of two layers are not alike.
     first += 4 * math.pi * (places // n_units)
     order = first.argsort()
-    places, first, second = places[order], first[order], second[order]
+    places, first, second, third = (each[order] for each in (places, first, *others))
     is_copy = np.zeros(len(places), dtype=bool)
     # Each is held against its neighbour; then, if that is another, against the one before it, ...
     left = np.arange(1, len(places))
@@ -99,8 +99,10 @@ def count_in_array(units: Tensor, bending: Which) -> list[int]:
         left = left[first[left] - first[left - step] <= AIM_ALIKE]
         if not len(left):
             break
-        for unit in left[np.abs(second[left] - second[left - step]) <= AIM_ALIKE].tolist():
-            is_copy[unit] = _are_copies(*(units[:, places[i]] for i in (unit, unit - step)))
+        near = left[np.abs(second[left] - second[left - step]) <= AIM_ALIKE]
+        for unit in near[np.abs(third[near] - third[near - step]) <= AIM_ALIKE].tolist():
+            pair = (divmod(places[i], n_units) for i in (unit, unit - step))
+            is_copy[unit] = _are_copies(*(units[layer, :, column] for layer, column in pair))
         left = left[(left > step) & ~is_copy[left]]
     counts: list[int] = np.bincount(places[is_copy] // n_units, minlength=n_layers).tolist()
     return counts
@@ -109,7 +111,7 @@ def count_in_array(units: Tensor, bending: Which) -> list[int]:
 @lru_cache(maxsize=8)
 def _directions(n: int, dtype: torch.dtype) -> Tensor:
     """Give directions that are at right angles to a constant, so that no offset counts."""
-    waves = np.sin(np.outer(np.sqrt([1.0, 2.0, 3.0]), np.arange(1.0, n + 1)))
+    waves = np.sin(np.outer(np.sqrt([1.0, 2.0, 3.0, 5.0]), np.arange(1.0, n + 1)))
     return torch.from_numpy(waves - waves.mean(axis=1, keepdims=True)).to(dtype)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterable
+from collections.abc import Hashable, Iterable, Sequence
 from typing import NamedTuple
 
 import torch
@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from torchreg.diagnosis.record import Layer
 from torchreg.diagnosis.slopes import SLOPE_OF_OUTPUT, slope_and_output, slope_from_output
-from torchreg.diagnosis.units import Call, count_units
+from torchreg.diagnosis.units import count_units
 from torchreg.diagnosis.watching import Seen
 from torchreg.nn import (
     MLP,
@@ -79,7 +79,7 @@ def known_members(network: nn.Module) -> list[Member] | None:
         if layers is None:
             return None
         members.append(Member(table, layers))
-    return members if len(set(map(_shape_of, members))) == 1 else None
+    return members if len(set(map(_kind_of, members))) == 1 else None
 
 
 def _is_as_built(table: TabularMLP) -> bool:
@@ -92,16 +92,16 @@ def _is_as_built(table: TabularMLP) -> bool:
     )
 
 
-def _shape_of(member: Member) -> Hashable:
-    """Describe the kinds of a member's layers, and how wide they are."""
-    layers = [(type(layer), vars(layer).get("out_features")) for layer in member.layers]
+def _kind_of(member: Member) -> Hashable:
+    """Describe what a member consists of, without its numbers."""
+    layers = [(type(layer), layer.extra_repr()) for layer in member.layers]
     return member.table is None, *layers
 
 
 def follow(members: list[Member], x: Tensor) -> Seen:
     """Call one layer after the other: a fraction of the work of watching all calls.
 
-    The same layer of all members is looked at together, and what it gave is then forgotten.
+    The same layer of all members is computed, and looked at, at once.
 
     Parameters
     ----------
@@ -110,40 +110,59 @@ def follow(members: list[Member], x: Tensor) -> Seen:
     x : Tensor of shape (n, n_features)
         In the networks' units and dtype, on their device.
     """
-    first_input = last_output = None
-    values, lines = [x] * len(members), []
-    for place, (table, _) in enumerate(members):
-        if table is not None:
-            numbers, values[place] = table.prepare(x)
-            lines.append(table.line(numbers))
-            first_input = numbers if first_input is None else first_input
+    n_members = len(members)
+    first_input = last_output = line = None
+    given = x if n_members == 1 else x.expand(n_members, *x.shape)
+    tables = [table for table, _ in members if table is not None]
+    if tables:
+        numbers, embedded = zip(*(table.prepare(x) for table in tables), strict=True)
+        first_input, given = numbers[0], _together(embedded)
+        line = _apply([table.line for table in tables], _together(numbers))
+    # (n, width) or, of several members, (n_members, n, width)
+    values = given
     # For each call of an activation, a layer of each member.
     calls: list[list[Layer]] = []
     n_calls = sum(type(layer) in ACTIVATION_OF for layer in members[0].layers)
     for layers in zip(*(member.layers for member in members), strict=True):
-        before, kind = values, type(layers[0])
-        values = [layer(given) for layer, given in zip(layers, before, strict=True)]
-        if kind is nn.Linear:
-            if last_output is None and first_input is None and before[0] is not x:
-                first_input = before[0]
-            last_output = values[-1]
-        elif kind in ACTIVATION_OF:
-            name = ACTIVATION_OF[kind]
+        before, values = values, _apply(layers, values)
+        if type(layers[0]) is nn.Linear:
+            if last_output is None and first_input is None and before is not given:
+                first_input = before if n_members == 1 else before[0]
+            last_output = values
+        elif type(layers[0]) in ACTIVATION_OF:
+            name = ACTIVATION_OF[type(layers[0])]
+            call = (
+                slope_from_output(name, values)
+                if name in SLOPE_OF_OUTPUT
+                else slope_and_output(layers[0], name, (before,), {})
+            )
             # One member is called after the other.
-            numbers_of = range(len(calls) + 1, n_calls * len(members) + 1, n_calls)
-            each = [_call_of(name, *call) for call in zip(layers, before, values, strict=True)]
-            calls.append(count_units(numbers_of, name, each))
-    if lines:
-        values = [line + value for line, value in zip(lines, values, strict=True)]
-    output = values[0]
-    if len(values) > 1:
-        # n_members of (n, n_outputs) -> (n, n_outputs): not what a single layer makes
-        output, last_output = torch.stack(values).mean(dim=0), None
+            numbers_of = range(len(calls) + 1, n_calls * n_members + 1, n_calls)
+            calls.append(count_units(numbers_of, name, *call))
+    output = values if line is None else line + values
+    if n_members > 1:
+        # (n_members, n, n_outputs) -> (n, n_outputs): not what a single layer makes
+        output, last_output = output.mean(dim=0), None
     in_order = [layer for own in zip(*calls, strict=True) for layer in own]
     return Seen(output, first_input, last_output, in_order)
 
 
-def _call_of(name: str, layer: nn.Module, before: Tensor, after: Tensor) -> Call:
-    if name in SLOPE_OF_OUTPUT:
-        return Call(*slope_from_output(name, after))
-    return Call(*slope_and_output(layer, name, (before,), {}))
+def _together(parts: Sequence[Tensor]) -> Tensor:
+    # n_members of (n, width) -> (n_members, n, width)
+    return parts[0] if len(parts) == 1 else torch.stack([*parts])
+
+
+def _apply(layers: Sequence[nn.Module], values: Tensor) -> Tensor:
+    """Send values through the same layer of all members."""
+    linear = [layer for layer in layers if isinstance(layer, nn.Linear | FixedLinear)]
+    if len(layers) == 1 or not linear:
+        # What is not linear has no numbers of its own.
+        output: Tensor = layers[0](values)
+        return output
+    # (n_members, n, n_inputs) @ (n_members, n_inputs, n_outputs)
+    weight = torch.stack([layer.weight for layer in linear]).mT
+    if linear[0].bias is None:
+        return values @ weight
+    # ... + (n_members, 1, n_outputs)
+    bias = torch.stack([layer.bias for layer in linear]).unsqueeze(1)
+    return torch.baddbmm(bias, values, weight)

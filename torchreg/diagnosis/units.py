@@ -27,20 +27,6 @@ ONE_SLOPE = 0.02
 FEW = 32
 
 
-class Call(NamedTuple):
-    """What one call of an activation did.
-
-    Parameters
-    ----------
-    slope : Tensor of shape (n, ...) or None
-        Without its sign; ``None`` for relu.
-    output : Tensor of shape (n, ...)
-    """
-
-    slope: Tensor | None
-    output: Tensor
-
-
 class _Counts(NamedTuple):
     """How many units of one layer do what: fields of :class:`Layer`, in their order."""
 
@@ -52,7 +38,9 @@ class _Counts(NamedTuple):
     n_bending: int
 
 
-def count_units(numbers: Sequence[int], name: str, calls: Sequence[Call]) -> list[Layer]:
+def count_units(
+    numbers: Sequence[int], name: str, slope: Tensor | None, output: Tensor
+) -> list[Layer]:
     r"""Count who is who among the units of calls of an activation :math:`\sigma`.
 
     What tells is the slope :math:`\sigma'(a)` of a unit on all rows, relative to the steepest
@@ -67,36 +55,42 @@ def count_units(numbers: Sequence[int], name: str, calls: Sequence[Call]) -> lis
         Place of each call in the order of all calls.
     name : str
         A key of :data:`torchreg.diagnosis.slopes.ACTIVATIONS`.
-    calls : sequence of Call
-        All of as many units.
+    slope : Tensor of shape (n, ...) or (n_layers, n, n_units), or None
+        Without its sign; ``None`` for relu.
+    output : Tensor of that shape
+        Of one call, where all but the rows are units, or of as many calls as there are numbers.
 
     Examples
     --------
     >>> output = torch.tensor([[0.0, 1.0, 0.0], [0.0, 2.0, 3.0]])
-    >>> (layer,) = count_units([1], "relu", [Call(None, output)])
+    >>> (layer,) = count_units([1], "relu", None, output)
     >>> layer.n_dead, layer.n_always_on, layer.n_bending
     (1, 1, 1)
     """
-    activation, rows = ACTIVATIONS[name], calls[0].output
-    # Of (n, ...) all but the rows are units.
-    if rows.numel() <= FEW * len(rows):
-        counts = [_count_few(activation, call) for call in calls]
+    activation = ACTIVATIONS[name]
+    if len(numbers) == 1:
+        # (n, ...) -> (1, n, n_units)
+        output = output.flatten(1).unsqueeze(0)
+        slope = None if slope is None else slope.flatten(1).unsqueeze(0)
+    if output.shape[2] <= FEW:
+        slopes = [None] * len(output) if slope is None else slope
+        counts = [_count_few(activation, *layer) for layer in zip(slopes, output, strict=True)]
     else:
-        counts = _count_many(activation, calls)
+        counts = _count_many(activation, slope, output)
     return [
         Layer(f"hidden layer {number}", name, activation.bounded, *each)
         for number, each in zip(numbers, counts, strict=True)
     ]
 
 
-def _count_few(activation: Activation, call: Call) -> _Counts:
-    """Count in lists."""
-    output = _by_unit(call.output)
+def _count_few(activation: Activation, slope: Tensor | None, output: Tensor) -> _Counts:
+    """Count the units of one layer, of shape (n, n_units), in lists."""
+    output = _by_unit(output)
     least, most = (values.tolist() for values in _ends(output, dim=1))
-    if call.slope is None:
+    if slope is None:
         low, high = ([float(end > 0) for end in each] for each in (least, most))
     else:
-        slope = _by_unit(call.slope)
+        slope = _by_unit(slope)
         slope = slope if activation.steepest == 1 else slope / activation.steepest
         low, high = (values.tolist() for values in _ends(slope, dim=1))
     flat = [steepest <= FLAT for steepest in high]
@@ -104,7 +98,7 @@ def _count_few(activation: Activation, call: Call) -> _Counts:
     line = straight = [b - a <= ONE_SLOPE for a, b in zip(low, high, strict=True)]
     n_flat = n_dead = sum(flat)
     n_saturated = 0
-    if call.slope is not None and activation.bounded:
+    if slope is not None and activation.bounded:
         n_small = (slope <= STEEP).sum(dim=1).tolist()
         saturated = [n >= MOSTLY * slope.shape[1] for n in n_small]
         n_saturated = sum(saturated)
@@ -123,9 +117,8 @@ def _count_few(activation: Activation, call: Call) -> _Counts:
 
 def _by_unit(values: Tensor) -> Tensor:
     """Put the numbers of each unit in one place, where sums run along memory."""
-    # (n, ...) -> (n, n_units) -> (n_units, n)
-    units = values.flatten(1).T
-    return units.to("cpu", torch.float64, memory_format=torch.contiguous_format)
+    # (n, n_units) -> (n_units, n)
+    return values.T.to("cpu", torch.float64, memory_format=torch.contiguous_format)
 
 
 def _ends(values: Tensor, dim: int) -> tuple[Tensor, Tensor]:
@@ -134,27 +127,27 @@ def _ends(values: Tensor, dim: int) -> tuple[Tensor, Tensor]:
 
 
 @np.errstate(invalid="ignore", over="ignore", divide="ignore")
-def _count_many(activation: Activation, calls: Sequence[Call]) -> list[_Counts]:
-    """Count in arrays, of all calls at once."""
-    output = _by_row([call.output for call in calls])
-    low, high = (end.numpy() for end in _ends(output, dim=0))
-    slopes = [call.slope for call in calls if call.slope is not None]
-    saturated = np.zeros(len(low), dtype=bool)
-    if slopes:
-        slope = _by_row(slopes)
+def _count_many(activation: Activation, slope: Tensor | None, output: Tensor) -> list[_Counts]:
+    """Count the units of several layers, of shape (n_layers, n, n_units), in arrays."""
+    output = output.detach().cpu()
+    if output.itemsize < 4:
+        # numpy has no bfloat16.
+        output = output.to(torch.float32)
+    low, high = (end.numpy() for end in _ends(output, dim=1))
+    saturated = np.zeros(low.shape, dtype=bool)
+    if slope is None:
+        on = high > 0
+        flat, line = ~on, (low > 0) == on
+    else:
         slope = slope if activation.steepest == 1 else slope / activation.steepest
-        least, most = (end.numpy() for end in _ends(slope, dim=0))
+        least, most = (end.numpy() for end in _ends(slope, dim=1))
         # What is flat is a line, too.
         flat, line = most <= FLAT, most - least <= ONE_SLOPE
         if activation.bounded:
-            saturated = (slope <= STEEP).sum(dim=0).numpy() >= MOSTLY * len(slope)
-    else:
-        on = high > 0
-        flat, line = ~on, (low > 0) == on
-    # (5, n_layers * n_units) -> (5, n_layers, n_units)
-    kinds = np.stack([flat & ~saturated, line, flat, saturated, ~(line | saturated)])
-    kinds = kinds.reshape(len(kinds), len(calls), -1)
-    # (5, n_layers) -> n_layers of 5
+            saturated = (slope <= STEEP).sum(dim=1).numpy() >= MOSTLY * slope.shape[1]
+    bending = ~(line | saturated)
+    # (5, n_layers, n_units) -> (5, n_layers) -> n_layers of 5
+    kinds = np.stack([flat & ~saturated, line, flat, saturated, bending])
     counted = np.add.reduce(kinds, axis=2, dtype=int).T.tolist()
     n_units, found = kinds.shape[2], count_in_array(output, kinds[-1])
     return [
@@ -163,12 +156,3 @@ def _count_many(activation: Activation, calls: Sequence[Call]) -> list[_Counts]:
             counted, found, strict=True
         )
     ]
-
-
-def _by_row(parts: list[Tensor]) -> Tensor:
-    """Put units side by side, as columns: sums run over rows, of many units at a time."""
-    # n_layers of (n, ...) -> n_layers of (n, n_units) -> (n, n_layers * n_units)
-    flat = [part.flatten(1) for part in parts]
-    rows = (flat[0] if len(flat) == 1 else torch.cat(flat, dim=1)).detach().cpu()
-    # numpy has no bfloat16.
-    return rows if rows.itemsize >= 4 else rows.to(torch.float32)

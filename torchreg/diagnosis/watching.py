@@ -15,7 +15,7 @@ from torchreg.diagnosis.slopes import (
     slope_and_output,
     slope_from_output,
 )
-from torchreg.diagnosis.units import Call, count_units
+from torchreg.diagnosis.units import count_units
 
 #: The functions of torch in which a row meets weights.
 _MEETS_WEIGHTS = frozenset({"linear", "bilinear", "conv1d", "conv2d", "matmul", "mm", "addmm"})
@@ -105,8 +105,8 @@ class Watch(TorchFunctionMode):
             self._note_first(args)
         output = func(*args, **kwargs)
         if is_activation:
-            call = Call(*(seen or slope_from_output(name, output)))
-            self.layers += count_units([len(self.layers) + 1], name, [call])
+            call = seen or slope_from_output(name, output)
+            self.layers += count_units([len(self.layers) + 1], name, *call)
         if meets_weights and self._is_layer(output):
             self.last_output = output.detach().clone()
         return output

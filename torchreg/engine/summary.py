@@ -149,7 +149,7 @@ class Travel:
         """Hold the parameters against their start."""
         if self.as_lists:
             pairs = zip(self.start, _lists(self.tensors), strict=True)
-            lengths = [(math.hypot(*before), math.dist(before, after)) for before, after in pairs]
+            lengths = [[math.hypot(*before), math.dist(before, after)] for before, after in pairs]
         else:
             lengths = self._lengths_in_vector()
         return [
@@ -157,7 +157,7 @@ class Travel:
             for name, n, (start, gone) in zip(self.names, self.sizes, lengths, strict=True)
         ]
 
-    def _lengths_in_vector(self) -> list[tuple[float, float]]:
+    def _lengths_in_vector(self) -> list[list[float]]:
         """Measure start and way of each tensor, the same one of several networks at once."""
         both = torch.stack([self.start, _vector(self.tensors)])
         both[1] -= both[0]
@@ -169,7 +169,8 @@ class Travel:
             # The squares of large numbers are too large for float32.
             lengths = torch.stack([_length(part.double()) for part in each.split(sizes, dim=2)])
         # (n_tensors_of_one, 2, n_alike) -> (n_alike, n_tensors_of_one, 2) -> (n_tensors, 2)
-        return [(a, b) for a, b in lengths.permute(2, 0, 1).flatten(0, 1).tolist()]
+        found: list[list[float]] = lengths.permute(2, 0, 1).flatten(0, 1).tolist()
+        return found
 
 
 def _length(values: Tensor) -> Tensor:
