@@ -69,6 +69,7 @@ def count_in_lists(units: Tensor, low: list[float], high: list[float], bending: 
     return n_found
 
 
+@np.errstate(invalid="ignore", over="ignore", divide="ignore")
 def count_in_array(units: Tensor, bending: Which) -> list[int]:
     """Count in each of several layers what :func:`count_in_lists` counts in one.
 

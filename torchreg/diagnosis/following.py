@@ -79,7 +79,9 @@ def known_members(network: nn.Module) -> list[Member] | None:
         if layers is None:
             return None
         members.append(Member(table, layers))
-    return members if len(set(map(_kind_of, members))) == 1 else None
+    if len(members) > 1 and len(set(map(_kind_of, members))) > 1:
+        return None
+    return members
 
 
 def _is_as_built(table: TabularMLP) -> bool:

@@ -67,16 +67,19 @@ def count_units(
     >>> layer.n_dead, layer.n_always_on, layer.n_bending
     (1, 1, 1)
     """
-    activation = ACTIVATIONS[name]
-    if len(numbers) == 1:
-        # (n, ...) -> (1, n, n_units)
-        output = output.flatten(1).unsqueeze(0)
-        slope = None if slope is None else slope.flatten(1).unsqueeze(0)
-    if output.shape[2] <= FEW:
+    activation, several = ACTIVATIONS[name], len(numbers) > 1
+    n_units = output.shape[2] if several else output[0].numel()
+    if n_units > FEW:
+        if not several:
+            # (n, ...) -> (1, n, n_units)
+            output = output.flatten(1)[None]
+            slope = None if slope is None else slope.flatten(1)[None]
+        counts = _count_many(activation, slope, output)
+    elif several:
         slopes = [None] * len(output) if slope is None else slope
         counts = [_count_few(activation, *layer) for layer in zip(slopes, output, strict=True)]
     else:
-        counts = _count_many(activation, slope, output)
+        counts = [_count_few(activation, slope, output)]
     return [
         Layer(f"hidden layer {number}", name, activation.bounded, *each)
         for number, each in zip(numbers, counts, strict=True)
@@ -84,7 +87,7 @@ def count_units(
 
 
 def _count_few(activation: Activation, slope: Tensor | None, output: Tensor) -> _Counts:
-    """Count the units of one layer, of shape (n, n_units), in lists."""
+    """Count the units of one layer, of shape (n, ...), in lists."""
     output = _by_unit(output)
     least, most = (values.tolist() for values in _ends(output, dim=1))
     if slope is None:
@@ -117,8 +120,9 @@ def _count_few(activation: Activation, slope: Tensor | None, output: Tensor) -> 
 
 def _by_unit(values: Tensor) -> Tensor:
     """Put the numbers of each unit in one place, where sums run along memory."""
-    # (n, n_units) -> (n_units, n)
-    return values.T.to("cpu", torch.float64, memory_format=torch.contiguous_format)
+    # (n, ...) -> (n, n_units) -> (n_units, n)
+    units = values.flatten(1).T
+    return units.to("cpu", torch.float64, memory_format=torch.contiguous_format)
 
 
 def _ends(values: Tensor, dim: int) -> tuple[Tensor, Tensor]:
@@ -126,7 +130,7 @@ def _ends(values: Tensor, dim: int) -> tuple[Tensor, Tensor]:
     return values.amin(dim=dim), values.amax(dim=dim)
 
 
-@np.errstate(invalid="ignore", over="ignore", divide="ignore")
+@np.errstate(invalid="ignore", over="ignore")
 def _count_many(activation: Activation, slope: Tensor | None, output: Tensor) -> list[_Counts]:
     """Count the units of several layers, of shape (n_layers, n, n_units), in arrays."""
     output = output.detach().cpu()
