@@ -194,7 +194,7 @@ CHANGED: Mapping[str, Mapping[str, Any]] = {
     "half of the folds": {"n_folds": Times(0.5)},
     "twice the folds": {"n_folds": Times(2)},
     "half of the waves": {"module__n_frequencies": Times(0.5)},
-    "half of the bins": {"module__n_bins": 16},
+    "half of the bins": {"module__n_bins": Times(0.5)},
     "waves of a third of the frequency": {"module__frequency_scale": 0.1},
 }
 GROUPS = {"without": TAKEN_AWAY, "alone": ALONE, "with": CHANGED}

@@ -65,6 +65,7 @@ def test_what_is_given_is_not_chosen() -> None:
     given = {
         "module__hidden_sizes": (7,),
         "module__n_frequencies": 5,
+        "module__n_bins": 4,
         "lr": 0.01,
         "schedule": "one_cycle",
         "max_epochs": 2,
@@ -76,7 +77,8 @@ def test_what_is_given_is_not_chosen() -> None:
     assert reg.chosen_params_ == {}
     assert reg.n_iter_ == 2 and len(reg.module_.network.members) == 3
     for member in reg.module_.network.members:
-        assert len(member.mlp.layers) == 3 and member.waves.n_frequencies == 5
+        assert len(member.mlp.layers) == 3
+        assert (member.waves.n_frequencies, member.bins.n_bins) == (5, 4)
 
 
 def test_a_learning_rate_among_the_options_of_the_optimizer_is_not_chosen() -> None:
@@ -155,7 +157,7 @@ def test_a_warm_start_goes_on_with_the_networks_that_there_are() -> None:
     first = reg.chosen_params_
     reg.fit(X, y)
     assert len(reg.module_.network.members) == first["n_folds"] == 4
-    for key in ("module__hidden_sizes", "module__n_frequencies"):
+    for key in ("module__hidden_sizes", "module__n_frequencies", "module__n_bins"):
         assert reg.chosen_params_[key] == first[key]
     assert reg.n_iter_ == 6
 

@@ -20,7 +20,7 @@ from torchreg.engine.groups import AT_ONCE, MANY, groups_of, share_of_thread, wi
 from torchreg.engine.plan import Plan
 from torchreg.engine.problem import Problem
 from torchreg.engine.shared import Shared
-from torchreg.nn import MLP, MemberLinear, PeriodicEmbedding
+from torchreg.nn import MLP, BinEmbedding, MemberLinear, PeriodicEmbedding
 
 RNG = np.random.default_rng(0)
 X = RNG.normal(size=(3000, 3))
@@ -142,8 +142,9 @@ def test_one_that_is_alone_in_its_group_is_told_why() -> None:
     assert [group.apart for group in groups_of(copies(problem(), 3), n_threads=1)] == [None]
 
 
-def test_the_units_of_members_and_waves_are_all_counted() -> None:
-    layers = [PeriodicEmbedding(3, [0, 2], 50, 1), nn.Linear(5, 7), MemberLinear(20, 7, 1)]
-    for first, width in ((0, 100), (1, 20)):
+def test_the_units_of_all_members_are_counted_and_a_fifth_of_waves_and_bins() -> None:
+    waves, bins = PeriodicEmbedding(3, [0, 2], 75, 1), BinEmbedding(5, [0, 2, 4], 50, 1)
+    layers = [waves, bins, nn.Linear(3, 7), MemberLinear(20, 7, 1)]
+    for first, width in ((0, 30), (1, 30), (2, 20)):
         wide = replace(problem(), network=nn.Sequential(*layers[first:]))
         assert width_in_numbers(wide) == 40 * width

@@ -24,7 +24,7 @@ def embedding_of(x: torch.Tensor, weight: Any = None, **options: Any) -> BinEmbe
 
 
 def test_edges_are_quantiles() -> None:
-    edges = bin_edges(X[:, 0], None, 8)
+    (edges,) = bin_edges(X[:, :1].t(), None, 8)
     expected = np.quantile(X[:, 0], np.linspace(0, 1, 9), method="averaged_inverted_cdf")
     np.testing.assert_allclose(edges, expected)
 
@@ -53,7 +53,8 @@ def test_a_weight_is_worth_as_many_rows(weighted: bool) -> None:
 
 def test_few_values_are_their_own_edges() -> None:
     values = torch.tensor([4.0, 1.0, 2.0, 2.0, 9.0] * 30)
-    assert bin_edges(values, None, 16).tolist() == [1, 2, 4, 9]
+    (edges,) = bin_edges(values.reshape(1, -1), None, 16)
+    assert edges.tolist() == [1, 2, 4, 9]
 
 
 def test_of_few_rows_there_are_few_bins() -> None:

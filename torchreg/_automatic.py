@@ -27,11 +27,12 @@ EPOCHS_OF_ALL_ROWS = {"rprop": 200, "lbfgs": 5}
 PATIENCE = 1 / 4
 #: Its learning rate, for the optimizers whose steps have about this size.
 LR = {"adam": 6e-3, "adamw": 6e-3}
-#: Units of its hidden layers, and waves of each measured column: of fewer rows the first ...
+#: Units of its hidden layers, and waves of each measured column: of fewer rows the first, ...
 NARROW: dict[str, Any] = {"module__hidden_sizes": (64, 64), "module__n_frequencies": 8}
-#: ... and from so many rows on.
 WIDE: dict[str, Any] = {"module__hidden_sizes": (192, 192), "module__n_frequencies": 16}
 ROWS_OF_WIDE = 3_000
+#: ... and its bins: of fewer rows the first are as many as can hold 20 rows each, about.
+FEW_BINS, MANY_BINS, ROWS_OF_MANY_BINS = 16, 32, 640
 #: Folds: each holds out this many rows at least, ...
 ROWS_IN_FOLD = 4
 #: ... there are so many of them, ...
@@ -49,6 +50,7 @@ ROWS_OF_SMALL_BATCH = 750
 CHOSEN = frozenset(
     {
         *NARROW,
+        "module__n_bins",
         "lr",
         "schedule",
         "max_epochs",
@@ -117,7 +119,8 @@ def network_for(n_rows: int) -> dict[str, Any]:
     >>> [network_for(n)["module__hidden_sizes"] for n in (100, 1_000, 10_000)]
     [(64, 64), (64, 64), (192, 192)]
     """
-    return WIDE if n_rows >= ROWS_OF_WIDE else NARROW
+    n_bins = MANY_BINS if n_rows >= ROWS_OF_MANY_BINS else FEW_BINS
+    return {**(WIDE if n_rows >= ROWS_OF_WIDE else NARROW), "module__n_bins": n_bins}
 
 
 def batch_size_for(n_rows: int) -> int:
@@ -179,7 +182,7 @@ def _held_out(estimator: BaseEstimator, n_rows: int, one: bool) -> dict[str, Any
 def _of_before(estimator: BaseEstimator) -> dict[str, Any]:
     """Keep what the network is that an earlier fit gave, and how many there are of it."""
     before = getattr(estimator, "chosen_params_", {})
-    kept = {key: before[key] for key in NARROW if key in before}
+    kept = {key: before[key] for key in network_for(0) if key in before}
     network = estimator.module_.get_submodule("network")
     if isinstance(network, Ensemble) and estimator.n_folds == "auto":
         kept |= {"n_folds": len(network.members), "early_stopping": True}

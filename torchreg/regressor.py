@@ -227,6 +227,7 @@ class TorchRegressor(
     ``n_folds``                8; 4 from 4,000 rows on. Of fewer than 32 rows each holds out 4.
     ``module__hidden_sizes``   (64, 64); (192, 192) from 3,000 rows on
     ``module__n_frequencies``  8; 16 from 3,000 rows on
+    ``module__n_bins``         16; 32 from 640 rows on
     ``batch_size``             32 for up to 200 rows, else 128; from 1,500 on 256, from 3,000 on
                                512
     ``max_epochs``             60; 200 for ``"rprop"``, 5 for ``"lbfgs"``

@@ -18,6 +18,9 @@ from torchreg.nn import BinEmbedding, MemberLinear, PeriodicEmbedding
 #: Numbers in the widest layer of a stack, rows of a batch and networks together, at most: two
 #: or three such tensors stay in a processor's cache. More networks make another stack.
 AT_ONCE = 3 * 2**17
+#: An embedding is one operation of so many, all others of which are narrower: it counts so much
+#: less than a layer, after which activation, gradient and sums are as wide as itself.
+EMBEDDED = 5
 #: Numbers of parameters and validation rows that the networks of a stack hold, at most, if they
 #: are several: some of them several times, as the optimizer and the best weights do.
 HELD = 2**24
@@ -168,7 +171,8 @@ def _width_of_part(part: nn.Module) -> int:
     if isinstance(part, MemberLinear):
         return part.n_members * part.out_features
     if isinstance(part, PeriodicEmbedding):
-        return (part.out_features - part.in_features) // part.n_outputs * part.n_frequencies
+        n_columns = (part.out_features - part.in_features) // part.n_outputs
+        return n_columns * part.n_frequencies // EMBEDDED
     if isinstance(part, BinEmbedding):
-        return part.out_features // part.n_outputs * part.n_bins
+        return part.out_features // part.n_outputs * part.n_bins // EMBEDDED
     return 0

@@ -129,8 +129,7 @@ class BinEmbedding(nn.Module):
             A weight stands for a repetition; only ratios matter.
         """
         rows = self._chosen(x)
-        for column, values in enumerate(rows):
-            edges = bin_edges(values, weight, self.n_bins)
+        for column, edges in enumerate(bin_edges(rows, weight, self.n_bins)):
             used = len(edges) - 1
             widths = edges.diff().clamp(min=_NARROWEST)
             self.low[column, :used], self.slope[column, :used] = edges[:-1], 1 / widths
@@ -168,12 +167,12 @@ class BinEmbedding(nn.Module):
         )
 
 
-def bin_edges(values: Tensor, weight: Tensor | None, n_bins: int) -> Tensor:
-    """Find the edges of bins that hold about as many rows each.
+def bin_edges(columns: Tensor, weight: Tensor | None, n_bins: int) -> list[Tensor]:
+    """Find for each column the edges of bins that hold about as many rows each.
 
     Parameters
     ----------
-    values : Tensor of shape (n,)
+    columns : Tensor of shape (n_columns, n)
     weight : Tensor of shape (n,) or None
         A weight stands for a repetition; only ratios matter.
     n_bins : int
@@ -181,31 +180,35 @@ def bin_edges(values: Tensor, weight: Tensor | None, n_bins: int) -> Tensor:
 
     Returns
     -------
-    Tensor of shape (n_edges,)
+    list of Tensor of shape (n_edges,)
         Ascending, from the least value to the largest: all values where these are few, else
         quantiles.
 
     Examples
     --------
-    >>> bin_edges(torch.tensor([3.0, 1.0, 3.0, 2.0]), None, 16)
-    tensor([1., 2., 3.])
+    >>> bin_edges(torch.tensor([[3.0, 1.0, 3.0, 2.0]]), None, 16)
+    [tensor([1., 2., 3.])]
     """
-    share = torch.ones_like(values, dtype=torch.float64) if weight is None else weight.double()
+    n = columns.shape[1]
+    share = torch.ones(n, dtype=torch.float64, device=columns.device)
+    share = share if weight is None else weight.double()
     share = share / share.sum()
     n_rows = float(1 / share.square().sum())
     n_bins = max(2, min(n_bins, int(n_rows / ROWS_IN_BIN)))
-    ordered, order = values.sort()
-    distinct: Tensor = torch.unique_consecutive(ordered)
-    if len(distinct) <= n_bins + 1:
-        return distinct
-    reached = share[order].cumsum(dim=0)
-    levels = torch.arange(1, n_bins, dtype=torch.float64, device=values.device) / n_bins
+    ordered, order = columns.sort(dim=1)
+    reached = share[order].cumsum(dim=1)
+    levels = torch.arange(1, n_bins, dtype=torch.float64, device=columns.device) / n_bins
+    # (n_bins - 1,) -> (n_columns, n_bins - 1)
+    levels = levels.repeat(len(columns), 1)
     # The first value that reaches a level, and the first beyond it: the middle of the two.
-    last = len(ordered) - 1
     below, above = (
-        ordered[torch.searchsorted(reached, levels + error).clamp(max=last)]
+        ordered.gather(1, torch.searchsorted(reached, levels + error).clamp(max=n - 1))
         for error in (-_SAME_SHARE, _SAME_SHARE)
     )
     inner = below + (above - below) / 2
-    edges: Tensor = torch.unique_consecutive(torch.cat([ordered[:1], inner, ordered[-1:]]))
-    return edges
+    quantiles = torch.cat([ordered[:, :1], inner, ordered[:, -1:]], dim=1)
+    n_distinct = 1 + (ordered.diff(dim=1) != 0).sum(dim=1)
+    return [
+        torch.unique_consecutive(values if count <= n_bins + 1 else edges)
+        for values, edges, count in zip(ordered, quantiles, n_distinct.tolist(), strict=True)
+    ]
