@@ -76,7 +76,7 @@ def test_what_a_hook_or_a_forward_of_its_own_makes_of_a_layer_is_seen(on: str) -
     assert look(network) == look(Behind(network)) != plain
     handle.remove()
     forward = layer.forward
-    layer.forward = lambda x: forward(x) + 1  # type: ignore[method-assign]
+    vars(layer)["forward"] = lambda x: forward(x) + 1
     assert look(network) == look(Behind(network)) != plain
 
 
@@ -140,7 +140,7 @@ def test_all_members_at_once_as_much_is_seen_as_call_by_call(name: str) -> None:
 def own_forward(network: nn.Module, on: str) -> nn.Module:
     part = network.get_submodule(on)
     forward = part.forward
-    part.forward = lambda x: forward(x) + 1  # type: ignore[method-assign]
+    vars(part)["forward"] = lambda x: forward(x) + 1
     return network
 
 

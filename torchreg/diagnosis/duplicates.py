@@ -29,9 +29,10 @@ AIM_ALIKE = 3 * NOT_EXPLAINED**0.5
 #: Units of a layer that are compared with each other, at most: many may reach equally far.
 COMPARED = 512
 
-#: A number for each unit of each layer, shape (n_layers, n_units); and which of them.
+#: Numbers of units, which of them, and where.
 Array = NDArray[Any]
 Which = NDArray[np.bool_]
+Places = NDArray[np.intp]
 
 
 def count_in_lists(units: Tensor, low: list[float], high: list[float], bending: list[int]) -> int:
@@ -73,6 +74,8 @@ def count_in_lists(units: Tensor, low: list[float], high: list[float], bending: 
 def count_in_array(units: Tensor, bending: Which) -> list[int]:
     """Count in each of several layers what :func:`count_in_lists` counts in one.
 
+    What is seen of units along a few directions tells nearly all apart.
+
     Parameters
     ----------
     units : Tensor of shape (n_layers, n, n_units)
@@ -101,9 +104,9 @@ def count_in_array(units: Tensor, bending: Which) -> list[int]:
         if not len(left):
             break
         near = left[np.abs(second[left] - second[left - step]) <= AIM_ALIKE]
-        for unit in near[np.abs(third[near] - third[near - step]) <= AIM_ALIKE].tolist():
-            pair = (divmod(places[i], n_units) for i in (unit, unit - step))
-            is_copy[unit] = _are_copies(*(units[layer, :, column] for layer, column in pair))
+        near = near[np.abs(third[near] - third[near - step]) <= AIM_ALIKE]
+        if len(near):
+            is_copy[near] = _are_copies(units.numpy(), places[near], places[near - step])
         left = left[(left > step) & ~is_copy[left]]
     counts: list[int] = np.bincount(places[is_copy] // n_units, minlength=n_layers).tolist()
     return counts
@@ -116,9 +119,14 @@ def _directions(n: int, dtype: torch.dtype) -> Tensor:
     return torch.from_numpy(waves - waves.mean(axis=1, keepdims=True)).to(dtype)
 
 
-def _are_copies(some: Tensor, other: Tensor) -> bool:
-    """Tell whether one unit is a copy of another, up to scale and offset."""
-    a, b = (unit.numpy().astype(np.float64) for unit in (some, other))
-    a, b = a - a.mean(), b - b.mean()
+def _are_copies(units: Array, some: Places, others: Places) -> Which:
+    """Tell which of some units, numbered through all layers, are copies of others."""
+    layer, column = np.divmod([some, others], units.shape[2])
+    # (2, n_pairs, n)
+    pairs = units[layer, :, column].astype(np.float64)
+    pairs -= pairs.mean(axis=2, keepdims=True)
+    product = np.add.reduce(pairs[0] * pairs[1], axis=1)
+    of_one, of_other = np.add.reduce(pairs * pairs, axis=2)
     # 1 - r^2 <= NOT_EXPLAINED, for their correlation r
-    return bool(np.square(a @ b) >= (1 - NOT_EXPLAINED) * (a @ a) * (b @ b))
+    copies: Which = product * product >= (1 - NOT_EXPLAINED) * of_one * of_other
+    return copies
