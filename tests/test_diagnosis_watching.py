@@ -83,11 +83,13 @@ def test_what_a_hook_or_a_forward_of_its_own_makes_of_a_layer_is_seen(on: str) -
 ROWS = torch.randn(60, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
 
 
-def tabular(**options: Any) -> TabularMLP:
-    """Build a network for rows whose last column has two values."""
-    x = torch.column_stack([ROWS[:, :2], ROWS[:, 2] > 0])
+def tabular(two_valued: tuple[int, ...] = (2,), **options: Any) -> TabularMLP:
+    """Build a network for rows of which some columns have two values."""
+    x = ROWS.clone()
+    for column in two_valued:
+        x[:, column] = x[:, column].sign()
     network = TabularMLP(3, **{"hidden_sizes": (40, 5), **options}).double()
-    network.initialize_from(x, x[:, :1].abs(), None)
+    network.initialize_from(x, ROWS[:, :1].abs(), None)
     return network
 
 
@@ -101,7 +103,9 @@ ENSEMBLES: dict[str, Callable[[], list[nn.Module]]] = {
     "for tables": lambda: [tabular() for _ in range(3)],
     "for tables, of tanh": lambda: [tabular(activation="tanh") for _ in range(3)],
     "for tables, one": lambda: [tabular()],
-    "for tables, nothing embedded": lambda: [TabularMLP(3).double() for _ in range(2)],
+    "for tables, other columns embedded": lambda: [tabular((column,)) for column in (0, 2, 1)],
+    "for tables, all embedded": lambda: [tabular(()) for _ in range(2)],
+    "for tables, nothing embedded": lambda: [tabular((0, 1, 2)) for _ in range(2)],
     "first an activation": lambda: [
         nn.Sequential(nn.Tanh(), nn.Linear(3, 4, bias=False), nn.Sigmoid(), nn.Linear(4, 1))
         for _ in range(3)
@@ -170,6 +174,7 @@ UNKNOWN: dict[str, Callable[[], nn.Module]] = {
         [nn.Sequential(nn.Linear(3, 1), nn.LeakyReLU(slope)) for slope in (0.1, 0.2)]
     ),
     "members of other kinds": lambda: Ensemble([MLP(3), tabular()]),
+    "more columns embedded": lambda: Ensemble([tabular(()), tabular((0,))]),
 }
 
 

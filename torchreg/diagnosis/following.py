@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Hashable, Iterable, Sequence
 from typing import NamedTuple
 
@@ -23,13 +24,14 @@ from torchreg.nn import (
 )
 from torchreg.nn.plain import ACTIVATION_OF, is_untouched, plain_layers
 
-#: What is in a :class:`TabularMLP` beside its own perceptron.
-_PARTS: dict[str, type[nn.Module]] = {
+#: What in a :class:`TabularMLP` prepares rows: all numbers in it belong to one column each.
+_OF_COLUMNS: dict[str, type[nn.Module]] = {
     "scale": ScaledAndClipped,
-    "line": FixedLinear,
     "waves": PeriodicEmbedding,
     "bins": BinEmbedding,
 }
+#: What is in it.
+_PARTS: dict[str, type[nn.Module]] = {**_OF_COLUMNS, "line": FixedLinear, "mlp": MLP}
 
 
 class Member(NamedTuple):
@@ -87,10 +89,8 @@ def known_members(network: nn.Module) -> list[Member] | None:
 def _is_as_built(table: TabularMLP) -> bool:
     """Tell whether nothing in it but its perceptron calls an activation."""
     parts = vars(table)["_modules"]
-    return (
-        is_untouched(table)
-        and type(table.mlp) is MLP
-        and all(type(parts[n]) is kind and is_untouched(parts[n]) for n, kind in _PARTS.items())
+    return is_untouched(table) and all(
+        type(parts[n]) is kind and is_untouched(parts[n]) for n, kind in _PARTS.items()
     )
 
 
@@ -117,9 +117,9 @@ def follow(members: list[Member], x: Tensor) -> Seen:
     given = x if n_members == 1 else x.expand(n_members, *x.shape)
     tables = [table for table, _ in members if table is not None]
     if tables:
-        numbers, embedded = zip(*(table.prepare(x) for table in tables), strict=True)
-        first_input, given = numbers[0], _together(embedded)
-        line = _apply([table.line for table in tables], _together(numbers))
+        both, given = _prepare(tables, x)
+        first_input = both if n_members == 1 else both[0]
+        line = _apply([table.line for table in tables], both)
     # (n, width) or, of several members, (n_members, n, width)
     values = given
     # For each call of an activation, a layer of each member.
@@ -149,9 +149,56 @@ def follow(members: list[Member], x: Tensor) -> Seen:
     return Seen(output, first_input, last_output, in_order)
 
 
-def _together(parts: Sequence[Tensor]) -> Tensor:
-    # n_members of (n, width) -> (n_members, n, width)
-    return parts[0] if len(parts) == 1 else torch.stack([*parts])
+def _prepare(tables: list[TabularMLP], x: Tensor) -> tuple[Tensor, Tensor]:
+    """Prepare rows for all members: the columns of all, as if they were columns of one.
+
+    Each column has numbers of its own, in one member as in another.
+
+    Parameters
+    ----------
+    tables : list of TabularMLP
+        With as many embedded columns each.
+    x : Tensor of shape (n, n_features)
+
+    Returns
+    -------
+    both, embedded : Tensor of shape (n, ...) or, of several members, (n_members, n, ...)
+    """
+    n_members, width = len(tables), x.shape[1]
+    if n_members == 1:
+        return tables[0].prepare(x)
+    parts = [vars(table)["_modules"] for table in tables]
+    whole = copy.copy(tables[0])
+    vars(whole)["_modules"] = {
+        name: _of_all_columns([own[name] for own in parts], width) for name in _OF_COLUMNS
+    }
+    both, embedded = whole.prepare(x.repeat(1, n_members))
+    # (n, 2 * n_members * width) -> (2, n_members, width, n)
+    columns = both.t().unflatten(0, (2, n_members, width))
+    # (n, n_columns) -> (n_members, n_columns_of_one, n)
+    numbers, made = (
+        part.reshape(n_members, len(part) // n_members, len(x))
+        for part in embedded.t().tensor_split([n_members * width])
+    )
+    return torch.cat([*columns], dim=1).mT, torch.cat([numbers, made], dim=1).mT
+
+
+def _of_all_columns(parts: Sequence[nn.Module], width: int) -> nn.Module:
+    """Make one module for the columns of several, which have ``width`` columns each."""
+    one = copy.copy(parts[0])
+    for kind in ("_parameters", "_buffers"):
+        own = [vars(part)[kind] for part in parts]
+        vars(one)[kind] = {
+            name: None if tensor is None else torch.cat([tensors[name] for tensors in own])
+            for name, tensor in own[0].items()
+        }
+    index = vars(one)["_buffers"].get("index")
+    if index is not None:
+        # (n_members * n_columns,) -> (n_members, n_columns)
+        places = index.reshape(len(parts), -1)
+        begin = torch.arange(len(parts), device=index.device).unsqueeze(1) * width
+        vars(one)["_buffers"]["index"] = (places + begin).flatten()
+    return one
 
 
 def _apply(layers: Sequence[nn.Module], values: Tensor) -> Tensor:
