@@ -128,7 +128,7 @@ def test_the_built_in_network_is_silent_on_birds_and_says_how_it_does_on_rows_he
     assert f"8 networks with {each} parameters each, averaged; 333 rows" in str(diagnosis)
     assert "of single networks on rows that they held out" in str(diagnosis)
     assert diagnosis.summary["n_validation"] == 333
-    assert [layer["n_units"] for layer in diagnosis.summary["layers"]] == [8 * 128, 8 * 128]
+    assert [layer["n_units"] for layer in diagnosis.summary["layers"]] == [8 * 64, 8 * 64]
 
 
 def test_rows_held_out_by_several_networks_count_together_and_the_advice_fits_them() -> None:

@@ -168,8 +168,11 @@ FLOORS: dict[str, list[str]] = {
     ],
     "what a diagnosis reads": [
         "torchreg.diagnosis.statistics",
+        "torchreg.diagnosis.following",
         "torchreg.diagnosis.watching",
         "torchreg.diagnosis.units",
+        "torchreg.diagnosis.duplicates",
+        "torchreg.diagnosis.slopes",
         "torchreg.diagnosis.structure",
         "torchreg.diagnosis.lines",
         "torchreg.diagnosis.moments",

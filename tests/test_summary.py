@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 
 import numpy as np
@@ -13,6 +14,7 @@ import torch
 from torchreg import TorchRegressor
 from torchreg.diagnosis.record import FitSummary
 from torchreg.diagnosis.statistics import spread_out
+from torchreg.engine.summary import Travel
 from torchreg.nn import MLP
 
 Array = np.ndarray
@@ -88,6 +90,31 @@ def test_a_journey_is_the_way_from_the_first_to_the_last_parameters(
         assert journeys[name].travelled == pytest.approx(float(gone), rel=1e-4)
         assert journeys[name].start == pytest.approx(float(size), rel=1e-4)
         assert journeys[name].n == parameter.numel()
+
+
+@pytest.mark.parametrize("hidden", [[3], [300, 20]])
+def test_each_of_several_networks_has_a_journey_of_its_own(hidden: list[int]) -> None:
+    torch.manual_seed(0)
+    networks = [MLP(4, hidden_sizes=hidden) for _ in range(3)] + [MLP(4, hidden_sizes=[2])]
+    for several in (networks[:3], networks):
+        starts = [copy.deepcopy(network) for network in several]
+        travels = [Travel(network, is_member=True) for network in several]
+        for number, network in enumerate(several):
+            for parameter in network.parameters():
+                parameter.data += torch.randn_like(parameter) * 10.0**number
+        # Their squares are beyond float32.
+        several[1].layers[0].weight.data *= 1e30
+        found = {j.name: j for j in Travel.of_several(travels).finish()}
+        for number, (start, network) in enumerate(zip(starts, several, strict=True)):
+            alone = dict(start.named_parameters())
+            for name, parameter in network.named_parameters():
+                journey = found.pop(f"members.{number}.{name}")
+                before, after = alone[name].detach().double(), parameter.detach().double()
+                assert journey.n == before.numel()
+                assert journey.start == pytest.approx(float(before.square().mean().sqrt()))
+                gone = (after - before).square().mean().sqrt()
+                assert journey.travelled == pytest.approx(float(gone), rel=1e-5)
+        assert not found
 
 
 def test_a_summary_survives_json(rows: tuple[Array, Array]) -> None:

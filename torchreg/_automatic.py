@@ -27,24 +27,21 @@ EPOCHS_OF_ALL_ROWS = {"rprop": 200, "lbfgs": 5}
 PATIENCE = 1 / 4
 #: Its learning rate, for the optimizers whose steps have about this size.
 LR = {"adam": 6e-3, "adamw": 6e-3}
-#: Units of its hidden layers, and waves of each measured column: of fewer rows the first, ...
+#: So many rows are few, and so many are more than any rule was measured with.
+FEW_ROWS, MANY_ROWS = 200, 30_000
+#: Units of its hidden layers, and waves of each measured column: of fewer than many rows, ...
 NARROW: dict[str, Any] = {"module__hidden_sizes": (64, 64), "module__n_frequencies": 8}
 WIDE: dict[str, Any] = {"module__hidden_sizes": (192, 192), "module__n_frequencies": 16}
-ROWS_OF_WIDE = 3_000
 #: ... and its bins: of fewer rows the first are as many as can hold 20 rows each, about.
 FEW_BINS, MANY_BINS, ROWS_OF_MANY_BINS = 16, 32, 640
+#: Rows of a batch: few of few rows, so that there are steps enough.
+FEW_IN_BATCH, IN_BATCH, MANY_IN_BATCH = 32, 128, 512
 #: Folds: each holds out this many rows at least, ...
 ROWS_IN_FOLD = 4
-#: ... there are so many of them, ...
-FOLDS = 8
-#: ... and fewer from so many rows on, ...
-MANY_ROWS, FEW_FOLDS = 4_000, 4
+#: ... there are so many of them, and fewer of many rows, ...
+FOLDS, FEW_FOLDS = 8, 4
 #: ... and from so many on one network with one part of the rows held out does.
 TOO_MANY_ROWS = 50_000
-#: Rows of a batch: of few rows the first, then twice as many for twice the rows, up to the last.
-FEW_ROWS = 200
-FEW_IN_BATCH, SMALL_BATCH, LARGE_BATCH = 32, 128, 512
-ROWS_OF_SMALL_BATCH = 750
 
 #: The parameters that can be left to the data.
 CHOSEN = frozenset(
@@ -116,11 +113,11 @@ def network_for(n_rows: int) -> dict[str, Any]:
 
     Examples
     --------
-    >>> [network_for(n)["module__hidden_sizes"] for n in (100, 1_000, 10_000)]
-    [(64, 64), (64, 64), (192, 192)]
+    >>> [network_for(n)["module__hidden_sizes"] for n in (1_000, 100_000)]
+    [(64, 64), (192, 192)]
     """
     n_bins = MANY_BINS if n_rows >= ROWS_OF_MANY_BINS else FEW_BINS
-    return {**(WIDE if n_rows >= ROWS_OF_WIDE else NARROW), "module__n_bins": n_bins}
+    return {**(WIDE if n_rows >= MANY_ROWS else NARROW), "module__n_bins": n_bins}
 
 
 def batch_size_for(n_rows: int) -> int:
@@ -128,13 +125,12 @@ def batch_size_for(n_rows: int) -> int:
 
     Examples
     --------
-    >>> [batch_size_for(n) for n in (100, 1_000, 2_000, 5_000, 100_000)]
-    [32, 128, 256, 512, 512]
+    >>> [batch_size_for(n) for n in (100, 1_000, 10_000, 100_000)]
+    [32, 128, 128, 512]
     """
     if n_rows <= FEW_ROWS:
         return FEW_IN_BATCH
-    doublings = int(math.log2(max(1, n_rows / ROWS_OF_SMALL_BATCH)))
-    return min(LARGE_BATCH, SMALL_BATCH << doublings)
+    return MANY_IN_BATCH if n_rows >= MANY_ROWS else IN_BATCH
 
 
 def n_folds_for(n_rows: int) -> int | None:
@@ -142,7 +138,7 @@ def n_folds_for(n_rows: int) -> int | None:
 
     Examples
     --------
-    >>> [n_folds_for(n) for n in (7, 12, 1_000, 5_000, 100_000)]
+    >>> [n_folds_for(n) for n in (7, 12, 1_000, 40_000, 100_000)]
     [None, 3, 8, 4, None]
     """
     if n_rows >= TOO_MANY_ROWS or n_rows < 2 * ROWS_IN_FOLD:

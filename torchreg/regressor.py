@@ -224,12 +224,11 @@ class TorchRegressor(
     The rules for ``module=None``, by the number of different rows:
 
     =========================  ==============================================================
-    ``n_folds``                8; 4 from 4,000 rows on. Of fewer than 32 rows each holds out 4.
-    ``module__hidden_sizes``   (64, 64); (192, 192) from 3,000 rows on
-    ``module__n_frequencies``  8; 16 from 3,000 rows on
+    ``n_folds``                8; 4 from 30,000 rows on. Of fewer than 32 rows each holds out 4.
+    ``module__hidden_sizes``   (64, 64); (192, 192) from 30,000 rows on
+    ``module__n_frequencies``  8; 16 from 30,000 rows on
     ``module__n_bins``         16; 32 from 640 rows on
-    ``batch_size``             32 for up to 200 rows, else 128; from 1,500 on 256, from 3,000 on
-                               512
+    ``batch_size``             32 for up to 200 rows, 128 for up to 29,999, then 512
     ``max_epochs``             60; 200 for ``"rprop"``, 5 for ``"lbfgs"``
     ``early_stopping``         ``True``, with each fold's own rows
     ``n_iter_no_change``       a quarter of ``max_epochs``

@@ -7,13 +7,13 @@ import torch
 from torch import Tensor, nn
 
 from torchreg._device import inference
+from torchreg.diagnosis.following import follow, known_members
 from torchreg.diagnosis.lines import Lines, draw_lines
 from torchreg.diagnosis.moments import Array, moments_of
 from torchreg.diagnosis.record import Look
 from torchreg.diagnosis.structure import hold_against
-from torchreg.diagnosis.watching import Seen, send_through
+from torchreg.diagnosis.watching import Seen, watch
 from torchreg.nn import AverageMembers, Link
-from torchreg.nn.plain import plain_layers
 
 #: Numbers that vary by less than this share of their size show no slope in float32.
 TOO_STEADY = 1e-5
@@ -44,10 +44,11 @@ def look_inside(
     """
     if x.shape[0] < 2:
         return None
-    layers = plain_layers(network)
+    members = known_members(network)
     # Nobody keeps what known layers give: torch need not even count its versions.
-    with inference(True) if layers is not None and link is None else torch.no_grad():
-        return _describe(send_through(network, layers, x), x, lines, link)
+    with inference(True) if members is not None and link is None else torch.no_grad():
+        seen = watch(network, x) if members is None else follow(members, x)
+        return _describe(seen, x, lines, link)
 
 
 def _describe(seen: Seen, x: Tensor, lines: Lines, link: Link | None) -> Look | None:

@@ -9,14 +9,13 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from torchreg.diagnosis.record import Layer
-from torchreg.diagnosis.units import (
+from torchreg.diagnosis.slopes import (
     ACTIVATIONS,
     SLOPE_OF_OUTPUT,
-    count_units,
     slope_and_output,
     slope_from_output,
 )
-from torchreg.nn.plain import ACTIVATION_OF
+from torchreg.diagnosis.units import count_units
 
 #: The functions of torch in which a row meets weights.
 _MEETS_WEIGHTS = frozenset({"linear", "bilinear", "conv1d", "conv2d", "matmul", "mm", "addmm"})
@@ -32,7 +31,7 @@ class Seen(NamedTuple):
     first_input : Tensor or None
         What reached the first layer, if that was anything but the rows as they came.
     last_output : Tensor or None
-        What the last linear layer gave.
+        What the last linear layer gave, if there is one.
     layers : list of Layer
         Of each activation.
     """
@@ -43,56 +42,26 @@ class Seen(NamedTuple):
     layers: list[Layer]
 
 
-def send_through(network: nn.Module, layers: list[nn.Module] | None, x: Tensor) -> Seen:
-    """Send rows through a network, which stays as it is; the rows do, too.
+def watch(network: nn.Module, x: Tensor) -> Seen:
+    """Send rows through a network, and watch every call; what it leaves changed is put back.
 
     Parameters
     ----------
     network : nn.Module
         In evaluation mode.
-    layers : list of nn.Module or None
-        All that is in it, from :func:`torchreg.nn.plain.plain_layers`.
     x : Tensor of shape (n, n_features)
         In the network's units and dtype, on its device.
     """
-    return _watch(network, x) if layers is None else _follow(layers, x)
-
-
-def _follow(layers: list[nn.Module], x: Tensor) -> Seen:
-    """Call one layer after the other: a fraction of the work of watching all calls."""
-    first_input = last_output = None
-    seen: list[Layer] = []
-    values = x
-    for layer in layers:
-        before = values
-        name = ACTIVATION_OF.get(type(layer))
-        values = layer(before)
-        if type(layer) is nn.Linear:
-            if last_output is None and before is not x:
-                first_input = before
-            last_output = values
-        elif name is not None:
-            slope_and_values = (
-                slope_from_output(name, values)
-                if name in SLOPE_OF_OUTPUT
-                else slope_and_output(layer, name, (before,), {})
-            )
-            seen.append(count_units(len(seen) + 1, name, *slope_and_values))
-    return Seen(values, first_input, last_output, seen)
-
-
-def _watch(network: nn.Module, x: Tensor) -> Seen:
-    """Watch every call; what it leaves changed is put back."""
     buffers = [(buffer, buffer.clone()) for buffer in network.buffers()]
     given = x.clone()
-    watch = Watch(given)
+    seen = Watch(given)
     try:
-        with watch:
+        with seen:
             output = network(given)
     finally:
         for buffer, kept in buffers:
             buffer.copy_(kept)
-    return Seen(output, watch.first_input, watch.last_output, watch.layers)
+    return Seen(output, seen.first_input, seen.last_output, seen.layers)
 
 
 class Watch(TorchFunctionMode):
@@ -136,8 +105,8 @@ class Watch(TorchFunctionMode):
             self._note_first(args)
         output = func(*args, **kwargs)
         if is_activation:
-            slope_and_values = seen or slope_from_output(name, output)
-            self.layers.append(count_units(len(self.layers) + 1, name, *slope_and_values))
+            call = seen or slope_from_output(name, output)
+            self.layers += count_units([len(self.layers) + 1], name, *call)
         if meets_weights and self._is_layer(output):
             self.last_output = output.detach().clone()
         return output

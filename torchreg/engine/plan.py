@@ -149,7 +149,8 @@ class Plan:
         if request.schedule.moves:
             # One that cannot be begun is known before the training.
             self.problems[0].course()
-        self.travels = [Travel(start.inside.network) for start in starts]
+        is_member = request.n_folds > 1
+        self.travels = [Travel(start.inside.network, is_member=is_member) for start in starts]
         # 4. What a diagnosis needs of the rows: now, when they and what describes them are at hand.
         describe = partial(describe_rows, first.inside.module, training, self.n_rows)
         how = *scaling_of(request), self.n_rows

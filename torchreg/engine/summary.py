@@ -18,7 +18,7 @@ from torchreg.engine.problem import Outcome, Problem
 from torchreg.engine.rows import Table
 from torchreg.nn.links import link_of
 
-#: Parameter tensors of so many numbers are measured as lists: less than a call of torch costs.
+#: The parameters of a network, if so few, are measured as lists: less than calls of torch cost.
 FEW = 256
 
 
@@ -116,16 +116,20 @@ class Travel:
     ----------
     network : nn.Module
         As it is before it is trained; two numbers per tensor are kept in the end.
+    is_member : bool, default=False
+        Whether it is to be one of several; see :meth:`of_several`.
     """
 
-    def __init__(self, network: nn.Module) -> None:
-        self.names, self.tensors = [], []
-        for name, parameter in network.named_parameters():
-            # What holds no number goes nowhere.
-            if parameter.numel():
-                self.names.append(name)
-                self.tensors.append(parameter)
-        self.start = self._numbers()
+    def __init__(self, network: nn.Module, *, is_member: bool = False) -> None:
+        # What holds no number goes nowhere.
+        own = [(name, p) for name, p in network.named_parameters() if p.numel()]
+        self.names = [name for name, _ in own]
+        self.tensors: list[Tensor] = [tensor for _, tensor in own]
+        self.sizes = [tensor.numel() for tensor in self.tensors]
+        self.as_lists = not is_member and sum(self.sizes) <= FEW
+        self.start: Any = _lists(self.tensors) if self.as_lists else _vector(self.tensors)
+        #: So many networks of the same sizes come one after the other.
+        self.n_alike = 1
 
     @classmethod
     def of_several(cls, travels: Sequence[Travel]) -> Travel:
@@ -134,39 +138,63 @@ class Travel:
         numbered = [*enumerate(travels)]
         whole.names = [f"members.{i}.{name}" for i, travel in numbered for name in travel.names]
         whole.tensors = [tensor for travel in travels for tensor in travel.tensors]
-        whole.start = [numbers for travel in travels for numbers in travel.start]
+        whole.sizes = [size for travel in travels for size in travel.sizes]
+        whole.as_lists = False
+        whole.start = torch.cat([travel.start for travel in travels])
+        alike = all(travel.sizes == travels[0].sizes for travel in travels)
+        whole.n_alike = len(travels) if alike else 1
         return whole
 
     def finish(self) -> list[Journey]:
         """Hold the parameters against their start."""
-        pairs = zip(self.names, self.start, self._numbers(), strict=True)
-        return [_journey(name, before, after) for name, before, after in pairs]
-
-    def _numbers(self) -> list[list[float] | Tensor]:
-        """Copy the numbers of each tensor; few of them into a list."""
+        if self.as_lists:
+            pairs = zip(self.start, _lists(self.tensors), strict=True)
+            lengths = [[math.hypot(*before), math.dist(before, after)] for before, after in pairs]
+        else:
+            lengths = self._lengths_in_vector()
         return [
-            _flat(tensor.tolist())
-            if tensor.numel() <= FEW
-            else tensor.detach().to("cpu", torch.float64, copy=True)
-            for tensor in self.tensors
+            Journey(name, n, start / math.sqrt(n), gone / math.sqrt(n))
+            for name, n, (start, gone) in zip(self.names, self.sizes, lengths, strict=True)
         ]
+
+    def _lengths_in_vector(self) -> list[list[float]]:
+        """Measure start and way of each tensor, the same one of several networks at once."""
+        both = torch.stack([self.start, _vector(self.tensors)])
+        both[1] -= both[0]
+        # (2, n_numbers) -> (2, n_alike, n_numbers_of_one)
+        each = both.reshape(2, self.n_alike, -1)
+        sizes = self.sizes[: len(self.sizes) // self.n_alike]
+        lengths = torch.stack([_length(part) for part in each.split(sizes, dim=2)])
+        if not math.isfinite(float(lengths.sum())):
+            # The squares of large numbers are too large for float32.
+            lengths = torch.stack([_length(part.double()) for part in each.split(sizes, dim=2)])
+        # (n_tensors_of_one, 2, n_alike) -> (n_alike, n_tensors_of_one, 2) -> (n_tensors, 2)
+        found: list[list[float]] = lengths.permute(2, 0, 1).flatten(0, 1).tolist()
+        return found
+
+
+def _length(values: Tensor) -> Tensor:
+    length: Tensor = torch.linalg.vector_norm(values, dim=2)
+    return length
+
+
+def _vector(tensors: list[Tensor]) -> Tensor:
+    """Copy all numbers to one place."""
+    # In one mode for all: to detach each would take as long as all else.
+    with torch.no_grad():
+        return torch.cat([tensor.reshape(-1) for tensor in tensors]).cpu()
+
+
+def _lists(tensors: list[Tensor]) -> list[list[float]]:
+    """Copy the numbers of each tensor: of a few it takes less time than a call of torch."""
+    return [_flat(tensor.tolist()) for tensor in tensors]
 
 
 def _flat(values: Any) -> list[float]:
-    """Unpack the lists in a list: of a few numbers it takes less time than a view of a tensor."""
+    """Unpack the lists in a list."""
     if not isinstance(values, list):
         return [values]
     while isinstance(values[0], list):
         values = [*chain.from_iterable(values)]
     numbers: list[float] = values
     return numbers
-
-
-def _journey(name: str, before: list[float] | Tensor, after: list[float] | Tensor) -> Journey:
-    """Measure how far one tensor went."""
-    if isinstance(before, Tensor) and isinstance(after, Tensor):
-        n = before.numel()
-        start, way = (float(torch.linalg.vector_norm(v)) for v in (before, after - before))
-    else:
-        n, start, way = len(before), math.hypot(*before), math.dist(before, after)
-    return Journey(name, n, start / math.sqrt(n), way / math.sqrt(n))

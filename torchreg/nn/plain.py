@@ -48,9 +48,25 @@ def plain_layers(network: nn.Module) -> list[nn.Module] | None:
     return layers if _append_layers(network, layers) else None
 
 
+def is_untouched(module: nn.Module) -> bool:
+    """Tell whether a call of a module is its class's ``forward`` and nothing else.
+
+    Examples
+    --------
+    >>> layer = nn.Tanh()
+    >>> is_untouched(layer)
+    True
+    >>> handle = layer.register_forward_hook(lambda module, args, output: 2 * output)
+    >>> is_untouched(layer)
+    False
+    """
+    own = vars(module)
+    return not (own["_forward_hooks"] or own["_forward_pre_hooks"] or "forward" in own)
+
+
 def _append_layers(network: nn.Module, layers: list[nn.Module]) -> bool:
     kind, own = type(network), vars(network)
-    if own["_forward_hooks"] or own["_forward_pre_hooks"] or "forward" in own:
+    if not is_untouched(network):
         return False
     if kind is MLP or kind is nn.Sequential:
         return all(_append_layers(layer, layers) for layer in own["_modules"].values())

@@ -153,13 +153,17 @@ class TabularMLP(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Compute the outputs: shape (n, in_features) to (n, out_features)."""
-        both = self.scale(x)
-        # (n, 2 * in_features) -> (n, in_features)
-        z = both[:, both.shape[1] // 2 :]
-        embedded = z
-        if self.bins.out_features:
-            made = self.waves.waves(z) + self.bins(z)
-            # (n, n_columns) -> (n_columns, n) and back: embeddings lie along the rows
-            embedded = torch.cat([z.t(), made.t()]).t()
+        both, embedded = self.prepare(x)
         outputs: Tensor = self.line(both) + self.mlp(embedded)
         return outputs
+
+    def prepare(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Compute what the line and what the perceptron are given: shape (n, ...) each."""
+        both: Tensor = self.scale(x)
+        # (n, 2 * in_features) -> (n, in_features)
+        z = both[:, both.shape[1] // 2 :]
+        if not self.bins.out_features:
+            return both, z
+        made = self.waves.waves(z) + self.bins(z)
+        # (n, n_columns) -> (n_columns, n) and back: embeddings lie along the rows
+        return both, torch.cat([z.t(), made.t()]).t()

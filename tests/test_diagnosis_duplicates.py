@@ -1,0 +1,120 @@
+"""Units that are scaled and shifted copies of others are found, however many there are."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from torchreg.diagnosis import duplicates, units
+from torchreg.diagnosis.duplicates import NOT_EXPLAINED, count_in_array, count_in_lists
+from torchreg.diagnosis.record import Layer
+from torchreg.diagnosis.slopes import slope_from_output
+from torchreg.diagnosis.units import count_units
+
+
+def hidden(n_layers: int, n_units: int, seed: int = 0, n: int = 200) -> Tensor:
+    """Give what layers of ReLUs with random weights give: shape (n_layers, n, n_units)."""
+    rng = np.random.default_rng(seed)
+    x, weight = rng.normal(size=(n, 3)), rng.normal(size=(n_layers, 3, n_units))
+    return torch.from_numpy(x @ weight + rng.normal(size=(n_layers, 1, n_units))).relu()
+
+
+def count(layers: Tensor, which: np.ndarray | None = None) -> list[int]:
+    """Count in arrays, and see that each layer alone has as many as it has in lists."""
+    bending = np.ones((len(layers), layers.shape[2]), dtype=bool) if which is None else which
+    found = count_in_array(layers, bending)
+    for number, layer in enumerate(layers.double()):
+        rows = layer.T.contiguous()
+        ends = rows.amin(dim=1).tolist(), rows.amax(dim=1).tolist()
+        places = np.flatnonzero(bending[number]).tolist()
+        assert count_in_lists(rows, *ends, places) == found[number]
+    return found
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_each_copy_is_counted_once_in_its_own_layer(dtype: torch.dtype) -> None:
+    layers = hidden(3, 40)
+    assert count(layers.to(dtype)) == [0, 0, 0]
+    layers[1, :, 30:] = -3.0 * layers[1, :, 10:20] + 7.0
+    layers[2, :, 1:] = layers[2, :, :1] * torch.arange(2, 41)
+    # A copy in another layer is none.
+    layers[0, :, 0] = layers[2, :, 0]
+    assert count(layers.to(dtype)) == [0, 10, 39]
+
+
+def test_only_the_units_that_are_asked_for_are_compared() -> None:
+    layers = hidden(2, 40)
+    layers[:, :, 20:] = layers[:, :, :20]
+    which = np.zeros((2, 40), dtype=bool)
+    which[1, [3, 4, 23]] = True
+    assert count(layers, which) == [0, 1]
+    assert count(layers, which & False) == [0, 0]
+
+
+def test_of_very_many_units_the_first_bending_ones_are_compared(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    layers = hidden(2, 40)
+    layers[:, :, 20:] = layers[:, :, :20]
+    which = np.ones((2, 40), dtype=bool)
+    which[1, :10] = False
+    monkeypatch.setattr(duplicates, "COMPARED", 25)
+    # Units 0 to 24 of the one layer, and 10 to 34 of the other
+    assert count_in_array(layers, which) == [5, 5]
+
+
+def test_as_much_may_be_left_unexplained_as_the_definition_says() -> None:
+    layers = hidden(1, 40)
+    first, noise = layers[0, :, 0], layers[0, :, 1]
+    first, noise = ((unit - unit.mean()) / unit.std() for unit in (first, noise))
+    noise = noise - first * (first @ noise) / (first @ first)
+    noise = noise / noise.std()
+    for factor, found in ((0.5, 1), (2.0, 0)):
+        layers[0, :, 2] = first + noise * (factor * NOT_EXPLAINED) ** 0.5
+        assert count(layers) == [found]
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_what_is_not_finite_is_like_nothing(value: float) -> None:
+    layers = hidden(1, 40)
+    layers[0, :, 30:] = layers[0, :, :10]
+    layers[0, 5, [0, 30]] = value
+    assert count_in_array(layers, np.ones((1, 40), dtype=bool)) == [9]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("name", ["relu", "tanh", "sigmoid"])
+def test_few_units_and_many_are_counted_alike(
+    name: str, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = hidden(3, 24, seed=1) * 4 - 3
+    before[:, :, :3] = -1e3
+    before[:, :, 3:6] = 1e3
+    before[:, :, 20:] = before[:, :, 10:14]
+    # Nearly one slope, but not the steepest
+    before[1, :, 6] = 1e-3 * before[1, :, 7]
+    output = getattr(torch, name)(before).to(dtype)
+
+    def layers() -> list[Layer]:
+        return count_units([1, 3, 5], name, *slope_from_output(name, output))
+
+    few = layers()
+    monkeypatch.setattr(units, "FEW", 0)
+    assert layers() == few
+    assert [layer.name for layer in few] == [f"hidden layer {number}" for number in (1, 3, 5)]
+    assert all(layer.n_duplicates >= 1 and layer.n_bending < 24 for layer in few)
+    # One at a time, and a call of any shape
+    each = [
+        count_units([2 * place + 1], name, *slope_from_output(name, one.reshape(200, 4, 6)))
+        for place, one in enumerate(output)
+    ]
+    assert [layer for (layer,) in each] == few
+
+
+def test_what_numpy_does_not_know_is_counted_too() -> None:
+    output = hidden(1, 40)[0].to(torch.bfloat16)
+    (layer,) = count_units([1], "relu", *slope_from_output("relu", output))
+    on = (output > 0).double().mean(dim=0)
+    assert layer.n_bending == int(((on > 0) & (on < 1)).sum())
