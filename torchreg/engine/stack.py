@@ -22,7 +22,7 @@ from torchreg.engine.pace import pace_of
 from torchreg.engine.problem import Problem, reraise_interrupt
 from torchreg.engine.recorder import memory_of
 from torchreg.engine.rows import Batch, Table, rows_in
-from torchreg.engine.stacked_network import StackedObjective
+from torchreg.engine.stacked_network import StackedObjective, moving_buffers
 from torchreg.engine.stacked_rows import Deal, all_rows, generators_for, rows_of
 from torchreg.engine.trial import NotStackableError, Trial
 from torchreg.vector_rule import VectorRule, stack_rules
@@ -75,8 +75,8 @@ class Stack:
             for name in tensors[0]
             if name not in self.names
         }
-        #: Those of them that a step changes; which they are, the trial shows.
-        self.moving: list[str] = []
+        #: Those of them that a step may change.
+        self.moving = moving_buffers(networks[0])
         rules = [problem.optimizer.vector_rule(self.device) for problem in problems]
         self.rule = stack_rules([r for r in rules if isinstance(r, VectorRule)], self.theta)
         self.pace = pace_of(problems)
@@ -88,7 +88,6 @@ class Stack:
             self.tables = [self._tables_of(problem) for problem in problems]
             self._prepare()
             self._try_out()
-            self.moving = self._find_moving()
         except NotStackableError:
             raise
         except Exception as error:
@@ -202,12 +201,6 @@ class Stack:
                 if evaluated == again or not draws:
                     trial.hold_evaluation(evaluated)
                 self._restore(before)
-
-    def _find_moving(self) -> list[str]:
-        """Name the buffers that steps and evaluations were seen to write to."""
-        written = self.captured.written + (self.loss_of.written if self.validation else [])
-        places = {memory_of(tensor) for tensor in written}
-        return [name for name, tensor in self.fixed.items() if memory_of(tensor) in places]
 
     def _batches_to_try(self) -> Iterator[tuple[Batch, list[int], Batch]]:
         """Give a batch of each width, padded and not; beside it, how its rows come to a network."""

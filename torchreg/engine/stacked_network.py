@@ -17,6 +17,30 @@ from torchreg.engine.members import loss_of_each_row, mean_loss
 from torchreg.engine.objective import Objective
 from torchreg.engine.rows import Batch
 from torchreg.losses import Loss
+from torchreg.nn import (
+    AddConstant,
+    BinEmbedding,
+    FixedLinear,
+    MultiplyByConstant,
+    PeriodicEmbedding,
+    RobustStandardize,
+    ScaledAndClipped,
+    Standardize,
+    Unstandardize,
+)
+
+#: Their buffers are set once: no call changes them.
+_STILL = {
+    AddConstant,
+    BinEmbedding,
+    FixedLinear,
+    MultiplyByConstant,
+    PeriodicEmbedding,
+    RobustStandardize,
+    ScaledAndClipped,
+    Standardize,
+    Unstandardize,
+}
 
 
 class FeaturesFirst(TorchFunctionMode):
@@ -89,6 +113,23 @@ def leave_out(network: nn.Module, names: Iterable[str]) -> None:
             if module is places[name]:
                 parent, _, own = place.rpartition(".")
                 setattr(network.get_submodule(parent), own, nn.Identity())
+
+
+def moving_buffers(network: nn.Module) -> list[str]:
+    """Name the buffers that a call may change: all but those of modules that are known not to.
+
+    Examples
+    --------
+    >>> moving_buffers(nn.Sequential(AddConstant(-200), nn.Linear(1, 2), nn.BatchNorm1d(2)))
+    ['2.running_mean', '2.running_var', '2.num_batches_tracked']
+    """
+    still = {
+        id(buffer)
+        for module in network.modules()
+        if type(module) in _STILL
+        for buffer in module.buffers()
+    }
+    return [name for name, buffer in network.named_buffers() if id(buffer) not in still]
 
 
 class StackedObjective:

@@ -60,6 +60,8 @@ def settings_code(estimator: Any) -> str:
     # What was left to the data came to:
     #     batch_size=32,
     #     max_epochs=60,
+    #     module__n_bins=16,
+    #     module__n_frequencies=8,
     #     n_folds=None,
     #     n_iter_no_change=15,
     #     schedule='cosine',
