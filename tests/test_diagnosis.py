@@ -46,6 +46,18 @@ def test_precision_and_recall_of_every_code(halves: list[int], shifts: list[int]
     assert not short, result.table(CODES)
 
 
+@pytest.mark.parametrize("n_folds", ["auto", None])
+def test_columns_with_long_tails_are_no_trouble_of_scale_to_the_network_for_tables(
+    n_folds: str | None,
+) -> None:
+    # It clips what its layers that learn are given; only the line below sees the tails.
+    X = np.random.default_rng(0).standard_cauchy(size=(300, 2))
+    y = np.clip(X, -3, 3) @ [1.0, 2.0]
+    report = diagnosed(X, y, module=None, n_folds=n_folds, max_epochs=5)
+    assert "outlying-rows" in report
+    assert "unscaled-inputs" not in report
+
+
 def test_the_lesson_on_raw_units_is_effectively_linear_because_of_scale() -> None:
     finding = diagnosed(*flippers(), **LESSON, standardize=False)["effectively-linear"]
     assert finding.severity == "severe"

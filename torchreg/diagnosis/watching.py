@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 from torch import Tensor, nn
@@ -16,6 +16,7 @@ from torchreg.diagnosis.slopes import (
     slope_from_output,
 )
 from torchreg.diagnosis.units import count_units
+from torchreg.nn import FixedLinear
 
 #: The functions of torch in which a row meets weights.
 _MEETS_WEIGHTS = frozenset({"linear", "bilinear", "conv1d", "conv2d", "matmul", "mm", "addmm"})
@@ -29,7 +30,7 @@ class Seen(NamedTuple):
     output : Tensor
         What the network gave.
     first_input : Tensor or None
-        What reached the first layer, if that was anything but the rows as they came.
+        What reached the first layer that learns, if that was anything but the rows as they came.
     last_output : Tensor or None
         What the last linear layer gave, if there is one.
     layers : list of Layer
@@ -54,7 +55,7 @@ def watch(network: nn.Module, x: Tensor) -> Seen:
     """
     buffers = [(buffer, buffer.clone()) for buffer in network.buffers()]
     given = x.clone()
-    seen = Watch(given)
+    seen = Watch(given, [m.weight for m in network.modules() if isinstance(m, FixedLinear)])
     try:
         with seen:
             output = network(given)
@@ -71,6 +72,8 @@ class Watch(TorchFunctionMode):
     ----------
     x : Tensor of shape (n, n_features)
         Rows that are sent through; anything of another length is no layer.
+    fixed : sequence of Tensor, default=()
+        Weights that nobody trains: their layer may see numbers of any size.
 
     Attributes
     ----------
@@ -78,8 +81,9 @@ class Watch(TorchFunctionMode):
         See :class:`Seen`.
     """
 
-    def __init__(self, x: Tensor) -> None:
+    def __init__(self, x: Tensor, fixed: Sequence[Tensor] = ()) -> None:
         super().__init__()
+        self.fixed = [*map(id, fixed)]
         self.x, self.version, self.n_rows = x, x._version, len(x)
         self.met_weights = False
         self.first_input: Tensor | None = None
@@ -112,6 +116,8 @@ class Watch(TorchFunctionMode):
         return output
 
     def _note_first(self, args: tuple[Any, ...]) -> None:
+        if any(id(value) in self.fixed for value in args):
+            return
         for value in args:
             if self._is_layer(value):
                 self.met_weights = True
