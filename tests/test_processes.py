@@ -45,7 +45,8 @@ y = X[:, 0] + rng.normal(size=3000)
 large = TorchRegressor(
     module__hidden_sizes=(300, 300), max_epochs=2, batch_size=None, random_state=0
 )
-small = TorchRegressor(max_epochs=2, random_state=0)
+# Its networks train in stacks, as many as there are threads, and round accordingly.
+small = TorchRegressor(max_epochs=2, dtype="float64", random_state=0)
 
 def answers(reg):
     return [reg.predict(X), small.fit(X, y).predict(X), large.fit(X, y).predict(X)]

@@ -118,7 +118,8 @@ def follow(members: list[Member], x: Tensor) -> Seen:
     tables = [table for table, _ in members if table is not None]
     if tables:
         both, given = _prepare(tables, x)
-        first_input = given if n_members == 1 else given[0]
+        # The numbers themselves: what is made of them beside them is learned.
+        first_input = (given if n_members == 1 else given[0])[:, : x.shape[1]]
         line = _apply([table.line for table in tables], both)
     # (n, width) or, of several members, (n_members, n, width)
     values = given
