@@ -43,7 +43,7 @@ over data sets, it is averaged geometrically; the rank, 1 is best, is among the 
 table. Nothing is tuned: every regressor is what its constructor makes of it, the 2×256 network is
 AdamW at 1e-3, batches of 256, a cosine over 200 epochs and the best of a 10 % hold-out. Rules of
 TorchRegressor's default were chosen on splits {chosen} of the first {n} data sets, with a look at
-those of some of the other {others}; split {apart} had no say anywhere. Data sets of 10,000 rows
+those of the other {others}; split {apart} had no say anywhere. Data sets of 10,000 rows
 and more have splits {large} only.
 Seconds of a fit are the median, of the processor with one thread, else of the clock."""
 

@@ -240,12 +240,12 @@ class TorchRegressor(
     weights that do best on them, from 50,000 rows on, with ``n_init`` above 1, and as a member of
     a :class:`TorchEnsembleRegressor`. If ``fit`` was given ``X_val``, those rows are the ones. With
     ``early_stopping`` there are no folds either, and fewer than 8 rows are all learned from.
-    They were chosen on two splits of 14 data sets below 20,000 rows, and of some of 15 others
-    (``benchmarks/accuracy.py``); nothing was measured beyond.
+    They were chosen on two splits of 29 data sets below 20,000 rows (``benchmarks/accuracy.py``);
+    nothing was measured beyond.
 
-    Who is in a hurry sets ``early_stopping=True, max_epochs=30``: one network, in an eighth to a
-    third of the time, with errors 4 to 6 % larger. Who wants the last percent sets ``n_folds=16,
-    max_epochs=120``, in 4 to 20 times as much.
+    Who is in a hurry sets ``early_stopping=True, max_epochs=30``: one network, in a seventh to a
+    quarter of the time, with errors 5 to 6 % larger. Who wants the last percent sets ``n_folds=16,
+    max_epochs=120``, in 4 to 7 times as much.
 
     Predictions have the shape of y, and are float32 for float32 X and float64 for anything
     else. In a full batch, rows that are identical in X and y are merged and their weights
