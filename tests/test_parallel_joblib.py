@@ -243,7 +243,8 @@ def test_the_backend_can_be_given_to_one_call_by_name_or_itself() -> None:
 @within(30)
 def test_progress_is_printed(capfd: pytest.CaptureFixture[str]) -> None:
     with parallel_config(backend="torchreg"):
-        Parallel(verbose=51)(delayed(abs)(-n) for n in range(3))
+        # So long that all have begun before the first is done, and joblib knows how many they are.
+        Parallel(verbose=51)(delayed(time.sleep)(0.1) for _ in range(3))
     printed = capfd.readouterr().out
     assert "Using backend TorchregBackend" in printed
     assert "Done   3 out of   3" in printed
