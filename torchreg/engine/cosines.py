@@ -7,6 +7,7 @@ for float32 only; float64 takes it longer than torch.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 import numpy as np
 import torch
@@ -15,19 +16,16 @@ from torch import Tensor
 from torchreg.engine.recorder import Call
 
 
-def _cos(x: Tensor, *, out: Tensor | None = None) -> Tensor:
+def _apply(function: np.ufunc, x: Tensor, *, out: Tensor | None = None) -> Tensor:
     out = torch.empty_like(x) if out is None else out
-    np.cos(x.numpy(), out=out.numpy())
+    function(x.numpy(), out=out.numpy())
     return out
 
 
-def _sin(x: Tensor, *, out: Tensor | None = None) -> Tensor:
-    out = torch.empty_like(x) if out is None else out
-    np.sin(x.numpy(), out=out.numpy())
-    return out
-
-
-_KNOWN: dict[str, Callable[..., Tensor]] = {"cos": _cos, "sin": _sin}
+_KNOWN: dict[str, Callable[..., Tensor]] = {
+    "cos": partial(_apply, np.cos),
+    "sin": partial(_apply, np.sin),
+}
 
 
 def faster_cosine(call: Call) -> Callable[..., Tensor] | None:

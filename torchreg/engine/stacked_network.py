@@ -16,31 +16,12 @@ from torch.overrides import TorchFunctionMode
 from torchreg.engine.members import loss_of_each_row, mean_loss
 from torchreg.engine.objective import Objective
 from torchreg.engine.rows import Batch
+from torchreg.export.layers import CONSTANTS
 from torchreg.losses import Loss
-from torchreg.nn import (
-    AddConstant,
-    BinEmbedding,
-    FixedLinear,
-    MultiplyByConstant,
-    PeriodicEmbedding,
-    RobustStandardize,
-    ScaledAndClipped,
-    Standardize,
-    Unstandardize,
-)
+from torchreg.nn import BinEmbedding, PeriodicEmbedding
 
 #: Their buffers are set once: no call changes them.
-_STILL = {
-    AddConstant,
-    BinEmbedding,
-    FixedLinear,
-    MultiplyByConstant,
-    PeriodicEmbedding,
-    RobustStandardize,
-    ScaledAndClipped,
-    Standardize,
-    Unstandardize,
-}
+_STILL = {*CONSTANTS, BinEmbedding, PeriodicEmbedding}
 
 
 class FeaturesFirst(TorchFunctionMode):
@@ -120,6 +101,7 @@ def moving_buffers(network: nn.Module) -> list[str]:
 
     Examples
     --------
+    >>> from torchreg.nn import AddConstant
     >>> moving_buffers(nn.Sequential(AddConstant(-200), nn.Linear(1, 2), nn.BatchNorm1d(2)))
     ['2.running_mean', '2.running_var', '2.num_batches_tracked']
     """
