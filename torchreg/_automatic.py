@@ -27,15 +27,15 @@ EPOCHS_OF_ALL_ROWS = {"rprop": 200, "lbfgs": 5}
 PATIENCE = 1 / 4
 #: Its learning rate, for the optimizers whose steps have about this size.
 LR = {"adam": 6e-3, "adamw": 6e-3}
-#: So many rows are few, and so many are more than any rule was measured with.
-FEW_ROWS, MANY_ROWS = 200, 30_000
+#: From so many rows on there are more than any rule was measured with.
+MANY_ROWS = 30_000
 #: Units of its hidden layers, and waves of each measured column: of fewer than many rows, ...
 NARROW: dict[str, Any] = {"module__hidden_sizes": (64, 64), "module__n_frequencies": 8}
 WIDE: dict[str, Any] = {"module__hidden_sizes": (192, 192), "module__n_frequencies": 16}
 #: ... and its bins: of fewer rows the first are as many as can hold 20 rows each, about.
 FEW_BINS, MANY_BINS, ROWS_OF_MANY_BINS = 16, 32, 640
-#: Rows of a batch: few of few rows, so that there are steps enough.
-FEW_IN_BATCH, IN_BATCH, MANY_IN_BATCH = 32, 128, 512
+#: Rows of a batch, of so many rows or more: few of few, so that there are steps enough.
+BATCH_SIZES = {MANY_ROWS: 512, 2_000: 128, 201: 64, 0: 32}
 #: Folds: each holds out this many rows at least, ...
 ROWS_IN_FOLD = 4
 #: ... there are so many of them, and fewer of many rows, ...
@@ -126,11 +126,9 @@ def batch_size_for(n_rows: int) -> int:
     Examples
     --------
     >>> [batch_size_for(n) for n in (100, 1_000, 10_000, 100_000)]
-    [32, 128, 128, 512]
+    [32, 64, 128, 512]
     """
-    if n_rows <= FEW_ROWS:
-        return FEW_IN_BATCH
-    return MANY_IN_BATCH if n_rows >= MANY_ROWS else IN_BATCH
+    return next(size for fewest, size in BATCH_SIZES.items() if n_rows >= fewest)
 
 
 def n_folds_for(n_rows: int) -> int | None:

@@ -228,7 +228,7 @@ class TorchRegressor(
     ``module__hidden_sizes``   (64, 64); (192, 192) from 30,000 rows on
     ``module__n_frequencies``  8; 16 from 30,000 rows on
     ``module__n_bins``         16; 32 from 640 rows on
-    ``batch_size``             32 for up to 200 rows, 128 for up to 29,999, then 512
+    ``batch_size``             32 up to 200 rows, 64 up to 1,999, 128 up to 29,999, then 512
     ``max_epochs``             60; 200 for ``"rprop"``, 5 for ``"lbfgs"``
     ``early_stopping``         ``True``, with each fold's own rows
     ``n_iter_no_change``       a quarter of ``max_epochs``
