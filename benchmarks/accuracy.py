@@ -14,7 +14,7 @@ import logging
 import math
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -81,10 +81,15 @@ def fingerprint(dataset: Dataset, number: int) -> str:
     return digest.hexdigest()[:8]
 
 
-def run(options: argparse.Namespace, models: Mapping[str, Model] | None = None) -> None:
+def run(
+    options: argparse.Namespace,
+    models: Mapping[str, Model] | None = None,
+    datasets: Sequence[Dataset] | None = None,
+) -> None:
     """Run what is asked for and not there yet, model by model."""
     models = MODELS if models is None else models
-    datasets = [load(name) for name in options.datasets]
+    if datasets is None:
+        datasets = [load(name) for name in options.datasets]
     work = [
         (dataset, number, fingerprint(dataset, number))
         for dataset in sorted(datasets, key=lambda dataset: len(dataset.y))
