@@ -42,8 +42,9 @@ from torchreg.engine.operations import (
     take_again,
     transpose_of,
 )
-from torchreg.engine.products import is_small_product
+from torchreg.engine.products import as_larger_products, is_small_product
 from torchreg.engine.recorder import Call, NotCapturableError, memory_of
+from torchreg.engine.rewriting import rewritten
 
 Program = Callable[[Tensor, Tensor, Tensor | None], Tensor]
 
@@ -105,7 +106,7 @@ def write_down(
         notes.bind(tensor)
     for tensor in constants:
         notes.bind(tensor, constant=True)
-    for call in calls:
+    for call in rewritten(calls, [loss, *gradients]) if stays else calls:
         notes.take(call)
     return notes.write(loss, gradients, out)
 
@@ -290,27 +291,22 @@ class _Notes:
             ):
                 continue
             if self.stays and is_small_product(call):
-                if names[0] in direct:
-                    place = self._object(direct[names[0]].numpy())
-                else:
+                if names[0] not in direct:
                     self._settle(names, [], partial(torch.empty_like, call.result))
-                    place = self._array(call.result)
-                factors = ", ".join(map(self._array, call.args))
-                product = self._object(np.matmul, name="product")
-                yield f"{product}({factors}, out={place})"
+                yield self._product(call, direct.get(names[0], self.bound[names[0]]))
                 continue
             arguments = [self._literal(argument) for argument in call.args]
             arguments += [f"{key}={self._literal(value)}" for key, value in call.kwargs.items()]
             function = self._function(call)
             if names and names[0] in direct:
                 arguments.append(f"out={self._object(direct[names[0]])}")
-            elif memory.can_be_replaced(call, index):
-                memory.join(call)
+            elif (first := memory.replaced_by(call, index)) is not None:
+                memory.join(first, call.result)
                 if call.name in INTO:
-                    arguments.append(f"grad_input={uses[index][0]}")
+                    arguments.append(f"grad_input={self.name_of(first)}")
                 form = INTO.get(call.name) or IN_PLACE[call.name]
                 function = self._object(form, name=f"in_place_{call.name}")
-                self._settle(names, call.given[:1], lambda first: first)
+                self._settle(names, [first], lambda place: place)
             elif self.stays and names[0:1] and names[0] not in kept and has_place(call):
                 self._settle(names, [], partial(torch.empty_like, call.result))
                 if call.name == "clone":
@@ -327,6 +323,18 @@ class _Notes:
             done = [n for n in mentioned if n not in kept and last.get(n, index) <= index]
             if done:
                 yield f"del {', '.join(done)}"
+
+    def _product(self, call: Call, place: Tensor) -> str:
+        """Write a small product down, in which networks with the same rows are one."""
+        names = [self.name_of(factor) for factor in call.args]
+        product = self._object(np.matmul, name="product")
+        if names[1] in self.constant and names[0] in self.bound:
+            tensors = as_larger_products(self.bound[names[0]], self.bound[names[1]], place)
+            first, second, into = (self._object(tensor.numpy()) for tensor in tensors)
+        else:
+            first, second = map(self._array, call.args)
+            into = self._object(place.numpy())
+        return f"{product}({first}, {second}, out={into})"
 
     def _settle(
         self, names: list[str], given: Sequence[Tensor], make: Callable[..., Tensor]

@@ -89,20 +89,23 @@ class Memory:
                 until = math.inf if name in results else last.get(name, index)
                 self.needed[piece] = max(self.needed.get(piece, 0), until)
 
-    def can_be_replaced(self, call: Call, index: int) -> bool:
-        """Whether a call can put its result in the place of its first argument."""
-        known = call.name in IN_PLACE or call.name in INTO
-        if not known or call.acts or not isinstance(call.args[0], Tensor):
-            return False
-        first = call.args[0]
-        others = [t for t in call.given[1:] if memory_of(t) == memory_of(first)]
-        dead = self.needed.get(memory_of(first), math.inf) <= index
-        return dead and are_alike(first, call.result) and not others
+    def replaced_by(self, call: Call, index: int) -> Tensor | None:
+        """Find the argument in whose place a call can put its result."""
+        if call.acts or not (call.name in IN_PLACE or call.name in INTO):
+            return None
+        # What goes back to a layer can lie where that which went forward lay.
+        return next((t for t in call.args[: 1 + (call.name in INTO)] if self._ends(t, call, index)), None)
 
-    def join(self, call: Call) -> None:
-        """Note that a result lies in the place of the first argument."""
-        first, result = memory_of(call.args[0]), memory_of(call.result)
-        self.needed[first] = self.needed[result]
+    def _ends(self, first: Any, call: Call, index: int) -> bool:
+        """Whether nobody needs an argument any more but a call that reads it in one place."""
+        if not isinstance(first, Tensor) or not are_alike(first, call.result):
+            return False
+        readers = [t for t in call.given if memory_of(t) == memory_of(first)]
+        return self.needed.get(memory_of(first), math.inf) <= index and len(readers) == 1
+
+    def join(self, first: Tensor, result: Tensor) -> None:
+        """Note that a result lies in the place of another value."""
+        self.needed[memory_of(first)] = self.needed[memory_of(result)]
 
 
 class Transpose(NamedTuple):
