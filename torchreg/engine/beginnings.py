@@ -181,7 +181,7 @@ def build_module(
     link = copy.deepcopy(loss.link)
     module = scaled(network.to(dtype), x_statistics, y_statistics, dtype, link, average=average)
     if known:
-        return module
+        return module.eval()
     if statistics_dtype(request.device) != torch.float64:
         module.to(statistics_dtype(request.device))
     return module.to(request.device)
