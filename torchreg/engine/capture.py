@@ -48,6 +48,9 @@ from torchreg.engine.rewriting import rewritten
 
 Program = Callable[[Tensor, Tensor, Tensor | None], Tensor]
 
+#: How NumPy's products are called where they are written down.
+_PRODUCT = "product"
+
 
 def write_down(
     calls: Sequence[Call],
@@ -249,7 +252,8 @@ class _Notes:
         # Out of the namespace that it looks names up in: in a circle, the tensors would outlive
         # the fit until Python looks for circles.
         program: Program = namespace.pop("program")
-        return program
+        # Who reads the loss says what is wrong with it; NumPy would say it of each product.
+        return np.errstate(all="ignore")(program) if _PRODUCT in namespace else program
 
     def _destinations(
         self, targets: list[str], out: Sequence[Tensor]
@@ -293,7 +297,8 @@ class _Notes:
             if self.stays and is_small_product(call):
                 if names[0] not in direct:
                     self._settle(names, [], partial(torch.empty_like, call.result))
-                yield self._product(call, direct.get(names[0], self.bound[names[0]]))
+                places = direct if names[0] in direct else self.settled
+                yield self._product(call, places[names[0]])
                 continue
             arguments = [self._literal(argument) for argument in call.args]
             arguments += [f"{key}={self._literal(value)}" for key, value in call.kwargs.items()]
@@ -327,7 +332,7 @@ class _Notes:
     def _product(self, call: Call, place: Tensor) -> str:
         """Write a small product down, in which networks with the same rows are one."""
         names = [self.name_of(factor) for factor in call.args]
-        product = self._object(np.matmul, name="product")
+        product = self._object(np.matmul, name=_PRODUCT)
         if names[1] in self.constant and names[0] in self.bound:
             tensors = as_larger_products(self.bound[names[0]], self.bound[names[1]], place)
             first, second, into = (self._object(tensor.numpy()) for tensor in tensors)

@@ -93,15 +93,17 @@ class Memory:
         """Find the argument in whose place a call can put its result."""
         if call.acts or not (call.name in IN_PLACE or call.name in INTO):
             return None
-        # What goes back to a layer can lie where that which went forward lay.
-        return next((t for t in call.args[: 1 + (call.name in INTO)] if self._ends(t, call, index)), None)
+        # What comes back from a layer can lie where that lay which it gave.
+        candidates = call.args[:2] if call.name in INTO else call.args[:1]
+        return next((t for t in candidates if self._gives_way(t, call, index)), None)
 
-    def _ends(self, first: Any, call: Call, index: int) -> bool:
-        """Whether nobody needs an argument any more but a call that reads it in one place."""
-        if not isinstance(first, Tensor) or not are_alike(first, call.result):
+    def _gives_way(self, argument: Any, call: Call, index: int) -> bool:
+        """Whether nobody but the call needs an argument, which it is given once."""
+        if not isinstance(argument, Tensor) or not are_alike(argument, call.result):
             return False
-        readers = [t for t in call.given if memory_of(t) == memory_of(first)]
-        return self.needed.get(memory_of(first), math.inf) <= index and len(readers) == 1
+        memory = memory_of(argument)
+        once = sum(memory_of(tensor) == memory for tensor in call.given) == 1
+        return once and self.needed.get(memory, math.inf) <= index
 
     def join(self, first: Tensor, result: Tensor) -> None:
         """Note that a result lies in the place of another value."""

@@ -69,7 +69,7 @@ def as_larger_products(first: Tensor, second: Tensor, result: Tensor) -> tuple[T
     Examples
     --------
     >>> import torch
-    >>> a, b = torch.ones(6, 2, 4), torch.arange(2.0).repeat_interleave(3).view(6, 1, 1).expand(6, 4, 5)
+    >>> a, b = torch.ones(6, 2, 4), torch.rand(2, 4, 5).repeat_interleave(3, dim=0)
     >>> [tuple(tensor.shape) for tensor in as_larger_products(a, b, torch.empty(6, 2, 5))]
     [(2, 6, 4), (2, 4, 5), (2, 6, 5)]
     """

@@ -111,6 +111,8 @@ class _Notes:
     def shorter(self, masking: Call) -> dict[int, list[Call]]:
         """Give what stands for calls, by identity, if D is made of G here and summed with x."""
         gradient, h, threshold = masking.args
+        if gradient.ndim != 3:
+            return {}
         # (n_networks, n_units, n), or the transpose of such
         is_turned = self._product(gradient) is None
         outer = self._product(gradient.mT if is_turned else gradient)
@@ -146,7 +148,7 @@ class _Notes:
         return product.args[0].shape[2] == 1 and product.args[1].shape[1] == 1 and alone
 
     def _sums_of(self, tensor: Tensor) -> list[Call]:
-        """List the products of D with others from the right, if nobody needs it for anything else."""
+        """List the products of D with others from the right, if it is needed for nothing else."""
         memory, place = memory_of(tensor), _place(tensor)
         readers = self.readers[memory]
         are_sums = all(
@@ -160,11 +162,12 @@ class _Notes:
     def _before_relu(self, h: Tensor, *, is_turned: bool) -> Call | None:
         """Give the product z of which h is the positive part."""
         relu = self.made.get(_place(h))
+        # With fewer digits, sums of A x may have lost those that z has.
         if relu is None or relu.name != "relu" or h.dtype != torch.float64:
-            # With fewer digits, z may have lost those that A and x have, or the other way round.
             return None
-        z = relu.args[0]
-        return self._product(z.mT if is_turned else z)
+        product = self._product(relu.args[0].mT if is_turned else relu.args[0])
+        # With many inputs it is A and M that are large.
+        return product if product is not None and _is_flat(product.args[1]) else None
 
     def _products_of(self, a: Tensor, b: Tensor) -> list[Call]:
         """List the products of two that are wanted, and of which nothing else is made."""
@@ -176,6 +179,11 @@ class _Notes:
             and [_place(factor) for factor in call.args] == places
             and not self.readers[memory_of(call.result)]
         ]
+
+
+def _is_flat(x: Tensor) -> bool:
+    """Whether matrices have fewer rows than columns."""
+    return x.shape[1] < x.shape[2]
 
 
 def _sum_of_products(a: Tensor, m: Call, result: Tensor) -> list[Call]:
