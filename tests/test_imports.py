@@ -118,6 +118,7 @@ FLOORS: dict[str, list[str]] = {
         "torchreg.engine.stacked_rows",
         "torchreg.engine.cuda_graph",
         "torchreg.engine.capture",
+        "torchreg.engine.notes",
         "torchreg.engine.rewriting",
         "torchreg.engine.operations",
         "torchreg.engine.cosines",
