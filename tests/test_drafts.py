@@ -16,6 +16,7 @@ from torchreg import TorchRegressor
 from torchreg.engine.drafts import Mould, draft_of
 from torchreg.engine.plan import Plan
 from torchreg.engine.shared import Shared
+from torchreg.engine.summary import Travel
 from torchreg.nn import MLP, Standardize, TabularMLP
 
 RNG = np.random.default_rng(0)
@@ -141,3 +142,17 @@ def test_what_becomes_of_a_copy_leaves_the_others_alone() -> None:
     assert repr(module) == repr(before)
     assert same(module, before)
     assert not module._forward_hooks
+
+
+@pytest.mark.parametrize("sizes", [(3,), (100, 100)])
+def test_a_copy_goes_as_far_from_its_start_as_a_network_of_its_own(sizes: tuple[int, ...]) -> None:
+    shared = Shared(several=True)
+    asked = jobs(*({"module__hidden_sizes": sizes, **change} for change in ({}, {"n_init": 2})))
+    for plan in [Plan(job, shared) for job in asked]:
+        for problem, travel in zip(plan.problems, plan.travels, strict=True):
+            assert problem.draft is not None
+            own = Travel(problem.network)
+            with torch.no_grad():
+                for number, parameter in enumerate(problem.network.parameters()):
+                    parameter += number + 1
+            assert travel.finish() == own.finish()
