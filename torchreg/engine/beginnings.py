@@ -100,7 +100,7 @@ def start_networks(
         key = *how, batch_size, seed, draft
         drawn = shared.once("draft", training, *key, make=make)
         mould = shared.once("mould", training, *key, make=lambda: Mould(drawn.inside.module))
-        inside = Inside(mould.cast(), _own(request))
+        inside = Inside(mould.cast(), _own(request), drawn.inside.dtype)
         return replace(drawn, inside=inside, draft=drawn.inside.network)
 
     for number, seed in enumerate(seeds_of(request.seed, request.n_networks)):
