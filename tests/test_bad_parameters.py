@@ -143,6 +143,12 @@ def test_a_value_outside_its_limits_is_refused_by_name_with_the_limits(
     refuse(quick(**{name: value}), message.replace("(", "."))
 
 
+def test_a_value_that_equals_a_good_one_is_judged_by_its_own_type() -> None:
+    quick(n_init=1, max_epochs=3).fit(X, Y)
+    refuse(quick(n_init=1.0), r"'n_init' parameter of TorchRegressor must be an int.*Got 1\.0")
+    refuse(quick(max_epochs=3.0), r"'max_epochs' parameter of TorchRegressor must be.*Got 3\.0")
+
+
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.int64, torch.complex64])
 def test_a_dtype_that_networks_do_not_train_in_is_refused(dtype: torch.dtype) -> None:
     refuse(quick(dtype=dtype), rf"dtype expects 'auto', 'float32' or 'float64', got {dtype}")

@@ -13,9 +13,10 @@ from torch import nn
 
 from tests._stacks import job_of
 from torchreg import TorchRegressor
-from torchreg.engine.drafts import copied, draft_of
+from torchreg.engine.drafts import Mould, draft_of
 from torchreg.engine.plan import Plan
 from torchreg.engine.shared import Shared
+from torchreg.engine.summary import Travel
 from torchreg.nn import MLP, Standardize, TabularMLP
 
 RNG = np.random.default_rng(0)
@@ -118,7 +119,7 @@ def test_a_copy_is_what_deepcopy_makes() -> None:
         Standardize([1.0, 2.0], [3.0, 0.0]), MLP(2, hidden_sizes=(3,), dropout=0.1), nn.Linear(1, 1)
     ).eval()
     module[2].bias.requires_grad_(requires_grad=False)
-    twin, model = copied(module), copy.deepcopy(module)
+    twin, model = Mould(module).cast(), copy.deepcopy(module)
     assert repr(twin) == repr(model)
     assert same(twin, model)
     for ours, theirs in zip(twin.modules(), model.modules(), strict=True):
@@ -132,7 +133,7 @@ def test_a_copy_is_what_deepcopy_makes() -> None:
 
 def test_what_becomes_of_a_copy_leaves_the_others_alone() -> None:
     module = nn.Sequential(nn.Linear(2, 1))
-    before, twin = copy.deepcopy(module), copied(module)
+    before, twin = copy.deepcopy(module), Mould(module).cast()
     with torch.no_grad():
         twin[0].weight.fill_(7)
     twin.register_forward_hook(lambda *_: None)
@@ -141,3 +142,17 @@ def test_what_becomes_of_a_copy_leaves_the_others_alone() -> None:
     assert repr(module) == repr(before)
     assert same(module, before)
     assert not module._forward_hooks
+
+
+@pytest.mark.parametrize("sizes", [(3,), (100, 100)])
+def test_a_copy_goes_as_far_from_its_start_as_a_network_of_its_own(sizes: tuple[int, ...]) -> None:
+    shared = Shared(several=True)
+    asked = jobs(*({"module__hidden_sizes": sizes, **change} for change in ({}, {"n_init": 2})))
+    for plan in [Plan(job, shared) for job in asked]:
+        for problem, travel in zip(plan.problems, plan.travels, strict=True):
+            assert problem.draft is not None
+            own = Travel(problem.network)
+            with torch.no_grad():
+                for number, parameter in enumerate(problem.network.parameters()):
+                    parameter += number + 1
+            assert travel.finish() == own.finish()

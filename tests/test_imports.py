@@ -118,6 +118,8 @@ FLOORS: dict[str, list[str]] = {
         "torchreg.engine.stacked_rows",
         "torchreg.engine.cuda_graph",
         "torchreg.engine.capture",
+        "torchreg.engine.notes",
+        "torchreg.engine.rewriting",
         "torchreg.engine.operations",
         "torchreg.engine.cosines",
         "torchreg.engine.products",

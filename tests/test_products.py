@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from torchreg.engine.capture import write_down
-from torchreg.engine.products import is_small_product
+from torchreg.engine.products import as_larger_products, is_small_product
 from torchreg.engine.recorder import Call, Recorder
 
 GENERATOR = torch.Generator()
@@ -45,6 +45,45 @@ def test_rows_or_columns_in_one_piece_are_known_to_numpys_library() -> None:
 )
 def test_other_products_are_torchs(a: Tensor, b: Tensor, why: str) -> None:
     assert not is_small_product(product(a, b)), why
+
+
+@pytest.mark.parametrize(
+    ("tables", "n_products"),
+    [
+        ([0, 0, 0, 1, 1, 1], 2),
+        ([0, 0, 1, 1, 1, 1], 3),
+        ([0, 1, 0, 1, 0, 1], 6),
+        ([0, 0, 0, 0, 0, 0], 1),
+        ([0, 1, 1, 1, 1, 1], 6),
+    ],
+)
+def test_networks_that_have_the_same_rows_one_after_another_share_a_product(
+    tables: list[int], n_products: int
+) -> None:
+    a, b = numbers(6, 2, 4), numbers(2, 4, 9)[tables]
+    result = torch.empty(6, 2, 9, dtype=a.dtype)
+    first, second, into = as_larger_products(a, b, result)
+    assert len(first) == len(second) == len(into) == n_products
+    torch.bmm(first, second, out=into)
+    torch.testing.assert_close(result, torch.bmm(a, b))
+
+
+def test_a_shared_product_is_not_so_large_that_several_threads_would_do_it() -> None:
+    a, b = numbers(12, 32, 16), numbers(1, 16, 128).expand(12, 16, 128)
+    first, second, into = as_larger_products(a, b, torch.empty(12, 32, 128, dtype=a.dtype))
+    assert len(first) == 3
+    assert is_small_product(Call(torch.ops.aten.bmm.default, (first, second), {}, into))
+
+
+@pytest.mark.parametrize("part", ["weights", "result"])
+def test_parts_of_rows_that_lie_apart_are_multiplied_network_by_network(part: str) -> None:
+    a, b = numbers(6, 2, 4), numbers(1, 4, 9).expand(6, 4, 9)
+    result = torch.empty(6, 2, 9, dtype=a.dtype)
+    if part == "weights":
+        a = numbers(6, 12)[:, 2:10].view(6, 2, 4)
+    else:
+        result = torch.empty(6, 20, dtype=a.dtype)[:, :18].view(6, 2, 9)
+    assert [len(t) for t in as_larger_products(a, b, result)] == [6, 6, 6]
 
 
 def network(values: dict[str, Tensor], x: Tensor, t: Tensor) -> Tensor:

@@ -404,3 +404,18 @@ class FailsLater(Body):
         if self.training and len(x) > 10:
             raise RuntimeError("too many rows")
         return super().forward(x)
+
+
+def test_a_network_that_diverges_leaves_its_stack_in_peace_and_only_its_fit_tells() -> None:
+    rates = (1e-2, 1e30, 1e-1)
+
+    def fits() -> list[Fit]:
+        own = {"optimizer": "sgd", "module__hidden_sizes": (5,)}
+        return [fit_of(0, MLP, lr=lr, **own) for lr in rates]
+
+    ours, alone, seen = both_ways(fits)
+    assert seen.sizes == [3]
+    assert seen.reasons == []
+    assert [fitted.outcome.reason for fitted in ours] == ["budget", "diverged", "budget"]
+    for one, other in zip(ours, alone, strict=True):
+        assert_same(one, other)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from numbers import Integral, Real
 from typing import Any
 
@@ -44,6 +45,9 @@ LIMITS: dict[str, list[Any]] = {
 #: The same, ready to be asked; scikit-learn would make them anew for every fit.
 _READY = {name: [make_constraint(limit) for limit in limits] for name, limits in LIMITS.items()}
 
+#: Values of these types are what they are, and equal ones are within the same limits.
+_PLAIN = {bool, int, float, str, type(None)}
+
 
 def check_parameters(estimator: BaseEstimator) -> None:
     """Hold every parameter against its limits.
@@ -60,16 +64,23 @@ def check_parameters(estimator: BaseEstimator) -> None:
                 f"{name} was not in the file that this {type(estimator).__name__} was loaded from, "
                 f"which cannot hold {value.text}. Set it to fit again: set_params({name}=...)."
             )
-    for name, limits in _READY.items():
+    for name in _READY:
         value = getattr(estimator, name)
-        for limit in limits:
-            if limit.is_satisfied_by(value):
-                break
-        else:
+        look = _is_within_again if type(value) in _PLAIN else _is_within
+        if not look(name, value):
             check_limits(estimator, {name: LIMITS[name]})
     dtype = estimator.dtype
     if isinstance(dtype, torch.dtype) and dtype not in (torch.float32, torch.float64):
         raise ValueError(f"dtype expects 'auto', 'float32' or 'float64', got {dtype}.")
+
+
+def _is_within(name: str, value: Any) -> bool:
+    """Tell whether a parameter is within its limits."""
+    return any(limit.is_satisfied_by(value) for limit in _READY[name])
+
+
+#: The fits of a search have most of their parameters in common.
+_is_within_again = lru_cache(maxsize=256, typed=True)(_is_within)
 
 
 def check_limits(estimator: BaseEstimator, limits: dict[str, list[Any]]) -> None:

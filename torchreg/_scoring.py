@@ -102,7 +102,7 @@ def _r2_of_vectors(y: Any, prediction: Any) -> float | None:
     y, prediction = y.reshape(-1, 1), prediction.reshape(-1, 1)
     with np.errstate(all="ignore"):
         numerator = float(np.sum((y - prediction) ** 2, axis=0)[0])
-        denominator = float(np.sum((y - np.average(y, axis=0)) ** 2, axis=0)[0])
+        denominator = float(np.sum((y - y.mean(axis=0)) ** 2, axis=0)[0])
     if not (math.isfinite(numerator) and math.isfinite(denominator) and denominator):
         return None
     return 1 - numerator / denominator

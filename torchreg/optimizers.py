@@ -196,14 +196,13 @@ def build_optimizer(
         )
     is_torchs = cls is known.get(name)
     parameters = _parameters_of(name) if is_torchs else inspect.signature(cls).parameters
-    takes_any = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
     own = OWN_OPTIONS.get(name, frozenset()) if isinstance(optimizer, str) else frozenset()
-    for option in options:
-        if option not in parameters and option not in own and not takes_any:
-            raise ValueError(
-                f"optimizer {name!r} takes no {option!r} (optimizer__{option})."
-                f"{did_you_mean(option, (set(parameters) | own) - {'params', 'lr'})}"
-            )
+    unknown = [option for option in options if option not in parameters and option not in own]
+    if unknown and not any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
+        raise ValueError(
+            f"optimizer {name!r} takes no {unknown[0]!r} (optimizer__{unknown[0]})."
+            f"{did_you_mean(unknown[0], (set(parameters) | own) - {'params', 'lr'})}"
+        )
     settings = dict(options)
     if isinstance(optimizer, str):
         settings = {"lr": DEFAULT_LR.get(name), **DEFAULT_OPTIONS.get(name, {}), **settings}

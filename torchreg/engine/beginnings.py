@@ -18,7 +18,7 @@ from torchreg._device import (
     seeded,
     statistics_dtype,
 )
-from torchreg.engine.drafts import copied, draft_of
+from torchreg.engine.drafts import Mould, draft_of
 from torchreg.engine.folds import one_of
 from torchreg.engine.initial import initialize
 from torchreg.engine.inside import Inside
@@ -97,8 +97,10 @@ def start_networks(
         draft = draft_of(request) if shared.several else None
         if draft is None:
             return make()
-        drawn = shared.once("draft", training, *how, batch_size, seed, draft, make=make)
-        inside = Inside(copied(drawn.inside.module), _own(request))
+        key = *how, batch_size, seed, draft
+        drawn = shared.once("draft", training, *key, make=make)
+        mould = shared.once("mould", training, *key, make=lambda: Mould(drawn.inside.module))
+        inside = Inside(mould.cast(), _own(request), drawn.inside.dtype)
         return replace(drawn, inside=inside, draft=drawn.inside.network)
 
     for number, seed in enumerate(seeds_of(request.seed, request.n_networks)):
@@ -181,7 +183,7 @@ def build_module(
     link = copy.deepcopy(loss.link)
     module = scaled(network.to(dtype), x_statistics, y_statistics, dtype, link, average=average)
     if known:
-        return module
+        return module.eval()
     if statistics_dtype(request.device) != torch.float64:
         module.to(statistics_dtype(request.device))
     return module.to(request.device)

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import replace
 from functools import lru_cache, partial
 from types import CodeType
 from typing import Any
@@ -20,32 +19,28 @@ import torch
 from torch import Tensor
 
 from torchreg.engine.cosines import faster_cosine
+from torchreg.engine.notes import Notes
 from torchreg.engine.operations import (
-    BY_SHAPE,
     DIRECT,
     IN_PLACE,
     INTO,
     PLACES,
     RESHAPES,
-    SAME,
-    SAME_IN_SHAPE,
     Memory,
-    Transpose,
-    are_alike,
-    by_position,
     can_write,
-    dims_swapped,
     has_place,
     is_reshape,
-    is_thin,
     needs_layout,
     take_again,
-    transpose_of,
 )
-from torchreg.engine.products import is_small_product
-from torchreg.engine.recorder import Call, NotCapturableError, memory_of
+from torchreg.engine.products import as_larger_products, is_small_product
+from torchreg.engine.recorder import Call, memory_of
+from torchreg.engine.rewriting import rewritten
 
 Program = Callable[[Tensor, Tensor, Tensor | None], Tensor]
+
+#: How NumPy's products are called where they are written down.
+_PRODUCT = "product"
 
 
 def write_down(
@@ -94,7 +89,7 @@ def write_down(
     NotCapturableError
         If the course of the computation depends on values.
     """
-    notes = _Notes(
+    notes = Notes(
         inputs,
         mutated={memory_of(t) for c in calls for t in c.written},
         free={memory_of(gradient) for gradient in gradients}
@@ -105,129 +100,21 @@ def write_down(
         notes.bind(tensor)
     for tensor in constants:
         notes.bind(tensor, constant=True)
+    # They keep their tensors, which are known by their identity.
+    calls = rewritten(calls, [loss, *gradients]) if stays else calls
     for call in calls:
         notes.take(call)
-    return notes.write(loss, gradients, out)
+    return _Writer(notes).write(loss, gradients, out)
 
 
-class _Notes:
-    """Calls with a name for each tensor; those whose result is known beforehand are gone."""
+class _Writer:
+    """Writes the source of a program, and binds the names in it."""
 
-    def __init__(
-        self,
-        inputs: Mapping[str, Tensor | None],
-        *,
-        mutated: set[int],
-        free: set[int],
-        stays: bool,
-    ) -> None:
-        self.mutated = mutated
-        # What works in place by itself says by itself what lies where.
-        self.stays = stays and not mutated
-        #: Gradients, which may lie in any order; of other results the order is handed on.
-        self.free = free
-        #: Name of each tensor, by identity; the calls keep them all alive.
-        self.names = {id(tensor): name for name, tensor in inputs.items() if tensor is not None}
-        #: What is there before the function is called.
-        self.bound: dict[str, Any] = {}
-        #: Names of those whose values never change.
-        self.constant: set[str] = set()
-        #: What each transposed value is the transpose of, in which dimensions.
-        self.transposed: dict[str, Transpose] = {}
-        #: Tensors that only the notes hold, kept alive like those of the calls.
-        self.turned: list[Tensor] = []
-        self.lines: list[tuple[Call, list[str]]] = []
+    def __init__(self, notes: Notes) -> None:
+        self.notes, self.bound, self.name_of = notes, notes.bound, notes.name_of
+        self.stays = notes.stays
         #: Values that lie in the same place in every step.
         self.settled: dict[str, Tensor] = {}
-
-    def bind(self, tensor: Tensor, *, constant: bool = False) -> str:
-        """Name a tensor that is there beforehand."""
-        name = self.names[id(tensor)] = f"c{len(self.bound)}"
-        self.bound[name] = tensor.detach()
-        if constant:
-            self.constant.add(name)
-        return name
-
-    def name_of(self, tensor: Tensor) -> str:
-        """Name a tensor; one that nothing here made belongs to the module or the loss."""
-        return self.names.get(id(tensor)) or self.bind(tensor)
-
-    def take(self, call: Call) -> None:
-        """Note one call, unless its result is known beforehand."""
-        if any(isinstance(value, torch.Generator) for value in call.kwargs.values()):
-            raise NotCapturableError("it draws from a random generator of its own")
-        if torch.Tag.data_dependent_output in call.func.tags:
-            raise NotCapturableError("the module or the loss looks at values while it runs")
-        if torch.Tag.dynamic_output_shape in call.func.tags and not by_position(call):
-            raise NotCapturableError(f"the shape of what {call.name} returns depends on values")
-        given = [self.name_of(tensor) for tensor in call.given]
-        dims = dims_swapped(call)
-        before = self.transposed.get(given[0]) if dims else None
-        if call.name in SAME or (
-            call.name in SAME_IN_SHAPE and are_alike(call.args[0], call.result)
-        ):
-            self.names[id(call.result)] = given[0]
-        elif before is not None and before.dims == dims:
-            self.names[id(call.result)] = before.name
-        elif self._is_known(call, given):
-            constant = not call.is_view or all(name in self.constant for name in given)
-            for result in call.results:
-                self.bind(result, constant=constant)
-        elif self._is_faster_turned(call, given):
-            self._append_turned(call)
-        else:
-            self._append(call)
-        if dims:
-            source = Transpose(given[0], call.args[0], dims)
-            self.transposed.setdefault(self.names[id(call.result)], source)
-
-    def _append(self, call: Call) -> None:
-        label = f"v{len(self.lines)}"
-        several = isinstance(call.result, list | tuple)
-        results = list(call.result) if several else [call.result] * bool(call.results)
-        names = []
-        for index, result in enumerate(results):
-            name = label if len(results) == 1 else f"{label}_{index}"
-            # What works in place returns what it was given, which has its name already.
-            known = self.names.setdefault(id(result), name) if result is not None else None
-            names.append(name if known == name else "_")
-        self.lines.append((call, names))
-
-    def _is_faster_turned(self, call: Call, given: list[str]) -> bool:
-        """Whether it is the gradient of a layer with few inputs, of one network or of many."""
-        if call.name not in ("mm", "bmm") or memory_of(call.result) not in self.free:
-            return False
-        if call.name == "mm":
-            return given[0] in self.transposed and is_thin(call.result)
-        if self.stays and is_small_product(call):
-            return False
-        return call.args[0].shape[2] > 1 and is_thin(call.result)
-
-    def _append_turned(self, call: Call) -> None:
-        """Compute A B as (B' A')'."""
-        turned = [transpose_of(factor) for factor in reversed(call.args)]
-        for transpose in turned:
-            self.take(transpose)
-        product = call.result.mT.contiguous()
-        self.turned += [*(transpose.result for transpose in turned), product]
-        factors = tuple(transpose.result for transpose in turned)
-        self._append(Call(call.func, factors, {}, product))
-        self._append(replace(transpose_of(product), result=call.result))
-
-    def _is_known(self, call: Call, given: list[str]) -> bool:
-        """Tell whether the result is a constant, or a view of memory that stays."""
-        if call.acts:
-            return False
-        if call.is_view:
-            return all(name in self.bound for name in given)
-        if any(memory_of(result) in self.mutated for result in call.results):
-            return False
-        # Memory that was not filled is no constant.
-        made_here = not given and not call.name.startswith("empty")
-        return made_here or call.name in BY_SHAPE or self._all_constant(given)
-
-    def _all_constant(self, names: list[str]) -> bool:
-        return bool(names) and all(name in self.constant for name in names)
 
     def write(self, loss: Tensor, gradients: Sequence[Tensor], out: Sequence[Tensor]) -> Program:
         """Write the function: what its results need, and each value freed when it is used up."""
@@ -248,13 +135,14 @@ class _Notes:
         # Out of the namespace that it looks names up in: in a circle, the tensors would outlive
         # the fit until Python looks for circles.
         program: Program = namespace.pop("program")
-        return program
+        # Who reads the loss says what is wrong with it; NumPy would say it of each product.
+        return np.errstate(all="ignore")(program) if _PRODUCT in namespace else program
 
     def _destinations(
         self, targets: list[str], out: Sequence[Tensor]
     ) -> tuple[dict[str, Tensor], list[int]]:
         """Find the gradients that can be computed where they are wanted; list the others."""
-        producers = {names[0]: call for call, names in self.lines if len(names) == 1}
+        producers = {names[0]: call for call, names in self.notes.lines if len(names) == 1}
         direct: dict[str, Tensor] = {}
         copied = []
         for index, name in enumerate(targets):
@@ -270,7 +158,7 @@ class _Notes:
     def _needed(self, results: set[str]) -> list[tuple[Call, list[str]]]:
         """Leave out the lines that no result needs."""
         needed, lines = set(results), []
-        for call, names in reversed(self.lines):
+        for call, names in reversed(self.notes.lines):
             if call.acts or not needed.isdisjoint(names):
                 needed.update(self.name_of(tensor) for tensor in call.given)
                 lines.append((call, names))
@@ -290,27 +178,23 @@ class _Notes:
             ):
                 continue
             if self.stays and is_small_product(call):
-                if names[0] in direct:
-                    place = self._object(direct[names[0]].numpy())
-                else:
+                if names[0] not in direct:
                     self._settle(names, [], partial(torch.empty_like, call.result))
-                    place = self._array(call.result)
-                factors = ", ".join(map(self._array, call.args))
-                product = self._object(np.matmul, name="product")
-                yield f"{product}({factors}, out={place})"
+                places = direct if names[0] in direct else self.settled
+                yield self._product(call, places[names[0]])
                 continue
             arguments = [self._literal(argument) for argument in call.args]
             arguments += [f"{key}={self._literal(value)}" for key, value in call.kwargs.items()]
             function = self._function(call)
             if names and names[0] in direct:
                 arguments.append(f"out={self._object(direct[names[0]])}")
-            elif memory.can_be_replaced(call, index):
-                memory.join(call)
+            elif (first := memory.replaced_by(call, index)) is not None:
+                memory.join(first, call.result)
                 if call.name in INTO:
-                    arguments.append(f"grad_input={uses[index][0]}")
+                    arguments.append(f"grad_input={self.name_of(first)}")
                 form = INTO.get(call.name) or IN_PLACE[call.name]
                 function = self._object(form, name=f"in_place_{call.name}")
-                self._settle(names, call.given[:1], lambda first: first)
+                self._settle(names, [first], lambda place: place)
             elif self.stays and names[0:1] and names[0] not in kept and has_place(call):
                 self._settle(names, [], partial(torch.empty_like, call.result))
                 if call.name == "clone":
@@ -327,6 +211,18 @@ class _Notes:
             done = [n for n in mentioned if n not in kept and last.get(n, index) <= index]
             if done:
                 yield f"del {', '.join(done)}"
+
+    def _product(self, call: Call, place: Tensor) -> str:
+        """Write a small product down, in which networks with the same rows are one."""
+        names = [self.name_of(factor) for factor in call.args]
+        product = self._object(np.matmul, name=_PRODUCT)
+        if names[1] in self.notes.constant and names[0] in self.bound:
+            tensors = as_larger_products(self.bound[names[0]], self.bound[names[1]], place)
+            first, second, into = (self._object(tensor.numpy()) for tensor in tensors)
+        else:
+            first, second = map(self._array, call.args)
+            into = self._object(place.numpy())
+        return f"{product}({first}, {second}, out={into})"
 
     def _settle(
         self, names: list[str], given: Sequence[Tensor], make: Callable[..., Tensor]

@@ -39,12 +39,16 @@ class Inside:
         A network between its scaling layers.
     request : Request
         Of this fit.
+    dtype : torch.dtype or None, default=None
+        Of its parameters, if it is known.
     """
 
-    def __init__(self, module: nn.Sequential, request: Request) -> None:
+    def __init__(
+        self, module: nn.Sequential, request: Request, dtype: torch.dtype | None = None
+    ) -> None:
         self.module, self.request = module, request
         self.network: nn.Module = module.get_submodule("network")
-        self.dtype = next(self.network.parameters()).dtype
+        self.dtype = dtype or next(self.network.parameters()).dtype
         # Rows are standardized on the CPU, where float64 is, and moved in the core's dtype.
         here = request.device.type == "cpu"
         #: The layers around the network.

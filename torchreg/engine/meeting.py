@@ -114,6 +114,8 @@ class _Visit:
     jobs: Sequence[Job]
     #: Set when there is an answer, or a group that its thread is to train.
     called: Signal = field(default_factory=Signal)
+    #: Whether its thread looks at the clock, for all who wait.
+    watches: bool = False
     #: Whether somebody trains it already.
     taken: bool = False
     #: Set when its thread may go on with its answer.
@@ -133,9 +135,11 @@ class Meeting:
     2. nobody has arrived for a while (``GRACE_S`` where the process is idle, ``PATIENCE_S`` where
        it computes): who still runs may wait for one of the waiting.
 
-    So no fit waits for ever. While it waits, either its own clock is ticking, and rule 2 holds in
-    the end, as arrivals are finite while nobody is released; or it is in a group, whose thread
-    trains and waits for nobody. None is trained twice: a visit is taken under the lock, once.
+    So no fit waits for ever. While it waits, either a clock is ticking, and rule 2 holds in the
+    end, as arrivals are finite while nobody is released; or it is in a group, whose thread trains
+    and waits for nobody. The clock is that of the first of those who wait, and all of them are
+    taken at once: hundreds of clocks would keep waking threads while others train. None is trained
+    twice: a visit is taken under the lock, once.
     Before any thread of a group goes on, all of them are running again, so that the first one
     to arrive anew waits for the others. They go on a few at a time, the next one as soon as one
     of them arrives or leaves, for hundreds at once would stand in each other's way; and all that
@@ -215,6 +219,7 @@ class Meeting:
         with self.lock:
             if self.ended:
                 raise KeyboardInterrupt
+            visit.watches = not self._waiting
             self._waiting.append(visit)
             self._running -= 1
             self._last_arrival, self._cpu_at_arrival = time.monotonic(), time.process_time()
@@ -261,12 +266,18 @@ class Meeting:
             self._last_turn = time.monotonic()
 
     def _wait(self, visit: _Visit) -> None:
-        while not visit.called.wait(GRACE_S):
+        if not visit.watches:
+            visit.called.wait()
+            return
+        pause = GRACE_S
+        while not visit.called.wait(pause):
             with self.lock:
                 if self.ended:
                     raise KeyboardInterrupt
                 if not visit.taken and self._nobody_comes():
                     self._take(visit)
+                left = self._last_arrival + GRACE_S - time.monotonic()
+            pause = left if left > 0 else GRACE_S
             if visit.taken:
                 visit.called.wait()
 

@@ -89,20 +89,25 @@ class Memory:
                 until = math.inf if name in results else last.get(name, index)
                 self.needed[piece] = max(self.needed.get(piece, 0), until)
 
-    def can_be_replaced(self, call: Call, index: int) -> bool:
-        """Whether a call can put its result in the place of its first argument."""
-        known = call.name in IN_PLACE or call.name in INTO
-        if not known or call.acts or not isinstance(call.args[0], Tensor):
-            return False
-        first = call.args[0]
-        others = [t for t in call.given[1:] if memory_of(t) == memory_of(first)]
-        dead = self.needed.get(memory_of(first), math.inf) <= index
-        return dead and are_alike(first, call.result) and not others
+    def replaced_by(self, call: Call, index: int) -> Tensor | None:
+        """Find the argument in whose place a call can put its result."""
+        if call.acts or not (call.name in IN_PLACE or call.name in INTO):
+            return None
+        # What comes back from a layer can lie where that lay which it gave.
+        candidates = call.args[:2] if call.name in INTO else call.args[:1]
+        return next((t for t in candidates if self._gives_way(t, call, index)), None)
 
-    def join(self, call: Call) -> None:
-        """Note that a result lies in the place of the first argument."""
-        first, result = memory_of(call.args[0]), memory_of(call.result)
-        self.needed[first] = self.needed[result]
+    def _gives_way(self, argument: Any, call: Call, index: int) -> bool:
+        """Whether nobody but the call needs an argument, which it is given once."""
+        if not isinstance(argument, Tensor) or not are_alike(argument, call.result):
+            return False
+        memory = memory_of(argument)
+        once = sum(memory_of(tensor) == memory for tensor in call.given) == 1
+        return once and self.needed.get(memory, math.inf) <= index
+
+    def join(self, first: Tensor, result: Tensor) -> None:
+        """Note that a result lies in the place of another value."""
+        self.needed[memory_of(first)] = self.needed[memory_of(result)]
 
 
 class Transpose(NamedTuple):

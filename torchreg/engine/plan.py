@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from torchreg.diagnosis.record import FitSummary
-from torchreg.engine.beginnings import scaling_of, start_networks
+from torchreg.engine.beginnings import Start, scaling_of, start_networks
 from torchreg.engine.described_rows import describe_rows
 from torchreg.engine.folds import (
     deal_folds,
@@ -150,7 +150,7 @@ class Plan:
             # One that cannot be begun is known before the training.
             self.problems[0].course()
         is_member = request.n_folds > 1
-        self.travels = [Travel(start.inside.network, is_member=is_member) for start in starts]
+        self.travels = [_begin_travel(start, training, shared, is_member) for start in starts]
         # 4. What a diagnosis needs of the rows: now, when they and what describes them are at hand.
         describe = partial(describe_rows, first.inside.module, training, self.n_rows)
         how = *scaling_of(request), self.n_rows
@@ -183,6 +183,16 @@ class Plan:
         summary = summarize(problem, answer, travel, module, *rows, n_averaged)
         interrupted = any(map(is_interrupted, answers))
         return Fitted(at_rest(module), dtype, answer, summary, start.seed, losses, interrupted)
+
+
+def _begin_travel(start: Start, training: RawRows, shared: Shared, is_member: bool) -> Travel:
+    """Note where a network begins: once for all copies of one."""
+    network, draft = start.inside.network, start.draft
+    if draft is None:
+        return Travel(network, is_member=is_member)
+    make = partial(Travel, draft, is_member=is_member)
+    first = shared.once("travel", training, id(draft), is_member, make=make)
+    return first.of_copy(network)
 
 
 def is_small(job: Job) -> bool:

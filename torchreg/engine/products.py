@@ -7,6 +7,8 @@ Intel's. Both compute in the same precision, and the sums differ in their order 
 
 from __future__ import annotations
 
+import math
+
 from torch import Tensor, float32, float64
 
 from torchreg.engine.recorder import Call
@@ -43,6 +45,46 @@ def is_small_product(call: Call) -> bool:
         and 0 < n_rows * n_inner * n_columns <= _MOST
         and all(_is_known_to_blas(matrices) for matrices in [*call.args, call.result])
     )
+
+
+def as_larger_products(first: Tensor, second: Tensor, result: Tensor) -> tuple[Tensor, ...]:
+    """Take products with the same second factor as one, whose first factor has more rows.
+
+    Networks of a search that have the same rows, one after another in a stack, share them.
+
+    Parameters
+    ----------
+    first : Tensor of shape (n_networks, n_rows, n_inner)
+    second : Tensor of shape (n_networks, n_inner, n_columns)
+        Its values are those of all steps.
+    result : Tensor of shape (n_networks, n_rows, n_columns)
+        Where the products go.
+
+    Returns
+    -------
+    tuple of Tensor
+        Views of the three, of shapes (n, m n_rows, n_inner), (n, n_inner, n_columns) and
+        (n, m n_rows, n_columns), where n m networks come in n runs of m.
+
+    Examples
+    --------
+    >>> import torch
+    >>> a, b = torch.ones(6, 2, 4), torch.rand(2, 4, 5).repeat_interleave(3, dim=0)
+    >>> [tuple(tensor.shape) for tensor in as_larger_products(a, b, torch.empty(6, 2, 5))]
+    [(2, 6, 4), (2, 4, 5), (2, 6, 5)]
+    """
+    n_networks, n_inner, n_columns = second.shape
+    n_rows = first.shape[1]
+    if not (first.is_contiguous() and result.is_contiguous()):
+        return first, second, result
+    # (n_networks - 1,)
+    differ = (second[1:] != second[:-1]).flatten(1).any(dim=1)
+    common = math.gcd(n_networks, *(differ.nonzero().flatten() + 1).tolist())
+    most = max(1, _MOST // (n_rows * n_inner * n_columns))
+    length = max(m for m in range(1, min(common, most) + 1) if common % m == 0)
+    # (n m, n_rows, ...) -> (n, m n_rows, ...)
+    first, result = (t.view(-1, length * n_rows, t.shape[2]) for t in (first, result))
+    return first, second[::length], result
 
 
 def _is_known_to_blas(matrices: Tensor) -> bool:

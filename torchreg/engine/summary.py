@@ -131,6 +131,13 @@ class Travel:
         #: So many networks of the same sizes come one after the other.
         self.n_alike = 1
 
+    def of_copy(self, network: nn.Module) -> Travel:
+        """Begin where this one begins, with a network that is a copy of the one it was made of."""
+        twin = object.__new__(Travel)
+        vars(twin).update(vars(self))
+        twin.tensors = [p for p in network.parameters() if p.numel()]
+        return twin
+
     @classmethod
     def of_several(cls, travels: Sequence[Travel]) -> Travel:
         """Put those of the members of an ensemble together."""
