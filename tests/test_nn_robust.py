@@ -46,6 +46,26 @@ def test_scaled_columns_lie_beside_clipped_ones() -> None:
     assert torch.equal(both(ROWS), torch.cat([layer.scaled(ROWS), layer(ROWS)], dim=1))
 
 
+@pytest.mark.parametrize("weighted", [False, True])
+def test_a_value_counts_as_far_beyond_the_rows_as_their_ends_are_apart(weighted: bool) -> None:
+    rows = torch.tensor([[170.0], [200.0], [210.0], [230.0]])
+    weight = torch.tensor([1.0, 2.0, 1.0, 1.0]) if weighted else None
+    if weighted:  # what weighs nothing is no row
+        rows, weight = torch.cat([rows, torch.tensor([[1e6]])]), torch.tensor([1.0, 2, 1, 1, 0])
+    layer = ScaledAndClipped.from_rows(rows, weight)
+    assert (float(layer.low), float(layer.high)) == (110, 290)
+    near, far = torch.tensor([[111.0], [289.0]]), torch.tensor([[-1e9], [1e9]])
+    plain = RobustStandardize(layer.center, layer.scale)
+    assert torch.equal(layer.scaled(near), plain.scaled(near))
+    assert torch.equal(layer(far), layer(torch.tensor([[110.0], [290.0]])))
+
+
+@pytest.mark.parametrize("low", [[1.0, 2.0], float("nan"), [[0.0]]])
+def test_bounds_of_another_shape_or_none_are_refused(low: Any) -> None:
+    with pytest.raises(ValueError, match=r"ScaledAndClipped\(low=...\) expects a number, or one"):
+        ScaledAndClipped([0.0], [1.0], low=low)
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_nothing_lies_further_away_than_three(dtype: torch.dtype) -> None:
     layer = RobustStandardize([0.0], [1.0])

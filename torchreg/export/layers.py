@@ -136,7 +136,7 @@ CONSTANTS: dict[type[nn.Module], tuple[tuple[str, ...], tuple[str, ...]]] = {
     FixedLinear: (("weight", "bias"), ()),
     MultiplyByConstant: (("constant",), ()),
     RobustStandardize: (("center", "scale", "binary"), ("dtype",)),
-    ScaledAndClipped: (("center", "scale", "binary"), ("dtype",)),
+    ScaledAndClipped: (("center", "scale", "binary", "low", "high"), ("dtype",)),
     Standardize: (("mean", "scale"), ("dtype",)),
     Unstandardize: (("mean", "scale"), ()),
 }

@@ -167,8 +167,12 @@ class RobustStandardize(nn.Module):
         if dtype is None:
             dtype = x.dtype if x.is_floating_point() else torch.get_default_dtype()
         divisor = self.scale.masked_fill(self.scale == 0, math.inf)
-        z = ((x.to(self.center.dtype) - self.center) / divisor).clamp(-_FAR, _FAR)
-        return z.to(dtype)
+        z = (self._held(x.to(self.center.dtype)) - self.center) / divisor
+        return z.clamp(-_FAR, _FAR).to(dtype)
+
+    def _held(self, x: Tensor) -> Tensor:
+        """Keep raw units, in the buffers' dtype, within bounds: there are none."""
+        return x
 
     def clip(self, z: Tensor) -> Tensor:
         """Clip what was scaled, smoothly: any shape (..., n_features)."""
@@ -191,22 +195,87 @@ class RobustStandardize(nn.Module):
 
 
 class ScaledAndClipped(RobustStandardize):
-    """Give scaled columns without the clip, and beside them with it.
+    r"""Give scaled columns without the clip, held near their range, and beside them with it.
 
-    For a network that looks at both, as :class:`torchreg.nn.TabularMLP`. All else is
+    For a network that looks at both, as :class:`torchreg.nn.TabularMLP`, and lays a straight line
+    through the first. A line goes on for ever: one row far beyond all others, and its prediction
+    is absurd. So a value counts as far as ``low`` and ``high`` at most. :meth:`from_rows` puts
+    them as far beyond the rows' smallest and largest value as these are apart. All else is
     :class:`RobustStandardize`.
+
+    Parameters
+    ----------
+    center, scale, binary
+        See :class:`RobustStandardize`.
+    low, high : float or array-like of shape (n_features,), default=-inf, inf
+        In the unit of the input.
+    dtype : torch.dtype or None, default=None
+        See :class:`RobustStandardize`.
+
+    Attributes
+    ----------
+    low, high : Tensor of shape () or (n_features,)
+        Buffers, as ``center``.
 
     Examples
     --------
-    >>> layer = ScaledAndClipped(center=[2.0], scale=[0.5])
-    >>> layer(torch.tensor([[4.0]]))
-    tensor([[4.0000, 2.4000]])
+    >>> layer = ScaledAndClipped(center=[2.0], scale=[0.5], low=[-2.0], high=[7.0])
+    >>> layer(torch.tensor([[4.0], [1e6]]))
+    tensor([[ 4.0000,  2.4000],
+            [10.0000,  2.8735]])
     """
+
+    low: Tensor
+    high: Tensor
+
+    def __init__(
+        self,
+        center: float | Sequence[float] | Tensor,
+        scale: float | Sequence[float] | Tensor,
+        binary: bool | Sequence[bool] | Tensor = False,
+        low: float | Sequence[float] | Tensor = -math.inf,
+        high: float | Sequence[float] | Tensor = math.inf,
+        *,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__(center, scale, binary, dtype=dtype)
+        for key, value in (("low", low), ("high", high)):
+            number = torch.as_tensor(value, dtype=torch.float64, device=self.center.device)
+            if number.shape not in (torch.Size(), self.center.shape) or bool(number.isnan().any()):
+                raise ValueError(
+                    f"ScaledAndClipped({key}=...) expects a number, or one of them for each "
+                    f"column, got {value!r}."
+                )
+            self.register_buffer(key, number.detach().expand(self.center.shape).clone())
+
+    @classmethod
+    def from_rows(
+        cls, x: Tensor, weight: Tensor | None = None, *, dtype: torch.dtype | None = None
+    ) -> Self:
+        """Compute the numbers from rows; see :meth:`RobustStandardize.from_rows`."""
+        return cls(*robust_statistics(x, weight), *_bounds(x, weight), dtype=dtype)
+
+    def initialize_from(self, x: Tensor, t: Tensor | None, weight: Tensor | None) -> None:
+        """Take the numbers from rows, in place; see :meth:`from_rows`. ``t`` is not looked at."""
+        super().initialize_from(x, t, weight)
+        for buffer, value in zip((self.low, self.high), _bounds(x, weight), strict=True):
+            buffer.copy_(value)
 
     def forward(self, x: Tensor) -> Tensor:
         """Scale: shape (n, n_features) in raw units to (n, 2 * n_features), dimensionless."""
         scaled = self.scaled(x)
         return torch.cat([scaled, self.clip(scaled)], dim=1)
+
+    def _held(self, x: Tensor) -> Tensor:
+        return torch.clamp(x, self.low, self.high)
+
+
+def _bounds(x: Tensor, weight: Tensor | None) -> tuple[Tensor, Tensor]:
+    """Lie as far beyond the smallest and the largest value of columns as these are apart."""
+    if weight is not None:
+        x = x[weight > 0]
+    least, most = (bound.to(torch.float64) for bound in torch.aminmax(x, dim=0))
+    return least - (most - least), most + (most - least)
 
 
 def robust_statistics(x: Tensor, weight: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:

@@ -34,7 +34,9 @@ class TabularMLP(nn.Module):
     network follows what is not smooth; of more than 500 none is. Columns of two values are left
     as they are, and constant ones are 0. Below lies the straight line through the training rows
     (:class:`FixedLinear`), in scaled numbers :math:`s` or in clipped ones, whichever make the
-    targets more likely; so what is linear need not be learned, and is not unlearned.
+    targets more likely; so what is linear need not be learned, and is not unlearned. A value
+    that lies further beyond the training rows than these are apart counts as one that does not
+    (:class:`ScaledAndClipped`), so that one absurd number makes no absurd prediction.
 
     Which columns are which, their quartiles, the bins and the line, :meth:`initialize_from`
     finds in the training rows; :class:`torchreg.TorchRegressor` calls it.
