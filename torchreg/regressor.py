@@ -244,7 +244,7 @@ class TorchRegressor(
     nothing was measured beyond.
 
     Who is in a hurry sets ``early_stopping=True, max_epochs=30``: one network, in a seventh to a
-    quarter of the time, with errors 5 to 6 % larger. Who wants the last percent sets ``n_folds=16,
+    quarter of the time, with errors 4 to 6 % larger. Who wants the last percent sets ``n_folds=16,
     max_epochs=120``, in 4 to 7 times as much.
 
     Predictions have the shape of y, and are float32 for float32 X and float64 for anything
