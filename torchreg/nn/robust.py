@@ -267,7 +267,8 @@ class ScaledAndClipped(RobustStandardize):
         return torch.cat([scaled, self.clip(scaled)], dim=1)
 
     def _held(self, x: Tensor) -> Tensor:
-        return torch.clamp(x, self.low, self.high)
+        # Not torch.clamp: the clip that follows is fused with it into an ONNX graph out of order.
+        return torch.where(x > self.high, self.high, torch.where(x < self.low, self.low, x))
 
 
 def _bounds(x: Tensor, weight: Tensor | None) -> tuple[Tensor, Tensor]:
