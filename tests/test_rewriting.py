@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from torchreg.engine.capture import write_down
+from torchreg.engine.capture import Program, write_down
 from torchreg.engine.recorder import Call, Recorder
 from torchreg.engine.rewriting import rewritten
 
@@ -72,13 +72,10 @@ def changed(function: Function, given: Sequence[Tensor], values: Sequence[Tensor
     return rewritten(calls, [loss, *gradients]) != calls
 
 
-@pytest.mark.parametrize("function", [as_it_is, turned])
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-@pytest.mark.parametrize(("n_inputs", "n_units"), [(1, 1), (1, 6), (4, 5), (60, 7)])
-def test_a_layer_of_relu_units_before_one_output_has_the_gradient_that_autograd_computes(
-    n_inputs: int, n_units: int, dtype: torch.dtype, function: Function
-) -> None:
-    given, values = rows(n_inputs, dtype), weights(n_inputs, n_units, 1, dtype=dtype)
+def written(
+    function: Function, given: list[Tensor], values: list[Tensor]
+) -> tuple[Program, list[Tensor]]:
+    """Write a step down; beside it, where the program puts its gradients."""
     calls, loss, gradients = record(function, given, values)
     out = [torch.full_like(value, torch.nan).detach() for value in values]
     program = write_down(
@@ -91,6 +88,17 @@ def test_a_layer_of_relu_units_before_one_output_has_the_gradient_that_autograd_
         out=out,
         stays=True,
     )
+    return program, out
+
+
+@pytest.mark.parametrize("function", [as_it_is, turned])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize(("n_inputs", "n_units"), [(1, 1), (1, 6), (4, 5), (60, 7)])
+def test_a_layer_of_relu_units_before_one_output_has_the_gradient_that_autograd_computes(
+    n_inputs: int, n_units: int, dtype: torch.dtype, function: Function
+) -> None:
+    given, values = rows(n_inputs, dtype), weights(n_inputs, n_units, 1, dtype=dtype)
+    program, out = written(function, given, values)
     for _ in range(3):
         _, expected_loss, expected = record(function, given, values)
         with torch.inference_mode():
@@ -171,18 +179,7 @@ def test_where_a_weight_is_not_finite_the_loss_is_not_either_and_nobody_is_warne
     number: float, place: int
 ) -> None:
     given, values = rows(4), weights(4, 5, 1)
-    calls, loss, gradients = record(as_it_is, given, values)
-    out = [torch.full_like(value, torch.nan).detach() for value in values]
-    program = write_down(
-        calls,
-        inputs={},
-        constants=given,
-        stable=values,
-        loss=loss,
-        gradients=gradients,
-        out=out,
-        stays=True,
-    )
+    program, _ = written(as_it_is, given, values)
     with torch.no_grad():
         values[place][0, 0, 0] = number
     with torch.inference_mode():
