@@ -80,8 +80,7 @@ def kind_of(problem: Problem, known: dict[Hashable, Traits] | None = None) -> Ha
         raise UnlikeError("a callback listens to batches")
     if problem.keeper is not None:
         raise UnlikeError("its state is kept in a file")
-    tables = [table for table in (problem.training, problem.validation) if table is not None]
-    if any(isinstance(table.x, LazyRows) for table in tables):
+    if any(isinstance(table.x, LazyRows) for table in problem.tables):
         raise UnlikeError("its rows are standardized again in each epoch")
     traits = _traits_of(problem, {} if known is None else known)
     if traits.several_dtypes:
@@ -130,8 +129,7 @@ def _look_at(network: nn.Module, function: Callable[..., Any]) -> Traits:
 
 
 def _rows_and_weights(problem: Problem) -> Hashable:
-    tables = (problem.training, problem.validation)
-    return tuple((len(table.t), table.weight is None) for table in tables if table is not None)
+    return tuple((len(table.t), table.weight is None) for table in problem.tables)
 
 
 def _mixes_rows(network: nn.Module) -> bool:

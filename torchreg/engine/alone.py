@@ -16,6 +16,7 @@ from torchreg.engine.objective import Objective
 from torchreg.engine.pace import pace_of
 from torchreg.engine.problem import Problem
 from torchreg.engine.rows import Batch, batch_sizes, ordered_batches, shuffled_batches
+from torchreg.engine.script import Script
 from torchreg.engine.stepper import build_stepper
 
 
@@ -88,6 +89,10 @@ class Alone:
             self.stepper.step(batch, hear)
         loss, prediction = heard
         self.listener.on_batch_end(batch, float(loss), prediction, training=True)
+
+    def script(self, n_steps: int) -> Script | None:
+        """Give nothing: one network's steps are taken one by one."""
+        return None
 
     def set_pace(self) -> None:
         """Take the next step with the learning rate of its schedule."""

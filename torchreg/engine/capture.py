@@ -53,6 +53,7 @@ def write_down(
     gradients: Sequence[Tensor],
     out: Sequence[Tensor],
     stays: bool = False,
+    by_torch: bool = False,
 ) -> Program:
     """Turn the notes of one gradient into a function that computes the next one.
 
@@ -77,6 +78,9 @@ def write_down(
         It pays for many networks: they need so much memory that to get it from the system and to
         give it back can take longer than to compute, and threads that compute side by side wait
         for one another at each call.
+    by_torch : bool, default=False
+        Whether all is computed by torch, though NumPy would do some of it faster: so that a
+        recorder sees it.
 
     Returns
     -------
@@ -104,14 +108,15 @@ def write_down(
     calls = rewritten(calls, [loss, *gradients]) if stays else calls
     for call in calls:
         notes.take(call)
-    return _Writer(notes).write(loss, gradients, out)
+    return _Writer(notes, by_torch=by_torch).write(loss, gradients, out)
 
 
 class _Writer:
     """Writes the source of a program, and binds the names in it."""
 
-    def __init__(self, notes: Notes) -> None:
+    def __init__(self, notes: Notes, *, by_torch: bool) -> None:
         self.notes, self.bound, self.name_of = notes, notes.bound, notes.name_of
+        self.by_torch = by_torch
         self.stays = notes.stays
         #: Values that lie in the same place in every step.
         self.settled: dict[str, Tensor] = {}
@@ -215,14 +220,19 @@ class _Writer:
     def _product(self, call: Call, place: Tensor) -> str:
         """Write a small product down, in which networks with the same rows are one."""
         names = [self.name_of(factor) for factor in call.args]
-        product = self._object(np.matmul, name=_PRODUCT)
-        if names[1] in self.notes.constant and names[0] in self.bound:
-            tensors = as_larger_products(self.bound[names[0]], self.bound[names[1]], place)
-            first, second, into = (self._object(tensor.numpy()) for tensor in tensors)
-        else:
-            first, second = map(self._array, call.args)
-            into = self._object(place.numpy())
-        return f"{product}({first}, {second}, out={into})"
+        first, second = map(self.bound.get, names)
+        if first is not None and second is not None and names[1] in self.notes.constant:
+            first, second, place = as_larger_products(first, second, place)
+        function: Callable[..., Any] = torch.bmm if self.by_torch else np.matmul
+        product = self._object(function, name="torch_bmm" if self.by_torch else _PRODUCT)
+        factors = self._matrices(names[0], first), self._matrices(names[1], second)
+        return f"{product}({', '.join(factors)}, out={self._matrices('', place)})"
+
+    def _matrices(self, name: str, value: Tensor | None) -> str:
+        """Write matrices down for whoever multiplies them: a value, if it is there beforehand."""
+        if value is None:
+            return name if self.by_torch else f"{name}.numpy()"
+        return self._object(value if self.by_torch else value.numpy())
 
     def _settle(
         self, names: list[str], given: Sequence[Tensor], make: Callable[..., Tensor]
@@ -239,7 +249,7 @@ class _Writer:
         if call.name == "bmm" and call.args[0].shape[2] == 1:
             # Columns times rows: nothing is summed.
             return self._object(torch.mul, name="torch_mul")
-        if (cosine := faster_cosine(call)) is not None:
+        if not self.by_torch and (cosine := faster_cosine(call)) is not None:
             return self._object(cosine, name=f"numpy_{call.name}")
         if call.name in DIRECT:
             return self._object(DIRECT[call.name], name=f"torch_{call.name}")
@@ -256,13 +266,6 @@ class _Writer:
         if isinstance(value, float) and math.isfinite(value):
             return repr(value)
         return self._object(value)
-
-    def _array(self, tensor: Tensor) -> str:
-        """Write down the array that shares the memory of a tensor."""
-        name = self.name_of(tensor)
-        if name not in self.bound:
-            return f"{name}.numpy()"
-        return self._object(self.bound[name].numpy(), name=f"{name}_array")
 
     def _object(self, value: Any, *, name: str | None = None) -> str:
         """Give the function an object that cannot be written down."""

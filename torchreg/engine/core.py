@@ -9,6 +9,7 @@ from torch import Tensor
 
 from torchreg.engine.pace import Pace
 from torchreg.engine.rows import Batch
+from torchreg.engine.script import Script
 
 #: Hears the loss of each network on a batch, shape (n_networks,) or (), and its predictions where
 #: somebody listens to them, before the weights are moved by it.
@@ -32,6 +33,9 @@ class Core(Protocol):
 
     def step(self, batch: Batch, on_loss: OnLoss) -> None:
         """Take one step down the loss of a batch."""
+
+    def script(self, n_steps: int) -> Script | None:
+        """Give so many steps on the whole batch as one, if that pays and can be done."""
 
     def evaluate(self) -> list[float] | None:
         """Compute each network's mean loss on its validation rows, if there are any."""

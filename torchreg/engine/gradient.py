@@ -127,6 +127,8 @@ class CapturedGradient:
         The batch that comes in every step, if it is the same one.
     n_steps : int or None, default=None
         How many steps are to come, at most; a few are not worth being captured.
+    by_torch : bool, default=False
+        Whether all is computed by torch; see :func:`torchreg.engine.capture.write_down`.
 
     Attributes
     ----------
@@ -141,8 +143,10 @@ class CapturedGradient:
         draws: bool,
         whole: Batch | None,
         n_steps: int | None = None,
+        by_torch: bool = False,
     ) -> None:
         self.taped, self.draws, self.whole = taped, draws, whole
+        self.by_torch = by_torch
         self.network = taped.objective.network
         self.device = next(self.network.parameters()).device
         self.obstacle = obstacle(self.network, taped.objective.loss.function)
@@ -202,6 +206,7 @@ class CapturedGradient:
                 gradients=gradients,
                 out=self.taped.out,
                 stays=self.taped.objective.many,
+                by_torch=self.by_torch,
             )
             self.written += written_outside(recorder.calls)
         except NotCapturableError as error:

@@ -12,11 +12,16 @@ import torch
 from torch import Tensor, nn
 
 from torchreg.engine.gradient import agree
-from torchreg.engine.problem import reraise_interrupt
+from torchreg.engine.groups import HELD
+from torchreg.engine.problem import Problem, reraise_interrupt
 from torchreg.engine.recorder import Call, Recorder, memory_of
+from torchreg.engine.rows import Table
 from torchreg.engine.stacked_network import leave_out
 from torchreg.engine.surroundings import python_state
 from torchreg.nn.plain import plain_layers
+
+#: So many rows show which layers come first and only scale.
+_FEW = 4
 
 
 @dataclass
@@ -88,6 +93,47 @@ def _begins_with_what_learns(network: nn.Module) -> bool:
     """Whether it shows without a call that the first layer is one that is trained."""
     layers = plain_layers(network)
     return bool(layers and any(p.requires_grad for p in layers[0].parameters()))
+
+
+def leading_of(problems: Sequence[Problem]) -> list[str]:
+    """Name the leading layers of networks of one kind, as far as memory is kind to their rows.
+
+    Parameters
+    ----------
+    problems : sequence of Problem
+
+    Returns
+    -------
+    list of str
+        See :func:`leading_layers`.
+    """
+    first = problems[0]
+    tables = [table for problem in problems for table in problem.tables]
+    n_numbers = sum(table.x.numel() for table in tables if isinstance(table.x, Tensor))
+    # To watch a network that draws would be to draw.
+    if first.draws or first.protect_input or n_numbers > HELD:
+        return []
+    x = first.training.x
+    assert isinstance(x, Tensor)  # Lazy rows are in no stack.
+    return leading_layers(first.network, first.loss.function, x[:_FEW])
+
+
+def tables_behind(names: Sequence[str], problem: Problem) -> list[Table]:
+    """Give training and validation rows of a network as they leave its leading layers.
+
+    Parameters
+    ----------
+    names : sequence of str
+        Of :func:`leading_of`.
+    problem : Problem
+    """
+    tables = []
+    for training, table in zip((True, False), problem.tables, strict=False):
+        if names and isinstance(table.x, Tensor):
+            (x,) = send_through(problem.network, names, [table.x], training=training)
+            table = table._replace(x=x)
+        tables.append(table)
+    return tables
 
 
 def send_through(

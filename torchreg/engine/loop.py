@@ -21,6 +21,7 @@ from torchreg.engine.problem import Answer, Observer, Outcome, Problem
 from torchreg.engine.progress import Snapshot, Trail
 from torchreg.engine.ranks import pays_to_close_ranks
 from torchreg.engine.rows import Batch
+from torchreg.engine.script import Script
 
 #: A fit that goes on begins as ever for so many epochs, so that each kind of step is captured
 #: as it was captured then, and jumps from there to where it was.
@@ -89,12 +90,7 @@ class _Training:
         self.asked = [m for m in self.members if m.listeners or m.patience is not None]
         self.curves = Curves(self.placed, asked=bool(self.asked) or self.keeper is not None)
         #: Whether a look at the losses can wait for some epochs: nobody asks, and nothing follows.
-        self.is_quiet = (
-            isinstance(self.best, Trail)
-            and not self.curves.asked
-            and core.pace is None
-            and first.validation is None
-        )
+        self.is_quiet = isinstance(self.best, Trail) and all(p.is_quiet for p in problems)
         self.shortest = min(problem.max_epochs for problem in problems)
         self.fresh = True
         self.batch_losses: list[float] | Tensor = []
@@ -173,7 +169,11 @@ class _Training:
         """
         before, whole = self.n_epochs, self.core.whole
         assert whole is not None
-        until = min(before + _UNSEEN, *(member.problem.max_epochs for member in self.active))
+        budget = min(member.problem.max_epochs for member in self.active)
+        script = self.core.script(budget - before)
+        if script is not None and self._run_script(script, budget - before):
+            return
+        until = min(before + _UNSEEN, budget)
         losses: list[Tensor] = []
 
         def note(loss: Tensor, prediction: Tensor | None) -> None:
@@ -189,6 +189,22 @@ class _Training:
         finally:
             for row in _rows(losses[: self.n_finished - before]):
                 self._write_down(row, None)
+
+    def _run_script(self, script: Script, most: int) -> bool:
+        """Run some epochs as one, at most so many; tell whether they went well."""
+        trail, before = cast(Trail, self.best), self.n_epochs
+        places = trail.room(min(most, script.n_at_once))
+        self.n_epochs += len(places[0])
+        losses = script.run(places)
+        if losses is None:
+            self.n_epochs = before
+            return False
+        trail.note(losses, before)
+        self.n_finished = self.n_epochs
+        self.last.take_all()
+        for row in losses.tolist():
+            self._write_down(row, None)
+        return True
 
     def _begin_epoch(self) -> None:
         self.n_epochs += 1

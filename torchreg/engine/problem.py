@@ -173,6 +173,20 @@ class Problem:
     draft: nn.Module | None = None
 
     @property
+    def tables(self) -> list[Table]:
+        """List its training rows, and its validation rows if there are any."""
+        return [table for table in (self.training, self.validation) if table is not None]
+
+    @property
+    def is_quiet(self) -> bool:
+        """Whether all its steps are alike, on all rows, and nobody asks what an epoch gave."""
+        stopping = self.stopping
+        may_settle = stopping.on_validation or stopping.tol is not None
+        heard = bool(self.observers) or self.batch_observer is not None or self.keeper is not None
+        whole = self.batch_size >= len(self.training.t) and self.validation is None
+        return whole and not (self.schedule.moves or may_settle or heard)
+
+    @property
     def steps_in_epoch(self) -> int:
         """Count the batches of an epoch."""
         n = len(self.training.t)

@@ -164,6 +164,24 @@ class Trail(Snapshot):
         if len(self._noted) == self._length:
             self._look()
 
+    def room(self, n_epochs: int) -> list[Tensor]:
+        """Give the places of the next epochs, at most so many: for each tensor (n, ...)."""
+        begin = len(self._noted)
+        return [step[begin : begin + n_epochs] for step in self._steps]
+
+    def note(self, losses: Tensor, epoch: int) -> None:
+        """Hear the losses of some epochs, whose weights have been put in their places.
+
+        Parameters
+        ----------
+        losses : Tensor of shape (n_epochs, n_networks)
+        epoch : int
+            After which the first of them begins.
+        """
+        self._noted += [(row, epoch + i) for i, row in enumerate(losses)]
+        if len(self._noted) == self._length:
+            self._look()
+
     def _look(self) -> None:
         """Keep the best of what was noted; interrupted and done again, it is as if done once."""
         if not self._noted:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from functools import partial
@@ -15,22 +14,27 @@ from torch import Tensor, nn
 from torchreg._device import drawing
 from torchreg.engine.core import OnLoss
 from torchreg.engine.gradient import CapturedGradient, Evaluation, TapedGradient
-from torchreg.engine.groups import HELD, widest
-from torchreg.engine.leading import leading_layers, send_through
+from torchreg.engine.groups import size_of, widest, width_in_numbers
+from torchreg.engine.leading import leading_of, tables_behind
 from torchreg.engine.network import at_rest
 from torchreg.engine.pace import pace_of
 from torchreg.engine.problem import Problem, reraise_interrupt
-from torchreg.engine.recorder import memory_of
+from torchreg.engine.recorder import memory_of, tensors_in
 from torchreg.engine.rows import Batch, Table, rows_in
+from torchreg.engine.script import WORTH_SCRIPTING, Script, write_script
 from torchreg.engine.stacked_network import StackedObjective, moving_buffers
-from torchreg.engine.stacked_rows import Deal, all_rows, generators_for, rows_of
+from torchreg.engine.stacked_rows import Deal, all_rows, generators_for, rows_in_pieces, rows_of
 from torchreg.engine.trial import NotStackableError, Trial
 from torchreg.vector_rule import VectorRule, stack_rules
 
-#: So many rows show which layers come first and only scale.
-_FEW = 4
 #: Numbers in the widest layer when validation rows are evaluated, for all networks together.
 _EVALUATED = 2**20
+#: Numbers in the widest layer of all networks together, up to which steps take less time without
+#: Python in between: the products of larger ones take longer so, for torch computes them, and not
+#: NumPy. Beside other threads, that wait for Python, more; ...
+_BESIDE_OTHERS = 2**18
+#: ... and where no other thread is in the way.
+_BY_ITSELF = 2**15
 
 
 class Stack:
@@ -48,6 +52,8 @@ class Stack:
         Of one kind (:func:`torchreg.engine.alike.kind_of`).
     features_first : bool
         How rows lie in memory; see :class:`torchreg.engine.stacked_network.FeaturesFirst`.
+    beside_others : bool, default=False
+        Whether other threads compute at the same time.
 
     Raises
     ------
@@ -56,8 +62,11 @@ class Stack:
         what it gives alone. All networks are then as they were.
     """
 
-    def __init__(self, problems: Sequence[Problem], *, features_first: bool) -> None:
+    def __init__(
+        self, problems: Sequence[Problem], *, features_first: bool, beside_others: bool = False
+    ) -> None:
         self.problems, self.features_first = [*problems], features_first
+        self.beside_others = beside_others
         first = problems[0]
         networks = [problem.network for problem in problems]
         self.device = first.training.t.device
@@ -84,8 +93,8 @@ class Stack:
         #: The steps that are to come, at most, as they are captured for all networks.
         self.n_epochs = max(problem.max_epochs for problem in problems)
         try:
-            self.leading = self._find_leading()
-            self.tables = [self._tables_of(problem) for problem in problems]
+            self.leading = leading_of(problems)
+            self.tables = [tables_behind(self.leading, problem) for problem in problems]
             self._prepare()
             self._try_out()
         except NotStackableError:
@@ -97,28 +106,6 @@ class Stack:
             raise NotStackableError(f"the module cannot be computed for many: {reason}") from error
         self.started = networks, *self._values()
         self.lend(tensors)
-
-    def _find_leading(self) -> list[str]:
-        """Name the layers that rows are sent through beforehand, as far as memory is kind to."""
-        first = self.problems[0]
-        tables = [table for problem in self.problems for table in _tables(problem)]
-        n_numbers = sum(table.x.numel() for table in tables if isinstance(table.x, Tensor))
-        # To watch a network that draws would be to draw.
-        if first.draws or first.protect_input or n_numbers > HELD:
-            return []
-        x = first.training.x
-        assert isinstance(x, Tensor)  # Lazy rows are in no stack.
-        return leading_layers(first.network, first.loss.function, x[:_FEW])
-
-    def _tables_of(self, problem: Problem) -> list[Table]:
-        """Give training and validation rows of a network as they leave its leading layers."""
-        tables = []
-        for training, table in zip((True, False), _tables(problem), strict=False):
-            if self.leading and isinstance(table.x, Tensor):
-                (x,) = send_through(problem.network, self.leading, [table.x], training=training)
-                table = table._replace(x=x)
-            tables.append(table)
-        return tables
 
     def _new_generators(self) -> list[torch.Generator]:
         """Give each network a generator that is where its order of rows begins."""
@@ -156,17 +143,16 @@ class Stack:
         taped = TapedGradient(self.objective, list(leaves.values()), out)
         draws = problems[0].draws
         n_steps = self.n_epochs * len(self.deal.widths)
-        self.captured = CapturedGradient(taped, draws=draws, whole=self.whole, n_steps=n_steps)
+        self.may_script = self._may_script()
+        self.written: Script | None = None
+        self.captured = CapturedGradient(
+            taped, draws=draws, whole=self.whole, n_steps=n_steps, by_torch=self.may_script
+        )
         self.validation: list[Batch] = []
         if problems[0].validation is not None:
             held = [own[1] for own in self.tables]
-            rows = all_rows(held, turned=self.features_first)
-            dim = 2 if self.features_first else 1
             at_once = rows_in(_EVALUATED, len(problems) * widest(problems[0]))
-            n_rows = rows.t.shape[dim]
-            # Pieces of about one size: each other size is another program.
-            at_once = math.ceil(n_rows / math.ceil(n_rows / at_once))
-            self.validation = _pieces(rows, at_once, rows_dim=dim)
+            self.validation = rows_in_pieces(held, at_once, turned=self.features_first)
             self.loss_of = CapturedGradient(Evaluation(self.objective), draws=draws, whole=None)
 
     def _values(self) -> tuple[Tensor, dict[str, Tensor]]:
@@ -275,6 +261,30 @@ class Stack:
             self.pace.after_step()
             self.set_pace()
 
+    def _may_script(self) -> bool:
+        """Whether steps are taken without Python in between, if that can be done."""
+        size, is_quiet = size_of(self.problems[0]), all(p.is_quiet for p in self.problems)
+        n_numbers = sum(width_in_numbers(problem, size) for problem in self.problems)
+        most = _BESIDE_OTHERS if self.beside_others else _BY_ITSELF
+        return is_quiet and self.device.type == "cpu" and n_numbers <= most
+
+    def script(self, n_steps: int) -> Script | None:
+        """Give so many steps on the whole batch as one, if that pays and can be done."""
+        if self.written is None and self.may_script and n_steps >= WORTH_SCRIPTING:
+            self.written = write_script(self._step_on_all, self.tensors(), self._remembered)
+            self.may_script = self.written is not None
+        return self.written
+
+    def _step_on_all(self) -> Tensor:
+        assert self.whole is not None
+        losses = self.captured(self.whole)
+        self.rule.update(self.theta, self.slope)
+        return losses
+
+    def _remembered(self) -> Iterator[Tensor]:
+        """List what the update rule leaves to its next step."""
+        return tensors_in([*self.rule.memory().values()])
+
     def set_pace(self) -> None:
         """Take the next step with the learning rates of the networks' schedules."""
         if self.pace is not None:
@@ -349,15 +359,3 @@ class Stack:
 def _tensors_of(network: nn.Module) -> dict[str, Tensor]:
     """Name the parameters and buffers of a network."""
     return {**dict(network.named_parameters()), **dict(network.named_buffers())}
-
-
-def _tables(problem: Problem) -> list[Table]:
-    """List the training rows of a network, and its validation rows if there are any."""
-    return [table for table in (problem.training, problem.validation) if table is not None]
-
-
-def _pieces(rows: Batch, at_once: int, *, rows_dim: int) -> list[Batch]:
-    """Cut a batch into pieces of some rows."""
-    x, t = rows.x.split(at_once, rows_dim), rows.t.split(at_once, rows_dim)
-    shares = [None] * len(x) if rows.weight is None else rows.weight.split(at_once, 1)
-    return [Batch(*piece) for piece in zip(x, t, shares, strict=True)]

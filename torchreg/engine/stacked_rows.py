@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Hashable, Iterator, Sequence
 
 import torch
@@ -64,6 +65,18 @@ def all_rows(tables: Sequence[Table], *, turned: bool) -> Batch:
     places = [torch.arange(len(table.t), device=table.t.device) for table in deal.tables]
     gathered = side_by_side(deal.tables, deal.seat(places), deal.share)
     return next(deal.split(gathered, deal.widths))
+
+
+def rows_in_pieces(tables: Sequence[Table], at_once: int, *, turned: bool) -> list[Batch]:
+    """Put whole tables side by side, in pieces of at most so many rows; see :class:`Deal`."""
+    rows = all_rows(tables, turned=turned)
+    dim = 2 if turned else 1
+    n_rows = rows.t.shape[dim]
+    # Of about one size: each other size is another program.
+    length = math.ceil(n_rows / math.ceil(n_rows / at_once))
+    x, t = rows.x.split(length, dim), rows.t.split(length, dim)
+    shares = [None] * len(x) if rows.weight is None else rows.weight.split(length, 1)
+    return [Batch(*piece) for piece in zip(x, t, shares, strict=True)]
 
 
 def generators_for(seeds: Sequence[int], tables: Sequence[Table]) -> list[torch.Generator]:

@@ -81,6 +81,7 @@ class _Work:
 
     def __init__(self, problems: Sequence[Problem], halt: threading.Event) -> None:
         self.problems, self.halt = problems, halt
+        self.several_threads = False
         self.answers: dict[int, Answer] = {}
 
     def take_answers(self) -> list[Answer]:
@@ -105,6 +106,7 @@ class _Work:
 
     def side_by_side(self, groups: list[Group], n_threads: int) -> None:
         """Train stacks in so many threads, of which this is one, each on one processor."""
+        self.several_threads = True
         todo: SimpleQueue[Group] = SimpleQueue()
         for group in groups:
             todo.put(group)
@@ -120,6 +122,7 @@ class _Work:
             for helper in helpers:
                 helper.join()
             raise
+        self.several_threads = False
 
     def _help(self, todo: SimpleQueue[Group]) -> None:
         try:
@@ -164,7 +167,9 @@ class _Work:
         listeners = [[Told(observer) for observer in problem.observers] for problem in problems]
 
         def work() -> list[Answer]:
-            stack = Stack(problems, features_first=features_first)
+            stack = Stack(
+                problems, features_first=features_first, beside_others=self.several_threads
+            )
             for problem, own in zip(problems, listeners, strict=True):
                 problem.observers = [*own]
             try:
