@@ -62,9 +62,9 @@ def watched() -> Iterator[Seen]:
     seen = Seen()
 
     class Spy(Stack):
-        def __init__(self, problems: Any, *, features_first: bool) -> None:
+        def __init__(self, problems: Any, *, features_first: bool, **how: Any) -> None:
             try:
-                super().__init__(problems, features_first=features_first)
+                super().__init__(problems, features_first=features_first, **how)
             except NotStackableError as error:
                 seen.reasons.append(str(error))
                 raise

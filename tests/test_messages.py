@@ -34,7 +34,7 @@ HANDED_ON = {"lost_digits", "text"}
 HANDED_ON |= {"why", "obstacle"}
 #: Errors that carry no message, or only that of the system.
 MUTE = {"KeyboardInterrupt", "NotImplementedError", "BlockingIOError"}
-MUTE |= {"FallbackToBackend"}
+MUTE |= {"FallbackToBackend", "_WordlessError"}
 #: Names of errors that were caught in one thread and are raised in another.
 CAUGHT = {"answer", "error"}
 

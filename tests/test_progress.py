@@ -60,6 +60,31 @@ def test_a_trail_keeps_what_is_kept_at_once(data: st.DataObject, length: int, n:
             assert ours[place].flatten()[0] == kept.epoch_of(place)
 
 
+@given(table=epochs_of(2), length=st.integers(1, 4), most=st.integers(1, 5))
+def test_epochs_that_are_noted_together_are_kept_as_if_noted_one_by_one(
+    table: list[list[float]], length: int, most: int
+) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(progress, "_LONGEST", length)
+        one_by_one = walk(Trail, table, set())
+        together = Trail([torch.zeros(2, 2), torch.zeros(2)], 2)
+    begin = 0
+    while begin < len(table):
+        weights, buffers = together.room(min(most, len(table) - begin))
+        for i in range(len(weights)):
+            weights[i] = torch.tensor([[begin + i, 0], [begin + i, 1]])
+            buffers[i] = begin + i
+        together.note(torch.tensor(table[begin : begin + len(weights)]), begin)
+        begin += len(weights)
+    finite = [place for place in (0, 1) if any(row[place] < math.inf for row in table)]
+    for place in finite:
+        assert together.epoch_of(place) == one_by_one.epoch_of(place)
+        for trail in (together, one_by_one):
+            trail.restore(place)
+        for ours, theirs in zip(together.tensors, one_by_one.tensors, strict=True):
+            assert torch.equal(ours[place], theirs[place])
+
+
 @pytest.mark.parametrize("keep", [Snapshot, Trail])
 def test_some_networks_go_on_with_what_was_kept_of_them(keep: type[Snapshot]) -> None:
     before = walk(keep, [[3.0, 1.0, 2.0], [1.0, 2.0, 1.0]], set())

@@ -10,13 +10,12 @@ import torch
 from torch import Tensor
 
 from torchreg._device import drawing, generator_states, set_generator_states
-from torchreg.engine.core import OnLoss
+from torchreg.engine.core import OnLoss, Steps
 from torchreg.engine.gradient import CapturedGradient, Evaluation
 from torchreg.engine.objective import Objective
 from torchreg.engine.pace import pace_of
 from torchreg.engine.problem import Problem
 from torchreg.engine.rows import Batch, batch_sizes, ordered_batches, shuffled_batches
-from torchreg.engine.script import Script
 from torchreg.engine.stepper import build_stepper
 
 
@@ -90,7 +89,7 @@ class Alone:
         loss, prediction = heard
         self.listener.on_batch_end(batch, float(loss), prediction, training=True)
 
-    def script(self, n_steps: int) -> Script | None:
+    def script(self, n_steps: int) -> Steps | None:
         """Give nothing: one network's steps are taken one by one."""
         return None
 

@@ -2,18 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Protocol
 
 from torch import Tensor
 
 from torchreg.engine.pace import Pace
 from torchreg.engine.rows import Batch
-from torchreg.engine.script import Script
 
 #: Hears the loss of each network on a batch, shape (n_networks,) or (), and its predictions where
 #: somebody listens to them, before the weights are moved by it.
 OnLoss = Callable[[Tensor, Tensor | None], None]
+
+
+class Steps(Protocol):
+    """Steps on the whole batch that are taken as one."""
+
+    #: How many of them take no longer than a short while.
+    n_at_once: int
+
+    def run(self, before: Sequence[Tensor]) -> Tensor | None:
+        """Take as many as there is room for; see :class:`torchreg.engine.script.Script`."""
 
 
 class Core(Protocol):
@@ -34,7 +43,7 @@ class Core(Protocol):
     def step(self, batch: Batch, on_loss: OnLoss) -> None:
         """Take one step down the loss of a batch."""
 
-    def script(self, n_steps: int) -> Script | None:
+    def script(self, n_steps: int) -> Steps | None:
         """Give so many steps on the whole batch as one, if that pays and can be done."""
 
     def evaluate(self) -> list[float] | None:

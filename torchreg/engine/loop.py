@@ -14,14 +14,13 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
-from torchreg.engine.core import Core, LastingCore
+from torchreg.engine.core import Core, LastingCore, Steps
 from torchreg.engine.curves import Curves
 from torchreg.engine.member import Member
 from torchreg.engine.problem import Answer, Observer, Outcome, Problem
 from torchreg.engine.progress import Snapshot, Trail
 from torchreg.engine.ranks import pays_to_close_ranks
 from torchreg.engine.rows import Batch
-from torchreg.engine.script import Script
 
 #: A fit that goes on begins as ever for so many epochs, so that each kind of step is captured
 #: as it was captured then, and jumps from there to where it was.
@@ -190,7 +189,7 @@ class _Training:
             for row in _rows(losses[: self.n_finished - before]):
                 self._write_down(row, None)
 
-    def _run_script(self, script: Script, most: int) -> bool:
+    def _run_script(self, script: Steps, most: int) -> bool:
         """Run some epochs as one, at most so many; tell whether they went well."""
         trail, before = cast(Trail, self.best), self.n_epochs
         places = trail.room(min(most, script.n_at_once))

@@ -9,9 +9,10 @@ step gave, steps are taken from Python as ever.
 
 from __future__ import annotations
 
+import itertools
 import math
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 from typing import Any
 
@@ -20,7 +21,8 @@ from torch import Tensor
 
 from torchreg._device import inference
 from torchreg.engine.gradient import agree
-from torchreg.engine.recorder import Call, NotCapturableError, Recorder
+from torchreg.engine.recorder import Call, Recorder, tensors_in
+from torchreg.vector_rule import Remembers
 
 #: Fewer steps do not repay their translation.
 WORTH_SCRIPTING = 100
@@ -30,15 +32,20 @@ _AT_ONCE_S = 0.05
 _Function = Callable[..., None]
 
 
+class _WordlessError(Exception):
+    """TorchScript has no words for what a step does; nobody hears of it."""
+
+
 class Script:
     """Steps that follow one another without Python in between; built by :func:`write_script`.
 
     Parameters
     ----------
     function : callable
-        Takes the number of steps; where the losses of each go, shape (n_steps, n_networks);
-        for each of ``tensors`` where it is written as it is before each step, shape
-        (n_steps, ...); and ``given``.
+        Takes the number of steps; where the losses of each go, shape (n_steps, n_networks); a
+        list of ``state``, and one of where it is copied to first; for each of the tensors that
+        training changes where it is written as it is before each step, shape (n_steps, ...);
+        and ``given``.
     given : sequence of Tensor or list of Tensor
         What the steps read and write.
     like : Tensor of shape (n_networks,)
@@ -54,8 +61,8 @@ class Script:
         like: Tensor,
         state: Sequence[Tensor],
     ) -> None:
-        self._function, self._given, self._state = function, [*given], [*state]
-        self._like = like
+        self._function, self._given, self._like = function, [*given], like
+        self._state, self._kept = [*state], [torch.empty_like(tensor) for tensor in state]
         #: How many steps take no longer than a short while.
         self.n_at_once = 1
 
@@ -73,16 +80,17 @@ class Script:
         Tensor of shape (n_steps, n_networks) or None
             The losses before each step; ``None`` if a step failed, and all is as it was.
         """
+        # As little as possible is done here: another thread may hold Python's lock each time.
         n_steps = len(before[0])
         losses = self._like.new_empty((n_steps, len(self._like)))
-        kept = [tensor.clone() for tensor in self._state]
+        state = self._state, self._kept
         try:
             # The setting is a thread's own. What optimizes does not see all that is written to.
             with inference(True), torch.jit.optimized_execution(False):  # type: ignore[attr-defined]
-                self._function(n_steps, losses, *before, *self._given)
+                self._function(n_steps, losses, *state, *before, *self._given)
         except (RuntimeError, torch.jit.Error):
-            # A check, such as that of a Cholesky factor.
-            _restore(self._state, kept)
+            # The step from Python, which fails too, says it better.
+            _restore(*state)
             return None
         return losses
 
@@ -90,7 +98,7 @@ class Script:
 def write_script(
     step: Callable[[], Tensor],
     tensors: Sequence[Tensor],
-    remembered: Callable[[], Iterable[Tensor]],
+    rule: Remembers,
 ) -> Script | None:
     """Note a step, write it down as a loop, and hold that against the step.
 
@@ -101,8 +109,8 @@ def write_script(
         (n_networks,).
     tensors : sequence of Tensor
         What training changes.
-    remembered : callable
-        Lists what else a step leaves to the next one.
+    rule : Remembers
+        Holds what else a step leaves to the next one.
 
     Returns
     -------
@@ -112,25 +120,28 @@ def write_script(
 
     Examples
     --------
-    >>> theta, rate = torch.ones(1), torch.full((1,), 0.5)
+    >>> from torchreg.rules import SGD
+    >>> theta, rule = torch.ones(1), SGD(lr=0.25)
     >>> def step():
     ...     loss = theta.square()
-    ...     theta.sub_(rate * theta)
+    ...     rule.update(theta, 2 * theta)
     ...     return loss
-    >>> script = write_script(step, [theta], list)
+    >>> script = write_script(step, [theta], rule)
     >>> script.run([torch.empty(3, 1)]), theta
     (tensor([[1.0000],
             [0.2500],
             [0.0625]]), tensor([0.1250]))
     """
-    state = [*tensors, *remembered()]
+    memory = rule.memory()
+    state = [*tensors, *tensors_in([*memory.values()])]
     before = [tensor.clone() for tensor in state]
     try:
         with inference(True), Recorder() as recorder:
             first = step()
         losses = torch.stack([first, step()])
         after = [tensor.clone() for tensor in state]
-        stays = [id(t) for t in state] == [id(t) for t in [*tensors, *remembered()]]
+        remembered = tensors_in([*rule.memory().values()])
+        stays = [id(t) for t in state[len(tensors) :]] == [id(t) for t in remembered]
         if not stays or recorder.looked or any(call.draws for call in recorder.calls):
             return None
         writer = _Writer(recorder.calls)
@@ -146,10 +157,10 @@ def write_script(
                 return None
         # The first time it was made ready, too.
         script.n_at_once = max(1, int(2 * _AT_ONCE_S / took))
-    except (NotCapturableError, RuntimeError):
-        # What TorchScript has no words for.
+    except (_WordlessError, RuntimeError):
         return None
     finally:
+        rule.recall(memory)
         _restore(state, before)
     return script
 
@@ -175,6 +186,7 @@ class _Writer:
         self.given: list[Tensor | list[Tensor]] = []
         #: By identity; the calls keep all tensors alive.
         self.names: dict[int, str] = {}
+        self.numbers = itertools.count()
 
     def source(self, tensors: Sequence[Tensor], losses: Tensor) -> str:
         """Write the function."""
@@ -186,23 +198,35 @@ class _Writer:
             f"given{i}: List[Tensor]" if isinstance(value, list) else f"given{i}"
             for i, value in enumerate(self.given)
         ]
-        head = f"def steps(n: int, {', '.join(['losses', *places, *given])}):"
-        lines = [head, "    for i in range(n):", *(f"        {line}" for line in body)]
+        always = ["n: int", "losses", "state: List[Tensor]", "kept: List[Tensor]"]
+        lines = [
+            f"def steps({', '.join([*always, *places, *given])}):",
+            "    torch.ops.aten._foreach_copy_(kept, state)",
+            "    for i in range(n):",
+            *(f"        {line}" for line in body),
+        ]
         return "\n".join([*lines, ""])
 
     def _statement(self, call: Call) -> str:
-        if call.func.namespace != "aten":
-            raise NotCapturableError(f"{call.func} is no operation of torch's own")
+        # What only checks, TorchScript leaves out.
+        if call.func.namespace != "aten" or not (call.results or call.written):
+            raise _WordlessError
         arguments = [self._literal(argument) for argument in call.args]
         arguments += [f"{key}={self._literal(value)}" for key, value in call.kwargs.items()]
         line = f"torch.ops.aten.{call.name}({', '.join(arguments)})"
         # What works in place gives what it was given.
-        new = [tensor for tensor in call.results if id(tensor) not in self.names]
-        if not new:
+        if all(id(tensor) in self.names for tensor in call.results):
             return line
-        for tensor in call.results:
-            self.names[id(tensor)] = f"v{len(self.names)}"
-        return f"{', '.join(self._name(tensor) for tensor in call.results)} = {line}"
+        several = isinstance(call.result, list | tuple)
+        results = [*call.result] if several else [call.result]
+        labels = [f"made{next(self.numbers)}" for _ in results]
+        # Of several results some may be none.
+        self.names |= {
+            id(result): label
+            for result, label in zip(results, labels, strict=True)
+            if result is not None
+        }
+        return f"{', '.join(labels)} = {line}"
 
     def _name(self, tensor: Tensor) -> str:
         if id(tensor) not in self.names:
@@ -211,6 +235,7 @@ class _Writer:
         return self.names[id(tensor)]
 
     def _is_given(self, value: Any) -> bool:
+        """Whether it is a tensor that was there before the first step."""
         known = self.names.get(id(value), "given")
         return isinstance(value, Tensor) and known.startswith("given")
 
@@ -223,13 +248,15 @@ class _Writer:
             return f"given{len(self.given) - 1}"
         if isinstance(value, list | tuple):
             return f"[{', '.join(self._literal(item) for item in value)}]"
-        if isinstance(value, torch.dtype) or value is None:
+        if isinstance(value, torch.dtype | torch.memory_format | torch.layout) or value is None:
             return str(value)
+        if isinstance(value, torch.device):
+            return f'torch.device("{value}")'
         if isinstance(value, bool | int | str) or (
             isinstance(value, float) and math.isfinite(value)
         ):
             return repr(value)
-        raise NotCapturableError(f"{value!r} cannot be written down")
+        raise _WordlessError
 
 
 @lru_cache(maxsize=64)

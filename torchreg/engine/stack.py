@@ -19,7 +19,7 @@ from torchreg.engine.leading import leading_of, tables_behind
 from torchreg.engine.network import at_rest
 from torchreg.engine.pace import pace_of
 from torchreg.engine.problem import Problem, reraise_interrupt
-from torchreg.engine.recorder import memory_of, tensors_in
+from torchreg.engine.recorder import memory_of
 from torchreg.engine.rows import Batch, Table, rows_in
 from torchreg.engine.script import WORTH_SCRIPTING, Script, write_script
 from torchreg.engine.stacked_network import StackedObjective, moving_buffers
@@ -266,12 +266,13 @@ class Stack:
         size, is_quiet = size_of(self.problems[0]), all(p.is_quiet for p in self.problems)
         n_numbers = sum(width_in_numbers(problem, size) for problem in self.problems)
         most = _BESIDE_OTHERS if self.beside_others else _BY_ITSELF
-        return is_quiet and self.device.type == "cpu" and n_numbers <= most
+        steps_are_alike = is_quiet and not self.problems[0].draws
+        return steps_are_alike and self.device.type == "cpu" and n_numbers <= most
 
     def script(self, n_steps: int) -> Script | None:
         """Give so many steps on the whole batch as one, if that pays and can be done."""
         if self.written is None and self.may_script and n_steps >= WORTH_SCRIPTING:
-            self.written = write_script(self._step_on_all, self.tensors(), self._remembered)
+            self.written = write_script(self._step_on_all, self.tensors(), self.rule)
             self.may_script = self.written is not None
         return self.written
 
@@ -280,10 +281,6 @@ class Stack:
         losses = self.captured(self.whole)
         self.rule.update(self.theta, self.slope)
         return losses
-
-    def _remembered(self) -> Iterator[Tensor]:
-        """List what the update rule leaves to its next step."""
-        return tensors_in([*self.rule.memory().values()])
 
     def set_pace(self) -> None:
         """Take the next step with the learning rates of the networks' schedules."""
