@@ -21,6 +21,7 @@ from torchreg import TorchRegressor
 from torchreg.engine.fit import fit_networks
 from torchreg.engine.groups import MANY
 from torchreg.engine.script import Script, write_script
+from torchreg.nn import MLP
 from torchreg.vector_rule import Remembers
 
 #: Whose steps TorchScript has words for, and that can be stacked.
@@ -103,6 +104,19 @@ def test_every_rule_that_works_in_place_moves_networks_as_it_does_from_python(
 ) -> None:
     def build() -> list[tuple[TorchRegressor, Rows]]:
         return fits(each=lambda k: {"lr": 0.01 * (k + 1)}, weighted=weighted, **options)
+
+    together, alone, seen = both_ways(build)
+    assert [s.written is not None for s in seen.stacks] == [True]
+    for one, other in zip(together, alone, strict=True):
+        assert_same(one, other)
+
+
+@pytest.mark.parametrize("hidden", [1, 5])
+def test_networks_with_the_same_rows_move_as_they_do_from_python(hidden: int) -> None:
+    def build() -> list[tuple[TorchRegressor, Rows]]:
+        table = rows(0)
+        own = fits(lambda: MLP(4, 1, [hidden]), n=8, optimizer="adam")
+        return [(reg, table) for reg, _ in own]
 
     together, alone, seen = both_ways(build)
     assert [s.written is not None for s in seen.stacks] == [True]

@@ -497,9 +497,10 @@ def test_a_stack_that_is_undone_leaves_networks_as_they_were() -> None:
     with watched() as seen:
         fit_networks(jobs)
     (stack,) = seen.stacks
-    networks, theta, fixed = stack.started
+    _, theta, fixed = stack.started
     stack.undo()
-    for place, network in enumerate(networks):
+    for place, problem in enumerate(stack.problems):
+        network = problem.network
         alone = job_of(*fits(Averaging, EQUAL)[place])
         assert alone.request.seed == place
         trained = [p for p in network.parameters() if p.requires_grad]

@@ -12,7 +12,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from torchreg.vector_rule import VectorRule, plus, require, some, subtract_
+from torchreg.vector_rule import VectorRule, add_, plus, require, some, subtract_
 
 
 class Adam(VectorRule):
@@ -94,7 +94,7 @@ class Adam(VectorRule):
             # The kernel moves zeros to the step itself, which each row takes at its own rate.
             step = torch.zeros_like(theta)
             self._call_kernel(step, gradient, lr=1.0, weight_decay=0.0)
-            subtract_(theta, step, -self.lr)
+            add_(theta, step, self.lr)
         else:
             self._call_kernel(theta, gradient, lr=self.lr, weight_decay=self.weight_decay)
 

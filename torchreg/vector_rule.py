@@ -82,6 +82,14 @@ def plus(a: Tensor, b: Tensor, factor: Number) -> Tensor:
     return torch.add(a, b, alpha=factor)
 
 
+def add_(a: Tensor, b: Tensor, factor: Number) -> None:
+    """Put a + factor b in the place of a."""
+    if isinstance(factor, Tensor):
+        a.addcmul_(b, factor)
+    else:
+        a.add_(b, alpha=factor)
+
+
 def subtract_(a: Tensor, b: Tensor, factor: Number) -> None:
     """Put a - factor b in the place of a."""
     if isinstance(factor, Tensor):

@@ -30,6 +30,7 @@ from torchreg.engine.operations import (
     can_write,
     has_place,
     is_reshape,
+    is_thin,
     needs_layout,
     take_again,
 )
@@ -223,6 +224,15 @@ class _Writer:
         first, second = map(self.bound.get, names)
         if first is not None and second is not None and names[1] in self.notes.constant:
             first, second, place = as_larger_products(first, second, place)
+        if self.by_torch and first is not None and second is not None and is_thin(place):
+            # (A B)' = B' A', and then into its place
+            turned = torch.empty_like(place.mT, memory_format=torch.contiguous_format)
+            factors = self._object(second.mT), self._object(first.mT)
+            product = self._object(torch.bmm, name="torch_bmm")
+            return (
+                f"{self._object(place)}.copy_({product}({', '.join(factors)}, "
+                f"out={self._object(turned)}).mT)"
+            )
         function: Callable[..., Any] = torch.bmm if self.by_torch else np.matmul
         product = self._object(function, name="torch_bmm" if self.by_torch else _PRODUCT)
         factors = self._matrices(names[0], first), self._matrices(names[1], second)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
 from functools import partial
 from typing import Any
@@ -73,15 +73,16 @@ class Stack:
         self.drawing = drawing() if first.draws else nullcontext()
         self.generators = self._new_generators()
         self.names = [n for n, p in networks[0].named_parameters() if p.requires_grad]
-        tensors = [_tensors_of(network) for network in networks]
-        parts = [torch.stack([own[name].detach() for own in tensors]) for name in self.names]
+        #: Of each network, its parameters and buffers by name.
+        self.own = [_tensors_of(network) for network in networks]
+        parts = [torch.stack([own[name].detach() for own in self.own]) for name in self.names]
         # (n_networks, the parameter's own shape) -> (n_networks, n) columns
         parts = [part.view(len(part), part[0].numel()) for part in parts]
         self.theta = torch.cat(parts, dim=1)
         #: Buffers, and parameters that are not trained: a row for each network.
         self.fixed = {
-            name: torch.stack([own[name].detach() for own in tensors])
-            for name in tensors[0]
+            name: torch.stack([own[name].detach() for own in self.own])
+            for name in self.own[0]
             if name not in self.names
         }
         #: Those of them that a step may change.
@@ -104,8 +105,8 @@ class Stack:
             reraise_interrupt(error)
             reason = str(error).partition("\n")[0]
             raise NotStackableError(f"the module cannot be computed for many: {reason}") from error
-        self.started = networks, *self._values()
-        self.lend(tensors)
+        self.started = self.own, *self._values()
+        self.lend()
 
     def _new_generators(self) -> list[torch.Generator]:
         """Give each network a generator that is where its order of rows begins."""
@@ -225,18 +226,17 @@ class Stack:
         if any(memory_of(tensor) not in own for tensor in self.captured.written):
             raise NotStackableError("it changes a tensor that is no parameter and no buffer")
 
-    def lend(self, tensors: Sequence[Mapping[str, Tensor]] | None = None) -> None:
-        """Let the networks look at their rows; their tensors by name, if they are at hand."""
-        tensors = tensors or [_tensors_of(problem.network) for problem in self.problems]
+    def lend(self) -> None:
+        """Let the networks look at their rows; done twice, it is as if done once."""
         rows = {name: values.unbind() for name, values in self.fixed.items()}
         begin = 0
         for name in self.names:
-            shape = tensors[0][name].shape
+            shape = self.own[0][name].shape
             part = self.theta[:, begin : begin + shape.numel()]
             # (n_networks, n) columns -> (n_networks, the parameter's own shape)
             rows[name] = part.view(len(part), *shape).unbind()
             begin += shape.numel()
-        for place, own in enumerate(tensors):
+        for place, own in enumerate(self.own):
             for name, values in rows.items():
                 own[name].data = values[place]
 
@@ -322,6 +322,7 @@ class Stack:
         """Build the stack of some of the networks, which train faster than all."""
         stack = copy.copy(self)
         stack.problems = [self.problems[place] for place in places]
+        stack.own = [self.own[place] for place in places]
         stack.tables = [self.tables[place] for place in places]
         stack.generators = [self.generators[place] for place in places]
         stack.theta = self.theta[places]
@@ -335,16 +336,14 @@ class Stack:
 
     def release(self, place: int) -> None:
         """Leave every parameter and buffer of a network owning its own memory."""
-        network = self.problems[place].network
-        for tensor in [*network.parameters(), *network.buffers()]:
+        for tensor in self.own[place].values():
             tensor.data = tensor.data.clone()
-        at_rest(network)
+        at_rest(self.problems[place].network)
 
     def undo(self) -> None:
         """Put all networks back to where they were before they were stacked."""
-        networks, theta, fixed = self.started
-        for place, network in enumerate(networks):
-            own = _tensors_of(network)
+        tensors, theta, fixed = self.started
+        for place, own in enumerate(tensors):
             parts = theta[place].split([own[name].numel() for name in self.names])
             for name, part in zip(self.names, parts, strict=True):
                 # (n,) -> the parameter's own shape
