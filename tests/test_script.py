@@ -107,6 +107,7 @@ def test_every_rule_that_works_in_place_moves_networks_as_it_does_from_python(
 
     together, alone, seen = both_ways(build)
     assert [s.written is not None for s in seen.stacks] == [True]
+    assert "repeated without Python in between, for a stack" in together[0].outcome.lane
     for one, other in zip(together, alone, strict=True):
         assert_same(one, other)
 

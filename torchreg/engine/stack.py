@@ -243,8 +243,8 @@ class Stack:
     @property
     def lane(self) -> str:
         """How the steps are computed, in words."""
-        n = len(self.started[0])
-        return f"The steps were captured once and repeated, for a stack of {n} networks."
+        n, how = len(self.started[0]), "" if self.written is None else " without Python in between"
+        return f"The steps were captured once and repeated{how}, for a stack of {n} networks."
 
     def batches(self) -> Iterator[tuple[Batch, list[int]]]:
         """Deal all rows out anew; beside each batch, how many rows of each network are in it."""
