@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import copy
 import pickle
+from collections import OrderedDict
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from skorch.callbacks import EpochTimer
 from torch import nn
 
 from tests._stacks import job_of
 from torchreg import TorchRegressor
-from torchreg.engine.drafts import Mould, draft_of
-from torchreg.engine.plan import Plan
+from torchreg.engine.drafts import Mould, draft_of, give_containers
+from torchreg.engine.meeting import fit_all_here
+from torchreg.engine.plan import Fitted, Plan
 from torchreg.engine.shared import Shared
 from torchreg.engine.summary import Travel
 from torchreg.nn import MLP, Standardize, TabularMLP
@@ -134,6 +137,7 @@ def test_a_copy_is_what_deepcopy_makes() -> None:
 def test_what_becomes_of_a_copy_leaves_the_others_alone() -> None:
     module = nn.Sequential(nn.Linear(2, 1))
     before, twin = copy.deepcopy(module), Mould(module).cast()
+    give_containers(twin)
     with torch.no_grad():
         twin[0].weight.fill_(7)
     twin.register_forward_hook(lambda *_: None)
@@ -142,6 +146,27 @@ def test_what_becomes_of_a_copy_leaves_the_others_alone() -> None:
     assert repr(module) == repr(before)
     assert same(module, before)
     assert not module._forward_hooks
+
+
+def containers_of(module: nn.Module) -> list[int]:
+    kinds = dict, OrderedDict, set
+    return [id(v) for m in module.modules() for v in vars(m).values() if type(v) in kinds]
+
+
+@pytest.mark.parametrize("options", [{}, {"n_init": 3}, {"early_stopping": True, "n_folds": 2}])
+def test_fits_that_are_handed_out_have_nothing_in_common(options: dict[str, Any]) -> None:
+    answers = fit_all_here(jobs(*({"lr": lr, **options} for lr in (0.1, 0.2, 0.3))))
+    modules = [answer.module for answer in answers if isinstance(answer, Fitted)]
+    assert len(modules) == 3
+    found = [own for module in modules for own in containers_of(module)]
+    assert len(set(found)) == len(found)
+
+
+@pytest.mark.parametrize("options", [{"callbacks": [EpochTimer()]}, {"verbose": 1}])
+def test_who_listens_to_a_copy_has_it_for_himself(options: dict[str, Any]) -> None:
+    networks = begun(jobs(*({"lr": lr, **options} for lr in (0.1, 0.2))))
+    found = [own for network in networks for own in containers_of(network)]
+    assert len(set(found)) == len(found)
 
 
 @pytest.mark.parametrize("sizes", [(3,), (100, 100)])

@@ -9,6 +9,7 @@ from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from torchreg.engine.drafts import give_containers
 from torchreg.engine.fit import fit_networks, given_or_raised
 from torchreg.engine.plan import Fitted
 from torchreg.engine.request import Job
@@ -85,10 +86,16 @@ def fit_all_here(jobs: Sequence[Job]) -> list[Fitted | Exception]:
         If the meeting has ended.
     """
     if _here.meeting is not None and not _here.training:
-        return _here.meeting.fit(jobs)
-    # A fit that a callback of the running training asks for cannot wait for its end.
-    with _Training():
-        return fit_networks(jobs)
+        answers = _here.meeting.fit(jobs)
+    else:
+        # A fit that a callback of the running training asks for cannot wait for its end.
+        with _Training():
+            answers = fit_networks(jobs)
+    for answer in answers:
+        if isinstance(answer, Fitted) and answer.is_copy:
+            # Here, one after another: those of all who still wait would be many.
+            give_containers(answer.module)
+    return answers
 
 
 def is_training() -> bool:

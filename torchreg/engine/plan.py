@@ -12,6 +12,7 @@ from torch import nn
 from torchreg.diagnosis.record import FitSummary
 from torchreg.engine.beginnings import Start, scaling_of, start_networks
 from torchreg.engine.described_rows import describe_rows
+from torchreg.engine.drafts import give_containers
 from torchreg.engine.folds import (
     deal_folds,
     joined,
@@ -56,6 +57,9 @@ class Fitted:
         for one that could not begin.
     interrupted : bool
         Whether the user ended the training, of this network or of another.
+    is_copy : bool
+        Whether the module has empty containers in common with others; see
+        :func:`torchreg.engine.drafts.give_containers`.
     """
 
     module: nn.Sequential
@@ -65,6 +69,7 @@ class Fitted:
     seed: int
     init_losses: list[float]
     interrupted: bool = False
+    is_copy: bool = False
 
 
 class Plan:
@@ -146,6 +151,9 @@ class Plan:
                 draft=start.draft,
             )
             self.problems.append(problem)
+            if start.draft is not None and (listener is not None or problem.observers):
+                # Who listens may do with the module what he likes.
+                give_containers(start.inside.module)
         if request.schedule.moves:
             # One that cannot be begun is known before the training.
             self.problems[0].course()
@@ -181,8 +189,16 @@ class Plan:
         n_averaged = len(trained) if self.request.n_folds > 1 else 1
         rows = self.described, self.sample
         summary = summarize(problem, answer, travel, module, *rows, n_averaged)
-        interrupted = any(map(is_interrupted, answers))
-        return Fitted(at_rest(module), dtype, answer, summary, start.seed, losses, interrupted)
+        return Fitted(
+            module=at_rest(module),
+            dtype=dtype,
+            outcome=answer,
+            summary=summary,
+            seed=start.seed,
+            init_losses=losses,
+            interrupted=any(map(is_interrupted, answers)),
+            is_copy=start.draft is not None,
+        )
 
 
 def _begin_travel(start: Start, training: RawRows, shared: Shared, is_member: bool) -> Travel:
