@@ -306,17 +306,19 @@ class _Training:
     def _end_budgets(self) -> None:
         if self.n_epochs < self.shortest:
             return
-        for member in self.active:
-            if self.n_epochs >= member.problem.max_epochs:
-                self._conclude(member, "budget")
+        ended = [m for m in self.active if self.n_epochs >= m.problem.max_epochs]
+        # Of hundreds at once, for each look takes as long as that at all.
+        finite = self.core.are_finite() if ended else []
+        for member in ended:
+            self._conclude(member, "budget", is_finite=finite[member.place])
 
-    def _conclude(self, member: Member, reason: str) -> None:
+    def _conclude(self, member: Member, reason: str, *, is_finite: bool | None = None) -> None:
         """Put the right weights in place, and write the answer."""
         self.curves.write(member)
         if self.keeper is not None and reason != "interrupted":
             self.keeper.keep(lambda: self._memory(reason), ended=True)
         best, best_epoch = self.best, member.problem.first_epoch + len(member.losses)
-        if not best.is_finite(member.place):
+        if not (best.is_finite(member.place) if is_finite is None else is_finite):
             reason = "diverged"
         if reason == "diverged" or self.on_validation:
             best.restore(member.place)
