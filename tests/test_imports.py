@@ -98,6 +98,7 @@ FLOORS: dict[str, list[str]] = {
         "torchreg.engine.inside",
         "torchreg.engine.skorch_net",
         "torchreg.engine.shared",
+        "torchreg.engine.looks",
         "torchreg.engine.summary",
         "torchreg.engine.described_rows",
         "torchreg.engine.loop",

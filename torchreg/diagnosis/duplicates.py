@@ -70,6 +70,34 @@ def count_in_lists(units: Tensor, low: list[float], high: list[float], bending: 
     return n_found
 
 
+@np.errstate(invalid="ignore", over="ignore")
+def count_in_small_layers(units: Tensor, bending: Which) -> list[int]:
+    """Count in each of several layers of few units what :func:`count_in_lists` counts in one.
+
+    How far units reach tells at once which layers have no copies for certain: nearly all.
+
+    Parameters
+    ----------
+    units : Tensor of shape (n_layers, n, n_units)
+    bending : ndarray of bool of shape (n_layers, n_units)
+        Which are looked at.
+    """
+    # (n_layers, n, n_units) -> (n_layers, n_units, n), where sums run along memory
+    rows = units.mT.to(torch.float64, memory_format=torch.contiguous_format)
+    centred = rows - rows.sum(dim=2, keepdim=True) * (1 / rows.shape[2])
+    total = (centred * centred).sum(dim=2).numpy()
+    reach = centred.abs().amax(dim=2).numpy() / np.sqrt(np.where(total, total, 1.0))
+    # What is not looked at is far from all else.
+    reach[~bending] = np.inf
+    reach.sort(axis=1)
+    counts = [0] * len(reach)
+    for layer in np.flatnonzero((np.diff(reach, axis=1) <= REACH_ALIKE).any(axis=1)).tolist():
+        own = rows[layer]
+        ends = own.amin(dim=1).tolist(), own.amax(dim=1).tolist()
+        counts[layer] = count_in_lists(own, *ends, np.flatnonzero(bending[layer]).tolist())
+    return counts
+
+
 @np.errstate(invalid="ignore", over="ignore", divide="ignore")
 def count_in_array(units: Tensor, bending: Which) -> list[int]:
     """Count in each of several layers what :func:`count_in_lists` counts in one.

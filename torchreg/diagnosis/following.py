@@ -1,4 +1,4 @@
-"""Sending rows through networks of known parts: all members of an ensemble side by side."""
+"""Sending rows through networks of known parts: several of one kind side by side."""
 
 from __future__ import annotations
 
@@ -49,6 +49,23 @@ class Member(NamedTuple):
     layers: list[nn.Module]
 
 
+class _Sent(NamedTuple):
+    """What came of sending rows through members; see :class:`Seen`.
+
+    Parameters
+    ----------
+    first_input, last_output : Tensor of shape (n, width) or (n_members, n, width), or None
+    output : Tensor of that shape
+    calls : list of list of Layer
+        For each call of an activation, a layer of each member.
+    """
+
+    first_input: Tensor | None
+    last_output: Tensor | None
+    output: Tensor
+    calls: list[list[Layer]]
+
+
 def known_members(network: nn.Module) -> list[Member] | None:
     """List the members of an ensemble, or the network itself, if all that is in them is known.
 
@@ -81,7 +98,7 @@ def known_members(network: nn.Module) -> list[Member] | None:
         if layers is None:
             return None
         members.append(Member(table, layers))
-    if len(members) > 1 and len(set(map(_kind_of, members))) > 1:
+    if len(members) > 1 and len(set(map(kind_of, members))) > 1:
         return None
     return members
 
@@ -94,10 +111,54 @@ def _is_as_built(table: TabularMLP) -> bool:
     )
 
 
-def _kind_of(member: Member) -> Hashable:
-    """Describe what a member consists of, without its numbers."""
-    layers = [(type(layer), layer.extra_repr()) for layer in member.layers]
-    return member.table is None, *layers
+def kind_of(member: Member) -> Hashable:
+    """Describe what a network consists of, without its numbers.
+
+    Those of one kind can be followed side by side.
+
+    Examples
+    --------
+    >>> networks = MLP(3), MLP(3, dropout=0.1), MLP(3, hidden_sizes=[5])
+    >>> one, other, third = (kind_of(known_members(network)[0]) for network in networks)
+    >>> one == other, one == third
+    (False, False)
+    """
+    table = member.table
+    shapes: list[Hashable] = []
+    if table is not None:
+        for name in ("line", *_OF_COLUMNS):
+            own = vars(table)["_modules"][name]
+            tensors = {**vars(own)["_parameters"], **vars(own)["_buffers"]}
+            shapes += map(_form_of, tensors.values())
+    return (*shapes, *((type(layer), _setting_of(layer)) for layer in member.layers))
+
+
+def widest_of(member: Member) -> int:
+    """Count the numbers that a row becomes where it becomes most.
+
+    Examples
+    --------
+    >>> widest_of(known_members(MLP(3, hidden_sizes=[5]))[0])
+    5
+    """
+    table = member.table
+    widths = [max(layer.weight.shape) for layer in member.layers if type(layer) is nn.Linear]
+    if table is not None:
+        frequency = table.waves.frequency
+        widths += [table.bins.low.numel(), 0 if frequency is None else frequency.numel()]
+    return max(widths, default=1)
+
+
+def _setting_of(layer: nn.Module) -> Hashable:
+    if type(layer) is nn.Linear:
+        own = vars(layer)["_parameters"]
+        return _form_of(own["weight"]), own["bias"] is None
+    # In evaluation mode nothing is dropped, whatever its rate.
+    return None if type(layer) is nn.Dropout else layer.extra_repr()
+
+
+def _form_of(tensor: Tensor | None) -> Hashable:
+    return None if tensor is None else (tensor.shape, tensor.dtype)
 
 
 def follow(members: list[Member], x: Tensor) -> Seen:
@@ -112,6 +173,52 @@ def follow(members: list[Member], x: Tensor) -> Seen:
     x : Tensor of shape (n, n_features)
         In the networks' units and dtype, on their device.
     """
+    if len(members) == 1:
+        first, last, output, calls = _send(members, x)
+        return Seen(output, first, last, [layer for (layer,) in calls])
+    n_calls = sum(type(layer) in ACTIVATION_OF for layer in members[0].layers)
+    # One member is called after the other.
+    first, _, output, calls = _send(members, x, n_before=n_calls)
+    in_order = [layer for own in zip(*calls, strict=True) for layer in own]
+    # (n_members, n, n_outputs) -> (n, n_outputs): not what a single layer makes
+    return Seen(output.mean(dim=0), None if first is None else first[0], None, in_order)
+
+
+def follow_each(members: list[Member], x: Tensor) -> tuple[Tensor, list[Seen]]:
+    """Follow several networks of one kind, each of which is there for itself.
+
+    Parameters
+    ----------
+    members : list of Member
+        Two or more, of one :func:`kind_of`, in evaluation mode.
+    x : Tensor of shape (n, n_features)
+        In the networks' units and dtype, on their device.
+
+    Returns
+    -------
+    outputs : Tensor of shape (n_networks, n, n_outputs)
+        Of all.
+    seen : list of Seen
+        Of each, without a last layer if its output is the network's.
+    """
+    first, last, outputs, calls = _send(members, x)
+    nothing = [None] * len(members)
+    firsts = nothing if first is None else first.unbind()
+    lasts = nothing if last is None or last is outputs else last.unbind()
+    layers = map(list, zip(*calls, strict=True)) if calls else ([] for _ in members)
+    return outputs, [*map(Seen, outputs.unbind(), firsts, lasts, layers)]
+
+
+def _send(members: list[Member], x: Tensor, n_before: int = 0) -> _Sent:
+    """Send rows through all members, and count the units of the same layer of all at once.
+
+    Parameters
+    ----------
+    members : list of Member
+    x : Tensor of shape (n, n_features)
+    n_before : int, default=0
+        By how many the calls of each are numbered higher than those of the one before it.
+    """
     n_members = len(members)
     first_input = last_output = line = None
     given = x if n_members == 1 else x.expand(n_members, *x.shape)
@@ -119,18 +226,16 @@ def follow(members: list[Member], x: Tensor) -> Seen:
     if tables:
         both, given = _prepare(tables, x)
         # The numbers themselves: what is made of them beside them is learned.
-        first_input = (given if n_members == 1 else given[0])[:, : x.shape[1]]
+        first_input = given[..., : x.shape[1]]
         line = _apply([table.line for table in tables], both)
     # (n, width) or, of several members, (n_members, n, width)
     values = given
-    # For each call of an activation, a layer of each member.
     calls: list[list[Layer]] = []
-    n_calls = sum(type(layer) in ACTIVATION_OF for layer in members[0].layers)
     for layers in zip(*(member.layers for member in members), strict=True):
         before, values = values, _apply(layers, values)
         if type(layers[0]) is nn.Linear:
             if last_output is None and first_input is None and before is not given:
-                first_input = before if n_members == 1 else before[0]
+                first_input = before
             last_output = values
         elif type(layers[0]) in ACTIVATION_OF:
             name = ACTIVATION_OF[type(layers[0])]
@@ -139,15 +244,10 @@ def follow(members: list[Member], x: Tensor) -> Seen:
                 if name in SLOPE_OF_OUTPUT
                 else slope_and_output(layers[0], name, (before,), {})
             )
-            # One member is called after the other.
-            numbers_of = range(len(calls) + 1, n_calls * n_members + 1, n_calls)
-            calls.append(count_units(numbers_of, name, *call))
+            numbers = [len(calls) + 1 + place * n_before for place in range(n_members)]
+            calls.append(count_units(numbers, name, *call))
     output = values if line is None else line + values
-    if n_members > 1:
-        # (n_members, n, n_outputs) -> (n, n_outputs): not what a single layer makes
-        output, last_output = output.mean(dim=0), None
-    in_order = [layer for own in zip(*calls, strict=True) for layer in own]
-    return Seen(output, first_input, last_output, in_order)
+    return _Sent(first_input, last_output, output, calls)
 
 
 def _prepare(tables: list[TabularMLP], x: Tensor) -> tuple[Tensor, Tensor]:

@@ -7,11 +7,11 @@ import torch
 from torch import Tensor, nn
 
 from torchreg._device import inference
-from torchreg.diagnosis.following import follow, known_members
+from torchreg.diagnosis.following import Member, follow, follow_each, known_members
 from torchreg.diagnosis.lines import Lines, draw_lines
 from torchreg.diagnosis.moments import Array, moments_of
 from torchreg.diagnosis.record import Look
-from torchreg.diagnosis.structure import hold_against
+from torchreg.diagnosis.structure import Held, hold_against, hold_each_against
 from torchreg.diagnosis.watching import Seen, watch
 from torchreg.nn import AverageMembers, Link
 
@@ -48,21 +48,56 @@ def look_inside(
     # Nobody keeps what known layers give: torch need not even count its versions.
     with inference(True) if members is not None and link is None else torch.no_grad():
         seen = watch(network, x) if members is None else follow(members, x)
-        return _describe(seen, x, lines, link)
+        result = seen.output
+        if link is not None or result.ndim == 3:
+            result = AverageMembers()(result if link is None else link(result))
+            # (n,), or (n, width) -> (n, n_outputs)
+            result = result if link is None else link.central(result.reshape(len(x), -1))
+        # (n,) or (n, n_outputs) -> (n, n_outputs)
+        output = _widened(result).reshape(len(x), -1)
+        held = hold_against(lines, output)
+        if seen.last_output is result:
+            seen = seen._replace(last_output=None)
+        return None if held is None else _describe(seen, output, held, x, lines)
 
 
-def _describe(seen: Seen, x: Tensor, lines: Lines, link: Link | None) -> Look | None:
-    """Write down what was seen, and hold the output against lines and targets."""
-    n_rows, result = x.shape[0], seen.output
-    if link is not None or result.ndim == 3:
-        result = AverageMembers()(result if link is None else link(result))
-        # (n,), or (n, width) -> (n, n_outputs)
-        result = result if link is None else link.central(result.reshape(n_rows, -1))
-    # (n,) or (n, n_outputs) -> (n, n_outputs)
-    output = result.detach().to("cpu", torch.float64).reshape(n_rows, -1)
-    held = hold_against(lines, output)
-    if held is None:
-        return None
+def look_inside_each(members: list[Member], x: Tensor, lines: Lines) -> list[Look | None]:
+    """Look inside several networks at once; see :func:`look_inside`.
+
+    Parameters
+    ----------
+    members : list of Member
+        Two or more, of one :func:`torchreg.diagnosis.following.kind_of`, in evaluation mode.
+    x, lines : Tensor, Lines
+        The same for all; see :func:`look_inside`.
+    """
+    if x.shape[0] < 2:
+        return [None] * len(members)
+    # Nobody keeps what known layers give: torch need not even count its versions.
+    with inference(True):
+        outputs, seen = follow_each(members, x)
+        outputs = _widened(outputs)
+        held = hold_each_against(lines, outputs)
+        return [
+            None if one is None else _describe(of_one, output, one, x, lines)
+            for of_one, output, one in zip(seen, outputs.unbind(), held, strict=True)
+        ]
+
+
+def _describe(seen: Seen, output: Tensor, held: Held, x: Tensor, lines: Lines) -> Look:
+    """Write down what was seen.
+
+    Parameters
+    ----------
+    seen : Seen
+        Without a last layer if its output is the network's.
+    output : Tensor of shape (n, n_outputs)
+        Predictions, in float64.
+    held : Held
+        What came of holding them against the lines.
+    x, lines : Tensor, Lines
+        See :func:`look_inside`.
+    """
     reached, input_is_core = lines.x, True
     if seen.first_input is not None:
         # (n, ..., n_columns) -> (n * ..., n_columns)
@@ -70,12 +105,12 @@ def _describe(seen: Seen, x: Tensor, lines: Lines, link: Link | None) -> Look | 
         input_is_core = np.array_equal(first, _exactly(x))
         reached = lines.x if input_is_core else moments_of(first)
     target, targets = lines.y, lines.targets
-    if targets is not None and seen.last_output is not result:
+    if targets is not None and seen.last_output is not None:
         wanted = _wanted(targets, output.numpy(), seen.last_output)
         if wanted is not targets:
             target = moments_of(wanted)
     return Look(
-        n_rows=n_rows,
+        n_rows=x.shape[0],
         # Fits on the same rows share the lists.
         input_mean=[*reached.mean],
         input_scale=[*reached.scale],
@@ -137,13 +172,13 @@ def spread_out(n_rows: int, at_most: int, weight: Tensor | None = None) -> Tenso
     return torch.from_numpy(np.minimum(np.searchsorted(total, places), len(total) - 1))
 
 
-def _wanted(t: Array, output: Array, last: Tensor | None) -> Array:
+def _wanted(t: Array, output: Array, last: Tensor) -> Array:
     """Find what the last linear layer has to give, if only fixed numbers come after it.
 
     Where the output is a line in what that layer gave, the line is undone for the targets.
     No rows come out where that layer gives too much of the same to tell.
     """
-    if last is None or last.numel() != output.size:
+    if last.numel() != output.size:
         return t
     # (n, n_outputs), of whatever shape before
     given = _exactly(last).reshape(output.shape)
@@ -162,5 +197,9 @@ def _wanted(t: Array, output: Array, last: Tensor | None) -> Array:
 
 
 def _exactly(values: Tensor) -> Array:
-    exact: Array = values.detach().to("cpu", torch.float64).numpy()
+    exact: Array = _widened(values).numpy()
     return exact
+
+
+def _widened(values: Tensor) -> Tensor:
+    return values.detach().to("cpu", torch.float64)

@@ -57,47 +57,90 @@ def hold_against(lines: Lines, output: Tensor) -> Held | None:
     >>> round(held.linear_share, 9), round(held.structure.line_r2, 9)
     (1.0, 0.0)
     """
-    # (n, n_outputs) -> (n_outputs, n)
-    rows = output.T
-    n_outputs, n_rows = rows.shape
+    return hold_each_against(lines, output[None])[0]
+
+
+def hold_each_against(lines: Lines, outputs: Tensor) -> list[Held | None]:
+    """Do for several networks at once what :func:`hold_against` does for one.
+
+    Parameters
+    ----------
+    lines : Lines
+        Of the rows, which are the same for all.
+    outputs : Tensor of shape (n_networks, n, n_outputs)
+        What each predicts, in float64.
+    """
+    # (n_networks, n, n_outputs) -> (n_networks, n_outputs, n)
+    rows = outputs.mT
+    n_networks, n_rows = len(rows), rows.shape[2]
+    if not (lines.x.are_finite() and lines.y.are_finite()):
+        return [None] * n_networks
     # Around one of the numbers, so that a constant has no spread.
-    origin = rows.narrow(1, 0, 1)
+    origin = rows.narrow(2, 0, 1)
     centred = rows - origin
-    offset = centred.sum(dim=1, keepdim=True) * (1 / n_rows)
+    offset = centred.sum(dim=2, keepdim=True) * (1 / n_rows)
     centred = centred - offset
-    variance = [square / n_rows for square in (centred * centred).sum(dim=1).tolist()]
+    mean = (origin + offset).squeeze(2).tolist()
+    variance = ((centred * centred).sum(dim=2) / n_rows).tolist()
+    straight, z = lines.straight, lines.z
+    # For each network, or for none.
+    lies = along_y = [None] * n_networks
+    if straight is not None:
+        # (n_networks, n_outputs, n) @ (n, n_directions)
+        along = centred @ straight.T
+        lies = (along * along).sum(dim=2).tolist()
+        if z is not None:
+            along_y = (centred * z).sum(dim=2).tolist()
+    return [_hold(lines, n_rows, *each) for each in zip(mean, variance, lies, along_y, strict=True)]
+
+
+def _hold(
+    lines: Lines,
+    n_rows: int,
+    mean: list[float],
+    variance: list[float],
+    lies: list[float] | None,
+    along_y: list[float] | None,
+) -> Held | None:
+    """Write down what comes of one network.
+
+    Parameters
+    ----------
+    lines : Lines
+    n_rows : int
+    mean, variance : list of float
+        Of each output.
+    lies : list of float or None
+        Sum of squares, for each output, of what lies along a line.
+    along_y : list of float or None
+        Sum of products, for each output, with y.
+    """
     scale = [math.sqrt(square) for square in variance]
-    mean = [a + b for (a,), (b,) in zip(origin.tolist(), offset.tolist(), strict=True)]
     found = Moments(mean, scale)
-    if not all(moments.are_finite() for moments in (found, lines.x, lines.y)):
+    if not found.are_finite():
         return None
-    straight, z, shares = lines.straight, lines.z, lines.shares
-    if straight is None:
+    if lies is None:
         return Held(scale, None, None)
     varies = found.varies()
     linear_share = 1.0
     if any(varies):
-        # (n_outputs, n) @ (n, n_directions)
-        along = (centred @ straight.T).tolist()
-        numbers = zip(along, variance, varies, strict=True)
-        lies = (math.fsum(a * a for a in each) / v for each, v, varied in numbers if varied)
-        linear_share = sum(lies) / (n_rows * sum(varies))
-    if z is None or shares is None:
+        shares = (a / v for a, v, varied in zip(lies, variance, varies, strict=True) if varied)
+        linear_share = sum(shares) / (n_rows * sum(varies))
+    if along_y is None or lines.shares is None:
         return Held(scale, linear_share, None)
     # What is left of y in units of its scale, by the binomial formula for each output.
     left = 0.0
-    along_y = (centred * z).sum(dim=1).tolist()
     of_y = zip(*lines.y, strict=True)
     for m, v, a, (y_mean, y_scale) in zip(mean, variance, along_y, of_y, strict=True):
         unit = y_scale or 1.0
         away = (m - y_mean) / unit
         left += v / unit / unit - 2 * a / n_rows / unit + (y_scale > 0) + away * away
     structure = Structure(
-        line_r2=shares.line_r2,
-        curve_r2=shares.curve_r2,
-        network_r2=1 - left / n_outputs,
-        n=n_outputs * n_rows,
-        line_terms=shares.line_terms,
-        curve_terms=shares.curve_terms,
+        line_r2=lines.shares.line_r2,
+        curve_r2=lines.shares.curve_r2,
+        network_r2=1 - left / len(mean),
+        n=len(mean) * n_rows,
+        line_terms=lines.shares.line_terms,
+        curve_terms=lines.shares.curve_terms,
     )
     return Held(scale, linear_share, structure)

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from torchreg.diagnosis.duplicates import count_in_array, count_in_lists
+from torchreg.diagnosis.duplicates import count_in_array, count_in_lists, count_in_small_layers
 from torchreg.diagnosis.record import Layer
 from torchreg.diagnosis.slopes import ACTIVATIONS, Activation
 
@@ -22,7 +22,7 @@ MOSTLY = 0.95
 STEEP = 0.05
 #: Slopes that differ by less than this share of the steepest are one slope: a line.
 ONE_SLOPE = 0.02
-#: So few units of a layer are counted in Python, which takes less time than as many calls of
+#: So few units of one layer are counted in Python, which takes less time than as many calls of
 #: numpy that have not been at work before.
 FEW = 32
 
@@ -69,15 +69,12 @@ def count_units(
     """
     activation, several = ACTIVATIONS[name], len(numbers) > 1
     n_units = output.shape[2] if several else output[0].numel()
-    if n_units > FEW:
-        if not several:
-            # (n, ...) -> (1, n, n_units)
-            output = output.flatten(1)[None]
-            slope = None if slope is None else slope.flatten(1)[None]
+    if several:
         counts = _count_many(activation, slope, output)
-    elif several:
-        slopes = [None] * len(output) if slope is None else slope
-        counts = [_count_few(activation, *layer) for layer in zip(slopes, output, strict=True)]
+    elif n_units > FEW:
+        # (n, ...) -> (1, n, n_units)
+        slope = None if slope is None else slope.flatten(1)[None]
+        counts = _count_many(activation, slope, output.flatten(1)[None])
     else:
         counts = [_count_few(activation, slope, output)]
     return [
@@ -153,7 +150,8 @@ def _count_many(activation: Activation, slope: Tensor | None, output: Tensor) ->
     # (5, n_layers, n_units) -> (5, n_layers) -> n_layers of 5
     kinds = np.stack([flat & ~saturated, line, flat, saturated, bending])
     counted = np.add.reduce(kinds, axis=2, dtype=int).T.tolist()
-    n_units, found = kinds.shape[2], count_in_array(output, kinds[-1])
+    n_units = kinds.shape[2]
+    found = (count_in_array if n_units > FEW else count_in_small_layers)(output, kinds[-1])
     return [
         _Counts(n_units, n_dead, n_line - n_flat, n_saturated, n_duplicates, n_bending)
         for (n_dead, n_line, n_flat, n_saturated, n_bending), n_duplicates in zip(

@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Sequence
-from typing import ParamSpec, TypeVar
+from collections.abc import Sequence
 
 import torch
 
 from torchreg._device import threads
-from torchreg.engine.plan import Fitted, Plan, is_small
-from torchreg.engine.problem import Answer, NeverBegunError, reraise_interrupt
+from torchreg.engine.looks import Looks
+from torchreg.engine.plan import Fitted, Kept, Plan, is_small
+from torchreg.engine.problem import Answer, NeverBegunError, attempt
 from torchreg.engine.request import Job
 from torchreg.engine.shared import Shared
 from torchreg.engine.together import train_together
-
-P = ParamSpec("P")
-R = TypeVar("R")
 
 
 def given_or_raised(answer: Fitted | Exception) -> Fitted:
@@ -61,34 +58,32 @@ def fit_networks(
     # 1. Networks between their scaling layers, and the rows in their units.
     with threads(few, others=available):
         shared = Shared(several=len(jobs) > 1)
-        plans = [_attempt(Plan, job, shared) for job in jobs]
+        plans = [attempt(Plan, job, shared) for job in jobs]
     # 2. Train them, those of one architecture as one stack.
     problems = [p for plan in plans if isinstance(plan, Plan) for p in plan.problems]
     answers = train_together(problems, halt)[::-1]
     # 3. Keep the best of each job, and what a diagnosis needs.
+    kept: list[Kept | Exception] = []
     try:
         with threads(few, others=available):
-            return [
-                _conclude(plan, [answers.pop() for _ in plan.problems])
+            kept += (
+                _keep(plan, [answers.pop() for _ in plan.problems])
                 if isinstance(plan, Plan)
                 else plan
                 for plan in plans
+            )
+            looks = Looks([each.view for each in kept if isinstance(each, Kept)])
+            return [
+                attempt(each.conclude, looks) if isinstance(each, Kept) else each for each in kept
             ]
     finally:
         # An error holds this frame, which is not to hold the error.
         plans.clear()
+        kept.clear()
 
 
-def _conclude(plan: Plan, answers: list[Answer]) -> Fitted | Exception:
+def _keep(plan: Plan, answers: list[Answer]) -> Kept | Exception:
     errors = [answer for answer in answers if isinstance(answer, Exception)]
     if len(errors) == len(answers):
         return errors[0]
-    return _attempt(plan.conclude, answers)
-
-
-def _attempt(work: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R | Exception:
-    try:
-        return work(*args, **kwargs)
-    except Exception as error:
-        reraise_interrupt(error)
-        return error
+    return attempt(plan.keep, answers)

@@ -5,13 +5,14 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, replace
 from functools import partial
+from typing import NamedTuple
 
 import torch
 from torch import nn
 
 from torchreg.diagnosis.record import FitSummary
 from torchreg.engine.beginnings import Start, scaling_of, start_networks
-from torchreg.engine.described_rows import describe_rows
+from torchreg.engine.described_rows import DescribedRows, describe_rows
 from torchreg.engine.drafts import give_containers
 from torchreg.engine.folds import (
     deal_folds,
@@ -21,13 +22,15 @@ from torchreg.engine.folds import (
     split_table,
 )
 from torchreg.engine.inside import LARGE
+from torchreg.engine.looks import Looks, View, take_sample
 from torchreg.engine.network import at_rest
 from torchreg.engine.problem import ONE_THREAD, Answer, Outcome, Problem, is_interrupted
 from torchreg.engine.request import Job, RawRows
 from torchreg.engine.rows import every_row, merge_identical, width_of
 from torchreg.engine.shared import Shared
-from torchreg.engine.summary import Travel, summarize, take_sample
+from torchreg.engine.summary import Travel, summarize
 from torchreg.losses import LOSSES, probe_loss
+from torchreg.nn.links import link_of
 from torchreg.optimizers import OptimizerSpec
 
 #: With ``batch_size="auto"``, up to this many rows are one batch, ...
@@ -167,8 +170,8 @@ class Plan:
         self.sample = shared.once("sample", training, *how, first.inside.dtype, make=take)
         self.request, self.starts = request, starts
 
-    def conclude(self, answers: list[Answer]) -> Fitted:
-        """Keep the best network, and write down the numbers that a diagnosis needs.
+    def keep(self, answers: list[Answer]) -> Kept:
+        """Keep the best network, or all of the folds as one.
 
         Parameters
         ----------
@@ -186,18 +189,74 @@ class Plan:
             network = module.get_submodule("network")
             problem = replace(problem, network=network, training=start.table)
             travel = Travel.of_several([self.travels[i] for i in trained])
-        n_averaged = len(trained) if self.request.n_folds > 1 else 1
-        rows = self.described, self.sample
-        summary = summarize(problem, answer, travel, module, *rows, n_averaged)
-        return Fitted(
-            module=at_rest(module),
+        link = link_of(module) if "link" in module._modules else None
+        view = View(problem.network, self.sample, link)
+        n_networks = len(trained) if self.request.n_folds > 1 else 1
+        return Kept(
+            module=module,
             dtype=dtype,
+            problem=problem,
             outcome=answer,
-            summary=summary,
-            seed=start.seed,
+            travel=travel,
+            rows=self.described,
+            view=view,
+            n_networks=n_networks,
             init_losses=losses,
             interrupted=any(map(is_interrupted, answers)),
             is_copy=start.draft is not None,
+        )
+
+
+class Kept(NamedTuple):
+    """What is kept of a job, before it is looked at.
+
+    Parameters
+    ----------
+    module : nn.Sequential
+        Raw units to raw units.
+    dtype : torch.dtype
+        Of its network.
+    problem, outcome : Problem, Outcome
+        What its network was asked, and what it answered.
+    travel : Travel
+        Of its network.
+    rows : DescribedRows
+        Of the training rows.
+    view : View
+        What is to be looked at.
+    n_networks : int
+        How many, trained on other folds each, its network is the mean of.
+    init_losses, interrupted, is_copy
+        See :class:`Fitted`.
+    """
+
+    module: nn.Sequential
+    dtype: torch.dtype
+    problem: Problem
+    outcome: Outcome
+    travel: Travel
+    rows: DescribedRows
+    view: View
+    n_networks: int
+    init_losses: list[float]
+    interrupted: bool
+    is_copy: bool
+
+    def conclude(self, looks: Looks) -> Fitted:
+        """Write down the numbers that a diagnosis needs."""
+        look, module, problem = looks.of(self.view), self.module, self.problem
+        summary = summarize(
+            problem, self.outcome, self.travel, module, self.rows, look, self.n_networks
+        )
+        return Fitted(
+            module=at_rest(module),
+            dtype=self.dtype,
+            outcome=self.outcome,
+            summary=summary,
+            seed=problem.seed,
+            init_losses=self.init_losses,
+            interrupted=self.interrupted,
+            is_copy=self.is_copy,
         )
 
 

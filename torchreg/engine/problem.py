@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, ParamSpec, Protocol, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -14,6 +14,9 @@ from torchreg.engine.rows import Batch, Table, batch_sizes
 from torchreg.losses import Loss
 from torchreg.optimizers import OptimizerSpec
 from torchreg.schedules import ScheduleSpec
+
+P = ParamSpec("P")
+R = TypeVar("R")
 
 #: Rows of a batch times parameters of the network (or, before there is one, rows times
 #: columns), up to which a second thread gains less than a quarter where the other core is
@@ -285,6 +288,21 @@ def reraise_interrupt(error: BaseException) -> None:
         if isinstance(behind, KeyboardInterrupt):
             raise KeyboardInterrupt from None
         behind = None if behind.__suppress_context__ else behind.__context__
+
+
+def attempt(work: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R | Exception:
+    """Give what a call gives, or what was wrong with it; an interrupt is raised.
+
+    Examples
+    --------
+    >>> attempt(divmod, 7, 2), attempt(divmod, 7, 0)
+    ((3, 1), ZeroDivisionError('integer division or modulo by zero'))
+    """
+    try:
+        return work(*args, **kwargs)
+    except Exception as error:
+        reraise_interrupt(error)
+        return error
 
 
 #: What becomes of a problem: an outcome, or what was wrong with it.

@@ -5,48 +5,17 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from itertools import chain
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from torchreg.diagnosis.lines import Lines
-from torchreg.diagnosis.record import FitSummary, Journey
-from torchreg.diagnosis.statistics import lines_of, look_inside
+from torchreg.diagnosis.record import FitSummary, Journey, Look
 from torchreg.engine.described_rows import DescribedRows
 from torchreg.engine.problem import Outcome, Problem
-from torchreg.engine.rows import Table
-from torchreg.nn.links import link_of
 
 #: The parameters of a network, if so few, are measured as lists: less than calls of torch cost.
 FEW = 256
-
-
-class Sample(NamedTuple):
-    """Rows that are sent through the network as the fit ends, and what lines make of them.
-
-    Parameters
-    ----------
-    x : Tensor of shape (n, n_features)
-        In the network's units.
-    lines : Lines
-    """
-
-    x: Tensor
-    lines: Lines
-
-
-def take_sample(table: Table, chosen: Tensor | slice) -> Sample:
-    """Take the rows that are looked at: before the fit, so that fits on the same rows share it.
-
-    Parameters
-    ----------
-    table : Table
-        The training rows in the network's units.
-    chosen : Tensor of shape (n,) or slice
-    """
-    x = table.x[chosen]
-    return Sample(x, lines_of(x, table.t[chosen]))
 
 
 def summarize(
@@ -55,7 +24,7 @@ def summarize(
     travel: Travel,
     module: nn.Sequential,
     rows: DescribedRows,
-    sample: Sample,
+    look: Look | None,
     n_networks: int = 1,
 ) -> FitSummary:
     """Write the numbers of a fit down.
@@ -70,13 +39,12 @@ def summarize(
         The network between its scaling layers.
     rows : DescribedRows
         Of the training rows.
-    sample : Sample
-        Some of them.
+    look : Look or None
+        What was seen of the network.
     n_networks : int, default=1
         How many networks, trained on other folds each, the problem's network is the mean of.
     """
     layers = dict(module.named_children())
-    link = link_of(module) if "link" in layers else None
     validation, lr = problem.validation, problem.optimizer.options.get("lr")
     n_validation = 0 if validation is None else len(validation.t)
     if n_networks > 1:
@@ -102,7 +70,7 @@ def summarize(
         far=rows.far,
         copies=rows.copies,
         journeys=journeys,
-        look=look_inside(problem.network, sample.x, sample.lines, link),
+        look=look,
         schedule=problem.schedule.name,
         n_networks=n_networks,
         keeps_best=validation is not None and problem.stopping.on_validation,
