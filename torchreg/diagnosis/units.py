@@ -131,6 +131,10 @@ def _ends(values: Tensor, dim: int) -> tuple[Tensor, Tensor]:
 def _count_many(activation: Activation, slope: Tensor | None, output: Tensor) -> list[_Counts]:
     """Count the units of several layers, of shape (n_layers, n, n_units), in arrays."""
     output = output.detach().cpu()
+    if output.shape[2] <= FEW:
+        # The numbers of each unit in one place: along rows of few units torch takes its time.
+        output = output.mT.contiguous().mT
+        slope = None if slope is None else slope.mT.contiguous().mT
     if output.itemsize < 4:
         # numpy has no bfloat16.
         output = output.to(torch.float32)

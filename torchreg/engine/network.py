@@ -256,13 +256,17 @@ def at_rest(module: M) -> M:
 
 
 def _rests(module: nn.Module) -> bool:
-    kind = type(module)
-    return (
-        not module.training
-        and kind.train is nn.Module.train
-        and kind.eval is nn.Module.eval
-        and all(_rests(part) for part in module._modules.values() if part is not None)
-    )
+    train, evaluate = nn.Module.train, nn.Module.eval
+    parts: list[nn.Module | None] = [module]
+    for part in parts:
+        if part is None:
+            continue
+        kind = type(part)
+        if part.training or kind.train is not train or kind.eval is not evaluate:
+            return False
+        # They come later in this loop.
+        parts += part._modules.values()
+    return True
 
 
 class Habits(NamedTuple):

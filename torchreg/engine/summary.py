@@ -44,7 +44,7 @@ def summarize(
     n_networks : int, default=1
         How many networks, trained on other folds each, the problem's network is the mean of.
     """
-    layers = dict(module.named_children())
+    layers = module._modules
     validation, lr = problem.validation, problem.optimizer.options.get("lr")
     n_validation = 0 if validation is None else len(validation.t)
     if n_networks > 1:
