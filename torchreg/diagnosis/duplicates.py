@@ -74,7 +74,7 @@ def count_in_lists(units: Tensor, low: list[float], high: list[float], bending: 
 def count_in_small_layers(units: Tensor, bending: Which) -> list[int]:
     """Count in each of several layers of few units what :func:`count_in_lists` counts in one.
 
-    How far units reach tells at once which layers have no copies for certain: nearly all.
+    How far units reach tells most of so few apart.
 
     Parameters
     ----------
@@ -87,15 +87,9 @@ def count_in_small_layers(units: Tensor, bending: Which) -> list[int]:
     centred = rows - rows.sum(dim=2, keepdim=True) * (1 / rows.shape[2])
     total = (centred * centred).sum(dim=2).numpy()
     reach = centred.abs().amax(dim=2).numpy() / np.sqrt(np.where(total, total, 1.0))
-    # What is not looked at is far from all else.
-    reach[~bending] = np.inf
-    reach.sort(axis=1)
-    counts = [0] * len(reach)
-    for layer in np.flatnonzero((np.diff(reach, axis=1) <= REACH_ALIKE).any(axis=1)).tolist():
-        own = rows[layer]
-        ends = own.amin(dim=1).tolist(), own.amax(dim=1).tolist()
-        counts[layer] = count_in_lists(own, *ends, np.flatnonzero(bending[layer]).tolist())
-    return counts
+    # 1 at most: so units of two layers are not alike.
+    reach += 2 * np.arange(len(reach))[:, None]
+    return _count_copies(units, bending, REACH_ALIKE, reach[bending])
 
 
 @np.errstate(invalid="ignore", over="ignore", divide="ignore")
@@ -110,29 +104,49 @@ def count_in_array(units: Tensor, bending: Which) -> list[int]:
     bending : ndarray of bool of shape (n_layers, n_units)
         Which are looked at.
     """
-    n_layers, n_units = bending.shape
-    if n_units > COMPARED:
+    if bending.shape[1] > COMPARED:
         bending = bending & (bending.cumsum(axis=1) <= COMPARED)
-    # (n_layers, n_units) -> (n_layers * n_units,)
-    places = np.flatnonzero(bending)
     # (4, n) @ (n_layers, n, n_units) -> (n_layers, 4, n_units) -> (4, n_bending)
     seen = (_directions(units.shape[1], units.dtype) @ units).numpy().swapaxes(0, 1)[:, bending]
     # Neither scale nor sign counts in a ratio.
     first, *others = np.arctan(seen[1:] / seen[0], dtype=np.float64)
     # Within a half turn: with two turns more for each layer, units of two layers are not alike.
-    first += 4 * math.pi * (places // n_units)
+    first += 4 * math.pi * bending.nonzero()[0]
+    return _count_copies(units, bending, AIM_ALIKE, first, *others)
+
+
+def _count_copies(
+    units: Tensor, bending: Which, alike: float, first: Array, *others: Array
+) -> list[int]:
+    """Hold the units of each layer against each other that nothing tells apart.
+
+    Parameters
+    ----------
+    units : Tensor of shape (n_layers, n, n_units)
+    bending : ndarray of bool of shape (n_layers, n_units)
+        Which are looked at.
+    alike : float
+        Copies differ by less, in each of the numbers that follow.
+    first, *others : ndarray of shape (n_bending,)
+        What may tell units apart, of those that are looked at. The first is far from that of
+        units of other layers.
+    """
+    n_layers, n_units = bending.shape
     order = first.argsort()
-    places, first, second, third = (each[order] for each in (places, first, *others))
+    # (n_layers, n_units) -> (n_layers * n_units,)
+    places, first = np.flatnonzero(bending)[order], first[order]
+    keys = [each[order] for each in others]
     is_copy = np.zeros(len(places), dtype=bool)
     # Each is held against its neighbour; then, if that is another, against the one before it, ...
     left = np.arange(1, len(places))
     for step in range(1, len(places)):
         # What is not finite is like nothing.
-        left = left[first[left] - first[left - step] <= AIM_ALIKE]
+        left = left[first[left] - first[left - step] <= alike]
         if not len(left):
             break
-        near = left[np.abs(second[left] - second[left - step]) <= AIM_ALIKE]
-        near = near[np.abs(third[near] - third[near - step]) <= AIM_ALIKE]
+        near = left
+        for each in keys:
+            near = near[np.abs(each[near] - each[near - step]) <= alike]
         if len(near):
             is_copy[near] = _are_copies(units.numpy(), places[near], places[near - step])
         left = left[(left > step) & ~is_copy[left]]

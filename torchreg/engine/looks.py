@@ -16,8 +16,8 @@ from torchreg.engine.problem import attempt
 from torchreg.engine.rows import Table
 from torchreg.nn import Link
 
-#: Numbers of the widest layer, of all networks that are looked at at once.
-AT_ONCE = 2**20
+#: Numbers of the widest layer, of all networks that are looked at at once: so few stay near.
+AT_ONCE = 2**18
 
 
 class Sample(NamedTuple):
