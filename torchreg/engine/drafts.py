@@ -15,7 +15,7 @@ from torchreg.nn import MLP
 M = TypeVar("M", bound=nn.Module)
 
 #: What a layer holds that is changed in place, and that of it which is copied in ways of its own.
-_CONTAINERS = dict, set, OrderedDict
+_CONTAINERS = frozenset([dict, set, OrderedDict])
 _PARTS = "_parameters", "_buffers", "_modules"
 _PLAIN = bool | int | float | str | np.generic | None
 
@@ -131,8 +131,13 @@ def give_containers(module: nn.Module) -> None:
     >>> len(twin._forward_hooks), len(layer._forward_hooks)
     (1, 0)
     """
-    for layer in module.modules():
+    layers: list[nn.Module | None] = [module]
+    for layer in layers:
+        if layer is None:
+            continue
         own = vars(layer)
+        # They come later in this loop.
+        layers += own["_modules"].values()
         for name, value in own.items():
-            if type(value) in _CONTAINERS and name not in _PARTS and not value:
+            if type(value) in _CONTAINERS and not value and name not in _PARTS:
                 own[name] = type(value)()
