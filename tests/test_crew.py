@@ -220,6 +220,36 @@ def test_the_end_does_not_wait_for_ever_for_a_task_that_goes_on(
     assert call.over.wait(10)
 
 
+def names() -> list[str]:
+    return [t.name for t in threading.enumerate() if t.name.startswith("torchreg")]
+
+
+@within(30)
+def test_the_end_waits_for_threads_that_were_started_just_now() -> None:
+    for _ in range(50):
+        crew = Crew()
+        call = crew.open(256, 0)
+        for _ in range(10):
+            crew.submit(call, lambda: threading.current_thread(), None)
+        crew.end()
+        assert not names()
+
+
+@within(30)
+def test_the_end_does_not_wait_for_a_thread_that_ctrl_c_kept_from_its_start(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def interrupted(thread: threading.Thread) -> None:
+        raise KeyboardInterrupt
+
+    crew = Crew()
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr(threading.Thread, "start", interrupted)
+        crew.submit(crew.open(8, 0), lambda: 1, None)
+    crew.end()
+    assert not names()
+
+
 @within(30)
 def test_where_the_system_gives_no_further_thread_those_that_are_there_do_the_work(
     crew: Crew, monkeypatch: pytest.MonkeyPatch

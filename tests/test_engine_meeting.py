@@ -245,6 +245,48 @@ def test_who_begins_tasks_goes_on_beside_one_that_takes_long(
 
 
 @within(30)
+def test_threads_go_on_a_few_at_a_time(trainer: Trainer, patient: None) -> None:
+    now, most, lock = [0], [0], threading.Lock()
+
+    def task() -> None:
+        fit_here("job")
+        with lock:
+            now[0] += 1
+            most[0] = max(now[0], most[0])
+        time.sleep(0.001)
+        with lock:
+            now[0] -= 1
+
+    attend(Meeting(), [task] * 30)
+    assert trainer.sizes == [30]
+    assert most[0] <= room.AT_ONCE
+
+
+@within(30)
+@pytest.mark.parametrize("by_the_clock", [False, True])
+def test_who_waits_for_those_that_have_not_gone_on_waits_in_vain_for_a_while_only(
+    trainer: Trainer, monkeypatch: pytest.MonkeyPatch, by_the_clock: bool
+) -> None:
+    monkeypatch.setattr(room, "GRACE_S", 0.02)
+    monkeypatch.setattr(room, "PATIENCE_S", 0.05)
+    together = threading.Barrier(20)
+
+    def task(number: int) -> Task:
+        def work() -> Any:
+            answer = fit_here(number)
+            together.wait(20)
+            return answer
+
+        return work
+
+    meeting = Meeting()
+    if by_the_clock:  # Somebody never comes: the first one trains all of them.
+        meeting.enter()
+    assert attend(meeting, [task(number) for number in range(20)]) == list(range(20))
+    assert not meeting._answered
+
+
+@within(30)
 def test_a_group_that_trains_is_waited_for_by_nobody(trainer: Trainer, patient: None) -> None:
     second = threading.Event()
 

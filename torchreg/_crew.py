@@ -16,6 +16,8 @@ from torchreg.engine.meeting import Meeting
 MOST = 256
 #: Seconds that the end of a search waits for tasks that do not end when they are asked to.
 _FAREWELL_S = 2.0
+#: Seconds that it waits for a thread to begin, which may never have been started.
+_BEGIN_S = 0.1
 
 
 class _Here(threading.local):
@@ -42,6 +44,31 @@ def crew_here() -> Crew | None:
     return _here.crew
 
 
+class _Begun(threading.Event):
+    """Heard of by who starts a thread, without waiting for it."""
+
+    def wait(self, timeout: float | None = None) -> bool:
+        """Tell whether it is so, at once where no time is given."""
+        return True if timeout is None else super().wait(timeout)
+
+
+class _Worker(threading.Thread):
+    """A thread whose start need not take two switches of threads."""
+
+    _started: threading.Event
+
+    def let_start_return_at_once(self) -> None:
+        """Do not wait until it runs: who starts it waits for the head start of its task anyway.
+
+        ``threading`` has no other way to say so. Where it does not look here, it waits.
+        """
+        self._started = _Begun()
+
+    def has_begun(self) -> bool:
+        """Tell whether it can be joined; wait a little where it was started just now."""
+        return self._started.wait(_BEGIN_S)
+
+
 class Crew:
     """The threads of an outermost call of ``joblib.Parallel``, and of all calls inside it.
 
@@ -66,7 +93,7 @@ class Crew:
         self._most = most
         self._lock = self.meeting.lock
         self._calls: list[Call] = []
-        self._threads: list[threading.Thread] = []
+        self._threads: list[_Worker] = []
         self._given: SimpleQueue[Task | None] = SimpleQueue()
         self._n_idle = 0
         self._n_at_work = 0
@@ -150,7 +177,7 @@ class Crew:
             self._given.put(None)
         deadline = time.monotonic() + _FAREWELL_S
         for thread in threads:
-            if thread.ident is not None:  # Ctrl-C may have come while it was started.
+            if thread.has_begun():  # Ctrl-C may have come while it was started.
                 thread.join(max(0.0, deadline - time.monotonic()))
 
     def _take(self, task: Task) -> bool:
@@ -194,7 +221,9 @@ class Crew:
     def _hire(self, task: Task) -> None:
         """Start one thread more; where the system gives none, those that are there must do."""
         name = f"torchreg-{len(self._threads)}"
-        thread = threading.Thread(target=self._work, args=(task,), name=name, daemon=True)
+        thread = _Worker(target=self._work, args=(task,), name=name, daemon=True)
+        if crew_here() is None:
+            thread.let_start_return_at_once()
         self._threads.append(thread)
         try:
             thread.start()
