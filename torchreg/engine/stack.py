@@ -9,14 +9,14 @@ from functools import partial
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from torchreg._device import drawing
 from torchreg.engine.core import OnLoss
 from torchreg.engine.gradient import CapturedGradient, Evaluation, TapedGradient
 from torchreg.engine.groups import size_of, widest, width_in_numbers
 from torchreg.engine.leading import leading_of, tables_behind
-from torchreg.engine.network import at_rest
+from torchreg.engine.network import at_rest, tensors_of
 from torchreg.engine.pace import pace_of
 from torchreg.engine.problem import Problem, reraise_interrupt
 from torchreg.engine.recorder import memory_of
@@ -74,7 +74,7 @@ class Stack:
         self.generators = self._new_generators()
         self.names = [n for n, p in networks[0].named_parameters() if p.requires_grad]
         #: Of each network, its parameters and buffers by name.
-        self.own = [_tensors_of(network) for network in networks]
+        self.own = [{**own[0], **own[1]} for own in map(tensors_of, networks)]
         parts = [torch.stack([own[name].detach() for own in self.own]) for name in self.names]
         # (n_networks, the parameter's own shape) -> (n_networks, n) columns
         parts = [part.view(len(part), part[0].numel()) for part in parts]
@@ -350,8 +350,3 @@ class Stack:
                 own[name].data = part.view(own[name].shape).clone()
             for name, values in fixed.items():
                 own[name].data = values[place].clone()
-
-
-def _tensors_of(network: nn.Module) -> dict[str, Tensor]:
-    """Name the parameters and buffers of a network."""
-    return {**dict(network.named_parameters()), **dict(network.named_buffers())}

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from torchreg.diagnosis.record import FitSummary, Journey, Look
 from torchreg.engine.described_rows import DescribedRows
+from torchreg.engine.network import tensors_of
 from torchreg.engine.problem import Outcome, Problem
 
 #: The parameters of a network, if so few, are measured as lists: less than calls of torch cost.
@@ -103,7 +104,7 @@ class Travel:
         """Begin where this one begins, with a network that is a copy of the one it was made of."""
         twin = object.__new__(Travel)
         vars(twin).update(vars(self))
-        twin.tensors = [p for p in network.parameters() if p.numel()]
+        twin.tensors = [p for p in tensors_of(network)[0].values() if p.numel()]
         return twin
 
     @classmethod
