@@ -41,6 +41,8 @@ NOTES = """\
 settings, epochs, batches and folds for all, Adam. torchreg in one process: one after another, and
 inside `joblib.parallel_config(backend="torchreg")`. `MLPRegressor` and skorch are standardized by
 hand (`StandardScaler` on X and y) and run with `n_jobs=2`, in processes that are there before.
+These collect garbage every second where `psutil` is not installed, as here and wherever nobody asks
+for it; where it is, `MLPRegressor` takes about a tenth less.
 skorch is timed on every tenth setting, and its seconds are multiplied accordingly. Medians over
 the rounds; *faster* is the competitor's time divided by that of torchreg together. *Same results*
 is the largest difference of a mean score between torchreg together and one after another.
