@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import Tensor, library, nn
 
 import torchreg.engine.progress as progress
 import torchreg.engine.script as script
@@ -298,9 +298,9 @@ def test_what_does_not_repeat_itself_is_not_written(
 
 def test_what_torch_knows_of_no_others_is_not_written() -> None:
     step = Halving(1.0)
-    with torch.library._scoped_library("torchreg_test", "DEF") as library:
-        library.define("twice(Tensor x) -> Tensor")
-        library.impl("twice", lambda x: 2 * x, "CompositeExplicitAutograd")
+    with library._scoped_library("torchreg_test", "DEF") as own:
+        own.define("twice(Tensor x) -> Tensor")
+        own.impl("twice", lambda x: 2 * x, "CompositeExplicitAutograd")
         assert step.written(lambda: torch.ops.torchreg_test.twice(step())) is None
     assert step.theta.tolist() == [1] and step.count == 0
 
