@@ -82,20 +82,17 @@ def plus(a: Tensor, b: Tensor, factor: Number) -> Tensor:
     return torch.add(a, b, alpha=factor)
 
 
-def add_(a: Tensor, b: Tensor, factor: Number) -> None:
-    """Put a + factor b in the place of a."""
+def add_(a: Tensor, b: Tensor, factor: Number, *, sign: int = 1) -> None:
+    """Put a + sign factor b in the place of a."""
     if isinstance(factor, Tensor):
-        a.addcmul_(b, factor)
+        a.addcmul_(b, factor, value=sign)
     else:
-        a.add_(b, alpha=factor)
+        a.add_(b, alpha=sign * factor)
 
 
 def subtract_(a: Tensor, b: Tensor, factor: Number) -> None:
     """Put a - factor b in the place of a."""
-    if isinstance(factor, Tensor):
-        a.addcmul_(b, factor, value=-1)
-    else:
-        a.add_(b, alpha=-factor)
+    add_(a, b, factor, sign=-1)
 
 
 def kind_of_rule(rule: VectorRule) -> Hashable:

@@ -290,8 +290,7 @@ class CapturedGradient:
             # The module may not be defined there, as a Cholesky factor of its parameters.
             return False
         finally:
-            for p, own in zip(parameters, kept, strict=True):
-                p.copy_(own)
+            put_back(parameters, kept)
         return True
 
     @contextmanager
@@ -312,12 +311,17 @@ class CapturedGradient:
         tensors = self._changing()
         n_generators = len(state) - len(tensors)
         set_generator_states(self.device, state[:n_generators])
-        with torch.no_grad():
-            for tensor, kept in zip(tensors, state[n_generators:], strict=True):
-                tensor.copy_(kept)
+        put_back(tensors, state[n_generators:])
 
     def _changing(self) -> list[Tensor]:
         return [tensor.detach() for tensor in [*self.taped.objective.changing, *self.written]]
+
+
+def put_back(tensors: Sequence[Tensor], kept: Sequence[Tensor]) -> None:
+    """Put the values back that were copied from tensors."""
+    with torch.no_grad():
+        for tensor, own in zip(tensors, kept, strict=True):
+            tensor.copy_(own)
 
 
 def agree(first: Sequence[Tensor], second: Sequence[Tensor], *, noise: float = 0.0) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import NamedTuple
@@ -12,7 +13,7 @@ from torch import nn
 
 from torchreg.diagnosis.record import FitSummary
 from torchreg.engine.beginnings import Start, scaling_of, start_networks
-from torchreg.engine.described_rows import DescribedRows, describe_rows
+from torchreg.engine.described_rows import describe_rows
 from torchreg.engine.drafts import give_containers
 from torchreg.engine.folds import (
     deal_folds,
@@ -192,19 +193,20 @@ class Plan:
         link = link_of(module) if "link" in module._modules else None
         view = View(problem.network, self.sample, link)
         n_networks = len(trained) if self.request.n_folds > 1 else 1
-        return Kept(
-            module=module,
+        fitted = partial(
+            Fitted,
+            module=at_rest(module),
             dtype=dtype,
-            problem=problem,
             outcome=answer,
-            travel=travel,
-            rows=self.described,
-            view=view,
-            n_networks=n_networks,
+            seed=start.seed,
             init_losses=losses,
             interrupted=any(map(is_interrupted, answers)),
             is_copy=start.draft is not None,
         )
+        summarized = partial(
+            summarize, problem, answer, travel, module, self.described, n_networks=n_networks
+        )
+        return Kept(view, summarized, fitted)
 
 
 class Kept(NamedTuple):
@@ -212,52 +214,20 @@ class Kept(NamedTuple):
 
     Parameters
     ----------
-    module : nn.Sequential
-        Raw units to raw units.
-    dtype : torch.dtype
-        Of its network.
-    problem, outcome : Problem, Outcome
-        What its network was asked, and what it answered.
-    travel : Travel
-        Of its network.
-    rows : DescribedRows
-        Of the training rows.
     view : View
         What is to be looked at.
-    n_networks : int
-        How many, trained on other folds each, its network is the mean of.
-    init_losses, interrupted, is_copy
-        See :class:`Fitted`.
+    summarized, fitted : callable
+        Give the numbers of the fit when they are given the look, and what it gave when they are
+        given those.
     """
 
-    module: nn.Sequential
-    dtype: torch.dtype
-    problem: Problem
-    outcome: Outcome
-    travel: Travel
-    rows: DescribedRows
     view: View
-    n_networks: int
-    init_losses: list[float]
-    interrupted: bool
-    is_copy: bool
+    summarized: Callable[..., FitSummary]
+    fitted: Callable[..., Fitted]
 
     def conclude(self, looks: Looks) -> Fitted:
         """Write down the numbers that a diagnosis needs."""
-        look, module, problem = looks.of(self.view), self.module, self.problem
-        summary = summarize(
-            problem, self.outcome, self.travel, module, self.rows, look, self.n_networks
-        )
-        return Fitted(
-            module=at_rest(module),
-            dtype=self.dtype,
-            outcome=self.outcome,
-            summary=summary,
-            seed=problem.seed,
-            init_losses=self.init_losses,
-            interrupted=self.interrupted,
-            is_copy=self.is_copy,
-        )
+        return self.fitted(summary=self.summarized(look=looks.of(self.view)))
 
 
 def _begin_travel(start: Start, training: RawRows, shared: Shared, is_member: bool) -> Travel:

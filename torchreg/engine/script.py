@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from torchreg._device import inference
-from torchreg.engine.gradient import agree
+from torchreg.engine.gradient import agree, put_back
 from torchreg.engine.recorder import Call, Recorder, tensors_in
 from torchreg.vector_rule import Remembers
 
@@ -90,7 +90,7 @@ class Script:
                 self._function(n_steps, losses, *state, *before, *self._given)
         except (RuntimeError, torch.jit.Error):
             # The step from Python, which fails too, says it better.
-            _restore(*state)
+            put_back(*state)
             return None
         return losses
 
@@ -149,7 +149,7 @@ def write_script(
         script = Script(_compiled(source), writer.given, first, state)
         places = [tensor.new_empty((2, *tensor.shape)) for tensor in tensors]
         for _ in range(2):
-            _restore(state, before)
+            put_back(state, before)
             begin = time.perf_counter()
             found = script.run(places)
             took = time.perf_counter() - begin
@@ -161,15 +161,8 @@ def write_script(
         return None
     finally:
         rule.recall(memory)
-        _restore(state, before)
+        put_back(state, before)
     return script
-
-
-def _restore(state: Sequence[Tensor], kept: Sequence[Tensor]) -> None:
-    """Put back what was copied."""
-    with torch.no_grad():
-        for tensor, own in zip(state, kept, strict=True):
-            tensor.copy_(own)
 
 
 class _Writer:

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from torchreg._device import drawing
 from torchreg.engine.core import OnLoss
-from torchreg.engine.gradient import CapturedGradient, Evaluation, TapedGradient
+from torchreg.engine.gradient import CapturedGradient, Evaluation, TapedGradient, put_back
 from torchreg.engine.groups import size_of, widest, width_in_numbers
 from torchreg.engine.leading import leading_of, tables_behind
 from torchreg.engine.network import at_rest, tensors_of
@@ -212,10 +212,7 @@ class Stack:
 
     def _restore(self, values: tuple[Tensor, dict[str, Tensor]]) -> None:
         theta, fixed = values
-        with torch.no_grad():
-            self.theta.copy_(theta)
-            for name, tensor in fixed.items():
-                self.fixed[name].copy_(tensor)
+        put_back([self.theta, *self.fixed.values()], [theta, *fixed.values()])
 
     def _require_program(self) -> None:
         if self.captured.obstacle is not None:
