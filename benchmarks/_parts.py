@@ -15,7 +15,7 @@ from _untuned import TORCHREG, Model, Predict, fit_torchreg
 from torch import Tensor, nn
 
 from torchreg import TorchRegressor
-from torchreg._automatic import (
+from torchreg._estimator.defaults import (
     EPOCHS,
     LR,
     PATIENCE,

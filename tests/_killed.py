@@ -21,7 +21,7 @@ import numpy as np
 import torch
 from torch import nn
 
-import torchreg._checkpoint
+import torchreg._persistence.checkpoint
 from torchreg import TorchRegressor
 from torchreg.nn import MLP
 
@@ -91,7 +91,7 @@ def in_a_child(params: dict[str, Any], path: Path, result: Path, delay: float | 
 def main() -> None:
     torch.set_num_threads(1)
     warnings.simplefilter("ignore")
-    torchreg._checkpoint.INTERVAL = torchreg._checkpoint.PAUSE = 0.0
+    torchreg._persistence.checkpoint.INTERVAL = torchreg._persistence.checkpoint.PAUSE = 0.0
     moments = random.Random(0)
     for name, params in CASES.items():
         expected = json.loads(json.dumps(fitted(params, None)))

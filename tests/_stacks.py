@@ -11,14 +11,14 @@ from unittest.mock import patch
 import numpy as np
 import torch
 
-import torchreg.engine.together
+import torchreg.engine.stack.train_many
 import torchreg.regressor
 from torchreg import TorchRegressor
-from torchreg.engine.fit import fit_networks, given_or_raised
-from torchreg.engine.plan import Fitted
-from torchreg.engine.request import Job
-from torchreg.engine.stack import Stack
-from torchreg.engine.trial import NotStackableError
+from torchreg.engine.build.fit_result import Fitted
+from torchreg.engine.run import fit_networks, given_or_raised
+from torchreg.engine.spec.fit_config import Job
+from torchreg.engine.stack.stack import Stack
+from torchreg.engine.stack.verify import NotStackableError
 
 Array = np.ndarray
 Rows = dict[str, Any]
@@ -72,7 +72,7 @@ def watched() -> Iterator[Seen]:
             seen.stacks.append(self)
             seen.features_first.append(features_first)
 
-    with patch.object(torchreg.engine.together, "Stack", Spy):
+    with patch.object(torchreg.engine.stack.train_many, "Stack", Spy):
         yield seen
 
 

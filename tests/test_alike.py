@@ -18,9 +18,9 @@ from torch.nn import functional
 from tests._stacks import job_of
 from tests._zoo import Body
 from torchreg import TorchRegressor
-from torchreg.engine.alike import UnlikeError, kind_of
-from torchreg.engine.plan import Plan
-from torchreg.engine.shared import Shared
+from torchreg.engine.build.fit_job import Plan
+from torchreg.engine.build.memo import Shared
+from torchreg.engine.stack.signature import UnlikeError, kind_of
 from torchreg.nn import MLP
 
 RNG = np.random.default_rng(0)

@@ -11,7 +11,7 @@ import scipy.sparse
 from sklearn.model_selection import train_test_split
 
 from torchreg import TorchEnsembleRegressor, TorchRegressor
-from torchreg._automatic import CHOSEN, batch_size_for, n_folds_for
+from torchreg._estimator.defaults import CHOSEN, batch_size_for, n_folds_for
 from torchreg.nn import MLP, Ensemble, TabularMLP
 
 Array = Any

@@ -12,8 +12,8 @@ from torch import nn
 
 from tests._refusals import INF, NAN, X, Y, quick, refuse
 from torchreg import TorchRegressor
-from torchreg._device import devices_present
-from torchreg._limits import LIMITS
+from torchreg._estimator.constraints import LIMITS
+from torchreg._utils.device import devices_present
 from torchreg.nn import MLP
 
 # Misspelt

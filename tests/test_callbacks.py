@@ -13,12 +13,12 @@ from sklearn.model_selection import GridSearchCV
 from skorch import callbacks as sk
 from torch import nn
 
-import torchreg._sklearn
+import torchreg._estimator.sklearn_compat
 from torchreg import TorchRegressor
 from torchreg.nn import MLP
 
 Array = np.ndarray
-HAS_NATIVE = hasattr(torchreg._sklearn.CallbackSupportMixin, "set_callbacks")
+HAS_NATIVE = hasattr(torchreg._estimator.sklearn_compat.CallbackSupportMixin, "set_callbacks")
 
 
 @pytest.fixture(scope="module")

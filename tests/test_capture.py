@@ -16,8 +16,8 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.nn import functional
 
-from torchreg.engine.capture import Program, write_down
-from torchreg.engine.recorder import Recorder
+from torchreg.engine.capture.codegen import Program, write_down
+from torchreg.engine.capture.recorder import Recorder
 
 Weight = Tensor | None
 Function = Callable[..., Tensor]

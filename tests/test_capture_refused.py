@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from torchreg.engine.capture import write_down
-from torchreg.engine.recorder import NotCapturableError, Recorder
+from torchreg.engine.capture.codegen import write_down
+from torchreg.engine.capture.recorder import NotCapturableError, Recorder
 
 
 def by_item(h: Tensor) -> Tensor:

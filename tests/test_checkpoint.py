@@ -18,7 +18,7 @@ from torch import nn
 
 import torchreg
 from torchreg import CheckpointError, TorchRegressor
-from torchreg._checkpoint import Checkpoint
+from torchreg._persistence.checkpoint import Checkpoint
 from torchreg.nn import MLP
 
 Array = np.ndarray
@@ -169,8 +169,8 @@ def test_a_full_disk_is_an_error_that_loses_nothing(
 ) -> None:
     reg = small().fit(*table)
     before = weights_of(reg)
-    monkeypatch.setattr("torchreg._checkpoint.INTERVAL", 0.0)
-    monkeypatch.setattr("torchreg._checkpoint.PAUSE", 0.0)
+    monkeypatch.setattr("torchreg._persistence.checkpoint.INTERVAL", 0.0)
+    monkeypatch.setattr("torchreg._persistence.checkpoint.PAUSE", 0.0)
     with monkeypatch.context() as patch:
         written = []
 

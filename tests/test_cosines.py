@@ -9,9 +9,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from torchreg.engine.capture import write_down
-from torchreg.engine.cosines import faster_cosine
-from torchreg.engine.recorder import Call, Recorder
+from torchreg.engine.capture.codegen import write_down
+from torchreg.engine.capture.cosines import faster_cosine
+from torchreg.engine.capture.recorder import Call, Recorder
 
 ANGLES = torch.linspace(-300, 300, 5_001)
 

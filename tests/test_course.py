@@ -16,10 +16,10 @@ from torch.optim import lr_scheduler
 
 from tests._schedules import EPOCHS, N, Table, net, quick, rates_of, table_of_numbers
 from torchreg import TorchRegressor
-from torchreg.course import Course
 from torchreg.nn import MLP
-from torchreg.optimizers import build_optimizer
-from torchreg.schedules import SCHEDULES, build_schedule
+from torchreg.optim.lr_schedule import Course
+from torchreg.optim.schedules import SCHEDULES, build_schedule
+from torchreg.optim.spec import build_optimizer
 
 NAMES = ["constant", *SCHEDULES]
 

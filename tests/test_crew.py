@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 
 from tests._deadline import within
-from torchreg._crew import Crew, crew_here
-from torchreg._tasks import Call, Task, TaskError
+from torchreg._parallel.tasks import Call, Task, TaskError
+from torchreg._parallel.worker_pool import Crew, crew_here
 
 Function = Callable[[], Any]
 
@@ -211,7 +211,7 @@ def test_the_end_tells_who_waits_for_a_task_that_ctrl_c_took_on_its_way_to_a_thr
 def test_the_end_does_not_wait_for_ever_for_a_task_that_goes_on(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("torchreg._crew._FAREWELL_S", 0.1)
+    monkeypatch.setattr("torchreg._parallel.worker_pool._FAREWELL_S", 0.1)
     crew, end = Crew(), threading.Event()
     call = crew.open(8, 0)
     crew.submit(call, lambda: end.wait(20), None)

@@ -9,8 +9,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from torchreg.engine.cuda_graph import graphed
-from torchreg.engine.rows import Batch
+from torchreg.engine.capture.cuda_graph import graphed
+from torchreg.engine.data.tables import Batch
 
 
 class Program:

@@ -7,8 +7,8 @@ from typing import Any, cast
 
 import pytest
 
-from torchreg.engine.curves import Curves
-from torchreg.engine.member import Member
+from torchreg.engine.train.curves import Curves
+from torchreg.engine.train.run_state import Member
 
 
 @dataclass

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from torchreg._device import (
+from torchreg._utils.device import (
     devices_present,
     generator_states,
     resolve_device,

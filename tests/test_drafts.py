@@ -15,11 +15,12 @@ from torch import nn
 
 from tests._stacks import job_of
 from torchreg import TorchRegressor
-from torchreg.engine.drafts import Mould, draft_of, give_containers
-from torchreg.engine.meeting import fit_all_here
-from torchreg.engine.plan import Fitted, Plan
-from torchreg.engine.shared import Shared
-from torchreg.engine.summary import Travel
+from torchreg._parallel.fit_batcher import fit_all_here
+from torchreg.engine.build.drafts import Mould, draft_of, give_containers
+from torchreg.engine.build.fit_job import Plan
+from torchreg.engine.build.fit_result import Fitted
+from torchreg.engine.build.memo import Shared
+from torchreg.engine.inspect.fit_summary import Travel
 from torchreg.nn import MLP, Standardize, TabularMLP
 
 RNG = np.random.default_rng(0)

@@ -14,9 +14,9 @@ from typing import Any
 import pytest
 
 from tests._deadline import within
-from torchreg.engine import meeting as room
-from torchreg.engine import signals
-from torchreg.engine.meeting import Meeting, fit_all_here, fit_here, is_training
+from torchreg._parallel import events as signals
+from torchreg._parallel import fit_batcher as room
+from torchreg._parallel.fit_batcher import Meeting, fit_all_here, fit_here, is_training
 
 #: So long that what is trained was not trained because time had passed.
 NEVER_S = 1000.0

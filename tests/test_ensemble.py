@@ -25,10 +25,10 @@ from skorch import callbacks as sk
 from torch import Tensor, nn
 
 import torchreg
-import torchreg._sklearn
+import torchreg._estimator.sklearn_compat
 from torchreg import InterruptWarning, TorchEnsembleRegressor, TorchRegressor
-from torchreg._data import Data, draw_with_replacement
-from torchreg.engine.beginnings import seeds_of
+from torchreg._estimator.dataset import Data, draw_with_replacement
+from torchreg.engine.spec.seeds import seeds_of
 from torchreg.ensemble import member_seeds
 from torchreg.nn import MLP, Ensemble
 
@@ -439,7 +439,7 @@ def test_each_member_has_callbacks_of_its_own(noisy: Rows, tmp_path: Path) -> No
         few(callbacks=sk.Checkpoint(dirname=str(tmp_path))).fit(X, y)
 
 
-if hasattr(torchreg._sklearn.CallbackSupportMixin, "set_callbacks"):
+if hasattr(torchreg._estimator.sklearn_compat.CallbackSupportMixin, "set_callbacks"):
 
     class Recorder:
         """Writes down in scikit-learn's protocol what it hears."""

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from torchreg._errors import ExportError
+from torchreg.exceptions import ExportError
 from torchreg.export.agreement import Yardstick, rows_within
 
 EPS = torch.finfo(torch.float64).eps

@@ -10,12 +10,12 @@ import pytest
 import torch
 from torch import nn
 
-from torchreg._errors import FileError
-from torchreg.export.architecture import describe, read_module, write_module, write_network
-from torchreg.export.kinds import UnwritableError
-from torchreg.export.layers import CONSTANTS, CONTAINERS, LAYERS
-from torchreg.export.names import Names
-from torchreg.export.values import Reader, Writer
+from torchreg._serialization.allowlist import Names
+from torchreg._serialization.codecs import UnwritableError
+from torchreg._serialization.known_layers import CONSTANTS, CONTAINERS, LAYERS
+from torchreg._serialization.module_spec import describe, read_module, write_module, write_network
+from torchreg._serialization.values import Reader, Writer
+from torchreg.exceptions import FileError
 from torchreg.nn import (
     MLP,
     AddConstant,

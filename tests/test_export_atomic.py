@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from torchreg.export import atomic
-from torchreg.export.atomic import remove_leftovers, write_atomically
+from torchreg._serialization import atomic_write as atomic
+from torchreg._serialization.atomic_write import remove_leftovers, write_atomically
 
 OLD, NEW = b"old" * 1000, b"new" * 50_000
 
@@ -21,7 +21,7 @@ OLD, NEW = b"old" * 1000, b"new" * 50_000
 CHILDREN = """
 import os, random, signal, sys, time
 from pathlib import Path
-from torchreg.export.atomic import remove_leftovers, write_atomically
+from torchreg._serialization.atomic_write import remove_leftovers, write_atomically
 
 file = Path(sys.argv[1])
 OLD, NEW = b"old" * 1000, b"new" * 50_000

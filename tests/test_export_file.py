@@ -13,8 +13,8 @@ import safetensors.torch
 import torch
 
 from torchreg import FileError
-from torchreg.export import file as container
-from torchreg.export.file import FORMAT, pack, read_file, unpack, write_file
+from torchreg._serialization import container
+from torchreg._serialization.container import FORMAT, pack, read_file, unpack, write_file
 
 RECORD = {"unit": "g", "nested": [1, {"a": None}], "name": "Pygoscelis adéliae \ud800"}
 TENSORS = {

@@ -24,7 +24,7 @@ from torch import nn
 
 import torchreg
 from torchreg import FileError, TorchRegressor
-from torchreg.export.file import pack, unpack
+from torchreg._serialization.container import pack, unpack
 from torchreg.nn import MLP
 
 BLIND, SEALED = 6000, 4500

@@ -16,7 +16,7 @@ from sklearn.exceptions import NotFittedError
 from torch import Tensor, nn
 
 from torchreg import TorchRegressor
-from torchreg._errors import ExportError
+from torchreg.exceptions import ExportError
 from torchreg.nn import MLP
 
 Array = np.ndarray

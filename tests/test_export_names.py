@@ -15,7 +15,7 @@ from torch.nn import functional
 
 import torchreg
 from torchreg import FileError, UntrustedError
-from torchreg.export.names import Names, built_in, name_of
+from torchreg._serialization.allowlist import Names, built_in, name_of
 from torchreg.losses import huber
 
 
@@ -158,7 +158,7 @@ def test_a_trusted_package_is_imported_when_it_is_needed(tmp_path: Path) -> None
     (tmp_path / "my_package" / "nets.py").write_text("class Net: pass\n")
     script = (
         "import sys\n"
-        "from torchreg.export.names import Names\n"
+        "from torchreg._serialization.allowlist import Names\n"
         "names = Names(['my_package'])\n"
         "assert 'my_package' not in sys.modules\n"
         "print(names.find('my_package.nets:Net'))\n"

@@ -26,8 +26,8 @@ from sklearn.exceptions import NotFittedError
 from torch import Tensor, nn
 
 from torchreg import TorchRegressor
-from torchreg._errors import ExportError
 from torchreg.engine.predict import predict_rows
+from torchreg.exceptions import ExportError
 from torchreg.export import onnx as room
 from torchreg.export.graph import Source
 from torchreg.export.onnx import Labels, label, write_onnx

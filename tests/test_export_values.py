@@ -17,11 +17,11 @@ from hypothesis import strategies as st
 from torch import nn
 
 from torchreg import FileError
-from torchreg.export.architecture import read_module, write_module
-from torchreg.export.kinds import LONG, UnwritableError
-from torchreg.export.names import Names
-from torchreg.export.unwritten import Unwritten
-from torchreg.export.values import Reader, Writer
+from torchreg._serialization.allowlist import Names
+from torchreg._serialization.codecs import LONG, UnwritableError
+from torchreg._serialization.module_spec import read_module, write_module
+from torchreg._serialization.placeholder import Unwritten
+from torchreg._serialization.values import Reader, Writer
 
 
 class Colour(IntEnum):

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from tests._zoo import ACTIVATIONS, ARGUMENTS, ZOO, Body, centres
 from torchreg import TorchRegressor
-from torchreg.engine import gradient
+from torchreg.engine.capture import gradient
 from torchreg.losses import LOSSES
 from torchreg.nn import MLP
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from torchreg import TorchRegressor
-from torchreg.engine import gradient
+from torchreg.engine.capture import gradient
 
 N_EPOCHS = 24
 CAPTURED = "The steps were captured once and repeated."

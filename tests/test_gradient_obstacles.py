@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from torchreg import TorchRegressor
-from torchreg.engine import gradient
+from torchreg.engine.capture import gradient
 
 Array = np.ndarray
 N_EPOCHS = 20

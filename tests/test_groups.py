@@ -12,14 +12,20 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-import torchreg.engine.groups as groups
+import torchreg.engine.stack.grouping as groups
 from tests._stacks import job_of
 from torchreg import TorchRegressor
-from torchreg.engine.alike import UnlikeError, kind_of
-from torchreg.engine.groups import AT_ONCE, MANY, groups_of, share_of_thread, width_in_numbers
-from torchreg.engine.plan import Plan
-from torchreg.engine.problem import Problem
-from torchreg.engine.shared import Shared
+from torchreg.engine.build.fit_job import Plan
+from torchreg.engine.build.memo import Shared
+from torchreg.engine.spec.train_task import Problem
+from torchreg.engine.stack.grouping import (
+    AT_ONCE,
+    MANY,
+    groups_of,
+    share_of_thread,
+    width_in_numbers,
+)
+from torchreg.engine.stack.signature import UnlikeError, kind_of
 from torchreg.nn import MLP, BinEmbedding, MemberLinear, PeriodicEmbedding
 
 RNG = np.random.default_rng(0)

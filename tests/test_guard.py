@@ -13,9 +13,9 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from torchreg import InterruptWarning, TorchRegressor
-from torchreg._device import _GENERATOR_LOCK
-from torchreg._guard import leaving_no_trace
-from torchreg.engine.recorder import Recorder
+from torchreg._utils.device import _GENERATOR_LOCK
+from torchreg._utils.torch_state import leaving_no_trace
+from torchreg.engine.capture.recorder import Recorder
 from torchreg.nn import MLP
 
 Array = np.ndarray

@@ -1,4 +1,4 @@
-"""Imports run downwards only, and importing torchreg brings in no more than it needs."""
+"""Imports run downwards between packages, and importing torchreg loads no more than it needs."""
 
 from __future__ import annotations
 
@@ -12,214 +12,39 @@ import pytest
 
 PACKAGE = Path(__file__).parent.parent / "torchreg"
 
-#: The house from top to ground. A module imports modules that stand below it, on its own
-#: floor or on a lower one.
-FLOORS: dict[str, list[str]] = {
-    "the door": ["torchreg", "torchreg._loading"],
-    "several estimators": ["torchreg.ensemble"],
-    "the estimator": [
-        "torchreg.regressor",
-        "torchreg._fitting",
-        "torchreg._scoring",
-        "torchreg.parallel",
-        "torchreg._crew",
-        "torchreg._tasks",
-    ],
-    "looks inside": ["torchreg._inspecting"],
-    "out and back": [
-        "torchreg._exporting",
-        "torchreg._saving",
-        "torchreg._ensemble_record",
-        "torchreg._record",
-        "torchreg._given",
-        "torchreg._recipe",
-        "torchreg._recipe_parts",
-    ],
-    "arrays, parameters, words": [
-        "torchreg._automatic",
-        "torchreg._origin",
-        "torchreg._history",
-        "torchreg._checkpoint",
-        "torchreg._fingerprint",
-        "torchreg._observers",
-        "torchreg._verdict",
-        "torchreg._limits",
-        "torchreg._checks",
-        "torchreg._data",
-        "torchreg._parameters",
-        "torchreg._sklearn",
-    ],
-    "pages": [
-        "torchreg.reporting",
-        "torchreg.reporting.page",
-        "torchreg.reporting.figures",
-        "torchreg.reporting.network",
-        "torchreg.reporting.data",
-        "torchreg.reporting.settings",
-        "torchreg.reporting.style",
-        "torchreg.reporting.markup",
-    ],
-    "figures": [
-        "torchreg.plotting",
-        "torchreg.plotting.fit",
-        "torchreg.plotting.layers",
-        "torchreg.plotting.loss_curve",
-        "torchreg.plotting.prediction",
-        "torchreg.plotting._rows",
-        "torchreg.plotting._inside",
-        "torchreg.plotting._labels",
-        "torchreg.plotting._axes",
-    ],
-    "what a diagnosis finds": [
-        "torchreg.diagnosis.findings",
-        "torchreg.diagnosis.optimization",
-        "torchreg.diagnosis.linearity",
-        "torchreg.diagnosis.activations",
-        "torchreg.diagnosis.scale",
-        "torchreg.diagnosis.generalization",
-        "torchreg.diagnosis.data",
-        "torchreg.diagnosis.evidence",
-        "torchreg.diagnosis.looking",
-        "torchreg.diagnosis.curve",
-        "torchreg.diagnosis",
-        "torchreg.diagnosis.report",
-    ],
-    "the engine": [
-        "torchreg.engine",
-        "torchreg.engine.start",
-        "torchreg.engine.meeting",
-        "torchreg.engine.signals",
-        "torchreg.engine.fit",
-        "torchreg.engine.together",
-        "torchreg.engine.plan",
-        "torchreg.engine.beginnings",
-        "torchreg.engine.drafts",
-        "torchreg.engine.folds",
-        "torchreg.engine.inside",
-        "torchreg.engine.skorch_net",
-        "torchreg.engine.shared",
-        "torchreg.engine.looks",
-        "torchreg.engine.summary",
-        "torchreg.engine.described_rows",
-        "torchreg.engine.loop",
-        "torchreg.engine.curves",
-        "torchreg.engine.ranks",
-        "torchreg.engine.member",
-        "torchreg.engine.stack",
-        "torchreg.engine.leading",
-        "torchreg.engine.groups",
-        "torchreg.engine.trial",
-        "torchreg.engine.told",
-        "torchreg.engine.alike",
-        "torchreg.engine.script",
-        "torchreg.engine.progress",
-        "torchreg.engine.alone",
-        "torchreg.engine.stepper",
-        "torchreg.engine.gradient",
-        "torchreg.engine.stacked_network",
-        "torchreg.engine.stacked_rows",
-        "torchreg.engine.cuda_graph",
-        "torchreg.engine.capture",
-        "torchreg.engine.notes",
-        "torchreg.engine.rewriting",
-        "torchreg.engine.operations",
-        "torchreg.engine.cosines",
-        "torchreg.engine.products",
-        "torchreg.engine.recorder",
-        "torchreg.engine.surroundings",
-        "torchreg.engine.core",
-        "torchreg.engine.pace",
-        "torchreg.engine.objective",
-        "torchreg.engine.members",
-        "torchreg.engine.network",
-        "torchreg.engine.predict",
-        "torchreg.engine.request",
-        "torchreg.engine.problem",
-        "torchreg.engine.statistics",
-        "torchreg.engine.initial",
-        "torchreg.engine.rows",
-    ],
-    "files and graphs": [
-        "torchreg.export",
-        "torchreg.export.script",
-        "torchreg.export.script.writing",
-        "torchreg.export.script.using",
-        "torchreg.export.script.training",
-        "torchreg.export.script.loop",
-        "torchreg.export.script.loss",
-        "torchreg.export.script.network",
-        "torchreg.export.script.files",
-        "torchreg.export.script.text",
-        "torchreg.export.script.recipe",
-        "torchreg.export.script.layers",
-        "torchreg.export.script.source",
-        "torchreg.export.script.definitions",
-        "torchreg.export.script.abridged",
-        "torchreg.export.script.reshaped",
-        "torchreg.export.script.layout",
-        "torchreg.export.onnx",
-        "torchreg.export.graph",
-        "torchreg.export.agreement",
-        "torchreg.export.architecture",
-        "torchreg.export.layers",
-        "torchreg.export.values",
-        "torchreg.export.kinds",
-        "torchreg.export.unwritten",
-        "torchreg.export.names",
-        "torchreg.export.file",
-        "torchreg.export.lock",
-        "torchreg.export.atomic",
-    ],
-    "what a diagnosis reads": [
-        "torchreg.diagnosis.statistics",
-        "torchreg.diagnosis.following",
-        "torchreg.diagnosis.watching",
-        "torchreg.diagnosis.units",
-        "torchreg.diagnosis.duplicates",
-        "torchreg.diagnosis.slopes",
-        "torchreg.diagnosis.structure",
-        "torchreg.diagnosis.lines",
-        "torchreg.diagnosis.moments",
-        "torchreg.diagnosis.record",
-    ],
-    "rules and losses": [
-        "torchreg.course",
-        "torchreg.schedules",
-        "torchreg.optimizers",
-        "torchreg.lbfgs",
-        "torchreg.line_search",
-        "torchreg.rules",
-        "torchreg.vector_rule",
-        "torchreg.losses",
-        "torchreg.losses.loss",
-        "torchreg.losses.table",
-        "torchreg.losses.errors",
-        "torchreg.losses.deviances",
-        "torchreg.losses.distributions",
-    ],
-    "modules": [
-        "torchreg.nn",
-        "torchreg.nn.ensemble",
-        "torchreg.nn.tabular",
-        "torchreg.nn.links",
-        "torchreg.nn.linear_path",
-        "torchreg.nn.ridge",
-        "torchreg.nn.bins",
-        "torchreg.nn.members",
-        "torchreg.nn.plain",
-        "torchreg.nn.mlp",
-        "torchreg.nn.periodic",
-        "torchreg.nn.robust",
-        "torchreg.nn.scale",
-        "torchreg.nn.standardize",
-        "torchreg.nn.constants",
-    ],
-    "the ground": ["torchreg._device", "torchreg._errors", "torchreg._guard"],
-}
-HEIGHT = {
-    module: -depth
-    for depth, module in enumerate(module for floor in FLOORS.values() for module in floor)
-}
+#: Packages from the lowest to the highest. A package imports from packages before it.
+PACKAGES = [
+    "exceptions",
+    "_utils",
+    "nn",
+    "optim",
+    "losses",
+    "diagnosis",
+    "_serialization",
+    "engine.data",
+    "engine.spec",
+    "engine.capture",
+    "engine.train",
+    "engine.stack",
+    "engine.inspect",
+    "engine.build",
+    "engine.predict",
+    "engine.run",
+    "export",
+    "plotting",
+    "reporting",
+    "_parallel",
+    "_estimator",
+    "_recipe_parts",
+    "_recipe",
+    "_persistence",
+    "regressor",
+    "ensemble",
+    "parallel",
+    "_loading",
+]
+#: Packages of numerical code: they know no estimator, no table library and no figure.
+NUMERICAL = ["nn", "optim", "losses", "diagnosis", "_serialization", "engine", "export"]
 
 
 def module_name(file: Path) -> str:
@@ -228,6 +53,12 @@ def module_name(file: Path) -> str:
 
 
 MODULES = {module_name(file): file for file in sorted(PACKAGE.rglob("*.py"))}
+
+
+def package_of(module: str) -> str:
+    """Name the package of a module: the subpackage within ``engine``, else the first level."""
+    parts = module.split(".")[1:]
+    return ".".join(parts[:2] if parts[:1] == ["engine"] else parts[:1])
 
 
 def imports_of(name: str) -> Iterator[tuple[str, int]]:
@@ -246,33 +77,29 @@ def imports_of(name: str) -> Iterator[tuple[str, int]]:
                 yield (full if full in MODULES else source), node.lineno
 
 
-@pytest.mark.parametrize("name", MODULES)
-def test_every_module_has_its_place_in_the_house(name: str) -> None:
-    assert name in HEIGHT, (
-        f"{name} stands on no floor: give it a place in FLOORS of tests/test_imports.py, below "
-        "everything that imports it and above everything that it imports."
-    )
+def test_the_list_of_packages_is_the_list_of_folders_and_root_files() -> None:
+    assert {package_of(name) for name in MODULES} - {"", "engine"} == set(PACKAGES)
 
 
-def test_every_place_in_the_house_is_taken_by_a_module() -> None:
-    assert set(HEIGHT) <= set(MODULES)
-
-
-@pytest.mark.parametrize("name", MODULES)
-def test_imports_run_downwards_only(name: str) -> None:
+@pytest.mark.parametrize("name", [name for name in MODULES if package_of(name) in PACKAGES])
+def test_imports_between_packages_run_downwards(name: str) -> None:
+    package = package_of(name)
     for imported, line in imports_of(name):
-        if imported.partition(".")[0] == "torchreg":
-            assert HEIGHT[imported] < HEIGHT[name], (
-                f"{name} (line {line}) imports {imported}, which stands above it: what it wants "
-                "from there belongs one floor lower."
+        used = package_of(imported) if imported.startswith("torchreg") else package
+        if used != package:
+            assert used in PACKAGES, f"{name} (line {line}) imports the package {imported} itself"
+            assert PACKAGES.index(used) < PACKAGES.index(package), (
+                f"{name} (line {line}) imports {imported}, which is in a higher package. Move "
+                f"what it needs to {package} or below."
             )
 
 
 def test_the_reader_of_imports_sees_every_way_to_write_one() -> None:
     # Lazy, under TYPE_CHECKING, and in the package's own __init__.
-    assert "torchreg.engine.skorch_net" in dict(imports_of("torchreg.engine.inside"))
+    network = dict(imports_of("torchreg.engine.build.scaled_network"))
+    assert "torchreg.engine.train.skorch_callbacks" in network
     assert "torchreg.regressor" in dict(imports_of("torchreg"))
-    assert "torchreg.nn" in dict(imports_of("torchreg.engine.network"))
+    assert "torchreg.nn" in dict(imports_of("torchreg.engine.build.network"))
 
 
 def outsiders(name: str) -> set[str]:
@@ -286,31 +113,22 @@ def test_one_module_alone_imports_private_parts_of_scikit_learn() -> None:
         for imported in outsiders(name)
         if imported.startswith("sklearn.") and "._" in imported
     }
-    assert private == {"torchreg._sklearn"}
+    assert private == {"torchreg._estimator.sklearn_compat"}
 
 
-def test_skorch_is_the_business_of_one_module() -> None:
+def test_one_module_alone_imports_skorch() -> None:
     users = {name for name in MODULES for i in outsiders(name) if i.partition(".")[0] == "skorch"}
-    assert users == {"torchreg.engine.skorch_net"}
+    assert users == {"torchreg.engine.train.skorch_callbacks"}
 
 
 @pytest.mark.parametrize(
-    "floor",
-    [
-        "what a diagnosis finds",
-        "the engine",
-        "files and graphs",
-        "what a diagnosis reads",
-        "rules and losses",
-        "modules",
-    ],
+    "name", [name for name in MODULES if package_of(name).partition(".")[0] in NUMERICAL]
 )
-def test_what_crunches_numbers_knows_no_estimator(floor: str) -> None:
-    for name in FLOORS[floor]:
-        roots = {imported.partition(".")[0] for imported in outsiders(name)}
-        # A report turns into a table where pandas is; it never takes one.
-        roots -= {"pandas"} if name == "torchreg.diagnosis.report" else set()
-        assert not roots & {"sklearn", "pandas", "polars", "joblib", "matplotlib"}
+def test_numerical_code_imports_no_estimator_table_or_figure(name: str) -> None:
+    roots = {imported.partition(".")[0] for imported in outsiders(name)}
+    # A report turns into a table where pandas is installed; it never takes one.
+    roots -= {"pandas"} if name == "torchreg.diagnosis.report" else set()
+    assert not roots & {"sklearn", "pandas", "polars", "joblib", "matplotlib"}
 
 
 # Some releases of scikit-learn import pandas themselves, where it is installed.

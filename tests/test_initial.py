@@ -14,8 +14,8 @@ from sklearn.model_selection import GridSearchCV
 from torch import Tensor, nn
 
 from torchreg import TorchRegressor
-from torchreg.engine import initial
-from torchreg.engine.start import rebuild_start
+from torchreg.engine.build import data_init as initial
+from torchreg.engine.build.rebuild_initial import rebuild_start
 
 rng = np.random.default_rng(0)
 X = 200 + 15 * rng.normal(size=(60, 3))

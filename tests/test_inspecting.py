@@ -15,8 +15,8 @@ from sklearn.exceptions import ConvergenceWarning, NotFittedError
 from torch import nn
 
 from torchreg import TorchRegressor
-from torchreg._errors import DeadUnitsWarning, EffectivelyLinearWarning, UnscaledWarning
-from torchreg._history import written_out
+from torchreg._estimator.history import written_out
+from torchreg.exceptions import DeadUnitsWarning, EffectivelyLinearWarning, UnscaledWarning
 from torchreg.nn import MLP
 
 Array = np.ndarray

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from torchreg.lbfgs import LBFGS
+from torchreg.optim.lbfgs import LBFGS
 
 Function = Callable[[Tensor], Tensor]
 

@@ -13,8 +13,8 @@ from torch.nn.functional import mse_loss
 
 from tests._stacks import assert_same, both_ways
 from torchreg import TorchRegressor
-from torchreg.engine.leading import leading_layers, send_through
-from torchreg.engine.stacked_network import leave_out
+from torchreg.engine.stack.leading import leading_layers, send_through
+from torchreg.engine.stack.vmap_objective import leave_out
 from torchreg.nn import RobustStandardize
 
 X = torch.linspace(-2, 5, 18).reshape(6, 3)

@@ -20,7 +20,7 @@ from sklearn.model_selection import GridSearchCV
 from tests._resources import resources
 from tests._trials import KINDS, name_of_kind
 from torchreg import TorchRegressor
-from torchreg.engine.capture import _compiled
+from torchreg.engine.capture.codegen import _compiled
 from torchreg.nn import MLP
 
 Array = np.ndarray

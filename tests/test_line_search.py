@@ -9,7 +9,7 @@ import numpy as np
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from torchreg.line_search import Trial, search_line
+from torchreg.optim.line_search import Trial, search_line
 
 
 @given(

@@ -36,7 +36,7 @@ def test_a_file_of_each_format_loads_and_predicts_what_it_did(number: int) -> No
 
 
 def test_the_latest_format_has_its_file() -> None:
-    from torchreg.export.file import FORMAT
+    from torchreg._serialization.container import FORMAT
 
     assert max(FORMATS) == FORMAT
 

@@ -13,10 +13,11 @@ from tests._stacks import answer_alone, job_of
 from torchreg import TorchRegressor
 from torchreg.diagnosis.record import FitSummary, Look
 from torchreg.diagnosis.statistics import look_inside, look_inside_each
-from torchreg.engine import looks, plan
-from torchreg.engine.fit import fit_networks
-from torchreg.engine.looks import Looks, Sample, View, take_sample
-from torchreg.engine.rows import Table
+from torchreg.engine.build import fit_job as plan
+from torchreg.engine.data.tables import Table
+from torchreg.engine.inspect import probe as looks
+from torchreg.engine.inspect.probe import Looks, Sample, View, take_sample
+from torchreg.engine.run import fit_networks
 from torchreg.nn import MLP, Ensemble, TabularMLP
 
 Array = np.ndarray

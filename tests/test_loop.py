@@ -12,13 +12,13 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-import torchreg.engine.loop as loop
+import torchreg.engine.train.loop as loop
 from tests._stacks import Rows, Seen, answer_alone, assert_same, both_ways, job_of, watched
 from tests._zoo import Body
 from torchreg import TorchRegressor
-from torchreg.engine.fit import fit_networks
-from torchreg.engine.problem import EpochRecord, Outcome
-from torchreg.engine.stack import Stack
+from torchreg.engine.run import fit_networks
+from torchreg.engine.spec.train_task import EpochRecord, Outcome
+from torchreg.engine.stack.stack import Stack
 
 Each = Callable[[int], dict[str, Any]]
 WAYS = pytest.mark.parametrize("batch_size", [None, 16], ids=["whole", "batches"])

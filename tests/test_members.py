@@ -16,8 +16,8 @@ from sklearn.model_selection import GridSearchCV
 from torch import Tensor, nn
 
 from torchreg import TorchEnsembleRegressor, TorchRegressor, load
-from torchreg._errors import FileError
-from torchreg.engine.members import loss_of_each_row, mean_loss
+from torchreg.engine.spec.outputs import loss_of_each_row, mean_loss
+from torchreg.exceptions import FileError
 from torchreg.losses import build_loss, probe_loss
 from torchreg.nn import MLP, AverageMembers, MemberLinear
 

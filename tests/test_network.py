@@ -9,7 +9,7 @@ import pytest
 from torch import Tensor, nn
 
 from tests._zoo import ZOO
-from torchreg.engine.network import tensors_of
+from torchreg.engine.spec.module_tensors import tensors_of
 
 
 class Twice(nn.Module):

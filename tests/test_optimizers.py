@@ -12,9 +12,9 @@ import torch
 from torch import nn
 
 from torchreg import TorchRegressor
-from torchreg.lbfgs import LBFGS
 from torchreg.nn import MLP
-from torchreg.optimizers import build_optimizer
+from torchreg.optim.lbfgs import LBFGS
+from torchreg.optim.spec import build_optimizer
 
 Array = np.ndarray
 REFUSED = {"Muon": "refuses the biases", "SparseAdam": "sparse gradients only"}

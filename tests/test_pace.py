@@ -20,14 +20,14 @@ from torch.optim import lr_scheduler
 
 from tests._stacks import Rows, assert_same, both_ways
 from torchreg import TorchEnsembleRegressor, TorchRegressor
-from torchreg.course import Course
-from torchreg.engine.pace import Pace
-from torchreg.engine.problem import Problem, Stopping
-from torchreg.engine.rows import Table
+from torchreg.engine.data.tables import Table
+from torchreg.engine.spec.train_task import Problem, Stopping
+from torchreg.engine.train.lr_groups import Pace
 from torchreg.losses import build_loss
 from torchreg.nn import MLP
-from torchreg.optimizers import build_optimizer
-from torchreg.schedules import build_schedule
+from torchreg.optim.lr_schedule import Course
+from torchreg.optim.schedules import build_schedule
+from torchreg.optim.spec import build_optimizer
 
 Array = np.ndarray
 SCHEDULES: dict[str, dict[str, Any]] = {
@@ -256,7 +256,7 @@ def test_a_fit_that_goes_on_from_a_checkpoint_ends_with_the_same_bits(
 
 def _kill_after(patch: pytest.MonkeyPatch, epoch: int) -> None:
     """Let a checkpoint be written after so many epochs, and the fit end there."""
-    from torchreg._checkpoint import Checkpoint
+    from torchreg._persistence.checkpoint import Checkpoint
 
     def keep(self: Checkpoint, state: Callable[[], dict[str, Any]], *, ended: bool) -> None:
         if len(state()["losses"]) >= epoch:

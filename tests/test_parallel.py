@@ -31,7 +31,7 @@ from sklearn.preprocessing import StandardScaler
 
 from tests._deadline import within
 from torchreg import TorchRegressor
-from torchreg.engine import meeting
+from torchreg._parallel import fit_batcher as meeting
 from torchreg.nn import MLP
 
 Array = np.ndarray

@@ -24,7 +24,7 @@ from torch import nn
 
 from tests._deadline import within
 from torchreg import TorchRegressor
-from torchreg.engine import meeting
+from torchreg._parallel import fit_batcher as meeting
 from torchreg.nn import MLP
 
 Array = np.ndarray
@@ -372,7 +372,7 @@ import numpy as np
 from joblib import Parallel, delayed, parallel_config
 from sklearn.model_selection import GridSearchCV, cross_val_score
 from torchreg import TorchRegressor
-from torchreg.engine import meeting
+from torchreg._parallel import fit_batcher as meeting
 
 rng = np.random.default_rng(0)
 X = rng.normal(size=(30, 3))

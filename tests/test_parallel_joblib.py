@@ -23,8 +23,8 @@ from sklearn.utils.parallel import delayed as sklearn_delayed
 
 from tests._deadline import within
 from torchreg import TorchRegressor
-from torchreg._crew import MOST
-from torchreg.engine import meeting
+from torchreg._parallel import fit_batcher as meeting
+from torchreg._parallel.worker_pool import MOST
 from torchreg.nn import MLP
 from torchreg.parallel import TorchregBackend
 

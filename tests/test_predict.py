@@ -11,9 +11,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from torchreg import TorchRegressor, _checks
+from torchreg import TorchRegressor
+from torchreg._estimator import validation as _checks
+from torchreg.engine.data.tables import SparseRows, chunks
 from torchreg.engine.predict import predict_rows
-from torchreg.engine.rows import SparseRows, chunks
 from torchreg.nn import MLP
 
 Array = np.ndarray

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from torchreg import TorchRegressor
-from torchreg.engine.rows import chunks
+from torchreg.engine.data.tables import chunks
 from torchreg.nn import MLP
 
 Array = np.ndarray

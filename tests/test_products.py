@@ -8,9 +8,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from torchreg.engine.capture import write_down
-from torchreg.engine.products import as_larger_products, is_small_product
-from torchreg.engine.recorder import Call, Recorder
+from torchreg.engine.capture.codegen import write_down
+from torchreg.engine.capture.numpy_kernels import as_larger_products, is_small_product
+from torchreg.engine.capture.recorder import Call, Recorder
 
 GENERATOR = torch.Generator()
 

@@ -10,8 +10,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-import torchreg.engine.progress as progress
-from torchreg.engine.progress import Snapshot, Trail
+import torchreg.engine.train.best_weights as progress
+from torchreg.engine.train.best_weights import Snapshot, Trail
 
 LOSSES = st.sampled_from([0.0, 1.0, 2.0, 3.0, math.inf, math.nan])
 

@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from torchreg import TorchRegressor
-from torchreg.engine.beginnings import seeds_of
+from torchreg.engine.spec.seeds import seeds_of
 from torchreg.nn import MLP
 
 Array = np.ndarray

@@ -13,7 +13,7 @@ import torch
 
 import torchreg
 from torchreg import FileError, TorchRegressor, UntrustedError
-from torchreg.export.file import read_file
+from torchreg._serialization.container import read_file
 from torchreg.nn import MLP
 
 X = np.linspace(-1, 1, 60).reshape(20, 3)

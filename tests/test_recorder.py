@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from torchreg.engine.recorder import NotCapturableError, Recorder, memory_of
+from torchreg.engine.capture.recorder import NotCapturableError, Recorder, memory_of
 
 
 def test_a_call_is_noted_with_what_it_was_given_and_what_it_returned() -> None:

@@ -9,7 +9,7 @@ from sklearn.base import clone
 from sklearn.model_selection import GridSearchCV
 
 from torchreg import TorchRegressor, load
-from torchreg.engine.folds import deal_folds
+from torchreg.engine.build.folds import deal_folds
 from torchreg.nn import MLP, Ensemble, TabularMLP
 
 RNG = np.random.default_rng(0)

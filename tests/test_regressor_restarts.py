@@ -17,10 +17,10 @@ from skorch import callbacks as sk
 from torch import Tensor, nn
 
 import torchreg
-import torchreg._sklearn
+import torchreg._estimator.sklearn_compat
 from torchreg import InterruptWarning, TorchRegressor
-from torchreg.engine.beginnings import seeds_of
-from torchreg.engine.start import rebuild_start
+from torchreg.engine.build.rebuild_initial import rebuild_start
+from torchreg.engine.spec.seeds import seeds_of
 from torchreg.nn import MLP
 
 Array = np.ndarray
@@ -270,7 +270,7 @@ def test_a_callback_that_cannot_be_copied_is_refused_for_several_starts(kink: Da
         quick(n_init=2, callbacks=[Unique()]).fit(*kink)
 
 
-if hasattr(torchreg._sklearn.CallbackSupportMixin, "set_callbacks"):
+if hasattr(torchreg._estimator.sklearn_compat.CallbackSupportMixin, "set_callbacks"):
 
     class Recorder:
         """Writes down in scikit-learn's protocol what it hears, and at whose."""

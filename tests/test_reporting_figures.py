@@ -12,7 +12,7 @@ import pytest
 from torch import nn
 
 from torchreg import TorchRegressor
-from torchreg._errors import EffectivelyLinearWarning
+from torchreg.exceptions import EffectivelyLinearWarning
 from torchreg.nn import MLP
 from torchreg.plotting._labels import labels_of
 from torchreg.reporting.figures import (

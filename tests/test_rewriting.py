@@ -8,9 +8,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from torchreg.engine.capture import Program, write_down
-from torchreg.engine.recorder import Call, Recorder
-from torchreg.engine.rewriting import rewritten
+from torchreg.engine.capture.codegen import Program, write_down
+from torchreg.engine.capture.recorder import Call, Recorder
+from torchreg.engine.capture.rewriting import rewritten
 
 GENERATOR = torch.Generator()
 N_NETWORKS, N_ROWS = 3, 40

@@ -11,8 +11,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from torchreg._data import to_sparse_rows
-from torchreg.engine.rows import (
+from torchreg._estimator.dataset import to_sparse_rows
+from torchreg.engine.data.tables import (
     LazyRows,
     Table,
     batch_sizes,

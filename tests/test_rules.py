@@ -11,7 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from torchreg.rules import (
+from torchreg.optim.base import VectorRule, kind_of_rule, stack_rules
+from torchreg.optim.flat_optimizers import (
     SGD,
     VECTOR_RULES,
     Adam,
@@ -19,7 +20,6 @@ from torchreg.rules import (
     RMSprop,
     Rprop,
 )
-from torchreg.vector_rule import VectorRule, kind_of_rule, stack_rules
 
 THEIRS: dict[str, Any] = {
     "adam": torch.optim.Adam,

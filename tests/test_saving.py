@@ -30,8 +30,8 @@ from torch.nn import functional
 
 import torchreg
 from torchreg import TorchRegressor, UnwrittenWarning
-from torchreg._history import written_out
-from torchreg.export.unwritten import Unwritten
+from torchreg._estimator.history import written_out
+from torchreg._serialization.placeholder import Unwritten
 from torchreg.nn import MLP
 
 # One of the regressors standardizes nothing, on purpose.
@@ -500,7 +500,7 @@ def test_skops_is_told_which_classes_of_the_user_there_are() -> None:
     reg = fitted(CASES["class of the user"])
     data = skops.io.dumps(reg)
     asked = skops.io.get_untrusted_types(data=data)
-    known = ["torchreg._saving.Parcel", "torchreg.regressor.TorchRegressor"]
+    known = ["torchreg._persistence.save_mixin.Parcel", "torchreg.regressor.TorchRegressor"]
     assert asked == sorted([f"{Tanh.__module__}.Tanh", *known])
     with pytest.raises(skops.io.exceptions.UntrustedTypesFoundException, match="Tanh"):
         skops.io.loads(data, trusted=known)

@@ -17,9 +17,9 @@ import torchreg
 from tests._schedules import Table, quick, rates_of, table_of_numbers
 from torchreg import TorchRegressor
 from torchreg.nn import MLP
-from torchreg.optimizers import build_optimizer
+from torchreg.optim.schedules import SCHEDULES, build_schedule
+from torchreg.optim.spec import build_optimizer
 from torchreg.reporting.settings import settings_code
-from torchreg.schedules import SCHEDULES, build_schedule
 
 NAMES = ["constant", *SCHEDULES]
 

@@ -12,17 +12,17 @@ import pytest
 import torch
 from torch import Tensor, library, nn
 
-import torchreg.engine.progress as progress
-import torchreg.engine.script as script
-import torchreg.engine.stack as stack
+import torchreg.engine.stack.script as script
+import torchreg.engine.stack.stack as stack
+import torchreg.engine.train.best_weights as progress
 from tests._stacks import Rows, assert_same, both_ways, job_of, watched
 from tests._zoo import ZOO, Body
 from torchreg import TorchRegressor
-from torchreg.engine.fit import fit_networks
-from torchreg.engine.groups import MANY
-from torchreg.engine.script import Script, write_script
+from torchreg.engine.run import fit_networks
+from torchreg.engine.stack.grouping import MANY
+from torchreg.engine.stack.script import Script, write_script
 from torchreg.nn import MLP
-from torchreg.vector_rule import Remembers
+from torchreg.optim.base import Remembers
 
 #: Whose steps TorchScript has words for, and that can be stacked.
 LONE = ["GRU", "plain RNN", "weight norm", "spectral norm", "transformer"]

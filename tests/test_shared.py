@@ -11,8 +11,8 @@ from joblib import parallel_config
 from sklearn.model_selection import GridSearchCV
 
 from torchreg import TorchEnsembleRegressor, TorchRegressor
-from torchreg.engine.request import RawRows
-from torchreg.engine.shared import Shared
+from torchreg.engine.build.memo import Shared
+from torchreg.engine.spec.fit_config import RawRows
 from torchreg.nn import MLP
 
 X, Y = torch.arange(6.0).reshape(3, 2), torch.ones(3, 1)

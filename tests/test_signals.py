@@ -6,7 +6,7 @@ import threading
 
 import pytest
 
-from torchreg.engine.signals import HEAD_START_S, HeadStart, Signal
+from torchreg._parallel.events import HEAD_START_S, HeadStart, Signal
 
 
 def test_everybody_who_waits_hears_of_it_however_often_it_is_set() -> None:

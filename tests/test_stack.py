@@ -17,7 +17,7 @@ from tests._modules_with_state import InAHelper, InNumPy, WithAGeneratorOfTorch
 from tests._stacks import Rows, Seen, assert_same, both_ways, job_of, watched
 from tests._zoo import ACTIVATIONS, ARGUMENTS, ZOO, Body, centres
 from torchreg import TorchRegressor
-from torchreg.engine.fit import fit_networks
+from torchreg.engine.run import fit_networks
 from torchreg.losses import LOSSES
 from torchreg.nn import MLP
 

@@ -8,9 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-import torchreg.engine.stacked_rows as stacked_rows
-from torchreg.engine.rows import Table, batch_sizes, shuffled_batches
-from torchreg.engine.stacked_rows import Deal, all_rows, generators_for, rows_of
+import torchreg.engine.data.stacked_loader as stacked_rows
+from torchreg.engine.data.stacked_loader import Deal, all_rows, generators_for, rows_of
+from torchreg.engine.data.tables import Table, batch_sizes, shuffled_batches
 
 
 def table(n: int, seed: int, *, weighted: bool = False) -> Table:

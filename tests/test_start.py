@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from torchreg import TorchRegressor
-from torchreg.engine.start import rebuild_start
+from torchreg.engine.build.rebuild_initial import rebuild_start
 from torchreg.nn import MLP
 
 X = np.linspace(0, 1, 20).reshape(10, 2)

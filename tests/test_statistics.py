@@ -12,8 +12,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from torchreg._data import to_sparse_rows
-from torchreg.engine.statistics import Statistics, column_statistics, lost_digits
+from torchreg._estimator.dataset import to_sparse_rows
+from torchreg.engine.data.column_statistics import Statistics, column_statistics, lost_digits
 
 Array = np.ndarray
 

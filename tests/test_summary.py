@@ -14,7 +14,7 @@ import torch
 from torchreg import TorchRegressor
 from torchreg.diagnosis.record import FitSummary
 from torchreg.diagnosis.statistics import spread_out
-from torchreg.engine.summary import Travel
+from torchreg.engine.inspect.fit_summary import Travel
 from torchreg.nn import MLP
 
 Array = np.ndarray

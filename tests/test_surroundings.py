@@ -38,8 +38,8 @@ from tests._modules_with_state import (
     WithNoiseThatIsAlwaysTheSame,
 )
 from torchreg import TorchRegressor
-from torchreg.engine import gradient
-from torchreg.engine.surroundings import names_used, python_state
+from torchreg.engine.capture import gradient
+from torchreg.engine.capture.python_state import names_used, python_state
 
 CAPTURED = "The steps were captured once and repeated."
 STATE = "the module or the loss changes Python state while it runs"

@@ -13,15 +13,15 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-import torchreg.engine.groups as groups
-import torchreg.engine.together as together
+import torchreg.engine.stack.grouping as groups
+import torchreg.engine.stack.train_many as together
 from tests._stacks import Rows, answer_alone, assert_same, both_ways, job_of
 from tests._trials import surroundings
 from tests._zoo import Body
 from torchreg import TorchRegressor
-from torchreg.engine.fit import fit_networks, given_or_raised
-from torchreg.engine.plan import Fitted
-from torchreg.engine.problem import NeverBegunError
+from torchreg.engine.build.fit_result import Fitted
+from torchreg.engine.run import fit_networks, given_or_raised
+from torchreg.engine.spec.train_task import NeverBegunError
 from torchreg.nn import MLP
 
 Fit = tuple[TorchRegressor, Rows]

@@ -7,12 +7,12 @@ from typing import Any, Self
 import numpy as np
 import pytest
 
-import torchreg.engine.together as together
+import torchreg.engine.stack.train_many as together
 from tests._stacks import answer_alone, assert_same, job_of
 from torchreg import TorchRegressor
-from torchreg.engine.fit import fit_networks
-from torchreg.engine.problem import EpochRecord
-from torchreg.engine.told import Told
+from torchreg.engine.run import fit_networks
+from torchreg.engine.spec.train_task import EpochRecord
+from torchreg.engine.stack.replay_observer import Told
 from torchreg.nn import MLP
 
 RNG = np.random.default_rng(0)

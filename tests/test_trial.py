@@ -12,12 +12,12 @@ from torch import Tensor, nn
 from tests._stacks import job_of, watched
 from tests._zoo import ZOO, Body
 from torchreg import TorchRegressor
-from torchreg.engine.fit import fit_networks
-from torchreg.engine.plan import Plan
-from torchreg.engine.problem import Problem
-from torchreg.engine.shared import Shared
-from torchreg.engine.stack import Stack
-from torchreg.engine.trial import NotStackableError, Trial
+from torchreg.engine.build.fit_job import Plan
+from torchreg.engine.build.memo import Shared
+from torchreg.engine.run import fit_networks
+from torchreg.engine.spec.train_task import Problem
+from torchreg.engine.stack.stack import Stack
+from torchreg.engine.stack.verify import NotStackableError, Trial
 
 RNG = np.random.default_rng(0)
 X = RNG.normal(size=(60, 4))

@@ -6,7 +6,9 @@ from typing import TYPE_CHECKING, Any
 
 from joblib import register_parallel_backend
 
-from torchreg._errors import (
+from torchreg._loading import load
+from torchreg.ensemble import TorchEnsembleRegressor
+from torchreg.exceptions import (
     CheckpointError,
     DeadUnitsWarning,
     DivergenceWarning,
@@ -19,8 +21,6 @@ from torchreg._errors import (
     UntrustedError,
     UnwrittenWarning,
 )
-from torchreg._loading import load
-from torchreg.ensemble import TorchEnsembleRegressor
 from torchreg.regressor import TorchRegressor
 
 if TYPE_CHECKING:

@@ -7,9 +7,9 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from torchreg._errors import FileError
-from torchreg._saving import unpack_estimator
+from torchreg._persistence.save_mixin import unpack_estimator
 from torchreg.ensemble import TorchEnsembleRegressor
+from torchreg.exceptions import FileError
 from torchreg.regressor import TorchRegressor
 
 
@@ -78,7 +78,7 @@ def load(path: str | os.PathLike[str], *, trusted: Iterable[Any] = (), **params:
     >>> bool((loaded.predict(X) == reg.predict(X)).all())
     True
     """
-    from torchreg.export.file import read_bytes
+    from torchreg._serialization.container import read_bytes
 
     data = read_bytes(path)
     try:

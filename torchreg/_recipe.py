@@ -9,9 +9,9 @@ import torch
 from sklearn.base import BaseEstimator
 from torch import Tensor
 
-from torchreg._checks import check_training_data, check_validation_data
-from torchreg._data import Data, hold_out
-from torchreg._parameters import as_callbacks, nested_parameters
+from torchreg._estimator.dataset import Data, hold_out
+from torchreg._estimator.params import as_callbacks, nested_parameters
+from torchreg._estimator.validation import check_training_data, check_validation_data
 from torchreg._recipe_parts import (
     constants_of,
     constants_of_targets,
@@ -19,15 +19,15 @@ from torchreg._recipe_parts import (
     schedule_recipe,
     training_recipe,
 )
-from torchreg.engine.beginnings import seeds_of
-from torchreg.engine.rows import every_row
-from torchreg.engine.statistics import column_statistics
+from torchreg.engine.data.column_statistics import column_statistics
+from torchreg.engine.data.tables import every_row
+from torchreg.engine.spec.seeds import seeds_of
 from torchreg.export.script.recipe import (
     Recipe,
     RowsToWrite,
 )
 from torchreg.losses import build_loss
-from torchreg.optimizers import build_optimizer
+from torchreg.optim.spec import build_optimizer
 
 _CPU = torch.device("cpu")
 

@@ -13,24 +13,24 @@ import torch
 from sklearn.base import BaseEstimator
 from torch import Tensor, nn
 
-from torchreg._data import Data
-from torchreg._device import seeded
-from torchreg._parameters import nested_parameters
-from torchreg.course import when_it_moves
-from torchreg.engine.initial import looks_at_rows
-from torchreg.engine.members import has_members
-from torchreg.engine.network import build_network, fit_to_data, habits_of, settings_for
-from torchreg.engine.plan import AUTO_BATCH, AUTO_FULL_BATCH, may_merge
-from torchreg.engine.request import RawRows
-from torchreg.engine.rows import every_row, merge_identical
+from torchreg._estimator.dataset import Data
+from torchreg._estimator.params import nested_parameters
+from torchreg._utils.device import seeded
+from torchreg.engine.build.data_init import looks_at_rows
+from torchreg.engine.build.fit_job import AUTO_BATCH, AUTO_FULL_BATCH, may_merge
+from torchreg.engine.build.network import build_network, fit_to_data, habits_of, settings_for
+from torchreg.engine.data.tables import every_row, merge_identical
+from torchreg.engine.spec.fit_config import RawRows
+from torchreg.engine.spec.outputs import has_members
 from torchreg.export.script.recipe import Constants, NetworkRecipe, ScheduleRecipe, TrainingRecipe
 from torchreg.export.script.reshaped import changed_parts
 from torchreg.export.script.source import NotWritableError
 from torchreg.losses import Loss, build_loss, probe_loss
 from torchreg.nn import MLP, AddConstant, Ensemble, MultiplyByConstant
 from torchreg.nn.links import link_of, numbers_per_output, target_layer
-from torchreg.optimizers import OptimizerSpec, build_optimizer
-from torchreg.schedules import build_schedule
+from torchreg.optim.lr_schedule import when_it_moves
+from torchreg.optim.schedules import build_schedule
+from torchreg.optim.spec import OptimizerSpec, build_optimizer
 
 _CPU = torch.device("cpu")
 

@@ -14,22 +14,22 @@ from sklearn.base import BaseEstimator, clone
 from sklearn.utils import Tags
 from sklearn.utils.validation import check_is_fitted
 
-from torchreg._checks import OF_THE_DATA, check_prediction_data, restore_form
-from torchreg._data import draw_with_replacement
-from torchreg._exporting import GraphMixin
-from torchreg._fitting import check_given
-from torchreg._guard import leaving_no_trace
-from torchreg._limits import check_limits, check_parameters
-from torchreg._observers import print_members
-from torchreg._parameters import as_callbacks, seed_from
-from torchreg._saving import SavingMixin
-from torchreg._scoring import ScoreMixin
-from torchreg._sklearn import Interval, callback_management_context
-from torchreg._verdict import warn_about_members
-from torchreg.engine.meeting import fit_all_here
-from torchreg.engine.plan import Fitted
+from torchreg._estimator.callbacks import print_members
+from torchreg._estimator.constraints import check_limits, check_parameters
+from torchreg._estimator.dataset import draw_with_replacement
+from torchreg._estimator.fit_warnings import warn_about_members
+from torchreg._estimator.fitting import check_given
+from torchreg._estimator.params import as_callbacks, seed_from
+from torchreg._estimator.scoring import ScoreMixin
+from torchreg._estimator.sklearn_compat import Interval, callback_management_context
+from torchreg._estimator.validation import OF_THE_DATA, check_prediction_data, restore_form
+from torchreg._parallel.fit_batcher import fit_all_here
+from torchreg._persistence.export_mixin import GraphMixin
+from torchreg._persistence.save_mixin import SavingMixin
+from torchreg._utils.torch_state import leaving_no_trace
+from torchreg.engine.build.fit_result import Fitted
 from torchreg.engine.predict import predict_each, read_members
-from torchreg.engine.problem import NeverBegunError
+from torchreg.engine.spec.train_task import NeverBegunError
 from torchreg.nn import Ensemble
 from torchreg.nn.links import link_of
 from torchreg.regressor import TorchRegressor
@@ -305,7 +305,7 @@ def member_seeds(seed: int, n_estimators: int) -> list[int]:
     """Give each member a seed; the first has that of the ensemble.
 
     They are none of those from which a member draws networks if it has several
-    (:func:`torchreg.engine.beginnings.seeds_of`), or members would come to be the same.
+    (:func:`torchreg.engine.build.initial_state.seeds_of`), or members would come to be the same.
 
     Examples
     --------

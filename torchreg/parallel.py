@@ -10,9 +10,9 @@ from typing import Any
 
 from joblib.parallel import FallbackToBackend, ParallelBackendBase, SequentialBackend
 
-from torchreg._crew import MOST, Crew, crew_here
-from torchreg._tasks import Call, Task
-from torchreg.engine.meeting import is_training
+from torchreg._parallel.fit_batcher import is_training
+from torchreg._parallel.tasks import Call, Task
+from torchreg._parallel.worker_pool import MOST, Crew, crew_here
 
 #: Seconds between two looks of the thread that waits for its tasks. A wait without an end hears no
 #: Ctrl-C on Windows.

@@ -16,30 +16,30 @@ from sklearn.utils.metadata_routing import UNUSED
 from sklearn.utils.validation import check_is_fitted
 from torch import nn
 
-from torchreg._checks import check_prediction_data, restore_form
-from torchreg._exporting import ExportMixin
-from torchreg._fitting import FittingMixin, Given, check_given
-from torchreg._guard import leaving_no_trace
-from torchreg._inspecting import InspectionMixin
-from torchreg._limits import check_parameters
-from torchreg._parameters import (
+from torchreg._estimator.constraints import check_parameters
+from torchreg._estimator.fit_warnings import warn_about
+from torchreg._estimator.fitting import FittingMixin, Given, check_given
+from torchreg._estimator.inspection import InspectionMixin
+from torchreg._estimator.params import (
     NestedParametersMixin,
     check_nested,
     seed_from,
     signature_without_nested,
     telling,
 )
-from torchreg._saving import SavingMixin
-from torchreg._scoring import ScoreMixin
-from torchreg._sklearn import CallbackSupportMixin, with_callbacks
-from torchreg._verdict import warn_about
-from torchreg.engine.meeting import fit_here
+from torchreg._estimator.scoring import ScoreMixin
+from torchreg._estimator.sklearn_compat import CallbackSupportMixin, with_callbacks
+from torchreg._estimator.validation import check_prediction_data, restore_form
+from torchreg._parallel.fit_batcher import fit_here
+from torchreg._persistence.export_mixin import ExportMixin
+from torchreg._persistence.save_mixin import SavingMixin
+from torchreg._utils.torch_state import leaving_no_trace
 from torchreg.engine.predict import predict_columns, read_columns
 from torchreg.losses import LOSSES
 from torchreg.nn.links import link_of
 
 if TYPE_CHECKING:
-    from torchreg._checkpoint import Checkpoint
+    from torchreg._persistence.checkpoint import Checkpoint
 
 
 class TorchRegressor(
@@ -484,8 +484,8 @@ class TorchRegressor(
                 "checkpoint expects callbacks=None: what callbacks remember is in no checkpoint. "
                 "Leave one of them out."
             )
-        from torchreg._checkpoint import open_checkpoint
-        from torchreg._fingerprint import fingerprint
+        from torchreg._persistence.checkpoint import open_checkpoint
+        from torchreg._persistence.fingerprint import fingerprint
 
         start = self.module_ if self._goes_on() else None
         return open_checkpoint(

@@ -9,7 +9,7 @@ from typing import TypeVar
 import torch
 from torch import Tensor, nn
 
-from torchreg._device import seeded
+from torchreg._utils.device import seeded
 from torchreg.diagnosis.record import Look
 from torchreg.diagnosis.statistics import lines_of, look_inside
 from torchreg.nn.links import link_of, target_layer

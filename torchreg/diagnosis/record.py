@@ -166,7 +166,7 @@ class FitSummary:
     batch_size, max_epochs, first_epoch : int
         ``first_epoch`` counts the epochs of earlier fits (warm start).
     optimizer, loss, dtype, reason : str
-        ``reason`` is why it ended; see :class:`torchreg.engine.problem.Outcome`.
+        ``reason`` is why it ended; see :class:`torchreg.engine.spec.train_task.Outcome`.
     lr : float or None
         Learning rate.
     standardize_x, standardize_y : bool

@@ -21,7 +21,7 @@ OFFSET_SIZE = 3.0
 #: So far from order 1, the square of ORDER_ONE, a fit warns without being asked.
 WILD = 100.0
 #: A spread of fewer spacings than this of the core's dtype has lost its digits: the bound of
-#: :func:`torchreg.engine.statistics.lost_digits`.
+#: :func:`torchreg.engine.data.column_statistics.lost_digits`.
 SPACINGS = 16.0
 #: A tensor that ends so many times its own initial size away from its start was not tuned but
 #: sent on a journey, which steps that suit order 1 do not finish.

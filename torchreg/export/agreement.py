@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from torchreg._errors import ExportError
+from torchreg.exceptions import ExportError
 from torchreg.nn.constants import show
 
 #: A graph may differ from ``predict`` by so many standard deviations of y: float32 leaves

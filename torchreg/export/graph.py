@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from torchreg._errors import ExportError
+from torchreg.exceptions import ExportError
 from torchreg.export.agreement import REACH, Yardstick, rows_within
 from torchreg.nn import Ensemble
 

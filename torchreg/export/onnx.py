@@ -13,8 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from torchreg._errors import ExportError, did_you_mean
-from torchreg.export.atomic import write_atomically
+from torchreg._serialization.atomic_write import write_atomically
+from torchreg.exceptions import ExportError, did_you_mean
 from torchreg.export.graph import Source, first_line, trace, undisturbed
 
 #: The oldest operator set that torch writes without converting, so the most runtimes read it:

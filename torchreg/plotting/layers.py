@@ -12,8 +12,8 @@ import torch
 from sklearn.utils import check_array
 from torch import nn
 
-from torchreg.engine.beginnings import seeds_of
-from torchreg.engine.start import rebuild_start
+from torchreg.engine.build.rebuild_initial import rebuild_start
+from torchreg.engine.spec.seeds import seeds_of
 from torchreg.nn import Ensemble
 from torchreg.nn.links import numbers_per_output
 from torchreg.plotting._axes import require_matplotlib

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from torchreg._device import seeded
+from torchreg._utils.device import seeded
 from torchreg.export.script.layout import Expression, Group, Item, call, quoted
 from torchreg.export.script.source import NotWritableError, Source
 from torchreg.nn import MLP, AddConstant, AverageMembers, MultiplyByConstant

@@ -1,0 +1,1 @@
+"""Plumbing of the estimators: parameters, validation, data, warnings and callbacks."""

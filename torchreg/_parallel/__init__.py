@@ -1,0 +1,1 @@
+"""The joblib backend: worker pool, tasks and the batcher of pending fits."""

@@ -1,0 +1,1 @@
+"""Estimators to files and back, checkpoints and the export methods."""

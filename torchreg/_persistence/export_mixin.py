@@ -1,0 +1,244 @@
+"""What a fitted regressor can be turned into: each method is one call into the room below."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from functools import partial
+from typing import TYPE_CHECKING
+
+from numpy.typing import ArrayLike
+from sklearn.base import BaseEstimator
+from sklearn.utils.validation import check_is_fitted
+
+from torchreg._estimator.validation import check_prediction_data
+from torchreg.engine.data.tables import every_row
+from torchreg.engine.predict import predict_columns
+from torchreg.nn import Ensemble
+from torchreg.nn.links import numbers_per_output
+
+if TYPE_CHECKING:
+    import torch
+
+    from torchreg.export.graph import Source
+
+
+class GraphMixin(BaseEstimator):
+    """Adds to an estimator the graphs of its fitted module."""
+
+    def to_onnx(
+        self,
+        path: str | os.PathLike[str],
+        X: ArrayLike | None = None,
+        *,
+        feature_units: Mapping[str, str] | Sequence[str] | None = None,
+        target_units: str | Sequence[str] | None = None,
+    ) -> None:
+        """Write an ONNX file: raw units in, raw units out, scaling and all.
+
+        The file is written only if onnxruntime computes from it what ``predict`` does. It
+        needs neither torch nor Python to run: see Notes.
+
+        Parameters
+        ----------
+        path : str or path-like
+            Where. A file that is there already is replaced when the new one is whole.
+        X : array-like of shape (n_samples, n_features) or None, default=None
+            Rows to check the file on, in the units of ``fit``: all at once, and the first
+            alone. ``None`` makes up 512 (fewer, if they are wide) within three standard
+            deviations of the means of the training rows.
+        feature_units : dict of str to str, list of str or None, default=None
+            Units to write down beside the names of the features, like ``{"flipper": "mm"}``.
+        target_units : str, list of str or None, default=None
+            Units of y.
+
+        Raises
+        ------
+        ExportError
+            A ``ValueError``. If the module cannot be written as a graph, or a prediction from
+            the file differs by more than 1e-5 standard deviations of y (or of the
+            predictions, where y was not standardized); both numbers are in the message. Or if
+            X is missing for a network that does not standardize X.
+        ValueError
+            If units are not one for each column.
+        ImportError
+            If ``torchreg[onnx]`` is not installed.
+        sklearn.exceptions.NotFittedError
+            If ``fit`` was not called.
+
+        Notes
+        -----
+        The graph takes one input, ``X`` of shape (n_samples, n_features) in float64, of one
+        row or more, and gives one output, ``y`` of shape (n_samples, n_outputs) in float64:
+        two dimensions also where ``predict`` gives one. The means are subtracted in float64, so
+        that a feature like a Unix time keeps its digits. The network is written in its
+        own dtype, or in float32 where onnxruntime cannot compute one of its operators in
+        float64.
+
+        The operator set is ONNX 18, all operators are standard ones, and the file is complete
+        by itself. Its metadata hold ``feature_names``, ``feature_units`` and ``target_units``
+        where they are known, ``versions`` and ``core_dtype``, lists and dictionaries as JSON.
+
+        See Also
+        --------
+        to_exported_program : A graph that runs where torch is.
+
+        Examples
+        --------
+        >>> import numpy as np, onnxruntime, tempfile
+        >>> from torchreg import TorchRegressor
+        >>> flipper_mm = np.linspace(170, 230, 100).reshape(-1, 1)
+        >>> mass_g = 4000 + 25 * np.abs(flipper_mm[:, 0] - 195)
+        >>> reg = TorchRegressor(random_state=0).fit(flipper_mm, mass_g)
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     reg.to_onnx(f"{folder}/mass.onnx", feature_units=["mm"], target_units="g")
+        ...     session = onnxruntime.InferenceSession(f"{folder}/mass.onnx")
+        >>> y = session.run(["y"], {"X": flipper_mm})[0]
+        >>> bool(np.abs(y[:, 0] - reg.predict(flipper_mm)).max() < 1e-2)  # grams
+        True
+        """
+        from torchreg.export.onnx import label, write_onnx
+
+        source = _source(self, X, method="to_onnx")
+        names = getattr(self, "feature_names_in_", None)
+        labels = label(source.n_features, self.n_outputs_, names, feature_units, target_units)
+        labels = labels.for_columns(source.n_outputs)
+        write_onnx(source, path, labels)
+
+    def to_exported_program(self, X: ArrayLike | None = None) -> torch.export.ExportedProgram:
+        """Write the fitted module as a program of ``torch.export``, raw units to raw units.
+
+        The program is returned only if it computes what ``predict`` does.
+        ``torch.export.save`` makes a file of it, which ``torch.export.load`` opens in a process
+        that has torch, and neither torchreg nor the code of the module. Like a pickle, such a
+        file may run code when it is loaded: open only those that you trust.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features) or None, default=None
+            Rows to check the program on, as for :meth:`to_onnx`.
+
+        Returns
+        -------
+        torch.export.ExportedProgram
+            ``.module()`` takes a tensor of shape (n_samples, n_features) in float64, of one row
+            or more, and gives one of shape (n_samples, n_outputs) in float64, on the CPU.
+
+        Raises
+        ------
+        ExportError
+            A ``ValueError``. As for :meth:`to_onnx`.
+        sklearn.exceptions.NotFittedError
+            If ``fit`` was not called.
+
+        Examples
+        --------
+        >>> import numpy as np, torch
+        >>> from torchreg import TorchRegressor
+        >>> flipper_mm = np.linspace(170, 230, 100).reshape(-1, 1)
+        >>> mass_g = 4000 + 25 * np.abs(flipper_mm[:, 0] - 195)
+        >>> reg = TorchRegressor(random_state=0).fit(flipper_mm, mass_g)
+        >>> compute = reg.to_exported_program().module()
+        >>> compute(torch.tensor([[181.0], [210.0]], dtype=torch.float64)).shape
+        torch.Size([2, 1])
+        """
+        from torchreg.export.graph import checked_program
+
+        return checked_program(_source(self, X, method="to_exported_program"))
+
+
+class ExportMixin(GraphMixin):
+    """Adds to an estimator the graphs and the script of its fitted module."""
+
+    def to_script(
+        self,
+        path: str | os.PathLike[str],
+        X: ArrayLike | None = None,
+        y: ArrayLike | None = None,
+        sample_weight: ArrayLike | None = None,
+        *,
+        X_val: ArrayLike | None = None,
+        y_val: ArrayLike | None = None,
+        sample_weight_val: ArrayLike | None = None,
+    ) -> None:
+        """Write a plain PyTorch script that rebuilds, trains and draws the network.
+
+        The script needs torch, and matplotlib for its picture; no torchreg. Its constants
+        are spelled out, and its training is a visible loop that, from the same seed, gives
+        the same network. It takes a CSV file of rows as its argument.
+
+        Beside it are written ``<stem>.pt``, the fitted parameters as a state dict that
+        ``torch.load(..., weights_only=True)`` opens, and with X and y ``<stem>_data.csv``,
+        so that the script runs at once. What is there already is replaced.
+
+        Parameters
+        ----------
+        path : str or path-like
+            Of the script; ends in ``.py``.
+        X, y : array-like or None, default=None
+            The rows of ``fit``, which the estimator does not keep. The names of a Series or
+            of a DataFrame's columns are those that the script uses.
+        sample_weight : array-like of shape (n_samples,) or None, default=None
+            Their weights.
+        X_val, y_val, sample_weight_val : array-like or None, default=None
+            Validation rows, if ``fit`` was given any.
+
+        Raises
+        ------
+        ValueError, TypeError
+            If the path does not end in ``.py``, the rows do not fit the network, or a part of
+            the network, loss or optimizer cannot be written as Python source.
+        FileNotFoundError
+            If the folder does not exist.
+        sklearn.exceptions.NotFittedError
+            If ``fit`` was not called.
+
+        Notes
+        -----
+        The script is written from the parameters as they are now. A module, loss or optimizer
+        of yours is contained with its source, where that can be had, and imported where it
+        cannot; the script says so. Modules of ``torchreg.nn`` are contained without their
+        manual and their checks of arguments. Callbacks and the earlier fits of a warm start are not
+        repeated, and L-BFGS amplifies rounding within some hundred iterations; the script says
+        that, too.
+
+        Examples
+        --------
+        >>> import tempfile
+        >>> from pathlib import Path
+        >>> import numpy as np
+        >>> from torchreg import TorchRegressor
+        >>> X = np.linspace(170, 230, 100).reshape(-1, 1)
+        >>> reg = TorchRegressor(module__hidden_sizes=[5], max_epochs=2).fit(X, X[:, 0])
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     reg.to_script(Path(folder) / "lesson.py")
+        ...     print("MultiplyByConstant(1 / 17.4" in (Path(folder) / "lesson.py").read_text())
+        True
+        """
+        from torchreg._recipe import recipe_of
+        from torchreg.export.script import check_path, write_script
+
+        check_is_fitted(self)
+        check_path(path)
+        training, validation = (X, y, sample_weight), (X_val, y_val, sample_weight_val)
+        write_script(path, recipe_of(self, training, validation))
+
+
+def _source(estimator: BaseEstimator, X: ArrayLike | None, *, method: str) -> Source:
+    """Say in the words of the room below what was fitted."""
+    from torchreg.export.graph import Source
+
+    check_is_fitted(estimator)
+    rows = None
+    if X is not None:
+        rows = every_row(check_prediction_data(estimator, X, method=method)[0])
+    module, n_outputs, dtype = estimator.module_, estimator.n_outputs_, estimator.dtype_
+    one = module.members[0] if isinstance(module, Ensemble) else module
+    return Source(
+        module=module,
+        n_features=estimator.n_features_in_,
+        n_outputs=n_outputs * numbers_per_output(one),
+        dtype=dtype,
+        predict=partial(predict_columns, module, n_outputs=n_outputs, dtype=dtype),
+        rows=rows,
+    )

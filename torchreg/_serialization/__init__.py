@@ -1,0 +1,1 @@
+"""The file container: tensors and JSON, allow-list, atomic writes and locks."""

@@ -1,0 +1,1 @@
+"""Devices, dtypes, random states and torch's thread-local settings."""

@@ -1,0 +1,211 @@
+"""One job before and after its training: scaling layers, networks, and what became of them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import NamedTuple
+
+import torch
+from torch import nn
+
+from torchreg.engine.build.fit_result import Fitted
+from torchreg.engine.build.fit_result import Kept
+from torchreg.engine.build.fit_result import final_loss
+from torchreg.diagnosis.record import FitSummary
+from torchreg.engine.build.initial_state import Start, scaling_of, start_networks
+from torchreg.engine.inspect.row_summary import describe_rows
+from torchreg.engine.build.drafts import give_containers
+from torchreg.engine.build.folds import (
+    deal_folds,
+    joined,
+    outcome_of_all,
+    split_rows,
+    split_table,
+)
+from torchreg.engine.build.scaled_network import LARGE
+from torchreg.engine.inspect.probe import Looks, View, take_sample
+from torchreg.engine.spec.module_tensors import at_rest
+from torchreg.engine.spec.train_task import ONE_THREAD, Answer, Outcome, Problem, is_interrupted
+from torchreg.engine.spec.fit_config import Job, RawRows
+from torchreg.engine.data.tables import every_row, merge_identical, width_of
+from torchreg.engine.build.memo import Shared
+from torchreg.engine.inspect.fit_summary import Travel, summarize
+from torchreg.losses import LOSSES, probe_loss
+from torchreg.nn.links import link_of
+from torchreg.optim.spec import OptimizerSpec
+
+#: With ``batch_size="auto"``, up to this many rows are one batch, ...
+AUTO_FULL_BATCH = 256
+#: ... and of more, this many.
+AUTO_BATCH = 128
+
+
+class Plan:
+    """A job, with all that is there before its first step.
+
+    Parameters
+    ----------
+    job : Job
+        How, and on what.
+    shared : Shared
+        What it may have in common with others.
+
+    Attributes
+    ----------
+    problems : list of Problem
+        What is to be trained: one network, or ``n_init`` of them.
+
+    Raises
+    ------
+    ValueError, TypeError
+        If module, loss, optimizer and data do not fit each other.
+    """
+
+    def __init__(self, job: Job, shared: Shared) -> None:
+        request, training = job.request, shared.rows(job.training)
+        # 1. Batches. A full batch is what its distinct rows and their weights say.
+        self.n_rows, n_outputs = training.y.shape
+        batch_size = choose_batch_size(request.batch_size, self.n_rows, request.optimizer)
+        probe = partial(probe_loss, request.loss, n_outputs)
+        is_ours = LOSSES.get(request.loss.name) is request.loss.function
+        # What a function of the user's does when it is called is not known.
+        loss = shared.once("loss", training, request.loss, make=probe) if is_ours else probe()
+        whole = batch_size >= self.n_rows and (loss.per_row or training.weight is not None)
+        # Copies of a row in two folds would be seen and held out at once.
+        dealt = request.n_folds > 1 and may_merge(training) and loss.per_row
+        if whole or dealt:
+            training = shared.once("merged", training, make=partial(merged, training))
+            batch_size = min(batch_size, len(training.y))
+        # 2. Networks between their scaling layers, and the rows in their units.
+        starts = start_networks(request, training, batch_size, shared)
+        # 3. What is to be trained.
+        first = starts[0]
+        validation = None
+        if job.validation is not None:
+            held_out = shared.rows(job.validation)
+            make = partial(first.inside.table, held_out, whole=False)
+            how = (id(training), *scaling_of(request), first.inside.dtype)
+            validation = shared.once("table", held_out, *how, make=make)
+        loss = loss.to(first.table.t)
+        parts = [(start.table, validation) for start in starts]
+        shown = [(training, job.validation) for start in starts]
+        if request.n_folds > 1:
+            fold = deal_folds(len(training.y), request.n_folds, request.seed)
+            parts = [split_table(first.table, fold, k) for k in range(request.n_folds)]
+            if request.callbacks:
+                # They alone look at rows in raw units.
+                shown = [split_rows(training, fold, k) for k in range(request.n_folds)]
+        self.problems = []
+        for start, (rows, held), raw in zip(starts, parts, shown, strict=True):
+            listener = start.inside.listener(*raw, batch_size)
+            problem = Problem(
+                network=start.inside.network,
+                training=rows,
+                validation=held,
+                loss=loss,
+                optimizer=request.optimizer,
+                batch_size=batch_size,
+                max_epochs=request.max_epochs,
+                stopping=request.stopping,
+                seed=start.seed,
+                first_epoch=request.epochs_before,
+                observers=request.observers(start.inside.module),
+                batch_observer=listener,
+                keeper=request.keeper,
+                protect_input=start.habits.overwrites_input,
+                draws=start.habits.draws,
+                generators=start.generators,
+                schedule=request.schedule,
+                draft=start.draft,
+            )
+            self.problems.append(problem)
+            if start.draft is not None and (listener is not None or problem.observers):
+                # Who listens may do with the module what he likes.
+                give_containers(start.inside.module)
+        if request.schedule.moves:
+            # One that cannot be begun is known before the training.
+            self.problems[0].course()
+        is_member = request.n_folds > 1
+        self.travels = [_begin_travel(start, training, shared, is_member) for start in starts]
+        # 4. What a diagnosis needs of the rows: now, when they and what describes them are at hand.
+        describe = partial(describe_rows, first.inside.module, training, self.n_rows)
+        how = *scaling_of(request), self.n_rows
+        self.described = shared.once("described", training, *how, make=describe)
+        take = partial(take_sample, first.table, self.described.chosen)
+        self.sample = shared.once("sample", training, *how, first.inside.dtype, make=take)
+        self.request, self.starts = request, starts
+
+    def keep(self, answers: list[Answer]) -> Kept:
+        """Keep the best network, or all of the folds as one.
+
+        Parameters
+        ----------
+        answers : list of Outcome or Exception
+            One for each of the problems, of which one at least is an outcome.
+        """
+        losses = [math.inf if isinstance(a, Exception) else final_loss(a) for a in answers]
+        trained = {i: answer for i, answer in enumerate(answers) if isinstance(answer, Outcome)}
+        best = min(trained, key=losses.__getitem__)
+        answer, problem, start = trained[best], self.problems[best], self.starts[best]
+        module, dtype, travel = start.inside.module, start.inside.dtype, self.travels[best]
+        if self.request.n_folds > 1:
+            module = joined(module, [self.starts[i].inside.network for i in trained])
+            answer = outcome_of_all([*trained.values()])
+            network = module.get_submodule("network")
+            problem = replace(problem, network=network, training=start.table)
+            travel = Travel.of_several([self.travels[i] for i in trained])
+        link = link_of(module) if "link" in module._modules else None
+        view = View(problem.network, self.sample, link)
+        n_networks = len(trained) if self.request.n_folds > 1 else 1
+        fitted = partial(
+            Fitted,
+            module=at_rest(module),
+            dtype=dtype,
+            outcome=answer,
+            seed=start.seed,
+            init_losses=losses,
+            interrupted=any(map(is_interrupted, answers)),
+            is_copy=start.draft is not None,
+        )
+        summarized = partial(
+            summarize, problem, answer, travel, module, self.described, n_networks=n_networks
+        )
+        return Kept(view, summarized, fitted)
+
+
+def _begin_travel(start: Start, training: RawRows, shared: Shared, is_member: bool) -> Travel:
+    """Note where a network begins: once for all copies of one."""
+    network, draft = start.inside.network, start.draft
+    if draft is None:
+        return Travel(network, is_member=is_member)
+    make = partial(Travel, draft, is_member=is_member)
+    first = shared.once("travel", training, id(draft), is_member, make=make)
+    return first.of_copy(network)
+
+
+def is_small(job: Job) -> bool:
+    """Whether one thread does as well as several what is done before and after training."""
+    return len(job.training.y) * width_of(job.training.x) <= ONE_THREAD
+
+
+def may_merge(training: RawRows) -> bool:
+    """Whether identical rows are looked for: made dense, all of them must fit memory with ease."""
+    return len(training.y) * width_of(training.x) <= LARGE
+
+
+def merged(training: RawRows) -> RawRows:
+    """Merge identical rows, and sort them."""
+    return RawRows(*merge_identical(every_row(training.x), training.y, training.weight))
+
+
+def choose_batch_size(batch_size: int | str | None, n_rows: int, optimizer: OptimizerSpec) -> int:
+    """Read the ``batch_size`` parameter; ``n_rows`` is a full batch."""
+    if batch_size is None:
+        return n_rows
+    if isinstance(batch_size, str):
+        whole = n_rows <= AUTO_FULL_BATCH or optimizer.wants_full_batch
+        return n_rows if whole else AUTO_BATCH
+    return min(int(batch_size), n_rows)

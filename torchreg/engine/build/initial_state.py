@@ -1,0 +1,194 @@
+"""Networks before their first step, between their scaling layers, and rows in their units."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Hashable
+from dataclasses import dataclass, replace
+from functools import partial
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from torchreg.engine.spec.seeds import seeds_of
+from torchreg._utils.device import (
+    drawing,
+    generator_states,
+    resolve_dtype,
+    seeded,
+    statistics_dtype,
+)
+from torchreg.engine.build.drafts import Mould, draft_of
+from torchreg.engine.build.folds import one_of
+from torchreg.engine.build.data_init import initialize
+from torchreg.engine.build.scaled_network import Inside
+from torchreg.engine.spec.outputs import has_members
+from torchreg.engine.build.network import Habits, build_network, fit_to_data, habits_of, scaled
+from torchreg.engine.spec.fit_config import RawRows, Request
+from torchreg.engine.data.tables import Rows, Table, width_of
+from torchreg.engine.build.memo import Shared
+from torchreg.engine.data.column_statistics import Statistics, column_statistics
+from torchreg.engine.spec.objective import trainable
+from torchreg.nn.plain import is_plain
+
+
+@dataclass(frozen=True)
+class Start:
+    """What is there before the first step of one network.
+
+    Parameters
+    ----------
+    seed : int
+        From which it was drawn.
+    inside : Inside
+        The network between its scaling layers.
+    table : Table
+        The training rows in its units.
+    habits : Habits
+        What it does beside computing.
+    generators : list of Tensor
+        Where torch's generators stood when it had been drawn, if it draws again.
+    draft : nn.Module or None
+        Of which the network is a copy, if it is one.
+    """
+
+    seed: int
+    inside: Inside
+    table: Table
+    habits: Habits
+    generators: list[Tensor]
+    draft: nn.Module | None = None
+
+
+def start_networks(
+    request: Request, training: RawRows, batch_size: int, shared: Shared
+) -> list[Start]:
+    """Draw one network or several; all see the same rows, of which there is one copy."""
+    how = scaling_of(request)
+    scaling = shared.once("scaling", training, *how, make=partial(statistics, request, training))
+    whole = batch_size >= len(training.y)
+    starts: list[Start] = []
+
+    def start(seed: int, number: int) -> Start:
+        """Build a network between its scaling layers, and bring the rows into its units."""
+        with drawing():
+            if request.start is None:
+                module = build_module(request, training, batch_size, *scaling)
+            else:
+                several = request.n_folds > 1
+                module = copy.deepcopy(one_of(request.start, number) if several else request.start)
+            inside = Inside(module, _own(request))
+            same = starts and starts[0].inside.dtype == inside.dtype
+            make = partial(inside.table, training, whole=whole)
+            table = (
+                starts[0].table
+                if same
+                else shared.once("table", training, *how, inside.dtype, whole, make=make)
+            )
+            if request.start is None:
+                initialize(inside.network, table, request.loss.link)
+            habits = habits_of(inside.network, table.x[torch.arange(min(4, len(table.t)))])
+            drawn = generator_states(request.device) if habits.draws else []
+            return Start(seed, inside, table, habits, drawn)
+
+    def begin(seed: int, number: int) -> Start:
+        """Build a network, or copy that of another job which would build the same."""
+        make = partial(seeded, seed, request.device, partial(start, seed, number))
+        draft = draft_of(request) if shared.several else None
+        if draft is None:
+            return make()
+        key = *how, batch_size, seed, draft
+        drawn = shared.once("draft", training, *key, make=make)
+        mould = shared.once("mould", training, *key, make=lambda: Mould(drawn.inside.module))
+        inside = Inside(mould.cast(), _own(request), drawn.inside.dtype)
+        return replace(drawn, inside=inside, draft=drawn.inside.network)
+
+    for number, seed in enumerate(seeds_of(request.seed, request.n_networks)):
+        starts.append(begin(seed, number))
+    return starts
+
+
+def scaling_of(request: Request) -> tuple[Hashable, ...]:
+    """Give what the units of a network depend on, beside the training rows."""
+    return (
+        id(request.start),
+        request.standardize_x,
+        request.standardize_y,
+        request.loss.centres,
+        request.optimizer.searches_lines,
+        request.device,
+    )
+
+
+def statistics(request: Request, training: RawRows) -> tuple[Statistics | None, Statistics | None]:
+    """Compute the statistics of X and of y, where they are standardized and not known yet."""
+    x = y = None
+    if request.standardize_x and request.start is None:
+        x = column_statistics(training.x, training.weight)
+    if request.standardize_y and request.start is None:
+        y = column_statistics(training.y, training.weight)
+        if not request.loss.centres:
+            y = Statistics(torch.zeros_like(y.mean), y.mean)
+    return x, y
+
+
+def build_module(
+    request: Request,
+    training: RawRows,
+    batch_size: int,
+    x_statistics: Statistics | None,
+    y_statistics: Statistics | None,
+) -> nn.Sequential:
+    """Build the untrained network between its scaling layers, on its device."""
+    loss, n_features, n_outputs = request.loss, width_of(training.x), training.y.shape[1]
+    width = n_outputs * loss.per_output
+    network = build_network(
+        request.module,
+        request.module_options,
+        in_features=n_features,
+        out_features=width,
+    )
+    on_cpu = request.device.type == "cpu"
+    known = on_cpu and is_plain(network, in_features=n_features, out_features=width)
+    average = False
+    if known:
+        network.eval()
+    else:
+        default = torch.get_default_dtype()
+        before = scaled(nn.Identity(), x_statistics, None, default)
+        first = before(_first_rows(training.x)).to(default)
+        output = fit_to_data(network, first, n_outputs, loss.per_output)
+        average = has_members(output)
+    trainable(network)
+    dtype = resolve_dtype(
+        request.dtype,
+        work=batch_size * sum(p.numel() for p in network.parameters()),
+        device=request.device,
+        exact=request.optimizer.searches_lines,
+    )
+    link = copy.deepcopy(loss.link)
+    module = scaled(network.to(dtype), x_statistics, y_statistics, dtype, link, average=average)
+    if known:
+        return module.eval()
+    if statistics_dtype(request.device) != torch.float64:
+        module.to(statistics_dtype(request.device))
+    return module.to(request.device)
+
+
+def _first_rows(rows: Rows) -> Tensor:
+    return rows[torch.arange(min(4, len(rows)))]
+
+
+def _own(request: Request) -> Request:
+    """Give one of several networks callbacks of its own, for they remember what they saw."""
+    if request.n_networks == 1:
+        return request
+    try:
+        return replace(request, callbacks=copy.deepcopy(request.callbacks))
+    except Exception as error:
+        raise ValueError(
+            f"Of {request.n_networks} networks each has callbacks of its own, but one of "
+            f"{[*request.callbacks]} cannot be copied: {error}. Set n_init=1 and n_folds=None, or "
+            "leave it out."
+        ) from error

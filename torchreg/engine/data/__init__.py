@@ -1,0 +1,1 @@
+"""Tables as tensors, column statistics and batches."""

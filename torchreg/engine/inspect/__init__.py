@@ -1,0 +1,1 @@
+"""Summaries of rows and of fits, for the diagnosis."""

@@ -1,0 +1,90 @@
+"""Fits, from raw rows to fitted modules."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+
+import torch
+
+from torchreg._utils.device import threads
+from torchreg.engine.build.fit_job import Plan, is_small
+from torchreg.engine.build.fit_result import Fitted, Kept
+from torchreg.engine.build.memo import Shared
+from torchreg.engine.inspect.probe import Looks
+from torchreg.engine.spec.fit_config import Job
+from torchreg.engine.spec.train_task import Answer, NeverBegunError, attempt
+from torchreg.engine.stack.train_many import train_together
+
+
+def given_or_raised(answer: Fitted | Exception) -> Fitted:
+    """Give what a fit gave, or raise what was wrong with it.
+
+    Raises
+    ------
+    KeyboardInterrupt
+        If an interrupt came before it had begun.
+    """
+    if isinstance(answer, NeverBegunError):
+        raise KeyboardInterrupt
+    if not isinstance(answer, Exception):
+        return answer
+    try:
+        raise answer
+    finally:
+        # An error holds this frame, which is not to hold the error.
+        del answer
+
+
+@torch.enable_grad()  # Whoever calls may have turned gradients off.
+def fit_networks(
+    jobs: Sequence[Job], halt: threading.Event | None = None
+) -> list[Fitted | Exception]:
+    """Fit many networks, together where they can be trained together.
+
+    Parameters
+    ----------
+    jobs : sequence of Job
+        Of whatever kind.
+    halt : Event or None
+        Once it is set, from another thread, all fits end as if they were interrupted.
+
+    Returns
+    -------
+    list of Fitted or Exception
+        One for each job, in their order; what is wrong with one is not the others' trouble.
+    """
+    available = torch.get_num_threads()
+    few = 1 if all(is_small(job) for job in jobs) else available
+    # 1. Networks between their scaling layers, and the rows in their units.
+    with threads(few, others=available):
+        shared = Shared(several=len(jobs) > 1)
+        plans = [attempt(Plan, job, shared) for job in jobs]
+    # 2. Train them, those of one architecture as one stack.
+    problems = [p for plan in plans if isinstance(plan, Plan) for p in plan.problems]
+    answers = train_together(problems, halt)[::-1]
+    # 3. Keep the best of each job, and what a diagnosis needs.
+    kept: list[Kept | Exception] = []
+    try:
+        with threads(few, others=available):
+            kept += (
+                _keep(plan, [answers.pop() for _ in plan.problems])
+                if isinstance(plan, Plan)
+                else plan
+                for plan in plans
+            )
+            looks = Looks([each.view for each in kept if isinstance(each, Kept)])
+            return [
+                attempt(each.conclude, looks) if isinstance(each, Kept) else each for each in kept
+            ]
+    finally:
+        # An error holds this frame, which is not to hold the error.
+        plans.clear()
+        kept.clear()
+
+
+def _keep(plan: Plan, answers: list[Answer]) -> Kept | Exception:
+    errors = [answer for answer in answers if isinstance(answer, Exception)]
+    if len(errors) == len(answers):
+        return errors[0]
+    return attempt(plan.keep, answers)

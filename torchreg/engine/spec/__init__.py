@@ -1,0 +1,1 @@
+"""What a fit is asked for: configuration, task, objective, observers and seeds."""

@@ -1,0 +1,1 @@
+"""Train many networks of one architecture as one stack."""

@@ -1,0 +1,188 @@
+"""What networks and optimizers must have in common to train as one stack."""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Callable, Hashable
+from functools import partial
+from types import BuiltinFunctionType, FunctionType
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from torchreg.engine.capture.python_state import obstacle
+from torchreg.engine.data.tables import LazyRows, batch_sizes, width_of
+from torchreg.engine.spec.train_task import Problem
+from torchreg.optim.base import kind_of_rule
+from torchreg.optim.lbfgs import LBFGS
+
+_PLAIN = bool | int | float | complex | str | bytes | None
+#: What every module has, and what is described in a way of its own.
+_EVERY_MODULE = {*vars(nn.Module()), "training"}
+
+
+_HOLDS = ("_parameters", "_buffers", "_modules")
+#: Larger tensors, in bytes, are taken to differ.
+_LARGEST = 2**20
+
+
+class UnlikeError(Exception):
+    """A problem that can be in no stack; the message completes "because"."""
+
+
+class Traits(NamedTuple):
+    """What a network and a loss say about their kind; copies of one network say the same.
+
+    Parameters
+    ----------
+    several_dtypes : bool
+        Whether its parameters are of several.
+    obstacle : str or None
+        Why its steps cannot be captured.
+    mixes_rows : bool
+        Whether what a row becomes depends on the rows beside it.
+    architecture : hashable
+        Its modules, shapes and settings.
+    """
+
+    several_dtypes: bool
+    obstacle: str | None
+    mixes_rows: bool
+    architecture: Hashable
+
+
+def kind_of(problem: Problem, known: dict[Hashable, Traits] | None = None) -> Hashable:
+    """Describe a problem so that those of one description can train as one stack.
+
+    They have the same modules in the same order, the same loss and update rule, and take as
+    many steps in an epoch. Their rows, weights, scaling, seeds and budgets are their own, and
+    so are learning rates and the other numbers of a rule, and the rates of ``nn.Dropout``.
+
+    Parameters
+    ----------
+    problem : Problem
+    known : dict or None, default=None
+        Where the traits of networks are looked up, and noted, that are copies of one.
+
+    Returns
+    -------
+    hashable
+
+    Raises
+    ------
+    UnlikeError
+        If it can only train alone.
+    """
+    loss = problem.loss
+    if problem.batch_observer is not None:
+        raise UnlikeError("a callback listens to batches")
+    if problem.keeper is not None:
+        raise UnlikeError("its state is kept in a file")
+    if any(isinstance(table.x, LazyRows) for table in problem.tables):
+        raise UnlikeError("its rows are standardized again in each epoch")
+    traits = _traits_of(problem, {} if known is None else known)
+    if traits.several_dtypes:
+        raise UnlikeError("its parameters are of several dtypes")
+    if traits.obstacle is not None:
+        raise UnlikeError(traits.obstacle)
+    device = problem.training.t.device
+    rule = problem.optimizer.vector_rule(device)
+    if rule is None or isinstance(rule, LBFGS):
+        raise UnlikeError(f"optimizer {problem.optimizer.name!r} moves one network at a time")
+    sizes = batch_sizes(len(problem.training.t), problem.batch_size)
+    whole = problem.batch_size >= len(problem.training.t)
+    exact = problem.draws or not loss.per_row or traits.mixes_rows
+    return (
+        traits.architecture,
+        (loss.per_row, _described(loss.function)),
+        kind_of_rule(rule),
+        (
+            device,
+            problem.training.t.dtype,
+            width_of(problem.training.x),
+            problem.training.t.shape[1],
+        ),
+        (whole, problem.batch_size if not whole else 0, len(sizes), tuple(sizes) if exact else ()),
+        (problem.validation is None, problem.stopping.on_validation),
+        (problem.draws, problem.protect_input),
+        # Where a loss does not keep rows apart, there is nothing to pad, and no row to weigh.
+        () if loss.per_row else _rows_and_weights(problem),
+    )
+
+
+def _traits_of(problem: Problem, known: dict[Hashable, Traits]) -> Traits:
+    network, function = problem.network, problem.loss.function
+    if problem.draft is None:
+        return _look_at(network, function)
+    key = id(problem.draft), id(function)
+    if key not in known:
+        known[key] = _look_at(network, function)
+    return known[key]
+
+
+def _look_at(network: nn.Module, function: Callable[..., Any]) -> Traits:
+    dtypes = {p.dtype for p in network.parameters() if p.requires_grad}
+    why = obstacle(network, function)
+    return Traits(len(dtypes) > 1, why, _mixes_rows(network), _architecture(network))
+
+
+def _rows_and_weights(problem: Problem) -> Hashable:
+    return tuple((len(table.t), table.weight is None) for table in problem.tables)
+
+
+def _mixes_rows(network: nn.Module) -> bool:
+    return any(isinstance(module, _BatchNorm) for module in network.modules())
+
+
+def _architecture(network: nn.Module) -> Hashable:
+    """Describe modules, shapes and settings, but not the values of parameters and buffers."""
+    parts: list[list[tuple[str, Any]]] = [
+        [*named(remove_duplicate=False)]
+        for named in (network.named_parameters, network.named_buffers, network.named_modules)
+    ]
+    *named_tensors, named_modules = parts
+    # What stands in several places stands in the same places in all networks.
+    first = {id(thing): name for part in parts for name, thing in reversed(part)}
+    tensors = [
+        (name, first[id(t)], tuple(t.shape), t.dtype, t.requires_grad)
+        for part in named_tensors
+        for name, t in part
+    ]
+    modules = [(name, first[id(m)], type(m), _settings(m)) for name, m in named_modules]
+    return (tuple(tensors), tuple(modules))
+
+
+def _settings(module: nn.Module) -> Hashable:
+    own = {key: value for key, value in vars(module).items() if key not in _EVERY_MODULE}
+    if type(module) is nn.Dropout:
+        del own["p"]
+    return _described(own)
+
+
+def _described(value: Any) -> Hashable:
+    """Describe a value: equal where it means the same."""
+    if isinstance(value, _PLAIN):
+        return (type(value).__name__, repr(value))
+    if isinstance(value, FunctionType | BuiltinFunctionType | type | torch.Generator):
+        # Each generator goes its own way.
+        return ("itself", id(value))
+    if isinstance(value, partial):
+        return ("partial", *map(_described, (value.func, value.args, value.keywords)))
+    if isinstance(value, dict):
+        return ("dict", *((_described(k), _described(v)) for k, v in value.items()))
+    if isinstance(value, list | tuple):
+        return (type(value).__name__, *map(_described, value))
+    if isinstance(value, Tensor) and value.layout == torch.strided and value.nbytes <= _LARGEST:
+        content = value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes()
+        return ("tensor", value.dtype, value.shape, value.device, content)
+    if isinstance(value, nn.Module):
+        own = {
+            key: v for key, v in vars(value).items() if key not in _EVERY_MODULE or key in _HOLDS
+        }
+        return ("module", type(value), _described(own))
+    try:
+        return ("pickled", pickle.dumps(value))
+    except Exception:
+        return ("itself", id(value))

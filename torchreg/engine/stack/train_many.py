@@ -1,0 +1,202 @@
+"""Training of many networks: stacks side by side, and one after another what cannot be stacked."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+from functools import partial
+from itertools import chain
+from queue import Empty, SimpleQueue
+
+import torch
+
+from torchreg._utils.device import seeded, threads
+from torchreg.engine.spec.train_task import (
+    ONE_THREAD,
+    Answer,
+    NeverBegunError,
+    Outcome,
+    Problem,
+    is_interrupted,
+    reraise_interrupt,
+)
+from torchreg.engine.stack.grouping import ENOUGH, Group, groups_of, share_of_threads
+from torchreg.engine.stack.replay_observer import Told
+from torchreg.engine.stack.stack import Stack
+from torchreg.engine.stack.verify import NotStackableError
+from torchreg.engine.train.loop import train
+from torchreg.engine.train.single import Alone
+
+
+def train_together(
+    problems: Sequence[Problem], halt: threading.Event | None = None
+) -> list[Answer]:
+    """Train networks in place, those of one kind together.
+
+    Parameters
+    ----------
+    problems : sequence of Problem
+    halt : Event or None
+        Once it is set, all fits end as if they were interrupted.
+
+    Returns
+    -------
+    list of Outcome or Exception
+        One for each problem, in their order. An interrupt ends them all.
+
+    Raises
+    ------
+    KeyboardInterrupt
+        If the user interrupts before anything was learned.
+    """
+    work = _Work(problems, halt or threading.Event())
+    available = torch.get_num_threads()
+    groups = groups_of(problems, n_threads=available) if len(problems) != 1 else [Group([0])]
+    beside = [group for group in groups if work.can_be_beside_others(group)]
+    n_threads = min(available, len(beside))
+    try:
+        if n_threads > 1:
+            with threads(1, others=available):
+                work.side_by_side(beside, n_threads)
+        work.in_turn([group for group in groups if n_threads <= 1 or group not in beside])
+    except KeyboardInterrupt:
+        # What was learned before shall not be lost, nor that somebody wants an end.
+        answers = work.take_answers()
+        if not any(isinstance(answer, Outcome) for answer in answers):
+            raise
+        if not any(map(is_interrupted, answers)):
+            raise
+        return answers
+    return work.take_answers()
+
+
+class _Work:
+    """Groups of problems to train, and their answers.
+
+    Parameters
+    ----------
+    problems : sequence of Problem
+    halt : Event
+    """
+
+    def __init__(self, problems: Sequence[Problem], halt: threading.Event) -> None:
+        self.problems, self.halt = problems, halt
+        self.several_threads = False
+        self.answers: dict[int, Answer] = {}
+
+    def take_answers(self) -> list[Answer]:
+        """Give the answers away: an error that is kept here would keep all this, in a circle."""
+        answers, self.answers = self.answers, {}
+        return [answers.get(number) or NeverBegunError() for number in range(len(self.problems))]
+
+    def can_be_beside_others(self, group: Group) -> bool:
+        """Whether a stack, or one of a kind, can train in another thread, and gains by it.
+
+        Nobody may be listening, and torch's global generators are one thread's at a time.
+        """
+        problems = [self.problems[place] for place in group.places]
+        first = problems[0]
+        return (
+            (len(problems) > 1 or group.apart == ENOUGH)
+            and first.training.t.device.type == "cpu"
+            and not first.draws
+            and not any(problem.observers for problem in problems)
+            and share_of_threads(problems) >= 1
+        )
+
+    def side_by_side(self, groups: list[Group], n_threads: int) -> None:
+        """Train stacks in so many threads, of which this is one, each on one processor."""
+        self.several_threads = True
+        todo: SimpleQueue[Group] = SimpleQueue()
+        for group in groups:
+            todo.put(group)
+        helpers = [threading.Thread(target=self._help, args=(todo,)) for _ in range(n_threads - 1)]
+        for helper in helpers:
+            helper.start()
+        try:
+            self._train_from(todo)
+            for helper in helpers:
+                helper.join()
+        except BaseException:
+            self.halt.set()
+            for helper in helpers:
+                helper.join()
+            raise
+        self.several_threads = False
+
+    def _help(self, todo: SimpleQueue[Group]) -> None:
+        try:
+            with threads(1, others=torch.get_num_threads()):
+                self._train_from(todo)
+        except KeyboardInterrupt:
+            return
+
+    def _train_from(self, todo: SimpleQueue[Group]) -> None:
+        while not self.halt.is_set():
+            try:
+                self.in_turn([todo.get_nowait()])
+            except Empty:
+                return
+
+    def in_turn(self, groups: list[Group]) -> None:
+        """Train one group after another; an interrupt ends the one that it meets, and the rest."""
+        for group in groups:
+            if self.halt.is_set():
+                return
+            # No name here for the answers: an error holds all frames that it came through.
+            self.answers |= zip(group.places, self._train(group), strict=True)
+            if any(is_interrupted(self.answers[place]) for place in group.places):
+                self.halt.set()
+
+    def _train(self, group: Group) -> list[Answer]:
+        """Train networks of one kind as one stack, or else one after another."""
+        problems = [self.problems[place] for place in group.places]
+        apart = group.apart
+        if len(problems) > 1:
+            available = torch.get_num_threads()
+            with threads(1, others=available):
+                for features_first in (True, False):
+                    try:
+                        return self._train_stack(problems, features_first=features_first)
+                    except NotStackableError as error:
+                        apart = str(error)
+        return [self._train_alone(problem, apart) for problem in problems]
+
+    def _train_stack(self, problems: list[Problem], *, features_first: bool) -> list[Answer]:
+        first = problems[0]
+        listeners = [[Told(observer) for observer in problem.observers] for problem in problems]
+
+        def work() -> list[Answer]:
+            stack = Stack(
+                problems, features_first=features_first, beside_others=self.several_threads
+            )
+            for problem, own in zip(problems, listeners, strict=True):
+                problem.observers = [*own]
+            try:
+                return train(problems, stack, self.halt)
+            except Exception as error:
+                reraise_interrupt(error)
+                stack.undo()
+                for told in chain(*listeners):
+                    told.begin_anew()
+                raise NotStackableError(f"training as a stack failed: {error}") from error
+
+        device = first.training.t.device
+        return seeded(first.generators, device, work) if first.draws else work()
+
+    def _train_alone(self, problem: Problem, apart: str | None) -> Answer:
+        """Train, with random numbers of our own if the network draws; other threads wait then."""
+        available = torch.get_num_threads()
+        with threads(1 if problem.work <= ONE_THREAD else available, others=available):
+            work = partial(self._begin_alone, problem, apart)
+            device = problem.training.t.device
+            try:
+                return seeded(problem.generators, device, work) if problem.draws else work()
+            except Exception as error:
+                reraise_interrupt(error)
+                return error
+
+    def _begin_alone(self, problem: Problem, apart: str | None) -> Answer:
+        if problem.batch_observer is not None:
+            problem.batch_observer.begin()
+        return train([problem], Alone(problem, apart), self.halt)[0]

@@ -1,0 +1,136 @@
+"""Whether networks compute in a stack what each of them computes alone."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Mapping, Sequence
+
+import torch
+from torch import Tensor
+
+from torchreg.engine.capture.gradient import Evaluation, TapedGradient, agree
+from torchreg.engine.capture.recorder import Call, Recorder
+from torchreg.engine.data.tables import Batch, ordered_batches
+from torchreg.engine.spec.objective import Objective
+from torchreg.engine.spec.train_task import Problem
+
+#: Where torch keeps what it knows of an operation under vmap.
+_FOR_MANY = "FuncTorchBatched", "FuncTorchVmapMode", "CompositeImplicitAutograd"
+
+
+class NotStackableError(Exception):
+    """These networks cannot train as one; the message completes "because"."""
+
+
+class Trial:
+    """Holds what a stack computes against copies of some of its networks.
+
+    Parameters
+    ----------
+    problems : sequence of Problem
+        Of the stack; nothing of them is changed.
+    """
+
+    def __init__(self, problems: Sequence[Problem]) -> None:
+        self.problems = problems
+
+    def require_rules(self, batch: Batch) -> None:
+        """See whether torch knows how to compute each operation for many networks at once.
+
+        It could compute the others in a loop, but would warn of that, and take its time.
+
+        Parameters
+        ----------
+        batch : Batch
+            Of the first network.
+
+        Raises
+        ------
+        NotStackableError
+        """
+        objective = self._alone(0)
+        for training in (True, False):
+            objective.network.train(training)
+            with torch.no_grad(), Recorder() as recorder:
+                objective.of(batch)
+            for call in recorder.calls:
+                if call.given and not any(_has_kernel(call, key) for key in _FOR_MANY):
+                    raise NotStackableError(f"torch has no {call.name} for many networks at once")
+
+    def hold_step(
+        self,
+        rows_of: Callable[[int], Batch],
+        counts: Sequence[int],
+        losses: Tensor,
+        slope: Tensor,
+        buffers: Mapping[str, Tensor],
+    ) -> None:
+        """Compare a step: loss, gradient and buffers.
+
+        Parameters
+        ----------
+        rows_of : callable
+            Gives the batch of one network.
+        counts : sequence of int
+            How many rows each has.
+        losses, slope : Tensor of shape (n_networks,) and (n_networks, n_parameters)
+        buffers : mapping of str to Tensor
+            With a row for each network.
+
+        Raises
+        ------
+        NotStackableError
+        """
+        for place in _some(counts):
+            objective = self._alone(place)
+            network = objective.network
+            parameters = [p for p in network.parameters() if p.requires_grad]
+            taped = TapedGradient(objective, parameters, ())
+            loss, gradients = taped.compute(rows_of(place))
+            expected = [loss.detach(), torch.cat([g.reshape(-1) for g in gradients])]
+            came = [losses[place], slope[place]]
+            tensors = dict([*network.named_parameters(), *network.named_buffers()])
+            for name, values in buffers.items():
+                expected.append(tensors[name].detach())
+                came.append(values[place])
+            # One whose loss is not finite is refused with its first step, wherever it trains.
+            if torch.isfinite(loss) and not agree(came, expected):
+                raise NotStackableError("in a stack it does not compute what it computes alone")
+
+    def hold_evaluation(self, losses: Sequence[float]) -> None:
+        """Compare the losses of the validation rows.
+
+        Parameters
+        ----------
+        losses : sequence of float
+            One for each network.
+
+        Raises
+        ------
+        NotStackableError
+        """
+        tables = [p.validation for p in self.problems if p.validation is not None]
+        for place in _some([len(table.t) for table in tables]):
+            evaluation, table = Evaluation(self._alone(place)), tables[place]
+            total = sum(evaluation(batch) * len(batch.t) for batch in ordered_batches(table))
+            loss = torch.as_tensor(total / len(table.t))
+            if torch.isfinite(loss) and not agree([loss.new_tensor(losses[place])], [loss]):
+                raise NotStackableError("in a stack it is not evaluated as it is alone")
+
+    def _alone(self, place: int) -> Objective:
+        """Build the objective of one network, on copies of all that a step may change."""
+        problem = self.problems[place]
+        network = copy.deepcopy(problem.network).train()
+        return Objective(network, problem.loss.copied(), problem.protect_input)
+
+
+def _has_kernel(call: Call, key: str) -> bool:
+    schema = call.func._schema
+    name = f"{schema.name}.{schema.overload_name}".rstrip(".")
+    return torch._C._dispatch_has_kernel_for_dispatch_key(name, key)
+
+
+def _some(counts: Sequence[int]) -> set[int]:
+    """Choose some networks to look at, those with the most padding too."""
+    last = len(counts) - 1
+    return {0, last, counts.index(min(counts)), counts.index(max(counts))}

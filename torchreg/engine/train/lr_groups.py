@@ -1,0 +1,101 @@
+"""The learning rates of networks that train together, each on a course of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Sequence
+
+from torchreg.engine.spec.train_task import Problem
+from torchreg.optim.lr_schedule import Course, sharing_key
+
+
+class Pace:
+    """Moves the learning rates of networks, and says which of their numbers have changed.
+
+    Networks with the same schedule, optimizer and number of steps share a course, which is then
+    computed once.
+
+    Parameters
+    ----------
+    problems : sequence of Problem
+        With as many steps in an epoch as each other.
+
+    Attributes
+    ----------
+    rates : list of float
+        The learning rate of each network's last step.
+    """
+
+    def __init__(self, problems: Sequence[Problem]) -> None:
+        self.problems = [*problems]
+        shared: dict[Hashable, Course] = {}
+        self.courses: list[Course] = []
+        for place, problem in enumerate(problems):
+            own = sharing_key(problem.schedule, problem.optimizer, problem.n_steps)
+            key = ("alone", place) if own is None else own
+            if key not in shared:
+                shared[key] = problem.course()
+            self.courses.append(shared[key])
+        self._begin()
+
+    def _begin(self) -> None:
+        self._trains = [True] * len(self.courses)
+        self._by_step = self._that_move_by_step()
+        self._hears_epochs = any(course.every in ("epoch", "loss") for course in self.courses)
+        self._known: dict[str, list[float]] = {}
+        self.rates = [course.numbers["lr"] for course in self.courses]
+
+    def _that_move_by_step(self) -> list[Course]:
+        own = zip(self.courses, self._trains, strict=True)
+        distinct = {id(course): course for course, trains in own if trains}
+        return [course for course in distinct.values() if course.every == "step"]
+
+    def end(self, place: int) -> None:
+        """Let a course rest whose network has ended: beyond its budget a scheduler may fail."""
+        self._trains[place] = False
+        self._by_step = self._that_move_by_step()
+
+    def after_step(self) -> None:
+        """Hear that all weights were moved, once."""
+        self.rates = self._known["lr"]
+        for course in self._by_step:
+            course.after_step()
+
+    def after_epoch(self, losses: Sequence[float]) -> None:
+        """Hear that an epoch has ended, and each network's loss: validation, if there is any."""
+        if self._hears_epochs:
+            for course, loss, trains in zip(self.courses, losses, self._trains, strict=True):
+                if trains:
+                    course.after_epoch(loss)
+
+    def news(self) -> dict[str, list[float]]:
+        """Give the numbers of the next step that have changed: by name, one for each network."""
+        news = {}
+        for name in self.courses[0].numbers:
+            values = [course.numbers[name] for course in self.courses]
+            if values != self._known.get(name):
+                news[name] = self._known[name] = values
+        return news
+
+    def of(self, places: list[int]) -> Pace:
+        """Give the pace of some of the networks, which stand in other places now."""
+        pace = object.__new__(Pace)
+        pace.problems = [self.problems[place] for place in places]
+        pace.courses = [self.courses[place] for place in places]
+        pace._begin()
+        pace.rates = [self.rates[place] for place in places]
+        return pace
+
+    def replay(self, losses: Sequence[float]) -> None:
+        """Go once more, from the start, through what a network saw: one loss for each epoch."""
+        (problem,) = self.problems
+        (course,) = self.courses = [problem.course()]
+        for loss in losses:
+            for _ in range(problem.steps_in_epoch):
+                course.after_step()
+            course.after_epoch(loss)
+        self._begin()
+
+
+def pace_of(problems: Sequence[Problem]) -> Pace | None:
+    """Make the pace of networks; ``None`` where every learning rate stays what it is."""
+    return Pace(problems) if any(problem.schedule.moves for problem in problems) else None

@@ -1,0 +1,168 @@
+"""One network that trains by itself."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import nullcontext
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from torchreg._utils.device import drawing, generator_states, set_generator_states
+from torchreg.engine.capture.gradient import CapturedGradient, Evaluation
+from torchreg.engine.data.tables import Batch, batch_sizes, ordered_batches, shuffled_batches
+from torchreg.engine.spec.objective import Objective
+from torchreg.engine.spec.train_task import Problem
+from torchreg.engine.train.lr_groups import pace_of
+from torchreg.engine.train.step_backend import OnLoss, Steps
+from torchreg.engine.train.stepper import build_stepper
+
+
+class Alone:
+    """Step backend of one network.
+
+    Parameters
+    ----------
+    problem : Problem
+        Its network is trained in place, and is in training mode from now on.
+    apart : str or None, default=None
+        Why it trains apart from others; completes "because".
+    """
+
+    def __init__(self, problem: Problem, apart: str | None = None) -> None:
+        self.apart = apart
+        self.problem, self.network = problem, problem.network
+        self.objective = Objective(problem.network, problem.loss, problem.protect_input)
+        n = len(problem.training.t)
+        self.sizes = batch_sizes(n, min(problem.batch_size, n))
+        self.whole = problem.training.whole() if problem.batch_size >= n else None
+        self.device = problem.training.t.device
+        self.generator = torch.Generator().manual_seed(problem.seed)
+        self.drawing = drawing() if problem.draws else nullcontext()
+        self.listener = problem.batch_observer
+        self.stepper = build_stepper(
+            self.objective,
+            problem.optimizer,
+            n_steps=problem.n_steps,
+            draws=problem.draws,
+            whole=self.whole,
+            listener=self.listener,
+        )
+        self.loss_of = None if problem.validation is None else self._evaluation()
+        self.pace = pace_of([problem])
+        self.set_pace()
+        self.network.train()
+
+    @property
+    def lane(self) -> str:
+        """How the steps are computed, and why, in words."""
+        lane = self.stepper.lane
+        return lane if self.apart is None else f"{lane} It trained alone, because {self.apart}."
+
+    def batches(self) -> Iterator[tuple[Batch, list[int]]]:
+        """Deal all rows out in a fresh random order."""
+        for batch in shuffled_batches(self.problem.training, self.sizes, self.generator):
+            yield batch, [len(batch.t)]
+
+    def step(self, batch: Batch, on_loss: OnLoss) -> None:
+        """Take one step down the loss of a batch."""
+        self._step(batch, on_loss)
+        if self.pace is not None:
+            self.pace.after_step()
+            self.set_pace()
+
+    def _step(self, batch: Batch, on_loss: OnLoss) -> None:
+        if self.listener is None:
+            with self.drawing:
+                self.stepper.step(batch, on_loss)
+            return
+        heard: list[Tensor] = []
+
+        def hear(loss: Tensor, prediction: Tensor | None) -> None:
+            on_loss(loss, prediction)
+            heard.extend([loss] if prediction is None else [loss, prediction])
+
+        self.listener.on_batch_begin(batch, training=True)
+        with self.drawing:
+            self.stepper.step(batch, hear)
+        loss, prediction = heard
+        self.listener.on_batch_end(batch, float(loss), prediction, training=True)
+
+    def script(self, n_steps: int) -> Steps | None:
+        """Give nothing: one network's steps are taken one by one."""
+        return None
+
+    def set_pace(self) -> None:
+        """Take the next step with the learning rate of its schedule."""
+        if self.pace is not None:
+            for name, (value,) in self.pace.news().items():
+                self.stepper.set_number(name, value)
+
+    def evaluate(self) -> list[float] | None:
+        """Compute the mean loss of the validation rows, if there are any."""
+        table = self.problem.validation
+        if table is None or self.loss_of is None:
+            return None
+        total = 0.0
+        for batch in ordered_batches(table):
+            with self.drawing:
+                total += float(self.loss_of(batch)) * len(batch.t)
+        return [total / len(table.t)]
+
+    def _evaluation(self) -> Callable[[Batch], Tensor | float]:
+        """Choose how to compute the loss of validation rows."""
+        if self.listener is not None:
+            return self._show
+        n_epochs = self.problem.max_epochs
+        evaluation = Evaluation(self.objective)
+        return CapturedGradient(evaluation, draws=self.problem.draws, whole=None, n_steps=n_epochs)
+
+    def _show(self, batch: Batch) -> float:
+        """Evaluate validation rows before a listener's eyes."""
+        assert self.listener is not None
+        self.listener.on_batch_begin(batch, training=False)
+        self.network.eval()
+        with torch.no_grad():
+            prediction = self.objective.predict(batch.x, batch.t)
+            loss = float(self.objective.mean_loss(prediction, batch))
+        self.network.train()
+        self.listener.on_batch_end(batch, loss, prediction, training=False)
+        return loss
+
+    def tensors(self) -> list[Tensor]:
+        """List the tensors that training changes."""
+        return [*self.stepper.weights(), *self.network.buffers()]
+
+    def are_finite(self) -> list[bool]:
+        """Tell whether the weights are finite as they are now."""
+        return [all(bool(torch.isfinite(tensor).all()) for tensor in self.tensors())]
+
+    def memory(self) -> dict[str, Any]:
+        """Give what is remembered from one step to the next, beside the weights."""
+        return {
+            "stepper": self.stepper.memory(),
+            "batches": self.generator.get_state(),
+            "draws": generator_states(self.device) if self.problem.draws else [],
+        }
+
+    def recall(self, memory: dict[str, Any]) -> None:
+        """Remember what :meth:`memory` gave, in this or another process."""
+        self.stepper.recall(memory["stepper"])
+        self.generator.set_state(memory["batches"])
+        set_generator_states(self.device, memory["draws"])
+        if self.pace is not None:
+            self.pace.replay(memory["validation_losses"] or memory["losses"])
+            self.set_pace()
+
+    def of(self, places: list[int]) -> Alone:
+        """Give the only one there is."""
+        return self
+
+    def lend(self) -> None:
+        """Leave the network as it is: it looks at these tensors already."""
+
+    def release(self, place: int) -> None:
+        """Leave every parameter owning its own memory."""
+        self.stepper.release()
+        self.network.eval()

@@ -1,0 +1,1 @@
+"""Optimizers on flat parameter vectors, L-BFGS and learning-rate schedules."""
