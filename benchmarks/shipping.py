@@ -99,7 +99,7 @@ predict = reg.predict
         write=lambda reg, path: skops.io.dump(reg, path),
         load="""
 import skops.io
-trusted = ["torchreg._persistence.save_mixin.Parcel", "torchreg.regressor.TorchRegressor"]
+trusted = ["torchreg._persistence.save_mixin.PickleState", "torchreg.regressor.TorchRegressor"]
 reg = skops.io.load(path, trusted=trusted)
 predict = reg.predict
 """,

@@ -14,9 +14,9 @@ import torch
 import torchreg.engine.stack.train_many
 import torchreg.regressor
 from torchreg import TorchRegressor
-from torchreg.engine.build.fit_result import Fitted
+from torchreg.engine.build.fit_result import FitResult
 from torchreg.engine.run import fit_networks, given_or_raised
-from torchreg.engine.spec.fit_config import Job
+from torchreg.engine.spec.fit_config import FitJob
 from torchreg.engine.stack.stack import Stack
 from torchreg.engine.stack.verify import NotStackableError
 
@@ -30,15 +30,15 @@ class _CaughtError(Exception):
     pass
 
 
-def job_of(reg: TorchRegressor, rows: Rows) -> Job:
+def job_of(reg: TorchRegressor, rows: Rows) -> FitJob:
     """Let a regressor fit as ever, and catch what it asks the engine for."""
-    caught: list[Job] = []
+    caught: list[FitJob] = []
 
-    def catch(job: Job) -> Fitted:
+    def catch(job: FitJob) -> FitResult:
         caught.append(job)
         raise _CaughtError
 
-    with patch.object(torchreg.regressor, "fit_here", catch):
+    with patch.object(torchreg.regressor, "run_fit", catch):
         try:
             reg.fit(**rows)
         except _CaughtError:
@@ -76,7 +76,7 @@ def watched() -> Iterator[Seen]:
         yield seen
 
 
-def answer_alone(job: Job) -> Fitted | Exception:
+def answer_alone(job: FitJob) -> FitResult | Exception:
     try:
         return given_or_raised(*fit_networks([job]))
     except Exception as error:
@@ -95,7 +95,7 @@ def both_ways(fits: Builder) -> tuple[list[Any], list[Any], Seen]:
     return together, alone, seen
 
 
-def assert_same(one: Fitted, other: Fitted, *, near: float = NEAR) -> None:
+def assert_same(one: FitResult, other: FitResult, *, near: float = NEAR) -> None:
     """Require of two fits the same weights, losses and ends."""
     first, second = one.module.state_dict(), other.module.state_dict()
     assert list(first) == list(second)

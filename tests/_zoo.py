@@ -22,9 +22,9 @@ from torchreg.nn import (
 )
 
 
-def centres(loss: Any) -> bool:
+def center_target(loss: Any) -> bool:
     """Whether a loss takes targets below 0."""
-    return getattr(LOSSES.get(loss, loss), "centres", True)
+    return getattr(LOSSES.get(loss, loss), "center_target", True)
 
 
 class Body(nn.Module):

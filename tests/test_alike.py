@@ -18,9 +18,9 @@ from torch.nn import functional
 from tests._stacks import job_of
 from tests._zoo import Body
 from torchreg import TorchRegressor
-from torchreg.engine.build.fit_job import Plan
-from torchreg.engine.build.memo import Shared
-from torchreg.engine.stack.signature import UnlikeError, kind_of
+from torchreg.engine.build.fit_job import PreparedFit
+from torchreg.engine.build.memo import FitCache
+from torchreg.engine.stack.signature import UnstackableError, stack_signature
 from torchreg.nn import MLP
 
 RNG = np.random.default_rng(0)
@@ -37,7 +37,7 @@ def kind(n: int = 40, held_out: int = 0, rows: dict[str, Any] | None = None, **o
     job = job_of(
         TorchRegressor(**{"module": MLP, **settings, **options}), {**given, **(rows or {})}
     )
-    return kind_of(Plan(job, Shared(several=False)).problems[0])
+    return stack_signature(PreparedFit(job, FitCache(several=False)).problems[0])
 
 
 class Set(nn.Module):
@@ -259,7 +259,7 @@ LONE: dict[str, tuple[dict[str, Any], str]] = {
 @pytest.mark.parametrize("name", LONE)
 def test_what_can_only_train_alone_is_told_why(name: str) -> None:
     options, because = LONE[name]
-    with pytest.raises(UnlikeError, match=because):
+    with pytest.raises(UnstackableError, match=because):
         kind(**options)
 
 
@@ -279,12 +279,12 @@ def test_parameters_of_several_dtypes_are_moved_by_one_network_alone() -> None:
         def forward(self, x: Tensor) -> Tensor:
             return self.linear(x) * self.scale
 
-    with pytest.raises(UnlikeError, match="its parameters are of several dtypes"):
+    with pytest.raises(UnstackableError, match="its parameters are of several dtypes"):
         kind(module=Mixed)
 
 
 def test_a_fit_whose_state_is_kept_trains_alone() -> None:
     job = job_of(TorchRegressor(module=MLP, max_epochs=20), {"X": X, "y": Y[:, 0]})
-    problem = Plan(job, Shared(several=False)).problems[0]
-    with pytest.raises(UnlikeError, match="its state is kept in a file"):
-        kind_of(replace(problem, keeper=cast(Any, object())))
+    problem = PreparedFit(job, FitCache(several=False)).problems[0]
+    with pytest.raises(UnstackableError, match="its state is kept in a file"):
+        stack_signature(replace(problem, keeper=cast(Any, object())))

@@ -11,7 +11,7 @@ import scipy.sparse
 from sklearn.model_selection import train_test_split
 
 from torchreg import TorchEnsembleRegressor, TorchRegressor
-from torchreg._estimator.defaults import CHOSEN, batch_size_for, n_folds_for
+from torchreg._estimator.defaults import AUTO_PARAMS, batch_size_for, n_folds_for
 from torchreg.nn import MLP, Ensemble, TabularMLP
 
 Array = Any
@@ -170,7 +170,7 @@ def test_a_loaded_default_knows_what_was_chosen(tmp_path: Any) -> None:
     reg.save(tmp_path / "fit.safetensors")
     loaded = torchreg.load(tmp_path / "fit.safetensors")
     assert loaded.chosen_params_ == reg.chosen_params_
-    assert reg.chosen_params_.keys() <= CHOSEN
+    assert reg.chosen_params_.keys() <= AUTO_PARAMS
     np.testing.assert_array_equal(loaded.predict(X), reg.predict(X))
 
 

@@ -254,13 +254,13 @@ def test_a_checkpoint_must_be_a_path(table: tuple[Array, Array]) -> None:
 def test_an_optimizer_that_remembers_what_no_file_can_hold_is_refused(
     table: tuple[Array, Array], path: Path
 ) -> None:
-    class Remembers(torch.optim.SGD):
+    class Stateful(torch.optim.SGD):
         def step(self, closure: Any = None) -> Any:
             self.state[self.param_groups[0]["params"][0]]["secret"] = object()
             return super().step(closure)
 
     with pytest.raises(CheckpointError, match="optimizer remembers what no checkpoint can hold"):
-        small(optimizer=Remembers, lr=0.01).fit(*table, checkpoint=path)
+        small(optimizer=Stateful, lr=0.01).fit(*table, checkpoint=path)
 
 
 def test_a_short_fit_writes_when_it_begins_and_when_it_ends(

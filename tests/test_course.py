@@ -17,7 +17,7 @@ from torch.optim import lr_scheduler
 from tests._schedules import EPOCHS, N, Table, net, quick, rates_of, table_of_numbers
 from torchreg import TorchRegressor
 from torchreg.nn import MLP
-from torchreg.optim.lr_schedule import Course
+from torchreg.optim.lr_schedule import LRSchedule
 from torchreg.optim.schedules import SCHEDULES, build_schedule
 from torchreg.optim.spec import build_optimizer
 
@@ -178,9 +178,9 @@ def test_a_loop_of_torch_with_the_same_scheduler_gives_the_same_weights(
 # Learning rates
 
 
-def course(schedule: Any, n_steps: int, lr: float = 0.1, **options: Any) -> Course:
+def course(schedule: Any, n_steps: int, lr: float = 0.1, **options: Any) -> LRSchedule:
     optimizer = build_optimizer("sgd", lr, {})
-    return Course(build_schedule(schedule, options, optimizer), optimizer, n_steps)
+    return LRSchedule(build_schedule(schedule, options, optimizer), optimizer, n_steps)
 
 
 def test_cosine_falls_from_lr_to_0() -> None:
@@ -211,7 +211,7 @@ def test_one_cycle_rises_to_lr_while_momentum_falls_and_ends_far_below() -> None
 @pytest.mark.parametrize("optimizer", ["sgd", "rmsprop"])
 def test_one_cycle_leaves_an_optimizer_without_momentum_without(optimizer: str) -> None:
     spec = build_optimizer(optimizer, 0.1, {"momentum": 0.0})
-    moving = Course(build_schedule("one_cycle", {}, spec), spec, 10)
+    moving = LRSchedule(build_schedule("one_cycle", {}, spec), spec, 10)
     for _ in range(10):
         moving.after_step()
         assert moving.numbers["momentum"] == 0

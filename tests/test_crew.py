@@ -11,13 +11,15 @@ from typing import Any
 import pytest
 
 from tests._deadline import within
-from torchreg._parallel.tasks import Call, Task, TaskError
-from torchreg._parallel.worker_pool import Crew, crew_here
+from torchreg._parallel.tasks import ParallelCall, Task, TaskError
+from torchreg._parallel.worker_pool import WorkerPool, current_pool
 
 Function = Callable[[], Any]
 
 
-def run(crew: Crew, functions: list[Function], *, limit: int = 256, depth: int = 0) -> list[Task]:
+def run(
+    crew: WorkerPool, functions: list[Function], *, limit: int = 256, depth: int = 0
+) -> list[Task]:
     """Run functions as one call, and wait for all of them."""
     call = crew.open(limit, depth)
     tasks = [crew.submit(call, function, None) for function in functions]
@@ -26,9 +28,9 @@ def run(crew: Crew, functions: list[Function], *, limit: int = 256, depth: int =
     return tasks
 
 
-def wait_for(crew: Crew, call: Call) -> None:
+def wait_for(crew: WorkerPool, call: ParallelCall) -> None:
     """Wait as a thread at work does, if the calling one is."""
-    if crew_here() is None:
+    if current_pool() is None:
         assert call.over.wait(30)
         return
     crew.begin_to_wait(call)
@@ -62,21 +64,21 @@ class Most:
 
 
 @pytest.fixture
-def crew() -> Iterator[Crew]:
-    crew = Crew(8)
+def crew() -> Iterator[WorkerPool]:
+    crew = WorkerPool(8)
     yield crew
     crew.end()
     assert not any(thread.name.startswith("torchreg") for thread in threading.enumerate())
 
 
 @within(30)
-def test_every_task_runs_once_and_gives_its_result(crew: Crew) -> None:
+def test_every_task_runs_once_and_gives_its_result(crew: WorkerPool) -> None:
     tasks = run(crew, [lambda n=n: n * n for n in range(1000)])
     assert [task.get() for task in tasks] == [n * n for n in range(1000)]
 
 
 @within(30)
-def test_so_many_run_at_once_as_the_call_and_the_crew_allow(crew: Crew) -> None:
+def test_so_many_run_at_once_as_the_call_and_the_crew_allow(crew: WorkerPool) -> None:
     for limit, expected in [(3, 3), (8, 8), (100, 8)]:
         inside, full = Most(), threading.Barrier(expected)
 
@@ -89,7 +91,7 @@ def test_so_many_run_at_once_as_the_call_and_the_crew_allow(crew: Crew) -> None:
 
 
 @within(30)
-def test_an_error_is_that_of_its_task_and_tells_where_it_happened(crew: Crew) -> None:
+def test_an_error_is_that_of_its_task_and_tells_where_it_happened(crew: WorkerPool) -> None:
     def fails() -> None:
         raise ValueError("of this task")
 
@@ -104,8 +106,8 @@ def test_an_error_is_that_of_its_task_and_tells_where_it_happened(crew: Crew) ->
 
 
 @within(30)
-def test_the_deepest_task_goes_first(crew: Crew) -> None:
-    single = Crew(1)
+def test_the_deepest_task_goes_first(crew: WorkerPool) -> None:
+    single = WorkerPool(1)
     order: list[str] = []
 
     def outer(name: str) -> Function:
@@ -121,7 +123,7 @@ def test_the_deepest_task_goes_first(crew: Crew) -> None:
 
 
 @within(30)
-def test_the_meeting_is_never_empty_while_somebody_may_come(crew: Crew) -> None:
+def test_the_meeting_is_never_empty_while_somebody_may_come(crew: WorkerPool) -> None:
     counts = []
     leave = crew.meeting.leave
 
@@ -149,7 +151,7 @@ def test_the_meeting_is_never_empty_while_somebody_may_come(crew: Crew) -> None:
 
 @within(60)
 @pytest.mark.parametrize("seed", range(3))
-def test_calls_inside_calls_all_end_whatever_the_limits(seed: int, crew: Crew) -> None:
+def test_calls_inside_calls_all_end_whatever_the_limits(seed: int, crew: WorkerPool) -> None:
     rng = random.Random(seed)
     done = []
 
@@ -169,7 +171,7 @@ def test_calls_inside_calls_all_end_whatever_the_limits(seed: int, crew: Crew) -
 
 
 @within(30)
-def test_the_end_drops_what_has_not_begun_and_tells_who_waits(crew: Crew) -> None:
+def test_the_end_drops_what_has_not_begun_and_tells_who_waits(crew: WorkerPool) -> None:
     begun, end, told = threading.Event(), threading.Event(), []
 
     def blocks() -> None:
@@ -193,13 +195,13 @@ def test_the_end_drops_what_has_not_begun_and_tells_who_waits(crew: Crew) -> Non
 
 @within(30)
 def test_the_end_tells_who_waits_for_a_task_that_ctrl_c_took_on_its_way_to_a_thread(
-    crew: Crew, monkeypatch: pytest.MonkeyPatch
+    crew: WorkerPool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def interrupted(task: Task) -> None:
         raise KeyboardInterrupt
 
     told: list[Task] = []
-    monkeypatch.setattr(crew, "_hire", interrupted)
+    monkeypatch.setattr(crew, "_spawn_worker", interrupted)
     with pytest.raises(KeyboardInterrupt):
         crew.submit(crew.open(8, 0), lambda: 1, told.append)
     crew.end()
@@ -211,8 +213,8 @@ def test_the_end_tells_who_waits_for_a_task_that_ctrl_c_took_on_its_way_to_a_thr
 def test_the_end_does_not_wait_for_ever_for_a_task_that_goes_on(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("torchreg._parallel.worker_pool._FAREWELL_S", 0.1)
-    crew, end = Crew(), threading.Event()
+    monkeypatch.setattr("torchreg._parallel.worker_pool._SHUTDOWN_TIMEOUT_S", 0.1)
+    crew, end = WorkerPool(), threading.Event()
     call = crew.open(8, 0)
     crew.submit(call, lambda: end.wait(20), None)
     crew.end()
@@ -227,7 +229,7 @@ def names() -> list[str]:
 @within(30)
 def test_the_end_waits_for_threads_that_were_started_just_now() -> None:
     for _ in range(50):
-        crew = Crew()
+        crew = WorkerPool()
         call = crew.open(256, 0)
         for _ in range(10):
             crew.submit(call, lambda: threading.current_thread(), None)
@@ -242,7 +244,7 @@ def test_the_end_does_not_wait_for_a_thread_that_ctrl_c_kept_from_its_start(
     def interrupted(thread: threading.Thread) -> None:
         raise KeyboardInterrupt
 
-    crew = Crew()
+    crew = WorkerPool()
     with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
         patched.setattr(threading.Thread, "start", interrupted)
         crew.submit(crew.open(8, 0), lambda: 1, None)
@@ -252,7 +254,7 @@ def test_the_end_does_not_wait_for_a_thread_that_ctrl_c_kept_from_its_start(
 
 @within(30)
 def test_where_the_system_gives_no_further_thread_those_that_are_there_do_the_work(
-    crew: Crew, monkeypatch: pytest.MonkeyPatch
+    crew: WorkerPool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     begin = threading.Thread.start
     left = [2]
@@ -274,14 +276,14 @@ def test_where_the_system_gives_no_further_thread_those_that_are_there_do_the_wo
     tasks = run(crew, [task] * 20)
     assert [task.error for task in tasks] == [None] * 20
     assert inside.most == 2
-    other = Crew()
+    other = WorkerPool()
     call = other.open(8, 0)
     with pytest.raises(RuntimeError, match="start new thread"):
         other.submit(call, task, None)
 
 
 @within(30)
-def test_an_error_of_who_hears_of_the_end_is_not_lost(crew: Crew) -> None:
+def test_an_error_of_who_hears_of_the_end_is_not_lost(crew: WorkerPool) -> None:
     def callback(task: Task) -> None:
         raise OSError("no one listens")
 
@@ -293,7 +295,7 @@ def test_an_error_of_who_hears_of_the_end_is_not_lost(crew: Crew) -> None:
 
 
 @within(30)
-def test_a_result_can_be_waited_for(crew: Crew) -> None:
+def test_a_result_can_be_waited_for(crew: WorkerPool) -> None:
     begin = threading.Event()
     task = crew.submit(crew.open(8, 0), lambda: begin.wait(20), None)
     threading.Timer(0.02, begin.set).start()

@@ -8,7 +8,7 @@ from typing import Any, cast
 import pytest
 
 from torchreg.engine.train.curves import Curves
-from torchreg.engine.train.run_state import Member
+from torchreg.engine.train.run_state import RunState
 
 
 @dataclass
@@ -19,11 +19,11 @@ class Network:
     rates: list[float] = field(default_factory=list)
 
 
-def networks(n: int) -> list[Member]:
+def networks(n: int) -> list[RunState]:
     return cast(Any, [Network(place) for place in range(n)])
 
 
-def seen(member: Member) -> tuple[list[float], ...]:
+def seen(member: RunState) -> tuple[list[float], ...]:
     return member.losses, member.validation_losses, member.rates
 
 

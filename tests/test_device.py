@@ -14,9 +14,9 @@ from torchreg._utils.device import (
     generator_states,
     resolve_device,
     resolve_dtype,
-    seeded,
     set_generator_states,
     threads,
+    with_seed,
 )
 
 CPU = torch.device("cpu")
@@ -69,7 +69,7 @@ def test_seeded_work_draws_what_manual_seed_gives_and_outside_the_numbers_go_on(
     torch.manual_seed(1)
     first = torch.rand(2)
     torch.manual_seed(1)
-    assert torch.equal(seeded(7, CPU, lambda: torch.rand(3)), expected)
+    assert torch.equal(with_seed(7, CPU, lambda: torch.rand(3)), expected)
     assert torch.equal(torch.rand(2), first)
 
 

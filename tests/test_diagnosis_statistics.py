@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from torchreg.diagnosis.following import Member, kind_of, known_members
-from torchreg.diagnosis.lines import Lines
-from torchreg.diagnosis.record import Look
+from torchreg.diagnosis.lines import LinearBaseline
+from torchreg.diagnosis.record import NetworkSummary
 from torchreg.diagnosis.statistics import lines_of, look_inside, look_inside_each
 from torchreg.nn import MLP, TabularMLP
 from torchreg.nn.mlp import ACTIVATIONS
@@ -94,8 +94,8 @@ def members_of(networks: list[nn.Module]) -> list[Member]:
 
 
 def together_and_alone(
-    networks: list[nn.Module], x: Tensor, lines: Lines
-) -> list[tuple[Look | None, Look | None]]:
+    networks: list[nn.Module], x: Tensor, lines: LinearBaseline
+) -> list[tuple[NetworkSummary | None, NetworkSummary | None]]:
     before = x.clone(), copy.deepcopy([network.state_dict() for network in networks])
     together = look_inside_each(members_of(networks), x, lines)
     assert torch.equal(x, before[0])
@@ -106,7 +106,7 @@ def together_and_alone(
     return list(zip(together, alone, strict=True))
 
 
-def assert_same(together: Look | None, alone: Look | None) -> None:
+def assert_same(together: NetworkSummary | None, alone: NetworkSummary | None) -> None:
     """Compare exactly what was counted, and all else but for the order of sums."""
     assert (together is None) == (alone is None)
     if together is None or alone is None:

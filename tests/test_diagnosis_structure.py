@@ -10,13 +10,13 @@ from sklearn.metrics import r2_score
 from torchreg.diagnosis.lines import BENDS, MOST_BENDS, draw_lines
 from torchreg.diagnosis.moments import moments_of
 from torchreg.diagnosis.record import Structure
-from torchreg.diagnosis.structure import Held, hold_against
+from torchreg.diagnosis.structure import BaselineFit, compare_baselines
 
 Array = np.ndarray
 
 
-def hold_against_lines(x: Array, y: Array | None, output: Array) -> Held:
-    held = hold_against(draw_lines(x, y), torch.from_numpy(output))
+def hold_against_lines(x: Array, y: Array | None, output: Array) -> BaselineFit:
+    held = compare_baselines(draw_lines(x, y), torch.from_numpy(output))
     assert held is not None
     return held
 
@@ -134,5 +134,5 @@ def test_numbers_that_cannot_be_squared_are_held_against_nothing(far: float) -> 
     x = np.linspace(0, 1, 50)[:, None]
     y = np.where(x < 1, x, far)
     for known, output in ((y, x), (x, y)):
-        assert hold_against(draw_lines(x, known), torch.from_numpy(output)) is None
+        assert compare_baselines(draw_lines(x, known), torch.from_numpy(output)) is None
     assert draw_lines(x, y).shares is None

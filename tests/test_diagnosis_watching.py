@@ -10,9 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from torchreg.diagnosis.following import known_members
-from torchreg.diagnosis.record import Look
+from torchreg.diagnosis.record import NetworkSummary
 from torchreg.diagnosis.statistics import lines_of, look_inside
-from torchreg.nn import MLP, Ensemble, FixedLinear, TabularMLP
+from torchreg.nn import MLP, Ensemble, FrozenLinear, TabularMLP
 from torchreg.nn.mlp import ACTIVATIONS
 
 
@@ -28,7 +28,7 @@ class Behind(nn.Module):
         return outputs
 
 
-def look(network: nn.Module, n_outputs: int = 1) -> Look:
+def look(network: nn.Module, n_outputs: int = 1) -> NetworkSummary:
     rows = torch.randn(60, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     before = rows.clone()
     seen = look_inside(network, rows, lines_of(rows, rows[:, :n_outputs] ** 2))
@@ -121,7 +121,7 @@ ENSEMBLES: dict[str, Callable[[], list[nn.Module]]] = {
 }
 
 
-def numbers_of(look: Look, n_inputs: int) -> list[float]:
+def numbers_of(look: NetworkSummary, n_inputs: int) -> list[float]:
     structure = look.structure
     assert structure is not None and look.linear_share is not None
     # Who watches sees the columns and what is embedded of them beside them.
@@ -157,7 +157,7 @@ def instead(network: nn.Module, on: str, part: nn.Module) -> nn.Module:
     return network
 
 
-class Louder(FixedLinear):
+class Louder(FrozenLinear):
     def forward(self, x: Tensor) -> Tensor:
         return 3 * super().forward(x)
 

@@ -15,12 +15,12 @@ from torch import nn
 
 from tests._stacks import job_of
 from torchreg import TorchRegressor
-from torchreg._parallel.fit_batcher import fit_all_here
+from torchreg._parallel.fit_batcher import run_fits
 from torchreg.engine.build.drafts import Mould, draft_of, give_containers
-from torchreg.engine.build.fit_job import Plan
-from torchreg.engine.build.fit_result import Fitted
-from torchreg.engine.build.memo import Shared
-from torchreg.engine.inspect.fit_summary import Travel
+from torchreg.engine.build.fit_job import PreparedFit
+from torchreg.engine.build.fit_result import FitResult
+from torchreg.engine.build.memo import FitCache
+from torchreg.engine.inspect.fit_summary import DriftTracker
 from torchreg.nn import MLP, Standardize, TabularMLP
 
 RNG = np.random.default_rng(0)
@@ -36,8 +36,8 @@ def jobs(*changes: dict[str, Any]) -> list[Any]:
 
 def begun(asked: list[Any]) -> list[nn.Module]:
     """Give all networks of some jobs, planned together, before their first step."""
-    shared = Shared(several=len(asked) > 1)
-    return [p.network for job in asked for p in Plan(job, shared).problems]
+    shared = FitCache(several=len(asked) > 1)
+    return [p.network for job in asked for p in PreparedFit(job, shared).problems]
 
 
 def same(a: nn.Module, b: nn.Module) -> bool:
@@ -77,9 +77,9 @@ def test_a_copy_is_the_network_that_the_fit_would_draw_alone(settings: dict[str,
     ],
 )
 def test_what_draws_another_network_is_no_copy(change: dict[str, Any]) -> None:
-    shared = Shared(several=True)
+    shared = FitCache(several=True)
     asked = jobs({}, {"lr": 0.1}, change)
-    first, second, other = (Plan(job, shared).problems[0] for job in asked)
+    first, second, other = (PreparedFit(job, shared).problems[0] for job in asked)
     assert first.draft is second.draft
     assert first.draft is not other.draft
     assert repr(other.network) == repr(begun(asked[2:])[0])
@@ -156,8 +156,8 @@ def containers_of(module: nn.Module) -> list[int]:
 
 @pytest.mark.parametrize("options", [{}, {"n_init": 3}, {"early_stopping": True, "n_folds": 2}])
 def test_fits_that_are_handed_out_have_nothing_in_common(options: dict[str, Any]) -> None:
-    answers = fit_all_here(jobs(*({"lr": lr, **options} for lr in (0.1, 0.2, 0.3))))
-    modules = [answer.module for answer in answers if isinstance(answer, Fitted)]
+    answers = run_fits(jobs(*({"lr": lr, **options} for lr in (0.1, 0.2, 0.3))))
+    modules = [answer.module for answer in answers if isinstance(answer, FitResult)]
     assert len(modules) == 3
     found = [own for module in modules for own in containers_of(module)]
     assert len(set(found)) == len(found)
@@ -172,12 +172,12 @@ def test_who_listens_to_a_copy_has_it_for_himself(options: dict[str, Any]) -> No
 
 @pytest.mark.parametrize("sizes", [(3,), (100, 100)])
 def test_a_copy_goes_as_far_from_its_start_as_a_network_of_its_own(sizes: tuple[int, ...]) -> None:
-    shared = Shared(several=True)
+    shared = FitCache(several=True)
     asked = jobs(*({"module__hidden_sizes": sizes, **change} for change in ({}, {"n_init": 2})))
-    for plan in [Plan(job, shared) for job in asked]:
+    for plan in [PreparedFit(job, shared) for job in asked]:
         for problem, travel in zip(plan.problems, plan.travels, strict=True):
             assert problem.draft is not None
-            own = Travel(problem.network)
+            own = DriftTracker(problem.network)
             with torch.no_grad():
                 for number, parameter in enumerate(problem.network.parameters()):
                     parameter += number + 1

@@ -16,7 +16,7 @@ import pytest
 from tests._deadline import within
 from torchreg._parallel import events as signals
 from torchreg._parallel import fit_batcher as room
-from torchreg._parallel.fit_batcher import Meeting, fit_all_here, fit_here, is_training
+from torchreg._parallel.fit_batcher import FitBatcher, is_training, run_fit, run_fits
 
 #: So long that what is trained was not trained because time had passed.
 NEVER_S = 1000.0
@@ -56,19 +56,19 @@ def trainer(monkeypatch: pytest.MonkeyPatch) -> Trainer:
 @pytest.fixture
 def patient(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let no time pass that would be long enough."""
-    monkeypatch.setattr(room, "GRACE_S", NEVER_S)
-    monkeypatch.setattr(room, "PATIENCE_S", NEVER_S)
+    monkeypatch.setattr(room, "IDLE_TIMEOUT_S", NEVER_S)
+    monkeypatch.setattr(room, "BUSY_TIMEOUT_S", NEVER_S)
 
 
 Task = Callable[[], Any]
 
 
-def start(meeting: Meeting, tasks: list[Task]) -> tuple[list[threading.Thread], list[Any]]:
+def start(meeting: FitBatcher, tasks: list[Task]) -> tuple[list[threading.Thread], list[Any]]:
     """Run each task in a thread of its own that attends the meeting."""
     answers: list[Any] = [None] * len(tasks)
 
     def work(index: int, task: Task) -> None:
-        meeting.attend()
+        meeting.bind_thread()
         try:
             answers[index] = task()
         except BaseException as error:
@@ -84,7 +84,7 @@ def start(meeting: Meeting, tasks: list[Task]) -> tuple[list[threading.Thread], 
     return threads, answers
 
 
-def attend(meeting: Meeting, tasks: list[Task]) -> list[Any]:
+def bind_thread(meeting: FitBatcher, tasks: list[Task]) -> list[Any]:
     threads, answers = start(meeting, tasks)
     for thread in threads:
         thread.join()
@@ -92,7 +92,7 @@ def attend(meeting: Meeting, tasks: list[Task]) -> list[Any]:
 
 
 def fit(job: Any) -> Task:
-    return lambda: fit_here(job)
+    return lambda: run_fit(job)
 
 
 def wait_until(true: Callable[[], Any]) -> None:
@@ -104,7 +104,7 @@ def wait_until(true: Callable[[], Any]) -> None:
 def test_fits_that_meet_are_one_group_and_each_has_its_own_answer(
     trainer: Trainer, patient: None
 ) -> None:
-    assert attend(Meeting(), [fit(n) for n in range(50)]) == list(range(50))
+    assert bind_thread(FitBatcher(), [fit(n) for n in range(50)]) == list(range(50))
     assert trainer.sizes == [50]
     assert sorted(trainer.groups[0]) == list(range(50))
 
@@ -113,8 +113,8 @@ def test_fits_that_meet_are_one_group_and_each_has_its_own_answer(
 def test_several_fits_of_one_thread_are_a_part_of_the_group(
     trainer: Trainer, patient: None
 ) -> None:
-    several = [lambda n=n: fit_all_here([n, "bad", n + 1]) for n in range(0, 20, 2)]
-    answers = attend(Meeting(), [*several, fit("one")])
+    several = [lambda n=n: run_fits([n, "bad", n + 1]) for n in range(0, 20, 2)]
+    answers = bind_thread(FitBatcher(), [*several, fit("one")])
     assert answers[-1] == "one" and trainer.sizes == [31]
     for n, answer in zip(range(0, 20, 2), answers, strict=False):
         assert answer[::2] == [n, n + 1] and isinstance(answer[1], ValueError)
@@ -122,12 +122,12 @@ def test_several_fits_of_one_thread_are_a_part_of_the_group(
 
 @within(30)
 def test_one_fit_waits_for_nobody(trainer: Trainer, patient: None) -> None:
-    assert attend(Meeting(), [fit("one")]) == ["one"]
+    assert bind_thread(FitBatcher(), [fit("one")]) == ["one"]
 
 
 @within(30)
 def test_an_error_is_raised_in_its_own_thread_alone(trainer: Trainer, patient: None) -> None:
-    good, bad, other = attend(Meeting(), [fit("good"), fit("bad"), fit("other")])
+    good, bad, other = bind_thread(FitBatcher(), [fit("good"), fit("bad"), fit("other")])
     assert (good, other) == ("good", "other")
     assert isinstance(bad, ValueError)
     assert trainer.sizes == [3]
@@ -136,7 +136,7 @@ def test_an_error_is_raised_in_its_own_thread_alone(trainer: Trainer, patient: N
 @within(30)
 def test_who_ends_without_a_fit_is_waited_for_until_then(trainer: Trainer, patient: None) -> None:
     end = threading.Event()
-    threads, answers = start(Meeting(), [fit(1), fit(2), end.wait, lambda: 1 / 0])
+    threads, answers = start(FitBatcher(), [fit(1), fit(2), end.wait, lambda: 1 / 0])
     time.sleep(0.05)
     assert not trainer.groups
     end.set()
@@ -149,9 +149,9 @@ def test_who_ends_without_a_fit_is_waited_for_until_then(trainer: Trainer, patie
 @within(30)
 def test_threads_that_fit_again_and_again_meet_every_time(trainer: Trainer, patient: None) -> None:
     def three(number: int) -> Task:
-        return lambda: [fit_here((number, turn)) for turn in range(3)]
+        return lambda: [run_fit((number, turn)) for turn in range(3)]
 
-    attend(Meeting(), [three(number) for number in range(20)])
+    bind_thread(FitBatcher(), [three(number) for number in range(20)])
     assert trainer.sizes == [20, 20, 20]
     assert [{turn for _, turn in group} for group in trainer.groups] == [{0}, {1}, {2}]
 
@@ -163,11 +163,11 @@ def test_who_waits_for_what_a_waiting_fit_holds_is_not_waited_for(trainer: Train
     def locked(number: int) -> Task:
         def task() -> Any:
             with lock:
-                return fit_here(number)
+                return run_fit(number)
 
         return task
 
-    assert attend(Meeting(), [locked(number) for number in range(4)]) == [0, 1, 2, 3]
+    assert bind_thread(FitBatcher(), [locked(number) for number in range(4)]) == [0, 1, 2, 3]
     assert trainer.sizes == [1, 1, 1, 1]
 
 
@@ -175,15 +175,15 @@ def test_who_waits_for_what_a_waiting_fit_holds_is_not_waited_for(trainer: Train
 def test_who_computes_is_waited_for_longer_than_who_does_nothing(
     trainer: Trainer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(room, "PATIENCE_S", NEVER_S)
+    monkeypatch.setattr(room, "BUSY_TIMEOUT_S", NEVER_S)
 
     def busy() -> Any:
-        end = time.monotonic() + 3 * room.GRACE_S
+        end = time.monotonic() + 3 * room.IDLE_TIMEOUT_S
         while time.monotonic() < end:
             sum(range(1000))
-        return fit_here("late")
+        return run_fit("late")
 
-    assert attend(Meeting(), [fit("early"), busy]) == ["early", "late"]
+    assert bind_thread(FitBatcher(), [fit("early"), busy]) == ["early", "late"]
     assert trainer.sizes == [2]
 
 
@@ -191,8 +191,8 @@ def test_who_computes_is_waited_for_longer_than_who_does_nothing(
 def test_who_computes_for_ever_is_not_waited_for(
     trainer: Trainer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(room, "GRACE_S", 0.02)
-    monkeypatch.setattr(room, "PATIENCE_S", 0.1)
+    monkeypatch.setattr(room, "IDLE_TIMEOUT_S", 0.02)
+    monkeypatch.setattr(room, "BUSY_TIMEOUT_S", 0.1)
     fitted = threading.Event()
 
     def busy() -> None:
@@ -200,11 +200,11 @@ def test_who_computes_for_ever_is_not_waited_for(
             sum(range(1000))
 
     def release() -> Any:
-        answer = fit_here("one")
+        answer = run_fit("one")
         fitted.set()
         return answer
 
-    assert attend(Meeting(), [busy, release, fit("two")])[1:] == ["one", "two"]
+    assert bind_thread(FitBatcher(), [busy, release, fit("two")])[1:] == ["one", "two"]
 
 
 @within(30)
@@ -213,12 +213,12 @@ def test_who_begins_tasks_goes_on_when_the_last_one_has_brought_its_fit_or_has_e
     trainer: Trainer, patient: None, monkeypatch: pytest.MonkeyPatch, brings_a_fit: bool
 ) -> None:
     monkeypatch.setattr(signals, "HEAD_START_S", NEVER_S)
-    meeting, goes_on = Meeting(), threading.Event()
+    meeting, goes_on = FitBatcher(), threading.Event()
     meeting.enter()
 
     def task() -> Any:
         goes_on.wait()
-        return fit_here("a") if brings_a_fit else "a"
+        return run_fit("a") if brings_a_fit else "a"
 
     threads, answers = start(meeting, [task])
     threading.Timer(0.01, goes_on.set).start()
@@ -235,7 +235,7 @@ def test_who_begins_tasks_goes_on_when_the_last_one_has_brought_its_fit_or_has_e
 def test_who_begins_tasks_goes_on_beside_one_that_takes_long(
     trainer: Trainer, patient: None
 ) -> None:
-    meeting, goes_on = Meeting(), threading.Event()
+    meeting, goes_on = FitBatcher(), threading.Event()
     meeting.enter()
     threads, _ = start(meeting, [goes_on.wait])
     for _ in range(30):
@@ -249,7 +249,7 @@ def test_threads_go_on_a_few_at_a_time(trainer: Trainer, patient: None) -> None:
     now, most, lock = [0], [0], threading.Lock()
 
     def task() -> None:
-        fit_here("job")
+        run_fit("job")
         with lock:
             now[0] += 1
             most[0] = max(now[0], most[0])
@@ -257,9 +257,9 @@ def test_threads_go_on_a_few_at_a_time(trainer: Trainer, patient: None) -> None:
         with lock:
             now[0] -= 1
 
-    attend(Meeting(), [task] * 30)
+    bind_thread(FitBatcher(), [task] * 30)
     assert trainer.sizes == [30]
-    assert most[0] <= room.AT_ONCE
+    assert most[0] <= room.MAX_RELEASED
 
 
 @within(30)
@@ -267,22 +267,22 @@ def test_threads_go_on_a_few_at_a_time(trainer: Trainer, patient: None) -> None:
 def test_who_waits_for_those_that_have_not_gone_on_waits_in_vain_for_a_while_only(
     trainer: Trainer, monkeypatch: pytest.MonkeyPatch, by_the_clock: bool
 ) -> None:
-    monkeypatch.setattr(room, "GRACE_S", 0.02)
-    monkeypatch.setattr(room, "PATIENCE_S", 0.05)
+    monkeypatch.setattr(room, "IDLE_TIMEOUT_S", 0.02)
+    monkeypatch.setattr(room, "BUSY_TIMEOUT_S", 0.05)
     together = threading.Barrier(20)
 
     def task(number: int) -> Task:
         def work() -> Any:
-            answer = fit_here(number)
+            answer = run_fit(number)
             together.wait(20)
             return answer
 
         return work
 
-    meeting = Meeting()
+    meeting = FitBatcher()
     if by_the_clock:  # Somebody never comes: the first one trains all of them.
         meeting.enter()
-    assert attend(meeting, [task(number) for number in range(20)]) == list(range(20))
+    assert bind_thread(meeting, [task(number) for number in range(20)]) == list(range(20))
     assert not meeting._answered
 
 
@@ -297,12 +297,12 @@ def test_a_group_that_trains_is_waited_for_by_nobody(trainer: Trainer, patient: 
             second.set()
 
     trainer.during = during
-    meeting = Meeting()
+    meeting = FitBatcher()
     meeting.enter()
     threads, _ = start(meeting, [fit("slow")])
     meeting.leave()
     wait_until(lambda: trainer.groups)
-    assert attend(meeting, [fit("quick")]) == ["quick"]
+    assert bind_thread(meeting, [fit("quick")]) == ["quick"]
     threads[0].join()
     assert trainer.sizes == [1, 1]
 
@@ -313,25 +313,25 @@ def test_a_fit_that_a_training_asks_for_goes_alone(trainer: Trainer, patient: No
 
     def during(jobs: list[Any]) -> None:
         assert is_training()
-        inner.append(fit_here("inner"))
+        inner.append(run_fit("inner"))
 
     trainer.during = during
-    assert attend(Meeting(), [fit(1), fit(2)]) == [1, 2]
+    assert bind_thread(FitBatcher(), [fit(1), fit(2)]) == [1, 2]
     assert (inner, trainer.alone, trainer.sizes) == (["inner"], ["inner"], [2])
     assert not is_training()
 
 
 @within(30)
 def test_a_fit_outside_of_meetings_goes_alone(trainer: Trainer, patient: None) -> None:
-    assert fit_here("job") == "job"
-    answers = attend(Meeting(), [lambda: fit_in_a_thread_of_its_own("theirs"), fit("here")])
+    assert run_fit("job") == "job"
+    answers = bind_thread(FitBatcher(), [lambda: fit_in_a_thread_of_its_own("theirs"), fit("here")])
     assert answers == ["theirs", "here"]
     assert (trainer.alone, trainer.groups) == (["job", "theirs"], [["here"]])
 
 
 def fit_in_a_thread_of_its_own(job: Any) -> Any:
     answers: list[Any] = []
-    thread = threading.Thread(target=lambda: answers.append(fit_here(job)))
+    thread = threading.Thread(target=lambda: answers.append(run_fit(job)))
     thread.start()
     thread.join()
     return answers[0]
@@ -346,7 +346,7 @@ def test_what_ends_the_training_itself_ends_all_of_its_fits(
         raise error
 
     trainer.during = during
-    assert attend(Meeting(), [fit(n) for n in range(3)]) == [error] * 3
+    assert bind_thread(FitBatcher(), [fit(n) for n in range(3)]) == [error] * 3
 
 
 @within(30)
@@ -361,7 +361,7 @@ def test_the_end_of_a_meeting_releases_all_and_asks_the_training_to_end(
                 raise KeyboardInterrupt
 
     trainer.during = during
-    meeting = Meeting()
+    meeting = FitBatcher()
     meeting.enter()
     trained, of_trained = start(meeting, [fit(n) for n in range(3)])
     meeting.leave()
@@ -372,7 +372,7 @@ def test_the_end_of_a_meeting_releases_all_and_asks_the_training_to_end(
     meeting.end()
     for thread in trained + waiting:
         thread.join()
-    late = attend(meeting, [fit("late")])
+    late = bind_thread(meeting, [fit("late")])
     ended.set()
     for answer in of_trained + of_waiting + late:
         assert isinstance(answer, KeyboardInterrupt)
@@ -384,8 +384,8 @@ def test_the_end_of_a_meeting_releases_all_and_asks_the_training_to_end(
 def test_whatever_threads_do_each_fit_is_trained_once_and_all_end(
     seed: int, trainer: Trainer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(room, "GRACE_S", 0.01)
-    monkeypatch.setattr(room, "PATIENCE_S", 0.02)
+    monkeypatch.setattr(room, "IDLE_TIMEOUT_S", 0.01)
+    monkeypatch.setattr(room, "BUSY_TIMEOUT_S", 0.02)
     rng = random.Random(seed)
     locks = [threading.Lock(), threading.Lock()]
     expected: list[Any] = []
@@ -399,7 +399,7 @@ def test_whatever_threads_do_each_fit_is_trained_once_and_all_end(
 
             def locked(job: str = job, lock: Any = lock) -> None:
                 with lock:
-                    fit_here(job)
+                    run_fit(job)
 
             yield lambda pause_s=pause_s: time.sleep(pause_s)
             yield rng.choice([locked, fit(job), fit(job)])
@@ -417,8 +417,8 @@ def test_whatever_threads_do_each_fit_is_trained_once_and_all_end(
         return work
 
     trainer.during = lambda jobs: time.sleep(0.001 * (len(jobs) % 3))
-    meeting = Meeting()
-    attend(meeting, [task(list(actions(name))) for name in range(40)])
+    meeting = FitBatcher()
+    bind_thread(meeting, [task(list(actions(name))) for name in range(40)])
     assert sorted(job for group in trainer.groups for job in group) == sorted(expected)
     assert (meeting._running, meeting._waiting, meeting._taken) == (0, [], set())
 
@@ -431,16 +431,16 @@ def test_a_fit_in_a_fork_of_a_thread_that_attends_goes_alone(
     def fork() -> int:
         child = os.fork()
         if child == 0:
-            fit_here("child")
+            run_fit("child")
             os._exit(len(trainer.alone))
         return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
 
-    assert attend(Meeting(), [fork, fork, fit("parent")]) == [1, 1, "parent"]
+    assert bind_thread(FitBatcher(), [fork, fork, fit("parent")]) == [1, 1, "parent"]
 
 
 @within(30)
 def test_no_job_is_held_once_its_fit_has_ended(trainer: Trainer, patient: None) -> None:
-    class Job:
+    class FitJob:
         def __init__(self, text: str) -> None:
             self.text = text
 
@@ -448,10 +448,10 @@ def test_no_job_is_held_once_its_fit_has_ended(trainer: Trainer, patient: None) 
             return self.text
 
     def task(text: str) -> Task:
-        def work() -> weakref.ref[Job]:
-            job: Any = Job(text)
+        def work() -> weakref.ref[FitJob]:
+            job: Any = FitJob(text)
             try:
-                fit_here(job)
+                run_fit(job)
             except ValueError as error:
                 assert error.args == (job,)
             trainer.groups.clear()
@@ -462,7 +462,7 @@ def test_no_job_is_held_once_its_fit_has_ended(trainer: Trainer, patient: None) 
     gc.collect()
     gc.disable()
     try:
-        references = attend(Meeting(), [task("bad"), task("good"), task("bad")])
+        references = bind_thread(FitBatcher(), [task("bad"), task("good"), task("bad")])
         left = [reference() for reference in references]
     finally:
         gc.enable()

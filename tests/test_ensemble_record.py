@@ -21,8 +21,8 @@ from torchreg import (
     FileError,
     TorchEnsembleRegressor,
     TorchRegressor,
+    UnserializedWarning,
     UntrustedError,
-    UnwrittenWarning,
 )
 from torchreg.nn import MLP
 
@@ -118,7 +118,7 @@ def test_a_class_of_the_users_is_asked_for_and_what_is_passed_reaches_all_member
 
 def test_a_setting_that_cannot_be_written_is_said_once(tmp_path: Path) -> None:
     ensemble = small(loss=lambda p, t: (p - t).abs()).fit(X, Y)
-    with pytest.warns(UnwrittenWarning, match="A file cannot hold loss=") as caught:
+    with pytest.warns(UnserializedWarning, match="A file cannot hold loss=") as caught:
         ensemble.save(tmp_path / "a")
     assert len(caught) == 1 and caught[0].filename == __file__
     loaded = torchreg.load(tmp_path / "a")

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from torchreg.exceptions import ExportError
-from torchreg.export.agreement import Yardstick, rows_within
+from torchreg.export.agreement import ReferenceOutputs, rows_within
 
 EPS = torch.finfo(torch.float64).eps
 
@@ -61,7 +61,7 @@ def test_the_bound_is_relative_to_the_standard_deviation_of_y(
     scale: float, off: float, agrees: bool
 ) -> None:
     expected = scale * column(1.0, -2.0, 0.5)
-    yardstick = Yardstick([(column(1, 2, 3), expected)], torch.tensor([scale]).double())
+    yardstick = ReferenceOutputs([(column(1, 2, 3), expected)], torch.tensor([scale]).double())
     found = expected.clone()
     found[1] += off * scale
     if agrees:
@@ -77,7 +77,7 @@ def test_the_bound_is_relative_to_the_standard_deviation_of_y(
 
 def test_each_output_is_measured_by_its_own_standard_deviation() -> None:
     expected = torch.tensor([[1.0, 1e6], [2.0, 2e6]], dtype=torch.float64)
-    yardstick = Yardstick([(column(1, 2), expected)], torch.tensor([1.0, 1e6]))
+    yardstick = ReferenceOutputs([(column(1, 2), expected)], torch.tensor([1.0, 1e6]))
     yardstick.hold([expected + torch.tensor([0.0, 1.0])], by="It")
     with pytest.raises(ExportError, match=r"\(output 0, X = "):
         yardstick.hold([expected + torch.tensor([1.0, 1.0])], by="It")
@@ -85,7 +85,7 @@ def test_each_output_is_measured_by_its_own_standard_deviation() -> None:
 
 def test_a_difference_of_a_few_spacings_of_the_prediction_is_none() -> None:
     expected = column(1e9, 1e9 + 1e-3)
-    yardstick = Yardstick([(column(1, 2), expected)], torch.tensor([1e-3]))
+    yardstick = ReferenceOutputs([(column(1, 2), expected)], torch.tensor([1e-3]))
     yardstick.hold([expected * (1 + 3 * EPS)], by="It")
     with pytest.raises(ExportError):
         yardstick.hold([expected * (1 + 10 * EPS)], by="It")
@@ -93,7 +93,7 @@ def test_a_difference_of_a_few_spacings_of_the_prediction_is_none() -> None:
 
 def test_a_constant_y_has_to_be_met_exactly_up_to_spacings() -> None:
     expected = column(7.0, 7.0)
-    yardstick = Yardstick([(column(1, 2), expected)], torch.zeros(1))
+    yardstick = ReferenceOutputs([(column(1, 2), expected)], torch.zeros(1))
     yardstick.hold([expected], by="It")
     with pytest.raises(ExportError, match=r"differ by inf standard deviations"):
         yardstick.hold([expected + 1e-9], by="It")
@@ -102,13 +102,13 @@ def test_a_constant_y_has_to_be_met_exactly_up_to_spacings() -> None:
 @pytest.mark.parametrize("bad", [math.nan, math.inf])
 def test_what_is_not_finite_agrees_with_nothing(bad: float) -> None:
     expected = column(1.0, 2.0)
-    yardstick = Yardstick([(column(1, 2), expected)], torch.ones(1))
+    yardstick = ReferenceOutputs([(column(1, 2), expected)], torch.ones(1))
     with pytest.raises(ExportError, match=rf"gives {bad} where predict gives 2.0 "):
         yardstick.hold([column(1.0, bad)], by="It")
 
 
 def test_another_shape_is_refused_with_both_shapes() -> None:
-    yardstick = Yardstick([(column(1, 2), column(1, 2))], torch.ones(1))
+    yardstick = ReferenceOutputs([(column(1, 2), column(1, 2))], torch.ones(1))
     message = "It gives predictions of shape (2,) for 2 rows, predict gives (2, 1). Nothing"
     with pytest.raises(ExportError, match=re.escape(message)):
         yardstick.hold([torch.ones(2)], by="It")
@@ -116,7 +116,7 @@ def test_another_shape_is_refused_with_both_shapes() -> None:
 
 def test_the_rows_of_a_later_batch_are_held_to_the_spread_of_the_first() -> None:
     many, one = (column(1, 2, 3), column(1, 2, 3)), (column(1), column(1))
-    yardstick = Yardstick([many, one], None)
+    yardstick = ReferenceOutputs([many, one], None)
     assert float(yardstick.spread()) == pytest.approx(math.sqrt(2 / 3))
     yardstick.hold([many[1], one[1] + 1e-6], by="It")
     with pytest.raises(ExportError, match="as do 1 of 1 rows"):
@@ -124,5 +124,5 @@ def test_the_rows_of_a_later_batch_are_held_to_the_spread_of_the_first() -> None
 
 
 def test_where_all_predictions_are_the_same_their_size_is_the_measure() -> None:
-    yardstick = Yardstick([(column(1), column(-400.0))], None)
+    yardstick = ReferenceOutputs([(column(1), column(-400.0))], None)
     assert float(yardstick.spread()) == 400

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import nn
 
-from torchreg._serialization.allowlist import Names
+from torchreg._serialization.allowlist import ImportAllowlist
 from torchreg._serialization.codecs import UnwritableError
 from torchreg._serialization.known_layers import CONSTANTS, CONTAINERS, LAYERS
 from torchreg._serialization.module_spec import describe, read_module, write_module, write_network
@@ -129,7 +129,7 @@ def again(module: nn.Module) -> nn.Module:
     """Write a module, send it through JSON, and read it."""
     writer = Writer(write_module)
     written = json.loads(json.dumps(write_module(writer, module, "m")))
-    reader = Reader({key: t.clone() for key, t in writer.tensors.items()}, Names())
+    reader = Reader({key: t.clone() for key, t in writer.tensors.items()}, ImportAllowlist())
     built = read_module(reader, written)
     assert reader.tensors == {}
     return built
@@ -233,7 +233,7 @@ def test_a_module_that_no_fit_made_is_not_written_as_one() -> None:
 def reading(description: Any, **numbers: torch.Tensor) -> nn.Module:
     rest = {"prefix": "", "ties": {}, "frozen": [], "training": [], "extra": {}}
     tensors = {key.replace("__", "."): number for key, number in numbers.items()}
-    return read_module(Reader(tensors, Names()), {"layers": description, **rest})
+    return read_module(Reader(tensors, ImportAllowlist()), {"layers": description, **rest})
 
 
 def linear(**arguments: Any) -> dict[str, Any]:

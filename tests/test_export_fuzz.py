@@ -34,7 +34,7 @@ X = np.linspace(-1, 1, 60).reshape(20, 3)
 CODE = {
     *("exec", "compile", "import", "pickle.find_class", "marshal.loads", "code.__new__"),
     *("os.system", "os.exec", "os.fork", "os.posix_spawn", "subprocess.Popen", "ctypes.dlopen"),
-    *("socket.connect", "urllib.Request", "os.remove", "os.rename", "shutil.rmtree"),
+    *("socket.connect", "urllib.FitConfig", "os.remove", "os.rename", "shutil.rmtree"),
 }
 
 

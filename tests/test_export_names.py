@@ -15,7 +15,7 @@ from torch.nn import functional
 
 import torchreg
 from torchreg import FileError, UntrustedError
-from torchreg._serialization.allowlist import Names, built_in, name_of
+from torchreg._serialization.allowlist import ImportAllowlist, built_in, name_of
 from torchreg.losses import huber
 
 
@@ -47,7 +47,7 @@ def test_torchs_own_and_ours_have_public_names_and_are_found_by_them() -> None:
     }
     for value, name in named.items():
         assert name_of(value) == name
-        assert Names().find(name) is value
+        assert ImportAllowlist().find(name) is value
 
 
 def test_nothing_in_the_table_does_more_than_compute() -> None:
@@ -67,9 +67,9 @@ def test_what_can_be_imported_has_a_path() -> None:
         (loss, "loss"),
     ):
         assert name_of(value) == f"{HERE}:{path}"
-        assert Names([value]).find(f"{HERE}:{path}") is value
-        assert Names([HERE]).find(f"{HERE}:{path}") is value
-        assert Names([f"{HERE}.{path}"]).find(f"{HERE}:{path}") is value
+        assert ImportAllowlist([value]).find(f"{HERE}:{path}") is value
+        assert ImportAllowlist([HERE]).find(f"{HERE}:{path}") is value
+        assert ImportAllowlist([f"{HERE}.{path}"]).find(f"{HERE}:{path}") is value
 
 
 def test_what_cannot_be_imported_has_no_name() -> None:
@@ -100,7 +100,7 @@ def test_code_that_nobody_allowed_is_not_even_imported(name: str) -> None:
     with pytest.raises(
         UntrustedError, match=rf"names {dotted}, .*trusted=\['{dotted.split('.')[0]}"
     ):
-        Names().find(name)
+        ImportAllowlist().find(name)
     assert set(sys.modules) == before
 
 
@@ -123,34 +123,34 @@ def test_code_that_nobody_allowed_is_not_even_imported(name: str) -> None:
 )
 def test_what_is_no_import_path_is_refused_whatever_is_trusted(name: str) -> None:
     with pytest.raises(FileError, match="which is no import path"):
-        Names(["torch", "os", "a", "x", "mypackage"]).find(name)
+        ImportAllowlist(["torch", "os", "a", "x", "mypackage"]).find(name)
 
 
 @pytest.mark.parametrize("name", [None, 3, ["os", "system"], {"a": 1}])
 def test_a_name_is_text(name: Any) -> None:
     with pytest.raises(FileError, match="where the name of a class is expected"):
-        Names().find(name)
+        ImportAllowlist().find(name)
 
 
 def test_a_package_is_trusted_by_its_whole_name() -> None:
     start = HERE[:-2]
     for trusted in ((), "torch", [start], [f"{HERE}.Outer.Inne"], [f"{HERE}.loss.more"]):
         with pytest.raises(UntrustedError):
-            Names(trusted).find(f"{HERE}:loss")
-    assert Names(HERE.partition(".")[0]).find(f"{HERE}:loss") is loss
+            ImportAllowlist(trusted).find(f"{HERE}:loss")
+    assert ImportAllowlist(HERE.partition(".")[0]).find(f"{HERE}:loss") is loss
 
 
 def test_what_a_trusted_module_only_imported_is_not_its_own() -> None:
     for path in ("OrderedDict", "nn", "sys", "HERE", "Path", "subprocess.run", "nothing"):
         assert path in ("nothing", "subprocess.run") or path in globals()
         with pytest.raises(FileError, match=f"but {HERE} defines no such class or function"):
-            Names([HERE]).find(f"{HERE}:{path}")
+            ImportAllowlist([HERE]).find(f"{HERE}:{path}")
     assert OrderedDict and Path
 
 
 def test_a_trusted_package_that_is_not_there_is_said_to_be_missing() -> None:
     with pytest.raises(FileError, match=r"names my_package\.nets\.Net, whose module cannot be im"):
-        Names(["my_package"]).find("my_package.nets:Net")
+        ImportAllowlist(["my_package"]).find("my_package.nets:Net")
 
 
 def test_a_trusted_package_is_imported_when_it_is_needed(tmp_path: Path) -> None:
@@ -176,4 +176,4 @@ def test_a_trusted_package_is_imported_when_it_is_needed(tmp_path: Path) -> None
 def test_trust_is_given_by_name_or_by_the_thing_itself() -> None:
     for wrong in (3, nn.ReLU(), None):
         with pytest.raises(TypeError, match="trusted expects names of packages, classes and func"):
-            Names([wrong])
+            ImportAllowlist([wrong])

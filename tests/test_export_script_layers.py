@@ -71,7 +71,7 @@ def assembled(cls: type[nn.Module], **parts: Any) -> nn.Module:
     return module
 
 
-class Kept(nn.Module):
+class SelectedModel(nn.Module):
     """Keeps its argument under another name, a buffer in the state and one beside it."""
 
     def __init__(self, n: int) -> None:
@@ -86,7 +86,7 @@ class Kept(nn.Module):
 @pytest.mark.parametrize(
     "module",
     [
-        Kept(3),
+        SelectedModel(3),
         nn.MultiheadAttention(4, 2, bias=False),
         nn.TransformerEncoderLayer(4, 2, 8),
         nn.Sequential(MLP(2, hidden_sizes=[3]), nn.ReLU()),

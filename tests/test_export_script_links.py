@@ -36,7 +36,7 @@ LOSSES: dict[str, dict[str, Any]] = {
 class SquaredLogError(nn.Module):
     """A loss of one's own, with a link of torchreg's."""
 
-    centres = False
+    center_target = False
 
     def __init__(self) -> None:
         super().__init__()

@@ -17,10 +17,10 @@ from hypothesis import strategies as st
 from torch import nn
 
 from torchreg import FileError
-from torchreg._serialization.allowlist import Names
+from torchreg._serialization.allowlist import ImportAllowlist
 from torchreg._serialization.codecs import LONG, UnwritableError
 from torchreg._serialization.module_spec import read_module, write_module
-from torchreg._serialization.placeholder import Unwritten
+from torchreg._serialization.placeholder import Unserialized
 from torchreg._serialization.values import Reader, Writer
 
 
@@ -31,7 +31,7 @@ class Colour(IntEnum):
 def again(value: Any) -> Any:
     writer = Writer(write_module)
     written = json.loads(json.dumps(writer.write(value, at="value"), allow_nan=False))
-    reader = Reader(writer.tensors, Names(), read_module)
+    reader = Reader(writer.tensors, ImportAllowlist(), read_module)
     read = reader.read(written)
     assert reader.tensors == {}
     return read
@@ -171,13 +171,13 @@ def test_a_long_description_is_cut() -> None:
 
 
 def test_a_value_that_was_not_written_is_equal_to_itself_wherever_it_goes() -> None:
-    one = Unwritten("<lambda>")
+    one = Unserialized("<lambda>")
     assert one == again_described(one) and hash(one) == hash(again_described(one))
-    assert one != Unwritten("<other>") and one != "<lambda>"
+    assert one != Unserialized("<other>") and one != "<lambda>"
 
 
 def again_described(value: Any) -> Any:
-    return Reader({}, Names()).read(Writer().write_or_describe(value, at="value"))
+    return Reader({}, ImportAllowlist()).read(Writer().write_or_describe(value, at="value"))
 
 
 def test_two_tensors_of_one_name_are_not_mixed_up() -> None:
@@ -228,11 +228,11 @@ VECTOR = torch.zeros(20, dtype=torch.float64)
     ids=str,
 )
 def test_what_no_writer_wrote_is_refused(written: Any, message: str) -> None:
-    reader = Reader({"v": VECTOR, "m": VECTOR[None]}, Names(), read_module)
+    reader = Reader({"v": VECTOR, "m": VECTOR[None]}, ImportAllowlist(), read_module)
     with pytest.raises(FileError, match=message):
         reader.read(written)
 
 
 def test_a_reader_of_no_modules_reads_none() -> None:
     with pytest.raises(FileError, match="of the kind 'module'"):
-        Reader({}, Names()).read({"module": {}})
+        Reader({}, ImportAllowlist()).read({"module": {}})

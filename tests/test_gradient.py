@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from tests._zoo import ACTIVATIONS, ARGUMENTS, ZOO, Body, centres
+from tests._zoo import ACTIVATIONS, ARGUMENTS, ZOO, Body, center_target
 from torchreg import TorchRegressor
 from torchreg.engine.capture import gradient
 from torchreg.losses import LOSSES
@@ -41,7 +41,7 @@ def both(
 
     def fit(*, weighted: bool = False, **options: Any) -> tuple[TorchRegressor, TorchRegressor]:
         X, y, weight = table
-        y = y if centres(options.get("loss")) else np.exp(y)
+        y = y if center_target(options.get("loss")) else np.exp(y)
         settings: dict[str, Any] = {"optimizer": "sgd", "lr": 0.02, "dtype": "float64"}
         settings |= {"max_epochs": 24, "random_state": 0, "verbose": 1, **options}
         fits = []

@@ -134,7 +134,7 @@ def test_a_network_that_fails_where_it_is_tried_nearby_trains_eagerly(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     plain, calls = fit(), itertools.count(1)
-    compute = gradient.TapedGradient.compute
+    compute = gradient.EagerGradient.compute
 
     def fails_nearby(self: Any, batch: Any) -> Any:
         # The first is recorded, the second tried where it is, the third elsewhere.
@@ -143,7 +143,7 @@ def test_a_network_that_fails_where_it_is_tried_nearby_trains_eagerly(
         return compute(self, batch)
 
     tip((1,), monkeypatch)
-    monkeypatch.setattr(gradient.TapedGradient, "compute", fails_nearby)
+    monkeypatch.setattr(gradient.EagerGradient, "compute", fails_nearby)
     reg = fit(verbose=1)
     assert capsys.readouterr().out.splitlines()[-1] == (
         "The steps ran eagerly, because a repetition of the recorded step failed."

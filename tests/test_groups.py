@@ -15,39 +15,39 @@ from torch import nn
 import torchreg.engine.stack.grouping as groups
 from tests._stacks import job_of
 from torchreg import TorchRegressor
-from torchreg.engine.build.fit_job import Plan
-from torchreg.engine.build.memo import Shared
-from torchreg.engine.spec.train_task import Problem
+from torchreg.engine.build.fit_job import PreparedFit
+from torchreg.engine.build.memo import FitCache
+from torchreg.engine.spec.train_task import TrainTask
 from torchreg.engine.stack.grouping import (
-    AT_ONCE,
     MANY,
-    groups_of,
+    MAX_RELEASED,
+    group_tasks,
     share_of_thread,
     width_in_numbers,
 )
-from torchreg.engine.stack.signature import UnlikeError, kind_of
+from torchreg.engine.stack.signature import UnstackableError, stack_signature
 from torchreg.nn import MLP, BinEmbedding, MemberLinear, PeriodicEmbedding
 
 RNG = np.random.default_rng(0)
 X = RNG.normal(size=(3000, 3))
 
 
-def problem(n_rows: int = 40, held_out: int = 0, **options: Any) -> Problem:
+def problem(n_rows: int = 40, held_out: int = 0, **options: Any) -> TrainTask:
     settings = {"module__hidden_sizes": (4,), "max_epochs": 20, "random_state": 0, **options}
     rows: dict[str, Any] = {"X": X[:n_rows], "y": X[:n_rows, 0]}
     if held_out:
         rows |= {"X_val": X[:held_out], "y_val": X[:held_out, 0]}
-    return Plan(
-        job_of(TorchRegressor(module=MLP, **settings), rows), Shared(several=False)
+    return PreparedFit(
+        job_of(TorchRegressor(module=MLP, **settings), rows), FitCache(several=False)
     ).problems[0]
 
 
-def copies(problem: Problem, n: int) -> list[Problem]:
+def copies(problem: TrainTask, n: int) -> list[TrainTask]:
     return [replace(problem, network=copy.deepcopy(problem.network)) for _ in range(n)]
 
 
-def places(problems: list[Problem], n_threads: int) -> list[list[int]]:
-    return [group.places for group in groups_of(problems, n_threads=n_threads)]
+def places(problems: list[TrainTask], n_threads: int) -> list[list[int]]:
+    return [group.places for group in group_tasks(problems, n_threads=n_threads)]
 
 
 #: A few of each kind: of unequal size, of another optimizer, and one that is always alone.
@@ -70,8 +70,8 @@ def test_each_problem_is_in_one_group_with_its_like_and_no_group_is_too_large(
         members = [problems[index] for index in group]
         if len(members) == 1:
             continue
-        assert len({kind_of(member) for member in members}) == 1
-        assert len(members) * max(map(width_in_numbers, members)) <= AT_ONCE
+        assert len({stack_signature(member) for member in members}) == 1
+        assert len(members) * max(map(width_in_numbers, members)) <= MAX_RELEASED
         rows = [len(member.training.t) for member in members]
         assert max(rows) <= 1.25 * min(rows)
 
@@ -100,10 +100,10 @@ def test_small_batches_of_wide_layers_keep_threads_busy_too() -> None:
 
 def test_of_an_optimizer_that_moves_one_network_at_a_time_each_is_alone() -> None:
     lone = problem(optimizer="lbfgs")
-    found = groups_of(copies(lone, 2), n_threads=1)
+    found = group_tasks(copies(lone, 2), n_threads=1)
     assert found == [([k], "optimizer 'lbfgs' moves one network at a time") for k in (0, 1)]
-    with pytest.raises(UnlikeError, match="optimizer 'lbfgs' moves one network at a time"):
-        kind_of(lone)
+    with pytest.raises(UnstackableError, match="optimizer 'lbfgs' moves one network at a time"):
+        stack_signature(lone)
 
 
 def test_no_stack_holds_more_validation_rows_or_parameters_than_memory_is_kind_to(
@@ -128,24 +128,24 @@ def test_networks_that_share_what_is_trained_train_one_after_another() -> None:
         def forward(self, x: Any) -> Any:
             return self.last(self.part(x))
 
-    def sharing(*, frozen: bool) -> list[Problem]:
+    def sharing(*, frozen: bool) -> list[TrainTask]:
         options: dict[str, Any] = {"module__frozen": frozen, "dtype": "float32"}
         settings = {"max_epochs": 20, "random_state": 0, **options}
         jobs = [job_of(TorchRegressor(Sharing, **settings), {"X": X[:9], "y": X[:9, 0]})] * 3
-        return [Plan(job, Shared(several=False)).problems[0] for job in jobs]
+        return [PreparedFit(job, FitCache(several=False)).problems[0] for job in jobs]
 
-    found = groups_of(sharing(frozen=False), n_threads=1)
+    found = group_tasks(sharing(frozen=False), n_threads=1)
     assert found == [([k], "it shares with another network what is trained") for k in range(3)]
-    assert groups_of(sharing(frozen=True), n_threads=1) == [([0, 1, 2], None)]
+    assert group_tasks(sharing(frozen=True), n_threads=1) == [([0, 1, 2], None)]
 
 
 def test_one_that_is_alone_in_its_group_is_told_why() -> None:
-    found = groups_of([problem(), problem(optimizer="sgd")], n_threads=1)
+    found = group_tasks([problem(), problem(optimizer="sgd")], n_threads=1)
     assert [group.apart for group in found] == ["no other network is like it"] * 2
     large = problem(3000, batch_size=None, module__hidden_sizes=(90,))
-    found = groups_of(copies(large, 3), n_threads=1)
+    found = group_tasks(copies(large, 3), n_threads=1)
     assert [group.apart for group in found] == ["it is large enough by itself"] * 3
-    assert [group.apart for group in groups_of(copies(problem(), 3), n_threads=1)] == [None]
+    assert [group.apart for group in group_tasks(copies(problem(), 3), n_threads=1)] == [None]
 
 
 def test_the_units_of_all_members_are_counted_and_a_fifth_of_waves_and_bins() -> None:

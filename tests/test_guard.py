@@ -14,7 +14,7 @@ from torch.overrides import TorchFunctionMode
 
 from torchreg import InterruptWarning, TorchRegressor
 from torchreg._utils.device import _GENERATOR_LOCK
-from torchreg._utils.torch_state import leaving_no_trace
+from torchreg._utils.torch_state import restore_torch_state
 from torchreg.engine.capture.recorder import Recorder
 from torchreg.nn import MLP
 
@@ -160,7 +160,7 @@ def test_an_interrupt_at_any_call_of_a_prediction_leaves_torch_as_it_was(
 
 
 def test_modes_that_were_entered_and_never_left_are_left() -> None:
-    @leaving_no_trace
+    @restore_torch_state
     def careless() -> None:
         Recorder().__enter__()
         TorchFunctionMode().__enter__()

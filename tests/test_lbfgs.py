@@ -15,37 +15,37 @@ from torchreg.optim.lbfgs import LBFGS
 Function = Callable[[Tensor], Tensor]
 
 
-def rosenbrock(theta: Tensor) -> Tensor:
+def rosenbrock(params: Tensor) -> Tensor:
     """A curved valley with its bottom, 0, where every parameter is 1."""
-    a, b = theta[:-1], theta[1:]
+    a, b = params[:-1], params[1:]
     return (100 * (b - a**2) ** 2 + (1 - a) ** 2).sum()
 
 
-def bowl(theta: Tensor) -> Tensor:
+def bowl(params: Tensor) -> Tensor:
     """A quadratic whose curvatures differ by a factor of 1000."""
-    return (torch.logspace(0, 3, len(theta), dtype=theta.dtype) * (theta - 2) ** 2).sum()
+    return (torch.logspace(0, 3, len(params), dtype=params.dtype) * (params - 2) ** 2).sum()
 
 
-def kinked(theta: Tensor) -> Tensor:
+def kinked(params: Tensor) -> Tensor:
     """Not differentiable everywhere, like a loss of ReLU units."""
-    return (theta - 1).abs().sum() + (theta**2).sum() / 2
+    return (params - 1).abs().sum() + (params**2).sum() / 2
 
 
 def descend(function: Function, n_steps: int, *, size: int = 6, **options: Any) -> list[Tensor]:
     """Follow our rule, one row a call."""
-    theta = torch.linspace(-1.5, 1.2, size, dtype=torch.float64)
-    gradient = torch.empty_like(theta)
+    params = torch.linspace(-1.5, 1.2, size, dtype=torch.float64)
+    gradient = torch.empty_like(params)
 
     def evaluate() -> float:
-        at = theta.clone().requires_grad_()
+        at = params.clone().requires_grad_()
         value = function(at)
         gradient.copy_(torch.autograd.grad(value, at)[0])
         return float(value.detach())
 
     rule, path = LBFGS(**options), []
     for _ in range(n_steps):
-        rule.descend(theta, gradient, evaluate(), evaluate)
-        path.append(theta.clone())
+        rule.step(params, gradient, evaluate(), evaluate)
+        path.append(params.clone())
     return path
 
 
@@ -53,19 +53,19 @@ def descend_with_torch(
     function: Function, n_steps: int, *, size: int = 6, **options: Any
 ) -> list[Tensor]:
     """Follow torch's class, one row a call."""
-    theta = torch.linspace(-1.5, 1.2, size, dtype=torch.float64).requires_grad_()
-    optimizer = torch.optim.LBFGS([theta], line_search_fn="strong_wolfe", **options)
+    params = torch.linspace(-1.5, 1.2, size, dtype=torch.float64).requires_grad_()
+    optimizer = torch.optim.LBFGS([params], line_search_fn="strong_wolfe", **options)
 
     def closure() -> Tensor:
         optimizer.zero_grad()
-        value = function(theta)
+        value = function(params)
         value.backward()
         return value
 
     path = []
     for _ in range(n_steps):
         optimizer.step(closure)
-        path.append(theta.detach().clone())
+        path.append(params.detach().clone())
     return path
 
 
@@ -107,21 +107,21 @@ def test_the_bottom_of_a_curved_valley_is_found() -> None:
 
 
 def test_where_the_gradient_is_zero_nothing_moves() -> None:
-    theta, gradient = torch.ones(3), torch.zeros(3)
-    LBFGS().descend(theta, gradient, 5.0, lambda: pytest.fail("evaluated"))
-    assert torch.equal(theta, torch.ones(3))
+    params, gradient = torch.ones(3), torch.zeros(3)
+    LBFGS().step(params, gradient, 5.0, lambda: pytest.fail("evaluated"))
+    assert torch.equal(params, torch.ones(3))
 
 
 @pytest.mark.parametrize("loss", [math.nan, math.inf])
 def test_from_a_loss_that_is_not_finite_nothing_moves(loss: float) -> None:
-    theta = torch.ones(3)
-    LBFGS().descend(theta, torch.ones(3), loss, lambda: pytest.fail("evaluated"))
-    assert torch.equal(theta, torch.ones(3))
+    params = torch.ones(3)
+    LBFGS().step(params, torch.ones(3), loss, lambda: pytest.fail("evaluated"))
+    assert torch.equal(params, torch.ones(3))
 
 
 def test_a_wall_of_nan_is_walked_around() -> None:
-    def walled(theta: Tensor) -> Tensor:
-        return torch.where((theta > 1.3).any(), torch.nan, (theta - 0.9).square().sum())
+    def walled(params: Tensor) -> Tensor:
+        return torch.where((params > 1.3).any(), torch.nan, (params - 0.9).square().sum())
 
     end = descend(walled, 5, lr=3.0)[-1]
     torch.testing.assert_close(end, torch.full_like(end, 0.9), rtol=0, atol=1e-5)

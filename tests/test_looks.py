@@ -11,19 +11,19 @@ from torch import Tensor, nn
 
 from tests._stacks import answer_alone, job_of
 from torchreg import TorchRegressor
-from torchreg.diagnosis.record import FitSummary, Look
+from torchreg.diagnosis.record import FitSummary, NetworkSummary
 from torchreg.diagnosis.statistics import look_inside, look_inside_each
 from torchreg.engine.build import fit_job as plan
 from torchreg.engine.data.tables import Table
 from torchreg.engine.inspect import probe as looks
-from torchreg.engine.inspect.probe import Looks, Sample, View, take_sample
+from torchreg.engine.inspect.probe import Looks, ProbeRows, ProbeTarget, take_sample
 from torchreg.engine.run import fit_networks
 from torchreg.nn import MLP, Ensemble, TabularMLP
 
 Array = np.ndarray
 
 
-def sample_of(n: int = 60, seed: int = 0) -> Sample:
+def sample_of(n: int = 60, seed: int = 0) -> ProbeRows:
     x = torch.randn(n, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
     return take_sample(Table(x, x[:, :1] ** 2, None), slice(None))
 
@@ -64,7 +64,7 @@ def taken(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """How many networks were looked at at once, each time."""
     counts: list[int] = []
 
-    def count(members: list[Any], *sample: Any) -> list[Look | None]:
+    def count(members: list[Any], *sample: Any) -> list[NetworkSummary | None]:
         counts.append(len(members))
         return look_inside_each(members, *sample)
 
@@ -76,7 +76,7 @@ def test_each_view_gets_its_own_look_whatever_comes_beside_it(taken: list[int]) 
     torch.manual_seed(0)
     one, other = sample_of(), sample_of(80, seed=1)
     views = [
-        View(make(), sample)
+        ProbeTarget(make(), sample)
         for _ in range(3)
         for sample in (one, other)
         for make in (
@@ -100,8 +100,8 @@ def test_what_would_take_much_memory_at_once_is_looked_at_in_pieces(
 ) -> None:
     torch.manual_seed(0)
     sample = sample_of()
-    views = [View(network(), sample) for _ in range(7)]
-    monkeypatch.setattr(looks, "AT_ONCE", 3 * 60 * 5 + 1)
+    views = [ProbeTarget(network(), sample) for _ in range(7)]
+    monkeypatch.setattr(looks, "MAX_RELEASED", 3 * 60 * 5 + 1)
     together = Looks(views)
     # The seventh is alone.
     assert taken == [3, 3]
@@ -110,7 +110,7 @@ def test_what_would_take_much_memory_at_once_is_looked_at_in_pieces(
 
 
 def test_of_one_view_nothing_is_done_before_it_is_asked_for(taken: list[int]) -> None:
-    view = View(network(), sample_of())
+    view = ProbeTarget(network(), sample_of())
     assert_close(Looks([view]).of(view), look_inside(view.network, *view.sample))
     assert taken == []
 
@@ -120,7 +120,7 @@ def test_a_network_that_cannot_be_looked_at_is_no_other_ones_trouble() -> None:
     wrong = network()
     # Torch will say that the shapes do not fit.
     wrong.get_submodule("layers")[-1].bias.data = torch.zeros(7)
-    views = [View(each, sample) for each in (network(), Broken(), wrong, network())]
+    views = [ProbeTarget(each, sample) for each in (network(), Broken(), wrong, network())]
     together = Looks(views)
     for view in (views[0], views[3]):
         assert together.of(view) is not None
@@ -136,7 +136,7 @@ def test_an_interrupt_among_the_looks_is_raised(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(looks, "look_inside_each", interrupted)
     sample = sample_of()
     with pytest.raises(KeyboardInterrupt):
-        Looks([View(network(), sample) for _ in range(2)])
+        Looks([ProbeTarget(network(), sample) for _ in range(2)])
 
 
 # Fits
@@ -193,4 +193,4 @@ def test_who_cannot_be_concluded_costs_no_other_fit_its_end(
     monkeypatch.setattr(plan, "summarize", failing)
     regs = [TorchRegressor(module=MLP, max_epochs=2, random_state=seed) for seed in range(3)]
     answers = fit_networks([job_of(reg, rows(0)) for reg in regs])
-    assert [type(answer).__name__ for answer in answers] == ["Fitted", "OSError", "Fitted"]
+    assert [type(answer).__name__ for answer in answers] == ["FitResult", "OSError", "FitResult"]

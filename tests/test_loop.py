@@ -17,7 +17,7 @@ from tests._stacks import Rows, Seen, answer_alone, assert_same, both_ways, job_
 from tests._zoo import Body
 from torchreg import TorchRegressor
 from torchreg.engine.run import fit_networks
-from torchreg.engine.spec.train_task import EpochRecord, Outcome
+from torchreg.engine.spec.train_task import EpochRecord, TrainResult
 from torchreg.engine.stack.stack import Stack
 
 Each = Callable[[int], dict[str, Any]]
@@ -251,7 +251,7 @@ class Watching(TorchRegressor):
             raise OSError("the disk is full")
         return record.epoch == self.stop_at
 
-    def on_fit_end(self, outcome: Outcome) -> None:
+    def on_fit_end(self, outcome: TrainResult) -> None:
         state = {n: t.clone() for n, t in self.module_seen.network.state_dict().items()}
         self.heard.append((outcome.reason, outcome.best_epoch, None, state))
 
@@ -304,13 +304,13 @@ def test_who_listens_hears_of_the_own_network_what_it_hears_alone(batch_size: in
 
 def test_who_fails_at_the_end_of_its_fit_has_that_for_an_answer() -> None:
     class Failing(Watching):
-        def on_fit_end(self, outcome: Outcome) -> None:
+        def on_fit_end(self, outcome: TrainResult) -> None:
             if self.random_state == 1:
                 raise OSError("too late")
 
     fits = build(plain, lambda _: {"max_epochs": 20}, [rows(k) for k in range(3)], Failing)
     answers: Any = fit_networks([job_of(*fit) for fit in fits])
-    assert [type(answer).__name__ for answer in answers] == ["Fitted", "OSError", "Fitted"]
+    assert [type(answer).__name__ for answer in answers] == ["FitResult", "OSError", "FitResult"]
 
 
 def test_what_a_listener_writes_into_its_network_is_trained_from() -> None:

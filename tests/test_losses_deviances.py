@@ -314,4 +314,4 @@ def test_rows_without_weight_may_hold_any_target() -> None:
 def test_a_loss_without_a_range_takes_any_target() -> None:
     loss = Loss(nn.functional.mse_loss, "mse_loss")
     loss.check_target(torch.tensor([[-1.0]]), name="y")
-    assert (loss.link, loss.per_output, loss.centres) == (None, 1, True)
+    assert (loss.link, loss.per_output, loss.center_target) == (None, 1, True)

@@ -14,7 +14,7 @@ import torch
 from sklearn.linear_model import LinearRegression
 from torch import nn
 
-from torchreg.nn import AddConstant, FixedLinear, MultiplyByConstant
+from torchreg.nn import AddConstant, FrozenLinear, MultiplyByConstant
 
 BOTH = pytest.mark.parametrize("layer", [AddConstant, MultiplyByConstant])
 
@@ -159,13 +159,13 @@ def test_what_is_no_finite_number_is_refused_by_name(
 
 def test_a_fixed_linear_map_is_that_of_a_linear_layer_and_is_never_trained() -> None:
     layer = nn.Linear(3, 2)
-    fixed = FixedLinear(layer.weight, layer.bias)
+    fixed = FrozenLinear(layer.weight, layer.bias)
     x = torch.randn(4, 3, generator=torch.Generator().manual_seed(0))
     torch.testing.assert_close(fixed(x), layer(x), rtol=0, atol=0)
     assert not [*fixed.parameters()]
     assert fixed.state_dict().keys() == layer.state_dict().keys()
     assert fixed.weight.data_ptr() != layer.weight.data_ptr()
-    assert repr(fixed) == "FixedLinear(in_features=3, out_features=2)"
+    assert repr(fixed) == "FrozenLinear(in_features=3, out_features=2)"
 
 
 @pytest.mark.parametrize(
@@ -180,8 +180,8 @@ def test_a_fixed_linear_map_whose_shapes_do_not_fit_is_refused(
     weight: torch.Tensor, bias: torch.Tensor, shapes: str
 ) -> None:
     words = "a matrix, and a vector of one number for each of its rows, got shapes"
-    with pytest.raises(ValueError, match=f"^FixedLinear expects {words} {shapes}"):
-        FixedLinear(weight, bias)
+    with pytest.raises(ValueError, match=f"^FrozenLinear expects {words} {shapes}"):
+        FrozenLinear(weight, bias)
 
 
 def test_the_networks_of_the_lesson_speak_grams_before_any_training() -> None:

@@ -43,11 +43,11 @@ def test_it_begins_at_the_linear_answer(n_members: int | None) -> None:
 
 
 def test_the_network_is_asked_about_what_the_line_leaves() -> None:
-    class Asked(nn.Linear):
+    class FitContext(nn.Linear):
         def initialize_from(self, x: Tensor, t: Tensor, weight: Tensor | None) -> None:
             self.left = t
 
-    path = LinearPath(Asked(4, 2), 4, 2).double()
+    path = LinearPath(FitContext(4, 2), 4, 2).double()
     path.initialize_from(X, T, None)
     torch.testing.assert_close(path.network.left, T - path.linear(X).detach())
 

@@ -11,7 +11,7 @@ from torch.nn.utils import parametrizations, prune
 
 from torchreg.nn import MLP, AddConstant
 from torchreg.nn.mlp import ACTIVATIONS
-from torchreg.nn.plain import is_plain, plain_layers
+from torchreg.nn.plain import is_plain, sequential_layers
 
 
 @pytest.mark.parametrize("activation", ACTIVATIONS)
@@ -19,7 +19,7 @@ def test_to_call_the_layers_is_to_call_the_network(activation: str) -> None:
     torch.manual_seed(0)
     built_in = MLP(3, hidden_sizes=[4, 5], activation=activation, dropout=0.5)
     network = nn.Sequential(nn.Sequential(nn.Identity(), built_in), nn.Tanh()).eval()
-    layers = plain_layers(network)
+    layers = sequential_layers(network)
     assert layers is not None
     assert len(layers) == 9
     x = torch.randn(7, 3)
@@ -59,7 +59,7 @@ OTHERS = {
 @pytest.mark.parametrize("name", OTHERS)
 def test_anything_else_is_not_plain(name: str) -> None:
     network = OTHERS[name]()
-    assert plain_layers(network) is None
+    assert sequential_layers(network) is None
     assert not is_plain(network, in_features=3, out_features=1)
 
 

@@ -313,11 +313,11 @@ def test_a_learning_rate_under_two_names_is_refused(table: tuple[Array, Array]) 
 def test_torch_s_class_searches_on_at_kinks_and_has_no_such_option() -> None:
     by_name = build_optimizer("lbfgs", None, {"stop_at_kinks": False})
     assert by_name.options["stop_at_kinks"] is False
-    rule = build_optimizer("lbfgs", None, {}).vector_rule(torch.device("cpu"))
+    rule = build_optimizer("lbfgs", None, {}).flat_optimizer(torch.device("cpu"))
     assert isinstance(rule, LBFGS)
     assert rule.stop_at_kinks
     searching = {"line_search_fn": "strong_wolfe"}
-    rule = build_optimizer(torch.optim.LBFGS, None, searching).vector_rule(torch.device("cpu"))
+    rule = build_optimizer(torch.optim.LBFGS, None, searching).flat_optimizer(torch.device("cpu"))
     assert isinstance(rule, LBFGS)
     assert not rule.stop_at_kinks
     with pytest.raises(ValueError, match="optimizer 'lbfgs' takes no 'stop_at_kinks'"):

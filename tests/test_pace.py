@@ -21,11 +21,11 @@ from torch.optim import lr_scheduler
 from tests._stacks import Rows, assert_same, both_ways
 from torchreg import TorchEnsembleRegressor, TorchRegressor
 from torchreg.engine.data.tables import Table
-from torchreg.engine.spec.train_task import Problem, Stopping
-from torchreg.engine.train.lr_groups import Pace
+from torchreg.engine.spec.train_task import Stopping, TrainTask
+from torchreg.engine.train.lr_groups import StackedLRSchedule
 from torchreg.losses import build_loss
 from torchreg.nn import MLP
-from torchreg.optim.lr_schedule import Course
+from torchreg.optim.lr_schedule import LRSchedule
 from torchreg.optim.schedules import build_schedule
 from torchreg.optim.spec import build_optimizer
 
@@ -117,11 +117,11 @@ def test_networks_with_early_stopping_keep_their_schedules_when_others_leave(
         np.testing.assert_allclose(one.outcome.rates, other.outcome.rates, rtol=1e-12)
 
 
-def problem(schedule: str, lr: float = 0.1, **params: Any) -> Problem:
+def problem(schedule: str, lr: float = 0.1, **params: Any) -> TrainTask:
     table = Table(torch.zeros(10, 2), torch.zeros(10, 1), None)
     optimizer = build_optimizer("sgd", lr, {})
     settings: dict[str, Any] = {"max_epochs": 4, "batch_size": 5, **params}
-    return Problem(
+    return TrainTask(
         nn.Linear(2, 1),
         table,
         None,
@@ -145,13 +145,13 @@ def test_networks_with_the_same_numbers_share_a_course_and_those_with_losses_do_
         problem("reduce_on_plateau"),
         problem("constant"),
     ]
-    courses = Pace(problems).courses
+    courses = StackedLRSchedule(problems).courses
     assert courses[0] is courses[1]
     assert len({id(course) for course in courses}) == 7
 
 
 def test_a_pace_tells_each_change_once_and_to_those_who_stay() -> None:
-    pace = Pace([problem("cosine"), problem("cosine", lr=0.2), problem("constant")])
+    pace = StackedLRSchedule([problem("cosine"), problem("cosine", lr=0.2), problem("constant")])
     assert pace.news() == {"lr": [0.1, 0.2, 0.1], "momentum": [0.9] * 3}
     assert pace.news() == {}
     pace.after_step()
@@ -199,7 +199,7 @@ def test_every_restart_follows_the_schedule(table: tuple[Array, Array]) -> None:
 # Callbacks
 
 
-class Notes(Callback):
+class TraceGraph(Callback):
     """Writes down what learning rate a batch was trained with."""
 
     def __init__(self) -> None:
@@ -214,7 +214,7 @@ class Notes(Callback):
 def test_a_fit_with_a_listener_has_the_same_learning_rates(
     schedule: str, table: tuple[Array, Array]
 ) -> None:
-    notes = Notes()
+    notes = TraceGraph()
     listened = small(schedule, batch_size=20, callbacks=[notes]).fit(*table)
     plain = small(schedule, batch_size=20).fit(*table)
     np.testing.assert_allclose(listened.predict(table[0]), plain.predict(table[0]), rtol=1e-8)
@@ -303,9 +303,9 @@ def test_a_schedule_loads_no_compiler() -> None:
 
 
 def test_a_course_counts_from_the_start_after_a_replay() -> None:
-    pace = Pace([problem("reduce_on_plateau", lr=0.5)])
+    pace = StackedLRSchedule([problem("reduce_on_plateau", lr=0.5)])
     losses = [1.0] * 15
-    expected: list[Course] = [problem("reduce_on_plateau", lr=0.5).course()]
+    expected: list[LRSchedule] = [problem("reduce_on_plateau", lr=0.5).course()]
     for loss in losses:
         expected[0].after_epoch(loss)
     pace.after_epoch([3.0])

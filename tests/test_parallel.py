@@ -188,8 +188,8 @@ def groups(monkeypatch: pytest.MonkeyPatch) -> Groups:
 @pytest.fixture
 def patient(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let no time pass that would be long enough."""
-    monkeypatch.setattr(meeting, "GRACE_S", NEVER_S)
-    monkeypatch.setattr(meeting, "PATIENCE_S", NEVER_S)
+    monkeypatch.setattr(meeting, "IDLE_TIMEOUT_S", NEVER_S)
+    monkeypatch.setattr(meeting, "BUSY_TIMEOUT_S", NEVER_S)
 
 
 @pytest.fixture(autouse=True)

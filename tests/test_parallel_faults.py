@@ -233,7 +233,7 @@ def test_tasks_that_wait_for_one_another_are_all_there() -> None:
 def test_three_hundred_tasks_are_more_than_there_are_threads(
     sizes: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(meeting, "GRACE_S", 1000.0)
+    monkeypatch.setattr(meeting, "IDLE_TIMEOUT_S", 1000.0)
     np.testing.assert_allclose(scores(search(None, 150)), EXPECTED)
     assert sizes == [256, 44]
 

@@ -40,7 +40,7 @@ def no_thread_is_left() -> Iterator[None]:
     assert not [t.name for t in threading.enumerate() if t.name.startswith("torchreg")]
 
 
-class Inside:
+class ScaledNetwork:
     """Counts the tasks that run at once."""
 
     def __init__(self) -> None:
@@ -91,8 +91,8 @@ def test_n_jobs_is_how_many_tasks_are_in_flight(
         return train(jobs, halt)
 
     monkeypatch.setattr(meeting, "fit_networks", fit_networks)
-    monkeypatch.setattr(meeting, "GRACE_S", 1000.0)
-    inside = Inside()
+    monkeypatch.setattr(meeting, "IDLE_TIMEOUT_S", 1000.0)
+    inside = ScaledNetwork()
     config, call = ({"n_jobs": 4}, {}) if where == "config" else ({}, {"n_jobs": 4})
     with parallel_config(backend="torchreg", **config):
         Parallel(**call)(delayed(inside.task)(number) for number in range(20))
@@ -116,7 +116,7 @@ def tables() -> dict[str, Any]:
 def test_tasks_with_much_data_are_fewer_at_once(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
     table = tables()[kind]
     monkeypatch.setattr("torchreg.parallel._DATA", 4 * 8000)
-    inside = Inside()
+    inside = ScaledNetwork()
 
     def task(data: Any) -> int:
         return inside.task(len(data) if kind != "sparse" else data.shape[0])
@@ -130,7 +130,7 @@ def test_tasks_with_much_data_are_fewer_at_once(kind: str, monkeypatch: pytest.M
 
 @within(30)
 def test_n_jobs_counts_the_tasks_of_inner_calls_too() -> None:
-    inside = Inside()
+    inside = ScaledNetwork()
 
     def outer() -> list[int]:
         return list(Parallel()(delayed(inside.task)(number) for number in range(5)))

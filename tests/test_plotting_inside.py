@@ -66,7 +66,7 @@ ACTIVATIONS: list[tuple[Callable[[Tensor], Tensor], list[float]]] = [
 ]
 
 
-class Alone(nn.Module):
+class SingleBackend(nn.Module):
     """An activation, and a parameter so that there is a dtype."""
 
     def __init__(self, activation: Callable[[Tensor], Tensor]) -> None:
@@ -84,7 +84,7 @@ def test_corners_are_where_the_slope_of_an_activation_jumps(
 ) -> None:
     if isinstance(activation, nn.Module):
         activation = copy.deepcopy(activation).double()
-    module = Alone(activation).eval()
+    module = SingleBackend(activation).eval()
     x = torch.linspace(-8, 8, 161, dtype=torch.float64).reshape(-1, 1)
     _, distances = distances_to_corners(module, x)
     np.testing.assert_allclose([8 - d[-1] for d in distances], corners)

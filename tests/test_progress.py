@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import torchreg.engine.train.best_weights as progress
-from torchreg.engine.train.best_weights import Snapshot, Trail
+from torchreg.engine.train.best_weights import BestWeights, Trail
 
 LOSSES = st.sampled_from([0.0, 1.0, 2.0, 3.0, math.inf, math.nan])
 
@@ -28,7 +28,7 @@ def ended(table: list[list[float]]) -> list[list[float]]:
     return found
 
 
-def walk(keep: type[Snapshot], table: list[list[float]], looks: set[int]) -> Snapshot:
+def walk(keep: type[BestWeights], table: list[list[float]], looks: set[int]) -> BestWeights:
     """Note all epochs; the weights of one are its number, beside the place of the network."""
     n = len(table[0])
     weights, buffer = torch.zeros(n, 2), torch.zeros(n)
@@ -48,7 +48,7 @@ def test_a_trail_keeps_what_is_kept_at_once(data: st.DataObject, length: int, n:
     looks = data.draw(st.sets(st.integers(0, len(table))))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(progress, "_LONGEST", length)
-        kept, trail = walk(Snapshot, table, set()), walk(Trail, table, looks)
+        kept, trail = walk(BestWeights, table, set()), walk(Trail, table, looks)
     finite = [place for place in range(n) if any(row[place] < math.inf for row in table)]
     assert [trail.epoch_of(place) for place in finite] == [kept.epoch_of(p) for p in finite]
     np.testing.assert_array_equal(trail.loss, kept.loss)
@@ -85,8 +85,8 @@ def test_epochs_that_are_noted_together_are_kept_as_if_noted_one_by_one(
             assert torch.equal(ours[place], theirs[place])
 
 
-@pytest.mark.parametrize("keep", [Snapshot, Trail])
-def test_some_networks_go_on_with_what_was_kept_of_them(keep: type[Snapshot]) -> None:
+@pytest.mark.parametrize("keep", [BestWeights, Trail])
+def test_some_networks_go_on_with_what_was_kept_of_them(keep: type[BestWeights]) -> None:
     before = walk(keep, [[3.0, 1.0, 2.0], [1.0, 2.0, 1.0]], set())
     after = before.of([1, 2], [torch.full((2, 2), 7.0), torch.full((2,), 7.0)])
     assert type(after) is keep
@@ -106,7 +106,7 @@ def test_the_longer_the_trail_the_fewer_the_numbers_of_an_epoch() -> None:
 
 def test_one_network_keeps_lower_losses_only() -> None:
     weights = torch.zeros(1)
-    snapshot = Snapshot([weights], 1)
+    snapshot = BestWeights([weights], 1)
     for epoch, loss in enumerate([2.0, 1.0, math.nan, 1.0, 3.0]):
         weights.fill_(epoch)
         snapshot.take_lower([loss], epoch)

@@ -9,7 +9,7 @@ from sklearn.base import clone
 from sklearn.model_selection import GridSearchCV
 
 from torchreg import TorchRegressor, load
-from torchreg.engine.build.folds import deal_folds
+from torchreg.engine.build.folds import assign_folds
 from torchreg.nn import MLP, Ensemble, TabularMLP
 
 RNG = np.random.default_rng(0)
@@ -24,7 +24,7 @@ def folds(**settings: object) -> TorchRegressor:
 
 def test_every_row_is_in_one_fold_and_folds_differ_by_a_row_at_most() -> None:
     for n, k in ((17, 4), (8, 8), (100, 3)):
-        counts = deal_folds(n, k, seed=1).bincount(minlength=k)
+        counts = assign_folds(n, k, seed=1).bincount(minlength=k)
         assert int(counts.sum()) == n
         assert int(counts.max() - counts.min()) <= 1
 
@@ -44,7 +44,7 @@ def test_each_network_keeps_the_weights_that_were_best_on_its_own_fold() -> None
     reg = folds(max_epochs=30).fit(X, Y)
     # Rows come in the order of the table in which identical ones were merged.
     order = np.lexsort(np.column_stack([X, Y]).T[::-1])
-    fold = deal_folds(len(X), 4, seed=0).numpy()
+    fold = assign_folds(len(X), 4, seed=0).numpy()
     t = (Y[order] - Y.mean()) / Y.std()
     x = reg.module_.standardize(torch.from_numpy(X[order]))
     for number, network in enumerate(reg.module_.network.members):
@@ -55,7 +55,7 @@ def test_each_network_keeps_the_weights_that_were_best_on_its_own_fold() -> None
 
 def test_the_rows_of_a_network_s_own_fold_do_not_move_it() -> None:
     order = np.lexsort(np.column_stack([X, Y]).T[::-1])
-    held = order[deal_folds(len(X), 4, seed=0).numpy() == 2]
+    held = order[assign_folds(len(X), 4, seed=0).numpy() == 2]
     x, y = X, Y.copy()
     first = folds(max_epochs=2, standardize=False).fit(x, y)
     y[held] += 1.0

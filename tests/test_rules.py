@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from torchreg.optim.base import VectorRule, kind_of_rule, stack_rules
+from torchreg.optim.base import FlatOptimizer, rule_signature, stack_rules
 from torchreg.optim.flat_optimizers import (
     SGD,
     VECTOR_RULES,
@@ -68,7 +68,7 @@ def paths(
 ) -> tuple[Tensor, Tensor]:
     """Follow 50 steps of our rule on a vector, and of torch's class on a matrix and a vector."""
     start = torch.linspace(-2, 2, 12, dtype=dtype)
-    theta, rule = start.clone(), VECTOR_RULES[name](**options)
+    params, rule = start.clone(), VECTOR_RULES[name](**options)
     theirs = [start[:6].reshape(2, 3).clone(), start[6:].clone()]
     for p in theirs:
         p.requires_grad_()
@@ -76,11 +76,11 @@ def paths(
     ours_path, their_path = [], []
     for gradient in gradients(50, dtype=dtype, seed=seed):
         kept = gradient.clone()
-        rule.update(theta, gradient)
+        rule.update(params, gradient)
         assert torch.equal(gradient, kept)
         theirs[0].grad, theirs[1].grad = gradient[:6].reshape(2, 3).clone(), gradient[6:].clone()
         optimizer.step()
-        ours_path.append(theta.clone())
+        ours_path.append(params.clone())
         their_path.append(torch.cat([p.detach().reshape(-1) for p in theirs]))
     return torch.stack(ours_path), torch.stack(their_path)
 
@@ -179,11 +179,11 @@ def test_the_size_of_all_gradients_does_not_matter_to_adam_and_rprop(
 ) -> None:
     ends = []
     for factor in (1.0, 2.0**exponent):
-        theta = torch.zeros(12, dtype=torch.float64)
+        params = torch.zeros(12, dtype=torch.float64)
         rule: Any = Adam(lr=0.01, eps=0.0) if name == "adam" else Rprop(lr=0.01)
         for gradient in gradients(20, dtype=torch.float64) + 1e-3:
-            rule.update(theta, factor * gradient)
-        ends.append(theta)
+            rule.update(params, factor * gradient)
+        ends.append(params)
     torch.testing.assert_close(ends[1], ends[0], rtol=1e-13, atol=0)
 
 
@@ -246,7 +246,7 @@ MANY: list[tuple[str, dict[str, Any]]] = [
 ]
 
 
-def own_rules(name: str, options: dict[str, Any]) -> list[VectorRule]:
+def own_rules(name: str, options: dict[str, Any]) -> list[FlatOptimizer]:
     """Build the rules of three networks."""
     each = [
         {key: value[k] if isinstance(value, list) else value for key, value in options.items()}
@@ -260,8 +260,8 @@ def test_the_rule_of_a_stack_moves_each_network_by_its_own(
     name: str, options: dict[str, Any]
 ) -> None:
     start = torch.linspace(-2, 2, 12, dtype=torch.float64)
-    theta = torch.stack([start] * 3)
-    stacked = stack_rules(own_rules(name, options), theta)
+    params = torch.stack([start] * 3)
+    stacked = stack_rules(own_rules(name, options), params)
     paths = [gradients(50, dtype=torch.float64, seed=k) for k in range(3)]
     alone = [start.clone() for _ in range(3)]
     rules = own_rules(name, options)
@@ -269,27 +269,27 @@ def test_the_rule_of_a_stack_moves_each_network_by_its_own(
     for step in range(50):
         if step == 20:
             # The one in the middle leaves; the stack that it leaves stays what it was.
-            before = theta.clone()
-            stacked, theta, left = stacked.of([0, 2]), theta[[0, 2]], [0, 2]
-            assert torch.equal(before[[0, 2]], theta)
+            before = params.clone()
+            stacked, params, left = stacked.of([0, 2]), params[[0, 2]], [0, 2]
+            assert torch.equal(before[[0, 2]], params)
         if step == 40:
-            stacked, theta, left = stacked.of([1]), theta[[1]], [2]
+            stacked, params, left = stacked.of([1]), params[[1]], [2]
         gradient = torch.stack([paths[k][step] for k in left])
         kept = gradient.clone()
-        stacked.update(theta, gradient)
+        stacked.update(params, gradient)
         assert torch.equal(gradient, kept)
         for k in left:
             rules[k].update(alone[k], paths[k][step])
         expected = torch.stack([alone[k] for k in left])
-        torch.testing.assert_close(theta, expected, rtol=1e-11, atol=1e-12)
+        torch.testing.assert_close(params, expected, rtol=1e-11, atol=1e-12)
 
 
 def test_rules_that_are_stacked_are_left_as_they_were() -> None:
     rules = own_rules("adam", {"lr": [0.01, 0.1, 0.5]})
     before = [dict(vars(rule)) for rule in rules]
-    theta = torch.zeros(3, 4)
-    stacked = stack_rules(rules, theta)
-    stacked.update(theta, torch.ones(3, 4))
+    params = torch.zeros(3, 4)
+    stacked = stack_rules(rules, params)
+    stacked.update(params, torch.ones(3, 4))
     assert [vars(rule) for rule in rules] == before
     smaller = stacked.of([0])
     assert smaller.state[0][0].shape == (1, 4) and stacked.state[0][0].shape == (3, 4)
@@ -298,7 +298,7 @@ def test_rules_that_are_stacked_are_left_as_they_were() -> None:
 
 def test_rules_are_of_one_kind_if_only_their_numbers_differ() -> None:
     same = [Adam(lr=0.1), Adam(lr=0.2, betas=(0.1, 0.2), eps=1.0, weight_decay=0.5)]
-    assert len({kind_of_rule(rule) for rule in same}) == 1
+    assert len({rule_signature(rule) for rule in same}) == 1
     others = [
         AdamW(lr=0.1),
         SGD(lr=0.1, momentum=0.5),
@@ -309,4 +309,4 @@ def test_rules_are_of_one_kind_if_only_their_numbers_differ() -> None:
         Rprop(lr=0.1, etas=(0.4, 1.3)),
         Rprop(lr=0.1, step_sizes=(1e-3, 1)),
     ]
-    assert len({kind_of_rule(rule) for rule in [*same, *others]}) == 9
+    assert len({rule_signature(rule) for rule in [*same, *others]}) == 9

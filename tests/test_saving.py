@@ -29,9 +29,9 @@ from torch import nn
 from torch.nn import functional
 
 import torchreg
-from torchreg import TorchRegressor, UnwrittenWarning
+from torchreg import TorchRegressor, UnserializedWarning
 from torchreg._estimator.history import written_out
-from torchreg._serialization.placeholder import Unwritten
+from torchreg._serialization.placeholder import Unserialized
 from torchreg.nn import MLP
 
 # One of the regressors standardizes nothing, on purpose.
@@ -373,7 +373,7 @@ def test_a_setting_that_cannot_be_written_is_named_at_once_and_again_when_it_is_
     setting, text = UNWRITABLE[name]
     reg = TorchRegressor(module=MLP, max_epochs=3, random_state=0, **setting).fit(X, Y)
     with pytest.warns(
-        UnwrittenWarning,
+        UnserializedWarning,
         match=rf"^A file cannot hold {name}=.* To fit again after loading \(and, if module is "
         r"among them, to load at all unless it builds layers of torch\.nn in nn\.Sequential only\),"
         rf" pass what is missing: torchreg\.load\(path, {name}=\.\.\.\)\.$",
@@ -382,13 +382,13 @@ def test_a_setting_that_cannot_be_written_is_named_at_once_and_again_when_it_is_
     # To predict, nothing is missing.
     loaded = torchreg.load(tmp_path / "reg")
     assert same(loaded.predict(X), reg.predict(X))
-    assert isinstance(loaded.get_params()[name], Unwritten)
+    assert isinstance(loaded.get_params()[name], Unserialized)
     shown = repr(loaded.get_params()[name])
     assert shown.startswith("<not in the file: ") and text in shown and "0x" not in shown
     with pytest.raises(ValueError, match=rf"^{name} was not in the file that this TorchRegressor"):
         clone(loaded).fit(X, Y)
     # It stays missing through another file, and is there when it is passed.
-    with pytest.warns(UnwrittenWarning):
+    with pytest.warns(UnserializedWarning):
         loaded.save(tmp_path / "again")
     assert torchreg.load(tmp_path / "again").get_params()[name] == loaded.get_params()[name]
     whole = torchreg.load(tmp_path / "again", **setting)
@@ -401,7 +401,7 @@ def test_a_network_that_cannot_be_written_must_be_passed(tmp_path: Path) -> None
 
     for module in (Local, Local(3, 1), lambda in_features: Tanh(in_features, 1)):
         reg = TorchRegressor(module, max_epochs=3, random_state=0).fit(X, Y)
-        with pytest.warns(UnwrittenWarning, match="cannot hold module="):
+        with pytest.warns(UnserializedWarning, match="cannot hold module="):
             reg.save(tmp_path / "reg")
         with pytest.raises(
             torchreg.UntrustedError, match=r"network was built by .*load\(path, module=\.\.\.\)"
@@ -411,7 +411,7 @@ def test_a_network_that_cannot_be_written_must_be_passed(tmp_path: Path) -> None
         assert same(loaded.predict(X), reg.predict(X))
     # Layers of torch need no one's help, whoever put them together.
     reg = TorchRegressor(lambda in_features: network(in_features), max_epochs=3).fit(X, Y)
-    with pytest.warns(UnwrittenWarning):
+    with pytest.warns(UnserializedWarning):
         reg.save(tmp_path / "reg")
     assert same(torchreg.load(tmp_path / "reg").predict(X), reg.predict(X))
 
@@ -500,7 +500,7 @@ def test_skops_is_told_which_classes_of_the_user_there_are() -> None:
     reg = fitted(CASES["class of the user"])
     data = skops.io.dumps(reg)
     asked = skops.io.get_untrusted_types(data=data)
-    known = ["torchreg._persistence.save_mixin.Parcel", "torchreg.regressor.TorchRegressor"]
+    known = ["torchreg._persistence.save_mixin.PickleState", "torchreg.regressor.TorchRegressor"]
     assert asked == sorted([f"{Tanh.__module__}.Tanh", *known])
     with pytest.raises(skops.io.exceptions.UntrustedTypesFoundException, match="Tanh"):
         skops.io.loads(data, trusted=known)

@@ -22,7 +22,7 @@ from torchreg.engine.run import fit_networks
 from torchreg.engine.stack.grouping import MANY
 from torchreg.engine.stack.script import Script, write_script
 from torchreg.nn import MLP
-from torchreg.optim.base import Remembers
+from torchreg.optim.base import Stateful
 
 #: Whose steps TorchScript has words for, and that can be stacked.
 LONE = ["GRU", "plain RNN", "weight norm", "spectral norm", "transformer"]
@@ -75,7 +75,7 @@ def fits(
     ]
 
 
-class Halving(Remembers):
+class Halving(Stateful):
     """A step by hand: it halves theta, whose square is the loss, and counts."""
 
     remembered = ("count",)

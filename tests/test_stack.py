@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from tests._modules_with_state import InAHelper, InNumPy, WithAGeneratorOfTorch
 from tests._stacks import Rows, Seen, assert_same, both_ways, job_of, watched
-from tests._zoo import ACTIVATIONS, ARGUMENTS, ZOO, Body, centres
+from tests._zoo import ACTIVATIONS, ARGUMENTS, ZOO, Body, center_target
 from torchreg import TorchRegressor
 from torchreg.engine.run import fit_networks
 from torchreg.losses import LOSSES
@@ -127,7 +127,7 @@ def test_every_loss_trains_in_a_stack_as_alone(
     loss: Any, weighted: bool, batch_size: int | None
 ) -> None:
     tables = [rows(23, k, weighted=weighted, held_out=7) for k in range(3)]
-    if not centres(loss):
+    if not center_target(loss):
         tables = [{k: np.exp(v) if k[0] == "y" else v for k, v in t.items()} for t in tables]
     module = partial(Body, nn.Tanh())
     _, seen = compare(module, tables, loss=loss, batch_size=batch_size)

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 import torchreg.engine.data.stacked_loader as stacked_rows
-from torchreg.engine.data.stacked_loader import Deal, all_rows, generators_for, rows_of
+from torchreg.engine.data.stacked_loader import StackedLoader, all_rows, generators_for, rows_of
 from torchreg.engine.data.tables import Table, batch_sizes, shuffled_batches
 
 
@@ -60,7 +60,7 @@ def test_each_table_deals_out_the_rows_that_it_deals_alone_in_the_same_order(
     alone = [torch.Generator().manual_seed(seed) for seed in own_seeds]
     before, stacked_rows._GATHERED = stacked_rows._GATHERED, gathered
     try:
-        deal = Deal(tables, [size] * len(tables), dealt, turned=turned)
+        deal = StackedLoader(tables, [size] * len(tables), dealt, turned=turned)
         # Twice: the second epoch has another order.
         for _ in range(2):
             batches = list(deal.batches())
@@ -118,10 +118,10 @@ def test_what_several_networks_see_is_gathered_once() -> None:
     # The order of more rows is another one.
     assert drawn[0] is drawn[1] is drawn[2]
     assert len({id(generator) for generator in drawn}) == 3
-    deal = Deal(tables, [3] * 5, drawn, turned=False)
+    deal = StackedLoader(tables, [3] * 5, drawn, turned=False)
     assert deal.tables == [one, other, one, longer]
     assert deal.which is not None and deal.which.tolist() == [0, 1, 0, 2, 3]
-    assert Deal([one, other], [3, 3], None, turned=False).which is None
+    assert StackedLoader([one, other], [3, 3], None, turned=False).which is None
 
 
 def test_rows_that_are_taken_out_can_be_written_to() -> None:

@@ -14,7 +14,7 @@ import torch
 from torchreg import TorchRegressor
 from torchreg.diagnosis.record import FitSummary
 from torchreg.diagnosis.statistics import spread_out
-from torchreg.engine.inspect.fit_summary import Travel
+from torchreg.engine.inspect.fit_summary import DriftTracker
 from torchreg.nn import MLP
 
 Array = np.ndarray
@@ -98,13 +98,13 @@ def test_each_of_several_networks_has_a_journey_of_its_own(hidden: list[int]) ->
     networks = [MLP(4, hidden_sizes=hidden) for _ in range(3)] + [MLP(4, hidden_sizes=[2])]
     for several in (networks[:3], networks):
         starts = [copy.deepcopy(network) for network in several]
-        travels = [Travel(network, is_member=True) for network in several]
+        travels = [DriftTracker(network, is_member=True) for network in several]
         for number, network in enumerate(several):
             for parameter in network.parameters():
                 parameter.data += torch.randn_like(parameter) * 10.0**number
         # Their squares are beyond float32.
         several[1].layers[0].weight.data *= 1e30
-        found = {j.name: j for j in Travel.of_several(travels).finish()}
+        found = {j.name: j for j in DriftTracker.of_several(travels).finish()}
         for number, (start, network) in enumerate(zip(starts, several, strict=True)):
             alone = dict(start.named_parameters())
             for name, parameter in network.named_parameters():

@@ -19,9 +19,9 @@ from tests._stacks import Rows, answer_alone, assert_same, both_ways, job_of
 from tests._trials import surroundings
 from tests._zoo import Body
 from torchreg import TorchRegressor
-from torchreg.engine.build.fit_result import Fitted
+from torchreg.engine.build.fit_result import FitResult
 from torchreg.engine.run import fit_networks, given_or_raised
-from torchreg.engine.spec.train_task import NeverBegunError
+from torchreg.engine.spec.train_task import NotStartedError
 from torchreg.nn import MLP
 
 Fit = tuple[TorchRegressor, Rows]
@@ -50,7 +50,7 @@ def jobs_of(fits: list[Fit]) -> list[Any]:
 def side_by_side(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
     """Let small stacks, of four networks, train in two threads; give the threads' names."""
     monkeypatch.setattr(groups, "MANY", 1)
-    monkeypatch.setattr(groups, "AT_ONCE", 4 * 40 * 6)
+    monkeypatch.setattr(groups, "MAX_RELEASED", 4 * 40 * 6)
     names: list[str] = []
     train = together.train
 
@@ -113,14 +113,14 @@ def test_stacks_train_side_by_side_and_give_what_they_give_in_turn(side_by_side:
 def test_networks_of_a_kind_that_are_large_enough_by_themselves_train_side_by_side_too(
     side_by_side: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(groups, "AT_ONCE", 40 * 6)
-    begun, learn = threading.Barrier(2, timeout=20), together._Work._train_from
+    monkeypatch.setattr(groups, "MAX_RELEASED", 40 * 6)
+    begun, learn = threading.Barrier(2, timeout=20), together._StackScheduler._train_from
 
     def learning(self: Any, todo: Any) -> None:
         begun.wait()
         learn(self, todo)
 
-    monkeypatch.setattr(together._Work, "_train_from", learning)
+    monkeypatch.setattr(together._StackScheduler, "_train_from", learning)
     fits = [fit_of(k, batch_size=None) for k in range(4)]
     answers: list[Any] = fit_networks(jobs_of(fits))
     assert begun.n_waiting == 0 and len(side_by_side) == 4
@@ -157,7 +157,7 @@ def test_an_interrupt_ends_stacks_in_all_threads_and_keeps_what_they_learned(
 ) -> None:
     """It comes to the main thread: while it trains, or while it waits for the other one."""
     main_trains, other_has_learned = threading.Event(), threading.Event()
-    step, helping, join = together.Stack.step, together._Work._help, threading.Thread.join
+    step, helping, join = together.Stack.step, together._StackScheduler._help, threading.Thread.join
     counts = {True: 0, False: 0}
 
     def stepping(self: Any, *args: Any) -> None:
@@ -185,13 +185,13 @@ def test_an_interrupt_ends_stacks_in_all_threads_and_keeps_what_they_learned(
 
     with monkeypatch.context() as patch:
         patch.setattr(together.Stack, "step", stepping)
-        patch.setattr(together._Work, "_help", helping_later)
+        patch.setattr(together._StackScheduler, "_help", helping_later)
         patch.setattr(threading.Thread, "join", joining)
         budgets = [20, 20, 1_000_000, 1_000_000]
         fits = [fit_of(k, max_epochs=budget) for k, budget in enumerate(budgets)]
         fits += [] if while_it == "waits" else [fit_of(k, n=60) for k in range(4)]
         answers: list[Any] = fit_networks(jobs_of(fits))
-    reasons = [None if isinstance(a, NeverBegunError) else a.outcome.reason for a in answers]
+    reasons = [None if isinstance(a, NotStartedError) else a.outcome.reason for a in answers]
     here = "interrupted" if while_it == "trains" else "budget"
     assert reasons == [here, here, "interrupted", "interrupted", *[None] * (len(fits) - 4)]
     for answer, reason in zip(answers, reasons, strict=True):
@@ -207,13 +207,13 @@ def test_an_interrupt_ends_stacks_in_all_threads_and_keeps_what_they_learned(
 
 def test_an_interrupt_that_nobody_noticed_is_raised(monkeypatch: pytest.MonkeyPatch) -> None:
     """It came when all had been trained: to forget it would be to go on with what comes next."""
-    in_turn = together._Work.in_turn
+    run_serial = together._StackScheduler.run_serial
 
     def late(self: Any, *args: Any) -> None:
-        in_turn(self, *args)
+        run_serial(self, *args)
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(together._Work, "in_turn", late)
+    monkeypatch.setattr(together._StackScheduler, "run_serial", late)
     with pytest.raises(KeyboardInterrupt):
         fit_networks(jobs_of([fit_of(k) for k in range(3)]))
 
@@ -229,7 +229,7 @@ def test_an_interrupt_behind_an_error_of_cleaning_up_is_raised(
             raise RuntimeError("trying to pop from empty mode stack")
 
     jobs = jobs_of([fit_of(k) for k in range(n)])
-    monkeypatch.setattr(together.Stack if n > 1 else together.Alone, "step", confused)
+    monkeypatch.setattr(together.Stack if n > 1 else together.SingleBackend, "step", confused)
     with pytest.raises(KeyboardInterrupt):
         fit_networks(jobs)
 
@@ -241,9 +241,9 @@ def test_a_halt_from_another_thread_ends_all_fits(side_by_side: list[str]) -> No
     timer.start()
     answers = fit_networks(jobs, halt)
     assert len(set(side_by_side)) == 2
-    ended = [a for a in answers if isinstance(a, Fitted)]
+    ended = [a for a in answers if isinstance(a, FitResult)]
     assert ended and all(a.interrupted for a in ended)
-    assert all(isinstance(a, Fitted | NeverBegunError) for a in answers)
+    assert all(isinstance(a, FitResult | NotStartedError) for a in answers)
     timer.join()
 
 
@@ -251,7 +251,7 @@ def test_with_a_halt_that_is_set_nothing_is_begun() -> None:
     halt = threading.Event()
     halt.set()
     answers = fit_networks(jobs_of([fit_of(k) for k in range(3)]), halt)
-    assert [type(answer) for answer in answers] == [NeverBegunError] * 3
+    assert [type(answer) for answer in answers] == [NotStartedError] * 3
 
 
 # What is left behind: nothing
@@ -281,7 +281,7 @@ def test_fits_together_leave_the_surroundings_as_they_were(side_by_side: list[st
     fits += [fit_of(k, MLP, module__dropout=0.2) for k in range(4)]
     with torch.no_grad():
         answers = fit_networks(jobs_of(fits))
-    assert all(isinstance(answer, Fitted) for answer in answers)
+    assert all(isinstance(answer, FitResult) for answer in answers)
     assert surroundings() == before
     assert set(ends) == {2}
     assert torch.is_grad_enabled()
@@ -340,7 +340,7 @@ def test_a_stack_is_gone_when_its_fits_are(
         answers = fit_networks(
             jobs_of([fit_of(k, n_iter_no_change=2 + k, **options) for k in range(5)])
         )
-        assert all(isinstance(a, Fitted) for a in answers)
+        assert all(isinstance(a, FitResult) for a in answers)
         return [*LENT]
 
     gone_without_the_collector(make)

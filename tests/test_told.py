@@ -12,7 +12,7 @@ from tests._stacks import answer_alone, assert_same, job_of
 from torchreg import TorchRegressor
 from torchreg.engine.run import fit_networks
 from torchreg.engine.spec.train_task import EpochRecord
-from torchreg.engine.stack.replay_observer import Told
+from torchreg.engine.stack.replay_observer import ReplayObserver
 from torchreg.nn import MLP
 
 RNG = np.random.default_rng(0)
@@ -76,7 +76,7 @@ def test_who_listens_hears_of_each_epoch_once_though_a_stack_fails(
 def test_answers_and_notes_are_given_again() -> None:
     reg = Listening(random_state=1)
     reg.heard = []
-    told = Told(reg._observers()[0])
+    told = ReplayObserver(reg._observers()[0])
     for _ in range(2):
         answers: list[Any] = []
         for epoch in range(1, 5):
@@ -85,5 +85,5 @@ def test_answers_and_notes_are_given_again() -> None:
             answers.append((told.on_epoch_end(record), record.extra))
         assert [stops for stops, _ in answers] == [False, False, False, True]
         assert answers[0][1] == {"seen": 2}
-        told.begin_anew()
+        told.reset()
     assert reg.heard == ["begin", 1, "begin", 2, "begin", 3, "begin", 4]

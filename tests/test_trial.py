@@ -12,18 +12,18 @@ from torch import Tensor, nn
 from tests._stacks import job_of, watched
 from tests._zoo import ZOO, Body
 from torchreg import TorchRegressor
-from torchreg.engine.build.fit_job import Plan
-from torchreg.engine.build.memo import Shared
+from torchreg.engine.build.fit_job import PreparedFit
+from torchreg.engine.build.memo import FitCache
 from torchreg.engine.run import fit_networks
-from torchreg.engine.spec.train_task import Problem
+from torchreg.engine.spec.train_task import TrainTask
 from torchreg.engine.stack.stack import Stack
-from torchreg.engine.stack.verify import NotStackableError, Trial
+from torchreg.engine.stack.verify import NotStackableError, StackVerifier
 
 RNG = np.random.default_rng(0)
 X = RNG.normal(size=(60, 4))
 
 
-def problems(module: Any, sizes: list[int], held_out: int = 0, **options: Any) -> list[Problem]:
+def problems(module: Any, sizes: list[int], held_out: int = 0, **options: Any) -> list[TrainTask]:
     settings = {"max_epochs": 20, "dtype": "float64", "batch_size": None, **options}
     rows: list[dict[str, Any]] = [{"X": X[:n], "y": X[:n, 0]} for n in sizes]
     for k, given in enumerate(rows):
@@ -31,8 +31,9 @@ def problems(module: Any, sizes: list[int], held_out: int = 0, **options: Any) -
             n = held_out + k
             given |= {"X_val": X[-n:], "y_val": X[-n:, 0]}
     return [
-        Plan(
-            job_of(TorchRegressor(module, random_state=k, **settings), given), Shared(several=False)
+        PreparedFit(
+            job_of(TorchRegressor(module, random_state=k, **settings), given),
+            FitCache(several=False),
         ).problems[0]
         for k, given in enumerate(rows)
     ]
@@ -90,15 +91,15 @@ def test_a_loss_a_slope_or_a_buffer_that_is_wrong_is_noticed(
 
 def test_a_loss_of_validation_rows_that_is_wrong_is_noticed() -> None:
     given = problems(plain, [40, 40, 40], held_out=6)
-    trial = Trial(given)
+    trial = StackVerifier(given)
     losses = Stack(given, features_first=True).evaluate()
     assert losses is not None
-    trial.hold_evaluation(losses)
+    trial.check_evaluation(losses)
     # The first, the last, and those with the fewest and the most rows.
     for place in (0, 2):
         wrong = [loss * (1 + 1e-6 * (k == place)) for k, loss in enumerate(losses)]
         with pytest.raises(NotStackableError, match="it is not evaluated as it is alone"):
-            trial.hold_evaluation(wrong)
+            trial.check_evaluation(wrong)
 
 
 @pytest.mark.parametrize("batch_size", [None, 16])

@@ -18,8 +18,8 @@ from torchreg.exceptions import (
     InterruptWarning,
     PrecisionWarning,
     UnscaledWarning,
+    UnserializedWarning,
     UntrustedError,
-    UnwrittenWarning,
 )
 from torchreg.regressor import TorchRegressor
 
@@ -38,8 +38,8 @@ __all__ = [
     "TorchEnsembleRegressor",
     "TorchRegressor",
     "UnscaledWarning",
+    "UnserializedWarning",
     "UntrustedError",
-    "UnwrittenWarning",
     "load",
 ]
 __version__ = "0.1.0"

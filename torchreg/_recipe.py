@@ -72,7 +72,7 @@ def recipe_of(
             "Networks that train side by side draw their random numbers in turn: dropout, or what "
             "else drew in the fit, draws others below."
         )
-    if recipe.searches_lines:
+    if recipe.uses_line_search:
         remarks.append(
             "A line search amplifies rounding: after some hundred iterations, the network trained "
             "below may be another one than the fitted one."
@@ -205,7 +205,7 @@ def _is_of_the_fit(
         if constants is None:
             continue
         mean, scale = column_statistics(rows, data.weight)
-        if rows is data.y and not loss.centres:
+        if rows is data.y and not loss.center_target:
             mean, scale = torch.zeros_like(mean), mean
         # Far below what another row would change, far above what rounding does.
         near = 1e-9 * constants.scale + 1e-12 * constants.mean.abs()

@@ -15,12 +15,12 @@ from torch import Tensor, nn
 
 from torchreg._estimator.dataset import Data
 from torchreg._estimator.params import nested_parameters
-from torchreg._utils.device import seeded
-from torchreg.engine.build.data_init import looks_at_rows
+from torchreg._utils.device import with_seed
+from torchreg.engine.build.data_init import has_data_init
 from torchreg.engine.build.fit_job import AUTO_BATCH, AUTO_FULL_BATCH, may_merge
-from torchreg.engine.build.network import build_network, fit_to_data, habits_of, settings_for
+from torchreg.engine.build.network import build_network, materialize, network_traits, settings_for
 from torchreg.engine.data.tables import every_row, merge_identical
-from torchreg.engine.spec.fit_config import RawRows
+from torchreg.engine.spec.fit_config import RawData
 from torchreg.engine.spec.outputs import has_members
 from torchreg.export.script.recipe import Constants, NetworkRecipe, ScheduleRecipe, TrainingRecipe
 from torchreg.export.script.reshaped import changed_parts
@@ -75,10 +75,10 @@ def network_recipe(estimator: BaseEstimator, seeds: Sequence[int]) -> NetworkRec
     if not by_layers:
         # It is built once more, to see how it begins.
         for seed in seeds if called is None else seeds[:1]:
-            built.append(seeded(seed, _CPU, partial(_built, estimator, widths, probe)))
+            built.append(with_seed(seed, _CPU, partial(_built, estimator, widths, probe)))
             built[-1].network.to(estimator.dtype_)
-    changed = changed_parts(built[0].network, fitted) if built and looks_at_rows(fitted) else []
-    habits = seeded(seeds[0], _CPU, partial(habits_of, copy.deepcopy(fitted), probe))
+    changed = changed_parts(built[0].network, fitted) if built and has_data_init(fitted) else []
+    habits = with_seed(seeds[0], _CPU, partial(network_traits, copy.deepcopy(fitted), probe))
     fitted.eval()
     with torch.no_grad():
         output = fitted(probe.clone())
@@ -92,10 +92,10 @@ def network_recipe(estimator: BaseEstimator, seeds: Sequence[int]) -> NetworkRec
         draws_before=not is_instance,
         is_lazy=called is not None and built[0].is_lazy,
         draws=habits.draws,
-        overwrites_input=habits.overwrites_input,
+        mutates_input=habits.mutates_input,
         is_flat=output.ndim == 1,
         has_members=has_members(output),
-        looks_at_rows=looks_at_rows(fitted),
+        has_data_init=has_data_init(fitted),
         changed=changed,
         casts=called is not None and built[0].casts,
         link=copy.deepcopy(link_of(estimator.module_)),
@@ -144,7 +144,7 @@ def _built(estimator: BaseEstimator, widths: dict[str, int], probe: Tensor) -> _
     is_lazy = any(nn.parameter.is_lazy(p) for p in network.parameters())
     numbers = [*network.parameters(), *network.buffers()]
     casts = any(n.is_floating_point() and n.dtype != torch.float32 for n in numbers)
-    fit_to_data(network, probe.to(torch.get_default_dtype()), widths["out_features"])
+    materialize(network, probe.to(torch.get_default_dtype()), widths["out_features"])
     return _Built(network, is_lazy, casts)
 
 
@@ -192,7 +192,7 @@ def training_recipe(
     merges = merges and (
         network.draws
         or network.dtype != torch.float64
-        or spec.searches_lines
+        or spec.uses_line_search
         or not all(_keeps_rows_apart(part) for part in network.fitted.modules())
     )
     counts = [] if n_rows is None else [n_rows]
@@ -205,7 +205,7 @@ def training_recipe(
         loss_shape=_shape_of(loss, estimator.n_outputs_),
         optimizer=spec.cls,
         options=spec.torch_options,
-        searches_lines=spec.searches_lines,
+        uses_line_search=spec.uses_line_search,
         seed=seeds[0],
         split_seed=split_seed,
         epochs=epochs,
@@ -227,7 +227,7 @@ def training_recipe(
 
 def _are_merged(data: Data | None) -> bool:
     """Whether a fit on folds merges identical rows; those that are not here, as most are."""
-    return data is None or may_merge(RawRows(data.x, data.y, data.weight))
+    return data is None or may_merge(RawData(data.x, data.y, data.weight))
 
 
 def _kept(data: Data | None, merges: bool, n_folds: int) -> list[int]:

@@ -22,14 +22,14 @@ from torchreg._estimator.fitting import check_given
 from torchreg._estimator.params import as_callbacks, seed_from
 from torchreg._estimator.scoring import ScoreMixin
 from torchreg._estimator.sklearn_compat import Interval, callback_management_context
-from torchreg._estimator.validation import OF_THE_DATA, check_prediction_data, restore_form
-from torchreg._parallel.fit_batcher import fit_all_here
+from torchreg._estimator.validation import DATA_ATTRIBUTES, check_prediction_data, to_input_format
+from torchreg._parallel.fit_batcher import run_fits
 from torchreg._persistence.export_mixin import GraphMixin
 from torchreg._persistence.save_mixin import SavingMixin
-from torchreg._utils.torch_state import leaving_no_trace
-from torchreg.engine.build.fit_result import Fitted
+from torchreg._utils.torch_state import restore_torch_state
+from torchreg.engine.build.fit_result import FitResult
 from torchreg.engine.predict import predict_each, read_members
-from torchreg.engine.spec.train_task import NeverBegunError
+from torchreg.engine.spec.train_task import NotStartedError
 from torchreg.nn import Ensemble
 from torchreg.nn.links import link_of
 from torchreg.regressor import TorchRegressor
@@ -82,7 +82,7 @@ class TorchEnsembleRegressor(GraphMixin, SavingMixin, ScoreMixin, BaseEstimator)
     TorchRegressor : One network; with ``n_init``, the best of several.
     sklearn.ensemble.BaggingRegressor : Bagging of any regressors, one after another.
 
-    Notes
+    TraceGraph
     -----
     The spread :math:`s` says how far the members disagree, which they do most where there are
     no data. It is no standard deviation of y: the noise of y itself is not in it, unless the
@@ -127,7 +127,7 @@ class TorchEnsembleRegressor(GraphMixin, SavingMixin, ScoreMixin, BaseEstimator)
         self.bootstrap = bootstrap
         self.random_state = random_state
 
-    @leaving_no_trace
+    @restore_torch_state
     def fit(
         self,
         X: ArrayLike,
@@ -186,7 +186,7 @@ class TorchEnsembleRegressor(GraphMixin, SavingMixin, ScoreMixin, BaseEstimator)
                 for member in members
             ]
             # 3. Train all of them together.
-            answers = fit_all_here([one.job for one in asked])
+            answers = run_fits([one.job for one in asked])
             # 4. Tell who listens, and say what went wrong.
             heard = [
                 (member, ask, member._hear(ask, answer))
@@ -204,7 +204,7 @@ class TorchEnsembleRegressor(GraphMixin, SavingMixin, ScoreMixin, BaseEstimator)
         self._store([member for member, _, _ in heard])
         return self
 
-    @leaving_no_trace
+    @restore_torch_state
     def predict(
         self,
         X: ArrayLike,
@@ -249,7 +249,7 @@ class TorchEnsembleRegressor(GraphMixin, SavingMixin, ScoreMixin, BaseEstimator)
         found = read_members(link, outputs, return_std=return_std, quantiles=quantiles)
         # (n, 1, ...) -> (n, ...) where y was a vector
         shaped = [t.squeeze(1) if self._y_is_vector else t for t in found]
-        restored = [restore_form(t, X, form) for t in shaped]
+        restored = [to_input_format(t, X, form) for t in shaped]
         return tuple(restored) if return_std else restored[0]
 
     def _with_loss(self) -> TorchRegressor:
@@ -284,7 +284,7 @@ class TorchEnsembleRegressor(GraphMixin, SavingMixin, ScoreMixin, BaseEstimator)
 
     def _store(self, members: list[TorchRegressor]) -> None:
         """Take what was learned, all at once: an interrupt finds the old fit or the new one."""
-        seen = {name: value for name, value in vars(members[0]).items() if name in OF_THE_DATA}
+        seen = {name: value for name, value in vars(members[0]).items() if name in DATA_ATTRIBUTES}
         kept = {name: v for name, v in vars(self).items() if name != "feature_names_in_"}
         self.__dict__ = kept | seen | {"estimators_": members}
 
@@ -317,7 +317,7 @@ def member_seeds(seed: int, n_estimators: int) -> list[int]:
     return [seed, *further]
 
 
-def _learned(answers: list[Fitted | Exception]) -> list[Fitted | None]:
+def _learned(answers: list[FitResult | Exception]) -> list[FitResult | None]:
     """Read the answers: ``None`` for who was kept from learning by an interrupt.
 
     Raises
@@ -325,9 +325,9 @@ def _learned(answers: list[Fitted | Exception]) -> list[Fitted | None]:
     Exception
         What was wrong with a member: all are asked for, and one cannot be had.
     """
-    found: list[Fitted | None] = []
+    found: list[FitResult | None] = []
     for answer in answers:
-        if isinstance(answer, Exception) and not isinstance(answer, NeverBegunError):
+        if isinstance(answer, Exception) and not isinstance(answer, NotStartedError):
             raise answer
-        found.append(answer if isinstance(answer, Fitted) else None)
+        found.append(answer if isinstance(answer, FitResult) else None)
     return found

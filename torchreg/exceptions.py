@@ -38,7 +38,7 @@ class InterruptWarning(UserWarning):
     """A fit was interrupted (Ctrl-C); the estimator holds what it had learned by then."""
 
 
-class UnwrittenWarning(UserWarning):
+class UnserializedWarning(UserWarning):
     """A file cannot hold some of the settings: predicting needs none of them, fitting does."""
 
 

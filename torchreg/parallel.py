@@ -11,8 +11,8 @@ from typing import Any
 from joblib.parallel import FallbackToBackend, ParallelBackendBase, SequentialBackend
 
 from torchreg._parallel.fit_batcher import is_training
-from torchreg._parallel.tasks import Call, Task
-from torchreg._parallel.worker_pool import MOST, Crew, crew_here
+from torchreg._parallel.tasks import ParallelCall, Task
+from torchreg._parallel.worker_pool import MOST, WorkerPool, current_pool
 
 #: Seconds between two looks of the thread that waits for its tasks. A wait without an end hears no
 #: Ctrl-C on Windows.
@@ -66,7 +66,7 @@ class TorchregBackend(ParallelBackendBase):
     **options : dict
         As every backend of joblib.
 
-    Notes
+    TraceGraph
     -----
     ``n_jobs`` is the number of tasks in flight at once. ``None``, as scikit-learn's ``n_jobs``
     is unless it is set, and negative numbers are as many as there are, up to 256: a task waits
@@ -95,8 +95,8 @@ class TorchregBackend(ParallelBackendBase):
 
     def __init__(self, nesting_level: int | None = None, **options: Any) -> None:
         super().__init__(nesting_level=nesting_level, **options)
-        self._crew: Crew | None = None
-        self._call: Call | None = None
+        self._crew: WorkerPool | None = None
+        self._call: ParallelCall | None = None
         self._outermost = False
         self._is_open = False
         self._submits = False
@@ -124,9 +124,9 @@ class TorchregBackend(ParallelBackendBase):
             # Another call uses this one: that which was given to parallel_config, as a rule.
             raise FallbackToBackend(TorchregBackend(nesting_level=self.nesting_level))
         self.parallel = parallel
-        crew = crew_here()
+        crew = current_pool()
         self._outermost = crew is None
-        self._crew = Crew(limit) if crew is None else crew
+        self._crew = WorkerPool(limit) if crew is None else crew
         self._call = self._crew.open(limit, depth=self.nesting_level or 0)
         return limit
 

@@ -17,23 +17,23 @@ from sklearn.utils.validation import check_is_fitted
 from torch import nn
 
 from torchreg._estimator.constraints import check_parameters
-from torchreg._estimator.fit_warnings import warn_about
-from torchreg._estimator.fitting import FittingMixin, Given, check_given
+from torchreg._estimator.fit_warnings import issue_fit_warnings
+from torchreg._estimator.fitting import FitInputs, FittingMixin, check_given
 from torchreg._estimator.inspection import InspectionMixin
 from torchreg._estimator.params import (
     NestedParametersMixin,
     check_nested,
+    instance_signature,
     seed_from,
     signature_without_nested,
-    telling,
 )
 from torchreg._estimator.scoring import ScoreMixin
 from torchreg._estimator.sklearn_compat import CallbackSupportMixin, with_callbacks
-from torchreg._estimator.validation import check_prediction_data, restore_form
-from torchreg._parallel.fit_batcher import fit_here
+from torchreg._estimator.validation import check_prediction_data, to_input_format
+from torchreg._parallel.fit_batcher import run_fit
 from torchreg._persistence.export_mixin import ExportMixin
 from torchreg._persistence.save_mixin import SavingMixin
-from torchreg._utils.torch_state import leaving_no_trace
+from torchreg._utils.torch_state import restore_torch_state
 from torchreg.engine.predict import predict_columns, read_columns
 from torchreg.losses import LOSSES
 from torchreg.nn.links import link_of
@@ -195,7 +195,7 @@ class TorchRegressor(
     TorchEnsembleRegressor : Several networks as one, and how far they differ.
     sklearn.neural_network.MLPRegressor : Multilayer perceptrons in scikit-learn.
 
-    Notes
+    TraceGraph
     -----
     ======================  ======================================  ====================
     ``loss``                what is predicted                       ``score``
@@ -288,7 +288,7 @@ class TorchRegressor(
     #: A path is no metadata of the rows, to be passed on by a pipeline.
     __metadata_request__fit: ClassVar[dict[str, str]] = {"checkpoint": UNUSED}
 
-    @telling
+    @instance_signature
     def __init__(
         self,
         module: nn.Module | Callable[..., nn.Module] | None = None,
@@ -337,7 +337,7 @@ class TorchRegressor(
         self._nested = check_nested(self, nested, known=self._get_param_names())
 
     @with_callbacks
-    @leaving_no_trace
+    @restore_torch_state
     def fit(
         self,
         X: ArrayLike,
@@ -406,15 +406,15 @@ class TorchRegressor(
             # 3. Hold rows out, if early stopping asks for it and the user brought none.
             asked = self._ask(given, chosen=chosen, keeper=keeper)
             # 4. Statistics, network, training.
-            fitted = fit_here(asked.job)
+            fitted = run_fit(asked.job)
         # 5. Tell who listens, and say what went wrong.
         fitted = self._hear(asked, fitted)
-        warn_about(fitted, asked.job.request, asked.seen)
+        issue_fit_warnings(fitted, asked.job.request, asked.seen)
         # 6. Store what was learned.
         self._store(asked, fitted)
         return self
 
-    @leaving_no_trace
+    @restore_torch_state
     def predict(
         self,
         X: ArrayLike,
@@ -458,11 +458,11 @@ class TorchRegressor(
         found = read_columns(link, columns, return_std=return_std, quantiles=quantiles)
         # (n, 1, ...) -> (n, ...) where y was a vector
         shaped = [t.squeeze(1) if self._y_is_vector else t for t in found]
-        restored = [restore_form(t, X, form) for t in shaped]
+        restored = [to_input_format(t, X, form) for t in shaped]
         return tuple(restored) if return_std else restored[0]
 
     def _kept_in(
-        self, checkpoint: Any, given: Given, chosen: dict[str, Any]
+        self, checkpoint: Any, given: FitInputs, chosen: dict[str, Any]
     ) -> AbstractContextManager[Checkpoint | None]:
         """Open the checkpoint, if there is to be one."""
         if checkpoint is None:
@@ -494,7 +494,7 @@ class TorchRegressor(
             lambda: seed_from(self.random_state),
         )
 
-    def _unspoken(self) -> set[str]:
+    def _always_printed(self) -> set[str]:
         """Name the defaults that are printed: rows that are held out must not be hidden."""
         left_open = isinstance(self.n_folds, str) and self.n_folds == "auto"
         return {"n_folds"} if self.module is None and left_open else set()
@@ -507,7 +507,7 @@ class TorchRegressor(
         tags.input_tags.sparse = True
         tags.target_tags.multi_output = True
         loss = LOSSES.get(self.loss) if isinstance(self.loss, str) else self.loss
-        tags.target_tags.positive_only = not getattr(loss, "centres", True)
+        tags.target_tags.positive_only = not getattr(loss, "center_target", True)
         tags.array_api_support = True
         return tags
 

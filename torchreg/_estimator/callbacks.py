@@ -10,8 +10,8 @@ from typing import Any
 
 from torch import nn
 
-from torchreg.engine.build.fit_result import Fitted
-from torchreg.engine.spec.train_task import EpochRecord, Outcome
+from torchreg.engine.build.fit_result import FitResult
+from torchreg.engine.spec.train_task import EpochRecord, TrainResult
 
 
 class PrintedTable:
@@ -65,29 +65,29 @@ class PrintedTable:
             print(f"{record.epoch:>7}  {record.loss:>12.6g}  {shown:>12}{lr}  {seconds:>8.2f}")
         return False
 
-    def on_fit_end(self, outcome: Outcome) -> None:
+    def on_fit_end(self, outcome: TrainResult) -> None:
         """Say how the steps were computed."""
         print(outcome.lane)
 
 
-def print_starts(fitted: Fitted, *, standardized: bool) -> None:
+def print_starts(fitted: FitResult, *, standardized: bool) -> None:
     """Print how each of several networks ended, of which one is kept."""
     losses = fitted.init_losses
     _print_losses("start", losses, fitted, standardized, kept=losses.index(min(losses)))
 
 
-def print_folds(fitted: Fitted, *, standardized: bool) -> None:
+def print_folds(fitted: FitResult, *, standardized: bool) -> None:
     """Print how each of several networks did on the rows that it held out."""
     _print_losses("fold", fitted.init_losses, fitted, standardized)
 
 
-def print_members(fitted: Sequence[Fitted], *, standardized: bool) -> None:
+def print_members(fitted: Sequence[FitResult], *, standardized: bool) -> None:
     """Print how each of several networks ended, which are all kept."""
     _print_losses("member", [min(one.init_losses) for one in fitted], fitted[0], standardized)
 
 
 def _print_losses(
-    name: str, losses: list[float], fitted: Fitted, standardized: bool, kept: int | None = None
+    name: str, losses: list[float], fitted: FitResult, standardized: bool, kept: int | None = None
 ) -> None:
     of = "training" if fitted.outcome.validation_losses is None else "validation"
     print(f"{of} losses {'of the standardized target' if standardized else 'in units of y'}")
@@ -98,7 +98,7 @@ def _print_losses(
     print(fitted.outcome.lane)
 
 
-class NativeFit:
+class SklearnCallbackBridge:
     """The fit as a task of scikit-learn's callbacks (1.9 and newer), of which epochs are parts.
 
     Parameters
@@ -170,14 +170,14 @@ class NativeCallbacks:
 
     Parameters
     ----------
-    fit : NativeFit
+    fit : SklearnCallbackBridge
     context : CallbackContext
         Whose parts the epochs are: the fit, or one of several starts.
     module : nn.Sequential
         What is trained.
     """
 
-    def __init__(self, fit: NativeFit, context: Any, module: nn.Sequential) -> None:
+    def __init__(self, fit: SklearnCallbackBridge, context: Any, module: nn.Sequential) -> None:
         self.fit, self.context, self.module = fit, context, module
         self.epoch: Any = None
 
@@ -189,7 +189,7 @@ class NativeCallbacks:
         """Close it; a callback may ask to stop."""
         return self.fit.end(self.epoch, self.module)
 
-    def on_fit_end(self, outcome: Outcome) -> None:
+    def on_fit_end(self, outcome: TrainResult) -> None:
         """Close the task of a start; that of the fit ends when a network has been chosen."""
         if self.fit.n_init > 1:
             self.fit.end(self.context, self.module)

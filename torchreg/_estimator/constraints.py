@@ -16,7 +16,7 @@ from torchreg._estimator.sklearn_compat import (
     make_constraint,
     validate_parameter_constraints,
 )
-from torchreg._serialization.placeholder import Unwritten
+from torchreg._serialization.placeholder import Unserialized
 
 #: The limits of the parameters, in scikit-learn's notation.
 LIMITS: dict[str, list[Any]] = {
@@ -59,7 +59,7 @@ def check_parameters(estimator: BaseEstimator) -> None:
         parameter could not be loaded, what is missing.
     """
     for name, value in estimator.get_params(deep=False).items():
-        if isinstance(value, Unwritten):
+        if isinstance(value, Unserialized):
             raise ValueError(
                 f"{name} was not in the file that this {type(estimator).__name__} was loaded from, "
                 f"which cannot hold {value.text}. Set it to fit again: set_params({name}=...)."

@@ -13,7 +13,7 @@ from sklearn.base import BaseEstimator
 from torchreg._estimator.dataset import Data
 from torchreg._estimator.params import nested_parameters
 from torchreg.engine.build.fit_job import may_merge, merged
-from torchreg.engine.spec.fit_config import RawRows
+from torchreg.engine.spec.fit_config import RawData
 from torchreg.nn import Ensemble
 from torchreg.optim.spec import OptimizerSpec, build_optimizer
 
@@ -44,7 +44,7 @@ FOLDS, FEW_FOLDS = 8, 4
 TOO_MANY_ROWS = 50_000
 
 #: The parameters that can be left to the data.
-CHOSEN = frozenset(
+AUTO_PARAMS = frozenset(
     {
         *NARROW,
         "module__n_bins",
@@ -59,7 +59,7 @@ CHOSEN = frozenset(
 )
 
 
-def choose(
+def resolve_auto(
     estimator: BaseEstimator, data: Data, *, own_validation: bool, is_member: bool
 ) -> dict[str, Any]:
     """Say what the parameters come to that are left to the data.
@@ -104,7 +104,7 @@ def choose(
 
 def count_distinct(data: Data) -> int:
     """Count the rows that differ: a weight is worth as much as so many copies of a row."""
-    rows = RawRows(data.x, data.y, None)
+    rows = RawData(data.x, data.y, None)
     return len(merged(rows).y) if may_merge(rows) else len(data)
 
 
@@ -157,7 +157,7 @@ def _steps(
     if _is_auto(estimator.max_epochs):
         found["max_epochs"] = EPOCHS_OF_ALL_ROWS.get(optimizer.name, EPOCHS)
     if _is_auto(estimator.schedule):
-        found["schedule"] = "constant" if optimizer.sizes_own_steps else "cosine"
+        found["schedule"] = "constant" if optimizer.adapts_step_size else "cosine"
     if _is_auto(estimator.batch_size) and not whole:
         found["batch_size"] = batch_size_for(n_rows)
     named = isinstance(estimator.optimizer, str)

@@ -13,10 +13,10 @@ import torch
 from sklearn.exceptions import ConvergenceWarning
 
 from torchreg._estimator.dataset import Data
-from torchreg.engine.build.fit_result import Fitted
+from torchreg.engine.build.fit_result import FitResult
 from torchreg.engine.data.column_statistics import Statistics, few_digits, lost_digits
 from torchreg.engine.data.tables import Rows, SparseRows
-from torchreg.engine.spec.fit_config import Request
+from torchreg.engine.spec.fit_config import FitConfig
 from torchreg.exceptions import (
     DeadUnitsWarning,
     DivergenceWarning,
@@ -41,14 +41,14 @@ _WARNINGS: dict[str, type[Warning]] = {
 }
 
 
-class Remark(NamedTuple):
+class FitWarning(NamedTuple):
     """What there is to say about a fit: the class of a warning, and its text."""
 
     category: type[Warning]
     text: str
 
 
-def warn_about(fitted: Fitted, request: Request, attributes: dict[str, Any]) -> None:
+def issue_fit_warnings(fitted: FitResult, request: FitConfig, attributes: dict[str, Any]) -> None:
     """Warn the caller of ``fit`` of what there is to say.
 
     Raises
@@ -56,32 +56,32 @@ def warn_about(fitted: Fitted, request: Request, attributes: dict[str, Any]) -> 
     KeyboardInterrupt
         If the user interrupted a fit that is a part of something larger, which must end, too.
     """
-    if fitted.interrupted and not fits_alone():
+    if fitted.interrupted and not is_top_level_fit():
         raise KeyboardInterrupt
     for remark in remarks_on(fitted, request, attributes):
         warnings.warn(remark.text, remark.category, stacklevel=_CALLER)
 
 
 def warn_about_members(
-    fits: Sequence[tuple[Fitted, Request, dict[str, Any]]], *, n_members: int
+    fits: Sequence[tuple[FitResult, FitConfig, dict[str, Any]]], *, n_members: int
 ) -> None:
     """Warn the caller of an ensemble's ``fit``, once of what there is to say of several members.
 
     Parameters
     ----------
-    fits : sequence of (Fitted, Request, dict)
-        Of those that have learned something; see :func:`warn_about`.
+    fits : sequence of (FitResult, FitConfig, dict)
+        Of those that have learned something; see :func:`issue_fit_warnings`.
     n_members : int
         How many there should be.
 
     Raises
     ------
     KeyboardInterrupt
-        As :func:`warn_about`.
+        As :func:`issue_fit_warnings`.
     """
     interrupted = len(fits) < n_members or any(fitted.interrupted for fitted, *_ in fits)
     if interrupted:
-        if not fits_alone():
+        if not is_top_level_fit():
             raise KeyboardInterrupt
         warnings.warn(
             f"Interrupted: the ensemble holds what {len(fits)} of {n_members} members had learned "
@@ -99,24 +99,26 @@ def warn_about_members(
         warnings.warn(text, category, stacklevel=_CALLER_OF_ENSEMBLE)
 
 
-def remarks_on(fitted: Fitted, request: Request, attributes: dict[str, Any]) -> Iterator[Remark]:
+def remarks_on(
+    fitted: FitResult, request: FitConfig, attributes: dict[str, Any]
+) -> Iterator[FitWarning]:
     """Put into words why a fit ended, and what is certain about its network."""
     outcome = fitted.outcome
     epoch, kept = outcome.last_epoch, outcome.best_epoch
     summary = fitted.summary
     if summary.lost_digits is not None:
-        yield Remark(PrecisionWarning, summary.lost_digits)
+        yield FitWarning(PrecisionWarning, summary.lost_digits)
     if fitted.interrupted:
         when = f"in epoch {epoch + 1} of {request.epochs_before + request.max_epochs}"
         if outcome.reason != "interrupted":
             when = f"before all of n_init={request.n_init} networks were trained"
-        yield Remark(
+        yield FitWarning(
             InterruptWarning,
             f"Interrupted {when}: the regressor holds the weights of epoch {kept}, and can "
             "predict.",
         )
     if outcome.reason == "diverged":
-        yield Remark(
+        yield FitWarning(
             DivergenceWarning,
             f"The loss ceased to be finite in epoch {epoch} (it was {outcome.losses[-1]}): "
             f"the fit stopped there, and the weights of epoch {kept} were kept, the best finite "
@@ -124,7 +126,7 @@ def remarks_on(fitted: Fitted, request: Request, attributes: dict[str, Any]) -> 
             f"optimizer={request.optimizer.name!r} and this module. Lower it, or clip gradients.",
         )
     if outcome.still_falling:
-        yield Remark(
+        yield FitWarning(
             ConvergenceWarning,
             f"The budget of max_epochs={request.max_epochs} ran out while the loss still fell by "
             f"more than tol={request.stopping.tol} of itself in an epoch. Raise max_epochs or "
@@ -136,7 +138,7 @@ def remarks_on(fitted: Fitted, request: Request, attributes: dict[str, Any]) -> 
     names = [str(name) for name in attributes.get("feature_names_in_", [])]
     for finding in certain_findings(summary, names, n_epochs=len(outcome.losses)):
         text = f"{finding.message} Try: {finding.advice} More: diagnose()."
-        yield Remark(_WARNINGS[finding.code], text)
+        yield FitWarning(_WARNINGS[finding.code], text)
 
 
 def describe_lost_digits(
@@ -186,7 +188,7 @@ def _flattened(values: Rows, statistics: Statistics) -> list[int]:
     return [int(column) for column in zero[differ]]
 
 
-def fits_alone() -> bool:
+def is_top_level_fit() -> bool:
     """Tell whether the running fit stands alone, not inside a search or an ensemble.
 
     Only there may an interrupt be kept quiet: anywhere else the caller must end, too.

@@ -11,23 +11,28 @@ from typing import Any, Self
 from sklearn.base import BaseEstimator
 from torch import nn
 
-from torchreg._estimator.callbacks import NativeFit, PrintedTable, print_folds, print_starts
+from torchreg._estimator.callbacks import (
+    PrintedTable,
+    SklearnCallbackBridge,
+    print_folds,
+    print_starts,
+)
 from torchreg._estimator.dataset import Data, hold_out, names_of
-from torchreg._estimator.defaults import choose
+from torchreg._estimator.defaults import resolve_auto
 from torchreg._estimator.fit_warnings import describe_lost_digits
 from torchreg._estimator.history import PAST, HistoryAttribute, Past
 from torchreg._estimator.params import as_callbacks, nested_parameters, seed_from
 from torchreg._estimator.provenance import origin_of
 from torchreg._estimator.validation import (
-    Form,
+    ArrayFormat,
     check_start,
     check_training_data,
     check_validation_data,
 )
 from torchreg._utils.device import resolve_device
-from torchreg.engine.build.fit_result import Fitted
-from torchreg.engine.spec.fit_config import Job, RawRows, Request
-from torchreg.engine.spec.train_task import Keeper, Observer, Stopping
+from torchreg.engine.build.fit_result import FitResult
+from torchreg.engine.spec.fit_config import FitConfig, FitJob, RawData
+from torchreg.engine.spec.train_task import CheckpointStore, Observer, Stopping
 from torchreg.losses import Loss, build_loss
 from torchreg.nn import TabularMLP
 from torchreg.nn.links import link_of
@@ -36,14 +41,14 @@ from torchreg.optim.spec import build_optimizer
 
 
 @dataclass(frozen=True)
-class Given:
+class FitInputs:
     """What ``fit`` was given, checked.
 
     Parameters
     ----------
     data, held_out : Data
         Training rows, and the user's own validation rows or ``None``.
-    form : Form
+    form : ArrayFormat
         Of X.
     seen : dict
         Fitted attributes that are known already: widths and names.
@@ -53,7 +58,7 @@ class Given:
 
     data: Data
     held_out: Data | None
-    form: Form
+    form: ArrayFormat
     seen: dict[str, Any]
     arrays: dict[str, Any]
 
@@ -66,7 +71,7 @@ def check_given(
     X_val: Any,
     y_val: Any,
     sample_weight_val: Any,
-) -> Given:
+) -> FitInputs:
     """Validate the arguments of ``fit``; the estimator itself is left as it was.
 
     Raises
@@ -76,32 +81,32 @@ def check_given(
     """
     data, form, seen = check_training_data(estimator, X, y, sample_weight)
     held_out = check_validation_data(estimator, seen, data, X_val, y_val, sample_weight_val)
-    return Given(data, held_out, form, seen, {"X": X, "y": y, "sample_weight": sample_weight})
+    return FitInputs(data, held_out, form, seen, {"X": X, "y": y, "sample_weight": sample_weight})
 
 
 @dataclass(frozen=True)
-class Asked:
+class FitContext:
     """A job for the engine, and what is needed when it is done.
 
     Parameters
     ----------
-    job : Job
+    job : FitJob
         How, and on what.
-    given : Given
+    given : FitInputs
         What ``fit`` was given.
     data : Data
         Rows that it trains on, without those held out.
     seen : dict
         Fitted attributes that are known before the fit.
-    native : NativeFit or None
+    native : SklearnCallbackBridge or None
         The fit as scikit-learn's callbacks see it, if there are any.
     """
 
-    job: Job
-    given: Given
+    job: FitJob
+    given: FitInputs
     data: Data
     seen: dict[str, Any]
-    native: NativeFit | None
+    native: SklearnCallbackBridge | None
 
 
 class FittingMixin(BaseEstimator):
@@ -117,17 +122,17 @@ class FittingMixin(BaseEstimator):
 
     def _ask(
         self,
-        given: Given,
+        given: FitInputs,
         *,
         chosen: dict[str, Any],
         keeper: Any = None,
         draw: Callable[[Data, int], Data] | None = None,
-    ) -> Asked:
+    ) -> FitContext:
         """Hold rows out where early stopping asks for it, and write a job.
 
         Parameters
         ----------
-        given : Given
+        given : FitInputs
         chosen : dict
             What the parameters come to that follow from the data.
         keeper : Checkpoint or None
@@ -157,15 +162,17 @@ class FittingMixin(BaseEstimator):
         }
         native = None
         if getattr(self, "_skl_callbacks", None):
-            native = NativeFit(self, seen, given.arrays, twin._n_networks(), twin.max_epochs)
+            native = SklearnCallbackBridge(
+                self, seen, given.arrays, twin._n_networks(), twin.max_epochs
+            )
         request = twin._request(seed, loss, seen, data, native, keeper)
         validation = None if held_out is None else _raw(held_out)
-        return Asked(Job(request, _raw(data), validation), given, data, seen, native)
+        return FitContext(FitJob(request, _raw(data), validation), given, data, seen, native)
 
-    def _choose(self, given: Given, *, is_member: bool = False) -> dict[str, Any]:
+    def _choose(self, given: FitInputs, *, is_member: bool = False) -> dict[str, Any]:
         """Say what the parameters come to that follow from the data."""
         own = given.held_out is not None
-        return choose(self, given.data, own_validation=own, is_member=is_member)
+        return resolve_auto(self, given.data, own_validation=own, is_member=is_member)
 
     def _settled(self, chosen: Mapping[str, Any] | None = None) -> Self:
         """Copy the estimator with what was chosen, or is about to be, where it is left to the data.
@@ -187,9 +194,9 @@ class FittingMixin(BaseEstimator):
         loss: Loss,
         seen: dict[str, Any],
         data: Data,
-        native: NativeFit | None,
-        keeper: Keeper | None,
-    ) -> Request:
+        native: SklearnCallbackBridge | None,
+        keeper: CheckpointStore | None,
+    ) -> FitConfig:
         """Read the parameters in the engine's words."""
         options = nested_parameters(self._nested, "optimizer")
         optimizer = build_optimizer(self.optimizer, self.lr, options)
@@ -200,7 +207,7 @@ class FittingMixin(BaseEstimator):
             check_start(self, seen, data)
             _check_link(self.module_, loss)
             start, epochs_before = self.module_, self.n_iter_
-        return Request(
+        return FitConfig(
             module=self.module,
             module_options=nested_parameters(self._nested, "module"),
             loss=loss,
@@ -231,7 +238,7 @@ class FittingMixin(BaseEstimator):
         """Count the networks to train; a warm start goes on with those that there are."""
         return self.n_folds or (1 if self._goes_on() else self.n_init)
 
-    def _check_folds(self, given: Given) -> None:
+    def _check_folds(self, given: FitInputs) -> None:
         """Refuse what does not go with networks that hold out a fold each."""
         if self.n_folds is None:
             return
@@ -253,7 +260,11 @@ class FittingMixin(BaseEstimator):
         return Stopping(True, self.max_epochs, self.tol)
 
     def _observers(
-        self, module: nn.Sequential, before: int, native: NativeFit | None, schedule: ScheduleSpec
+        self,
+        module: nn.Sequential,
+        before: int,
+        native: SklearnCallbackBridge | None,
+        schedule: ScheduleSpec,
     ) -> list[Observer]:
         """List who follows a network: the printed table, and scikit-learn's callbacks."""
         observers: list[Observer] = []
@@ -272,7 +283,7 @@ class FittingMixin(BaseEstimator):
             observers.append(native.follow(module))
         return observers
 
-    def _hear(self, asked: Asked, fitted: Fitted) -> Fitted:
+    def _hear(self, asked: FitContext, fitted: FitResult) -> FitResult:
         """Tell who listens that all is over, and complete what is known of the fit."""
         if asked.native is not None:
             asked.native.conclude(fitted.module)
@@ -286,7 +297,7 @@ class FittingMixin(BaseEstimator):
         )
         return replace(fitted, summary=summary)
 
-    def _store(self, asked: Asked, fitted: Fitted) -> None:
+    def _store(self, asked: FitContext, fitted: FitResult) -> None:
         """Take what was learned."""
         outcome = fitted.outcome
         learned = {**asked.seen, "fit_summary_": fitted.summary.to_dict()}
@@ -334,5 +345,5 @@ def _check_link(module: nn.Module, loss: Loss) -> None:
         )
 
 
-def _raw(data: Data) -> RawRows:
-    return RawRows(data.x, data.y, data.weight)
+def _raw(data: Data) -> RawData:
+    return RawData(data.x, data.y, data.weight)

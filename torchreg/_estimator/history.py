@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from torchreg.engine.spec.train_task import Outcome
+from torchreg.engine.spec.train_task import TrainResult
 
 #: The private attribute from which ``history_`` comes.
 PAST = "_past"
@@ -20,13 +20,13 @@ class Past:
 
     Parameters
     ----------
-    outcome : Outcome
+    outcome : TrainResult
         What training said.
     """
 
     __slots__ = ("_outcome", "_rows")
 
-    def __init__(self, outcome: Outcome) -> None:
+    def __init__(self, outcome: TrainResult) -> None:
         self._outcome = outcome
         self._rows: list[dict[str, Any]] | None = None
 

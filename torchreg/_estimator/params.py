@@ -157,12 +157,12 @@ class NestedParametersMixin(BaseEstimator):
 _Init = TypeVar("_Init", bound=Callable[..., None])
 
 
-def telling(init: _Init) -> _Init:
+def instance_signature(init: _Init) -> _Init:
     """Let an ``__init__``, asked of an estimator, know what of it must not go unsaid.
 
     scikit-learn prints an estimator, alone or in a pipeline, with the parameters that differ from
-    the defaults of its ``__init__``. Those that ``_unspoken`` names have none there, and so are
-    always printed; they are keyword-only.
+    the defaults of its ``__init__``. Parameters that ``_always_printed`` names have no default in
+    the signature, so that they are always printed; they are keyword-only.
 
     Examples
     --------
@@ -171,7 +171,7 @@ def telling(init: _Init) -> _Init:
     ...     def __init__(self, *, n_folds=8, lr=0.1):
     ...         self.n_folds, self.lr = n_folds, lr
     ...
-    ...     def _unspoken(self):
+    ...     def _always_printed(self):
     ...         return {"n_folds"} if self.n_folds else set()
     >>> Held(), Held(n_folds=0)
     (Held(n_folds=8), Held(n_folds=0))
@@ -204,7 +204,7 @@ class _Bound:
 
     @property
     def __signature__(self) -> inspect.Signature:
-        unspoken = self.estimator._unspoken()
+        unspoken = self.estimator._always_printed()
         _, *parameters = inspect.signature(self.init).parameters.values()
         return inspect.Signature(
             [p.replace(default=p.empty) if p.name in unspoken else p for p in parameters]

@@ -11,7 +11,7 @@ from sklearn.base import BaseEstimator, RegressorMixin
 
 from torchreg._estimator.dataset import to_tensor
 from torchreg._estimator.params import nested_parameters
-from torchreg._serialization.placeholder import Unwritten
+from torchreg._serialization.placeholder import Unserialized
 from torchreg.losses import PinballLoss, TweedieDeviance, absolute_error, build_loss
 
 
@@ -69,7 +69,7 @@ class ScoreMixin(RegressorMixin, BaseEstimator):
 
         owner = self._with_loss()
         loss = owner.loss
-        if not isinstance(loss, Unwritten):
+        if not isinstance(loss, Unserialized):
             loss = build_loss(loss, nested_parameters(owner._nested, "loss")).function
         if not isinstance(loss, TweedieDeviance | PinballLoss) and loss is not absolute_error:
             prediction = self.predict(X)

@@ -22,7 +22,7 @@ from torchreg.engine.data.tables import LARGEST, Rows, SparseRows, every_row
 
 
 @dataclass(frozen=True)
-class Form:
+class ArrayFormat:
     """What is needed to give predictions back in the form of the inputs.
 
     Parameters
@@ -44,21 +44,21 @@ class Form:
 
 
 #: The attributes in which a fitted estimator keeps what it knows about its data.
-OF_THE_DATA = ("n_features_in_", "feature_names_in_", "n_outputs_", "_form", "_y_is_vector")
+DATA_ATTRIBUTES = ("n_features_in_", "feature_names_in_", "n_outputs_", "_form", "_y_is_vector")
 
 #: The forms of plain arrays.
-_NUMPY = {dtype: Form("numpy", "cpu", dtype) for dtype in (torch.float32, torch.float64)}
+_NUMPY = {dtype: ArrayFormat("numpy", "cpu", dtype) for dtype in (torch.float32, torch.float64)}
 
 
 def check_training_data(
     estimator: BaseEstimator, X: Any, y: Any, sample_weight: Any
-) -> tuple[Data, Form, dict[str, Any]]:
+) -> tuple[Data, ArrayFormat, dict[str, Any]]:
     """Validate what ``fit`` was given; the estimator itself is left as it was.
 
     Returns
     -------
     data : Data
-    form : Form
+    form : ArrayFormat
     attributes : dict
         ``n_features_in_`` and, for tables with names, ``feature_names_in_``.
 
@@ -71,15 +71,15 @@ def check_training_data(
         raise ValueError(
             f"{type(estimator).__name__} requires y to be passed, but the target y is None."
         )
-    scout = copy.copy(estimator)
+    probe = copy.copy(estimator)
     for name in ("n_features_in_", "feature_names_in_"):
-        scout.__dict__.pop(name, None)
-    x, form = _check_x(scout, X, reset=True)
+        probe.__dict__.pop(name, None)
+    x, form = _check_x(probe, X, reset=True)
     data = _assemble(X, x, form, y, sample_weight, names=("X", "y", "sample_weight"))
     seen = {
-        name: getattr(scout, name)
+        name: getattr(probe, name)
         for name in ("n_features_in_", "feature_names_in_")
-        if hasattr(scout, name)
+        if hasattr(probe, name)
     }
     return data, form, seen
 
@@ -106,11 +106,11 @@ def check_validation_data(
     if X_val is None or y_val is None:
         missing = "X_val" if X_val is None else "y_val"
         raise ValueError(f"X_val and y_val belong together; {missing} is missing.")
-    scout = copy.copy(estimator)
-    scout.__dict__.pop("feature_names_in_", None)
-    scout.__dict__.update(attributes)
+    probe = copy.copy(estimator)
+    probe.__dict__.pop("feature_names_in_", None)
+    probe.__dict__.update(attributes)
     try:
-        x, form = _check_x(scout, X_val, reset=False)
+        x, form = _check_x(probe, X_val, reset=False)
     except ValueError as error:
         raise ValueError(f"X_val: {error}") from error
     names = ("X_val", "y_val", "sample_weight_val")
@@ -120,7 +120,9 @@ def check_validation_data(
     return data
 
 
-def check_prediction_data(estimator: BaseEstimator, X: Any, *, method: str) -> tuple[Rows, Form]:
+def check_prediction_data(
+    estimator: BaseEstimator, X: Any, *, method: str
+) -> tuple[Rows, ArrayFormat]:
     """Validate what ``predict`` was given.
 
     Raises
@@ -165,7 +167,7 @@ def check_given_rows(
     return every_row(rows), data.y
 
 
-def _as_it_is(estimator: BaseEstimator, X: Any) -> tuple[Tensor, Form] | None:
+def _as_it_is(estimator: BaseEstimator, X: Any) -> tuple[Tensor, ArrayFormat] | None:
     """Take the X of ``predict`` if there is nothing to convert, rename or refuse in it."""
     if type(X) is not np.ndarray or X.ndim != 2 or hasattr(estimator, "feature_names_in_"):
         return None
@@ -201,7 +203,7 @@ def _largest(values: Tensor) -> float:
     return max(-float(low), float(high))
 
 
-def _check_x(estimator: BaseEstimator, X: Any, *, reset: bool) -> tuple[Rows, Form]:
+def _check_x(estimator: BaseEstimator, X: Any, *, reset: bool) -> tuple[Rows, ArrayFormat]:
     plain = _plain_numbers(X) if reset else None
     if plain is not None and plain.ndim == 2:
         estimator.n_features_in_ = plain.shape[1]
@@ -233,7 +235,7 @@ def _check_x(estimator: BaseEstimator, X: Any, *, reset: bool) -> tuple[Rows, Fo
 
 
 def _assemble(
-    X: Any, x: Rows, form: Form, y: Any, sample_weight: Any, *, names: tuple[str, str, str]
+    X: Any, x: Rows, form: ArrayFormat, y: Any, sample_weight: Any, *, names: tuple[str, str, str]
 ) -> Data:
     _, y_name, weight_name = names
     tensor = _plain_numbers(y)
@@ -307,17 +309,17 @@ def _plain(array: Any) -> Any:
     return array if sklearn.get_config()["array_api_dispatch"] else array.cpu()
 
 
-def _form_of(X: Any) -> Form:
+def _form_of(X: Any) -> ArrayFormat:
     if not sklearn.get_config()["array_api_dispatch"]:
-        return Form("numpy", "cpu", torch.float64)
+        return ArrayFormat("numpy", "cpu", torch.float64)
     namespace, is_array_api, device = get_namespace_and_device(X)
     name = namespace.__name__.rpartition(".")[2]
     if not is_array_api or name == "numpy":
-        return Form("numpy", "cpu", torch.float64)
-    return Form(name, str(device), torch.float64)
+        return ArrayFormat("numpy", "cpu", torch.float64)
+    return ArrayFormat(name, str(device), torch.float64)
 
 
-def _check_same_place(estimator: BaseEstimator, form: Form, *, method: str) -> None:
+def _check_same_place(estimator: BaseEstimator, form: ArrayFormat, *, method: str) -> None:
     if not sklearn.get_config()["array_api_dispatch"]:
         return
     fitted = estimator._form.place
@@ -329,7 +331,7 @@ def _check_same_place(estimator: BaseEstimator, form: Form, *, method: str) -> N
         )
 
 
-def restore_form(prediction: Tensor, X: Any, form: Form) -> Any:
+def to_input_format(prediction: Tensor, X: Any, form: ArrayFormat) -> Any:
     """Give predictions the dtype, array library and device of X.
 
     float32 for float32 X, float64 for anything else.

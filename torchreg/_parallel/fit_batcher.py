@@ -11,17 +11,17 @@ from dataclasses import dataclass, field
 
 from torchreg._parallel.events import HeadStart, Signal
 from torchreg.engine.build.drafts import give_containers
-from torchreg.engine.build.fit_result import Fitted
+from torchreg.engine.build.fit_result import FitResult
 from torchreg.engine.run import fit_networks, given_or_raised
-from torchreg.engine.spec.fit_config import Job
+from torchreg.engine.spec.fit_config import FitJob
 
 #: Seconds after the last arrival that a fit waits for threads that do nothing meanwhile: they may
 #: wait for what a waiting fit holds, as a lock.
-GRACE_S = 0.2
+IDLE_TIMEOUT_S = 0.2
 #: Seconds after the last arrival that it waits for threads that compute, and may never come.
-PATIENCE_S = 2.0
+BUSY_TIMEOUT_S = 2.0
 #: Threads that go on at once when their fits are done.
-AT_ONCE = max(2, os.cpu_count() or 1)
+MAX_RELEASED = max(2, os.cpu_count() or 1)
 #: A process that uses less than this share of one core does nothing.
 _IDLE = 0.1
 
@@ -29,7 +29,7 @@ _IDLE = 0.1
 class _Here(threading.local):
     """What each thread has by itself."""
 
-    meeting: Meeting | None = None
+    meeting: FitBatcher | None = None
     training: bool = False
 
 
@@ -46,17 +46,17 @@ if hasattr(os, "register_at_fork"):  # Windows knows no fork.
     os.register_at_fork(after_in_child=_forget)
 
 
-def fit_here(job: Job) -> Fitted:
+def run_fit(job: FitJob) -> FitResult:
     """Fit: together with what other threads bring, where the calling thread attends a meeting.
 
     Parameters
     ----------
-    job : Job
+    job : FitJob
         How, and on what.
 
     Returns
     -------
-    Fitted
+    FitResult
 
     Raises
     ------
@@ -65,15 +65,15 @@ def fit_here(job: Job) -> Fitted:
     KeyboardInterrupt
         If the meeting has ended.
     """
-    return given_or_raised(*fit_all_here([job]))
+    return given_or_raised(*run_fits([job]))
 
 
-def fit_all_here(jobs: Sequence[Job]) -> list[Fitted | Exception]:
-    """Do several fits, which belong together; see :func:`fit_here`.
+def run_fits(jobs: Sequence[FitJob]) -> list[FitResult | Exception]:
+    """Do several fits, which belong together; see :func:`run_fit`.
 
     Parameters
     ----------
-    jobs : sequence of Job
+    jobs : sequence of FitJob
 
     Returns
     -------
@@ -92,7 +92,7 @@ def fit_all_here(jobs: Sequence[Job]) -> list[Fitted | Exception]:
         with _Training():
             answers = fit_networks(jobs)
     for answer in answers:
-        if isinstance(answer, Fitted) and answer.is_copy:
+        if isinstance(answer, FitResult) and answer.is_copy:
             # Here, one after another: those of all who still wait would be many.
             give_containers(answer.module)
     return answers
@@ -115,10 +115,10 @@ class _Training:
 
 
 @dataclass(eq=False)
-class _Visit:
+class _PendingFit:
     """Fits that wait."""
 
-    jobs: Sequence[Job]
+    jobs: Sequence[FitJob]
     #: Set when there is an answer, or a group that its thread is to train.
     called: Signal = field(default_factory=Signal)
     #: Whether its thread looks at the clock, for all who wait.
@@ -127,11 +127,11 @@ class _Visit:
     taken: bool = False
     #: Set when its thread may go on with its answer.
     turn: Signal = field(default_factory=Signal)
-    group: Sequence[_Visit] = ()
-    answer: list[Fitted | Exception] | BaseException | None = None
+    group: Sequence[_PendingFit] = ()
+    answer: list[FitResult | Exception] | BaseException | None = None
 
 
-class Meeting:
+class FitBatcher:
     """Where threads bring their fits and wait until all are there; one of them trains them all.
 
     *Running* are the threads that may still bring a fit: they have entered, have not left, and
@@ -139,8 +139,8 @@ class Meeting:
     the thread of one of them, as soon as
 
     1. no thread is running: nobody is left to wait for; or
-    2. nobody has arrived for a while (``GRACE_S`` where the process is idle, ``PATIENCE_S`` where
-       it computes): who still runs may wait for one of the waiting.
+    2. no fit has arrived for a while (``IDLE_TIMEOUT_S`` where the process is idle,
+       ``BUSY_TIMEOUT_S`` where it computes): a running thread may wait for a pending fit.
 
     So no fit waits for ever. While it waits, either a clock is ticking, and rule 2 holds in the
     end, as arrivals are finite while nobody is released; or it is in a group, whose thread trains
@@ -150,7 +150,7 @@ class Meeting:
     Before any thread of a group goes on, all of them are running again, so that the first one
     to arrive anew waits for the others. They go on a few at a time, the next one as soon as one
     of them arrives or leaves, for hundreds at once would stand in each other's way; and all that
-    are left, if nobody has gone on for ``GRACE_S``.
+    are left, if nobody has gone on for ``IDLE_TIMEOUT_S``.
 
     A thread whose training asks for further fits (a callback may) does them by itself.
     """
@@ -160,11 +160,11 @@ class Meeting:
         #: collector finds them, and that may be in here.
         self.lock = threading.RLock()
         self._running = 0
-        self._waiting: list[_Visit] = []
+        self._waiting: list[_PendingFit] = []
         #: In a group, without an answer yet.
-        self._taken: set[_Visit] = set()
+        self._taken: set[_PendingFit] = set()
         #: With an answer, and not gone on yet.
-        self._answered: deque[_Visit] = deque()
+        self._answered: deque[_PendingFit] = deque()
         self._head_start = HeadStart()
         self._last_turn = 0.0
         self._last_arrival = 0.0
@@ -176,7 +176,7 @@ class Meeting:
         """Whether all who wait have been released."""
         return self._halt.is_set()
 
-    def attend(self) -> None:
+    def bind_thread(self) -> None:
         """Let the calling thread bring its fits here from now on."""
         _here.meeting = self
 
@@ -189,8 +189,8 @@ class Meeting:
         """Count one less: its task has ended, or waits for others to end."""
         with self.lock:
             self._running -= 1
-            self._take_if_all_are_here()
-            self._let_go_on(1)
+            self._flush_if_complete()
+            self._release(1)
             if self._running <= 1:
                 self._head_start.end()
 
@@ -205,12 +205,12 @@ class Meeting:
             self._head_start.begin()
         self._head_start.wait()
 
-    def fit(self, jobs: Sequence[Job]) -> list[Fitted | Exception]:
+    def fit(self, jobs: Sequence[FitJob]) -> list[FitResult | Exception]:
         """Wait until fits are done: by this thread, or by another one.
 
         Parameters
         ----------
-        jobs : sequence of Job
+        jobs : sequence of FitJob
 
         Returns
         -------
@@ -222,7 +222,7 @@ class Meeting:
         KeyboardInterrupt
             If the meeting has ended.
         """
-        visit = _Visit(jobs)
+        visit = _PendingFit(jobs)
         with self.lock:
             if self.ended:
                 raise KeyboardInterrupt
@@ -230,8 +230,8 @@ class Meeting:
             self._waiting.append(visit)
             self._running -= 1
             self._last_arrival, self._cpu_at_arrival = time.monotonic(), time.process_time()
-            self._take_if_all_are_here()
-            self._let_go_on(1)
+            self._flush_if_complete()
+            self._release(1)
             if self._running <= 1:
                 self._head_start.end()
         self._wait(visit)
@@ -255,49 +255,49 @@ class Meeting:
             released = [*self._waiting, *self._taken]
             self._waiting = []
             self._answer(released, [KeyboardInterrupt() for _ in released])
-            self._let_go_on(len(self._answered))
+            self._release(len(self._answered))
 
-    def _wait_for_turn(self, visit: _Visit) -> None:
-        while not visit.turn.wait(GRACE_S):
+    def _wait_for_turn(self, visit: _PendingFit) -> None:
+        while not visit.turn.wait(IDLE_TIMEOUT_S):
             with self.lock:
                 if visit.turn.is_set():
                     return
-                if time.monotonic() - self._last_turn >= GRACE_S:
+                if time.monotonic() - self._last_turn >= IDLE_TIMEOUT_S:
                     self._answered.remove(visit)
                     return
 
-    def _let_go_on(self, n: int) -> None:
+    def _release(self, n: int) -> None:
         """Let some go on that have an answer. The lock is held."""
         for _ in range(min(n, len(self._answered))):
             self._answered.popleft().turn.set()
             self._last_turn = time.monotonic()
 
-    def _wait(self, visit: _Visit) -> None:
+    def _wait(self, visit: _PendingFit) -> None:
         if not visit.watches:
             visit.called.wait()
             return
-        pause = GRACE_S
+        pause = IDLE_TIMEOUT_S
         while not visit.called.wait(pause):
             with self.lock:
                 if self.ended:
                     raise KeyboardInterrupt
-                if not visit.taken and self._nobody_comes():
+                if not visit.taken and self._timed_out():
                     self._take(visit)
-                left = self._last_arrival + GRACE_S - time.monotonic()
-            pause = left if left > 0 else GRACE_S
+                left = self._last_arrival + IDLE_TIMEOUT_S - time.monotonic()
+            pause = left if left > 0 else IDLE_TIMEOUT_S
             if visit.taken:
                 visit.called.wait()
 
-    def _nobody_comes(self) -> bool:
+    def _timed_out(self) -> bool:
         waited = time.monotonic() - self._last_arrival
         used = time.process_time() - self._cpu_at_arrival
-        return waited >= (GRACE_S if used < _IDLE * waited else PATIENCE_S)
+        return waited >= (IDLE_TIMEOUT_S if used < _IDLE * waited else BUSY_TIMEOUT_S)
 
-    def _take_if_all_are_here(self) -> None:
+    def _flush_if_complete(self) -> None:
         if self._waiting and self._running <= 0:
             self._take(self._waiting[-1])
 
-    def _take(self, leader: _Visit) -> None:
+    def _take(self, leader: _PendingFit) -> None:
         """Make a group of all who wait. The lock is held."""
         leader.group, self._waiting = self._waiting, []
         self._taken.update(leader.group)
@@ -305,8 +305,8 @@ class Meeting:
             visit.taken = True
         leader.called.set()
 
-    def _train(self, group: Sequence[_Visit]) -> None:
-        answers: Sequence[list[Fitted | Exception] | BaseException]
+    def _train(self, group: Sequence[_PendingFit]) -> None:
+        answers: Sequence[list[FitResult | Exception] | BaseException]
         try:
             with _Training():
                 each = iter(fit_networks([job for v in group for job in v.jobs], self._halt))
@@ -317,12 +317,12 @@ class Meeting:
         with self.lock:
             self._running += len(group)
             self._answer(group, answers)
-            self._let_go_on(AT_ONCE)
+            self._release(MAX_RELEASED)
 
     def _answer(
         self,
-        visits: Sequence[_Visit],
-        answers: Sequence[list[Fitted | Exception] | BaseException],
+        visits: Sequence[_PendingFit],
+        answers: Sequence[list[FitResult | Exception] | BaseException],
     ) -> None:
         """Hand out answers; who was released before has one. The lock is held."""
         for visit, answer in zip(visits, answers, strict=True):

@@ -26,7 +26,7 @@ class Task:
     function : callable
     callback : callable or None
         Hears of the end, given the task.
-    call : Call
+    call : ParallelCall
         To which it belongs.
     """
 
@@ -34,7 +34,7 @@ class Task:
         self,
         function: Callable[[], Any],
         callback: Callable[[Task], object] | None,
-        call: Call,
+        call: ParallelCall,
     ) -> None:
         self.function: Callable[[], Any] | None = function
         self.callback, self.call = callback, call
@@ -69,7 +69,7 @@ class Task:
         return self.result
 
 
-class Call:
+class ParallelCall:
     """One call of ``joblib.Parallel``: its tasks, and how many of them may run at once."""
 
     def __init__(self, limit: int, depth: int) -> None:

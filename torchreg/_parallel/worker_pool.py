@@ -9,13 +9,13 @@ from collections.abc import Callable
 from queue import SimpleQueue
 from typing import Any
 
-from torchreg._parallel.fit_batcher import Meeting
-from torchreg._parallel.tasks import Call, Task
+from torchreg._parallel.fit_batcher import FitBatcher
+from torchreg._parallel.tasks import ParallelCall, Task
 
 #: Tasks in flight, at most: those that wait inside a nested call for its tasks do not count.
 MOST = 256
 #: Seconds that the end of a search waits for tasks that do not end when they are asked to.
-_FAREWELL_S = 2.0
+_SHUTDOWN_TIMEOUT_S = 2.0
 #: Seconds that it waits for a thread to begin, which may never have been started.
 _BEGIN_S = 0.1
 
@@ -23,7 +23,7 @@ _BEGIN_S = 0.1
 class _Here(threading.local):
     """What each thread has by itself."""
 
-    crew: Crew | None = None
+    crew: WorkerPool | None = None
 
 
 _here = _Here()
@@ -39,7 +39,7 @@ if hasattr(os, "register_at_fork"):  # Windows knows no fork.
     os.register_at_fork(after_in_child=_forget)
 
 
-def crew_here() -> Crew | None:
+def current_pool() -> WorkerPool | None:
     """Give the crew that the calling thread belongs to."""
     return _here.crew
 
@@ -69,7 +69,7 @@ class _Worker(threading.Thread):
         return self._started.wait(_BEGIN_S)
 
 
-class Crew:
+class WorkerPool:
     """The threads of an outermost call of ``joblib.Parallel``, and of all calls inside it.
 
     *At work* are the threads that run a task, and that of the outermost call while it submits;
@@ -89,10 +89,10 @@ class Crew:
     """
 
     def __init__(self, most: int = MOST) -> None:
-        self.meeting = Meeting()
+        self.meeting = FitBatcher()
         self._most = most
         self._lock = self.meeting.lock
-        self._calls: list[Call] = []
+        self._calls: list[ParallelCall] = []
         self._threads: list[_Worker] = []
         self._given: SimpleQueue[Task | None] = SimpleQueue()
         self._n_idle = 0
@@ -103,14 +103,14 @@ class Crew:
         with self._lock:
             self._most = min(self._most, most)
 
-    def open(self, limit: int, depth: int) -> Call:
+    def open(self, limit: int, depth: int) -> ParallelCall:
         """Begin a call; deeper is what was called inside a task."""
-        call = Call(limit, depth)
+        call = ParallelCall(limit, depth)
         with self._lock:
             self._calls.append(call)
         return call
 
-    def close(self, call: Call) -> None:
+    def close(self, call: ParallelCall) -> None:
         """End a call; what was not begun will not be."""
         with self._lock:
             if call in self._calls:
@@ -123,7 +123,7 @@ class Crew:
 
     def submit(
         self,
-        call: Call,
+        call: ParallelCall,
         function: Callable[[], Any],
         callback: Callable[[Task], object] | None,
     ) -> Task:
@@ -137,7 +137,7 @@ class Crew:
             self._start_what_may()
         if self.meeting.ended:
             self.close(call)
-        if crew_here() is None:
+        if current_pool() is None:
             self.meeting.give_head_start()
         return task
 
@@ -152,14 +152,14 @@ class Crew:
         with self._lock:
             self._leave()
 
-    def begin_to_wait(self, call: Call) -> None:
+    def begin_to_wait(self, call: ParallelCall) -> None:
         """Hear that the calling thread waits for the tasks of its call."""
         with self._lock:
             if not call.over.is_set():
                 call.waits = True
                 self._leave()
 
-    def end_to_wait(self, call: Call) -> None:
+    def end_to_wait(self, call: ParallelCall) -> None:
         """Hear that it does so no longer, be the call over or not."""
         with self._lock:
             self._wake(call)
@@ -175,7 +175,7 @@ class Crew:
                 call.over.set()
         finally:
             self._given.put(None)
-        deadline = time.monotonic() + _FAREWELL_S
+        deadline = time.monotonic() + _SHUTDOWN_TIMEOUT_S
         for thread in threads:
             if thread.has_begun():  # Ctrl-C may have come while it was started.
                 thread.join(max(0.0, deadline - time.monotonic()))
@@ -190,7 +190,7 @@ class Crew:
         self._start_what_may()
         self.meeting.leave()
 
-    def _wake(self, call: Call) -> None:
+    def _wake(self, call: ParallelCall) -> None:
         """Count who waits for a call as one at work, if it was not counted. The lock is held."""
         if call.waits:
             call.waits = False
@@ -216,13 +216,13 @@ class Crew:
                 self._n_idle -= 1
                 self._given.put(task)
             else:
-                self._hire(task)
+                self._spawn_worker(task)
 
-    def _hire(self, task: Task) -> None:
+    def _spawn_worker(self, task: Task) -> None:
         """Start one thread more; where the system gives none, those that are there must do."""
         name = f"torchreg-{len(self._threads)}"
         thread = _Worker(target=self._work, args=(task,), name=name, daemon=True)
-        if crew_here() is None:
+        if current_pool() is None:
             thread.let_start_return_at_once()
         self._threads.append(thread)
         try:
@@ -240,7 +240,7 @@ class Crew:
     def _work(self, task: Task | None) -> None:
         """Live as a thread of the crew."""
         _here.crew = self
-        self.meeting.attend()
+        self.meeting.bind_thread()
         while task is not None:
             with self._lock:
                 mine = self._take(task)

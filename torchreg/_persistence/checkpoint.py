@@ -9,7 +9,7 @@ from contextlib import AbstractContextManager, ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
-from torchreg._serialization.allowlist import Names
+from torchreg._serialization.allowlist import ImportAllowlist
 from torchreg._serialization.atomic_write import remove_leftovers
 from torchreg._serialization.container import read_file, write_file
 from torchreg._serialization.file_lock import FileLock
@@ -140,7 +140,7 @@ def _opened(
 def _read(path: Path, description: dict[str, str]) -> Checkpoint:
     try:
         record, tensors = read_file(path)
-        content = Reader(tensors, Names()).read(record.get("checkpoint"))
+        content = Reader(tensors, ImportAllowlist()).read(record.get("checkpoint"))
         if not isinstance(content, dict) or content.keys() != {"description", "seed", "state"}:
             raise FileError(f"{path}: the file is no checkpoint.")
     except (OSError, FileError) as error:

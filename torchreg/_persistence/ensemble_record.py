@@ -10,7 +10,7 @@ import numpy as np
 from sklearn.base import BaseEstimator
 from torch import Tensor
 
-from torchreg._estimator.validation import OF_THE_DATA
+from torchreg._estimator.validation import DATA_ATTRIBUTES
 from torchreg._persistence.estimator_record import (
     read_estimator,
     read_unfitted,
@@ -79,7 +79,7 @@ def read_ensemble(
         The classes of the ensemble and of its members that need no trust; see
         :func:`torchreg._persistence.estimator_record.read_estimator`.
     trusted : iterable
-        See :class:`torchreg._serialization.allowlist.Names`.
+        See :class:`torchreg._serialization.allowlist.ImportAllowlist`.
     params : mapping
         Parameters that replace those of the members.
 
@@ -105,7 +105,7 @@ def read_ensemble(
         own = _take(left, f"{_TEMPLATE}:", ":")
         template = read_unfitted(template, own, base=member, params=params, **known)
     ensemble = read_unfitted(record["ensemble"], left, base=base, params={}, **known)
-    shared = {name: value for name, value in vars(members[0]).items() if name in OF_THE_DATA}
+    shared = {name: value for name, value in vars(members[0]).items() if name in DATA_ATTRIBUTES}
     vars(ensemble).update(shared, estimator=template, estimators_=members)
     return ensemble
 
@@ -117,7 +117,7 @@ def _take(left: dict[str, Tensor], prefix: str, instead: str) -> dict[str, Tenso
 
 def _require_alike(members: list[Any]) -> None:
     """Require that all members were fitted to the same columns."""
-    for name in OF_THE_DATA:
+    for name in DATA_ATTRIBUTES:
         first, *others = (vars(member).get(name) for member in members)
         if not all(np.array_equal(first, other) for other in others):
             raise FileError(f"The members of the file's ensemble differ in {name}.")

@@ -15,11 +15,11 @@ import torch
 from sklearn.base import BaseEstimator
 from torch import Tensor, nn
 
-from torchreg._estimator.defaults import CHOSEN
+from torchreg._estimator.defaults import AUTO_PARAMS
 from torchreg._estimator.history import written_out
-from torchreg._estimator.validation import Form
-from torchreg._persistence.rebuild_network import give_network
-from torchreg._serialization.allowlist import Names
+from torchreg._estimator.validation import ArrayFormat
+from torchreg._persistence.rebuild_network import rebuild_network
+from torchreg._serialization.allowlist import ImportAllowlist
 from torchreg._serialization.codecs import UnwritableError
 from torchreg._serialization.known_layers import LINKS
 from torchreg._serialization.module_spec import (
@@ -64,7 +64,7 @@ def _is_curve(value: Any) -> bool:
 
 
 def _is_choice(value: Any) -> bool:
-    return isinstance(value, dict) and value.keys() <= CHOSEN
+    return isinstance(value, dict) and value.keys() <= AUTO_PARAMS
 
 
 #: What every fitted regressor has, and what it must be.
@@ -177,7 +177,7 @@ def read_estimator(
     base : type
         The class of regressor that needs no trust, and of which any other must be a subclass.
     trusted : iterable
-        See :class:`torchreg._serialization.allowlist.Names`.
+        See :class:`torchreg._serialization.allowlist.ImportAllowlist`.
     params : mapping
         Parameters that replace those of the record.
 
@@ -226,7 +226,7 @@ def read_unfitted(
 def _reader(
     tensors: Mapping[str, Tensor], base: type, trusted: Iterable[Any], params: Mapping[str, Any]
 ) -> Reader:
-    names = Names([*_as_list(trusted), base, *filter(_is_code, params.values())])
+    names = ImportAllowlist([*_as_list(trusted), base, *filter(_is_code, params.values())])
     return Reader(tensors, names, read_module)
 
 
@@ -293,7 +293,7 @@ def _read_fitted(
     if not isinstance(x_dtype, torch.dtype):
         raise FileError("The file does not say which dtype X had.")
     vars(estimator).update(attributes)
-    estimator._form = Form(namespace, device, x_dtype)
+    estimator._form = ArrayFormat(namespace, device, x_dtype)
     n_numbers = sum(tensor.numel() for tensor in reader.tensors.values())
     if estimator.n_features_in_ > max(_MANY_FEATURES, n_numbers):
         raise FileError(f"The file has {estimator.n_features_in_} features, and fewer numbers.")
@@ -301,7 +301,7 @@ def _read_fitted(
     def give(numbers: Mapping[str, Tensor]) -> nn.Module:
         link = read_link(reader, record["module"])
         per_output = 1 if link is None else link.per_output
-        return give_network(estimator, numbers, per_output, passed=module_passed)
+        return rebuild_network(estimator, numbers, per_output, passed=module_passed)
 
     module = read_module(reader, record["module"], give)
     if reader.tensors:

@@ -17,9 +17,9 @@ from torch import Tensor, nn
 from torchreg._estimator.params import nested_parameters
 from torchreg._serialization.allowlist import built_in
 from torchreg._serialization.known_layers import CONSTANTS, CONTAINERS, LAYERS
-from torchreg._serialization.placeholder import Unwritten
-from torchreg._utils.device import seeded
-from torchreg.engine.build.network import build_network, fit_to_data
+from torchreg._serialization.placeholder import Unserialized
+from torchreg._utils.device import with_seed
+from torchreg.engine.build.network import build_network, materialize
 from torchreg.exceptions import FileError, UntrustedError
 
 _TABLE = (*LAYERS, *CONSTANTS, *CONTAINERS)
@@ -28,7 +28,7 @@ _TABLE = (*LAYERS, *CONSTANTS, *CONTAINERS)
 _FEW = 100
 
 
-def give_network(
+def rebuild_network(
     estimator: Any, numbers: Mapping[str, Tensor], per_output: int = 1, *, passed: bool
 ) -> nn.Module:
     """Build the network of an estimator's ``module`` and ``module__*``.
@@ -59,7 +59,7 @@ def give_network(
     estimator = estimator._settled()
     module = estimator.module
     options = nested_parameters(estimator._nested, "module")
-    if isinstance(module, Unwritten):
+    if isinstance(module, Unserialized):
         raise UntrustedError(
             f"The network was built by {module.text}, which a file cannot hold. Pass it: "
             "torchreg.load(path, module=...)."
@@ -78,17 +78,17 @@ def give_network(
 
     def checked() -> nn.Module:
         if not isinstance(module, nn.Module):
-            _check_sketch(build, numbers, must_work=own)
+            _check_size(build, numbers, must_work=own)
         network = build()
         rows = torch.zeros(2, estimator.n_features_in_)
-        fit_to_data(network, rows, estimator.n_outputs_, per_output)
+        materialize(network, rows, estimator.n_outputs_, per_output)
         return network
 
     own = _is_own(module)
     if own and _longest([module, options]) > max(len(numbers), _FEW):
         raise FileError("The file asks for more layers than it has tensors for.")
     try:
-        network = seeded(0, torch.device("cpu"), checked)
+        network = with_seed(0, torch.device("cpu"), checked)
     except FileError:
         raise
     except Exception as error:
@@ -133,7 +133,7 @@ def _require_harmless(value: Any, *, called: bool) -> None:
         )
 
 
-def _check_sketch(
+def _check_size(
     build: Callable[[], nn.Module], numbers: Mapping[str, Tensor], *, must_work: bool
 ) -> None:
     """Require that a network is no larger than its numbers, before it takes any memory."""

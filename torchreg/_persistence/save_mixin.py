@@ -12,7 +12,7 @@ from sklearn.base import BaseEstimator
 from sklearn.utils.validation import check_is_fitted
 
 from torchreg._estimator.history import written_out
-from torchreg.exceptions import UnwrittenWarning
+from torchreg.exceptions import UnserializedWarning
 
 
 def pack_estimator(estimator: BaseEstimator) -> tuple[bytes, list[Any]]:
@@ -20,7 +20,7 @@ def pack_estimator(estimator: BaseEstimator) -> tuple[bytes, list[Any]]:
 
     Warns
     -----
-    UnwrittenWarning
+    UnserializedWarning
         If a setting cannot be written.
     """
     from torchreg._persistence.ensemble_record import write_ensemble
@@ -42,7 +42,7 @@ def pack_estimator(estimator: BaseEstimator) -> tuple[bytes, list[Any]]:
             f"A file cannot hold {shown}. To fit again after loading (and, if module is among "
             f"them, to load at all unless it builds layers of torch.nn in nn.Sequential only), "
             f"pass what is missing: torchreg.load(path, {again}).",
-            UnwrittenWarning,
+            UnserializedWarning,
             stacklevel=3,
         )
     return pack(record, writer.tensors), list(writer.named.values())
@@ -68,7 +68,7 @@ def unpack_estimator(
     return read_estimator(record, tensors, base=base, trusted=trusted, params=params or {})
 
 
-class Parcel:
+class PickleState:
     """The state of a fitted regressor, for whoever takes objects apart.
 
     pickle, joblib and copy get the state as it is. skops, which knows no tensors, gets the bytes
@@ -87,7 +87,7 @@ class Parcel:
         self.kind, self.state = kind, state
 
     def __reduce_ex__(self, protocol: Any) -> tuple[Any, ...]:
-        return Parcel, (self.kind, self.state)
+        return PickleState, (self.kind, self.state)
 
     def __getstate__(self) -> dict[str, Any]:
         estimator: Any = object.__new__(self.kind)
@@ -129,7 +129,7 @@ class SavingMixin(BaseEstimator):
 
         Warns
         -----
-        UnwrittenWarning
+        UnserializedWarning
             If a setting cannot be written: a lambda, a local class, a callback object.
             Predicting needs none of them.
 
@@ -137,7 +137,7 @@ class SavingMixin(BaseEstimator):
         --------
         torchreg.load : The way back.
 
-        Notes
+        TraceGraph
         -----
         The file holds the parameters (nested ones included), the fitted attributes, the versions
         of torchreg, torch, scikit-learn, NumPy and Python, and of ``module_`` the layers and all
@@ -176,7 +176,7 @@ class SavingMixin(BaseEstimator):
             return state
         if "module_" in state and next(state["module_"].parameters()).device.type != "cpu":
             state["module_"] = copy.deepcopy(state["module_"]).cpu()
-        return {"_parcel": Parcel(type(self), state)}
+        return {"_parcel": PickleState(type(self), state)}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         parcel = state.get("_parcel")

@@ -61,7 +61,7 @@ def _names_of_built_in() -> dict[Any, str]:
 
 
 def name_of(value: Any) -> str | None:
-    """Name a class or function, so that :class:`Names` finds it; ``None`` if it has no name.
+    """Give the import path of a class or function; ``None`` if it has none.
 
     Examples
     --------
@@ -91,7 +91,7 @@ def _find(module: str, qualified: str) -> Any:
     return found if own else None
 
 
-class Names:
+class ImportAllowlist:
     """What a file may name, beside torch's and torchreg's own.
 
     Parameters

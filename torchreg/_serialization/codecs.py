@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from torchreg._serialization.allowlist import Names
+from torchreg._serialization.allowlist import ImportAllowlist
 from torchreg.exceptions import FileError
 
 #: From this length on, a list of floats or of integers is a tensor: 8 bytes a number.
@@ -38,7 +38,7 @@ class Writes(Protocol):
 class Reads(Protocol):
     """What a kind needs to be read: see :class:`torchreg._serialization.values.Reader`."""
 
-    names: Names
+    names: ImportAllowlist
 
     def take(self, key: Any) -> Tensor:
         """Take a tensor out of the file."""

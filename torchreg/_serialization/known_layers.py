@@ -21,7 +21,7 @@ from torchreg.nn import (
     BinEmbedding,
     Ensemble,
     Exponential,
-    FixedLinear,
+    FrozenLinear,
     LinearPath,
     Link,
     MemberLinear,
@@ -133,7 +133,7 @@ LAYERS: dict[type[nn.Module], tuple[str, ...]] = {
 #: Modules whose numbers are their buffers: the constructor takes those, in this order.
 CONSTANTS: dict[type[nn.Module], tuple[tuple[str, ...], tuple[str, ...]]] = {
     AddConstant: (("constant",), ()),
-    FixedLinear: (("weight", "bias"), ()),
+    FrozenLinear: (("weight", "bias"), ()),
     MultiplyByConstant: (("constant",), ()),
     RobustStandardize: (("center", "scale", "binary"), ("dtype",)),
     ScaledAndClipped: (("center", "scale", "binary", "low", "high"), ("dtype",)),

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from torchreg._serialization.allowlist import Names, built_in, name_of
+from torchreg._serialization.allowlist import ImportAllowlist, built_in, name_of
 from torchreg._serialization.codecs import UnwritableError
 from torchreg._serialization.known_layers import (
     CONSTANTS,
@@ -140,7 +140,7 @@ def describe(module: nn.Module) -> dict[str, Any]:
     description = _describe(module, "", {})
     numbers = dict(module.named_buffers(remove_duplicate=False))
     try:
-        built = _build(Reader({}, Names()), numbers, description, "", {})
+        built = _build(Reader({}, ImportAllowlist()), numbers, description, "", {})
         differs = not _is_same(module, built)
     except Exception as error:
         raise UnwritableError(f"{type(module).__name__} is no longer as it was made") from error

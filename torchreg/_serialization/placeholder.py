@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 
-class Unwritten:
+class Unserialized:
     """Stands in a loaded regressor for a setting that its file could not hold.
 
     Parameters
@@ -24,7 +24,7 @@ class Unwritten:
         return f"<not in the file: {self.text}>"
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, Unwritten) and other.text == self.text
+        return isinstance(other, Unserialized) and other.text == self.text
 
     def __hash__(self) -> int:
         return hash(self.text)

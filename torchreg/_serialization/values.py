@@ -17,9 +17,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from torchreg._serialization.allowlist import Names, name_of
+from torchreg._serialization.allowlist import ImportAllowlist, name_of
 from torchreg._serialization.codecs import READERS, WRITERS, UnwritableError
-from torchreg._serialization.placeholder import Unwritten
+from torchreg._serialization.placeholder import Unserialized
 from torchreg.exceptions import FileError
 
 #: How much of a value's text is kept where the value itself cannot be.
@@ -96,7 +96,7 @@ class Writer:
             return self.write(value, at=at)
         except (UnwritableError, RecursionError):
             self.tensors, self.named = before
-            text = value.text if isinstance(value, Unwritten) else _shorten(repr(value))
+            text = value.text if isinstance(value, Unserialized) else _shorten(repr(value))
             return {"unwritten": text}
 
 
@@ -113,7 +113,7 @@ class Reader:
     ----------
     tensors : mapping of str to Tensor
         Of the file.
-    names : Names
+    names : ImportAllowlist
         What the file may name.
     read_module : callable or None
         Reads what ``write_module`` wrote, given this reader and that.
@@ -122,7 +122,7 @@ class Reader:
     def __init__(
         self,
         tensors: Mapping[str, Tensor],
-        names: Names,
+        names: ImportAllowlist,
         read_module: Callable[[Reader, Any], nn.Module] | None = None,
     ) -> None:
         self.tensors = dict(tensors)
@@ -160,7 +160,7 @@ class Reader:
         ((kind, content),) = written.items()
         try:
             if kind == "unwritten":
-                return Unwritten(str(content))
+                return Unserialized(str(content))
             if kind == "module" and self.read_module is not None:
                 return self.read_module(self, content)
             return READERS[kind](self, content)

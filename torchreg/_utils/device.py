@@ -161,7 +161,7 @@ def resolve_dtype(
     return resolved
 
 
-def seeded(seed: int | list[Tensor], device: torch.device, work: Callable[[], R]) -> R:
+def with_seed(seed: int | list[Tensor], device: torch.device, work: Callable[[], R]) -> R:
     """Let work draw from torch's global generators as if freshly seeded, then give them back.
 
     ``torch.random.fork_rng`` alone is not thread-safe; the lock makes fits in several

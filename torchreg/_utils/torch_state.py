@@ -51,7 +51,7 @@ def _put_back(settings: _Settings) -> None:
     torch.set_num_threads(n_threads)
 
 
-def leaving_no_trace(method: Callable[P, R]) -> Callable[P, R]:
+def restore_torch_state(method: Callable[P, R]) -> Callable[P, R]:
     """Give back what torch keeps for each thread, whatever ends the method.
 
     Ctrl-C can come between any two instructions, even while a context manager is being
@@ -69,7 +69,7 @@ def leaving_no_trace(method: Callable[P, R]) -> Callable[P, R]:
 
     Examples
     --------
-    >>> @leaving_no_trace
+    >>> @restore_torch_state
     ... def careless() -> None:
     ...     torch.set_grad_enabled(False)
     >>> careless()

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from torchreg.diagnosis.curve import Curve
 from torchreg.diagnosis.looking import find_bends, look_at_rows
-from torchreg.diagnosis.record import FitSummary, Layer, Look
+from torchreg.diagnosis.record import FitSummary, Layer, NetworkSummary
 from torchreg.diagnosis.statistics import spread_out
 from torchreg.nn.links import column_of
 
@@ -69,7 +69,7 @@ class Evidence:
     summary : FitSummary
     feature_names : list of str
         Empty where X had none.
-    look : Look or None
+    look : NetworkSummary or None
         At new rows or, without any, at training rows.
     losses : list of float
         Training loss of each epoch, in standardized units.
@@ -87,7 +87,7 @@ class Evidence:
 
     summary: FitSummary
     feature_names: list[str]
-    look: Look | None
+    look: NetworkSummary | None
     losses: list[float] = field(default_factory=list)
     validation: list[float] | None = None
     kept_epoch: int = 0
@@ -165,7 +165,7 @@ def listed(words: Sequence[str], *, at_most: int = 3) -> str:
     return " and ".join([", ".join(words[:-1]), words[-1]] if len(words) > 2 else list(words))
 
 
-def find_outside(x: Tensor, summary: FitSummary) -> list[Outside]:
+def out_of_range_columns(x: Tensor, summary: FitSummary) -> list[Outside]:
     """List the columns of given rows that leave the range of the training rows."""
     low = torch.tensor(summary.x.low, dtype=torch.float64)
     high = torch.tensor(summary.x.high, dtype=torch.float64)
@@ -202,7 +202,7 @@ def gather(
     if x is not None:
         chosen = spread_out(len(x), LOOKED_AT)
         look = look_at_rows(module, x[chosen], None if y is None else y[chosen])
-        outside = find_outside(x, summary)
+        outside = out_of_range_columns(x, summary)
     bends: list[float] = []
     # The mean of several networks bends at so many places that it is nearly smooth.
     one_curve = len(summary.x.mean) == 1 and summary.n_networks == 1

@@ -17,12 +17,12 @@ from torchreg.nn import (
     MLP,
     BinEmbedding,
     Ensemble,
-    FixedLinear,
+    FrozenLinear,
     PeriodicEmbedding,
     ScaledAndClipped,
     TabularMLP,
 )
-from torchreg.nn.plain import ACTIVATION_OF, is_untouched, plain_layers
+from torchreg.nn.plain import ACTIVATION_OF, has_default_forward, sequential_layers
 
 #: What in a :class:`TabularMLP` prepares rows: all numbers in it belong to one column each.
 _OF_COLUMNS: dict[str, type[nn.Module]] = {
@@ -31,7 +31,7 @@ _OF_COLUMNS: dict[str, type[nn.Module]] = {
     "bins": BinEmbedding,
 }
 #: What is in it.
-_PARTS: dict[str, type[nn.Module]] = {**_OF_COLUMNS, "line": FixedLinear, "mlp": MLP}
+_PARTS: dict[str, type[nn.Module]] = {**_OF_COLUMNS, "line": FrozenLinear, "mlp": MLP}
 
 
 class Member(NamedTuple):
@@ -42,7 +42,7 @@ class Member(NamedTuple):
     table : TabularMLP or None
         What prepares the rows for the layers, and adds a line to what they give.
     layers : list of nn.Module
-        From :func:`torchreg.nn.plain.plain_layers`.
+        From :func:`torchreg.nn.plain.sequential_layers`.
     """
 
     table: TabularMLP | None
@@ -87,14 +87,14 @@ def known_members(network: nn.Module) -> list[Member] | None:
     True
     """
     networks: Iterable[nn.Module] = [network]
-    if type(network) is Ensemble and is_untouched(network):
+    if type(network) is Ensemble and has_default_forward(network):
         networks = network.members
     members: list[Member] = []
     for each in networks:
         table = each if type(each) is TabularMLP else None
         if table is not None and not _is_as_built(table):
             return None
-        layers = plain_layers(each if table is None else table.mlp)
+        layers = sequential_layers(each if table is None else table.mlp)
         if layers is None:
             return None
         members.append(Member(table, layers))
@@ -106,8 +106,8 @@ def known_members(network: nn.Module) -> list[Member] | None:
 def _is_as_built(table: TabularMLP) -> bool:
     """Tell whether nothing in it but its perceptron calls an activation."""
     parts = vars(table)["_modules"]
-    return is_untouched(table) and all(
-        type(parts[n]) is kind and is_untouched(parts[n]) for n, kind in _PARTS.items()
+    return has_default_forward(table) and all(
+        type(parts[n]) is kind and has_default_forward(parts[n]) for n, kind in _PARTS.items()
     )
 
 
@@ -305,7 +305,7 @@ def _of_all_columns(parts: Sequence[nn.Module], width: int) -> nn.Module:
 def _apply(layers: Sequence[nn.Module], values: Tensor) -> Tensor:
     """Send values through the same layer of all members."""
     kind = type(layers[0])
-    if len(layers) == 1 or kind not in (nn.Linear, FixedLinear):
+    if len(layers) == 1 or kind not in (nn.Linear, FrozenLinear):
         # What is not linear has no numbers of its own.
         output: Tensor = layers[0](values)
         return output

@@ -31,7 +31,7 @@ NOTHING = 1e-12
 APART = 1e-3
 
 
-class Lines(NamedTuple):
+class LinearBaseline(NamedTuple):
     """What a line and curves make of rows, before any network is held against them.
 
     Parameters
@@ -67,7 +67,7 @@ class Shares(NamedTuple):
     curve_terms: int
 
 
-def draw_lines(x: Array, y: Array | None) -> Lines:
+def draw_lines(x: Array, y: Array | None) -> LinearBaseline:
     r"""Fit a line and curves to y: what there is to say of rows, whatever network sees them.
 
     A line is made of the columns of x and a constant. Curves add hinges :math:`\max(z, q)`
@@ -80,7 +80,7 @@ def draw_lines(x: Array, y: Array | None) -> Lines:
 
     Returns
     -------
-    Lines
+    LinearBaseline
         Without shares where the rows are too few for a line, or not all is finite.
 
     Examples
@@ -98,9 +98,9 @@ def draw_lines(x: Array, y: Array | None) -> Lines:
     moments = standardize(values)
     of_x, of_y = moments.of(0, width), moments.of(width, None)
     if n_rows < ROWS_PER_TERM * (width + 1) or not moments.are_finite():
-        return Lines(of_x, of_y, y, None, None, None)
+        return LinearBaseline(of_x, of_y, y, None, None, None)
     if y is None:
-        return Lines(of_x, of_y, None, None, _right_angles(torch.from_numpy(values)), None)
+        return LinearBaseline(of_x, of_y, None, None, _right_angles(torch.from_numpy(values)), None)
     n_bends, n_pairs = _count_bends(n_rows, width)
     n_line = 1 + width
     n_terms = n_line + n_bends * width + n_pairs
@@ -113,7 +113,7 @@ def draw_lines(x: Array, y: Array | None) -> Lines:
     (line_r2, line_terms), (curve_r2, curve_terms) = line, curve
     n_outputs = y.shape[1]
     shares = Shares(line_r2, curve_r2, line_terms * n_outputs, curve_terms * n_outputs)
-    return Lines(of_x, of_y, y, torch.from_numpy(values[width:]), straight, shares)
+    return LinearBaseline(of_x, of_y, y, torch.from_numpy(values[width:]), straight, shares)
 
 
 def _count_bends(n_rows: int, width: int) -> tuple[int, int]:

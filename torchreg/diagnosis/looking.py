@@ -9,15 +9,15 @@ from typing import TypeVar
 import torch
 from torch import Tensor, nn
 
-from torchreg._utils.device import seeded
-from torchreg.diagnosis.record import Look
+from torchreg._utils.device import with_seed
+from torchreg.diagnosis.record import NetworkSummary
 from torchreg.diagnosis.statistics import lines_of, look_inside
 from torchreg.nn.links import link_of, target_layer
 
 R = TypeVar("R")
 
 
-def look_at_rows(module: nn.Sequential, x: Tensor, y: Tensor | None) -> Look | None:
+def look_at_rows(module: nn.Sequential, x: Tensor, y: Tensor | None) -> NetworkSummary | None:
     """Look inside a fitted module at some of the given rows, without disturbing it.
 
     Parameters
@@ -34,7 +34,7 @@ def look_at_rows(module: nn.Sequential, x: Tensor, y: Tensor | None) -> Look | N
     parameter = next(network.parameters())
     before, after = layers.get("standardize"), target_layer(module)
 
-    def look() -> Look | None:
+    def look() -> NetworkSummary | None:
         core = x.to(parameter.device)
         core = (core if before is None else before(core)).to(parameter.dtype)
         t = y
@@ -55,7 +55,7 @@ def undisturbed(module: nn.Module, work: Callable[[], R]) -> R:
     module.eval()
     try:
         with torch.no_grad():
-            return seeded(0, next(module.parameters()).device, work)
+            return with_seed(0, next(module.parameters()).device, work)
     finally:
         for part in training:
             part.training = True

@@ -50,7 +50,7 @@ class FarColumn:
     two_valued: bool
 
 
-class Journey(NamedTuple):
+class ParameterDrift(NamedTuple):
     """How far one parameter tensor went, as root mean squares over its numbers.
 
     Parameters
@@ -118,7 +118,7 @@ class Structure(NamedTuple):
     curve_terms: int
 
 
-class Look(NamedTuple):
+class NetworkSummary(NamedTuple):
     """What was seen when rows were sent through a network.
 
     Parameters
@@ -166,7 +166,7 @@ class FitSummary:
     batch_size, max_epochs, first_epoch : int
         ``first_epoch`` counts the epochs of earlier fits (warm start).
     optimizer, loss, dtype, reason : str
-        ``reason`` is why it ended; see :class:`torchreg.engine.spec.train_task.Outcome`.
+        ``reason`` is why it ended; see :class:`torchreg.engine.spec.train_task.TrainResult`.
     lr : float or None
         Learning rate.
     standardize_x, standardize_y : bool
@@ -174,8 +174,8 @@ class FitSummary:
     far : list of FarColumn
     copies : list of (int, int)
         Pairs of columns of which the second is a copy of the first, in whatever unit.
-    journeys : list of Journey
-    look : Look or None
+    journeys : list of ParameterDrift
+    look : NetworkSummary or None
         On up to some hundred training rows, as the fit ended.
     target_names : list of str
         Names of y's columns, where y had any.
@@ -206,8 +206,8 @@ class FitSummary:
     y: Columns
     far: list[FarColumn]
     copies: list[tuple[int, int]]
-    journeys: list[Journey]
-    look: Look | None
+    journeys: list[ParameterDrift]
+    look: NetworkSummary | None
     target_names: list[str] = field(default_factory=list)
     lost_digits: str | None = None
     schedule: str = "constant"
@@ -242,7 +242,7 @@ class FitSummary:
         look = given["look"]
         if look is not None:
             structure = look["structure"]
-            look = Look(
+            look = NetworkSummary(
                 **{
                     **look,
                     "layers": [Layer(**layer) for layer in look["layers"]],
@@ -256,7 +256,7 @@ class FitSummary:
                 "y": Columns(**given["y"]),
                 "far": [FarColumn(**far) for far in given["far"]],
                 "copies": [(int(a), int(b)) for a, b in given["copies"]],
-                "journeys": [Journey(**journey) for journey in given["journeys"]],
+                "journeys": [ParameterDrift(**journey) for journey in given["journeys"]],
                 "look": look,
             }
         )

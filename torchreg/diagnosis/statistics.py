@@ -8,10 +8,10 @@ from torch import Tensor, nn
 
 from torchreg._utils.device import inference
 from torchreg.diagnosis.following import Member, follow, follow_each, known_members
-from torchreg.diagnosis.lines import Lines, draw_lines
+from torchreg.diagnosis.lines import LinearBaseline, draw_lines
 from torchreg.diagnosis.moments import Array, moments_of
-from torchreg.diagnosis.record import Look
-from torchreg.diagnosis.structure import Held, hold_against, hold_each_against
+from torchreg.diagnosis.record import NetworkSummary
+from torchreg.diagnosis.structure import BaselineFit, compare_baselines, hold_each_against
 from torchreg.diagnosis.watching import Seen, watch
 from torchreg.nn import AverageMembers, Link
 
@@ -22,8 +22,8 @@ NO_LINE = 1e-4
 
 
 def look_inside(
-    network: nn.Module, x: Tensor, lines: Lines, link: Link | None = None
-) -> Look | None:
+    network: nn.Module, x: Tensor, lines: LinearBaseline, link: Link | None = None
+) -> NetworkSummary | None:
     """Send rows through a network and note what there is to see; the network stays as it is.
 
     Parameters
@@ -32,7 +32,7 @@ def look_inside(
         In evaluation mode.
     x : Tensor of shape (n, n_features)
         In the network's units and dtype, on its device.
-    lines : Lines
+    lines : LinearBaseline
         Of these rows, from :func:`lines_of`.
     link : Link or None, default=None
         What makes predictions of the output; those are held against the targets then.
@@ -55,20 +55,22 @@ def look_inside(
             result = result if link is None else link.central(result.reshape(len(x), -1))
         # (n,) or (n, n_outputs) -> (n, n_outputs)
         output = _widened(result).reshape(len(x), -1)
-        held = hold_against(lines, output)
+        held = compare_baselines(lines, output)
         if seen.last_output is result:
             seen = seen._replace(last_output=None)
         return None if held is None else _describe(seen, output, held, x, lines)
 
 
-def look_inside_each(members: list[Member], x: Tensor, lines: Lines) -> list[Look | None]:
+def look_inside_each(
+    members: list[Member], x: Tensor, lines: LinearBaseline
+) -> list[NetworkSummary | None]:
     """Look inside several networks at once; see :func:`look_inside`.
 
     Parameters
     ----------
     members : list of Member
         Two or more, of one :func:`torchreg.diagnosis.following.kind_of`, in evaluation mode.
-    x, lines : Tensor, Lines
+    x, lines : Tensor, LinearBaseline
         The same for all; see :func:`look_inside`.
     """
     if x.shape[0] < 2:
@@ -84,7 +86,9 @@ def look_inside_each(members: list[Member], x: Tensor, lines: Lines) -> list[Loo
         ]
 
 
-def _describe(seen: Seen, output: Tensor, held: Held, x: Tensor, lines: Lines) -> Look:
+def _describe(
+    seen: Seen, output: Tensor, held: BaselineFit, x: Tensor, lines: LinearBaseline
+) -> NetworkSummary:
     """Write down what was seen.
 
     Parameters
@@ -93,9 +97,9 @@ def _describe(seen: Seen, output: Tensor, held: Held, x: Tensor, lines: Lines) -
         Without a last layer if its output is the network's.
     output : Tensor of shape (n, n_outputs)
         Predictions, in float64.
-    held : Held
+    held : BaselineFit
         What came of holding them against the lines.
-    x, lines : Tensor, Lines
+    x, lines : Tensor, LinearBaseline
         See :func:`look_inside`.
     """
     reached, input_is_core = lines.x, True
@@ -109,7 +113,7 @@ def _describe(seen: Seen, output: Tensor, held: Held, x: Tensor, lines: Lines) -
         wanted = _wanted(targets, output.numpy(), seen.last_output)
         if wanted is not targets:
             target = moments_of(wanted)
-    return Look(
+    return NetworkSummary(
         n_rows=x.shape[0],
         # Fits on the same rows share the lists.
         input_mean=[*reached.mean],
@@ -124,7 +128,7 @@ def _describe(seen: Seen, output: Tensor, held: Held, x: Tensor, lines: Lines) -
     )
 
 
-def lines_of(x: Tensor, t: Tensor | None) -> Lines:
+def lines_of(x: Tensor, t: Tensor | None) -> LinearBaseline:
     """Draw the lines and curves that a network is held against.
 
     Parameters

@@ -7,12 +7,12 @@ from typing import NamedTuple
 
 from torch import Tensor
 
-from torchreg.diagnosis.lines import Lines
+from torchreg.diagnosis.lines import LinearBaseline
 from torchreg.diagnosis.moments import Moments
 from torchreg.diagnosis.record import Structure
 
 
-class Held(NamedTuple):
+class BaselineFit(NamedTuple):
     """What comes of holding a network against a straight line, and against y.
 
     Parameters
@@ -29,7 +29,7 @@ class Held(NamedTuple):
     structure: Structure | None
 
 
-def hold_against(lines: Lines, output: Tensor) -> Held | None:
+def compare_baselines(lines: LinearBaseline, output: Tensor) -> BaselineFit | None:
     """Tell how straight a network's output is, and what line, curves and network explain of y.
 
     By torch, which has been at work when a fit ends: the first calls of numpy would take longer
@@ -37,7 +37,7 @@ def hold_against(lines: Lines, output: Tensor) -> Held | None:
 
     Parameters
     ----------
-    lines : Lines
+    lines : LinearBaseline
         Of the rows.
     output : Tensor of shape (n, n_outputs)
         What the network predicts, in float64.
@@ -53,19 +53,19 @@ def hold_against(lines: Lines, output: Tensor) -> Held | None:
     >>> import torch
     >>> from torchreg.diagnosis.lines import draw_lines
     >>> x = np.linspace(-1, 1, 101)[:, None]
-    >>> held = hold_against(draw_lines(x, np.abs(x)), torch.from_numpy(2 * x))
+    >>> held = compare_baselines(draw_lines(x, np.abs(x)), torch.from_numpy(2 * x))
     >>> round(held.linear_share, 9), round(held.structure.line_r2, 9)
     (1.0, 0.0)
     """
     return hold_each_against(lines, output[None])[0]
 
 
-def hold_each_against(lines: Lines, outputs: Tensor) -> list[Held | None]:
-    """Do for several networks at once what :func:`hold_against` does for one.
+def hold_each_against(lines: LinearBaseline, outputs: Tensor) -> list[BaselineFit | None]:
+    """Do for several networks at once what :func:`compare_baselines` does for one.
 
     Parameters
     ----------
-    lines : Lines
+    lines : LinearBaseline
         Of the rows, which are the same for all.
     outputs : Tensor of shape (n_networks, n, n_outputs)
         What each predicts, in float64.
@@ -95,18 +95,18 @@ def hold_each_against(lines: Lines, outputs: Tensor) -> list[Held | None]:
 
 
 def _hold(
-    lines: Lines,
+    lines: LinearBaseline,
     n_rows: int,
     mean: list[float],
     variance: list[float],
     lies: list[float] | None,
     along_y: list[float] | None,
-) -> Held | None:
+) -> BaselineFit | None:
     """Write down what comes of one network.
 
     Parameters
     ----------
-    lines : Lines
+    lines : LinearBaseline
     n_rows : int
     mean, variance : list of float
         Of each output.
@@ -120,14 +120,14 @@ def _hold(
     if not found.are_finite():
         return None
     if lies is None:
-        return Held(scale, None, None)
+        return BaselineFit(scale, None, None)
     varies = found.varies()
     linear_share = 1.0
     if any(varies):
         shares = (a / v for a, v, varied in zip(lies, variance, varies, strict=True) if varied)
         linear_share = sum(shares) / (n_rows * sum(varies))
     if along_y is None or lines.shares is None:
-        return Held(scale, linear_share, None)
+        return BaselineFit(scale, linear_share, None)
     # What is left of y in units of its scale, by the binomial formula for each output.
     left = 0.0
     of_y = zip(*lines.y, strict=True)
@@ -143,4 +143,4 @@ def _hold(
         line_terms=lines.shares.line_terms,
         curve_terms=lines.shares.curve_terms,
     )
-    return Held(scale, linear_share, structure)
+    return BaselineFit(scale, linear_share, structure)

@@ -16,7 +16,7 @@ from torchreg.diagnosis.slopes import (
     slope_from_output,
 )
 from torchreg.diagnosis.units import count_units
-from torchreg.nn import FixedLinear
+from torchreg.nn import FrozenLinear
 
 #: The functions of torch in which a row meets weights.
 _MEETS_WEIGHTS = frozenset({"linear", "bilinear", "conv1d", "conv2d", "matmul", "mm", "addmm"})
@@ -55,7 +55,7 @@ def watch(network: nn.Module, x: Tensor) -> Seen:
     """
     buffers = [(buffer, buffer.clone()) for buffer in network.buffers()]
     given = x.clone()
-    seen = Watch(given, [m.weight for m in network.modules() if isinstance(m, FixedLinear)])
+    seen = Watch(given, [m.weight for m in network.modules() if isinstance(m, FrozenLinear)])
     try:
         with seen:
             output = network(given)

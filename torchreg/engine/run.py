@@ -8,16 +8,16 @@ from collections.abc import Sequence
 import torch
 
 from torchreg._utils.device import threads
-from torchreg.engine.build.fit_job import Plan, is_small
-from torchreg.engine.build.fit_result import Fitted, Kept
-from torchreg.engine.build.memo import Shared
+from torchreg.engine.build.fit_job import PreparedFit, is_small
+from torchreg.engine.build.fit_result import FitResult, SelectedModel
+from torchreg.engine.build.memo import FitCache
 from torchreg.engine.inspect.probe import Looks
-from torchreg.engine.spec.fit_config import Job
-from torchreg.engine.spec.train_task import Answer, NeverBegunError, attempt
+from torchreg.engine.spec.fit_config import FitJob
+from torchreg.engine.spec.train_task import NotStartedError, TaskResult, capture_exception
 from torchreg.engine.stack.train_many import train_together
 
 
-def given_or_raised(answer: Fitted | Exception) -> Fitted:
+def given_or_raised(answer: FitResult | Exception) -> FitResult:
     """Give what a fit gave, or raise what was wrong with it.
 
     Raises
@@ -25,7 +25,7 @@ def given_or_raised(answer: Fitted | Exception) -> Fitted:
     KeyboardInterrupt
         If an interrupt came before it had begun.
     """
-    if isinstance(answer, NeverBegunError):
+    if isinstance(answer, NotStartedError):
         raise KeyboardInterrupt
     if not isinstance(answer, Exception):
         return answer
@@ -38,13 +38,13 @@ def given_or_raised(answer: Fitted | Exception) -> Fitted:
 
 @torch.enable_grad()  # Whoever calls may have turned gradients off.
 def fit_networks(
-    jobs: Sequence[Job], halt: threading.Event | None = None
-) -> list[Fitted | Exception]:
+    jobs: Sequence[FitJob], halt: threading.Event | None = None
+) -> list[FitResult | Exception]:
     """Fit many networks, together where they can be trained together.
 
     Parameters
     ----------
-    jobs : sequence of Job
+    jobs : sequence of FitJob
         Of whatever kind.
     halt : Event or None
         Once it is set, from another thread, all fits end as if they were interrupted.
@@ -58,24 +58,25 @@ def fit_networks(
     few = 1 if all(is_small(job) for job in jobs) else available
     # 1. Networks between their scaling layers, and the rows in their units.
     with threads(few, others=available):
-        shared = Shared(several=len(jobs) > 1)
-        plans = [attempt(Plan, job, shared) for job in jobs]
+        shared = FitCache(several=len(jobs) > 1)
+        plans = [capture_exception(PreparedFit, job, shared) for job in jobs]
     # 2. Train them, those of one architecture as one stack.
-    problems = [p for plan in plans if isinstance(plan, Plan) for p in plan.problems]
+    problems = [p for plan in plans if isinstance(plan, PreparedFit) for p in plan.problems]
     answers = train_together(problems, halt)[::-1]
     # 3. Keep the best of each job, and what a diagnosis needs.
-    kept: list[Kept | Exception] = []
+    kept: list[SelectedModel | Exception] = []
     try:
         with threads(few, others=available):
             kept += (
                 _keep(plan, [answers.pop() for _ in plan.problems])
-                if isinstance(plan, Plan)
+                if isinstance(plan, PreparedFit)
                 else plan
                 for plan in plans
             )
-            looks = Looks([each.view for each in kept if isinstance(each, Kept)])
+            looks = Looks([each.view for each in kept if isinstance(each, SelectedModel)])
             return [
-                attempt(each.conclude, looks) if isinstance(each, Kept) else each for each in kept
+                capture_exception(each.conclude, looks) if isinstance(each, SelectedModel) else each
+                for each in kept
             ]
     finally:
         # An error holds this frame, which is not to hold the error.
@@ -83,8 +84,8 @@ def fit_networks(
         kept.clear()
 
 
-def _keep(plan: Plan, answers: list[Answer]) -> Kept | Exception:
+def _keep(plan: PreparedFit, answers: list[TaskResult]) -> SelectedModel | Exception:
     errors = [answer for answer in answers if isinstance(answer, Exception)]
     if len(errors) == len(answers):
         return errors[0]
-    return attempt(plan.keep, answers)
+    return capture_exception(plan.keep, answers)

@@ -18,7 +18,7 @@ TOLERANCE = 1e-5
 #: of 1e9 ± 1e-3 cannot be added up more closely.
 _SPACINGS = 4
 #: The rows to compare on lie within so many standard deviations of the mean, ...
-REACH = 3.0
+SAMPLE_RANGE = 3.0
 #: ... are at most so many, ...
 _MOST_ROWS = 512
 #: ... and hold at most so many numbers.
@@ -53,11 +53,11 @@ def rows_within(mean: Tensor, scale: Tensor, n_features: int) -> Tensor:
     z[3 : n_rows // 4].sign_()
     z[0], z[1], z[2] = 0, -1, 1
     mean, scale = mean.cpu().to(torch.float64), scale.cpu().to(torch.float64)
-    return mean + REACH * scale * z
+    return mean + SAMPLE_RANGE * scale * z
 
 
 @dataclass(frozen=True)
-class Yardstick:
+class ReferenceOutputs:
     """What a graph must compute.
 
     Parameters

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from torchreg.exceptions import ExportError
-from torchreg.export.agreement import REACH, Yardstick, rows_within
+from torchreg.export.agreement import SAMPLE_RANGE, ReferenceOutputs, rows_within
 from torchreg.nn import Ensemble
 
 #: torch.export changes what belongs to the whole process, and so do filters of warnings.
@@ -51,7 +51,7 @@ class Source:
     predict: Callable[[Tensor], Tensor]
     rows: Tensor | None = None
 
-    def yardstick(self) -> Yardstick:
+    def yardstick(self) -> ReferenceOutputs:
         """Predict the rows to compare on: many at once, and one alone.
 
         Raises
@@ -78,12 +78,12 @@ class Source:
             if self.rows is not None:
                 raise
             raise ExportError(
-                f"The rows that a graph is checked on, {REACH:g} standard deviations around the "
-                f"mean of the training rows, cannot be predicted: {error} Give X, some rows of "
+                f"The rows that a graph is checked on, {SAMPLE_RANGE:g} standard deviations around "
+                f"the mean of the training rows, cannot be predicted: {error} Give X, some rows of "
                 "the training data, to check it on those."
             ) from error
         scale = None if unstandardize is None else unstandardize.scale.cpu()
-        return Yardstick(batches, scale)
+        return ReferenceOutputs(batches, scale)
 
 
 def checked_program(source: Source) -> torch.export.ExportedProgram:

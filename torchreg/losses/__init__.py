@@ -6,7 +6,7 @@ is what every optimizer expects. One that is a module may say more of itself:
 ``link``
     A :class:`torchreg.nn.Link`: how the network's numbers become predictions, and how many of
     them there are for each output.
-``centres``
+``center_target``
     Whether y is centred before it is scaled. Without centring it is divided by its mean.
 ``check_target``
     Refuses targets for which it is not defined.

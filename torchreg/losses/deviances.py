@@ -49,7 +49,7 @@ class TweedieDeviance(nn.Module):
     """
 
     #: Whether y is centred before it is scaled.
-    centres = False
+    center_target = False
     power: float
 
     def __init__(self, power: float = 1.5) -> None:

@@ -49,9 +49,9 @@ class Loss:
         return 1 if self.link is None else self.link.per_output
 
     @property
-    def centres(self) -> bool:
+    def center_target(self) -> bool:
         """Whether y is centred before it is scaled; else it is divided by its mean."""
-        return bool(getattr(self.function, "centres", True))
+        return bool(getattr(self.function, "center_target", True))
 
     def check_target(self, y: Tensor, *, name: str, training: bool = True) -> None:
         """Require targets for which the loss is defined.

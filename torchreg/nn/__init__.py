@@ -5,7 +5,7 @@ Each one is complete by itself and works in any ``nn.Sequential``, with or witho
 """
 
 from torchreg.nn.bins import BinEmbedding
-from torchreg.nn.constants import AddConstant, FixedLinear, MultiplyByConstant
+from torchreg.nn.constants import AddConstant, FrozenLinear, MultiplyByConstant
 from torchreg.nn.ensemble import Ensemble
 from torchreg.nn.linear_path import LinearPath
 from torchreg.nn.links import Exponential, Link, Normal, Quantiles
@@ -24,7 +24,7 @@ __all__ = [
     "BinEmbedding",
     "Ensemble",
     "Exponential",
-    "FixedLinear",
+    "FrozenLinear",
     "LinearPath",
     "Link",
     "MemberLinear",

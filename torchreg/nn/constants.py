@@ -107,7 +107,7 @@ class MultiplyByConstant(_Constant):
         return x * self.constant
 
 
-class FixedLinear(nn.Module):
+class FrozenLinear(nn.Module):
     r"""A linear map of fixed numbers: :math:`W x + b`.
 
     Parameters
@@ -130,7 +130,7 @@ class FixedLinear(nn.Module):
     Examples
     --------
     >>> import torch
-    >>> FixedLinear(torch.tensor([[2.0, 0.0]]), torch.tensor([1.0]))(torch.ones(1, 2))
+    >>> FrozenLinear(torch.tensor([[2.0, 0.0]]), torch.tensor([1.0]))(torch.ones(1, 2))
     tensor([[3.]])
     """
 
@@ -141,7 +141,7 @@ class FixedLinear(nn.Module):
         super().__init__()
         if weight.ndim != 2 or bias.shape != weight.shape[:1]:
             raise ValueError(
-                "FixedLinear expects a matrix, and a vector of one number for each of its rows, "
+                "FrozenLinear expects a matrix, and a vector of one number for each of its rows, "
                 f"got shapes {tuple(weight.shape)} and {tuple(bias.shape)}."
             )
         self.register_buffer("weight", weight.detach().clone())

@@ -20,7 +20,7 @@ ACTIVATION_OF: dict[type[nn.Module], str] = {
 _LAYERS = {*ACTIVATION_OF, nn.Dropout, nn.Identity, nn.Linear}
 
 
-def plain_layers(network: nn.Module) -> list[nn.Module] | None:
+def sequential_layers(network: nn.Module) -> list[nn.Module] | None:
     """List the layers of a plain network in their order.
 
     What such a network does is known without calling it, and to call its layers one after the
@@ -39,25 +39,25 @@ def plain_layers(network: nn.Module) -> list[nn.Module] | None:
 
     Examples
     --------
-    >>> plain_layers(nn.Sequential(nn.Tanh(), MLP(5, hidden_sizes=[])))
+    >>> sequential_layers(nn.Sequential(nn.Tanh(), MLP(5, hidden_sizes=[])))
     [Tanh(), Linear(in_features=5, out_features=1, bias=True)]
-    >>> plain_layers(nn.Sequential(nn.Linear(1, 5), nn.ReLU(inplace=True))) is None
+    >>> sequential_layers(nn.Sequential(nn.Linear(1, 5), nn.ReLU(inplace=True))) is None
     True
     """
     layers: list[nn.Module] = []
     return layers if _append_layers(network, layers) else None
 
 
-def is_untouched(module: nn.Module) -> bool:
+def has_default_forward(module: nn.Module) -> bool:
     """Tell whether a call of a module is its class's ``forward`` and nothing else.
 
     Examples
     --------
     >>> layer = nn.Tanh()
-    >>> is_untouched(layer)
+    >>> has_default_forward(layer)
     True
     >>> handle = layer.register_forward_hook(lambda module, args, output: 2 * output)
-    >>> is_untouched(layer)
+    >>> has_default_forward(layer)
     False
     """
     own = vars(module)
@@ -66,7 +66,7 @@ def is_untouched(module: nn.Module) -> bool:
 
 def _append_layers(network: nn.Module, layers: list[nn.Module]) -> bool:
     kind, own = type(network), vars(network)
-    if not is_untouched(network):
+    if not has_default_forward(network):
         return False
     if kind is MLP or kind is nn.Sequential:
         return all(_append_layers(layer, layers) for layer in own["_modules"].values())
@@ -84,7 +84,7 @@ def is_plain(network: nn.Module, *, in_features: int, out_features: int) -> bool
     >>> is_plain(MLP(3, hidden_sizes=[5]), in_features=2, out_features=1)
     False
     """
-    layers = plain_layers(network)
+    layers = sequential_layers(network)
     if layers is None:
         return False
     width = in_features

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from torchreg.nn.bins import BinEmbedding
-from torchreg.nn.constants import FixedLinear
+from torchreg.nn.constants import FrozenLinear
 from torchreg.nn.mlp import MLP
 from torchreg.nn.periodic import PeriodicEmbedding
 from torchreg.nn.ridge import ridge
@@ -33,7 +33,7 @@ class TabularMLP(nn.Module):
     waves (:class:`PeriodicEmbedding`) and in bins (:class:`BinEmbedding`) of its own, by which a
     network follows what is not smooth; of more than 500 none is. Columns of two values are left
     as they are, and constant ones are 0. Below lies the straight line through the training rows
-    (:class:`FixedLinear`), in scaled numbers :math:`s` or in clipped ones, whichever make the
+    (:class:`FrozenLinear`), in scaled numbers :math:`s` or in clipped ones, whichever make the
     targets more likely; so what is linear need not be learned, and is not unlearned. A value
     that lies further beyond the training rows than these are apart counts as one that does not
     (:class:`ScaledAndClipped`), so that one absurd number makes no absurd prediction.
@@ -62,7 +62,7 @@ class TabularMLP(nn.Module):
     ----------
     scale : ScaledAndClipped
         Gives both :math:`s` and :math:`z`, side by side.
-    line : FixedLinear
+    line : FrozenLinear
         Of scaled and of clipped numbers, side by side; the weights of one half are 0.
     waves : PeriodicEmbedding
     bins : BinEmbedding
@@ -99,7 +99,7 @@ class TabularMLP(nn.Module):
         super().__init__()
         self.scale = ScaledAndClipped(torch.zeros(in_features), torch.ones(in_features))
         flat = torch.zeros(out_features, 2 * in_features)
-        self.line = FixedLinear(flat, torch.zeros(out_features))
+        self.line = FrozenLinear(flat, torch.zeros(out_features))
         self.waves = PeriodicEmbedding(
             in_features,
             n_frequencies=n_frequencies,

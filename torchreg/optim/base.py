@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.utils._pytree import tree_map_only
 
 
-class Remembers:
+class Stateful:
     """Gives and takes the attributes that change from step to step.
 
     They do not exist, or are ``None``, before the first step.
@@ -29,7 +29,7 @@ class Remembers:
         vars(self).update(memory)
 
 
-class VectorRule(Remembers, ABC):
+class FlatOptimizer(Stateful, ABC):
     """An update of all parameters as one vector.
 
     The rule of a stack (:func:`stack_rules`) moves a matrix with a row for each network, and
@@ -39,8 +39,8 @@ class VectorRule(Remembers, ABC):
     numbers: ClassVar[tuple[str, ...]]
 
     @abstractmethod
-    def update(self, theta: Tensor, gradient: Tensor) -> None:
-        """Move ``theta`` in place; both have shape (n_parameters,)."""
+    def update(self, params: Tensor, gradient: Tensor) -> None:
+        """Move ``params`` in place; both have shape (n_parameters,)."""
 
     def set_numbers(self, name: str, values: Sequence[float], *, like: Tensor) -> None:
         """Give each network of a stack its own value of a number.
@@ -58,7 +58,7 @@ class VectorRule(Remembers, ABC):
         alike = values.count(values[0]) == len(values)
         setattr(self, name, values[0] if alike else like.new_tensor(values).unsqueeze(1))
 
-    def of(self, places: list[int]) -> VectorRule:
+    def of(self, places: list[int]) -> FlatOptimizer:
         """Give the rule of some networks of a stack, those in these rows."""
         rule = copy.copy(self)
         for name, value in vars(self).items():
@@ -95,7 +95,7 @@ def subtract_(a: Tensor, b: Tensor, factor: Number) -> None:
     add_(a, b, factor, sign=-1)
 
 
-def kind_of_rule(rule: VectorRule) -> Hashable:
+def rule_signature(rule: FlatOptimizer) -> Hashable:
     """Describe a new rule so that those of one description can be stacked."""
     fixed = {
         name: value
@@ -105,19 +105,19 @@ def kind_of_rule(rule: VectorRule) -> Hashable:
     return (type(rule), repr(fixed))
 
 
-def stack_rules(rules: Sequence[VectorRule], like: Tensor) -> VectorRule:
+def stack_rules(rules: Sequence[FlatOptimizer], like: Tensor) -> FlatOptimizer:
     """Make one rule of those of many networks.
 
     Parameters
     ----------
     rules : sequence of rules
-        New, and of one kind (:func:`kind_of_rule`).
+        New, and of one kind (:func:`rule_signature`).
     like : Tensor
         Of the dtype and on the device of the parameters.
 
     Returns
     -------
-    VectorRule
+    FlatOptimizer
         Moves a matrix of shape (n_networks, n_parameters).
 
     Examples
@@ -132,7 +132,7 @@ def stack_rules(rules: Sequence[VectorRule], like: Tensor) -> VectorRule:
     stacked: Any = copy.copy(rules[0])
     for name in stacked.numbers:
         stacked.set_numbers(name, [float(getattr(rule, name)) for rule in rules], like=like)
-    rule: VectorRule = stacked
+    rule: FlatOptimizer = stacked
     return rule
 
 

@@ -12,10 +12,10 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from torchreg.optim.base import VectorRule, add_, plus, require, some, subtract_
+from torchreg.optim.base import FlatOptimizer, add_, plus, require, some, subtract_
 
 
-class Adam(VectorRule):
+class Adam(FlatOptimizer):
     r"""Adam, and AdamW with ``decoupled=True``.
 
     .. math:: m \leftarrow \beta_1 m + (1 - \beta_1) g, \quad
@@ -78,35 +78,35 @@ class Adam(VectorRule):
         #: Averages, averages of squares, and the number of steps.
         self.state: tuple[list[Tensor], list[Tensor], list[Tensor]] | None = None
 
-    def update(self, theta: Tensor, gradient: Tensor) -> None:
+    def update(self, params: Tensor, gradient: Tensor) -> None:
         """Take one step, in place."""
         if self.state is None:
-            count = torch.zeros((), dtype=torch.float32, device=theta.device)
-            self.state = [torch.zeros_like(theta)], [torch.zeros_like(theta)], [count]
+            count = torch.zeros((), dtype=torch.float32, device=params.device)
+            self.state = [torch.zeros_like(params)], [torch.zeros_like(params)], [count]
             # Adding a tensor is cheaper than adding a number.
             self.one = torch.ones_like(count)
         averages, squares, counts = self.state
         counts[0].add_(self.one)
         if any(isinstance(number, Tensor) for number in (self.beta1, self.beta2, self.eps)):
-            self._update_each(theta, gradient, averages[0], squares[0], float(counts[0]))
+            self._update_each(params, gradient, averages[0], squares[0], float(counts[0]))
         elif isinstance(self.lr, Tensor) or isinstance(self.weight_decay, Tensor):
-            gradient = self._decay(theta, gradient)
+            gradient = self._decay(params, gradient)
             # The kernel moves zeros to the step itself, which each row takes at its own rate.
-            step = torch.zeros_like(theta)
+            step = torch.zeros_like(params)
             self._call_kernel(step, gradient, lr=1.0, weight_decay=0.0)
-            add_(theta, step, self.lr)
+            add_(params, step, self.lr)
         else:
-            self._call_kernel(theta, gradient, lr=self.lr, weight_decay=self.weight_decay)
+            self._call_kernel(params, gradient, lr=self.lr, weight_decay=self.weight_decay)
 
     def _call_kernel(
-        self, theta: Tensor, gradient: Tensor, *, lr: float, weight_decay: float
+        self, params: Tensor, gradient: Tensor, *, lr: float, weight_decay: float
     ) -> None:
         """Take one step in one kernel, the one of torch.optim with fused=True."""
         assert self.state is not None
         averages, squares, counts = self.state
         kernel = torch._fused_adamw_ if self.decoupled else torch._fused_adam_
         kernel(
-            [theta],
+            [params],
             [gradient],
             averages,
             squares,
@@ -121,24 +121,26 @@ class Adam(VectorRule):
             maximize=False,
         )
 
-    def _decay(self, theta: Tensor, gradient: Tensor) -> Tensor:
+    def _decay(self, params: Tensor, gradient: Tensor) -> Tensor:
         """Decay parameters, or else give the gradient with the decay in it."""
         if not self.decoupled:
-            return plus(gradient, theta, self.weight_decay) if some(self.weight_decay) else gradient
-        theta.mul_(1 - self.lr * self.weight_decay)
+            return (
+                plus(gradient, params, self.weight_decay) if some(self.weight_decay) else gradient
+            )
+        params.mul_(1 - self.lr * self.weight_decay)
         return gradient
 
     def _update_each(
-        self, theta: Tensor, gradient: Tensor, average: Tensor, square: Tensor, count: float
+        self, params: Tensor, gradient: Tensor, average: Tensor, square: Tensor, count: float
     ) -> None:
         """Take one step in plain operations, with averages of its own for each row of theta."""
         beta1, beta2 = self.beta1, self.beta2
-        gradient = self._decay(theta, gradient)
+        gradient = self._decay(params, gradient)
         average.mul_(beta1).add_(gradient * (1 - beta1))
         square.mul_(beta2).add_(gradient.square().mul_(1 - beta2))
         # v / (1 - beta2^k) under the root is one over its root outside.
         root = square.sqrt().mul_((1 - beta2**count) ** -0.5).add_(self.eps)
-        theta.sub_(torch.div(average, root).mul_(self.lr / (1 - beta1**count)))
+        params.sub_(torch.div(average, root).mul_(self.lr / (1 - beta1**count)))
 
 
 class AdamW(Adam):
@@ -169,7 +171,7 @@ class AdamW(Adam):
         super().__init__(lr, betas, eps, weight_decay, decoupled=True)
 
 
-class SGD(VectorRule):
+class SGD(FlatOptimizer):
     r"""Gradient descent with momentum.
 
     .. math:: b \leftarrow \mu b + g, \quad \theta \leftarrow \theta - \eta\, b
@@ -218,10 +220,10 @@ class SGD(VectorRule):
         self.weight_decay, self.nesterov = weight_decay, nesterov
         self.velocity: Tensor | None = None
 
-    def update(self, theta: Tensor, gradient: Tensor) -> None:
+    def update(self, params: Tensor, gradient: Tensor) -> None:
         """Take one step, in place."""
         if some(self.weight_decay):
-            gradient = plus(gradient, theta, self.weight_decay)
+            gradient = plus(gradient, params, self.weight_decay)
         if some(self.momentum):
             if self.velocity is None:
                 self.velocity = gradient.clone()
@@ -229,10 +231,10 @@ class SGD(VectorRule):
                 self.velocity.mul_(self.momentum).add_(gradient)
             look_ahead = plus(gradient, self.velocity, self.momentum)
             gradient = look_ahead if self.nesterov else self.velocity
-        subtract_(theta, gradient, self.lr)
+        subtract_(params, gradient, self.lr)
 
 
-class RMSprop(VectorRule):
+class RMSprop(FlatOptimizer):
     r"""Steps divided by a running root mean square of the gradient.
 
     .. math:: v \leftarrow \alpha v + (1 - \alpha) g^2, \quad
@@ -290,13 +292,13 @@ class RMSprop(VectorRule):
         self.weight_decay, self.momentum, self.centered = weight_decay, momentum, centered
         self.square: Tensor | None = None
 
-    def update(self, theta: Tensor, gradient: Tensor) -> None:
+    def update(self, params: Tensor, gradient: Tensor) -> None:
         """Take one step, in place."""
         if self.square is None:
-            self.square, self.mean = torch.zeros_like(theta), torch.zeros_like(theta)
-            self.velocity = torch.zeros_like(theta)
+            self.square, self.mean = torch.zeros_like(params), torch.zeros_like(params)
+            self.velocity = torch.zeros_like(params)
         if some(self.weight_decay):
-            gradient = plus(gradient, theta, self.weight_decay)
+            gradient = plus(gradient, params, self.weight_decay)
         self.square.mul_(self.alpha)
         if isinstance(self.alpha, Tensor):
             self.square.add_(gradient.square().mul_(1 - self.alpha))
@@ -309,14 +311,14 @@ class RMSprop(VectorRule):
         root = spread.sqrt().add_(self.eps)
         if some(self.momentum):
             self.velocity.mul_(self.momentum).addcdiv_(gradient, root)
-            subtract_(theta, self.velocity, self.lr)
+            subtract_(params, self.velocity, self.lr)
         elif isinstance(self.lr, Tensor):
-            subtract_(theta, gradient / root, self.lr)
+            subtract_(params, gradient / root, self.lr)
         else:
-            theta.addcdiv_(gradient, root, value=-self.lr)
+            params.addcdiv_(gradient, root, value=-self.lr)
 
 
-class Rprop(VectorRule):
+class Rprop(FlatOptimizer):
     r"""Resilient backpropagation: each parameter has a step size of its own.
 
     The step grows by :math:`\eta^+` while the sign of the gradient stays, shrinks by
@@ -367,26 +369,26 @@ class Rprop(VectorRule):
         self.previous: Tensor | None = None
         self.step_size: Tensor | None = None
 
-    def update(self, theta: Tensor, gradient: Tensor) -> None:
+    def update(self, params: Tensor, gradient: Tensor) -> None:
         """Take one step, in place."""
         if self.previous is None or self.step_size is None:
-            self.previous = torch.zeros_like(theta)
-            self.step_size = torch.ones_like(theta).mul_(self.lr)
+            self.previous = torch.zeros_like(params)
+            self.step_size = torch.ones_like(params).mul_(self.lr)
         agreement = gradient * self.previous
         flipped = agreement < 0
         eta_minus, eta_plus = self.etas
-        factor = torch.ones_like(theta)
+        factor = torch.ones_like(params)
         factor.masked_fill_(agreement > 0, eta_plus).masked_fill_(flipped, eta_minus)
         self.step_size.mul_(factor).clamp_(*self.step_sizes)
         self.previous = gradient.masked_fill(flipped, 0.0)
-        theta.addcmul_(self.previous.sign(), self.step_size, value=-1)
+        params.addcmul_(self.previous.sign(), self.step_size, value=-1)
 
 
 def _is_pair(value: object) -> bool:
     return isinstance(value, tuple | list) and len(value) == 2
 
 
-VECTOR_RULES: dict[str, Callable[..., VectorRule]] = {
+VECTOR_RULES: dict[str, Callable[..., FlatOptimizer]] = {
     "adam": Adam,
     "adamw": AdamW,
     "rmsprop": RMSprop,

@@ -11,7 +11,7 @@ import numpy as np
 from scipy.linalg import get_lapack_funcs
 from torch import Tensor
 
-from torchreg.optim.base import Remembers, require
+from torchreg.optim.base import Stateful, require
 from torchreg.optim.line_search import Trial, Vector, search_line
 
 #: Below this curvature a step says nothing about the Hessian; the bound of torch.optim.LBFGS.
@@ -36,7 +36,7 @@ class LBFGS:
     lr : float, default=1.0
         First :math:`t` of each search, dimensionless.
     max_iter : int, default=20
-        Iterations in one :meth:`descend`.
+        Iterations in one :meth:`step`.
     max_eval : int or None, default=None
         Evaluations after which no further iteration begins; ``None`` is 5/4 of ``max_iter``.
     tolerance_grad : float, default=1e-7
@@ -62,7 +62,7 @@ class LBFGS:
     >>> def evaluate() -> float:
     ...     gradient.copy_(2 * (theta - 3))
     ...     return float((theta - 3) ** 2)
-    >>> LBFGS().descend(theta, gradient, evaluate(), evaluate)
+    >>> LBFGS().step(theta, gradient, evaluate(), evaluate)
     >>> theta
     tensor([3.])
     """
@@ -99,21 +99,21 @@ class LBFGS:
         self.before = memory["before"]
         self.hessian.recall(memory["hessian"])
 
-    def descend(
-        self, theta: Tensor, gradient: Tensor, loss: float, evaluate: Callable[[], float]
+    def step(
+        self, params: Tensor, gradient: Tensor, loss: float, evaluate: Callable[[], float]
     ) -> None:
         """Take up to ``max_iter`` steps, in place.
 
         Parameters
         ----------
         theta, gradient : Tensor of shape (n_parameters,)
-            On the CPU; the gradient belongs to ``theta`` and ``loss``.
+            On the CPU; the gradient belongs to ``params`` and ``loss``.
         loss : float
             As it is now.
         evaluate : callable
-            Writes the gradient at ``theta`` as it is then, and returns the loss.
+            Writes the gradient at ``params`` as it is then, and returns the loss.
         """
-        line = _Line(theta.numpy(), gradient.numpy(), evaluate)
+        line = _Line(params.numpy(), gradient.numpy(), evaluate)
         g, n_evaluations = line.gradient.copy(), 1
         for _ in range(self.max_iter):
             if not math.isfinite(loss) or np.abs(g).max() <= self.tolerance_grad:
@@ -162,17 +162,17 @@ class _Line:
     theta, gradient : ndarray of shape (n_parameters,)
         Written in place.
     evaluate : callable
-        Writes the gradient at ``theta``, and returns the loss.
+        Writes the gradient at ``params``, and returns the loss.
     """
 
-    def __init__(self, theta: Vector, gradient: Vector, evaluate: Callable[[], float]) -> None:
-        self.theta, self.gradient, self.evaluate = theta, gradient, evaluate
-        self.origin = self.direction = theta
+    def __init__(self, params: Vector, gradient: Vector, evaluate: Callable[[], float]) -> None:
+        self.params, self.gradient, self.evaluate = params, gradient, evaluate
+        self.origin = self.direction = params
         self.last: Trial | None = None
 
     def start(self, direction: Vector) -> None:
         """Look along a direction, from where the parameters are now."""
-        self.origin, self.direction = self.theta.copy(), direction
+        self.origin, self.direction = self.params.copy(), direction
 
     def try_step(self, t: float) -> Trial:
         """Evaluate a step."""
@@ -191,11 +191,11 @@ class _Line:
             self.gradient[:] = trial.gradient
 
     def _place(self, t: float) -> None:
-        np.multiply(self.direction, t, out=self.theta)
-        self.theta += self.origin
+        np.multiply(self.direction, t, out=self.params)
+        self.params += self.origin
 
 
-class InverseHessian(Remembers):
+class InverseHessian(Stateful):
     r"""The inverse Hessian, as far as the last steps tell.
 
     .. math:: H g = \gamma g + S^\top v - \gamma Y^\top u, \qquad

@@ -22,7 +22,7 @@ from torchreg.optim.spec import OptimizerSpec
 _BY_STEP = (lr_scheduler.OneCycleLR, lr_scheduler.CyclicLR)
 
 
-class Course:
+class LRSchedule:
     """The learning rates of one fit, one after another.
 
     Parameters
@@ -63,7 +63,7 @@ class Course:
 
     def __init__(self, spec: ScheduleSpec, optimizer: OptimizerSpec, n_steps: int) -> None:
         self.spec = spec
-        self.standin = _StandIn(optimizer.group)
+        self.standin = _DummyOptimizer(optimizer.group)
         self.scheduler, self.numbers = self._begin(optimizer, n_steps)
         self.every = _when_moves(spec, type(self.scheduler))
 
@@ -131,7 +131,7 @@ class Course:
         return numbers
 
 
-class _StandIn(torch.optim.Optimizer):
+class _DummyOptimizer(torch.optim.Optimizer):
     """The numbers of an optimizer, for a scheduler to move; it has no parameters and no state."""
 
     # Torch's own __init__ would import torch._dynamo, and ask for parameters.
@@ -145,7 +145,7 @@ class _StandIn(torch.optim.Optimizer):
 
 
 def when_it_moves(spec: ScheduleSpec, optimizer: OptimizerSpec) -> str:
-    """Tell when a schedule moves the learning rate; see :class:`Course`.
+    """Tell when a schedule moves the learning rate; see :class:`LRSchedule`.
 
     Examples
     --------
@@ -158,7 +158,7 @@ def when_it_moves(spec: ScheduleSpec, optimizer: OptimizerSpec) -> str:
     """
     if spec.entry is not None:
         return _when_moves(spec, spec.entry.cls)
-    return Course(spec, optimizer, n_steps=1).every
+    return LRSchedule(spec, optimizer, n_steps=1).every
 
 
 def sharing_key(spec: ScheduleSpec, optimizer: OptimizerSpec, n_steps: int) -> Hashable:

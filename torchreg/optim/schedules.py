@@ -160,7 +160,7 @@ def build_schedule(
             f"callable that makes a scheduler of an optimizer, got {schedule!r}."
         )
     _check_options(name, build, entry, options)
-    if build is not None and optimizer.sizes_own_steps:
+    if build is not None and optimizer.adapts_step_size:
         raise ValueError(
             f"schedule {name!r} moves the learning rate of each step, but optimizer "
             f"{optimizer.name!r} finds the sizes of its steps itself. Set schedule='constant', or "

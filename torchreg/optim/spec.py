@@ -15,7 +15,7 @@ from typing import Any
 import torch
 
 from torchreg.exceptions import did_you_mean
-from torchreg.optim.base import VectorRule
+from torchreg.optim.base import FlatOptimizer
 from torchreg.optim.flat_optimizers import VECTOR_RULES
 from torchreg.optim.lbfgs import LBFGS
 
@@ -83,7 +83,7 @@ class OptimizerSpec:
     options: dict[str, Any]
 
     @property
-    def searches_lines(self) -> bool:
+    def uses_line_search(self) -> bool:
         """Whether it evaluates the loss more than once a step, so that rounding is amplified."""
         return issubclass(self.cls, torch.optim.LBFGS)
 
@@ -93,7 +93,7 @@ class OptimizerSpec:
         return issubclass(self.cls, torch.optim.LBFGS | torch.optim.Rprop)
 
     @property
-    def sizes_own_steps(self) -> bool:
+    def adapts_step_size(self) -> bool:
         """Whether it finds the sizes of its steps itself, and ``lr`` is at most their start."""
         return issubclass(self.cls, torch.optim.LBFGS | torch.optim.Rprop)
 
@@ -111,9 +111,9 @@ class OptimizerSpec:
         own = OWN_OPTIONS.get(self.name, frozenset())
         return {key: value for key, value in self.options.items() if key not in own}
 
-    def vector_rule(self, device: torch.device) -> VectorRule | LBFGS | None:
+    def flat_optimizer(self, device: torch.device) -> FlatOptimizer | LBFGS | None:
         """Build the rule on one vector, or ``None`` where only torch's class will do."""
-        rule: Any = LBFGS if self.searches_lines else VECTOR_RULES.get(self.name)
+        rule: Any = LBFGS if self.uses_line_search else VECTOR_RULES.get(self.name)
         if rule is None or self.cls is not _torch_optimizers().get(self.name):
             return None
         understood = _options_of(rule)
@@ -121,12 +121,12 @@ class OptimizerSpec:
             _is_plain(value) for value in self.options.values()
         ):
             return None
-        if self.searches_lines and (
+        if self.uses_line_search and (
             device.type != "cpu" or self.options.get("line_search_fn") != "strong_wolfe"
         ):
             return None
         try:
-            built: VectorRule | LBFGS = rule(**self.options)
+            built: FlatOptimizer | LBFGS = rule(**self.options)
         except (TypeError, ValueError) as error:
             raise self._refused(error) from error
         return built

@@ -17,7 +17,7 @@ HOOK = "initialize_from"
 _SHOWN = 2**22
 
 
-def looks_at_rows(network: nn.Module) -> bool:
+def has_data_init(network: nn.Module) -> bool:
     """Tell whether a network's class has the method ``initialize_from``."""
     return callable(getattr(type(network), HOOK, None))
 
@@ -25,7 +25,7 @@ def looks_at_rows(network: nn.Module) -> bool:
 def initialize(network: nn.Module, table: Table, link: Link | None = None) -> None:
     """Show a network its training rows, if it asks for them; its parts it tells itself.
 
-    Call it where the generators are lent (``seeded``), so that what is drawn follows the seed.
+    Call it where the generators are lent (``with_seed``), so that what is drawn follows the seed.
 
     Parameters
     ----------
@@ -44,7 +44,7 @@ def initialize(network: nn.Module, table: Table, link: Link | None = None) -> No
     ValueError
         If the method fails, or changes the rows.
     """
-    if not looks_at_rows(network):
+    if not has_data_init(network):
         return
     x, t, weight = _shown(table)
     rows = x, t if link is None else link.working(t), weight

@@ -9,7 +9,7 @@ from typing import Any, Generic, TypeVar
 import numpy as np
 from torch import nn
 
-from torchreg.engine.spec.fit_config import Request
+from torchreg.engine.spec.fit_config import FitConfig
 from torchreg.nn import MLP
 
 M = TypeVar("M", bound=nn.Module)
@@ -20,7 +20,7 @@ _PARTS = "_parameters", "_buffers", "_modules"
 _PLAIN = bool | int | float | str | np.generic | None
 
 
-def draft_of(request: Request) -> Hashable | None:
+def draft_of(request: FitConfig) -> Hashable | None:
     """Say which network a request draws, so that requests of one answer draw the same.
 
     It holds for the same training rows, the same units and the same seed. Settings of the training
@@ -28,7 +28,7 @@ def draft_of(request: Request) -> Hashable | None:
 
     Parameters
     ----------
-    request : Request
+    request : FitConfig
 
     Returns
     -------

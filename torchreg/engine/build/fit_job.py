@@ -11,28 +11,28 @@ from typing import NamedTuple
 import torch
 from torch import nn
 
-from torchreg.engine.build.fit_result import Fitted
-from torchreg.engine.build.fit_result import Kept
+from torchreg.engine.build.fit_result import FitResult
+from torchreg.engine.build.fit_result import SelectedModel
 from torchreg.engine.build.fit_result import final_loss
 from torchreg.diagnosis.record import FitSummary
-from torchreg.engine.build.initial_state import Start, scaling_of, start_networks
-from torchreg.engine.inspect.row_summary import describe_rows
+from torchreg.engine.build.initial_state import InitialState, scaling_of, start_networks
+from torchreg.engine.inspect.row_summary import summarize_rows
 from torchreg.engine.build.drafts import give_containers
 from torchreg.engine.build.folds import (
-    deal_folds,
-    joined,
-    outcome_of_all,
+    assign_folds,
+    as_ensemble,
+    merge_results,
     split_rows,
     split_table,
 )
 from torchreg.engine.build.scaled_network import LARGE
-from torchreg.engine.inspect.probe import Looks, View, take_sample
-from torchreg.engine.spec.module_tensors import at_rest
-from torchreg.engine.spec.train_task import ONE_THREAD, Answer, Outcome, Problem, is_interrupted
-from torchreg.engine.spec.fit_config import Job, RawRows
+from torchreg.engine.inspect.probe import Looks, ProbeTarget, take_sample
+from torchreg.engine.spec.module_tensors import ensure_eval
+from torchreg.engine.spec.train_task import ONE_THREAD, TaskResult, TrainResult, TrainTask, is_interrupted
+from torchreg.engine.spec.fit_config import FitJob, RawData
 from torchreg.engine.data.tables import every_row, merge_identical, width_of
-from torchreg.engine.build.memo import Shared
-from torchreg.engine.inspect.fit_summary import Travel, summarize
+from torchreg.engine.build.memo import FitCache
+from torchreg.engine.inspect.fit_summary import DriftTracker, summarize
 from torchreg.losses import LOSSES, probe_loss
 from torchreg.nn.links import link_of
 from torchreg.optim.spec import OptimizerSpec
@@ -43,19 +43,19 @@ AUTO_FULL_BATCH = 256
 AUTO_BATCH = 128
 
 
-class Plan:
+class PreparedFit:
     """A job, with all that is there before its first step.
 
     Parameters
     ----------
-    job : Job
+    job : FitJob
         How, and on what.
-    shared : Shared
+    shared : FitCache
         What it may have in common with others.
 
     Attributes
     ----------
-    problems : list of Problem
+    problems : list of TrainTask
         What is to be trained: one network, or ``n_init`` of them.
 
     Raises
@@ -64,7 +64,7 @@ class Plan:
         If module, loss, optimizer and data do not fit each other.
     """
 
-    def __init__(self, job: Job, shared: Shared) -> None:
+    def __init__(self, job: FitJob, shared: FitCache) -> None:
         request, training = job.request, shared.rows(job.training)
         # 1. Batches. A full batch is what its distinct rows and their weights say.
         self.n_rows, n_outputs = training.y.shape
@@ -93,7 +93,7 @@ class Plan:
         parts = [(start.table, validation) for start in starts]
         shown = [(training, job.validation) for start in starts]
         if request.n_folds > 1:
-            fold = deal_folds(len(training.y), request.n_folds, request.seed)
+            fold = assign_folds(len(training.y), request.n_folds, request.seed)
             parts = [split_table(first.table, fold, k) for k in range(request.n_folds)]
             if request.callbacks:
                 # They alone look at rows in raw units.
@@ -101,7 +101,7 @@ class Plan:
         self.problems = []
         for start, (rows, held), raw in zip(starts, parts, shown, strict=True):
             listener = start.inside.listener(*raw, batch_size)
-            problem = Problem(
+            problem = TrainTask(
                 network=start.inside.network,
                 training=rows,
                 validation=held,
@@ -115,7 +115,7 @@ class Plan:
                 observers=request.observers(start.inside.module),
                 batch_observer=listener,
                 keeper=request.keeper,
-                protect_input=start.habits.overwrites_input,
+                protect_input=start.habits.mutates_input,
                 draws=start.habits.draws,
                 generators=start.generators,
                 schedule=request.schedule,
@@ -131,38 +131,38 @@ class Plan:
         is_member = request.n_folds > 1
         self.travels = [_begin_travel(start, training, shared, is_member) for start in starts]
         # 4. What a diagnosis needs of the rows: now, when they and what describes them are at hand.
-        describe = partial(describe_rows, first.inside.module, training, self.n_rows)
+        describe = partial(summarize_rows, first.inside.module, training, self.n_rows)
         how = *scaling_of(request), self.n_rows
         self.described = shared.once("described", training, *how, make=describe)
         take = partial(take_sample, first.table, self.described.chosen)
         self.sample = shared.once("sample", training, *how, first.inside.dtype, make=take)
         self.request, self.starts = request, starts
 
-    def keep(self, answers: list[Answer]) -> Kept:
+    def keep(self, answers: list[TaskResult]) -> SelectedModel:
         """Keep the best network, or all of the folds as one.
 
         Parameters
         ----------
-        answers : list of Outcome or Exception
+        answers : list of TrainResult or Exception
             One for each of the problems, of which one at least is an outcome.
         """
         losses = [math.inf if isinstance(a, Exception) else final_loss(a) for a in answers]
-        trained = {i: answer for i, answer in enumerate(answers) if isinstance(answer, Outcome)}
+        trained = {i: answer for i, answer in enumerate(answers) if isinstance(answer, TrainResult)}
         best = min(trained, key=losses.__getitem__)
         answer, problem, start = trained[best], self.problems[best], self.starts[best]
         module, dtype, travel = start.inside.module, start.inside.dtype, self.travels[best]
         if self.request.n_folds > 1:
-            module = joined(module, [self.starts[i].inside.network for i in trained])
-            answer = outcome_of_all([*trained.values()])
+            module = as_ensemble(module, [self.starts[i].inside.network for i in trained])
+            answer = merge_results([*trained.values()])
             network = module.get_submodule("network")
             problem = replace(problem, network=network, training=start.table)
-            travel = Travel.of_several([self.travels[i] for i in trained])
+            travel = DriftTracker.of_several([self.travels[i] for i in trained])
         link = link_of(module) if "link" in module._modules else None
-        view = View(problem.network, self.sample, link)
+        view = ProbeTarget(problem.network, self.sample, link)
         n_networks = len(trained) if self.request.n_folds > 1 else 1
         fitted = partial(
-            Fitted,
-            module=at_rest(module),
+            FitResult,
+            module=ensure_eval(module),
             dtype=dtype,
             outcome=answer,
             seed=start.seed,
@@ -173,32 +173,32 @@ class Plan:
         summarized = partial(
             summarize, problem, answer, travel, module, self.described, n_networks=n_networks
         )
-        return Kept(view, summarized, fitted)
+        return SelectedModel(view, summarized, fitted)
 
 
-def _begin_travel(start: Start, training: RawRows, shared: Shared, is_member: bool) -> Travel:
+def _begin_travel(start: InitialState, training: RawData, shared: FitCache, is_member: bool) -> DriftTracker:
     """Note where a network begins: once for all copies of one."""
     network, draft = start.inside.network, start.draft
     if draft is None:
-        return Travel(network, is_member=is_member)
-    make = partial(Travel, draft, is_member=is_member)
+        return DriftTracker(network, is_member=is_member)
+    make = partial(DriftTracker, draft, is_member=is_member)
     first = shared.once("travel", training, id(draft), is_member, make=make)
     return first.of_copy(network)
 
 
-def is_small(job: Job) -> bool:
+def is_small(job: FitJob) -> bool:
     """Whether one thread does as well as several what is done before and after training."""
     return len(job.training.y) * width_of(job.training.x) <= ONE_THREAD
 
 
-def may_merge(training: RawRows) -> bool:
+def may_merge(training: RawData) -> bool:
     """Whether identical rows are looked for: made dense, all of them must fit memory with ease."""
     return len(training.y) * width_of(training.x) <= LARGE
 
 
-def merged(training: RawRows) -> RawRows:
+def merged(training: RawData) -> RawData:
     """Merge identical rows, and sort them."""
-    return RawRows(*merge_identical(every_row(training.x), training.y, training.weight))
+    return RawData(*merge_identical(every_row(training.x), training.y, training.weight))
 
 
 def choose_batch_size(batch_size: int | str | None, n_rows: int, optimizer: OptimizerSpec) -> int:

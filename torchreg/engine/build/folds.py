@@ -13,13 +13,13 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from torchreg.engine.spec.train_task import Outcome
-from torchreg.engine.spec.fit_config import RawRows
+from torchreg.engine.spec.train_task import TrainResult
+from torchreg.engine.spec.fit_config import RawData
 from torchreg.engine.data.tables import Table
 from torchreg.nn import Ensemble
 
 
-def deal_folds(n_rows: int, n_folds: int, seed: int) -> Tensor:
+def assign_folds(n_rows: int, n_folds: int, seed: int) -> Tensor:
     """Deal rows out to folds at random: shape (n_rows,), the fold of each.
 
     Folds differ in size by one row at most.
@@ -31,7 +31,7 @@ def deal_folds(n_rows: int, n_folds: int, seed: int) -> Tensor:
 
     Examples
     --------
-    >>> deal_folds(7, 3, seed=0).bincount()
+    >>> assign_folds(7, 3, seed=0).bincount()
     tensor([3, 2, 2])
     """
     if n_rows < n_folds:
@@ -66,11 +66,11 @@ def split_table(table: Table, fold: Tensor, number: int) -> tuple[Table, Table]:
     )
 
 
-def split_rows(rows: RawRows, fold: Tensor, number: int) -> tuple[RawRows, RawRows]:
+def split_rows(rows: RawData, fold: Tensor, number: int) -> tuple[RawData, RawData]:
     """Part rows in raw units, which callbacks are shown, as :func:`split_table` does."""
     places = torch.nonzero(fold != number)[:, 0], torch.nonzero(fold == number)[:, 0]
     training, validation = (
-        RawRows(rows.x[place], rows.y[place], None if rows.weight is None else rows.weight[place])
+        RawData(rows.x[place], rows.y[place], None if rows.weight is None else rows.weight[place])
         for place in places
     )
     return training, validation
@@ -82,14 +82,14 @@ def _weighed(table: Table) -> Table:
     return table._replace(weight=table.weight / table.weight.mean())
 
 
-def joined(module: nn.Sequential, networks: Sequence[nn.Module]) -> nn.Sequential:
+def as_ensemble(module: nn.Sequential, networks: Sequence[nn.Module]) -> nn.Sequential:
     """Put the mean of several networks where a module has its network."""
     layers = dict(module.named_children())
     layers["network"] = Ensemble(networks)
     return nn.Sequential(OrderedDict(layers))
 
 
-def one_of(module: nn.Sequential, number: int) -> nn.Sequential:
+def member(module: nn.Sequential, number: int) -> nn.Sequential:
     """Give a fitted module with one of its several networks, if it has several."""
     network = module.get_submodule("network")
     if not isinstance(network, Ensemble):
@@ -99,7 +99,7 @@ def one_of(module: nn.Sequential, number: int) -> nn.Sequential:
     return nn.Sequential(OrderedDict(layers))
 
 
-def outcome_of_all(outcomes: Sequence[Outcome]) -> Outcome:
+def merge_results(outcomes: Sequence[TrainResult]) -> TrainResult:
     """Write what several networks saw as one: each loss is the mean of those that were training.
 
     The best epoch is that of the lowest mean loss of the rows held out; each network itself keeps
@@ -107,7 +107,7 @@ def outcome_of_all(outcomes: Sequence[Outcome]) -> Outcome:
 
     Parameters
     ----------
-    outcomes : sequence of Outcome
+    outcomes : sequence of TrainResult
         With validation losses.
     """
     longest = max(outcomes, key=lambda outcome: len(outcome.losses))
@@ -119,8 +119,8 @@ def outcome_of_all(outcomes: Sequence[Outcome]) -> Outcome:
         for e in range(n_epochs)
     ]
     reasons = [outcome.reason for outcome in outcomes]
-    telling = ("interrupted", "diverged", "callback", "budget")
-    reason = next((r for r in telling if r in reasons), reasons[0])
+    instance_signature = ("interrupted", "diverged", "callback", "budget")
+    reason = next((r for r in instance_signature if r in reasons), reasons[0])
     finite = [value if math.isfinite(value) else math.inf for value in validation]
     return replace(
         longest,
@@ -140,7 +140,7 @@ def _so_far(losses: list[float], epoch: int) -> list[float]:
     return losses[epoch : epoch + 1] or [min(losses)]
 
 
-def _mean_noted(key: str, value: Any, outcomes: Sequence[Outcome], epoch: int) -> Any:
+def _mean_noted(key: str, value: Any, outcomes: Sequence[TrainResult], epoch: int) -> Any:
     if not isinstance(value, Real) or isinstance(value, bool):
         return value
     noted = (outcome.extra.get(epoch, {}) for outcome in outcomes)

@@ -16,36 +16,36 @@ from torchreg._utils.device import (
     drawing,
     generator_states,
     resolve_dtype,
-    seeded,
+    with_seed,
     statistics_dtype,
 )
 from torchreg.engine.build.drafts import Mould, draft_of
-from torchreg.engine.build.folds import one_of
+from torchreg.engine.build.folds import member
 from torchreg.engine.build.data_init import initialize
-from torchreg.engine.build.scaled_network import Inside
+from torchreg.engine.build.scaled_network import ScaledNetwork
 from torchreg.engine.spec.outputs import has_members
-from torchreg.engine.build.network import Habits, build_network, fit_to_data, habits_of, scaled
-from torchreg.engine.spec.fit_config import RawRows, Request
+from torchreg.engine.build.network import NetworkTraits, build_network, materialize, network_traits, add_scaling
+from torchreg.engine.spec.fit_config import RawData, FitConfig
 from torchreg.engine.data.tables import Rows, Table, width_of
-from torchreg.engine.build.memo import Shared
+from torchreg.engine.build.memo import FitCache
 from torchreg.engine.data.column_statistics import Statistics, column_statistics
 from torchreg.engine.spec.objective import trainable
 from torchreg.nn.plain import is_plain
 
 
 @dataclass(frozen=True)
-class Start:
+class InitialState:
     """What is there before the first step of one network.
 
     Parameters
     ----------
     seed : int
         From which it was drawn.
-    inside : Inside
+    inside : ScaledNetwork
         The network between its scaling layers.
     table : Table
         The training rows in its units.
-    habits : Habits
+    habits : NetworkTraits
         What it does beside computing.
     generators : list of Tensor
         Where torch's generators stood when it had been drawn, if it draws again.
@@ -54,31 +54,31 @@ class Start:
     """
 
     seed: int
-    inside: Inside
+    inside: ScaledNetwork
     table: Table
-    habits: Habits
+    habits: NetworkTraits
     generators: list[Tensor]
     draft: nn.Module | None = None
 
 
 def start_networks(
-    request: Request, training: RawRows, batch_size: int, shared: Shared
-) -> list[Start]:
+    request: FitConfig, training: RawData, batch_size: int, shared: FitCache
+) -> list[InitialState]:
     """Draw one network or several; all see the same rows, of which there is one copy."""
     how = scaling_of(request)
     scaling = shared.once("scaling", training, *how, make=partial(statistics, request, training))
     whole = batch_size >= len(training.y)
-    starts: list[Start] = []
+    starts: list[InitialState] = []
 
-    def start(seed: int, number: int) -> Start:
+    def start(seed: int, number: int) -> InitialState:
         """Build a network between its scaling layers, and bring the rows into its units."""
         with drawing():
             if request.start is None:
                 module = build_module(request, training, batch_size, *scaling)
             else:
                 several = request.n_folds > 1
-                module = copy.deepcopy(one_of(request.start, number) if several else request.start)
-            inside = Inside(module, _own(request))
+                module = copy.deepcopy(member(request.start, number) if several else request.start)
+            inside = ScaledNetwork(module, _own(request))
             same = starts and starts[0].inside.dtype == inside.dtype
             make = partial(inside.table, training, whole=whole)
             table = (
@@ -88,20 +88,20 @@ def start_networks(
             )
             if request.start is None:
                 initialize(inside.network, table, request.loss.link)
-            habits = habits_of(inside.network, table.x[torch.arange(min(4, len(table.t)))])
+            habits = network_traits(inside.network, table.x[torch.arange(min(4, len(table.t)))])
             drawn = generator_states(request.device) if habits.draws else []
-            return Start(seed, inside, table, habits, drawn)
+            return InitialState(seed, inside, table, habits, drawn)
 
-    def begin(seed: int, number: int) -> Start:
+    def begin(seed: int, number: int) -> InitialState:
         """Build a network, or copy that of another job which would build the same."""
-        make = partial(seeded, seed, request.device, partial(start, seed, number))
+        make = partial(with_seed, seed, request.device, partial(start, seed, number))
         draft = draft_of(request) if shared.several else None
         if draft is None:
             return make()
         key = *how, batch_size, seed, draft
         drawn = shared.once("draft", training, *key, make=make)
         mould = shared.once("mould", training, *key, make=lambda: Mould(drawn.inside.module))
-        inside = Inside(mould.cast(), _own(request), drawn.inside.dtype)
+        inside = ScaledNetwork(mould.cast(), _own(request), drawn.inside.dtype)
         return replace(drawn, inside=inside, draft=drawn.inside.network)
 
     for number, seed in enumerate(seeds_of(request.seed, request.n_networks)):
@@ -109,33 +109,33 @@ def start_networks(
     return starts
 
 
-def scaling_of(request: Request) -> tuple[Hashable, ...]:
+def scaling_of(request: FitConfig) -> tuple[Hashable, ...]:
     """Give what the units of a network depend on, beside the training rows."""
     return (
         id(request.start),
         request.standardize_x,
         request.standardize_y,
-        request.loss.centres,
-        request.optimizer.searches_lines,
+        request.loss.center_target,
+        request.optimizer.uses_line_search,
         request.device,
     )
 
 
-def statistics(request: Request, training: RawRows) -> tuple[Statistics | None, Statistics | None]:
+def statistics(request: FitConfig, training: RawData) -> tuple[Statistics | None, Statistics | None]:
     """Compute the statistics of X and of y, where they are standardized and not known yet."""
     x = y = None
     if request.standardize_x and request.start is None:
         x = column_statistics(training.x, training.weight)
     if request.standardize_y and request.start is None:
         y = column_statistics(training.y, training.weight)
-        if not request.loss.centres:
+        if not request.loss.center_target:
             y = Statistics(torch.zeros_like(y.mean), y.mean)
     return x, y
 
 
 def build_module(
-    request: Request,
-    training: RawRows,
+    request: FitConfig,
+    training: RawData,
     batch_size: int,
     x_statistics: Statistics | None,
     y_statistics: Statistics | None,
@@ -156,19 +156,19 @@ def build_module(
         network.eval()
     else:
         default = torch.get_default_dtype()
-        before = scaled(nn.Identity(), x_statistics, None, default)
+        before = add_scaling(nn.Identity(), x_statistics, None, default)
         first = before(_first_rows(training.x)).to(default)
-        output = fit_to_data(network, first, n_outputs, loss.per_output)
+        output = materialize(network, first, n_outputs, loss.per_output)
         average = has_members(output)
     trainable(network)
     dtype = resolve_dtype(
         request.dtype,
         work=batch_size * sum(p.numel() for p in network.parameters()),
         device=request.device,
-        exact=request.optimizer.searches_lines,
+        exact=request.optimizer.uses_line_search,
     )
     link = copy.deepcopy(loss.link)
-    module = scaled(network.to(dtype), x_statistics, y_statistics, dtype, link, average=average)
+    module = add_scaling(network.to(dtype), x_statistics, y_statistics, dtype, link, average=average)
     if known:
         return module.eval()
     if statistics_dtype(request.device) != torch.float64:
@@ -180,7 +180,7 @@ def _first_rows(rows: Rows) -> Tensor:
     return rows[torch.arange(min(4, len(rows)))]
 
 
-def _own(request: Request) -> Request:
+def _own(request: FitConfig) -> FitConfig:
     """Give one of several networks callbacks of its own, for they remember what they saw."""
     if request.n_networks == 1:
         return request

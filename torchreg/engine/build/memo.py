@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 
 from torch import Tensor
 
-from torchreg.engine.spec.fit_config import RawRows
+from torchreg.engine.spec.fit_config import RawData
 
 #: To recognize a table of more numbers takes as long as what would be saved.
 _LARGEST = 2**18
@@ -16,7 +16,7 @@ _LARGEST = 2**18
 R = TypeVar("R")
 
 
-class Shared:
+class FitCache:
     """Recognizes equal rows, and keeps what was made of them, for the time of one call.
 
     Parameters
@@ -28,7 +28,7 @@ class Shared:
     --------
     >>> import torch
     >>> shared = Shared(several=True)
-    >>> a, b = (RawRows(torch.zeros(3, 2), torch.ones(3, 1), None) for _ in range(2))
+    >>> a, b = (RawData(torch.zeros(3, 2), torch.ones(3, 1), None) for _ in range(2))
     >>> shared.rows(a) is shared.rows(b)
     True
     >>> shared.once("sum", a, make=lambda: float(a.y.sum()))
@@ -39,11 +39,11 @@ class Shared:
 
     def __init__(self, *, several: bool) -> None:
         self.several = several
-        self._rows: dict[bytes, RawRows] = {}
+        self._rows: dict[bytes, RawData] = {}
         #: Results, and what they were made of, which keeps the identity from another.
-        self._made: dict[Hashable, tuple[Any, RawRows]] = {}
+        self._made: dict[Hashable, tuple[Any, RawData]] = {}
 
-    def rows(self, rows: RawRows) -> RawRows:
+    def rows(self, rows: RawData) -> RawData:
         """Give the first rows that came and are equal to these."""
         tensors = [rows.x, rows.y] + ([] if rows.weight is None else [rows.weight])
         dense = [tensor for tensor in tensors if isinstance(tensor, Tensor)]
@@ -56,13 +56,13 @@ class Shared:
             digest.update(tensor.contiguous().numpy().data)
         return self._rows.setdefault(digest.digest(), rows)
 
-    def once(self, what: str, rows: RawRows, *how: Hashable, make: Callable[[], R]) -> R:
+    def once(self, what: str, rows: RawData, *how: Hashable, make: Callable[[], R]) -> R:
         """Make something of rows, or give what was made of them before.
 
         Parameters
         ----------
         what : str
-        rows : RawRows
+        rows : RawData
             Of :meth:`rows`.
         *how : hashable
             What the result depends on besides.

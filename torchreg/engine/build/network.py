@@ -17,7 +17,7 @@ from torchreg.exceptions import did_you_mean
 from torchreg.engine.data.column_statistics import Statistics
 from torchreg.nn import MLP, AverageMembers, Link, Standardize, Unstandardize
 from torchreg.nn.links import for_each_number
-from torchreg.nn.plain import plain_layers
+from torchreg.nn.plain import sequential_layers
 
 M = TypeVar("M", bound=nn.Module)
 
@@ -123,7 +123,7 @@ def _parameters(build: Callable[..., Any]) -> tuple[list[str], bool]:
 _OF_MLP = _parameters(MLP)
 
 
-def fit_to_data(network: nn.Module, x: Tensor, n_outputs: int, per_output: int = 1) -> Tensor:
+def materialize(network: nn.Module, x: Tensor, n_outputs: int, per_output: int = 1) -> Tensor:
     """Send a few rows through: materialize lazy layers, and check both widths.
 
     Parameters
@@ -178,7 +178,7 @@ def _width_mismatch(network: nn.Module, n_features: int) -> str:
     return ""
 
 
-def scaled(
+def add_scaling(
     network: nn.Module,
     x_statistics: Statistics | None,
     y_statistics: Statistics | None,
@@ -221,17 +221,17 @@ def scaled(
     return nn.Sequential(layers)
 
 
-class Habits(NamedTuple):
+class NetworkTraits(NamedTuple):
     """What a network does beside computing: draw random numbers, overwrite its input."""
 
     draws: bool
-    overwrites_input: bool
+    mutates_input: bool
 
 
-def habits_of(network: nn.Module, x: Tensor) -> Habits:
+def network_traits(network: nn.Module, x: Tensor) -> NetworkTraits:
     """Find out in one training pass whether a network draws, as dropout does, or overwrites.
 
-    Call it where the generators are lent (``seeded``); buffers come out as they went in.
+    Call it where the generators are lent (``with_seed``); buffers come out as they went in.
 
     Parameters
     ----------
@@ -242,12 +242,12 @@ def habits_of(network: nn.Module, x: Tensor) -> Habits:
 
     Returns
     -------
-    Habits
+    NetworkTraits
     """
-    layers = plain_layers(network)
+    layers = sequential_layers(network)
     if layers is not None and not any(isinstance(layer, nn.Dropout) for layer in layers):
         network.eval()
-        return Habits(draws=False, overwrites_input=False)
+        return NetworkTraits(draws=False, mutates_input=False)
     generators: list[Callable[[], Tensor]] = [torch.get_rng_state]
     if x.device.type == "cuda":
         generators.append(lambda: torch.cuda.get_rng_state(x.device))
@@ -262,4 +262,4 @@ def habits_of(network: nn.Module, x: Tensor) -> Habits:
         for buffer, kept in zip(network.buffers(), buffers, strict=True):
             buffer.copy_(kept)
     draws = any(not torch.equal(a, b()) for a, b in zip(before, generators, strict=True))
-    return Habits(draws=draws, overwrites_input=x._version != version)
+    return NetworkTraits(draws=draws, mutates_input=x._version != version)

@@ -8,9 +8,9 @@ from typing import Any
 import torch
 from torch import nn
 
-from torchreg._utils.device import seeded
-from torchreg.engine.build.data_init import looks_at_rows
-from torchreg.engine.build.network import build_network, fit_to_data
+from torchreg._utils.device import with_seed
+from torchreg.engine.build.data_init import has_data_init
+from torchreg.engine.build.network import build_network, materialize
 
 
 def rebuild_start(
@@ -57,11 +57,11 @@ def rebuild_start(
     def build() -> nn.Module:
         network = build_network(module, options, in_features=in_features, out_features=out_features)
         # Lazy layers draw their weights when the first rows come.
-        fit_to_data(network, torch.zeros(4, in_features), out_features)
+        materialize(network, torch.zeros(4, in_features), out_features)
         return network
 
-    start = seeded(seed or 0, torch.device("cpu"), build)
-    if looks_at_rows(start):
+    start = with_seed(seed or 0, torch.device("cpu"), build)
+    if has_data_init(start):
         return None
     state, became = start.state_dict(), fitted.state_dict()
     same = state.keys() == became.keys() and all(

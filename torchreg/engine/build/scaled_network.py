@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from torchreg.engine.spec.fit_config import RawRows, Request
+from torchreg.engine.spec.fit_config import RawData, FitConfig
 from torchreg.engine.data.tables import (
     LazyRows,
     Rows,
@@ -30,21 +30,21 @@ if TYPE_CHECKING:
 LARGE = 2**24
 
 
-class Inside:
+class ScaledNetwork:
     """The view from inside a module: its network, and rows in the units it computes in.
 
     Parameters
     ----------
     module : nn.Sequential
         A network between its scaling layers.
-    request : Request
+    request : FitConfig
         Of this fit.
     dtype : torch.dtype or None, default=None
         Of its parameters, if it is known.
     """
 
     def __init__(
-        self, module: nn.Sequential, request: Request, dtype: torch.dtype | None = None
+        self, module: nn.Sequential, request: FitConfig, dtype: torch.dtype | None = None
     ) -> None:
         self.module, self.request = module, request
         self.network: nn.Module = module.get_submodule("network")
@@ -58,7 +58,7 @@ class Inside:
             self._around = nn.Sequential(OrderedDict(copy.deepcopy(layers))).cpu()
         self._standardize = getattr(self._around, "standardize", None)
 
-    def table(self, rows: RawRows, *, whole: bool) -> Table:
+    def table(self, rows: RawData, *, whole: bool) -> Table:
         """Standardize rows, or let them be standardized when they are asked for.
 
         Sparse rows and large tables are not copied, unless they are one batch anyway.
@@ -76,7 +76,7 @@ class Inside:
         return Table(x, t, weight)
 
     def listener(
-        self, training: RawRows, validation: RawRows | None, batch_size: int
+        self, training: RawData, validation: RawData | None, batch_size: int
     ) -> SkorchObserver | None:
         """Build the ear of skorch's callbacks; skorch is imported where there are any."""
         request = self.request
@@ -106,7 +106,7 @@ class Inside:
             output = output if layer is None else layer(output)
         return central_of(self.module, output)
 
-    def _shown(self, rows: RawRows) -> tuple[Tensor, Tensor]:
+    def _shown(self, rows: RawData) -> tuple[Tensor, Tensor]:
         dense = every_row(rows.x)
         return dense if self._standardize else dense.to(self.dtype), rows.y
 
@@ -122,7 +122,7 @@ class Inside:
         return self._core(x if self._standardize is None else self._standardize(x))
 
     def _core(self, values: Tensor) -> Tensor:
-        if self.request.optimizer.searches_lines:
+        if self.request.optimizer.uses_line_search:
             # A line search amplifies the last bit; coarser bits do not depend on the units.
             values = values.to(torch.float32)
         return values.to(self.request.device, self.dtype)

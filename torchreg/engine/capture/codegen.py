@@ -36,7 +36,7 @@ from torchreg.engine.capture.ops import (
 )
 from torchreg.engine.capture.recorder import Call, memory_of
 from torchreg.engine.capture.rewriting import rewritten
-from torchreg.engine.capture.trace import Notes
+from torchreg.engine.capture.trace import TraceGraph
 
 Program = Callable[[Tensor, Tensor, Tensor | None], Tensor]
 
@@ -94,7 +94,7 @@ def write_down(
     NotCapturableError
         If the course of the computation depends on values.
     """
-    notes = Notes(
+    notes = TraceGraph(
         inputs,
         mutated={memory_of(t) for c in calls for t in c.written},
         free={memory_of(gradient) for gradient in gradients}
@@ -109,13 +109,13 @@ def write_down(
     calls = rewritten(calls, [loss, *gradients]) if stays else calls
     for call in calls:
         notes.take(call)
-    return _Writer(notes, by_torch=by_torch).write(loss, gradients, out)
+    return _CodeGenerator(notes, by_torch=by_torch).write(loss, gradients, out)
 
 
-class _Writer:
+class _CodeGenerator:
     """Writes the source of a program, and binds the names in it."""
 
-    def __init__(self, notes: Notes, *, by_torch: bool) -> None:
+    def __init__(self, notes: TraceGraph, *, by_torch: bool) -> None:
         self.notes, self.bound, self.name_of = notes, notes.bound, notes.name_of
         self.by_torch = by_torch
         self.stays = notes.stays

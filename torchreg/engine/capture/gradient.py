@@ -25,7 +25,7 @@ _NEARBY = 2.0**-8
 WORTH_CAPTURING = 16
 
 
-class TapedGradient:
+class EagerGradient:
     """Loss and gradient by torch's automatic differentiation, module call by module call.
 
     Parameters
@@ -108,7 +108,7 @@ class Evaluation:
         return loss
 
 
-class CapturedGradient:
+class CompiledGradient:
     """The same, recorded in the first step and repeated without modules and tape.
 
     For each shape of batch the first step is an ordinary one that is watched. The second
@@ -118,7 +118,7 @@ class CapturedGradient:
 
     Parameters
     ----------
-    taped : TapedGradient or Evaluation
+    taped : EagerGradient or Evaluation
         The ordinary way.
     draws : bool
         Whether the network draws random numbers; torch's global generators are then ours.
@@ -137,7 +137,7 @@ class CapturedGradient:
 
     def __init__(
         self,
-        taped: TapedGradient | Evaluation,
+        taped: EagerGradient | Evaluation,
         *,
         draws: bool,
         whole: Batch | None,
@@ -221,7 +221,7 @@ class CapturedGradient:
             expected = [loss.detach(), *gradients]
             if self.obstacle is None and (
                 self._repeats(program, batch, expected, before, after)
-                or self._repeats_nearby(program, batch, before)
+                or self._matches_perturbed(program, batch, before)
             ):
                 self.programs[kind] = program
                 self._restore(after)
@@ -264,7 +264,7 @@ class CapturedGradient:
             and agree(self._state(), after)
         )
 
-    def _repeats_nearby(self, program: Program, batch: Batch, before: list[Tensor]) -> bool:
+    def _matches_perturbed(self, program: Program, batch: Batch, before: list[Tensor]) -> bool:
         """Whether it does so at two other places.
 
         A number that lies within its rounding of a kink, such as that of a ReLU, may be taken

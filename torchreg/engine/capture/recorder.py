@@ -81,7 +81,7 @@ class Recorder(TorchDispatchMode):
         self.calls: list[Call] = []
         #: Whether a generator moved; attention is marked as drawing, and without dropout does not.
         self.drew = False
-        self._lookout = _Lookout()
+        self._lookout = _ValueReadDetector()
 
     @property
     def looked(self) -> bool:
@@ -123,7 +123,7 @@ class Recorder(TorchDispatchMode):
         return result
 
 
-class _Lookout(TorchFunctionMode):
+class _ValueReadDetector(TorchFunctionMode):
     """Sees when a tensor is read without an operation."""
 
     def __init__(self) -> None:

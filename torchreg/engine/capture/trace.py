@@ -24,7 +24,7 @@ from torchreg.engine.capture.ops import (
 from torchreg.engine.capture.recorder import Call, NotCapturableError, memory_of
 
 
-class Notes:
+class TraceGraph:
     """Calls with a name for each tensor; those whose result is known beforehand are gone.
 
     Parameters

@@ -14,7 +14,7 @@ from torchreg.engine.data.tables import Batch, Table, batch_sizes, rows_in, widt
 _GATHERED = 2**20
 
 
-def side_by_side(tables: Sequence[Table], places: Tensor, share: Tensor | None) -> Batch:
+def gather_stacked(tables: Sequence[Table], places: Tensor, share: Tensor | None) -> Batch:
     """Gather rows of each table into one batch.
 
     Parameters
@@ -60,15 +60,15 @@ def _turned(values: Tensor) -> Tensor:
 
 
 def all_rows(tables: Sequence[Table], *, turned: bool) -> Batch:
-    """Put whole tables side by side; see :class:`Deal`."""
-    deal = Deal(tables, [len(table.t) for table in tables], None, turned=turned)
+    """Put whole tables side by side; see :class:`StackedLoader`."""
+    deal = StackedLoader(tables, [len(table.t) for table in tables], None, turned=turned)
     places = [torch.arange(len(table.t), device=table.t.device) for table in deal.tables]
-    gathered = side_by_side(deal.tables, deal.seat(places), deal.share)
+    gathered = gather_stacked(deal.tables, deal.seat(places), deal.share)
     return next(deal.split(gathered, deal.widths))
 
 
 def rows_in_pieces(tables: Sequence[Table], at_once: int, *, turned: bool) -> list[Batch]:
-    """Put whole tables side by side, in pieces of at most so many rows; see :class:`Deal`."""
+    """Put whole tables side by side, in pieces of at most ``at_once`` rows."""
     rows = all_rows(tables, turned=turned)
     dim = 2 if turned else 1
     n_rows = rows.t.shape[dim]
@@ -103,7 +103,7 @@ def rows_of(batch: Batch, place: int, counts: Sequence[int], *, turned: bool) ->
     return Batch(x[:n_rows].clone(), t[:n_rows].clone(), weight)
 
 
-class Deal:
+class StackedLoader:
     """Deals the rows of each table out in a random order of its own.
 
     Networks that differ in nothing but their settings see the same rows in the same order: what
@@ -196,7 +196,7 @@ class Deal:
             group = self.widths[first:step]
             piece = slice(begin, begin + sum(group))
             share = None if self.share is None else self.share[:, piece]
-            gathered = side_by_side(self.tables, places[:, piece], share)
+            gathered = gather_stacked(self.tables, places[:, piece], share)
             yield from zip(self.split(gathered, group), self.counts[first:step], strict=True)
             begin, first = piece.stop, step
 
@@ -206,7 +206,7 @@ class Deal:
         Parameters
         ----------
         gathered : Batch
-            Of :func:`side_by_side`.
+            Of :func:`gather_stacked`.
         widths : list of int
             Rows of each batch.
         """

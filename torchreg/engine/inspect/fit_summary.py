@@ -10,37 +10,37 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from torchreg.diagnosis.record import FitSummary, Journey, Look
-from torchreg.engine.inspect.row_summary import DescribedRows
+from torchreg.diagnosis.record import FitSummary, NetworkSummary, ParameterDrift
+from torchreg.engine.inspect.row_summary import RowSummary
 from torchreg.engine.spec.module_tensors import tensors_of
-from torchreg.engine.spec.train_task import Outcome, Problem
+from torchreg.engine.spec.train_task import TrainResult, TrainTask
 
 #: The parameters of a network, if so few, are measured as lists: less than calls of torch cost.
 FEW = 256
 
 
 def summarize(
-    problem: Problem,
-    outcome: Outcome,
-    travel: Travel,
+    problem: TrainTask,
+    outcome: TrainResult,
+    travel: DriftTracker,
     module: nn.Sequential,
-    rows: DescribedRows,
-    look: Look | None,
+    rows: RowSummary,
+    look: NetworkSummary | None,
     n_networks: int = 1,
 ) -> FitSummary:
     """Write the numbers of a fit down.
 
     Parameters
     ----------
-    problem, outcome : Problem, Outcome
+    problem, outcome : TrainTask, TrainResult
         What the fit was asked, and what it answered.
-    travel : Travel
+    travel : DriftTracker
         Made before the fit.
     module : nn.Sequential
         The network between its scaling layers.
-    rows : DescribedRows
+    rows : RowSummary
         Of the training rows.
-    look : Look or None
+    look : NetworkSummary or None
         What was seen of the network.
     n_networks : int, default=1
         How many networks, trained on other folds each, the problem's network is the mean of.
@@ -78,7 +78,7 @@ def summarize(
     )
 
 
-class Travel:
+class DriftTracker:
     """Measures how far parameters go.
 
     Parameters
@@ -100,15 +100,15 @@ class Travel:
         #: So many networks of the same sizes come one after the other.
         self.n_alike = 1
 
-    def of_copy(self, network: nn.Module) -> Travel:
+    def of_copy(self, network: nn.Module) -> DriftTracker:
         """Begin where this one begins, with a network that is a copy of the one it was made of."""
-        twin = object.__new__(Travel)
+        twin = object.__new__(DriftTracker)
         vars(twin).update(vars(self))
         twin.tensors = [p for p in tensors_of(network)[0].values() if p.numel()]
         return twin
 
     @classmethod
-    def of_several(cls, travels: Sequence[Travel]) -> Travel:
+    def of_several(cls, travels: Sequence[DriftTracker]) -> DriftTracker:
         """Put those of the members of an ensemble together."""
         whole = cls.__new__(cls)
         numbered = [*enumerate(travels)]
@@ -121,7 +121,7 @@ class Travel:
         whole.n_alike = len(travels) if alike else 1
         return whole
 
-    def finish(self) -> list[Journey]:
+    def finish(self) -> list[ParameterDrift]:
         """Hold the parameters against their start."""
         if self.as_lists:
             pairs = zip(self.start, _lists(self.tensors), strict=True)
@@ -129,7 +129,7 @@ class Travel:
         else:
             lengths = self._lengths_in_vector()
         return [
-            Journey(name, n, start / math.sqrt(n), gone / math.sqrt(n))
+            ParameterDrift(name, n, start / math.sqrt(n), gone / math.sqrt(n))
             for name, n, (start, gone) in zip(self.names, self.sizes, lengths, strict=True)
         ]
 

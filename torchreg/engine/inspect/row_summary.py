@@ -14,7 +14,7 @@ from torchreg.diagnosis.record import Columns, FarColumn
 from torchreg.diagnosis.statistics import spread_out
 from torchreg.engine.data.column_statistics import column_statistics
 from torchreg.engine.data.tables import Rows, SparseRows, rows_in, width_of
-from torchreg.engine.spec.fit_config import RawRows
+from torchreg.engine.spec.fit_config import RawData
 from torchreg.nn import Standardize, Unstandardize
 
 #: A value beyond this many standard deviations is far. In a normal column one in 10^23 is.
@@ -32,7 +32,7 @@ LOOKED_AT = 512
 _NUMBERS = 2**18
 
 
-class DescribedRows(NamedTuple):
+class RowSummary(NamedTuple):
     """What there is to say of training rows, whatever is trained on them.
 
     ``chosen`` are those that are sent through the network as the fit ends.
@@ -46,14 +46,14 @@ class DescribedRows(NamedTuple):
     chosen: Tensor | slice
 
 
-def describe_rows(module: nn.Sequential, training: RawRows, n_rows: int) -> DescribedRows:
+def summarize_rows(module: nn.Sequential, training: RawData, n_rows: int) -> RowSummary:
     """Describe training rows.
 
     Parameters
     ----------
     module : nn.Sequential
         A network between the scaling layers that hold their statistics.
-    training : RawRows
+    training : RawData
         In raw units, as they were trained on.
     n_rows : int
         How many there were before identical ones were merged.
@@ -69,8 +69,8 @@ def describe_rows(module: nn.Sequential, training: RawRows, n_rows: int) -> Desc
     of_y = describe_target(y, *numbers_of(after, y, weight), *column_ranges(y))
     at_most = min(LOOKED_AT, rows_in(_NUMBERS, width_of(x)))
     chosen = spread_out(n_rows if weight is not None else y.shape[0], at_most, weight)
-    far, copies = far_columns(x, of_x), find_copies(x, chosen, of_x)
-    return DescribedRows(n_rows, of_x, of_y, far, copies, chosen)
+    far, copies = outlier_columns(x, of_x), duplicate_columns(x, chosen, of_x)
+    return RowSummary(n_rows, of_x, of_y, far, copies, chosen)
 
 
 def describe_target(
@@ -125,7 +125,7 @@ def column_ranges(rows: Rows) -> tuple[list[float], list[float]]:
     return low.tolist(), high.tolist()
 
 
-def far_columns(rows: Rows, columns: Columns) -> list[FarColumn]:
+def outlier_columns(rows: Rows, columns: Columns) -> list[FarColumn]:
     """Look closer at the columns whose range says that they have values far away.
 
     Parameters
@@ -172,7 +172,9 @@ def _far_sparse(rows: SparseRows, numbers: Columns, suspects: list[int]) -> list
     return [FarColumn(c, n_far[c], n_other[c], one_valued[c]) for c in suspects]
 
 
-def find_copies(rows: Rows, chosen: Tensor | slice, columns: Columns) -> list[tuple[int, int]]:
+def duplicate_columns(
+    rows: Rows, chosen: Tensor | slice, columns: Columns
+) -> list[tuple[int, int]]:
     """Find columns that are copies of others, in the same unit or another.
 
     Those that look alike on a few rows are compared on all of them.

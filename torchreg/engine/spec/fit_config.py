@@ -10,14 +10,14 @@ import torch
 from torch import Tensor, nn
 
 from torchreg.engine.data.tables import Rows
-from torchreg.engine.spec.train_task import Keeper, Observer, Stopping
+from torchreg.engine.spec.train_task import CheckpointStore, Observer, Stopping
 from torchreg.losses import Loss
 from torchreg.optim.schedules import ScheduleSpec
 from torchreg.optim.spec import OptimizerSpec
 
 
 @dataclass(frozen=True)
-class RawRows:
+class RawData:
     """Rows in raw units: x (n, n_features), y (n, n_outputs), weight (n,) or ``None``."""
 
     x: Rows
@@ -26,7 +26,7 @@ class RawRows:
 
 
 @dataclass(frozen=True)
-class Request:
+class FitConfig:
     """What a fit is asked for, in the words of the estimator's parameters.
 
     Parameters
@@ -48,7 +48,7 @@ class Request:
         A fitted module to go on from: its statistics and dtype are kept.
     epochs_before : int
         How many epochs ``start`` has seen.
-    keeper : Keeper or None
+    keeper : CheckpointStore or None
         Who keeps the state of the fit, so that it can go on in another process.
     n_init : int
         How many networks are drawn and trained, of which the best is kept.
@@ -76,7 +76,7 @@ class Request:
     observers: Callable[[nn.Sequential], list[Observer]]
     start: nn.Sequential | None = None
     epochs_before: int = 0
-    keeper: Keeper | None = None
+    keeper: CheckpointStore | None = None
     n_init: int = 1
     n_folds: int = 1
     schedule: ScheduleSpec = field(default_factory=ScheduleSpec)
@@ -88,17 +88,17 @@ class Request:
 
 
 @dataclass(frozen=True)
-class Job:
+class FitJob:
     """One fit that is to be done: how, and on which rows.
 
     Parameters
     ----------
-    request : Request
+    request : FitConfig
         How.
-    training, validation : RawRows
+    training, validation : RawData
         On what. Statistics never see the validation rows.
     """
 
-    request: Request
-    training: RawRows
-    validation: RawRows | None = None
+    request: FitConfig
+    training: RawData
+    validation: RawData | None = None

@@ -9,12 +9,12 @@ from torch import Tensor, nn
 M = TypeVar("M", bound=nn.Module)
 
 
-def at_rest(module: M) -> M:
+def ensure_eval(module: M) -> M:
     """Leave a module in evaluation mode: where it is so already, that is seen sooner than set.
 
     Examples
     --------
-    >>> at_rest(nn.Sequential(nn.Dropout())).training
+    >>> ensure_eval(nn.Sequential(nn.Dropout())).training
     False
     """
     return module if _rests(module) else module.eval()

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from torchreg.engine.data.tables import Batch, Table, batch_sizes
 from torchreg.losses import Loss
-from torchreg.optim.lr_schedule import Course
+from torchreg.optim.lr_schedule import LRSchedule
 from torchreg.optim.schedules import ScheduleSpec
 from torchreg.optim.spec import OptimizerSpec
 
@@ -58,7 +58,7 @@ class Observer(Protocol):
     def on_epoch_end(self, record: EpochRecord) -> bool:
         """Hear what the epoch saw; return True to stop here."""
 
-    def on_fit_end(self, outcome: Outcome) -> None:
+    def on_fit_end(self, outcome: TrainResult) -> None:
         """Hear that the fit is over and the right weights are in place."""
 
 
@@ -82,7 +82,7 @@ class BatchObserver(Observer, Protocol):
         """Hear what the batch gave."""
 
 
-class Keeper(Protocol):
+class CheckpointStore(Protocol):
     """Keeps the state of a fit outside the process, and hands it to the next one."""
 
     def kept(self) -> dict[str, Any] | None:
@@ -113,7 +113,7 @@ class Stopping:
 
 
 @dataclass
-class Problem:
+class TrainTask:
     """Everything a fit needs, as tensors, modules and numbers.
 
     Parameters
@@ -142,7 +142,7 @@ class Problem:
         Who listens.
     batch_observer : BatchObserver or None
         Who listens to every batch.
-    keeper : Keeper or None
+    keeper : CheckpointStore or None
         Who keeps its state, so that a fit whose process was killed can go on.
     protect_input : bool
         Whether the network overwrites its input, so that it must be given a copy.
@@ -168,7 +168,7 @@ class Problem:
     first_epoch: int = 0
     observers: list[Observer] = field(default_factory=list)
     batch_observer: BatchObserver | None = None
-    keeper: Keeper | None = None
+    keeper: CheckpointStore | None = None
     protect_input: bool = False
     draws: bool = False
     generators: list[Tensor] = field(default_factory=list)
@@ -200,7 +200,7 @@ class Problem:
         """Count the steps of the whole budget."""
         return self.max_epochs * self.steps_in_epoch
 
-    def course(self) -> Course:
+    def course(self) -> LRSchedule:
         """Begin its schedule.
 
         Raises
@@ -208,7 +208,7 @@ class Problem:
         ValueError, TypeError
             If it cannot be begun.
         """
-        return Course(self.schedule, self.optimizer, self.n_steps)
+        return LRSchedule(self.schedule, self.optimizer, self.n_steps)
 
     @property
     def work(self) -> int:
@@ -217,7 +217,7 @@ class Problem:
 
 
 @dataclass
-class Outcome:
+class TrainResult:
     """What a fit learned, why it stopped, and what it saw.
 
     Parameters
@@ -273,7 +273,7 @@ class Outcome:
         return rows
 
 
-class NeverBegunError(Exception):
+class NotStartedError(Exception):
     """An interrupt ended all training before it was this network's turn."""
 
 
@@ -290,7 +290,7 @@ def reraise_interrupt(error: BaseException) -> None:
         behind = None if behind.__suppress_context__ else behind.__context__
 
 
-def attempt(work: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R | Exception:
+def capture_exception(work: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R | Exception:
     """Give what a call gives, or what was wrong with it; an interrupt is raised.
 
     Examples
@@ -306,11 +306,11 @@ def attempt(work: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R | Exce
 
 
 #: What becomes of a problem: an outcome, or what was wrong with it.
-Answer = Outcome | Exception
+TaskResult = TrainResult | Exception
 
 
-def is_interrupted(answer: Answer) -> bool:
+def is_interrupted(answer: TaskResult) -> bool:
     """Tell whether it was the user who ended a network's training, or kept it from beginning."""
-    if isinstance(answer, Outcome):
+    if isinstance(answer, TrainResult):
         return answer.reason == "interrupted"
-    return isinstance(answer, NeverBegunError)
+    return isinstance(answer, NotStartedError)

@@ -11,13 +11,13 @@ from typing import NamedTuple
 from torch import Tensor, nn
 
 from torchreg.engine.data.tables import width_of
-from torchreg.engine.spec.train_task import Problem
-from torchreg.engine.stack.signature import Traits, UnlikeError, kind_of
+from torchreg.engine.spec.train_task import TrainTask
+from torchreg.engine.stack.signature import StackTraits, UnstackableError, stack_signature
 from torchreg.nn import BinEmbedding, MemberLinear, PeriodicEmbedding
 
 #: Numbers in the widest layer of a stack, rows of a batch and networks together, at most: two
 #: or three such tensors stay in a processor's cache. More networks make another stack.
-AT_ONCE = 3 * 2**17
+MAX_RELEASED = 3 * 2**17
 #: An embedding is one operation of so many, all others of which are narrower: it counts so much
 #: less than a layer, after which activation, gradient and sums are as wide as itself.
 EMBEDDED = 5
@@ -51,12 +51,12 @@ class Group(NamedTuple):
     apart: str | None = None
 
 
-def groups_of(problems: Sequence[Problem], *, n_threads: int) -> list[Group]:
+def group_tasks(problems: Sequence[TrainTask], *, n_threads: int) -> list[Group]:
     """List the problems that can train as one stack; those that cannot are alone.
 
     Parameters
     ----------
-    problems : sequence of Problem
+    problems : sequence of TrainTask
     n_threads : int
         How many stacks can train at the same time.
 
@@ -72,13 +72,13 @@ def groups_of(problems: Sequence[Problem], *, n_threads: int) -> list[Group]:
     ]
     owners = Counter(chain(*changed))
     groups = []
-    traits: dict[Hashable, Traits] = {}
+    traits: dict[Hashable, StackTraits] = {}
     for index, problem in enumerate(problems):
         try:
             if any(owners[tensor] > 1 for tensor in changed[index]):
-                raise UnlikeError("it shares with another network what is trained")
-            kinds[kind_of(problem, traits)].append(index)
-        except UnlikeError as error:
+                raise UnstackableError("it shares with another network what is trained")
+            kinds[stack_signature(problem, traits)].append(index)
+        except UnstackableError as error:
             groups.append(Group([index], str(error)))
     #: Which of the tables each problem has, counted in the order in which they come.
     known: dict[int, int] = {}
@@ -102,13 +102,13 @@ def _changed_in(network: nn.Module) -> list[Tensor]:
     return [*[p for p in network.parameters() if p.requires_grad], *network.buffers()]
 
 
-def _pieces(problems: Sequence[Problem], alike: list[int], n_threads: int) -> list[Group]:
+def _pieces(problems: Sequence[TrainTask], alike: list[int], n_threads: int) -> list[Group]:
     """Cut a group into stacks of about equal size, kind to memory and enough for all threads."""
     own = [problems[index] for index in alike]
     size = size_of(own[0])
     each = max(width_in_numbers(problem, size) for problem in own)
     held = max(_held_in_numbers(problem, size) for problem in own)
-    n_pieces = math.ceil(len(alike) / max(1, min(AT_ONCE // each, HELD // held)))
+    n_pieces = math.ceil(len(alike) / max(1, min(MAX_RELEASED // each, HELD // held)))
     for_all_threads = math.ceil(n_pieces / n_threads) * n_threads
     busy = math.floor(share_of_threads(own))
     n_pieces = max(n_pieces, min(for_all_threads, busy, len(alike)))
@@ -124,47 +124,47 @@ class Size(NamedTuple):
     n_parameters: int
 
 
-def size_of(problem: Problem) -> Size:
+def size_of(problem: TrainTask) -> Size:
     """Measure a network: once for all of a kind, for to look through modules takes its time."""
     return Size(widest(problem), sum(p.numel() for p in problem.network.parameters()))
 
 
-def share_of_threads(alike: Sequence[Problem]) -> float:
+def share_of_threads(alike: Sequence[TrainTask]) -> float:
     """Tell how many threads the networks of a stack keep busy, which else wait for Python.
 
     Parameters
     ----------
-    alike : sequence of Problem
+    alike : sequence of TrainTask
         Of one kind.
     """
     size = size_of(alike[0])
     return sum(share_of_thread(problem, size) for problem in alike)
 
 
-def share_of_thread(problem: Problem, size: Size | None = None) -> float:
+def share_of_thread(problem: TrainTask, size: Size | None = None) -> float:
     """Tell which part of a thread a network of a stack keeps busy."""
     size = size or size_of(problem)
     work = _rows_at_once(problem) * size.n_parameters
     return max(width_in_numbers(problem, size) / MANY, work / MUCH)
 
 
-def _held_in_numbers(problem: Problem, size: Size) -> int:
+def _held_in_numbers(problem: TrainTask, size: Size) -> int:
     """Count the numbers that each network of a stack holds all the time."""
     validation = problem.validation
     rows = 0 if validation is None else len(validation.t) * width_of(validation.x)
     return rows + size.n_parameters
 
 
-def width_in_numbers(problem: Problem, size: Size | None = None) -> int:
+def width_in_numbers(problem: TrainTask, size: Size | None = None) -> int:
     """Count the numbers in the widest layer of a network: rows of a batch times units."""
     return _rows_at_once(problem) * (size or size_of(problem)).widest
 
 
-def _rows_at_once(problem: Problem) -> int:
+def _rows_at_once(problem: TrainTask) -> int:
     return min(problem.batch_size, len(problem.training.t))
 
 
-def widest(problem: Problem) -> int:
+def widest(problem: TrainTask) -> int:
     """Count the units of a network's widest layer, or its inputs if there are more."""
     widths = [p.shape[0] for p in problem.network.parameters() if p.ndim]
     widths += [_width_of_part(part) for part in problem.network.modules()]

@@ -15,10 +15,10 @@ from torchreg.engine.capture.gradient import agree
 from torchreg.engine.capture.python_state import python_state
 from torchreg.engine.capture.recorder import Call, Recorder, memory_of
 from torchreg.engine.data.tables import Table
-from torchreg.engine.spec.train_task import Problem, reraise_interrupt
+from torchreg.engine.spec.train_task import TrainTask, reraise_interrupt
 from torchreg.engine.stack.grouping import HELD
 from torchreg.engine.stack.vmap_objective import leave_out
-from torchreg.nn.plain import plain_layers
+from torchreg.nn.plain import sequential_layers
 
 #: So many rows show which layers come first and only scale.
 _FEW = 4
@@ -91,16 +91,16 @@ def leading_layers(network: nn.Module, loss: Callable[..., Any], x: Tensor) -> l
 
 def _begins_with_what_learns(network: nn.Module) -> bool:
     """Whether it shows without a call that the first layer is one that is trained."""
-    layers = plain_layers(network)
+    layers = sequential_layers(network)
     return bool(layers and any(p.requires_grad for p in layers[0].parameters()))
 
 
-def leading_of(problems: Sequence[Problem]) -> list[str]:
+def leading_of(problems: Sequence[TrainTask]) -> list[str]:
     """Name the leading layers of networks of one kind, as far as memory is kind to their rows.
 
     Parameters
     ----------
-    problems : sequence of Problem
+    problems : sequence of TrainTask
 
     Returns
     -------
@@ -118,14 +118,14 @@ def leading_of(problems: Sequence[Problem]) -> list[str]:
     return leading_layers(first.network, first.loss.function, x[:_FEW])
 
 
-def tables_behind(names: Sequence[str], problem: Problem) -> list[Table]:
+def tables_behind(names: Sequence[str], problem: TrainTask) -> list[Table]:
     """Give training and validation rows of a network as they leave its leading layers.
 
     Parameters
     ----------
     names : sequence of str
         Of :func:`leading_of`.
-    problem : Problem
+    problem : TrainTask
     """
     tables = []
     for training, table in zip((True, False), problem.tables, strict=False):

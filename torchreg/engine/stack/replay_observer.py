@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from torchreg.engine.spec.train_task import EpochRecord, Observer, Outcome
+from torchreg.engine.spec.train_task import EpochRecord, Observer, TrainResult
 
 
-class Told:
+class ReplayObserver:
     """An observer of a network that may leave its stack and train again, alone.
 
     It takes the same steps then, so that there is nothing new in what was told before.
@@ -23,9 +23,9 @@ class Told:
         self.n_begun = 0
         self.answers: list[tuple[bool, dict[str, Any]]] = []
         self.is_over = False
-        self.begin_anew()
+        self.reset()
 
-    def begin_anew(self) -> None:
+    def reset(self) -> None:
         """Hear that the fit begins once more."""
         self.begun = self.ended = 0
 
@@ -45,7 +45,7 @@ class Told:
         record.extra.update(noted)
         return stops
 
-    def on_fit_end(self, outcome: Outcome) -> None:
+    def on_fit_end(self, outcome: TrainResult) -> None:
         """Tell that the fit is over."""
         if not self.is_over:
             self.is_over = True

@@ -22,7 +22,7 @@ from torch import Tensor
 from torchreg._utils.device import inference
 from torchreg.engine.capture.gradient import agree, put_back
 from torchreg.engine.capture.recorder import Call, Recorder, tensors_in
-from torchreg.optim.base import Remembers
+from torchreg.optim.base import Stateful
 
 #: Fewer steps do not repay their translation.
 WORTH_SCRIPTING = 100
@@ -98,7 +98,7 @@ class Script:
 def write_script(
     step: Callable[[], Tensor],
     tensors: Sequence[Tensor],
-    rule: Remembers,
+    rule: Stateful,
 ) -> Script | None:
     """Note a step, write it down as a loop, and hold that against the step.
 
@@ -109,7 +109,7 @@ def write_script(
         (n_networks,).
     tensors : sequence of Tensor
         What training changes.
-    rule : Remembers
+    rule : Stateful
         Holds what else a step leaves to the next one.
 
     Returns
@@ -144,7 +144,7 @@ def write_script(
         stays = [id(t) for t in state[len(tensors) :]] == [id(t) for t in remembered]
         if not stays or recorder.looked or any(call.draws for call in recorder.calls):
             return None
-        writer = _Writer(recorder.calls)
+        writer = _CodeGenerator(recorder.calls)
         source = writer.source(tensors, first)
         script = Script(_compiled(source), writer.given, first, state)
         places = [tensor.new_empty((2, *tensor.shape)) for tensor in tensors]
@@ -165,7 +165,7 @@ def write_script(
     return script
 
 
-class _Writer:
+class _CodeGenerator:
     """Writes calls down in TorchScript.
 
     Attributes

@@ -14,8 +14,8 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from torchreg.engine.capture.python_state import obstacle
 from torchreg.engine.data.tables import LazyRows, batch_sizes, width_of
-from torchreg.engine.spec.train_task import Problem
-from torchreg.optim.base import kind_of_rule
+from torchreg.engine.spec.train_task import TrainTask
+from torchreg.optim.base import rule_signature
 from torchreg.optim.lbfgs import LBFGS
 
 _PLAIN = bool | int | float | complex | str | bytes | None
@@ -28,11 +28,11 @@ _HOLDS = ("_parameters", "_buffers", "_modules")
 _LARGEST = 2**20
 
 
-class UnlikeError(Exception):
+class UnstackableError(Exception):
     """A problem that can be in no stack; the message completes "because"."""
 
 
-class Traits(NamedTuple):
+class StackTraits(NamedTuple):
     """What a network and a loss say about their kind; copies of one network say the same.
 
     Parameters
@@ -53,7 +53,9 @@ class Traits(NamedTuple):
     architecture: Hashable
 
 
-def kind_of(problem: Problem, known: dict[Hashable, Traits] | None = None) -> Hashable:
+def stack_signature(
+    problem: TrainTask, known: dict[Hashable, StackTraits] | None = None
+) -> Hashable:
     """Describe a problem so that those of one description can train as one stack.
 
     They have the same modules in the same order, the same loss and update rule, and take as
@@ -62,7 +64,7 @@ def kind_of(problem: Problem, known: dict[Hashable, Traits] | None = None) -> Ha
 
     Parameters
     ----------
-    problem : Problem
+    problem : TrainTask
     known : dict or None, default=None
         Where the traits of networks are looked up, and noted, that are copies of one.
 
@@ -72,32 +74,32 @@ def kind_of(problem: Problem, known: dict[Hashable, Traits] | None = None) -> Ha
 
     Raises
     ------
-    UnlikeError
+    UnstackableError
         If it can only train alone.
     """
     loss = problem.loss
     if problem.batch_observer is not None:
-        raise UnlikeError("a callback listens to batches")
+        raise UnstackableError("a callback listens to batches")
     if problem.keeper is not None:
-        raise UnlikeError("its state is kept in a file")
+        raise UnstackableError("its state is kept in a file")
     if any(isinstance(table.x, LazyRows) for table in problem.tables):
-        raise UnlikeError("its rows are standardized again in each epoch")
+        raise UnstackableError("its rows are standardized again in each epoch")
     traits = _traits_of(problem, {} if known is None else known)
     if traits.several_dtypes:
-        raise UnlikeError("its parameters are of several dtypes")
+        raise UnstackableError("its parameters are of several dtypes")
     if traits.obstacle is not None:
-        raise UnlikeError(traits.obstacle)
+        raise UnstackableError(traits.obstacle)
     device = problem.training.t.device
-    rule = problem.optimizer.vector_rule(device)
+    rule = problem.optimizer.flat_optimizer(device)
     if rule is None or isinstance(rule, LBFGS):
-        raise UnlikeError(f"optimizer {problem.optimizer.name!r} moves one network at a time")
+        raise UnstackableError(f"optimizer {problem.optimizer.name!r} moves one network at a time")
     sizes = batch_sizes(len(problem.training.t), problem.batch_size)
     whole = problem.batch_size >= len(problem.training.t)
     exact = problem.draws or not loss.per_row or traits.mixes_rows
     return (
         traits.architecture,
         (loss.per_row, _described(loss.function)),
-        kind_of_rule(rule),
+        rule_signature(rule),
         (
             device,
             problem.training.t.dtype,
@@ -112,7 +114,7 @@ def kind_of(problem: Problem, known: dict[Hashable, Traits] | None = None) -> Ha
     )
 
 
-def _traits_of(problem: Problem, known: dict[Hashable, Traits]) -> Traits:
+def _traits_of(problem: TrainTask, known: dict[Hashable, StackTraits]) -> StackTraits:
     network, function = problem.network, problem.loss.function
     if problem.draft is None:
         return _look_at(network, function)
@@ -122,13 +124,13 @@ def _traits_of(problem: Problem, known: dict[Hashable, Traits]) -> Traits:
     return known[key]
 
 
-def _look_at(network: nn.Module, function: Callable[..., Any]) -> Traits:
+def _look_at(network: nn.Module, function: Callable[..., Any]) -> StackTraits:
     dtypes = {p.dtype for p in network.parameters() if p.requires_grad}
     why = obstacle(network, function)
-    return Traits(len(dtypes) > 1, why, _mixes_rows(network), _architecture(network))
+    return StackTraits(len(dtypes) > 1, why, _mixes_rows(network), _architecture(network))
 
 
-def _rows_and_weights(problem: Problem) -> Hashable:
+def _rows_and_weights(problem: TrainTask) -> Hashable:
     return tuple((len(table.t), table.weight is None) for table in problem.tables)
 
 

@@ -12,26 +12,26 @@ import torch
 from torch import Tensor
 
 from torchreg._utils.device import drawing
-from torchreg.engine.capture.gradient import CapturedGradient, Evaluation, TapedGradient, put_back
+from torchreg.engine.capture.gradient import CompiledGradient, EagerGradient, Evaluation, put_back
 from torchreg.engine.capture.recorder import memory_of
 from torchreg.engine.data.stacked_loader import (
-    Deal,
+    StackedLoader,
     all_rows,
     generators_for,
     rows_in_pieces,
     rows_of,
 )
 from torchreg.engine.data.tables import Batch, Table, rows_in
-from torchreg.engine.spec.module_tensors import at_rest, tensors_of
-from torchreg.engine.spec.train_task import Problem, reraise_interrupt
+from torchreg.engine.spec.module_tensors import ensure_eval, tensors_of
+from torchreg.engine.spec.train_task import TrainTask, reraise_interrupt
 from torchreg.engine.stack.grouping import size_of, widest, width_in_numbers
 from torchreg.engine.stack.leading import leading_of, tables_behind
 from torchreg.engine.stack.script import WORTH_SCRIPTING, Script, write_script
-from torchreg.engine.stack.verify import NotStackableError, Trial
+from torchreg.engine.stack.verify import NotStackableError, StackVerifier
 from torchreg.engine.stack.vmap_objective import StackedObjective, moving_buffers
-from torchreg.engine.train.lr_groups import pace_of
+from torchreg.engine.train.lr_groups import stacked_schedule_of
 from torchreg.engine.train.step_backend import OnLoss
-from torchreg.optim.base import VectorRule, stack_rules
+from torchreg.optim.base import FlatOptimizer, stack_rules
 
 #: Numbers in the widest layer when validation rows are evaluated, for all networks together.
 _EVALUATED = 2**20
@@ -54,8 +54,8 @@ class Stack:
 
     Parameters
     ----------
-    problems : sequence of Problem
-        Of one kind (:func:`torchreg.engine.stack.signature.kind_of`).
+    problems : sequence of TrainTask
+        Of one kind (:func:`torchreg.engine.stack.signature.stack_signature`).
     features_first : bool
         How rows lie in memory; see :class:`torchreg.engine.stack.vmap_objective.FeaturesFirst`.
     beside_others : bool, default=False
@@ -69,7 +69,7 @@ class Stack:
     """
 
     def __init__(
-        self, problems: Sequence[Problem], *, features_first: bool, beside_others: bool = False
+        self, problems: Sequence[TrainTask], *, features_first: bool, beside_others: bool = False
     ) -> None:
         self.problems, self.features_first = [*problems], features_first
         self.beside_others = beside_others
@@ -84,7 +84,7 @@ class Stack:
         parts = [torch.stack([own[name].detach() for own in self.own]) for name in self.names]
         # (n_networks, the parameter's own shape) -> (n_networks, n) columns
         parts = [part.view(len(part), part[0].numel()) for part in parts]
-        self.theta = torch.cat(parts, dim=1)
+        self.params = torch.cat(parts, dim=1)
         #: Buffers, and parameters that are not trained: a row for each network.
         self.fixed = {
             name: torch.stack([own[name].detach() for own in self.own])
@@ -93,10 +93,10 @@ class Stack:
         }
         #: Those of them that a step may change.
         self.moving = moving_buffers(networks[0])
-        rules = [problem.optimizer.vector_rule(self.device) for problem in problems]
-        self.rule = stack_rules([r for r in rules if isinstance(r, VectorRule)], self.theta)
-        self.pace = pace_of(problems)
-        self.set_pace()
+        rules = [problem.optimizer.flat_optimizer(self.device) for problem in problems]
+        self.rule = stack_rules([r for r in rules if isinstance(r, FlatOptimizer)], self.params)
+        self.pace = stacked_schedule_of(problems)
+        self.apply_lr()
         #: The steps that are to come, at most, as they are captured for all networks.
         self.n_epochs = max(problem.max_epochs for problem in problems)
         try:
@@ -124,19 +124,19 @@ class Stack:
         problems = self.problems
         tables = [own[0] for own in self.tables]
         sizes = [problem.batch_size for problem in problems]
-        self.deal = Deal(tables, sizes, self.generators, turned=self.features_first)
+        self.deal = StackedLoader(tables, sizes, self.generators, turned=self.features_first)
         # A lone batch that is not full by name is dealt out anew, as it is alone.
         is_whole = all(n >= len(table.t) for n, table in zip(sizes, tables, strict=True))
         self.whole = all_rows(tables, turned=self.features_first) if is_whole else None
-        self.slope = torch.empty_like(self.theta)
+        self.slope = torch.empty_like(self.params)
         networks = [problem.network for problem in problems]
         shapes = {name: p.shape for name, p in networks[0].named_parameters()}
         leaves, out, begin = {}, [], 0
         for name in self.names:
             part = slice(begin, begin + shapes[name].numel())
             # (n_networks, n) columns -> (n_networks, the parameter's own shape)
-            shape = len(self.theta), *shapes[name]
-            leaves[name] = self.theta[:, part].view(shape).detach().requires_grad_()
+            shape = len(self.params), *shapes[name]
+            leaves[name] = self.params[:, part].view(shape).detach().requires_grad_()
             out.append(self.slope[:, part].view(shape))
             begin = part.stop
         self.objective = StackedObjective(
@@ -147,12 +147,12 @@ class Stack:
             features_first=self.features_first,
             leading=self.leading,
         )
-        taped = TapedGradient(self.objective, list(leaves.values()), out)
+        taped = EagerGradient(self.objective, list(leaves.values()), out)
         draws = problems[0].draws
         n_steps = self.n_epochs * len(self.deal.widths)
         self.may_script = self._may_script()
         self.written: Script | None = None
-        self.captured = CapturedGradient(
+        self.captured = CompiledGradient(
             taped, draws=draws, whole=self.whole, n_steps=n_steps, by_torch=self.may_script
         )
         self.validation: list[Batch] = []
@@ -160,11 +160,11 @@ class Stack:
             held = [own[1] for own in self.tables]
             at_once = rows_in(_EVALUATED, len(problems) * widest(problems[0]))
             self.validation = rows_in_pieces(held, at_once, turned=self.features_first)
-            self.loss_of = CapturedGradient(Evaluation(self.objective), draws=draws, whole=None)
+            self.loss_of = CompiledGradient(Evaluation(self.objective), draws=draws, whole=None)
 
     def _values(self) -> tuple[Tensor, dict[str, Tensor]]:
         """Copy all parameters and buffers."""
-        return self.theta.clone(), {name: tensor.clone() for name, tensor in self.fixed.items()}
+        return self.params.clone(), {name: tensor.clone() for name, tensor in self.fixed.items()}
 
     def _try_out(self) -> None:
         """Take a step of each kind, repeat it, and hold it against networks that compute alone.
@@ -173,15 +173,15 @@ class Stack:
         """
         before, draws = self._values(), self.problems[0].draws
         with self.drawing:
-            trial = Trial(self.problems)
+            trial = StackVerifier(self.problems)
             for number, (batch, counts, raw) in enumerate(self._batches_to_try()):
                 own = partial(rows_of, raw, counts=counts, turned=self.features_first)
                 if number == 0:
-                    trial.require_rules(own(0))
+                    trial.check_batching_rules(own(0))
                 losses = self.captured(batch)
                 self._require_program()
                 if not draws:
-                    trial.hold_step(own, counts, losses, self.slope, self.fixed)
+                    trial.check_step(own, counts, losses, self.slope, self.fixed)
                 self._restore(before)
                 self.captured(batch)
                 self._require_program()
@@ -192,7 +192,7 @@ class Stack:
                     raise NotStackableError(self.loss_of.obstacle)
                 # What draws even while it is evaluated cannot be compared.
                 if evaluated == again or not draws:
-                    trial.hold_evaluation(evaluated)
+                    trial.check_evaluation(evaluated)
                 self._restore(before)
 
     def _batches_to_try(self) -> Iterator[tuple[Batch, list[int], Batch]]:
@@ -205,7 +205,7 @@ class Stack:
 
         def deal(tables: Sequence[Table]) -> Iterator[tuple[Batch, list[int]]]:
             generators = self._new_generators()
-            return Deal(tables, sizes, generators, turned=self.features_first).batches()
+            return StackedLoader(tables, sizes, generators, turned=self.features_first).batches()
 
         dealt = [deal([own[0] for own in self.tables]), *([deal(tables)] if self.leading else [])]
         known = set()
@@ -217,15 +217,15 @@ class Stack:
                 yield batch, counts, raw
 
     def _restore(self, values: tuple[Tensor, dict[str, Tensor]]) -> None:
-        theta, fixed = values
-        put_back([self.theta, *self.fixed.values()], [theta, *fixed.values()])
+        params, fixed = values
+        put_back([self.params, *self.fixed.values()], [params, *fixed.values()])
 
     def _require_program(self) -> None:
         if self.captured.obstacle is not None:
             raise NotStackableError(self.captured.obstacle)
         if not self.captured.written:
             return
-        own = {memory_of(tensor) for tensor in [self.theta, *self.fixed.values()]}
+        own = {memory_of(tensor) for tensor in [self.params, *self.fixed.values()]}
         if any(memory_of(tensor) not in own for tensor in self.captured.written):
             raise NotStackableError("it changes a tensor that is no parameter and no buffer")
 
@@ -235,7 +235,7 @@ class Stack:
         begin = 0
         for name in self.names:
             shape = self.own[0][name].shape
-            part = self.theta[:, begin : begin + shape.numel()]
+            part = self.params[:, begin : begin + shape.numel()]
             # (n_networks, n) columns -> (n_networks, the parameter's own shape)
             rows[name] = part.view(len(part), *shape).unbind()
             begin += shape.numel()
@@ -259,10 +259,10 @@ class Stack:
             losses = self.captured(batch)
         self._require_program()
         on_loss(losses, None)
-        self.rule.update(self.theta, self.slope)
+        self.rule.update(self.params, self.slope)
         if self.pace is not None:
             self.pace.after_step()
-            self.set_pace()
+            self.apply_lr()
 
     def _may_script(self) -> bool:
         """Whether steps are taken without Python in between, if that can be done."""
@@ -282,14 +282,14 @@ class Stack:
     def _step_on_all(self) -> Tensor:
         assert self.whole is not None
         losses = self.captured(self.whole)
-        self.rule.update(self.theta, self.slope)
+        self.rule.update(self.params, self.slope)
         return losses
 
-    def set_pace(self) -> None:
+    def apply_lr(self) -> None:
         """Take the next step with the learning rates of the networks' schedules."""
         if self.pace is not None:
             for name, values in self.pace.news().items():
-                self.rule.set_numbers(name, values, like=self.theta)
+                self.rule.set_numbers(name, values, like=self.params)
 
     def evaluate(self) -> list[float] | None:
         """Compute each network's mean loss on its validation rows, if there are any."""
@@ -307,7 +307,7 @@ class Stack:
 
     def tensors(self) -> list[Tensor]:
         """List the tensors that training changes, each with a row for each network."""
-        return [self.theta, *(self.fixed[name] for name in self.moving)]
+        return [self.params, *(self.fixed[name] for name in self.moving)]
 
     def are_finite(self) -> list[bool]:
         """Tell of each network whether its weights are finite as they are now."""
@@ -328,12 +328,12 @@ class Stack:
         stack.own = [self.own[place] for place in places]
         stack.tables = [self.tables[place] for place in places]
         stack.generators = [self.generators[place] for place in places]
-        stack.theta = self.theta[places]
+        stack.params = self.params[places]
         stack.fixed = {name: tensor[places] for name, tensor in self.fixed.items()}
         stack.rule = self.rule.of(places)
         if self.pace is not None:
             stack.pace = self.pace.of(places)
-            stack.set_pace()
+            stack.apply_lr()
         stack._prepare()
         return stack
 
@@ -341,13 +341,13 @@ class Stack:
         """Leave every parameter and buffer of a network owning its own memory."""
         for tensor in self.own[place].values():
             tensor.data = tensor.data.clone()
-        at_rest(self.problems[place].network)
+        ensure_eval(self.problems[place].network)
 
     def undo(self) -> None:
         """Put all networks back to where they were before they were stacked."""
-        tensors, theta, fixed = self.started
+        tensors, params, fixed = self.started
         for place, own in enumerate(tensors):
-            parts = theta[place].split([own[name].numel() for name in self.names])
+            parts = params[place].split([own[name].numel() for name in self.names])
             for name, part in zip(self.names, parts, strict=True):
                 # (n,) -> the parameter's own shape
                 own[name].data = part.view(own[name].shape).clone()

@@ -10,32 +10,32 @@ from queue import Empty, SimpleQueue
 
 import torch
 
-from torchreg._utils.device import seeded, threads
+from torchreg._utils.device import threads, with_seed
 from torchreg.engine.spec.train_task import (
     ONE_THREAD,
-    Answer,
-    NeverBegunError,
-    Outcome,
-    Problem,
+    NotStartedError,
+    TaskResult,
+    TrainResult,
+    TrainTask,
     is_interrupted,
     reraise_interrupt,
 )
-from torchreg.engine.stack.grouping import ENOUGH, Group, groups_of, share_of_threads
-from torchreg.engine.stack.replay_observer import Told
+from torchreg.engine.stack.grouping import ENOUGH, Group, group_tasks, share_of_threads
+from torchreg.engine.stack.replay_observer import ReplayObserver
 from torchreg.engine.stack.stack import Stack
 from torchreg.engine.stack.verify import NotStackableError
 from torchreg.engine.train.loop import train
-from torchreg.engine.train.single import Alone
+from torchreg.engine.train.single import SingleBackend
 
 
 def train_together(
-    problems: Sequence[Problem], halt: threading.Event | None = None
-) -> list[Answer]:
+    problems: Sequence[TrainTask], halt: threading.Event | None = None
+) -> list[TaskResult]:
     """Train networks in place, those of one kind together.
 
     Parameters
     ----------
-    problems : sequence of Problem
+    problems : sequence of TrainTask
     halt : Event or None
         Once it is set, all fits end as if they were interrupted.
 
@@ -49,20 +49,20 @@ def train_together(
     KeyboardInterrupt
         If the user interrupts before anything was learned.
     """
-    work = _Work(problems, halt or threading.Event())
+    work = _StackScheduler(problems, halt or threading.Event())
     available = torch.get_num_threads()
-    groups = groups_of(problems, n_threads=available) if len(problems) != 1 else [Group([0])]
+    groups = group_tasks(problems, n_threads=available) if len(problems) != 1 else [Group([0])]
     beside = [group for group in groups if work.can_be_beside_others(group)]
     n_threads = min(available, len(beside))
     try:
         if n_threads > 1:
             with threads(1, others=available):
-                work.side_by_side(beside, n_threads)
-        work.in_turn([group for group in groups if n_threads <= 1 or group not in beside])
+                work.run_parallel(beside, n_threads)
+        work.run_serial([group for group in groups if n_threads <= 1 or group not in beside])
     except KeyboardInterrupt:
         # What was learned before shall not be lost, nor that somebody wants an end.
         answers = work.take_answers()
-        if not any(isinstance(answer, Outcome) for answer in answers):
+        if not any(isinstance(answer, TrainResult) for answer in answers):
             raise
         if not any(map(is_interrupted, answers)):
             raise
@@ -70,24 +70,24 @@ def train_together(
     return work.take_answers()
 
 
-class _Work:
+class _StackScheduler:
     """Groups of problems to train, and their answers.
 
     Parameters
     ----------
-    problems : sequence of Problem
+    problems : sequence of TrainTask
     halt : Event
     """
 
-    def __init__(self, problems: Sequence[Problem], halt: threading.Event) -> None:
+    def __init__(self, problems: Sequence[TrainTask], halt: threading.Event) -> None:
         self.problems, self.halt = problems, halt
         self.several_threads = False
-        self.answers: dict[int, Answer] = {}
+        self.answers: dict[int, TaskResult] = {}
 
-    def take_answers(self) -> list[Answer]:
+    def take_answers(self) -> list[TaskResult]:
         """Give the answers away: an error that is kept here would keep all this, in a circle."""
         answers, self.answers = self.answers, {}
-        return [answers.get(number) or NeverBegunError() for number in range(len(self.problems))]
+        return [answers.get(number) or NotStartedError() for number in range(len(self.problems))]
 
     def can_be_beside_others(self, group: Group) -> bool:
         """Whether a stack, or one of a kind, can train in another thread, and gains by it.
@@ -104,7 +104,7 @@ class _Work:
             and share_of_threads(problems) >= 1
         )
 
-    def side_by_side(self, groups: list[Group], n_threads: int) -> None:
+    def run_parallel(self, groups: list[Group], n_threads: int) -> None:
         """Train stacks in so many threads, of which this is one, each on one processor."""
         self.several_threads = True
         todo: SimpleQueue[Group] = SimpleQueue()
@@ -134,11 +134,11 @@ class _Work:
     def _train_from(self, todo: SimpleQueue[Group]) -> None:
         while not self.halt.is_set():
             try:
-                self.in_turn([todo.get_nowait()])
+                self.run_serial([todo.get_nowait()])
             except Empty:
                 return
 
-    def in_turn(self, groups: list[Group]) -> None:
+    def run_serial(self, groups: list[Group]) -> None:
         """Train one group after another; an interrupt ends the one that it meets, and the rest."""
         for group in groups:
             if self.halt.is_set():
@@ -148,7 +148,7 @@ class _Work:
             if any(is_interrupted(self.answers[place]) for place in group.places):
                 self.halt.set()
 
-    def _train(self, group: Group) -> list[Answer]:
+    def _train(self, group: Group) -> list[TaskResult]:
         """Train networks of one kind as one stack, or else one after another."""
         problems = [self.problems[place] for place in group.places]
         apart = group.apart
@@ -162,11 +162,13 @@ class _Work:
                         apart = str(error)
         return [self._train_alone(problem, apart) for problem in problems]
 
-    def _train_stack(self, problems: list[Problem], *, features_first: bool) -> list[Answer]:
+    def _train_stack(self, problems: list[TrainTask], *, features_first: bool) -> list[TaskResult]:
         first = problems[0]
-        listeners = [[Told(observer) for observer in problem.observers] for problem in problems]
+        listeners = [
+            [ReplayObserver(observer) for observer in problem.observers] for problem in problems
+        ]
 
-        def work() -> list[Answer]:
+        def work() -> list[TaskResult]:
             stack = Stack(
                 problems, features_first=features_first, beside_others=self.several_threads
             )
@@ -178,25 +180,25 @@ class _Work:
                 reraise_interrupt(error)
                 stack.undo()
                 for told in chain(*listeners):
-                    told.begin_anew()
+                    told.reset()
                 raise NotStackableError(f"training as a stack failed: {error}") from error
 
         device = first.training.t.device
-        return seeded(first.generators, device, work) if first.draws else work()
+        return with_seed(first.generators, device, work) if first.draws else work()
 
-    def _train_alone(self, problem: Problem, apart: str | None) -> Answer:
+    def _train_alone(self, problem: TrainTask, apart: str | None) -> TaskResult:
         """Train, with random numbers of our own if the network draws; other threads wait then."""
         available = torch.get_num_threads()
         with threads(1 if problem.work <= ONE_THREAD else available, others=available):
             work = partial(self._begin_alone, problem, apart)
             device = problem.training.t.device
             try:
-                return seeded(problem.generators, device, work) if problem.draws else work()
+                return with_seed(problem.generators, device, work) if problem.draws else work()
             except Exception as error:
                 reraise_interrupt(error)
                 return error
 
-    def _begin_alone(self, problem: Problem, apart: str | None) -> Answer:
+    def _begin_alone(self, problem: TrainTask, apart: str | None) -> TaskResult:
         if problem.batch_observer is not None:
             problem.batch_observer.begin()
-        return train([problem], Alone(problem, apart), self.halt)[0]
+        return train([problem], SingleBackend(problem, apart), self.halt)[0]

@@ -8,11 +8,11 @@ from collections.abc import Callable, Mapping, Sequence
 import torch
 from torch import Tensor
 
-from torchreg.engine.capture.gradient import Evaluation, TapedGradient, agree
+from torchreg.engine.capture.gradient import EagerGradient, Evaluation, agree
 from torchreg.engine.capture.recorder import Call, Recorder
 from torchreg.engine.data.tables import Batch, ordered_batches
 from torchreg.engine.spec.objective import Objective
-from torchreg.engine.spec.train_task import Problem
+from torchreg.engine.spec.train_task import TrainTask
 
 #: Where torch keeps what it knows of an operation under vmap.
 _FOR_MANY = "FuncTorchBatched", "FuncTorchVmapMode", "CompositeImplicitAutograd"
@@ -22,19 +22,19 @@ class NotStackableError(Exception):
     """These networks cannot train as one; the message completes "because"."""
 
 
-class Trial:
+class StackVerifier:
     """Holds what a stack computes against copies of some of its networks.
 
     Parameters
     ----------
-    problems : sequence of Problem
+    problems : sequence of TrainTask
         Of the stack; nothing of them is changed.
     """
 
-    def __init__(self, problems: Sequence[Problem]) -> None:
+    def __init__(self, problems: Sequence[TrainTask]) -> None:
         self.problems = problems
 
-    def require_rules(self, batch: Batch) -> None:
+    def check_batching_rules(self, batch: Batch) -> None:
         """See whether torch knows how to compute each operation for many networks at once.
 
         It could compute the others in a loop, but would warn of that, and take its time.
@@ -57,7 +57,7 @@ class Trial:
                 if call.given and not any(_has_kernel(call, key) for key in _FOR_MANY):
                     raise NotStackableError(f"torch has no {call.name} for many networks at once")
 
-    def hold_step(
+    def check_step(
         self,
         rows_of: Callable[[int], Batch],
         counts: Sequence[int],
@@ -85,7 +85,7 @@ class Trial:
             objective = self._alone(place)
             network = objective.network
             parameters = [p for p in network.parameters() if p.requires_grad]
-            taped = TapedGradient(objective, parameters, ())
+            taped = EagerGradient(objective, parameters, ())
             loss, gradients = taped.compute(rows_of(place))
             expected = [loss.detach(), torch.cat([g.reshape(-1) for g in gradients])]
             came = [losses[place], slope[place]]
@@ -97,7 +97,7 @@ class Trial:
             if torch.isfinite(loss) and not agree(came, expected):
                 raise NotStackableError("in a stack it does not compute what it computes alone")
 
-    def hold_evaluation(self, losses: Sequence[float]) -> None:
+    def check_evaluation(self, losses: Sequence[float]) -> None:
         """Compare the losses of the validation rows.
 
         Parameters

@@ -14,7 +14,7 @@ from torch import Tensor
 _LONGEST, _ON_TRAIL = 32, 2**17
 
 
-class Snapshot:
+class BestWeights:
     """The best weights so far of one or several networks, ready to be put back.
 
     Parameters
@@ -130,7 +130,7 @@ class Snapshot:
         self.loss[0], self.epoch[0] = memory["loss"], memory["epoch"]
 
 
-class Trail(Snapshot):
+class Trail(BestWeights):
     """The best weights so far, looked for among those of the last epochs from time to time.
 
     To compare, to choose and to keep in each epoch takes as long as to move the weights, and
@@ -140,7 +140,7 @@ class Trail(Snapshot):
     ----------
     tensors : list of Tensor
     n_networks : int
-        See :class:`Snapshot`.
+        See :class:`BestWeights`.
     """
 
     def __init__(self, tensors: list[Tensor], n_networks: int) -> None:
@@ -154,7 +154,7 @@ class Trail(Snapshot):
         self._noted: list[tuple[Sequence[float] | Tensor, int]] = []
 
     def take_lower(self, losses: Sequence[float] | Tensor, epoch: int) -> None:
-        """Note the weights of all networks; see :meth:`Snapshot.take_lower`.
+        """Note the weights of all networks; see :meth:`BestWeights.take_lower`.
 
         A network whose loss is not finite has come to its end: nothing better follows.
         """

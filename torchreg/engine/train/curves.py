@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from torchreg.engine.train.run_state import Member
+from torchreg.engine.train.run_state import RunState
 
 
 class Curves:
@@ -16,13 +16,13 @@ class Curves:
 
     Parameters
     ----------
-    members : sequence of Member
+    members : sequence of RunState
         Those with a place in the stack.
     asked : bool
         Whether somebody asks in each epoch: numbers are then written down at once.
     """
 
-    def __init__(self, members: Sequence[Member], *, asked: bool) -> None:
+    def __init__(self, members: Sequence[RunState], *, asked: bool) -> None:
         self.asked = asked
         self._begin = len(members[0].losses) if members else 0
         self._losses: list[list[float]] = []
@@ -31,7 +31,7 @@ class Curves:
 
     def note(
         self,
-        active: Sequence[Member],
+        active: Sequence[RunState],
         losses: list[float],
         validation: list[float] | None,
         rates: list[float] | None,
@@ -40,7 +40,7 @@ class Curves:
 
         Parameters
         ----------
-        active : sequence of Member
+        active : sequence of RunState
             Those that still train.
         losses : list of float
             One for each place, as are the others.
@@ -62,7 +62,7 @@ class Curves:
         if rates is not None:
             self._rates.append([*rates])
 
-    def write(self, member: Member) -> None:
+    def write(self, member: RunState) -> None:
         """Write down what was noted of a network; done twice, it is as if done once."""
         if self.asked:
             return

@@ -15,29 +15,29 @@ import torch
 from torch import Tensor
 
 from torchreg.engine.data.tables import Batch
-from torchreg.engine.spec.train_task import Answer, Observer, Outcome, Problem
-from torchreg.engine.train.best_weights import Snapshot, Trail
+from torchreg.engine.spec.train_task import Observer, TaskResult, TrainResult, TrainTask
+from torchreg.engine.train.best_weights import BestWeights, Trail
 from torchreg.engine.train.curves import Curves
-from torchreg.engine.train.ranks import pays_to_close_ranks
-from torchreg.engine.train.run_state import Member
-from torchreg.engine.train.step_backend import Core, LastingCore, Steps
+from torchreg.engine.train.ranks import should_compact
+from torchreg.engine.train.run_state import RunState
+from torchreg.engine.train.step_backend import ResumableBackend, StepBackend, Steps
 
 #: A fit that goes on begins as ever for so many epochs, so that each kind of step is captured
 #: as it was captured then, and jumps from there to where it was.
-AS_EVER = 2
+REPLAY_EPOCHS = 2
 
 #: Epochs of a stack that nobody looks at before they have ended, at most.
 _UNSEEN = 16
 
 
-def train(problems: Sequence[Problem], core: Core, halt: Event) -> list[Answer]:
+def train(problems: Sequence[TrainTask], core: StepBackend, halt: Event) -> list[TaskResult]:
     """Train networks in place.
 
     Parameters
     ----------
-    problems : sequence of Problem
+    problems : sequence of TrainTask
         Networks, rows, losses, optimizers and budgets.
-    core : Core
+    core : StepBackend
         Of these problems.
     halt : Event
         Once it is set, the fits end as if they were interrupted.
@@ -66,9 +66,9 @@ def train(problems: Sequence[Problem], core: Core, halt: Event) -> list[Answer]:
 class _Training:
     """The moving parts of one call of :func:`train`."""
 
-    def __init__(self, problems: Sequence[Problem], core: Core, halt: Event) -> None:
+    def __init__(self, problems: Sequence[TrainTask], core: StepBackend, halt: Event) -> None:
         self.core, self.halt = core, halt
-        self.members = [Member(problem, place) for place, problem in enumerate(problems)]
+        self.members = [RunState(problem, place) for place, problem in enumerate(problems)]
         #: Those that still train, and those that have a place in the stack.
         self.active, self.placed = [*self.members], [*self.members]
         first = problems[0]
@@ -76,12 +76,12 @@ class _Training:
         self.on_validation = first.stopping.on_validation
         #: Whether each step shows the loss of all rows, so that the best weights can be kept then.
         self.watches = core.whole is not None and not self.on_validation
-        keep = Trail if self.watches and len(problems) > 1 else Snapshot
+        keep = Trail if self.watches and len(problems) > 1 else BestWeights
         self.best = keep(core.tensors(), len(problems))
         if not self.watches:
             self.best.take_all()
         #: The weights at the end of the last epoch, to which an interrupted fit goes back.
-        self.last = Snapshot(core.tensors(), len(problems))
+        self.last = BestWeights(core.tensors(), len(problems))
         #: Epochs that all networks have begun, and that they have ended.
         self.n_epochs = self.n_finished = 0
         #: Networks to whose fits somebody listens, and those that may settle before their budget.
@@ -99,7 +99,7 @@ class _Training:
             not on_accelerator or core.whole is not None or first.batch_observer is not None
         )
 
-    def take_answers(self) -> list[Answer]:
+    def take_answers(self) -> list[TaskResult]:
         """Give the answers away: an error that is kept here would keep all this, in a circle."""
         answers = [member.answer for member in self.members if member.answer is not None]
         for member in self.members:
@@ -120,7 +120,7 @@ class _Training:
         while self.active:
             if kept is not None:
                 member = self.active[0]
-                if len(member.losses) == min(AS_EVER, len(kept["losses"])):
+                if len(member.losses) == min(REPLAY_EPOCHS, len(kept["losses"])):
                     self._recall(kept)
                     if kept["reason"] is not None:
                         self._conclude(member, str(kept["reason"]))
@@ -132,7 +132,7 @@ class _Training:
                 raise KeyboardInterrupt
             if self.is_quiet and not self.fresh:
                 self._run_quietly()
-                self._let_some_go()
+                self._remove_finished()
                 continue
             # 1. Tell who listens.
             self._begin_epoch()
@@ -158,7 +158,7 @@ class _Training:
             if self.keeper is not None and self.active and kept is None:
                 self.keeper.keep(self._memory, ended=False)
             # 9. Let those go that have ended, be it with their budget.
-            self._let_some_go()
+            self._remove_finished()
 
     def _run_quietly(self) -> None:
         """Run some epochs, and look at what they saw when the last of them has ended.
@@ -253,7 +253,7 @@ class _Training:
         for member in self.active:
             loss = losses[member.place]
             if not math.isfinite(loss):
-                self._let_go(member, member.refusal(loss))
+                self._finish(member, member.refusal(loss))
 
     def _write_down(self, losses: list[float], validation: list[float] | None) -> None:
         rates = None if self.core.pace is None else self.core.pace.rates
@@ -280,7 +280,7 @@ class _Training:
     def _move_rates(self, losses: list[float]) -> None:
         if self.core.pace is not None:
             self.core.pace.after_epoch(losses)
-            self.core.set_pace()
+            self.core.apply_lr()
 
     def _ask(self) -> None:
         for member in self.asked:
@@ -296,12 +296,12 @@ class _Training:
             if reason is not None and member.answer is None:
                 self._conclude(member, reason)
 
-    def _let_some_go(self) -> None:
+    def _remove_finished(self) -> None:
         """Let those go that have ended, be it with their budget."""
         self._end_budgets()
         n_placed = len(self.placed)
-        if self.active and pays_to_close_ranks(self.active, n_placed, self.n_epochs):
-            self._close_ranks()
+        if self.active and should_compact(self.active, n_placed, self.n_epochs):
+            self._compact_stack()
 
     def _end_budgets(self) -> None:
         if self.n_epochs < self.shortest:
@@ -312,7 +312,7 @@ class _Training:
         for member in ended:
             self._conclude(member, "budget", is_finite=finite[member.place])
 
-    def _conclude(self, member: Member, reason: str, *, is_finite: bool | None = None) -> None:
+    def _conclude(self, member: RunState, reason: str, *, is_finite: bool | None = None) -> None:
         """Put the right weights in place, and write the answer."""
         self.curves.write(member)
         if self.keeper is not None and reason != "interrupted":
@@ -323,18 +323,18 @@ class _Training:
         if reason == "diverged" or self.on_validation:
             best.restore(member.place)
             best_epoch = member.problem.first_epoch + best.epoch_of(member.place)
-        self._let_go(member, member.outcome(reason, self.core.lane, best_epoch))
+        self._finish(member, member.outcome(reason, self.core.lane, best_epoch))
 
-    def _let_go(self, member: Member, answer: Answer) -> None:
+    def _finish(self, member: RunState, answer: TaskResult) -> None:
         self.core.release(member.place)
         if self.core.pace is not None:
             self.core.pace.end(member.place)
         member.answer = answer
         self.active = [other for other in self.active if other is not member]
-        if isinstance(answer, Outcome):
+        if isinstance(answer, TrainResult):
             self._tell(member, methodcaller("on_fit_end", answer))
 
-    def _tell(self, member: Member, news: Callable[[Observer], Any]) -> list[Any]:
+    def _tell(self, member: RunState, news: Callable[[Observer], Any]) -> list[Any]:
         """Tell who listens to a network; what goes wrong with them is its trouble alone."""
         if not member.listeners:
             return []
@@ -342,7 +342,7 @@ class _Training:
             return [news(listener) for listener in member.listeners]
         except Exception as error:
             if member.answer is None:
-                self._let_go(member, error)
+                self._finish(member, error)
             member.answer = error
             return []
 
@@ -364,7 +364,7 @@ class _Training:
                 self.last.restore(member.place)
             self._conclude(member, "interrupted")
 
-    def _close_ranks(self) -> None:
+    def _compact_stack(self) -> None:
         """Let those that still train go on without the others."""
         staying = [*self.active]
         places = [member.place for member in staying]
@@ -396,7 +396,7 @@ class _Training:
             "snapshot": self.best.memory(),
             "reason": reason,
             # Where there is a keeper, there is one network.
-            **cast(LastingCore, self.core).memory(),
+            **cast(ResumableBackend, self.core).memory(),
         }
 
     def _recall(self, memory: dict[str, Any]) -> None:
@@ -406,7 +406,7 @@ class _Training:
         self.n_epochs = self.n_finished = len(member.losses)
         self.best.recall(memory["snapshot"])
         self.last.take_all()
-        cast(LastingCore, self.core).recall(memory)
+        cast(ResumableBackend, self.core).recall(memory)
 
 
 def _rows(losses: list[Tensor]) -> list[list[float]]:

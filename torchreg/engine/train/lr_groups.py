@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Sequence
 
-from torchreg.engine.spec.train_task import Problem
-from torchreg.optim.lr_schedule import Course, sharing_key
+from torchreg.engine.spec.train_task import TrainTask
+from torchreg.optim.lr_schedule import LRSchedule, sharing_key
 
 
-class Pace:
+class StackedLRSchedule:
     """Moves the learning rates of networks, and says which of their numbers have changed.
 
     Networks with the same schedule, optimizer and number of steps share a course, which is then
@@ -16,7 +16,7 @@ class Pace:
 
     Parameters
     ----------
-    problems : sequence of Problem
+    problems : sequence of TrainTask
         With as many steps in an epoch as each other.
 
     Attributes
@@ -25,10 +25,10 @@ class Pace:
         The learning rate of each network's last step.
     """
 
-    def __init__(self, problems: Sequence[Problem]) -> None:
+    def __init__(self, problems: Sequence[TrainTask]) -> None:
         self.problems = [*problems]
-        shared: dict[Hashable, Course] = {}
-        self.courses: list[Course] = []
+        shared: dict[Hashable, LRSchedule] = {}
+        self.courses: list[LRSchedule] = []
         for place, problem in enumerate(problems):
             own = sharing_key(problem.schedule, problem.optimizer, problem.n_steps)
             key = ("alone", place) if own is None else own
@@ -44,7 +44,7 @@ class Pace:
         self._known: dict[str, list[float]] = {}
         self.rates = [course.numbers["lr"] for course in self.courses]
 
-    def _that_move_by_step(self) -> list[Course]:
+    def _that_move_by_step(self) -> list[LRSchedule]:
         own = zip(self.courses, self._trains, strict=True)
         distinct = {id(course): course for course, trains in own if trains}
         return [course for course in distinct.values() if course.every == "step"]
@@ -76,9 +76,9 @@ class Pace:
                 news[name] = self._known[name] = values
         return news
 
-    def of(self, places: list[int]) -> Pace:
+    def of(self, places: list[int]) -> StackedLRSchedule:
         """Give the pace of some of the networks, which stand in other places now."""
-        pace = object.__new__(Pace)
+        pace = object.__new__(StackedLRSchedule)
         pace.problems = [self.problems[place] for place in places]
         pace.courses = [self.courses[place] for place in places]
         pace._begin()
@@ -96,6 +96,8 @@ class Pace:
         self._begin()
 
 
-def pace_of(problems: Sequence[Problem]) -> Pace | None:
+def stacked_schedule_of(problems: Sequence[TrainTask]) -> StackedLRSchedule | None:
     """Make the pace of networks; ``None`` where every learning rate stays what it is."""
-    return Pace(problems) if any(problem.schedule.moves for problem in problems) else None
+    return (
+        StackedLRSchedule(problems) if any(problem.schedule.moves for problem in problems) else None
+    )

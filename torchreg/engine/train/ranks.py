@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from torchreg.engine.train.run_state import Member
+from torchreg.engine.train.run_state import RunState
 
 #: Networks that have ended leave the stack when so large a share of it has, ...
 _SHARE_TO_LEAVE = 0.3
@@ -12,12 +12,12 @@ _SHARE_TO_LEAVE = 0.3
 _STEPS_TO_LEAVE = 100
 
 
-def pays_to_close_ranks(active: Sequence[Member], n_placed: int, n_epochs: int) -> bool:
+def should_compact(active: Sequence[RunState], n_placed: int, n_epochs: int) -> bool:
     """Tell whether those that still train had better go on without the others.
 
     Parameters
     ----------
-    active : sequence of Member
+    active : sequence of RunState
         Those that still train, at least one.
     n_placed : int
         How many have a place in the stack.
@@ -31,7 +31,7 @@ def pays_to_close_ranks(active: Sequence[Member], n_placed: int, n_epochs: int) 
     return share * n_to_come * active[0].problem.steps_in_epoch >= _STEPS_TO_LEAVE
 
 
-def _epochs_to_come(member: Member, n_epochs: int) -> int:
+def _epochs_to_come(member: RunState, n_epochs: int) -> int:
     """Guess: who waits for a better epoch goes on for as long as it has."""
     left = member.problem.max_epochs - n_epochs
     return left if member.patience is None else min(left, n_epochs)

@@ -4,26 +4,32 @@ from __future__ import annotations
 
 from typing import Any
 
-from torchreg.engine.spec.train_task import Answer, EpochRecord, Observer, Outcome, Problem
+from torchreg.engine.spec.train_task import (
+    EpochRecord,
+    Observer,
+    TaskResult,
+    TrainResult,
+    TrainTask,
+)
 from torchreg.engine.train.best_weights import Patience
 
 
-class Member:
+class RunState:
     """One of the problems that train together, beside its weights.
 
     Parameters
     ----------
-    problem : Problem
+    problem : TrainTask
     place : int
         Its row in the tensors of the stack.
 
     Attributes
     ----------
-    answer : Outcome, Exception or None
+    answer : TrainResult, Exception or None
         ``None`` while it trains.
     """
 
-    def __init__(self, problem: Problem, place: int) -> None:
+    def __init__(self, problem: TrainTask, place: int) -> None:
         self.problem, self.place = problem, place
         self.listeners: list[Observer] = [*problem.observers]
         if problem.batch_observer is not None:
@@ -40,7 +46,7 @@ class Member:
             if stopping.on_validation or stopping.tol is not None
             else None
         )
-        self.answer: Answer | None = None
+        self.answer: TaskResult | None = None
 
     def last_record(self) -> EpochRecord:
         """Give what the last epoch saw."""
@@ -89,7 +95,7 @@ class Member:
         if self.patience is not None:
             self.patience.recall(memory["patience"])
 
-    def outcome(self, reason: str, lane: str, best_epoch: int) -> Outcome:
+    def outcome(self, reason: str, lane: str, best_epoch: int) -> TrainResult:
         """Write the answer."""
         still_falling = (
             reason == "budget"
@@ -98,7 +104,7 @@ class Member:
             and self.patience.waited == 0
             and len(self.losses) > 1
         )
-        return Outcome(
+        return TrainResult(
             first_epoch=self.problem.first_epoch,
             losses=self.losses,
             validation_losses=self.validation_losses or None,

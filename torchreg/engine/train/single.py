@@ -10,27 +10,27 @@ import torch
 from torch import Tensor
 
 from torchreg._utils.device import drawing, generator_states, set_generator_states
-from torchreg.engine.capture.gradient import CapturedGradient, Evaluation
+from torchreg.engine.capture.gradient import CompiledGradient, Evaluation
 from torchreg.engine.data.tables import Batch, batch_sizes, ordered_batches, shuffled_batches
 from torchreg.engine.spec.objective import Objective
-from torchreg.engine.spec.train_task import Problem
-from torchreg.engine.train.lr_groups import pace_of
+from torchreg.engine.spec.train_task import TrainTask
+from torchreg.engine.train.lr_groups import stacked_schedule_of
 from torchreg.engine.train.step_backend import OnLoss, Steps
 from torchreg.engine.train.stepper import build_stepper
 
 
-class Alone:
+class SingleBackend:
     """Step backend of one network.
 
     Parameters
     ----------
-    problem : Problem
+    problem : TrainTask
         Its network is trained in place, and is in training mode from now on.
     apart : str or None, default=None
         Why it trains apart from others; completes "because".
     """
 
-    def __init__(self, problem: Problem, apart: str | None = None) -> None:
+    def __init__(self, problem: TrainTask, apart: str | None = None) -> None:
         self.apart = apart
         self.problem, self.network = problem, problem.network
         self.objective = Objective(problem.network, problem.loss, problem.protect_input)
@@ -50,8 +50,8 @@ class Alone:
             listener=self.listener,
         )
         self.loss_of = None if problem.validation is None else self._evaluation()
-        self.pace = pace_of([problem])
-        self.set_pace()
+        self.pace = stacked_schedule_of([problem])
+        self.apply_lr()
         self.network.train()
 
     @property
@@ -70,7 +70,7 @@ class Alone:
         self._step(batch, on_loss)
         if self.pace is not None:
             self.pace.after_step()
-            self.set_pace()
+            self.apply_lr()
 
     def _step(self, batch: Batch, on_loss: OnLoss) -> None:
         if self.listener is None:
@@ -93,7 +93,7 @@ class Alone:
         """Give nothing: one network's steps are taken one by one."""
         return None
 
-    def set_pace(self) -> None:
+    def apply_lr(self) -> None:
         """Take the next step with the learning rate of its schedule."""
         if self.pace is not None:
             for name, (value,) in self.pace.news().items():
@@ -116,7 +116,7 @@ class Alone:
             return self._show
         n_epochs = self.problem.max_epochs
         evaluation = Evaluation(self.objective)
-        return CapturedGradient(evaluation, draws=self.problem.draws, whole=None, n_steps=n_epochs)
+        return CompiledGradient(evaluation, draws=self.problem.draws, whole=None, n_steps=n_epochs)
 
     def _show(self, batch: Batch) -> float:
         """Evaluate validation rows before a listener's eyes."""
@@ -153,9 +153,9 @@ class Alone:
         set_generator_states(self.device, memory["draws"])
         if self.pace is not None:
             self.pace.replay(memory["validation_losses"] or memory["losses"])
-            self.set_pace()
+            self.apply_lr()
 
-    def of(self, places: list[int]) -> Alone:
+    def of(self, places: list[int]) -> SingleBackend:
         """Give the only one there is."""
         return self
 

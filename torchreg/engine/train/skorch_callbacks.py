@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from torchreg.engine.data.tables import Batch
 from torchreg.engine.spec.objective import trainable
-from torchreg.engine.spec.train_task import EpochRecord, Outcome
+from torchreg.engine.spec.train_task import EpochRecord, TrainResult
 from torchreg.exceptions import did_you_mean
 from torchreg.optim.schedules import ScheduleSpec
 from torchreg.optim.spec import OptimizerSpec
@@ -123,7 +123,7 @@ class SkorchObserver:
         """Tell that training begins."""
         self.net.notify("on_train_begin", X=self.training[0], y=self.training[1])
 
-    def on_fit_end(self, outcome: Outcome) -> None:
+    def on_fit_end(self, outcome: TrainResult) -> None:
         """Tell that training ends; a callback may put other weights back."""
         self.net.notify("on_train_end", X=self.training[0], y=self.training[1])
 

@@ -8,7 +8,7 @@ from typing import Any, Protocol
 from torch import Tensor
 
 from torchreg.engine.data.tables import Batch
-from torchreg.engine.train.lr_groups import Pace
+from torchreg.engine.train.lr_groups import StackedLRSchedule
 
 #: Hears the loss of each network on a batch, shape (n_networks,) or (), and its predictions where
 #: somebody listens to them, before the weights are moved by it.
@@ -25,13 +25,13 @@ class Steps(Protocol):
         """Take as many as there is room for; see :class:`torchreg.engine.stack.script.Script`."""
 
 
-class Core(Protocol):
+class StepBackend(Protocol):
     """The numerical part of a fit: of one network, or of several that train as one stack."""
 
     #: The batch of every step, if it is always the same one.
     whole: Batch | None
     #: How learning rates move, if they do.
-    pace: Pace | None
+    pace: StackedLRSchedule | None
 
     @property
     def lane(self) -> str:
@@ -49,7 +49,7 @@ class Core(Protocol):
     def evaluate(self) -> list[float] | None:
         """Compute each network's mean loss on its validation rows, if there are any."""
 
-    def set_pace(self) -> None:
+    def apply_lr(self) -> None:
         """Take the next step with the learning rates of :attr:`pace`."""
 
     def tensors(self) -> list[Tensor]:
@@ -58,7 +58,7 @@ class Core(Protocol):
     def are_finite(self) -> list[bool]:
         """Tell of each network whether its weights are finite as they are now."""
 
-    def of(self, places: list[int]) -> Core:
+    def of(self, places: list[int]) -> StepBackend:
         """Build the core of some of the networks; they are moved there by :meth:`lend`."""
 
     def lend(self) -> None:
@@ -68,7 +68,7 @@ class Core(Protocol):
         """Leave every parameter and buffer of a network owning its own memory."""
 
 
-class LastingCore(Core, Protocol):
+class ResumableBackend(StepBackend, Protocol):
     """A core whose state can be kept, so that a fit goes on in another process."""
 
     def memory(self) -> dict[str, Any]:

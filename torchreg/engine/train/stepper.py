@@ -11,12 +11,12 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map_only
 
-from torchreg.engine.capture.gradient import CapturedGradient, TapedGradient
+from torchreg.engine.capture.gradient import CompiledGradient, EagerGradient
 from torchreg.engine.data.tables import Batch
 from torchreg.engine.spec.objective import Objective, trainable
 from torchreg.engine.spec.train_task import BatchObserver
 from torchreg.engine.train.step_backend import OnLoss
-from torchreg.optim.base import VectorRule
+from torchreg.optim.base import FlatOptimizer
 from torchreg.optim.lbfgs import LBFGS
 from torchreg.optim.spec import OptimizerSpec
 
@@ -56,7 +56,7 @@ class VectorStepper:
     ----------
     parameters : list of nn.Parameter
         Trainable, of one dtype and device. They are views until :meth:`release`.
-    rule : VectorRule or LBFGS
+    rule : FlatOptimizer or LBFGS
         The update.
     objective : Objective
         What to go down.
@@ -71,7 +71,7 @@ class VectorStepper:
     def __init__(
         self,
         parameters: list[nn.Parameter],
-        rule: VectorRule | LBFGS,
+        rule: FlatOptimizer | LBFGS,
         objective: Objective,
         *,
         n_steps: int,
@@ -79,19 +79,19 @@ class VectorStepper:
         whole: Batch | None,
     ) -> None:
         self.parameters, self.rule = parameters, rule
-        self.theta = torch.cat([p.detach().reshape(-1) for p in parameters])
-        self.slope = torch.empty_like(self.theta)
+        self.params = torch.cat([p.detach().reshape(-1) for p in parameters])
+        self.slope = torch.empty_like(self.params)
         views, start = [], 0
         for p in parameters:
             part = slice(start, start + p.numel())
             # (n,) slice -> the parameter's own shape
-            p.data = self.theta[part].view(p.shape)
+            p.data = self.params[part].view(p.shape)
             views.append(self.slope[part].view(p.shape))
             start += p.numel()
-        taped = TapedGradient(objective, parameters, views)
+        taped = EagerGradient(objective, parameters, views)
         # A step of L-BFGS is many evaluations.
         few = None if isinstance(rule, LBFGS) else n_steps
-        self.captured = CapturedGradient(taped, draws=draws, whole=whole, n_steps=few)
+        self.captured = CompiledGradient(taped, draws=draws, whole=whole, n_steps=few)
 
     @property
     def lane(self) -> str:
@@ -106,9 +106,9 @@ class VectorStepper:
         on_loss(loss, None)
         if isinstance(self.rule, LBFGS):
             evaluate = partial(self._evaluate, batch)
-            self.rule.descend(self.theta, self.slope, float(loss), evaluate)
+            self.rule.step(self.params, self.slope, float(loss), evaluate)
         else:
-            self.rule.update(self.theta, self.slope)
+            self.rule.update(self.params, self.slope)
 
     def _evaluate(self, batch: Batch) -> float:
         return float(self.captured(batch))
@@ -119,7 +119,7 @@ class VectorStepper:
 
     def weights(self) -> list[Tensor]:
         """List the tensors that hold the trainable parameters."""
-        return [self.theta]
+        return [self.params]
 
     def memory(self) -> dict[str, Any]:
         """Give what the rule remembers, and why steps became ordinary ones, if they did."""
@@ -127,7 +127,7 @@ class VectorStepper:
 
     def recall(self, memory: dict[str, Any]) -> None:
         """Remember what :meth:`memory` gave; the weights are put back by others."""
-        device = self.theta.device
+        device = self.params.device
         self.rule.recall(tree_map_only(Tensor, lambda t: t.to(device), memory["rule"]))
         self.captured.obstacle = memory["obstacle"]
 
@@ -256,7 +256,7 @@ def build_stepper(
         why = "The steps ran eagerly, because a callback listens to batches."
         hear = listener.on_gradient
         return TorchStepper(listener.optimizer, objective, parameters, lane=why, on_gradient=hear)
-    rule = spec.vector_rule(parameters[0].device)
+    rule = spec.flat_optimizer(parameters[0].device)
     if rule is not None and len({(p.dtype, p.device) for p in parameters}) == 1:
         return VectorStepper(parameters, rule, objective, n_steps=n_steps, draws=draws, whole=whole)
     why = f"The steps ran eagerly, because only torch's own optimizer is {spec.name!r}."

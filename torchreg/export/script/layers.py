@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from torchreg._utils.device import seeded
+from torchreg._utils.device import with_seed
 from torchreg.export.script.layout import Expression, Group, Item, call, quoted
 from torchreg.export.script.source import NotWritableError, Source
 from torchreg.nn import MLP, AddConstant, AverageMembers, MultiplyByConstant
@@ -82,7 +82,7 @@ class LayerSource(Source):
         """Tell whether a call with these arguments makes such a module."""
         build = partial(type(module), **arguments)
         try:
-            made = seeded(0, torch.device("cpu"), build)
+            made = with_seed(0, torch.device("cpu"), build)
             return _alike(made, module, values=self.with_values)
         except Exception:
             # Whatever a constructor does with arguments that it was not given.

@@ -21,7 +21,7 @@ def training_loop(recipe: Recipe) -> list[str]:
     step = _step(recipe, "" if whole else "[rows]")
     if whole:
         lines += [f"        {line}".rstrip() for line in step]
-        value = "optimizer.step(closure)" if training.searches_lines else "loss"
+        value = "optimizer.step(closure)" if training.uses_line_search else "loss"
         lines += [f"        losses.append({value}.item())"]
     else:
         size = "batch_sizes(len(x))" if training.lone_row else "BATCH_SIZE"
@@ -31,7 +31,7 @@ def training_loop(recipe: Recipe) -> list[str]:
             f"        for rows in order.split({size}):",
             *(f"            {line}".rstrip() for line in step),
         ]
-        if training.searches_lines:
+        if training.uses_line_search:
             lines += ["            loss = optimizer.step(closure)"]
         lines += [
             "            total += loss.item() * len(rows)",
@@ -62,7 +62,7 @@ def _step(recipe: Recipe, rows: str) -> list[str]:
     else:
         loss = f"mean_loss(core, {', '.join(arguments)})"
     step = ["optimizer.zero_grad()", f"loss = {loss}", "loss.backward()"]
-    if training.searches_lines:
+    if training.uses_line_search:
         return ["", "def closure():", *(f"    {line}" for line in step), "    return loss", ""]
     step += ["optimizer.step()"]
     by_step = training.schedule is not None and training.schedule.every == "step"

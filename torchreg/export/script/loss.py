@@ -33,7 +33,7 @@ def loss_section(recipe: Recipe, source: LayerSource) -> list[str]:
     if is_plain(recipe):
         return [*lines, "", ""] if len(lines) > 1 else []
     arguments = "core, x, t, weight" if training.weighted else "core, x, t"
-    prediction = "core(x.clone())" if recipe.network.overwrites_input else "core(x)"
+    prediction = "core(x.clone())" if recipe.network.mutates_input else "core(x)"
     if recipe.network.is_flat:
         prediction = f"{prediction}.reshape(t.shape)"
     lines += ["", "", f"def mean_loss({arguments}):"]
@@ -70,7 +70,7 @@ def is_plain(recipe: Recipe) -> bool:
     """Whether the mean loss is short enough to stand in the loop."""
     training, network = recipe.training, recipe.network
     own_shape = network.is_flat or network.has_members
-    return not (training.weighted or training.validates or own_shape or network.overwrites_input)
+    return not (training.weighted or training.validates or own_shape or network.mutates_input)
 
 
 def _built_in(training: TrainingRecipe) -> Expression | None:

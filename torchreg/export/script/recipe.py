@@ -54,13 +54,13 @@ class NetworkRecipe:
         Whether ``build`` makes layers that take their widths from the first rows.
     draws : bool
         Whether it draws random numbers while it trains.
-    overwrites_input : bool
+    mutates_input : bool
         Whether it must be given a copy of its input.
     is_flat : bool
         Whether it gives shape (n,) and not (n, n_outputs).
     has_members : bool
         Whether it gives shape (n, n_members, n_outputs).
-    looks_at_rows : bool
+    has_data_init : bool
         Whether it has a method ``initialize_from`` that is shown the training rows.
     changed : sequence of (str, nn.Module or object)
         What that made of it, beside new numbers: see
@@ -81,10 +81,10 @@ class NetworkRecipe:
     draws_before: bool
     is_lazy: bool
     draws: bool
-    overwrites_input: bool
+    mutates_input: bool
     is_flat: bool
     has_members: bool
-    looks_at_rows: bool
+    has_data_init: bool
     changed: Sequence[tuple[str, Any]] = ()
     casts: bool = False
     link: Link | None = None
@@ -146,7 +146,7 @@ class TrainingRecipe:
         A ``torch.optim.Optimizer`` class.
     options : mapping
         Its arguments, learning rate included.
-    searches_lines : bool
+    uses_line_search : bool
         Whether a step evaluates the loss several times, on inputs rounded to float32.
     seed : int
         Of weights and batches.
@@ -182,7 +182,7 @@ class TrainingRecipe:
     loss_shape: str
     optimizer: type[torch.optim.Optimizer]
     options: Mapping[str, Any]
-    searches_lines: bool
+    uses_line_search: bool
     seed: int
     split_seed: int
     epochs: int

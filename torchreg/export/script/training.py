@@ -96,7 +96,7 @@ def _several(recipe: Recipe, source: LayerSource, before: int, after: int) -> li
         *_inside(recipe, before),
         "",
         "    # 2. Each begins with weights of its own, and holds out a part of the rows.",
-        "    fold = deal_folds(len(x))",
+        "    fold = assign_folds(len(x))",
         f"    members, curves = network[{before}].members, []",
         "    for number, seed in enumerate(SEEDS):",
         "        torch.manual_seed(seed)",
@@ -112,7 +112,7 @@ def _several(recipe: Recipe, source: LayerSource, before: int, after: int) -> li
 def _beginning(recipe: Recipe, core: str, after: int) -> list[str]:
     """Write what comes before the first step of a network."""
     network, lines = recipe.network, []
-    if network.looks_at_rows:
+    if network.has_data_init:
         weight = "weight" if recipe.training.weighted else "None"
         # A link knows what numbers the network should begin with.
         t = "t" if network.link is None else f"network[-{after}].working(t)"
@@ -198,7 +198,7 @@ def batch_sizes(n):
 
 
 _DEAL_FOLDS = '''\
-def deal_folds(n):
+def assign_folds(n):
     """Deal rows out at random: the fold of each, (n,)."""
     stream = np.random.SeedSequence(SEED, spawn_key=(3,))  # another than the batches'
     fold = np.random.default_rng(stream).permutation(np.arange(n) % len(SEEDS))
@@ -264,7 +264,7 @@ def _inside(recipe: Recipe, before: int) -> list[str]:
     if network.of_y is not None:
         lines += ["    multiply, add = network[-2:]"]
     cast_x, cast_t = "", "" if wide else ".float()"
-    if training.searches_lines:
+    if training.uses_line_search:
         lines += ["    # A line search amplifies the last bit: the rows are rounded to float32."]
         cast_x = cast_t = ".float().double()" if wide else ".float()"
     if cast_t and " / " in t and not t.startswith("(("):
