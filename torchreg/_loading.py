@@ -53,7 +53,7 @@ def load(path: str | os.PathLike[str], *, trusted: Iterable[Any] = (), **params:
     --------
     TorchRegressor.save : The way into the file, and what it keeps.
 
-    TraceGraph
+    Notes
     -----
     A file of any earlier version of torchreg loads: its header has the version of its format,
     and the reader of each remains. A file of a later format is refused with the remedy.

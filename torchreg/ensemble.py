@@ -82,7 +82,7 @@ class TorchEnsembleRegressor(GraphMixin, SavingMixin, ScoreMixin, BaseEstimator)
     TorchRegressor : One network; with ``n_init``, the best of several.
     sklearn.ensemble.BaggingRegressor : Bagging of any regressors, one after another.
 
-    TraceGraph
+    Notes
     -----
     The spread :math:`s` says how far the members disagree, which they do most where there are
     no data. It is no standard deviation of y: the noise of y itself is not in it, unless the

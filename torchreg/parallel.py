@@ -66,7 +66,7 @@ class TorchregBackend(ParallelBackendBase):
     **options : dict
         As every backend of joblib.
 
-    TraceGraph
+    Notes
     -----
     ``n_jobs`` is the number of tasks in flight at once. ``None``, as scikit-learn's ``n_jobs``
     is unless it is set, and negative numbers are as many as there are, up to 256: a task waits

@@ -195,7 +195,7 @@ class TorchRegressor(
     TorchEnsembleRegressor : Several networks as one, and how far they differ.
     sklearn.neural_network.MLPRegressor : Multilayer perceptrons in scikit-learn.
 
-    TraceGraph
+    Notes
     -----
     ======================  ======================================  ====================
     ``loss``                what is predicted                       ``score``

@@ -66,7 +66,7 @@ class GraphMixin(BaseEstimator):
         sklearn.exceptions.NotFittedError
             If ``fit`` was not called.
 
-        TraceGraph
+        Notes
         -----
         The graph takes one input, ``X`` of shape (n_samples, n_features) in float64, of one
         row or more, and gives one output, ``y`` of shape (n_samples, n_outputs) in float64:
@@ -193,7 +193,7 @@ class ExportMixin(GraphMixin):
         sklearn.exceptions.NotFittedError
             If ``fit`` was not called.
 
-        TraceGraph
+        Notes
         -----
         The script is written from the parameters as they are now. A module, loss or optimizer
         of yours is contained with its source, where that can be had, and imported where it

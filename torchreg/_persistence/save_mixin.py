@@ -137,7 +137,7 @@ class SavingMixin(BaseEstimator):
         --------
         torchreg.load : The way back.
 
-        TraceGraph
+        Notes
         -----
         The file holds the parameters (nested ones included), the fitted attributes, the versions
         of torchreg, torch, scikit-learn, NumPy and Python, and of ``module_`` the layers and all

@@ -26,7 +26,7 @@ class LinearPath(nn.Module):
         The linear path, which all members share.
     network : nn.Module
 
-    TraceGraph
+    Notes
     -----
     :meth:`initialize_from` begins at the linear answer: :math:`W, b` are those of
     :func:`torchreg.nn.ridge.ridge`, and the last layer of the network is 0

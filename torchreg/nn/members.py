@@ -44,7 +44,7 @@ class MemberLinear(nn.Module):
     ValueError
         If a number is not an integer of 1 or more.
 
-    TraceGraph
+    Notes
     -----
     The members of the output lie one after another in memory, each with all its rows, so that
     the next layer is one batched product without a copy. What works element by element, as an

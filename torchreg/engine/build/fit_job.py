@@ -3,36 +3,34 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
-from typing import NamedTuple
 
-import torch
-from torch import nn
-
-from torchreg.engine.build.fit_result import FitResult
-from torchreg.engine.build.fit_result import SelectedModel
-from torchreg.engine.build.fit_result import final_loss
-from torchreg.diagnosis.record import FitSummary
-from torchreg.engine.build.initial_state import InitialState, scaling_of, start_networks
-from torchreg.engine.inspect.row_summary import summarize_rows
 from torchreg.engine.build.drafts import give_containers
+from torchreg.engine.build.fit_result import FitResult, SelectedModel, final_loss
 from torchreg.engine.build.folds import (
-    assign_folds,
     as_ensemble,
+    assign_folds,
     merge_results,
     split_rows,
     split_table,
 )
-from torchreg.engine.build.scaled_network import LARGE
-from torchreg.engine.inspect.probe import Looks, ProbeTarget, take_sample
-from torchreg.engine.spec.module_tensors import ensure_eval
-from torchreg.engine.spec.train_task import ONE_THREAD, TaskResult, TrainResult, TrainTask, is_interrupted
-from torchreg.engine.spec.fit_config import FitJob, RawData
-from torchreg.engine.data.tables import every_row, merge_identical, width_of
+from torchreg.engine.build.initial_state import InitialState, scaling_of, start_networks
 from torchreg.engine.build.memo import FitCache
+from torchreg.engine.build.scaled_network import LARGE
+from torchreg.engine.data.tables import every_row, merge_identical, width_of
 from torchreg.engine.inspect.fit_summary import DriftTracker, summarize
+from torchreg.engine.inspect.probe import ProbeTarget, take_sample
+from torchreg.engine.inspect.row_summary import summarize_rows
+from torchreg.engine.spec.fit_config import FitJob, RawData
+from torchreg.engine.spec.module_tensors import ensure_eval
+from torchreg.engine.spec.train_task import (
+    ONE_THREAD,
+    TaskResult,
+    TrainResult,
+    TrainTask,
+    is_interrupted,
+)
 from torchreg.losses import LOSSES, probe_loss
 from torchreg.nn.links import link_of
 from torchreg.optim.spec import OptimizerSpec
@@ -176,7 +174,9 @@ class PreparedFit:
         return SelectedModel(view, summarized, fitted)
 
 
-def _begin_travel(start: InitialState, training: RawData, shared: FitCache, is_member: bool) -> DriftTracker:
+def _begin_travel(
+    start: InitialState, training: RawData, shared: FitCache, is_member: bool
+) -> DriftTracker:
     """Note where a network begins: once for all copies of one."""
     network, draft = start.inside.network, start.draft
     if draft is None:

@@ -7,29 +7,34 @@ from collections.abc import Hashable
 from dataclasses import dataclass, replace
 from functools import partial
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
-from torchreg.engine.spec.seeds import seeds_of
 from torchreg._utils.device import (
     drawing,
     generator_states,
     resolve_dtype,
-    with_seed,
     statistics_dtype,
+    with_seed,
 )
+from torchreg.engine.build.data_init import initialize
 from torchreg.engine.build.drafts import Mould, draft_of
 from torchreg.engine.build.folds import member
-from torchreg.engine.build.data_init import initialize
-from torchreg.engine.build.scaled_network import ScaledNetwork
-from torchreg.engine.spec.outputs import has_members
-from torchreg.engine.build.network import NetworkTraits, build_network, materialize, network_traits, add_scaling
-from torchreg.engine.spec.fit_config import RawData, FitConfig
-from torchreg.engine.data.tables import Rows, Table, width_of
 from torchreg.engine.build.memo import FitCache
+from torchreg.engine.build.network import (
+    NetworkTraits,
+    add_scaling,
+    build_network,
+    materialize,
+    network_traits,
+)
+from torchreg.engine.build.scaled_network import ScaledNetwork
 from torchreg.engine.data.column_statistics import Statistics, column_statistics
+from torchreg.engine.data.tables import Rows, Table, width_of
+from torchreg.engine.spec.fit_config import FitConfig, RawData
 from torchreg.engine.spec.objective import trainable
+from torchreg.engine.spec.outputs import has_members
+from torchreg.engine.spec.seeds import seeds_of
 from torchreg.nn.plain import is_plain
 
 
@@ -121,7 +126,9 @@ def scaling_of(request: FitConfig) -> tuple[Hashable, ...]:
     )
 
 
-def statistics(request: FitConfig, training: RawData) -> tuple[Statistics | None, Statistics | None]:
+def statistics(
+    request: FitConfig, training: RawData
+) -> tuple[Statistics | None, Statistics | None]:
     """Compute the statistics of X and of y, where they are standardized and not known yet."""
     x = y = None
     if request.standardize_x and request.start is None:
@@ -168,7 +175,9 @@ def build_module(
         exact=request.optimizer.uses_line_search,
     )
     link = copy.deepcopy(loss.link)
-    module = add_scaling(network.to(dtype), x_statistics, y_statistics, dtype, link, average=average)
+    module = add_scaling(
+        network.to(dtype), x_statistics, y_statistics, dtype, link, average=average
+    )
     if known:
         return module.eval()
     if statistics_dtype(request.device) != torch.float64:

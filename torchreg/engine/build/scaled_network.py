@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from torchreg.engine.spec.fit_config import RawData, FitConfig
 from torchreg.engine.data.tables import (
     LazyRows,
     Rows,
@@ -21,6 +20,7 @@ from torchreg.engine.data.tables import (
     of_order_one,
     width_of,
 )
+from torchreg.engine.spec.fit_config import FitConfig, RawData
 from torchreg.nn.links import central_of, target_layer
 
 if TYPE_CHECKING:

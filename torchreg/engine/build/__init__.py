@@ -1,0 +1,1 @@
+"""From the ``module`` parameter to scaled networks, folds and training tasks."""
