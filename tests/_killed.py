@@ -1,4 +1,4 @@
-"""Fits that are really killed, again and again, and go on: run by tests/test_checkpoint.py.
+"""Fits that are really killed, again and again, and resumed: run by test_checkpoint.py.
 
 Prints one line of JSON for each case: how often it was killed, and whether it ended as the fit
 that was not.

@@ -28,6 +28,9 @@ from torchreg.losses import LOSSES
 #: Functions of torch itself that modules take as an activation.
 _ACTIVATIONS = ("cos", "erf", "exp", "relu", "sigmoid", "sin", "tanh")
 
+#: Classes that files of earlier versions name otherwise: the name in the file, and in torchreg.nn.
+RENAMED = {"torchreg.nn.FixedLinear": "FrozenLinear"}
+
 _PATH = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*")
 
 
@@ -35,7 +38,9 @@ _PATH = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*")
 def built_in() -> dict[str, Any]:
     """List what a file may always name: modules, optimizers, schedulers, losses."""
     functional = torch.nn.functional
-    named: dict[str, Any] = {f"torch.{name}": getattr(torch, name) for name in _ACTIVATIONS}
+    # Earlier names first, so that the current ones replace them in _names_of_built_in.
+    named: dict[str, Any] = {old: getattr(torchreg.nn, new) for old, new in RENAMED.items()}
+    named |= {f"torch.{name}": getattr(torch, name) for name in _ACTIVATIONS}
     for place, base in (
         (torch.nn, nn.Module),
         (torch.optim, torch.optim.Optimizer),
@@ -107,9 +112,9 @@ class ImportAllowlist:
 
     Examples
     --------
-    >>> Names().find("torch.nn.ReLU")
+    >>> ImportAllowlist().find("torch.nn.ReLU")
     <class 'torch.nn.modules.activation.ReLU'>
-    >>> Names().find("os:system")
+    >>> ImportAllowlist().find("os:system")
     Traceback (most recent call last):
     torchreg.exceptions.UntrustedError: The file names os.system, ...
     """

@@ -13,7 +13,7 @@ class Unserialized:
 
     Examples
     --------
-    >>> Unwritten("<function <lambda>>")
+    >>> Unserialized("<function <lambda>>")
     <not in the file: <function <lambda>>>
     """
 

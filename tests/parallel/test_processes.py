@@ -23,7 +23,7 @@ from torchreg import TorchRegressor
 from torchreg.nn import MLP
 
 Array = np.ndarray
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 RNG = np.random.default_rng(0)
 X = 200 + 10 * RNG.normal(size=(60, 3))
 Y = 4000 + 20 * X[:, 0] + RNG.normal(size=60)

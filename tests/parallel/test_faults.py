@@ -28,7 +28,7 @@ from torchreg._parallel import fit_batcher as meeting
 from torchreg.nn import MLP
 
 Array = np.ndarray
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 RNG = np.random.default_rng(0)
 X = 200 + 10 * RNG.normal(size=(24, 3))
 Y = 4000 + 20 * X[:, 0] + RNG.normal(size=24)

@@ -265,5 +265,5 @@ def test_the_backend_is_imported_when_it_is_used() -> None:
         "    assert joblib.Parallel()([joblib.delayed(abs)(-1)]) == [1]\n"
         "assert 'torchreg.parallel' in sys.modules\n"
     )
-    root = Path(__file__).parent.parent
+    root = Path(__file__).parents[2]
     subprocess.run([sys.executable, "-W", "error", "-c", script], cwd=root, check=True)

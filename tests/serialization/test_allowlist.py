@@ -158,8 +158,8 @@ def test_a_trusted_package_is_imported_when_it_is_needed(tmp_path: Path) -> None
     (tmp_path / "my_package" / "nets.py").write_text("class Net: pass\n")
     script = (
         "import sys\n"
-        "from torchreg._serialization.allowlist import Names\n"
-        "names = Names(['my_package'])\n"
+        "from torchreg._serialization.allowlist import ImportAllowlist\n"
+        "names = ImportAllowlist(['my_package'])\n"
         "assert 'my_package' not in sys.modules\n"
         "print(names.find('my_package.nets:Net'))\n"
     )
@@ -168,7 +168,7 @@ def test_a_trusted_package_is_imported_when_it_is_needed(tmp_path: Path) -> None
         capture_output=True,
         text=True,
         check=False,
-        cwd=Path(__file__).parent.parent,
+        cwd=Path(__file__).parents[2],
     )
     assert done.stdout == "<class 'my_package.nets.Net'>\n", done.stderr
 

@@ -14,7 +14,7 @@ import torch
 import torchreg
 from torchreg import TorchRegressor, UntrustedError
 
-HERE = Path(__file__).parent
+DATA = Path(__file__).parents[1] / "data"
 #: One file of each format, with what it predicted when it was written. Never write one again.
 FORMATS = {
     1: [4108.045254063467, 4293.414143682874],
@@ -23,7 +23,7 @@ FORMATS = {
 
 @pytest.mark.parametrize("number", FORMATS)
 def test_a_file_of_each_format_loads_and_predicts_what_it_did(number: int) -> None:
-    reg = torchreg.load(HERE / "data" / f"format-{number}.safetensors")
+    reg = torchreg.load(DATA / f"format-{number}.safetensors")
     X = np.array([[170.0, 1.7e9 - 50], [230.0, 1.7e9 + 50]])
     with pytest.warns(UserWarning, match="does not have valid feature names"):
         predicted = reg.predict(X)
@@ -33,6 +33,14 @@ def test_a_file_of_each_format_loads_and_predicts_what_it_did(number: int) -> No
     assert reg.optimizer is torch.optim.AdamW
     assert len(reg.history_) == reg.n_iter_ == 30
     assert reg.set_params(max_epochs=2).fit(X, X[:, 0]).n_iter_ == 2
+
+
+@pytest.mark.parametrize("name", ["default", "mlp", "poisson", "quantile", "ensemble"])
+def test_a_file_saved_before_the_restructuring_still_predicts_the_same(name: str) -> None:
+    # Written by torchreg 0.1.0, as it was before its packages and classes were renamed.
+    reg = torchreg.load(DATA / "saved_0_1" / f"{name}.safetensors")
+    with np.load(DATA / "saved_0_1" / "predictions.npz") as expected:
+        np.testing.assert_allclose(reg.predict(expected["X"]), expected[name], rtol=1e-12)
 
 
 def test_the_latest_format_has_its_file() -> None:
