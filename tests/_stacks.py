@@ -111,11 +111,13 @@ def assert_same(one: FitResult, other: FitResult, *, near: float = NEAR) -> None
         )
     ends = [
         (o.reason, o.best_epoch, o.first_epoch, len(o.losses), o.still_falling, [*o.extra])
-        for o in (one.outcome, other.outcome)
+        for o in (one.train_result, other.train_result)
     ]
     assert ends[0] == ends[1]
-    np.testing.assert_allclose(one.outcome.losses, other.outcome.losses, rtol=near, atol=near)
-    ours, theirs = one.outcome.validation_losses, other.outcome.validation_losses
+    np.testing.assert_allclose(
+        one.train_result.losses, other.train_result.losses, rtol=near, atol=near
+    )
+    ours, theirs = one.train_result.validation_losses, other.train_result.validation_losses
     assert (ours is None) == (theirs is None)
     if ours is not None:
         np.testing.assert_allclose(ours, theirs, rtol=near, atol=near)

@@ -37,7 +37,7 @@ def jobs(*changes: dict[str, Any]) -> list[Any]:
 def begun(asked: list[Any]) -> list[nn.Module]:
     """Give all networks of some jobs, planned together, before their first step."""
     shared = FitCache(several=len(asked) > 1)
-    return [p.network for job in asked for p in PreparedFit(job, shared).problems]
+    return [p.network for job in asked for p in PreparedFit(job, shared).tasks]
 
 
 def same(a: nn.Module, b: nn.Module) -> bool:
@@ -79,7 +79,7 @@ def test_a_copy_is_the_network_that_the_fit_would_draw_alone(settings: dict[str,
 def test_what_draws_another_network_is_no_copy(change: dict[str, Any]) -> None:
     shared = FitCache(several=True)
     asked = jobs({}, {"lr": 0.1}, change)
-    first, second, other = (PreparedFit(job, shared).problems[0] for job in asked)
+    first, second, other = (PreparedFit(job, shared).tasks[0] for job in asked)
     assert first.draft is second.draft
     assert first.draft is not other.draft
     assert repr(other.network) == repr(begun(asked[2:])[0])
@@ -110,11 +110,11 @@ def test_a_class_of_the_users_is_built_for_each_fit() -> None:
 )
 def test_what_only_the_module_knows_is_not_foretold(settings: dict[str, Any]) -> None:
     (job,) = jobs(settings)
-    assert draft_of(job.request) is None
+    assert draft_of(job.config) is None
 
 
 def test_options_that_read_alike_and_differ_in_type_are_not_the_same() -> None:
-    found = [draft_of(j.request) for j in jobs(*({"module__dropout": d} for d in (0, 0.0, False)))]
+    found = [draft_of(j.config) for j in jobs(*({"module__dropout": d} for d in (0, 0.0, False)))]
     assert len(set(found)) == 3
 
 
@@ -175,10 +175,10 @@ def test_a_copy_goes_as_far_from_its_start_as_a_network_of_its_own(sizes: tuple[
     shared = FitCache(several=True)
     asked = jobs(*({"module__hidden_sizes": sizes, **change} for change in ({}, {"n_init": 2})))
     for plan in [PreparedFit(job, shared) for job in asked]:
-        for problem, travel in zip(plan.problems, plan.travels, strict=True):
-            assert problem.draft is not None
-            own = DriftTracker(problem.network)
+        for task, travel in zip(plan.tasks, plan.travels, strict=True):
+            assert task.draft is not None
+            own = DriftTracker(task.network)
             with torch.no_grad():
-                for number, parameter in enumerate(problem.network.parameters()):
+                for number, parameter in enumerate(task.network.parameters()):
                     parameter += number + 1
             assert travel.finish() == own.finish()

@@ -28,7 +28,7 @@ import torchreg
 import torchreg._estimator.sklearn_compat
 from torchreg import InterruptWarning, TorchEnsembleRegressor, TorchRegressor
 from torchreg._estimator.dataset import Data, draw_with_replacement
-from torchreg.engine.spec.seeds import seeds_of
+from torchreg.engine.spec.seeds import spawn_seeds
 from torchreg.ensemble import member_seeds
 from torchreg.nn import MLP, Ensemble
 
@@ -199,7 +199,7 @@ def test_the_template_is_never_fitted_nor_changed(noisy: Rows) -> None:
 
 
 def test_no_two_members_draw_from_the_same_seed_even_if_each_draws_several() -> None:
-    starts = [s for seed in member_seeds(3, 20) for s in seeds_of(seed, 16)]
+    starts = [s for seed in member_seeds(3, 20) for s in spawn_seeds(seed, 16)]
     assert len(set(starts)) == 20 * 16
 
 

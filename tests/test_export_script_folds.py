@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from tests._scripts import assert_nothing_to_do, run_guarded
 from torchreg import TorchRegressor
-from torchreg.engine.spec.seeds import seeds_of
+from torchreg.engine.spec.seeds import spawn_seeds
 from torchreg.nn import MLP, LinearPath, TabularMLP
 
 Array = np.ndarray
@@ -174,7 +174,7 @@ def test_a_script_spells_out_the_seeds_and_what_the_rows_gave(written: dict[str,
     text = written["careful"].file.read_text(encoding="utf-8")
     seeds = re.search(r"SEEDS = \[  # of the networks, one for each fold\n([\d, \n]+)\]", text)
     assert seeds is not None
-    assert [int(seed) for seed in seeds[1].split(",")[:-1]] == seeds_of(0, 8)
+    assert [int(seed) for seed in seeds[1].split(",")[:-1]] == spawn_seeds(0, 8)
     assert "core.waves = PeriodicEmbedding(4, columns=[0, 1], frequency_scale=0.3)" in text
     assert "core.bins = BinEmbedding(4, columns=[0, 1], n_bins=32)" in text
     assert "core.mlp.layers[0] = nn.Linear(10, 16)" in text

@@ -32,30 +32,30 @@ RNG = np.random.default_rng(0)
 X = RNG.normal(size=(3000, 3))
 
 
-def problem(n_rows: int = 40, held_out: int = 0, **options: Any) -> TrainTask:
+def task(n_rows: int = 40, held_out: int = 0, **options: Any) -> TrainTask:
     settings = {"module__hidden_sizes": (4,), "max_epochs": 20, "random_state": 0, **options}
     rows: dict[str, Any] = {"X": X[:n_rows], "y": X[:n_rows, 0]}
     if held_out:
         rows |= {"X_val": X[:held_out], "y_val": X[:held_out, 0]}
     return PreparedFit(
         job_of(TorchRegressor(module=MLP, **settings), rows), FitCache(several=False)
-    ).problems[0]
+    ).tasks[0]
 
 
-def copies(problem: TrainTask, n: int) -> list[TrainTask]:
-    return [replace(problem, network=copy.deepcopy(problem.network)) for _ in range(n)]
+def copies(task: TrainTask, n: int) -> list[TrainTask]:
+    return [replace(task, network=copy.deepcopy(task.network)) for _ in range(n)]
 
 
-def places(problems: list[TrainTask], n_threads: int) -> list[list[int]]:
-    return [group.places for group in group_tasks(problems, n_threads=n_threads)]
+def places(tasks: list[TrainTask], n_threads: int) -> list[list[int]]:
+    return [group.places for group in group_tasks(tasks, n_threads=n_threads)]
 
 
 #: A few of each kind: of unequal size, of another optimizer, and one that is always alone.
 POOL = [
-    *[problem(n) for n in (10, 12, 13, 200, 240, 260)],
-    *[problem(n, batch_size=20) for n in (100, 110, 119)],
-    *[problem(1500, batch_size=None, module__hidden_sizes=(width,)) for width in (50, 50, 100)],
-    *[problem(40, optimizer="lbfgs"), problem(40, optimizer="sgd")],
+    *[task(n) for n in (10, 12, 13, 200, 240, 260)],
+    *[task(n, batch_size=20) for n in (100, 110, 119)],
+    *[task(1500, batch_size=None, module__hidden_sizes=(width,)) for width in (50, 50, 100)],
+    *[task(40, optimizer="lbfgs"), task(40, optimizer="sgd")],
 ]
 
 
@@ -63,11 +63,11 @@ POOL = [
 def test_each_problem_is_in_one_group_with_its_like_and_no_group_is_too_large(
     chosen: list[int], n_threads: int
 ) -> None:
-    problems = [copies(POOL[number], 1)[0] for number in chosen]
-    found = places(problems, n_threads)
-    assert sorted(index for group in found for index in group) == list(range(len(problems)))
+    tasks = [copies(POOL[number], 1)[0] for number in chosen]
+    found = places(tasks, n_threads)
+    assert sorted(index for group in found for index in group) == list(range(len(tasks)))
     for group in found:
-        members = [problems[index] for index in group]
+        members = [tasks[index] for index in group]
         if len(members) == 1:
             continue
         assert len({stack_signature(member) for member in members}) == 1
@@ -77,17 +77,17 @@ def test_each_problem_is_in_one_group_with_its_like_and_no_group_is_too_large(
 
 
 def test_a_large_group_is_cut_so_that_all_threads_have_something_to_do() -> None:
-    large = problem(1000, batch_size=None, module__hidden_sizes=(64,))
+    large = task(1000, batch_size=None, module__hidden_sizes=(64,))
     assert width_in_numbers(large) == 64_000 and 3 * MANY <= 4 * 64_000
     found = places(copies(large, 4), 3)
     assert sorted(map(len, found)) == [1, 1, 2]
     assert [len(group) for group in places(copies(large, 4), 1)] == [4]
-    small = problem(10)
+    small = task(10)
     assert len(places(copies(small, 4), 3)) == 1
 
 
 def test_small_batches_of_wide_layers_keep_threads_busy_too() -> None:
-    wide = problem(320, batch_size=32, module__hidden_sizes=(256, 256))
+    wide = task(320, batch_size=32, module__hidden_sizes=(256, 256))
     # Of a few numbers in each layer, and of many parameters.
     assert width_in_numbers(wide) / MANY < share_of_thread(wide)
     assert 1 < 4 * share_of_thread(wide) < 2 and 2 < 8 * share_of_thread(wide) < 3
@@ -99,7 +99,7 @@ def test_small_batches_of_wide_layers_keep_threads_busy_too() -> None:
 
 
 def test_of_an_optimizer_that_moves_one_network_at_a_time_each_is_alone() -> None:
-    lone = problem(optimizer="lbfgs")
+    lone = task(optimizer="lbfgs")
     found = group_tasks(copies(lone, 2), n_threads=1)
     assert found == [([k], "optimizer 'lbfgs' moves one network at a time") for k in (0, 1)]
     with pytest.raises(UnstackableError, match="optimizer 'lbfgs' moves one network at a time"):
@@ -109,7 +109,7 @@ def test_of_an_optimizer_that_moves_one_network_at_a_time_each_is_alone() -> Non
 def test_no_stack_holds_more_validation_rows_or_parameters_than_memory_is_kind_to(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    each = problem(40, held_out=500)
+    each = task(40, held_out=500)
     # 500 rows of 3 columns, and 21 parameters.
     monkeypatch.setattr(groups, "HELD", 4 * 1521)
     assert [len(group) for group in places(copies(each, 10), 1)] == [3, 3, 4]
@@ -132,7 +132,7 @@ def test_networks_that_share_what_is_trained_train_one_after_another() -> None:
         options: dict[str, Any] = {"module__frozen": frozen, "dtype": "float32"}
         settings = {"max_epochs": 20, "random_state": 0, **options}
         jobs = [job_of(TorchRegressor(Sharing, **settings), {"X": X[:9], "y": X[:9, 0]})] * 3
-        return [PreparedFit(job, FitCache(several=False)).problems[0] for job in jobs]
+        return [PreparedFit(job, FitCache(several=False)).tasks[0] for job in jobs]
 
     found = group_tasks(sharing(frozen=False), n_threads=1)
     assert found == [([k], "it shares with another network what is trained") for k in range(3)]
@@ -140,17 +140,17 @@ def test_networks_that_share_what_is_trained_train_one_after_another() -> None:
 
 
 def test_one_that_is_alone_in_its_group_is_told_why() -> None:
-    found = group_tasks([problem(), problem(optimizer="sgd")], n_threads=1)
+    found = group_tasks([task(), task(optimizer="sgd")], n_threads=1)
     assert [group.apart for group in found] == ["no other network is like it"] * 2
-    large = problem(3000, batch_size=None, module__hidden_sizes=(90,))
+    large = task(3000, batch_size=None, module__hidden_sizes=(90,))
     found = group_tasks(copies(large, 3), n_threads=1)
     assert [group.apart for group in found] == ["it is large enough by itself"] * 3
-    assert [group.apart for group in group_tasks(copies(problem(), 3), n_threads=1)] == [None]
+    assert [group.apart for group in group_tasks(copies(task(), 3), n_threads=1)] == [None]
 
 
 def test_the_units_of_all_members_are_counted_and_a_fifth_of_waves_and_bins() -> None:
     waves, bins = PeriodicEmbedding(3, [0, 2], 75, 1), BinEmbedding(5, [0, 2, 4], 50, 1)
     layers = [waves, bins, nn.Linear(3, 7), MemberLinear(20, 7, 1)]
     for first, width in ((0, 30), (1, 30), (2, 20)):
-        wide = replace(problem(), network=nn.Sequential(*layers[first:]))
+        wide = replace(task(), network=nn.Sequential(*layers[first:]))
         assert width_in_numbers(wide) == 40 * width

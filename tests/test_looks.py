@@ -185,10 +185,10 @@ def test_who_cannot_be_concluded_costs_no_other_fit_its_end(
 ) -> None:
     summarize = plan.summarize
 
-    def failing(problem: Any, *rest: Any, **named: Any) -> FitSummary:
-        if problem.seed == 1:
+    def failing(task: Any, *rest: Any, **named: Any) -> FitSummary:
+        if task.seed == 1:
             raise OSError("too late")
-        return summarize(problem, *rest, **named)
+        return summarize(task, *rest, **named)
 
     monkeypatch.setattr(plan, "summarize", failing)
     regs = [TorchRegressor(module=MLP, max_epochs=2, random_state=seed) for seed in range(3)]

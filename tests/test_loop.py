@@ -83,10 +83,10 @@ def test_each_stops_early_by_its_own_validation_rows_and_keeps_its_best_weights(
     options = {"early_stopping": True, "batch_size": batch_size}
     together, _, seen = compare(module, each, tables, **options)
     assert seen.sizes == [9]
-    lengths = {fitted.outcome.last_epoch for fitted in together}
+    lengths = {fitted.train_result.last_epoch for fitted in together}
     assert len(lengths) >= 5 and min(lengths) < 15
-    assert {fitted.outcome.reason for fitted in together} >= {"early_stopping"}
-    assert any(f.outcome.best_epoch < f.outcome.last_epoch for f in together)
+    assert {fitted.train_result.reason for fitted in together} >= {"early_stopping"}
+    assert any(f.train_result.best_epoch < f.train_result.last_epoch for f in together)
 
 
 @WAYS
@@ -101,8 +101,8 @@ def test_each_ends_when_it_has_settled_by_its_own_tolerance(batch_size: int | No
     tables = [rows(k, 40 + k, weighted=k == 3) for k in range(7)]
     together, _, seen = compare(plain, each, tables, batch_size=batch_size)
     assert seen.sizes == [7]
-    assert {f.outcome.reason for f in together} == {"converged", "budget"}
-    assert {f.outcome.still_falling for f in together} == {True, False}
+    assert {f.train_result.reason for f in together} == {"converged", "budget"}
+    assert {f.train_result.still_falling for f in together} == {True, False}
 
 
 @WAYS
@@ -118,7 +118,7 @@ def test_each_has_a_budget_of_its_own(module: Any, batch_size: int | None) -> No
         optimizer="rmsprop",
     )
     assert seen.sizes == [8]
-    assert [len(fitted.outcome.losses) for fitted in together] == budgets
+    assert [len(fitted.train_result.losses) for fitted in together] == budgets
 
 
 def test_few_epochs_that_are_left_are_no_reason_to_begin_anew() -> None:
@@ -138,7 +138,7 @@ def test_few_epochs_that_are_left_are_no_reason_to_begin_anew() -> None:
         early_stopping=True,
         optimizer="sgd",
     )
-    assert len(together[0].outcome.losses) < 12
+    assert len(together[0].train_result.losses) < 12
     assert seen.sizes == [4]
 
 
@@ -195,12 +195,12 @@ def test_one_that_diverges_keeps_its_best_finite_weights_and_leaves_the_others_a
             assert_same(one, other)
             continue
         # What explodes amplifies the last bit without bound, but the best weights are early.
-        assert one.outcome.reason == other.outcome.reason == "diverged"
-        assert one.outcome.best_epoch == other.outcome.best_epoch
-        assert len(one.outcome.losses) == len(other.outcome.losses)
-        assert not np.isfinite(one.outcome.losses[-1] + one.outcome.history()[-1]["loss"]) or (
-            not np.isfinite(one.outcome.validation_losses[-1])
-        )
+        assert one.train_result.reason == other.train_result.reason == "diverged"
+        assert one.train_result.best_epoch == other.train_result.best_epoch
+        assert len(one.train_result.losses) == len(other.train_result.losses)
+        assert not np.isfinite(
+            one.train_result.losses[-1] + one.train_result.history()[-1]["loss"]
+        ) or (not np.isfinite(one.train_result.validation_losses[-1]))
         for name, tensor in one.module.state_dict().items():
             assert bool(torch.isfinite(tensor).all())
             torch.testing.assert_close(tensor, other.module.state_dict()[name])
@@ -222,8 +222,8 @@ def test_a_warm_start_counts_on_from_the_epochs_of_its_own() -> None:
     assert seen.sizes == [4]
     for k, (one, other) in enumerate(zip(together, alone, strict=True)):
         assert_same(one, other)
-        assert one.outcome.first_epoch == 3 + 4 * k
-        assert one.outcome.history()[0]["epoch"] == 4 + 4 * k
+        assert one.train_result.first_epoch == 3 + 4 * k
+        assert one.train_result.history()[0]["epoch"] == 4 + 4 * k
 
 
 # Listeners
@@ -298,8 +298,8 @@ def test_who_listens_hears_of_the_own_network_what_it_hears_alone(batch_size: in
             assert type(answer) is type(expected) is OSError
             continue
         assert_same(answer, expected)
-        assert answer.outcome.reason == ("callback" if k == 1 else "budget")
-        assert answer.outcome.history()[2]["twice"] == 6
+        assert answer.train_result.reason == ("callback" if k == 1 else "budget")
+        assert answer.train_result.history()[2]["twice"] == 6
 
 
 def test_who_fails_at_the_end_of_its_fit_has_that_for_an_answer() -> None:
@@ -360,10 +360,10 @@ def test_an_interrupt_leaves_all_as_they_were_after_the_last_whole_epoch(
     budget: Each = lambda _: {"max_epochs": epoch - 1}  # noqa: E731
     expected = build(module, budget, [rows(k, 40, 5) for k in range(3)], **options)
     for answer, fit in zip(answers, expected, strict=True):
-        assert answer.outcome.reason == "interrupted" and answer.interrupted
+        assert answer.train_result.reason == "interrupted" and answer.interrupted
         other = answer_alone(job_of(*fit))
         assert not isinstance(other, Exception)
-        other.outcome.reason = "interrupted"
+        other.train_result.reason = "interrupted"
         assert_same(answer, other)
 
 
@@ -391,11 +391,13 @@ def test_an_interrupt_among_epochs_that_nobody_looks_at_leaves_all_as_they_were(
     jobs, expected = fits(), [answer_alone(job) for job in fits(max_epochs=epoch - 1)]
     monkeypatch.setattr(Stack, "step", interrupting)
     answers = fit_networks(jobs)
-    reasons = [answer.outcome.reason for answer in answers if not isinstance(answer, Exception)]
+    reasons = [
+        answer.train_result.reason for answer in answers if not isinstance(answer, Exception)
+    ]
     assert reasons == ["interrupted", "interrupted" if epoch == 2 else "diverged", "interrupted"]
     for answer, other in zip(answers[::2], expected[::2], strict=True):
         assert not isinstance(answer, Exception) and not isinstance(other, Exception)
-        other.outcome.reason = "interrupted"
+        other.train_result.reason = "interrupted"
         assert_same(answer, other)
 
 
@@ -419,7 +421,7 @@ def test_how_many_epochs_nobody_looks_at_is_no_matter(
     monkeypatch.setattr(loop, "_UNSEEN", unseen)
     for one, other in zip(before, answers(), strict=True):
         assert_same(one, other)
-    assert [answer.outcome.reason for answer in before] == [
+    assert [answer.train_result.reason for answer in before] == [
         "budget",
         "budget",
         "diverged",
@@ -474,10 +476,10 @@ def test_an_interrupt_that_meets_closing_ranks_mixes_no_weights(
     options |= {"max_epochs": 240, "early_stopping": early_stopping}
     short = build(normalized, lambda _: {}, tables, **options)
     for k, (answer, fit) in enumerate(zip(answers, short, strict=True)):
-        assert answer.outcome.reason == ("budget" if k in (1, 2) else "interrupted")
+        assert answer.train_result.reason == ("budget" if k in (1, 2) else "interrupted")
         other = answer_alone(job_of(*fit))
         assert not isinstance(other, Exception)
-        other.outcome.reason = answer.outcome.reason
+        other.train_result.reason = answer.train_result.reason
         assert_same(answer, other)
         for tensor in answer.module.state_dict().values():
             assert tensor.untyped_storage().nbytes() == tensor.nbytes

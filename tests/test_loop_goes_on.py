@@ -27,10 +27,10 @@ class InMemory:
         self.states: list[State] = []
         self.ended = False
 
-    def kept(self) -> State | None:
+    def load(self) -> State | None:
         return self.start
 
-    def keep(self, state: Callable[[], State], *, ended: bool) -> None:
+    def save(self, state: Callable[[], State], *, ended: bool) -> None:
         self.states.append(copy.deepcopy(state()))
         self.ended = ended
 
@@ -43,14 +43,14 @@ def table() -> tuple[Array, Array]:
 
 
 def fit(
-    monkeypatch: pytest.MonkeyPatch, X: Array, y: Array, keeper: InMemory, **params: Any
+    monkeypatch: pytest.MonkeyPatch, X: Array, y: Array, store: InMemory, **params: Any
 ) -> TorchRegressor:
     """Fit with someone who keeps the state."""
     with monkeypatch.context() as patch:
         ask = TorchRegressor._request
 
         def with_keeper(self: TorchRegressor, *args: Any, **given: Any) -> Any:
-            return dataclasses.replace(ask(self, *args, **given), keeper=keeper)
+            return dataclasses.replace(ask(self, *args, **given), checkpoint_store=store)
 
         patch.setattr(TorchRegressor, "_request", with_keeper)
         return TorchRegressor(**{"module": MLP, "random_state": 0, **params}).fit(X, y)
@@ -144,16 +144,16 @@ def test_an_interrupted_fit_leaves_the_last_whole_epoch(
     table: tuple[Array, Array], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     class Interrupted(InMemory):
-        def keep(self, state: Callable[[], State], *, ended: bool) -> None:
-            super().keep(state, ended=ended)
+        def save(self, state: Callable[[], State], *, ended: bool) -> None:
+            super().save(state, ended=ended)
             if len(self.states) == 5:
                 raise KeyboardInterrupt
 
-    keeper = Interrupted()
+    store = Interrupted()
     with pytest.warns(UserWarning, match="Interrupted in epoch 6"):
-        fit(monkeypatch, *table, keeper, max_epochs=10)
-    assert not keeper.ended
-    rest = InMemory(keeper.states[-1])
+        fit(monkeypatch, *table, store, max_epochs=10)
+    assert not store.ended
+    rest = InMemory(store.states[-1])
     resumed = fit(monkeypatch, *table, rest, max_epochs=10)
     whole = TorchRegressor(module=MLP, random_state=0, max_epochs=10).fit(*table)
     assert same_bits(whole, resumed)

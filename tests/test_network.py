@@ -9,7 +9,7 @@ import pytest
 from torch import Tensor, nn
 
 from tests._zoo import ZOO
-from torchreg.engine.spec.module_tensors import tensors_of
+from torchreg.engine.spec.module_tensors import named_tensors
 
 
 class Twice(nn.Module):
@@ -37,6 +37,6 @@ def same(ours: dict[str, Tensor], theirs: dict[str, Tensor]) -> bool:
 @pytest.mark.parametrize("name", [*ZOO, "twice", "hiding"])
 def test_tensors_have_the_names_that_torch_gives_them(name: str) -> None:
     network = {"twice": Twice, "hiding": lambda: Hiding(2, 1), **ZOO}[name]()
-    parameters, buffers = tensors_of(network)
+    parameters, buffers = named_tensors(network)
     assert same(parameters, dict(network.named_parameters()))
     assert same(buffers, dict(network.named_buffers()))

@@ -91,8 +91,10 @@ def test_networks_of_all_schedules_train_as_one_stack_and_as_they_do_alone(
     assert seen.sizes == [12], seen.reasons
     for one, other in zip(together, alone, strict=True):
         assert_same(one, other)
-        np.testing.assert_allclose(one.outcome.rates, other.outcome.rates or one.outcome.rates)
-    moved = [len(set(one.outcome.rates)) for one in together]
+        np.testing.assert_allclose(
+            one.train_result.rates, other.train_result.rates or one.train_result.rates
+        )
+    moved = [len(set(one.train_result.rates)) for one in together]
     assert [n > 1 for n in moved] == [name != "constant" for name in SCHEDULES] * 3
 
 
@@ -111,13 +113,13 @@ def test_networks_with_early_stopping_keep_their_schedules_when_others_leave(
 
     together, alone, seen = both_ways(fits)
     assert seen.sizes == [8], seen.reasons
-    assert len({len(one.outcome.losses) for one in together}) > 2
+    assert len({len(one.train_result.losses) for one in together}) > 2
     for one, other in zip(together, alone, strict=True):
         assert_same(one, other)
-        np.testing.assert_allclose(one.outcome.rates, other.outcome.rates, rtol=1e-12)
+        np.testing.assert_allclose(one.train_result.rates, other.train_result.rates, rtol=1e-12)
 
 
-def problem(schedule: str, lr: float = 0.1, **params: Any) -> TrainTask:
+def task(schedule: str, lr: float = 0.1, **params: Any) -> TrainTask:
     table = Table(torch.zeros(10, 2), torch.zeros(10, 1), None)
     optimizer = build_optimizer("sgd", lr, {})
     settings: dict[str, Any] = {"max_epochs": 4, "batch_size": 5, **params}
@@ -135,23 +137,23 @@ def problem(schedule: str, lr: float = 0.1, **params: Any) -> TrainTask:
 
 
 def test_networks_with_the_same_numbers_share_a_course_and_those_with_losses_do_not() -> None:
-    problems = [
-        problem("cosine"),
-        problem("cosine"),
-        problem("cosine", lr=0.2),
-        problem("cosine", max_epochs=5),
-        problem("one_cycle"),
-        problem("reduce_on_plateau"),
-        problem("reduce_on_plateau"),
-        problem("constant"),
+    tasks = [
+        task("cosine"),
+        task("cosine"),
+        task("cosine", lr=0.2),
+        task("cosine", max_epochs=5),
+        task("one_cycle"),
+        task("reduce_on_plateau"),
+        task("reduce_on_plateau"),
+        task("constant"),
     ]
-    courses = StackedLRSchedule(problems).courses
+    courses = StackedLRSchedule(tasks).courses
     assert courses[0] is courses[1]
     assert len({id(course) for course in courses}) == 7
 
 
 def test_a_pace_tells_each_change_once_and_to_those_who_stay() -> None:
-    pace = StackedLRSchedule([problem("cosine"), problem("cosine", lr=0.2), problem("constant")])
+    pace = StackedLRSchedule([task("cosine"), task("cosine", lr=0.2), task("constant")])
     assert pace.news() == {"lr": [0.1, 0.2, 0.1], "momentum": [0.9] * 3}
     assert pace.news() == {}
     pace.after_step()
@@ -303,9 +305,9 @@ def test_a_schedule_loads_no_compiler() -> None:
 
 
 def test_a_course_counts_from_the_start_after_a_replay() -> None:
-    pace = StackedLRSchedule([problem("reduce_on_plateau", lr=0.5)])
+    pace = StackedLRSchedule([task("reduce_on_plateau", lr=0.5)])
     losses = [1.0] * 15
-    expected: list[LRSchedule] = [problem("reduce_on_plateau", lr=0.5).course()]
+    expected: list[LRSchedule] = [task("reduce_on_plateau", lr=0.5).lr_schedule()]
     for loss in losses:
         expected[0].after_epoch(loss)
     pace.after_epoch([3.0])

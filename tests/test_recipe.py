@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from torchreg import TorchRegressor
-from torchreg.engine.spec.seeds import seeds_of
+from torchreg.engine.spec.seeds import spawn_seeds
 from torchreg.nn import MLP
 
 Array = np.ndarray
@@ -71,7 +71,7 @@ def test_a_script_of_the_best_of_several_starts_trains_that_one_alone_and_says_s
     assert "The fit trained 4 networks from different seeds and kept the one with" in text
     best = int(np.argmin(reg.init_losses_))
     assert best > 0
-    assert f"SEED = {seeds_of(1, 4)[best]}\n" in text
+    assert f"SEED = {spawn_seeds(1, 4)[best]}\n" in text
     assert "SPLIT_SEED = 1  # of the rows held out" in text
     assert "draw their random numbers in turn" not in text
     drawn = fit_of(kink, n_init=2, module__dropout=0.1)

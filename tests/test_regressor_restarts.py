@@ -20,7 +20,7 @@ import torchreg
 import torchreg._estimator.sklearn_compat
 from torchreg import InterruptWarning, TorchRegressor
 from torchreg.engine.build.rebuild_initial import rebuild_start
-from torchreg.engine.spec.seeds import seeds_of
+from torchreg.engine.spec.seeds import spawn_seeds
 from torchreg.nn import MLP
 
 Array = np.ndarray
@@ -57,7 +57,7 @@ def test_the_best_of_three_is_the_best_of_three_fits_from_its_seeds(
     three.fit(X, y, **extra)
     alone = [
         quick(**KINDS[kind], early_stopping=validated, random_state=seed).fit(X, y, **extra)
-        for seed in seeds_of(7, 3)
+        for seed in spawn_seeds(7, 3)
     ]
     losses = [one.init_losses_[0] for one in alone]
     np.testing.assert_allclose(three.init_losses_, losses, rtol=1e-9)
@@ -182,7 +182,7 @@ def test_pickles_and_files_know_the_losses_of_all_starts(kink: Data, tmp_path: P
 def test_a_warm_start_goes_on_with_the_one_that_was_kept(kink: Data) -> None:
     reg = quick(n_init=3, warm_start=True).fit(*kink)
     losses = reg.init_losses_
-    kept = seeds_of(0, 3)[int(np.argmin(losses))]
+    kept = spawn_seeds(0, 3)[int(np.argmin(losses))]
     other = quick(random_state=kept).fit(*kink).set_params(warm_start=True, random_state=0)
     on, other_on = reg.fit(*kink), other.fit(*kink)
     assert on.n_iter_ == 40 and on.init_losses_ == losses
@@ -243,7 +243,7 @@ def test_each_start_has_callbacks_of_its_own(kink: Data) -> None:
     named = [("stop", stop), ("lr", slower), ("timer", sk.EpochTimer())]
     options = {"callbacks": named, "max_epochs": 100, "callbacks__stop__patience": 2}
     three = quick(n_init=3, random_state=7, **options).fit(X, y)
-    alone = [quick(random_state=seed, **options).fit(X, y) for seed in seeds_of(7, 3)]
+    alone = [quick(random_state=seed, **options).fit(X, y) for seed in spawn_seeds(7, 3)]
     np.testing.assert_allclose(three.init_losses_, [one.loss_ for one in alone], rtol=1e-9)
     best = alone[int(np.argmin(three.init_losses_))]
     assert three.n_iter_ == best.n_iter_ < 100
@@ -307,7 +307,7 @@ if hasattr(torchreg._estimator.sklearn_compat.CallbackSupportMixin, "set_callbac
         reg = quick(n_init=3).set_callbacks(recorder).fit(X, y)
         heard = recorder.heard
         assert heard[:2] == ["setup", "begin fit 0"] and heard[-2:] == ["end fit 0", "teardown"]
-        for number, seed in enumerate(seeds_of(0, 3)):
+        for number, seed in enumerate(spawn_seeds(0, 3)):
             own = [line for line in heard if f"fit 0/start {number}" in line]
             name = f"fit 0/start {number}"
             epochs = [f"{end} {name}/epoch {e}" for e in range(4) for end in ("begin", "end")]
@@ -375,7 +375,7 @@ def test_ctrl_c_ends_all_starts_and_keeps_what_the_best_has_learned(at: int, kin
     assert _Interrupting.calls == at
     _Interrupting.at = 0
     trained = []
-    for number, seed in enumerate(seeds_of(0, 3)):
+    for number, seed in enumerate(spawn_seeds(0, 3)):
         if n_epochs := min(20, max(0, at - 1 - 20 * number)):
             trained.append(
                 TorchRegressor(**{**options, "random_state": seed, "max_epochs": n_epochs})

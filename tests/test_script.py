@@ -107,7 +107,9 @@ def test_every_rule_that_works_in_place_moves_networks_as_it_does_from_python(
 
     together, alone, seen = both_ways(build)
     assert [s.written is not None for s in seen.stacks] == [True]
-    assert "repeated without Python in between, for a stack" in together[0].outcome.lane
+    assert (
+        "repeated without Python in between, for a stack" in together[0].train_result.execution_mode
+    )
     for one, other in zip(together, alone, strict=True):
         assert_same(one, other)
 
@@ -149,7 +151,7 @@ def test_one_that_diverges_and_one_of_a_smaller_budget_end_as_they_do_alone(
     own = [{"max_epochs": 50}, {"lr": 1e300}, {"max_epochs": 17}]
     together, alone, seen = both_ways(lambda: fits(each=lambda k: own[k], max_epochs=50))
     assert seen.stacks[0].written is not None
-    assert [answer.outcome.reason for answer in together] == ["budget", "diverged", "budget"]
+    assert [answer.train_result.reason for answer in together] == ["budget", "diverged", "budget"]
     for one, other in zip(together[::2], alone[::2], strict=True):
         assert_same(one, other)
     weights = [
@@ -216,8 +218,8 @@ def test_an_interrupt_leaves_all_as_they_were_before_the_run_that_it_meets(
     monkeypatch.setattr(Script, "run", interrupted)
     for answer, other in zip(fit_networks(jobs), expected, strict=True):
         assert not isinstance(answer, Exception) and not isinstance(other, Exception)
-        assert answer.outcome.reason == "interrupted"
-        other.outcome.reason = "interrupted"
+        assert answer.train_result.reason == "interrupted"
+        other.train_result.reason = "interrupted"
         assert_same(answer, other)
 
 

@@ -328,7 +328,7 @@ def test_a_lone_batch_that_is_not_full_by_name_is_treated_as_alone() -> None:
     tables = [rows(17, k) for k in range(3)]
     together, seen = compare(MLP, tables, batch_size=16, module__hidden_sizes=(3,))
     assert seen.sizes == [3]
-    assert all(fitted.outcome.reason == "budget" for fitted in together)
+    assert all(fitted.train_result.reason == "budget" for fitted in together)
 
 
 class Counts(nn.Module):
@@ -404,7 +404,7 @@ def test_networks_that_draw_train_in_a_stack_to_losses_of_the_same_size(name: st
     )
     assert seen.sizes == [24]
     ours, theirs = (
-        np.array([fitted.outcome.losses[-10:] for fitted in way]).mean(axis=1)
+        np.array([fitted.train_result.losses[-10:] for fitted in way]).mean(axis=1)
         for way in (together, alone)
     )
     error = np.hypot(ours.std(), theirs.std()) / np.sqrt(len(ours))
@@ -441,7 +441,7 @@ def test_each_network_drops_units_at_its_own_rate(inplace: bool) -> None:
     assert seen.sizes == [3]
     for fitted, rate in zip(answers, rates, strict=True):
         # The loss is (1 - share kept)^2, nearly the square of the rate.
-        assert np.sqrt(np.mean(fitted.outcome.losses)) == pytest.approx(rate, abs=0.02)
+        assert np.sqrt(np.mean(fitted.train_result.losses)) == pytest.approx(rate, abs=0.02)
         assert fitted.module.network.layers[0] is fitted.module.network.layers[2]
         assert fitted.module.network.layers[0].p == rate
         assert type(fitted.module.network.layers[0]) is nn.Dropout
@@ -467,7 +467,7 @@ def test_a_network_that_leaves_the_stack_owns_its_memory(early: bool) -> None:
     with watched() as seen:
         answers: list[Any] = fit_networks(jobs)
     assert seen.sizes == [5]
-    assert len({len(fitted.outcome.losses) for fitted in answers}) > 1
+    assert len({len(fitted.train_result.losses) for fitted in answers}) > 1
     alone: Any = fit_networks(jobs[:1])[0]
     memory = set()
     for fitted in answers:
@@ -499,10 +499,10 @@ def test_a_stack_that_is_undone_leaves_networks_as_they_were() -> None:
     (stack,) = seen.stacks
     _, theta, fixed = stack.started
     stack.undo()
-    for place, problem in enumerate(stack.problems):
-        network = problem.network
+    for place, task in enumerate(stack.tasks):
+        network = task.network
         alone = job_of(*fits(Averaging, EQUAL)[place])
-        assert alone.request.seed == place
+        assert alone.config.seed == place
         trained = [p for p in network.parameters() if p.requires_grad]
         assert torch.equal(torch.cat([p.detach().reshape(-1) for p in trained]), theta[place])
         assert torch.equal(network.get_parameter("mean"), fixed["mean"][place])

@@ -126,7 +126,7 @@ def test_networks_of_a_kind_that_are_large_enough_by_themselves_train_side_by_si
     assert begun.n_waiting == 0 and len(side_by_side) == 4
     for one, fit in zip(answers, fits, strict=True):
         assert_same(one, answer_alone(job_of(*fit)))
-        assert "because it is large enough by itself" in one.outcome.lane
+        assert "because it is large enough by itself" in one.train_result.execution_mode
 
 
 @pytest.mark.parametrize("wrong", [AssertionError("never here"), KeyError("k"), MemoryError()])
@@ -145,7 +145,7 @@ def test_whatever_goes_wrong_in_a_stack_its_networks_train_in_turn(
     answers, alone, _ = both_ways(lambda: [fit_of(k) for k in range(8)])
     for one, other in zip(answers, alone, strict=True):
         assert_same(one, other)
-        assert "because training as a stack failed" in one.outcome.lane
+        assert "because training as a stack failed" in one.train_result.execution_mode
 
 
 # Interrupts
@@ -191,13 +191,13 @@ def test_an_interrupt_ends_stacks_in_all_threads_and_keeps_what_they_learned(
         fits = [fit_of(k, max_epochs=budget) for k, budget in enumerate(budgets)]
         fits += [] if while_it == "waits" else [fit_of(k, n=60) for k in range(4)]
         answers: list[Any] = fit_networks(jobs_of(fits))
-    reasons = [None if isinstance(a, NotStartedError) else a.outcome.reason for a in answers]
+    reasons = [None if isinstance(a, NotStartedError) else a.train_result.reason for a in answers]
     here = "interrupted" if while_it == "trains" else "budget"
     assert reasons == [here, here, "interrupted", "interrupted", *[None] * (len(fits) - 4)]
     for answer, reason in zip(answers, reasons, strict=True):
         if reason is not None:
-            assert np.isfinite(answer.outcome.losses).all()
-            assert answer.outcome.losses[-1] < answer.outcome.losses[0]
+            assert np.isfinite(answer.train_result.losses).all()
+            assert answer.train_result.losses[-1] < answer.train_result.losses[0]
     assert not any("helping_later" in thread.name for thread in threading.enumerate())
     again, alone, seen = both_ways(lambda: [fit_of(k) for k in range(4)])
     assert sum(seen.sizes) == 4
@@ -235,11 +235,11 @@ def test_an_interrupt_behind_an_error_of_cleaning_up_is_raised(
 
 
 def test_a_halt_from_another_thread_ends_all_fits(side_by_side: list[str]) -> None:
-    halt = threading.Event()
+    cancel_event = threading.Event()
     jobs = jobs_of([fit_of(k, max_epochs=10_000_000) for k in range(12)])
-    timer = threading.Timer(0.6, halt.set)
+    timer = threading.Timer(0.6, cancel_event.set)
     timer.start()
-    answers = fit_networks(jobs, halt)
+    answers = fit_networks(jobs, cancel_event)
     assert len(set(side_by_side)) == 2
     ended = [a for a in answers if isinstance(a, FitResult)]
     assert ended and all(a.interrupted for a in ended)
@@ -248,9 +248,9 @@ def test_a_halt_from_another_thread_ends_all_fits(side_by_side: list[str]) -> No
 
 
 def test_with_a_halt_that_is_set_nothing_is_begun() -> None:
-    halt = threading.Event()
-    halt.set()
-    answers = fit_networks(jobs_of([fit_of(k) for k in range(3)]), halt)
+    cancel_event = threading.Event()
+    cancel_event.set()
+    answers = fit_networks(jobs_of([fit_of(k) for k in range(3)]), cancel_event)
     assert [type(answer) for answer in answers] == [NotStartedError] * 3
 
 
@@ -328,7 +328,7 @@ def test_a_stack_is_gone_when_its_fits_are(
     lend = together.Stack.lend
 
     def noting(self: Any, *given: Any) -> None:
-        tables = [problem.training for problem in self.problems]
+        tables = [problem.training for problem in self.tasks]
         LENT.extend(weakref.ref(held) for held in [self, self.theta, *[t.x for t in tables]])
         lend(self, *given)
 
@@ -377,7 +377,7 @@ def test_an_error_that_nobody_keeps_keeps_nothing(kind: str, n_init: int) -> Non
                 module = FailsLater
             regressor = Failing if kind == "listener" else TorchRegressor
             job = job_of(regressor(module, **options), given)
-            refs += [weakref.ref(job.training.y), weakref.ref(job.request)]
+            refs += [weakref.ref(job.training.y), weakref.ref(job.config)]
             try:
                 if alone:
                     given_or_raised(*fit_networks([job]))
@@ -416,6 +416,6 @@ def test_a_network_that_diverges_leaves_its_stack_in_peace_and_only_its_fit_tell
     ours, alone, seen = both_ways(fits)
     assert seen.sizes == [3]
     assert seen.reasons == []
-    assert [fitted.outcome.reason for fitted in ours] == ["budget", "diverged", "budget"]
+    assert [fitted.train_result.reason for fitted in ours] == ["budget", "diverged", "budget"]
     for one, other in zip(ours, alone, strict=True):
         assert_same(one, other)

@@ -70,7 +70,7 @@ def test_who_listens_hears_of_each_epoch_once_though_a_stack_fails(
     for one, other, ours, theirs in zip(answers, expected, together_, alone, strict=True):
         assert ours.heard == theirs.heard
         assert_same(one, other)  # type: ignore[arg-type]
-        assert one.outcome.extra == other.outcome.extra  # type: ignore[union-attr]
+        assert one.train_result.extra == other.train_result.extra  # type: ignore[union-attr]
 
 
 def test_answers_and_notes_are_given_again() -> None:

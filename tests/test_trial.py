@@ -23,7 +23,7 @@ RNG = np.random.default_rng(0)
 X = RNG.normal(size=(60, 4))
 
 
-def problems(module: Any, sizes: list[int], held_out: int = 0, **options: Any) -> list[TrainTask]:
+def tasks(module: Any, sizes: list[int], held_out: int = 0, **options: Any) -> list[TrainTask]:
     settings = {"max_epochs": 20, "dtype": "float64", "batch_size": None, **options}
     rows: list[dict[str, Any]] = [{"X": X[:n], "y": X[:n, 0]} for n in sizes]
     for k, given in enumerate(rows):
@@ -34,7 +34,7 @@ def problems(module: Any, sizes: list[int], held_out: int = 0, **options: Any) -
         PreparedFit(
             job_of(TorchRegressor(module, random_state=k, **settings), given),
             FitCache(several=False),
-        ).problems[0]
+        ).tasks[0]
         for k, given in enumerate(rows)
     ]
 
@@ -55,7 +55,7 @@ class Spoilt(Stack):
     def _prepare(self) -> None:
         super()._prepare()
         captured = self.captured
-        place = len(self.problems) - 1
+        place = len(self.tasks) - 1
 
         def step(batch: Any) -> Tensor:
             losses = captured(batch)
@@ -78,19 +78,19 @@ def test_a_loss_a_slope_or_a_buffer_that_is_wrong_is_noticed(
     wrong: str, features_first: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(Spoilt, "wrong", wrong)
-    given = problems(lambda: Body(nn.BatchNorm1d(6)), [40, 40, 40])
+    given = tasks(lambda: Body(nn.BatchNorm1d(6)), [40, 40, 40])
     before = [{n: t.clone() for n, t in p.network.state_dict().items()} for p in given]
     if wrong:
         with pytest.raises(NotStackableError, match="it does not compute what it computes alone"):
             Spoilt(given, features_first=features_first)
     else:
         Spoilt(given, features_first=features_first)
-    for problem, kept in zip(given, before, strict=True):
-        assert all(torch.equal(kept[n], t) for n, t in problem.network.state_dict().items())
+    for task, kept in zip(given, before, strict=True):
+        assert all(torch.equal(kept[n], t) for n, t in task.network.state_dict().items())
 
 
 def test_a_loss_of_validation_rows_that_is_wrong_is_noticed() -> None:
-    given = problems(plain, [40, 40, 40], held_out=6)
+    given = tasks(plain, [40, 40, 40], held_out=6)
     trial = StackVerifier(given)
     losses = Stack(given, features_first=True).evaluate()
     assert losses is not None
@@ -104,9 +104,7 @@ def test_a_loss_of_validation_rows_that_is_wrong_is_noticed() -> None:
 
 @pytest.mark.parametrize("batch_size", [None, 16])
 def test_a_trial_moves_nothing(batch_size: int | None) -> None:
-    given = problems(
-        lambda: Body(nn.BatchNorm1d(6)), [40, 40, 40], held_out=6, batch_size=batch_size
-    )
+    given = tasks(lambda: Body(nn.BatchNorm1d(6)), [40, 40, 40], held_out=6, batch_size=batch_size)
     rows = [[t.clone() for t in (p.training.x, p.training.t)] for p in given]
     before = [{n: t.clone() for n, t in p.network.state_dict().items()} for p in given]
     generator = torch.get_rng_state()
@@ -114,25 +112,25 @@ def test_a_trial_moves_nothing(batch_size: int | None) -> None:
     assert torch.equal(torch.get_rng_state(), generator)
     assert stack.rule.state is None  # type: ignore[attr-defined]
     values = values_of(stack)
-    for place, (problem, kept, own) in enumerate(zip(given, before, rows, strict=True)):
-        network = problem.network
+    for place, (task, kept, own) in enumerate(zip(given, before, rows, strict=True)):
+        network = task.network
         assert all(torch.equal(kept[n], t) for n, t in network.state_dict().items())
-        assert torch.equal(own[0], problem.training.x) and torch.equal(own[1], problem.training.t)
+        assert torch.equal(own[0], task.training.x) and torch.equal(own[1], task.training.t)
         trained = torch.cat([p.detach().reshape(-1) for p in network.parameters()])
         assert torch.equal(trained, values["theta"][place])
         assert not any(p.grad is not None for p in network.parameters())
 
 
 def test_each_width_of_batch_is_tried_padded_and_not() -> None:
-    stack = Stack(problems(plain, [37, 38, 39], batch_size=10), features_first=True)
+    stack = Stack(tasks(plain, [37, 38, 39], batch_size=10), features_first=True)
     tried = [(batch.x.shape[2], counts) for batch, counts, _ in stack._batches_to_try()]
     assert tried == [(10, [10] * 3), (9, [7, 8, 9])]
     # What has been tried is known, and need not be recorded any more.
     assert len(stack.captured.programs) == 2
-    stack = Stack(problems(plain, [40, 40], batch_size=10), features_first=True)
+    stack = Stack(tasks(plain, [40, 40], batch_size=10), features_first=True)
     assert [counts for _, counts, _ in stack._batches_to_try()] == [[10, 10]]
     # Where a lone last row has joined the batch before it.
-    stack = Stack(problems(plain, [20, 21], batch_size=10), features_first=True)
+    stack = Stack(tasks(plain, [20, 21], batch_size=10), features_first=True)
     assert [counts for _, counts, _ in stack._batches_to_try()] == [[10, 10], [10, 11]]
 
 
@@ -167,8 +165,8 @@ def test_an_operation_that_torch_would_compute_in_a_loop_keeps_networks_alone() 
 
 
 def test_what_draws_is_not_compared_but_must_repeat() -> None:
-    dropout = problems(lambda: Body(nn.Dropout(0.5)), [40, 40], held_out=6)
-    assert all(problem.draws for problem in dropout)
+    dropout = tasks(lambda: Body(nn.Dropout(0.5)), [40, 40], held_out=6)
+    assert all(task.uses_rng for task in dropout)
     with torch.random.fork_rng():
         Stack(dropout, features_first=True)
 
@@ -176,6 +174,6 @@ def test_what_draws_is_not_compared_but_must_repeat() -> None:
         def forward(self, x: Tensor) -> Tensor:
             return super().forward(x) + 0.1 * torch.randn_like(x[:, :1])
 
-    always = problems(lambda: AlsoInEvaluation(nn.Tanh()), [40, 40], held_out=6)
+    always = tasks(lambda: AlsoInEvaluation(nn.Tanh()), [40, 40], held_out=6)
     with torch.random.fork_rng():
         Stack(always, features_first=True)

@@ -49,17 +49,17 @@ def table() -> pd.DataFrame:
 def test_the_target_is_the_last_measured_column_and_names_of_rows_are_no_inputs(
     unseen: ModuleType, table: pd.DataFrame
 ) -> None:
-    problem = unseen.as_problem("a table", table)
-    assert problem.target == "y"
-    assert list(problem.X) == ["x", "kind"]
-    np.testing.assert_array_equal(problem.y, table["y"])
+    task = unseen.as_problem("a table", table)
+    assert task.target == "y"
+    assert list(task.X) == ["x", "kind"]
+    np.testing.assert_array_equal(task.y, table["y"])
 
 
 def test_rows_without_a_target_are_left_out(unseen: ModuleType, table: pd.DataFrame) -> None:
     table.loc[::10, "y"] = np.nan
-    problem = unseen.as_problem("a table", table)
-    assert len(problem.y) == len(problem.X) == N_ROWS - N_ROWS // 10
-    assert np.isfinite(problem.y).all()
+    task = unseen.as_problem("a table", table)
+    assert len(task.y) == len(task.X) == N_ROWS - N_ROWS // 10
+    assert np.isfinite(task.y).all()
 
 
 @pytest.mark.parametrize("left", [["x", "kind", "who"], ["rownames", "kind", "who", "always"]])
@@ -72,8 +72,8 @@ def test_a_table_without_a_target_or_with_one_input_is_no_problem(
 def test_learnable_is_what_a_simple_regressor_explains_in_part(
     unseen: ModuleType, table: pd.DataFrame
 ) -> None:
-    problem = unseen.as_problem("a table", table)
-    assert unseen.is_learnable(problem)
+    task = unseen.as_problem("a table", table)
+    assert unseen.is_learnable(task)
     noise = np.random.default_rng(1).normal(size=N_ROWS)
     for y in (noise, 2 * table["x"].to_numpy()):
-        assert not unseen.is_learnable(unseen.Dataset("a table", problem.X, y, "y"))
+        assert not unseen.is_learnable(unseen.Dataset("a table", task.X, y, "y"))

@@ -21,7 +21,7 @@ from torchreg._recipe_parts import (
 )
 from torchreg.engine.data.column_statistics import column_statistics
 from torchreg.engine.data.tables import every_row
-from torchreg.engine.spec.seeds import seeds_of
+from torchreg.engine.spec.seeds import spawn_seeds
 from torchreg.export.script.recipe import (
     Recipe,
     RowsToWrite,
@@ -64,7 +64,7 @@ def recipe_of(
     seed = _seed(estimator, origin)
     seeds = [int(origin.get("start_seed", seed))]
     if estimator.n_folds is not None:
-        seeds = seeds_of(seed, estimator.n_folds)
+        seeds = spawn_seeds(seed, estimator.n_folds)
     network = network_recipe(estimator, seeds)
     recipe = training_recipe(estimator, origin, network, data, held, seeds, seed)
     if network.draws and len(getattr(estimator, "init_losses_", [])) > 1:

@@ -91,7 +91,7 @@ def network_recipe(estimator: BaseEstimator, seeds: Sequence[int]) -> NetworkRec
         starts=[one.network for one in built] if called is None else [],
         draws_before=not is_instance,
         is_lazy=called is not None and built[0].is_lazy,
-        draws=habits.draws,
+        draws=habits.uses_rng,
         mutates_input=habits.mutates_input,
         is_flat=output.ndim == 1,
         has_members=has_members(output),

@@ -186,18 +186,18 @@ class TorchEnsembleRegressor(GraphMixin, SavingMixin, ScoreMixin, BaseEstimator)
                 for member in members
             ]
             # 3. Train all of them together.
-            answers = run_fits([one.job for one in asked])
+            results = run_fits([one.job for one in asked])
             # 4. Tell who listens, and say what went wrong.
             heard = [
-                (member, ask, member._hear(ask, answer))
-                for member, ask, answer in zip(members, asked, _learned(answers), strict=True)
-                if answer is not None
+                (member, ask, member._hear(ask, result))
+                for member, ask, result in zip(members, asked, _learned(results), strict=True)
+                if result is not None
             ]
         if self.estimator is not None and self.estimator.verbose:
-            standardized = asked[0].job.request.standardize_y
+            standardized = asked[0].job.config.standardize_y
             print_members([fitted for _, _, fitted in heard], standardized=standardized)
-        requests = [(fitted, ask.job.request, ask.seen) for _, ask, fitted in heard]
-        warn_about_members(requests, n_members=len(members))
+        configs = [(fitted, ask.job.config, ask.seen) for _, ask, fitted in heard]
+        warn_about_members(configs, n_members=len(members))
         # 5. Store what was learned.
         for member, ask, fitted in heard:
             member._store(ask, fitted)
@@ -317,7 +317,7 @@ def member_seeds(seed: int, n_estimators: int) -> list[int]:
     return [seed, *further]
 
 
-def _learned(answers: list[FitResult | Exception]) -> list[FitResult | None]:
+def _learned(results: list[FitResult | Exception]) -> list[FitResult | None]:
     """Read the answers: ``None`` for who was kept from learning by an interrupt.
 
     Raises
@@ -326,8 +326,8 @@ def _learned(answers: list[FitResult | Exception]) -> list[FitResult | None]:
         What was wrong with a member: all are asked for, and one cannot be had.
     """
     found: list[FitResult | None] = []
-    for answer in answers:
-        if isinstance(answer, Exception) and not isinstance(answer, NotStartedError):
-            raise answer
-        found.append(answer if isinstance(answer, FitResult) else None)
+    for result in results:
+        if isinstance(result, Exception) and not isinstance(result, NotStartedError):
+            raise result
+        found.append(result if isinstance(result, FitResult) else None)
     return found

@@ -402,14 +402,14 @@ class TorchRegressor(
         given = check_given(self, X, y, sample_weight, X_val, y_val, sample_weight_val)
         # 2. Choose what follows from the data.
         chosen = self._choose(given)
-        with self._kept_in(checkpoint, given, chosen) as keeper:
+        with self._kept_in(checkpoint, given, chosen) as checkpoint_store:
             # 3. Hold rows out, if early stopping asks for it and the user brought none.
-            asked = self._ask(given, chosen=chosen, keeper=keeper)
+            asked = self._ask(given, chosen=chosen, checkpoint_store=checkpoint_store)
             # 4. Statistics, network, training.
             fitted = run_fit(asked.job)
         # 5. Tell who listens, and say what went wrong.
         fitted = self._hear(asked, fitted)
-        issue_fit_warnings(fitted, asked.job.request, asked.seen)
+        issue_fit_warnings(fitted, asked.job.config, asked.seen)
         # 6. Store what was learned.
         self._store(asked, fitted)
         return self

@@ -31,11 +31,13 @@ class Trainer:
         self.during: Callable[[list[Any]], Any] = lambda jobs: None
         self.lock = threading.Lock()
 
-    def fit_networks(self, jobs: list[Any], halt: threading.Event | None = None) -> list[Any]:
-        if halt is None:
+    def fit_networks(
+        self, jobs: list[Any], cancel_event: threading.Event | None = None
+    ) -> list[Any]:
+        if cancel_event is None:
             self.alone.extend(jobs)
             return list(jobs)
-        self.halt = halt
+        self.cancel_event = cancel_event
         with self.lock:
             self.groups.append(list(jobs))
         self.during(jobs)
@@ -357,7 +359,7 @@ def test_the_end_of_a_meeting_releases_all_and_asks_the_training_to_end(
 
     def during(jobs: list[Any]) -> None:
         while not ended.wait(0.001):
-            if trainer.halt.is_set():
+            if trainer.cancel_event.is_set():
                 raise KeyboardInterrupt
 
     trainer.during = during

@@ -189,8 +189,8 @@ def test_a_full_disk_is_an_error_that_loses_nothing(
     assert all(map(torch.equal, weights_of(reg), before))
     assert os.listdir(path.parent) == [path.name]
     went_on: list[dict[str, Any] | None] = []
-    kept = Checkpoint.kept
-    monkeypatch.setattr(Checkpoint, "kept", lambda self: went_on.append(kept(self)) or kept(self))
+    kept = Checkpoint.load
+    monkeypatch.setattr(Checkpoint, "load", lambda self: went_on.append(kept(self)) or kept(self))
     reg.fit(*table, checkpoint=path)
     assert went_on[0] is not None
     assert len(went_on[0]["losses"]) == 1

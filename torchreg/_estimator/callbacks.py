@@ -65,9 +65,9 @@ class PrintedTable:
             print(f"{record.epoch:>7}  {record.loss:>12.6g}  {shown:>12}{lr}  {seconds:>8.2f}")
         return False
 
-    def on_fit_end(self, outcome: TrainResult) -> None:
+    def on_fit_end(self, result: TrainResult) -> None:
         """Say how the steps were computed."""
-        print(outcome.lane)
+        print(result.execution_mode)
 
 
 def print_starts(fitted: FitResult, *, standardized: bool) -> None:
@@ -89,13 +89,13 @@ def print_members(fitted: Sequence[FitResult], *, standardized: bool) -> None:
 def _print_losses(
     name: str, losses: list[float], fitted: FitResult, standardized: bool, kept: int | None = None
 ) -> None:
-    of = "training" if fitted.outcome.validation_losses is None else "validation"
+    of = "training" if fitted.train_result.validation_losses is None else "validation"
     print(f"{of} losses {'of the standardized target' if standardized else 'in units of y'}")
     for number, loss in enumerate(losses, 1):
         shown = f"loss {loss:.6g}" if math.isfinite(loss) else "not trained"
         mark = ", kept" if number - 1 == kept else ""
         print(f"{name} {number} of {len(losses)}: {shown}{mark}")
-    print(fitted.outcome.lane)
+    print(fitted.train_result.execution_mode)
 
 
 class SklearnCallbackBridge:
@@ -189,7 +189,7 @@ class NativeCallbacks:
         """Close it; a callback may ask to stop."""
         return self.fit.end(self.epoch, self.module)
 
-    def on_fit_end(self, outcome: TrainResult) -> None:
+    def on_fit_end(self, result: TrainResult) -> None:
         """Close the task of a start; that of the fit ends when a network has been chosen."""
         if self.fit.n_init > 1:
             self.fit.end(self.context, self.module)

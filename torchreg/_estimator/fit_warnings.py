@@ -48,7 +48,7 @@ class FitWarning(NamedTuple):
     text: str
 
 
-def issue_fit_warnings(fitted: FitResult, request: FitConfig, attributes: dict[str, Any]) -> None:
+def issue_fit_warnings(fitted: FitResult, config: FitConfig, attributes: dict[str, Any]) -> None:
     """Warn the caller of ``fit`` of what there is to say.
 
     Raises
@@ -58,7 +58,7 @@ def issue_fit_warnings(fitted: FitResult, request: FitConfig, attributes: dict[s
     """
     if fitted.interrupted and not is_top_level_fit():
         raise KeyboardInterrupt
-    for remark in remarks_on(fitted, request, attributes):
+    for remark in remarks_on(fitted, config, attributes):
         warnings.warn(remark.text, remark.category, stacklevel=_CALLER)
 
 
@@ -100,43 +100,43 @@ def warn_about_members(
 
 
 def remarks_on(
-    fitted: FitResult, request: FitConfig, attributes: dict[str, Any]
+    fitted: FitResult, config: FitConfig, attributes: dict[str, Any]
 ) -> Iterator[FitWarning]:
     """Put into words why a fit ended, and what is certain about its network."""
-    outcome = fitted.outcome
-    epoch, kept = outcome.last_epoch, outcome.best_epoch
+    result = fitted.train_result
+    epoch, kept = result.last_epoch, result.best_epoch
     summary = fitted.summary
     if summary.lost_digits is not None:
         yield FitWarning(PrecisionWarning, summary.lost_digits)
     if fitted.interrupted:
-        when = f"in epoch {epoch + 1} of {request.epochs_before + request.max_epochs}"
-        if outcome.reason != "interrupted":
-            when = f"before all of n_init={request.n_init} networks were trained"
+        when = f"in epoch {epoch + 1} of {config.first_epoch + config.max_epochs}"
+        if result.reason != "interrupted":
+            when = f"before all of n_init={config.n_init} networks were trained"
         yield FitWarning(
             InterruptWarning,
             f"Interrupted {when}: the regressor holds the weights of epoch {kept}, and can "
             "predict.",
         )
-    if outcome.reason == "diverged":
+    if result.reason == "diverged":
         yield FitWarning(
             DivergenceWarning,
-            f"The loss ceased to be finite in epoch {epoch} (it was {outcome.losses[-1]}): "
+            f"The loss ceased to be finite in epoch {epoch} (it was {result.losses[-1]}): "
             f"the fit stopped there, and the weights of epoch {kept} were kept, the best finite "
-            f"ones. Likely cause: lr={request.optimizer.options.get('lr')} is too large for "
-            f"optimizer={request.optimizer.name!r} and this module. Lower it, or clip gradients.",
+            f"ones. Likely cause: lr={config.optimizer.options.get('lr')} is too large for "
+            f"optimizer={config.optimizer.name!r} and this module. Lower it, or clip gradients.",
         )
-    if outcome.still_falling:
+    if result.still_falling:
         yield FitWarning(
             ConvergenceWarning,
-            f"The budget of max_epochs={request.max_epochs} ran out while the loss still fell by "
-            f"more than tol={request.stopping.tol} of itself in an epoch. Raise max_epochs or "
+            f"The budget of max_epochs={config.max_epochs} ran out while the loss still fell by "
+            f"more than tol={config.stopping.tol} of itself in an epoch. Raise max_epochs or "
             "lr, or set tol=None.",
         )
     # What it needs is needed at the end of a fit, and not by an import.
     from torchreg.diagnosis.findings import certain_findings
 
     names = [str(name) for name in attributes.get("feature_names_in_", [])]
-    for finding in certain_findings(summary, names, n_epochs=len(outcome.losses)):
+    for finding in certain_findings(summary, names, n_epochs=len(result.losses)):
         text = f"{finding.message} Try: {finding.advice} More: diagnose()."
         yield FitWarning(_WARNINGS[finding.code], text)
 

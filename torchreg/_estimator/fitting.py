@@ -125,7 +125,7 @@ class FittingMixin(BaseEstimator):
         given: FitInputs,
         *,
         chosen: dict[str, Any],
-        keeper: Any = None,
+        checkpoint_store: Any = None,
         draw: Callable[[Data, int], Data] | None = None,
     ) -> FitContext:
         """Hold rows out where early stopping asks for it, and write a job.
@@ -135,7 +135,7 @@ class FittingMixin(BaseEstimator):
         given : FitInputs
         chosen : dict
             What the parameters come to that follow from the data.
-        keeper : Checkpoint or None
+        checkpoint_store : Checkpoint or None
             Who keeps the state of the fit, and knows its seed.
         draw : callable or None
             Draws the rows to train on from those that are not held out, given a seed.
@@ -146,7 +146,7 @@ class FittingMixin(BaseEstimator):
         loss.check_target(data.y, name="y")
         if held_out is not None:
             loss.check_target(held_out.y, name="y_val", training=False)
-        seed = seed_from(self.random_state) if keeper is None else keeper.seed
+        seed = seed_from(self.random_state) if checkpoint_store is None else checkpoint_store.seed
         twin._check_folds(given)
         if twin.early_stopping and twin.n_folds is None and held_out is None:
             data, held_out = hold_out(data, self.validation_fraction, seed=seed)
@@ -165,9 +165,9 @@ class FittingMixin(BaseEstimator):
             native = SklearnCallbackBridge(
                 self, seen, given.arrays, twin._n_networks(), twin.max_epochs
             )
-        request = twin._request(seed, loss, seen, data, native, keeper)
+        config = twin._request(seed, loss, seen, data, native, checkpoint_store)
         validation = None if held_out is None else _raw(held_out)
-        return FitContext(FitJob(request, _raw(data), validation), given, data, seen, native)
+        return FitContext(FitJob(config, _raw(data), validation), given, data, seen, native)
 
     def _choose(self, given: FitInputs, *, is_member: bool = False) -> dict[str, Any]:
         """Say what the parameters come to that follow from the data."""
@@ -195,18 +195,18 @@ class FittingMixin(BaseEstimator):
         seen: dict[str, Any],
         data: Data,
         native: SklearnCallbackBridge | None,
-        keeper: CheckpointStore | None,
+        checkpoint_store: CheckpointStore | None,
     ) -> FitConfig:
         """Read the parameters in the engine's words."""
         options = nested_parameters(self._nested, "optimizer")
         optimizer = build_optimizer(self.optimizer, self.lr, options)
         options = nested_parameters(self._nested, "schedule")
         schedule = build_schedule(self.schedule, options, optimizer)
-        start, epochs_before = None, 0
+        start, first_epoch = None, 0
         if self._goes_on():
             check_start(self, seen, data)
             _check_link(self.module_, loss)
-            start, epochs_before = self.module_, self.n_iter_
+            start, first_epoch = self.module_, self.n_iter_
         return FitConfig(
             module=self.module,
             module_options=nested_parameters(self._nested, "module"),
@@ -222,10 +222,10 @@ class FittingMixin(BaseEstimator):
             device=resolve_device(self.device),
             dtype=self.dtype,
             seed=seed,
-            observers=lambda module: self._observers(module, epochs_before, native, schedule),
+            observers=lambda module: self._observers(module, first_epoch, native, schedule),
             start=start,
-            epochs_before=epochs_before,
-            keeper=keeper,
+            first_epoch=first_epoch,
+            checkpoint_store=checkpoint_store,
             n_init=1 if self._goes_on() else self.n_init,
             n_folds=self.n_folds or 1,
             schedule=schedule,
@@ -287,9 +287,9 @@ class FittingMixin(BaseEstimator):
         """Tell who listens that all is over, and complete what is known of the fit."""
         if asked.native is not None:
             asked.native.conclude(fitted.module)
-        if self.verbose and asked.job.request.n_networks > 1:
-            show = print_folds if asked.job.request.n_folds > 1 else print_starts
-            show(fitted, standardized=asked.job.request.standardize_y)
+        if self.verbose and asked.job.config.n_networks > 1:
+            show = print_folds if asked.job.config.n_folds > 1 else print_starts
+            show(fitted, standardized=asked.job.config.standardize_y)
         summary = replace(
             fitted.summary,
             target_names=names_of(asked.given.arrays["y"]),
@@ -299,12 +299,12 @@ class FittingMixin(BaseEstimator):
 
     def _store(self, asked: FitContext, fitted: FitResult) -> None:
         """Take what was learned."""
-        outcome = fitted.outcome
+        result = fitted.train_result
         learned = {**asked.seen, "fit_summary_": fitted.summary.to_dict()}
-        losses, validation = [*outcome.losses], outcome.validation_losses
-        history: dict[str, Any] = {PAST: Past(outcome)}
+        losses, validation = [*result.losses], result.validation_losses
+        history: dict[str, Any] = {PAST: Past(result)}
         if self._goes_on():
-            rows = [*self.history_, *outcome.history()]
+            rows = [*self.history_, *result.history()]
             losses = [row["loss"] for row in rows]
             if validation is not None:
                 validation = [row.get("validation_loss", math.nan) for row in rows]
@@ -316,10 +316,10 @@ class FittingMixin(BaseEstimator):
             "module_": fitted.module,
             "dtype_": fitted.dtype,
             **history,
-            "n_iter_": outcome.last_epoch,
-            "best_epoch_": outcome.best_epoch,
+            "n_iter_": result.last_epoch,
+            "best_epoch_": result.best_epoch,
             "loss_curve_": losses,
-            "loss_": losses[max(outcome.best_epoch, 1) - 1],
+            "loss_": losses[max(result.best_epoch, 1) - 1],
             "validation_loss_curve_": None if validation is None else [*validation],
         }
         replaced = {"feature_names_in_", "history_", PAST}

@@ -20,21 +20,21 @@ class Past:
 
     Parameters
     ----------
-    outcome : TrainResult
+    result : TrainResult
         What training said.
     """
 
-    __slots__ = ("_outcome", "_rows")
+    __slots__ = ("_result", "_rows")
 
-    def __init__(self, outcome: TrainResult) -> None:
-        self._outcome = outcome
+    def __init__(self, result: TrainResult) -> None:
+        self._result = result
         self._rows: list[dict[str, Any]] | None = None
 
     @property
     def rows(self) -> list[dict[str, Any]]:
         """One for each epoch, always the same list."""
         if self._rows is None:
-            self._rows = self._outcome.history()
+            self._rows = self._result.history()
         return self._rows
 
 

@@ -43,11 +43,11 @@ class Checkpoint:
         self.path, self.description, self.seed, self.state = path, description, seed, state
         self.next_write = time.monotonic() + INTERVAL
 
-    def kept(self) -> dict[str, Any] | None:
+    def load(self) -> dict[str, Any] | None:
         """Give the state to go on from; ``None`` begins anew."""
         return self.state
 
-    def keep(self, state: Callable[[], dict[str, Any]], *, ended: bool) -> None:
+    def save(self, state: Callable[[], dict[str, Any]], *, ended: bool) -> None:
         """Write the state, if it is time."""
         began = time.monotonic()
         if not ended and began < self.next_write:

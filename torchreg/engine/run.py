@@ -17,7 +17,7 @@ from torchreg.engine.spec.train_task import NotStartedError, TaskResult, capture
 from torchreg.engine.stack.train_many import train_together
 
 
-def given_or_raised(answer: FitResult | Exception) -> FitResult:
+def given_or_raised(result: FitResult | Exception) -> FitResult:
     """Give what a fit gave, or raise what was wrong with it.
 
     Raises
@@ -25,20 +25,20 @@ def given_or_raised(answer: FitResult | Exception) -> FitResult:
     KeyboardInterrupt
         If an interrupt came before it had begun.
     """
-    if isinstance(answer, NotStartedError):
+    if isinstance(result, NotStartedError):
         raise KeyboardInterrupt
-    if not isinstance(answer, Exception):
-        return answer
+    if not isinstance(result, Exception):
+        return result
     try:
-        raise answer
+        raise result
     finally:
         # An error holds this frame, which is not to hold the error.
-        del answer
+        del result
 
 
 @torch.enable_grad()  # Whoever calls may have turned gradients off.
 def fit_networks(
-    jobs: Sequence[FitJob], halt: threading.Event | None = None
+    jobs: Sequence[FitJob], cancel_event: threading.Event | None = None
 ) -> list[FitResult | Exception]:
     """Fit many networks, together where they can be trained together.
 
@@ -46,7 +46,7 @@ def fit_networks(
     ----------
     jobs : sequence of FitJob
         Of whatever kind.
-    halt : Event or None
+    cancel_event : Event or None
         Once it is set, from another thread, all fits end as if they were interrupted.
 
     Returns
@@ -61,14 +61,14 @@ def fit_networks(
         shared = FitCache(several=len(jobs) > 1)
         plans = [capture_exception(PreparedFit, job, shared) for job in jobs]
     # 2. Train them, those of one architecture as one stack.
-    problems = [p for plan in plans if isinstance(plan, PreparedFit) for p in plan.problems]
-    answers = train_together(problems, halt)[::-1]
+    tasks = [p for plan in plans if isinstance(plan, PreparedFit) for p in plan.tasks]
+    results = train_together(tasks, cancel_event)[::-1]
     # 3. Keep the best of each job, and what a diagnosis needs.
     kept: list[SelectedModel | Exception] = []
     try:
         with threads(few, others=available):
             kept += (
-                _keep(plan, [answers.pop() for _ in plan.problems])
+                _keep(plan, [results.pop() for _ in plan.tasks])
                 if isinstance(plan, PreparedFit)
                 else plan
                 for plan in plans
@@ -84,8 +84,8 @@ def fit_networks(
         kept.clear()
 
 
-def _keep(plan: PreparedFit, answers: list[TaskResult]) -> SelectedModel | Exception:
-    errors = [answer for answer in answers if isinstance(answer, Exception)]
-    if len(errors) == len(answers):
+def _keep(plan: PreparedFit, results: list[TaskResult]) -> SelectedModel | Exception:
+    errors = [result for result in results if isinstance(result, Exception)]
+    if len(errors) == len(results):
         return errors[0]
-    return capture_exception(plan.keep, answers)
+    return capture_exception(plan.keep, results)

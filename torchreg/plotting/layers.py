@@ -13,7 +13,7 @@ from sklearn.utils import check_array
 from torch import nn
 
 from torchreg.engine.build.rebuild_initial import rebuild_start
-from torchreg.engine.spec.seeds import seeds_of
+from torchreg.engine.spec.seeds import spawn_seeds
 from torchreg.nn import Ensemble
 from torchreg.nn.links import numbers_per_output
 from torchreg.plotting._axes import require_matplotlib
@@ -238,7 +238,7 @@ def _start_of(reg: Any) -> nn.Module | None:
         return rebuild(network, seed=None if seed is None else of_kept)
     if seed is None or len(network.members) != twin.n_folds:
         return None
-    seeds = seeds_of(seed, twin.n_folds)
+    seeds = spawn_seeds(seed, twin.n_folds)
     starts = [rebuild(one, seed=k) for one, k in zip(network.members, seeds, strict=True)]
     found = [start for start in starts if start is not None]
     return Ensemble(found) if len(found) == len(starts) else None

@@ -20,7 +20,7 @@ _PARTS = "_parameters", "_buffers", "_modules"
 _PLAIN = bool | int | float | str | np.generic | None
 
 
-def draft_of(request: FitConfig) -> Hashable | None:
+def draft_of(config: FitConfig) -> Hashable | None:
     """Say which network a request draws, so that requests of one answer draw the same.
 
     It holds for the same training rows, the same units and the same seed. Settings of the training
@@ -28,7 +28,7 @@ def draft_of(request: FitConfig) -> Hashable | None:
 
     Parameters
     ----------
-    request : FitConfig
+    config : FitConfig
 
     Returns
     -------
@@ -36,12 +36,12 @@ def draft_of(request: FitConfig) -> Hashable | None:
         ``None`` if only its module knows: what a class of the user's does while it is built, it may
         do differently the next time.
     """
-    if request.module is not MLP or request.start is not None or request.loss.link is not None:
+    if config.module is not MLP or config.start is not None or config.loss.link is not None:
         return None
-    options = {name: _written(value) for name, value in request.module_options.items()}
+    options = {name: _written(value) for name, value in config.module_options.items()}
     if None in options.values():
         return None
-    return (request.dtype, request.loss.per_output, *sorted(options.items()))
+    return (config.dtype, config.loss.per_output, *sorted(options.items()))
 
 
 def _written(value: Any) -> str | None:

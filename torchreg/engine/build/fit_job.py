@@ -53,7 +53,7 @@ class PreparedFit:
 
     Attributes
     ----------
-    problems : list of TrainTask
+    tasks : list of TrainTask
         What is to be trained: one network, or ``n_init`` of them.
 
     Raises
@@ -63,113 +63,113 @@ class PreparedFit:
     """
 
     def __init__(self, job: FitJob, shared: FitCache) -> None:
-        request, training = job.request, shared.rows(job.training)
+        config, training = job.config, shared.rows(job.training)
         # 1. Batches. A full batch is what its distinct rows and their weights say.
         self.n_rows, n_outputs = training.y.shape
-        batch_size = choose_batch_size(request.batch_size, self.n_rows, request.optimizer)
-        probe = partial(probe_loss, request.loss, n_outputs)
-        is_ours = LOSSES.get(request.loss.name) is request.loss.function
+        batch_size = choose_batch_size(config.batch_size, self.n_rows, config.optimizer)
+        probe = partial(probe_loss, config.loss, n_outputs)
+        is_ours = LOSSES.get(config.loss.name) is config.loss.function
         # What a function of the user's does when it is called is not known.
-        loss = shared.once("loss", training, request.loss, make=probe) if is_ours else probe()
+        loss = shared.once("loss", training, config.loss, make=probe) if is_ours else probe()
         whole = batch_size >= self.n_rows and (loss.per_row or training.weight is not None)
         # Copies of a row in two folds would be seen and held out at once.
-        dealt = request.n_folds > 1 and may_merge(training) and loss.per_row
+        dealt = config.n_folds > 1 and may_merge(training) and loss.per_row
         if whole or dealt:
             training = shared.once("merged", training, make=partial(merged, training))
             batch_size = min(batch_size, len(training.y))
         # 2. Networks between their scaling layers, and the rows in their units.
-        starts = start_networks(request, training, batch_size, shared)
+        starts = start_networks(config, training, batch_size, shared)
         # 3. What is to be trained.
         first = starts[0]
         validation = None
         if job.validation is not None:
             held_out = shared.rows(job.validation)
             make = partial(first.inside.table, held_out, whole=False)
-            how = (id(training), *scaling_of(request), first.inside.dtype)
+            how = (id(training), *scaling_of(config), first.inside.dtype)
             validation = shared.once("table", held_out, *how, make=make)
         loss = loss.to(first.table.t)
         parts = [(start.table, validation) for start in starts]
         shown = [(training, job.validation) for start in starts]
-        if request.n_folds > 1:
-            fold = assign_folds(len(training.y), request.n_folds, request.seed)
-            parts = [split_table(first.table, fold, k) for k in range(request.n_folds)]
-            if request.callbacks:
+        if config.n_folds > 1:
+            fold = assign_folds(len(training.y), config.n_folds, config.seed)
+            parts = [split_table(first.table, fold, k) for k in range(config.n_folds)]
+            if config.callbacks:
                 # They alone look at rows in raw units.
-                shown = [split_rows(training, fold, k) for k in range(request.n_folds)]
-        self.problems = []
+                shown = [split_rows(training, fold, k) for k in range(config.n_folds)]
+        self.tasks = []
         for start, (rows, held), raw in zip(starts, parts, shown, strict=True):
             listener = start.inside.listener(*raw, batch_size)
-            problem = TrainTask(
+            task = TrainTask(
                 network=start.inside.network,
                 training=rows,
                 validation=held,
                 loss=loss,
-                optimizer=request.optimizer,
+                optimizer=config.optimizer,
                 batch_size=batch_size,
-                max_epochs=request.max_epochs,
-                stopping=request.stopping,
+                max_epochs=config.max_epochs,
+                stopping=config.stopping,
                 seed=start.seed,
-                first_epoch=request.epochs_before,
-                observers=request.observers(start.inside.module),
+                first_epoch=config.first_epoch,
+                observers=config.observers(start.inside.module),
                 batch_observer=listener,
-                keeper=request.keeper,
+                checkpoint_store=config.checkpoint_store,
                 protect_input=start.habits.mutates_input,
-                draws=start.habits.draws,
+                uses_rng=start.habits.uses_rng,
                 generators=start.generators,
-                schedule=request.schedule,
+                schedule=config.schedule,
                 draft=start.draft,
             )
-            self.problems.append(problem)
-            if start.draft is not None and (listener is not None or problem.observers):
+            self.tasks.append(task)
+            if start.draft is not None and (listener is not None or task.observers):
                 # Who listens may do with the module what he likes.
                 give_containers(start.inside.module)
-        if request.schedule.moves:
+        if config.schedule.moves:
             # One that cannot be begun is known before the training.
-            self.problems[0].course()
-        is_member = request.n_folds > 1
+            self.tasks[0].lr_schedule()
+        is_member = config.n_folds > 1
         self.travels = [_begin_travel(start, training, shared, is_member) for start in starts]
         # 4. What a diagnosis needs of the rows: now, when they and what describes them are at hand.
         describe = partial(summarize_rows, first.inside.module, training, self.n_rows)
-        how = *scaling_of(request), self.n_rows
+        how = *scaling_of(config), self.n_rows
         self.described = shared.once("described", training, *how, make=describe)
         take = partial(take_sample, first.table, self.described.chosen)
         self.sample = shared.once("sample", training, *how, first.inside.dtype, make=take)
-        self.request, self.starts = request, starts
+        self.config, self.starts = config, starts
 
-    def keep(self, answers: list[TaskResult]) -> SelectedModel:
+    def keep(self, results: list[TaskResult]) -> SelectedModel:
         """Keep the best network, or all of the folds as one.
 
         Parameters
         ----------
-        answers : list of TrainResult or Exception
+        results : list of TrainResult or Exception
             One for each of the problems, of which one at least is an outcome.
         """
-        losses = [math.inf if isinstance(a, Exception) else final_loss(a) for a in answers]
-        trained = {i: answer for i, answer in enumerate(answers) if isinstance(answer, TrainResult)}
+        losses = [math.inf if isinstance(a, Exception) else final_loss(a) for a in results]
+        trained = {i: result for i, result in enumerate(results) if isinstance(result, TrainResult)}
         best = min(trained, key=losses.__getitem__)
-        answer, problem, start = trained[best], self.problems[best], self.starts[best]
+        result, task, start = trained[best], self.tasks[best], self.starts[best]
         module, dtype, travel = start.inside.module, start.inside.dtype, self.travels[best]
-        if self.request.n_folds > 1:
+        if self.config.n_folds > 1:
             module = as_ensemble(module, [self.starts[i].inside.network for i in trained])
-            answer = merge_results([*trained.values()])
+            result = merge_results([*trained.values()])
             network = module.get_submodule("network")
-            problem = replace(problem, network=network, training=start.table)
+            task = replace(task, network=network, training=start.table)
             travel = DriftTracker.of_several([self.travels[i] for i in trained])
         link = link_of(module) if "link" in module._modules else None
-        view = ProbeTarget(problem.network, self.sample, link)
-        n_networks = len(trained) if self.request.n_folds > 1 else 1
+        view = ProbeTarget(task.network, self.sample, link)
+        n_networks = len(trained) if self.config.n_folds > 1 else 1
         fitted = partial(
             FitResult,
             module=ensure_eval(module),
             dtype=dtype,
-            outcome=answer,
+            train_result=result,
             seed=start.seed,
             init_losses=losses,
-            interrupted=any(map(is_interrupted, answers)),
+            interrupted=any(map(is_interrupted, results)),
             is_copy=start.draft is not None,
         )
         summarized = partial(
-            summarize, problem, answer, travel, module, self.described, n_networks=n_networks
+            summarize, task, result, travel, module, self.described, n_networks=n_networks
         )
         return SelectedModel(view, summarized, fitted)
 

@@ -25,7 +25,7 @@ class FitResult:
         Raw units to raw units.
     dtype : torch.dtype
         Of its network.
-    outcome : TrainResult
+    train_result : TrainResult
         What training said.
     summary : FitSummary
         Its numbers.
@@ -43,7 +43,7 @@ class FitResult:
 
     module: nn.Sequential
     dtype: torch.dtype
-    outcome: TrainResult
+    train_result: TrainResult
     summary: FitSummary
     seed: int
     init_losses: list[float]
@@ -72,9 +72,9 @@ class SelectedModel(NamedTuple):
         return self.fitted(summary=self.summarized(look=looks.of(self.view)))
 
 
-def final_loss(outcome: TrainResult) -> float:
+def final_loss(result: TrainResult) -> float:
     """Give the loss of the weights that a network holds: validation, where there is any."""
     # The weights from before the first epoch have no loss of their own but that of the first.
-    losses = outcome.losses if outcome.validation_losses is None else outcome.validation_losses
-    loss = losses[max(outcome.best_epoch - outcome.first_epoch, 1) - 1]
+    losses = result.losses if result.validation_losses is None else result.validation_losses
+    loss = losses[max(result.best_epoch - result.first_epoch, 1) - 1]
     return loss if math.isfinite(loss) else math.inf

@@ -99,7 +99,7 @@ def member(module: nn.Sequential, number: int) -> nn.Sequential:
     return nn.Sequential(OrderedDict(layers))
 
 
-def merge_results(outcomes: Sequence[TrainResult]) -> TrainResult:
+def merge_results(results: Sequence[TrainResult]) -> TrainResult:
     """Write what several networks saw as one: each loss is the mean of those that were training.
 
     The best epoch is that of the lowest mean loss of the rows held out; each network itself keeps
@@ -107,18 +107,18 @@ def merge_results(outcomes: Sequence[TrainResult]) -> TrainResult:
 
     Parameters
     ----------
-    outcomes : sequence of TrainResult
+    results : sequence of TrainResult
         With validation losses.
     """
-    longest = max(outcomes, key=lambda outcome: len(outcome.losses))
+    longest = max(results, key=lambda result: len(result.losses))
     n_epochs = len(longest.losses)
-    losses = [_mean(o.losses[e : e + 1] for o in outcomes) for e in range(n_epochs)]
+    losses = [_mean(o.losses[e : e + 1] for o in results) for e in range(n_epochs)]
     validation = [
         # Who has ended holds its best weights, and their loss counts on.
-        _mean(_so_far(o.validation_losses or [], e) for o in outcomes)
+        _mean(_so_far(o.validation_losses or [], e) for o in results)
         for e in range(n_epochs)
     ]
-    reasons = [outcome.reason for outcome in outcomes]
+    reasons = [result.reason for result in results]
     instance_signature = ("interrupted", "diverged", "callback", "budget")
     reason = next((r for r in instance_signature if r in reasons), reasons[0])
     finite = [value if math.isfinite(value) else math.inf for value in validation]
@@ -127,12 +127,12 @@ def merge_results(outcomes: Sequence[TrainResult]) -> TrainResult:
         losses=losses,
         validation_losses=validation,
         extra={
-            epoch: {key: _mean_noted(key, value, outcomes, epoch) for key, value in noted.items()}
+            epoch: {key: _mean_noted(key, value, results, epoch) for key, value in noted.items()}
             for epoch, noted in longest.extra.items()
         },
         reason=reason,
         best_epoch=longest.first_epoch + 1 + finite.index(min(finite)),
-        still_falling=any(outcome.still_falling for outcome in outcomes),
+        still_falling=any(result.still_falling for result in results),
     )
 
 
@@ -140,10 +140,10 @@ def _so_far(losses: list[float], epoch: int) -> list[float]:
     return losses[epoch : epoch + 1] or [min(losses)]
 
 
-def _mean_noted(key: str, value: Any, outcomes: Sequence[TrainResult], epoch: int) -> Any:
+def _mean_noted(key: str, value: Any, results: Sequence[TrainResult], epoch: int) -> Any:
     if not isinstance(value, Real) or isinstance(value, bool):
         return value
-    noted = (outcome.extra.get(epoch, {}) for outcome in outcomes)
+    noted = (result.extra.get(epoch, {}) for result in results)
     return _mean([float(of_one[key])] for of_one in noted if key in of_one)
 
 

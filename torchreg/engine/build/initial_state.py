@@ -32,9 +32,9 @@ from torchreg.engine.build.scaled_network import ScaledNetwork
 from torchreg.engine.data.column_statistics import Statistics, column_statistics
 from torchreg.engine.data.tables import Rows, Table, width_of
 from torchreg.engine.spec.fit_config import FitConfig, RawData
-from torchreg.engine.spec.objective import trainable
+from torchreg.engine.spec.objective import trainable_parameters
 from torchreg.engine.spec.outputs import has_members
-from torchreg.engine.spec.seeds import seeds_of
+from torchreg.engine.spec.seeds import spawn_seeds
 from torchreg.nn.plain import is_plain
 
 
@@ -67,23 +67,23 @@ class InitialState:
 
 
 def start_networks(
-    request: FitConfig, training: RawData, batch_size: int, shared: FitCache
+    config: FitConfig, training: RawData, batch_size: int, shared: FitCache
 ) -> list[InitialState]:
     """Draw one network or several; all see the same rows, of which there is one copy."""
-    how = scaling_of(request)
-    scaling = shared.once("scaling", training, *how, make=partial(statistics, request, training))
+    how = scaling_of(config)
+    scaling = shared.once("scaling", training, *how, make=partial(statistics, config, training))
     whole = batch_size >= len(training.y)
     starts: list[InitialState] = []
 
     def start(seed: int, number: int) -> InitialState:
         """Build a network between its scaling layers, and bring the rows into its units."""
         with drawing():
-            if request.start is None:
-                module = build_module(request, training, batch_size, *scaling)
+            if config.start is None:
+                module = build_module(config, training, batch_size, *scaling)
             else:
-                several = request.n_folds > 1
-                module = copy.deepcopy(member(request.start, number) if several else request.start)
-            inside = ScaledNetwork(module, _own(request))
+                several = config.n_folds > 1
+                module = copy.deepcopy(member(config.start, number) if several else config.start)
+            inside = ScaledNetwork(module, _own(config))
             same = starts and starts[0].inside.dtype == inside.dtype
             make = partial(inside.table, training, whole=whole)
             table = (
@@ -91,72 +91,70 @@ def start_networks(
                 if same
                 else shared.once("table", training, *how, inside.dtype, whole, make=make)
             )
-            if request.start is None:
-                initialize(inside.network, table, request.loss.link)
+            if config.start is None:
+                initialize(inside.network, table, config.loss.link)
             habits = network_traits(inside.network, table.x[torch.arange(min(4, len(table.t)))])
-            drawn = generator_states(request.device) if habits.draws else []
+            drawn = generator_states(config.device) if habits.uses_rng else []
             return InitialState(seed, inside, table, habits, drawn)
 
     def begin(seed: int, number: int) -> InitialState:
         """Build a network, or copy that of another job which would build the same."""
-        make = partial(with_seed, seed, request.device, partial(start, seed, number))
-        draft = draft_of(request) if shared.several else None
+        make = partial(with_seed, seed, config.device, partial(start, seed, number))
+        draft = draft_of(config) if shared.several else None
         if draft is None:
             return make()
         key = *how, batch_size, seed, draft
         drawn = shared.once("draft", training, *key, make=make)
         mould = shared.once("mould", training, *key, make=lambda: Mould(drawn.inside.module))
-        inside = ScaledNetwork(mould.cast(), _own(request), drawn.inside.dtype)
+        inside = ScaledNetwork(mould.cast(), _own(config), drawn.inside.dtype)
         return replace(drawn, inside=inside, draft=drawn.inside.network)
 
-    for number, seed in enumerate(seeds_of(request.seed, request.n_networks)):
+    for number, seed in enumerate(spawn_seeds(config.seed, config.n_networks)):
         starts.append(begin(seed, number))
     return starts
 
 
-def scaling_of(request: FitConfig) -> tuple[Hashable, ...]:
+def scaling_of(config: FitConfig) -> tuple[Hashable, ...]:
     """Give what the units of a network depend on, beside the training rows."""
     return (
-        id(request.start),
-        request.standardize_x,
-        request.standardize_y,
-        request.loss.center_target,
-        request.optimizer.uses_line_search,
-        request.device,
+        id(config.start),
+        config.standardize_x,
+        config.standardize_y,
+        config.loss.center_target,
+        config.optimizer.uses_line_search,
+        config.device,
     )
 
 
-def statistics(
-    request: FitConfig, training: RawData
-) -> tuple[Statistics | None, Statistics | None]:
+def statistics(config: FitConfig, training: RawData) -> tuple[Statistics | None, Statistics | None]:
     """Compute the statistics of X and of y, where they are standardized and not known yet."""
     x = y = None
-    if request.standardize_x and request.start is None:
+    if config.standardize_x and config.start is None:
         x = column_statistics(training.x, training.weight)
-    if request.standardize_y and request.start is None:
+    if config.standardize_y and config.start is None:
         y = column_statistics(training.y, training.weight)
-        if not request.loss.center_target:
+        if not config.loss.center_target:
             y = Statistics(torch.zeros_like(y.mean), y.mean)
     return x, y
 
 
 def build_module(
-    request: FitConfig,
+    config: FitConfig,
     training: RawData,
     batch_size: int,
     x_statistics: Statistics | None,
     y_statistics: Statistics | None,
 ) -> nn.Sequential:
     """Build the untrained network between its scaling layers, on its device."""
-    loss, n_features, n_outputs = request.loss, width_of(training.x), training.y.shape[1]
+    loss, n_features, n_outputs = config.loss, width_of(training.x), training.y.shape[1]
     width = n_outputs * loss.per_output
     network = build_network(
-        request.module,
-        request.module_options,
+        config.module,
+        config.module_options,
         in_features=n_features,
         out_features=width,
     )
-    on_cpu = request.device.type == "cpu"
+    on_cpu = config.device.type == "cpu"
     known = on_cpu and is_plain(network, in_features=n_features, out_features=width)
     average = False
     if known:
@@ -167,12 +165,12 @@ def build_module(
         first = before(_first_rows(training.x)).to(default)
         output = materialize(network, first, n_outputs, loss.per_output)
         average = has_members(output)
-    trainable(network)
+    trainable_parameters(network)
     dtype = resolve_dtype(
-        request.dtype,
+        config.dtype,
         work=batch_size * sum(p.numel() for p in network.parameters()),
-        device=request.device,
-        exact=request.optimizer.uses_line_search,
+        device=config.device,
+        exact=config.optimizer.uses_line_search,
     )
     link = copy.deepcopy(loss.link)
     module = add_scaling(
@@ -180,24 +178,24 @@ def build_module(
     )
     if known:
         return module.eval()
-    if statistics_dtype(request.device) != torch.float64:
-        module.to(statistics_dtype(request.device))
-    return module.to(request.device)
+    if statistics_dtype(config.device) != torch.float64:
+        module.to(statistics_dtype(config.device))
+    return module.to(config.device)
 
 
 def _first_rows(rows: Rows) -> Tensor:
     return rows[torch.arange(min(4, len(rows)))]
 
 
-def _own(request: FitConfig) -> FitConfig:
+def _own(config: FitConfig) -> FitConfig:
     """Give one of several networks callbacks of its own, for they remember what they saw."""
-    if request.n_networks == 1:
-        return request
+    if config.n_networks == 1:
+        return config
     try:
-        return replace(request, callbacks=copy.deepcopy(request.callbacks))
+        return replace(config, callbacks=copy.deepcopy(config.callbacks))
     except Exception as error:
         raise ValueError(
-            f"Of {request.n_networks} networks each has callbacks of its own, but one of "
-            f"{[*request.callbacks]} cannot be copied: {error}. Set n_init=1 and n_folds=None, or "
+            f"Of {config.n_networks} networks each has callbacks of its own, but one of "
+            f"{[*config.callbacks]} cannot be copied: {error}. Set n_init=1 and n_folds=None, or "
             "leave it out."
         ) from error

@@ -224,7 +224,7 @@ def add_scaling(
 class NetworkTraits(NamedTuple):
     """What a network does beside computing: draw random numbers, overwrite its input."""
 
-    draws: bool
+    uses_rng: bool
     mutates_input: bool
 
 
@@ -247,7 +247,7 @@ def network_traits(network: nn.Module, x: Tensor) -> NetworkTraits:
     layers = sequential_layers(network)
     if layers is not None and not any(isinstance(layer, nn.Dropout) for layer in layers):
         network.eval()
-        return NetworkTraits(draws=False, mutates_input=False)
+        return NetworkTraits(uses_rng=False, mutates_input=False)
     generators: list[Callable[[], Tensor]] = [torch.get_rng_state]
     if x.device.type == "cuda":
         generators.append(lambda: torch.cuda.get_rng_state(x.device))
@@ -262,4 +262,4 @@ def network_traits(network: nn.Module, x: Tensor) -> NetworkTraits:
         for buffer, kept in zip(network.buffers(), buffers, strict=True):
             buffer.copy_(kept)
     draws = any(not torch.equal(a, b()) for a, b in zip(before, generators, strict=True))
-    return NetworkTraits(draws=draws, mutates_input=x._version != version)
+    return NetworkTraits(uses_rng=draws, mutates_input=x._version != version)

@@ -37,20 +37,20 @@ class ScaledNetwork:
     ----------
     module : nn.Sequential
         A network between its scaling layers.
-    request : FitConfig
+    config : FitConfig
         Of this fit.
     dtype : torch.dtype or None, default=None
         Of its parameters, if it is known.
     """
 
     def __init__(
-        self, module: nn.Sequential, request: FitConfig, dtype: torch.dtype | None = None
+        self, module: nn.Sequential, config: FitConfig, dtype: torch.dtype | None = None
     ) -> None:
-        self.module, self.request = module, request
+        self.module, self.config = module, config
         self.network: nn.Module = module.get_submodule("network")
         self.dtype = dtype or next(self.network.parameters()).dtype
         # Rows are standardized on the CPU, where float64 is, and moved in the core's dtype.
-        here = request.device.type == "cpu"
+        here = config.device.type == "cpu"
         #: The layers around the network.
         self._around: nn.Module = module
         if not here:
@@ -66,7 +66,7 @@ class ScaledNetwork:
         weight = rows.weight
         if weight is not None:
             weight = of_order_one(weight)
-            weight = (weight / weight.mean()).to(self.request.device, self.dtype)
+            weight = (weight / weight.mean()).to(self.config.device, self.dtype)
         n_rows, width = len(rows.y), width_of(rows.x)
         lazy = isinstance(rows.x, SparseRows) or (not whole and n_rows * width > LARGE)
         x = LazyRows(rows.x, self._x) if lazy else self._prepared(rows.x, self._x)
@@ -79,24 +79,24 @@ class ScaledNetwork:
         self, training: RawData, validation: RawData | None, batch_size: int
     ) -> SkorchObserver | None:
         """Build the ear of skorch's callbacks; skorch is imported where there are any."""
-        request = self.request
-        if not request.callbacks and not request.callback_options:
+        config = self.config
+        if not config.callbacks and not config.callback_options:
             return None
         from torchreg.engine.train.skorch_callbacks import SkorchObserver
 
         return SkorchObserver(
-            request.callbacks,
-            request.callback_options,
+            config.callbacks,
+            config.callback_options,
             module=self.module,
-            optimizer=request.optimizer,
+            optimizer=config.optimizer,
             to_raw=self._predictions,
             targets_to_raw=target_layer(self.module),
             training=self._shown(training),
             validation=None if validation is None else self._shown(validation),
-            device=request.device,
-            max_epochs=request.max_epochs,
+            device=config.device,
+            max_epochs=config.max_epochs,
             batch_size=batch_size,
-            schedule=request.schedule,
+            schedule=config.schedule,
         )
 
     def _predictions(self, output: Tensor) -> Tensor:
@@ -113,7 +113,7 @@ class ScaledNetwork:
     def _prepared(self, rows: Rows, prepare: Callable[[Tensor], Tensor]) -> Tensor:
         """Bring all rows into the network's units, a few at a time."""
         width = width_of(rows)
-        prepared = torch.empty(len(rows), width, dtype=self.dtype, device=self.request.device)
+        prepared = torch.empty(len(rows), width, dtype=self.dtype, device=self.config.device)
         for piece in chunks(len(rows), width):
             prepared[piece] = prepare(rows[piece])
         return prepared
@@ -122,7 +122,7 @@ class ScaledNetwork:
         return self._core(x if self._standardize is None else self._standardize(x))
 
     def _core(self, values: Tensor) -> Tensor:
-        if self.request.optimizer.uses_line_search:
+        if self.config.optimizer.uses_line_search:
             # A line search amplifies the last bit; coarser bits do not depend on the units.
             values = values.to(torch.float32)
-        return values.to(self.request.device, self.dtype)
+        return values.to(self.config.device, self.dtype)

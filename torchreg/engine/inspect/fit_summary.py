@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from torchreg.diagnosis.record import FitSummary, NetworkSummary, ParameterDrift
 from torchreg.engine.inspect.row_summary import RowSummary
-from torchreg.engine.spec.module_tensors import tensors_of
+from torchreg.engine.spec.module_tensors import named_tensors
 from torchreg.engine.spec.train_task import TrainResult, TrainTask
 
 #: The parameters of a network, if so few, are measured as lists: less than calls of torch cost.
@@ -20,8 +20,8 @@ FEW = 256
 
 
 def summarize(
-    problem: TrainTask,
-    outcome: TrainResult,
+    task: TrainTask,
+    result: TrainResult,
     travel: DriftTracker,
     module: nn.Sequential,
     rows: RowSummary,
@@ -32,7 +32,7 @@ def summarize(
 
     Parameters
     ----------
-    problem, outcome : TrainTask, TrainResult
+    task, result : TrainTask, TrainResult
         What the fit was asked, and what it answered.
     travel : DriftTracker
         Made before the fit.
@@ -46,7 +46,7 @@ def summarize(
         How many networks, trained on other folds each, the problem's network is the mean of.
     """
     layers = module._modules
-    validation, lr = problem.validation, problem.optimizer.options.get("lr")
+    validation, lr = task.validation, task.optimizer.options.get("lr")
     n_validation = 0 if validation is None else len(validation.t)
     if n_networks > 1:
         # Each row was held out by one of them.
@@ -56,13 +56,13 @@ def summarize(
         n_rows=rows.n_rows,
         n_validation=n_validation,
         n_parameters=sum(journey.n for journey in journeys),
-        batch_size=problem.batch_size,
-        max_epochs=problem.max_epochs,
-        first_epoch=problem.first_epoch,
-        optimizer=problem.optimizer.name,
-        loss=problem.loss.name,
-        dtype=str(problem.training.t.dtype).removeprefix("torch."),
-        reason=outcome.reason,
+        batch_size=task.batch_size,
+        max_epochs=task.max_epochs,
+        first_epoch=task.first_epoch,
+        optimizer=task.optimizer.name,
+        loss=task.loss.name,
+        dtype=str(task.training.t.dtype).removeprefix("torch."),
+        reason=result.reason,
         lr=None if lr is None else float(lr),
         standardize_x="standardize" in layers,
         standardize_y="unstandardize" in layers,
@@ -72,9 +72,9 @@ def summarize(
         copies=rows.copies,
         journeys=journeys,
         look=look,
-        schedule=problem.schedule.name,
+        schedule=task.schedule.name,
         n_networks=n_networks,
-        keeps_best=validation is not None and problem.stopping.on_validation,
+        keeps_best=validation is not None and task.stopping.on_validation,
     )
 
 
@@ -104,7 +104,7 @@ class DriftTracker:
         """Begin where this one begins, with a network that is a copy of the one it was made of."""
         twin = object.__new__(DriftTracker)
         vars(twin).update(vars(self))
-        twin.tensors = [p for p in tensors_of(network)[0].values() if p.numel()]
+        twin.tensors = [p for p in named_tensors(network)[0].values() if p.numel()]
         return twin
 
     @classmethod

@@ -46,9 +46,9 @@ class FitConfig:
         Makes the observers of this fit, given the module.
     start : nn.Sequential or None
         A fitted module to go on from: its statistics and dtype are kept.
-    epochs_before : int
+    first_epoch : int
         How many epochs ``start`` has seen.
-    keeper : CheckpointStore or None
+    checkpoint_store : CheckpointStore or None
         Who keeps the state of the fit, so that it can go on in another process.
     n_init : int
         How many networks are drawn and trained, of which the best is kept.
@@ -75,8 +75,8 @@ class FitConfig:
     seed: int
     observers: Callable[[nn.Sequential], list[Observer]]
     start: nn.Sequential | None = None
-    epochs_before: int = 0
-    keeper: CheckpointStore | None = None
+    first_epoch: int = 0
+    checkpoint_store: CheckpointStore | None = None
     n_init: int = 1
     n_folds: int = 1
     schedule: ScheduleSpec = field(default_factory=ScheduleSpec)
@@ -93,12 +93,12 @@ class FitJob:
 
     Parameters
     ----------
-    request : FitConfig
+    config : FitConfig
         How.
     training, validation : RawData
         On what. Statistics never see the validation rows.
     """
 
-    request: FitConfig
+    config: FitConfig
     training: RawData
     validation: RawData | None = None

@@ -34,7 +34,7 @@ def _rests(module: nn.Module) -> bool:
     return True
 
 
-def tensors_of(network: nn.Module) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+def named_tensors(network: nn.Module) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     """Name the parameters and the buffers of a network, as torch does in three times the time.
 
     Parameters

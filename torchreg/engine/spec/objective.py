@@ -103,7 +103,7 @@ class Objective:
         return mean_loss(self.loss, prediction, batch.t, batch.weight)
 
 
-def trainable(network: nn.Module) -> list[nn.Parameter]:
+def trainable_parameters(network: nn.Module) -> list[nn.Parameter]:
     """List the parameters that ask for a gradient; an empty list is an error."""
     parameters = [p for p in network.parameters() if p.requires_grad]
     if not parameters:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 
-def seeds_of(seed: int, n_init: int) -> list[int]:
+def spawn_seeds(seed: int, n_init: int) -> list[int]:
     """Give each of several networks a seed; the first has the one of the fit.
 
     Examples

@@ -58,7 +58,7 @@ class Observer(Protocol):
     def on_epoch_end(self, record: EpochRecord) -> bool:
         """Hear what the epoch saw; return True to stop here."""
 
-    def on_fit_end(self, outcome: TrainResult) -> None:
+    def on_fit_end(self, result: TrainResult) -> None:
         """Hear that the fit is over and the right weights are in place."""
 
 
@@ -85,10 +85,10 @@ class BatchObserver(Observer, Protocol):
 class CheckpointStore(Protocol):
     """Keeps the state of a fit outside the process, and hands it to the next one."""
 
-    def kept(self) -> dict[str, Any] | None:
+    def load(self) -> dict[str, Any] | None:
         """Give the state to go on from; ``None`` begins anew."""
 
-    def keep(self, state: Callable[[], dict[str, Any]], *, ended: bool) -> None:
+    def save(self, state: Callable[[], dict[str, Any]], *, ended: bool) -> None:
         """Hear that an epoch, or the fit, has ended; ask for its state if that is to be kept."""
 
 
@@ -142,11 +142,11 @@ class TrainTask:
         Who listens.
     batch_observer : BatchObserver or None
         Who listens to every batch.
-    keeper : CheckpointStore or None
+    checkpoint_store : CheckpointStore or None
         Who keeps its state, so that a fit whose process was killed can go on.
     protect_input : bool
         Whether the network overwrites its input, so that it must be given a copy.
-    draws : bool
+    uses_rng : bool
         Whether it draws random numbers while it trains.
     generators : list of Tensor
         From where torch's generators go on for a network that draws.
@@ -168,9 +168,9 @@ class TrainTask:
     first_epoch: int = 0
     observers: list[Observer] = field(default_factory=list)
     batch_observer: BatchObserver | None = None
-    keeper: CheckpointStore | None = None
+    checkpoint_store: CheckpointStore | None = None
     protect_input: bool = False
-    draws: bool = False
+    uses_rng: bool = False
     generators: list[Tensor] = field(default_factory=list)
     schedule: ScheduleSpec = field(default_factory=ScheduleSpec)
     draft: nn.Module | None = None
@@ -185,7 +185,11 @@ class TrainTask:
         """Whether all its steps are alike, on all rows, and nobody asks what an epoch gave."""
         stopping = self.stopping
         may_settle = stopping.on_validation or stopping.tol is not None
-        heard = bool(self.observers) or self.batch_observer is not None or self.keeper is not None
+        heard = (
+            bool(self.observers)
+            or self.batch_observer is not None
+            or self.checkpoint_store is not None
+        )
         whole = self.batch_size >= len(self.training.t) and self.validation is None
         return whole and not (self.schedule.moves or may_settle or heard)
 
@@ -200,7 +204,7 @@ class TrainTask:
         """Count the steps of the whole budget."""
         return self.max_epochs * self.steps_in_epoch
 
-    def course(self) -> LRSchedule:
+    def lr_schedule(self) -> LRSchedule:
         """Begin its schedule.
 
         Raises
@@ -235,7 +239,7 @@ class TrainResult:
         (the validation loss did), ``"callback"``, ``"interrupted"`` or ``"diverged"``.
     best_epoch : int
         The epoch whose weights the network holds.
-    lane : str
+    execution_mode : str
         How the steps were computed, and why, in words.
     still_falling : bool
         Whether a tolerance was asked for and the budget ran out before it was met.
@@ -249,7 +253,7 @@ class TrainResult:
     extra: dict[int, dict[str, Any]]
     reason: str
     best_epoch: int
-    lane: str
+    execution_mode: str
     still_falling: bool = False
     rates: list[float] = field(default_factory=list)
 

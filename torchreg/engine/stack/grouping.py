@@ -51,12 +51,12 @@ class Group(NamedTuple):
     apart: str | None = None
 
 
-def group_tasks(problems: Sequence[TrainTask], *, n_threads: int) -> list[Group]:
+def group_tasks(tasks: Sequence[TrainTask], *, n_threads: int) -> list[Group]:
     """List the problems that can train as one stack; those that cannot are alone.
 
     Parameters
     ----------
-    problems : sequence of TrainTask
+    tasks : sequence of TrainTask
     n_threads : int
         How many stacks can train at the same time.
 
@@ -67,32 +67,32 @@ def group_tasks(problems: Sequence[TrainTask], *, n_threads: int) -> list[Group]
     kinds: defaultdict[Hashable, list[int]] = defaultdict(list)
     # Copies share nothing with anybody.
     changed = [
-        [id(tensor) for tensor in _changed_in(problem.network)] if problem.draft is None else []
-        for problem in problems
+        [id(tensor) for tensor in _changed_in(task.network)] if task.draft is None else []
+        for task in tasks
     ]
     owners = Counter(chain(*changed))
     groups = []
     traits: dict[Hashable, StackTraits] = {}
-    for index, problem in enumerate(problems):
+    for index, task in enumerate(tasks):
         try:
             if any(owners[tensor] > 1 for tensor in changed[index]):
                 raise UnstackableError("it shares with another network what is trained")
-            kinds[stack_signature(problem, traits)].append(index)
+            kinds[stack_signature(task, traits)].append(index)
         except UnstackableError as error:
             groups.append(Group([index], str(error)))
     #: Which of the tables each problem has, counted in the order in which they come.
     known: dict[int, int] = {}
-    tables = [known.setdefault(id(problem.training.t), len(known)) for problem in problems]
+    tables = [known.setdefault(id(task.training.t), len(known)) for task in tasks]
     for alike in kinds.values():
         # Those with the same number of rows together, so that little is padded; and those with
         # the same rows, which are then gathered once.
-        alike.sort(key=lambda index: (len(problems[index].training.t), tables[index]))
+        alike.sort(key=lambda index: (len(tasks[index].training.t), tables[index]))
         begin = 0
         for end in range(1, len(alike) + 1):
-            fewest = len(problems[alike[begin]].training.t)
-            if end < len(alike) and len(problems[alike[end]].training.t) <= _UNEQUAL * fewest:
+            fewest = len(tasks[alike[begin]].training.t)
+            if end < len(alike) and len(tasks[alike[end]].training.t) <= _UNEQUAL * fewest:
                 continue
-            groups += _pieces(problems, alike[begin:end], n_threads)
+            groups += _pieces(tasks, alike[begin:end], n_threads)
             begin = end
     return groups
 
@@ -102,12 +102,12 @@ def _changed_in(network: nn.Module) -> list[Tensor]:
     return [*[p for p in network.parameters() if p.requires_grad], *network.buffers()]
 
 
-def _pieces(problems: Sequence[TrainTask], alike: list[int], n_threads: int) -> list[Group]:
+def _pieces(tasks: Sequence[TrainTask], alike: list[int], n_threads: int) -> list[Group]:
     """Cut a group into stacks of about equal size, kind to memory and enough for all threads."""
-    own = [problems[index] for index in alike]
+    own = [tasks[index] for index in alike]
     size = size_of(own[0])
-    each = max(width_in_numbers(problem, size) for problem in own)
-    held = max(_held_in_numbers(problem, size) for problem in own)
+    each = max(width_in_numbers(task, size) for task in own)
+    held = max(_held_in_numbers(task, size) for task in own)
     n_pieces = math.ceil(len(alike) / max(1, min(MAX_RELEASED // each, HELD // held)))
     for_all_threads = math.ceil(n_pieces / n_threads) * n_threads
     busy = math.floor(share_of_threads(own))
@@ -124,9 +124,9 @@ class Size(NamedTuple):
     n_parameters: int
 
 
-def size_of(problem: TrainTask) -> Size:
+def size_of(task: TrainTask) -> Size:
     """Measure a network: once for all of a kind, for to look through modules takes its time."""
-    return Size(widest(problem), sum(p.numel() for p in problem.network.parameters()))
+    return Size(widest(task), sum(p.numel() for p in task.network.parameters()))
 
 
 def share_of_threads(alike: Sequence[TrainTask]) -> float:
@@ -138,37 +138,37 @@ def share_of_threads(alike: Sequence[TrainTask]) -> float:
         Of one kind.
     """
     size = size_of(alike[0])
-    return sum(share_of_thread(problem, size) for problem in alike)
+    return sum(share_of_thread(task, size) for task in alike)
 
 
-def share_of_thread(problem: TrainTask, size: Size | None = None) -> float:
+def share_of_thread(task: TrainTask, size: Size | None = None) -> float:
     """Tell which part of a thread a network of a stack keeps busy."""
-    size = size or size_of(problem)
-    work = _rows_at_once(problem) * size.n_parameters
-    return max(width_in_numbers(problem, size) / MANY, work / MUCH)
+    size = size or size_of(task)
+    work = _rows_at_once(task) * size.n_parameters
+    return max(width_in_numbers(task, size) / MANY, work / MUCH)
 
 
-def _held_in_numbers(problem: TrainTask, size: Size) -> int:
+def _held_in_numbers(task: TrainTask, size: Size) -> int:
     """Count the numbers that each network of a stack holds all the time."""
-    validation = problem.validation
+    validation = task.validation
     rows = 0 if validation is None else len(validation.t) * width_of(validation.x)
     return rows + size.n_parameters
 
 
-def width_in_numbers(problem: TrainTask, size: Size | None = None) -> int:
+def width_in_numbers(task: TrainTask, size: Size | None = None) -> int:
     """Count the numbers in the widest layer of a network: rows of a batch times units."""
-    return _rows_at_once(problem) * (size or size_of(problem)).widest
+    return _rows_at_once(task) * (size or size_of(task)).widest
 
 
-def _rows_at_once(problem: TrainTask) -> int:
-    return min(problem.batch_size, len(problem.training.t))
+def _rows_at_once(task: TrainTask) -> int:
+    return min(task.batch_size, len(task.training.t))
 
 
-def widest(problem: TrainTask) -> int:
+def widest(task: TrainTask) -> int:
     """Count the units of a network's widest layer, or its inputs if there are more."""
-    widths = [p.shape[0] for p in problem.network.parameters() if p.ndim]
-    widths += [_width_of_part(part) for part in problem.network.modules()]
-    return max([width_of(problem.training.x), *widths])
+    widths = [p.shape[0] for p in task.network.parameters() if p.ndim]
+    widths += [_width_of_part(part) for part in task.network.modules()]
+    return max([width_of(task.training.x), *widths])
 
 
 def _width_of_part(part: nn.Module) -> int:

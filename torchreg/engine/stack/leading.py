@@ -95,42 +95,42 @@ def _begins_with_what_learns(network: nn.Module) -> bool:
     return bool(layers and any(p.requires_grad for p in layers[0].parameters()))
 
 
-def leading_of(problems: Sequence[TrainTask]) -> list[str]:
+def leading_of(tasks: Sequence[TrainTask]) -> list[str]:
     """Name the leading layers of networks of one kind, as far as memory is kind to their rows.
 
     Parameters
     ----------
-    problems : sequence of TrainTask
+    tasks : sequence of TrainTask
 
     Returns
     -------
     list of str
         See :func:`leading_layers`.
     """
-    first = problems[0]
-    tables = [table for problem in problems for table in problem.tables]
+    first = tasks[0]
+    tables = [table for task in tasks for table in task.tables]
     n_numbers = sum(table.x.numel() for table in tables if isinstance(table.x, Tensor))
     # To watch a network that draws would be to draw.
-    if first.draws or first.protect_input or n_numbers > HELD:
+    if first.uses_rng or first.protect_input or n_numbers > HELD:
         return []
     x = first.training.x
     assert isinstance(x, Tensor)  # Lazy rows are in no stack.
     return leading_layers(first.network, first.loss.function, x[:_FEW])
 
 
-def tables_behind(names: Sequence[str], problem: TrainTask) -> list[Table]:
+def tables_behind(names: Sequence[str], task: TrainTask) -> list[Table]:
     """Give training and validation rows of a network as they leave its leading layers.
 
     Parameters
     ----------
     names : sequence of str
         Of :func:`leading_of`.
-    problem : TrainTask
+    task : TrainTask
     """
     tables = []
-    for training, table in zip((True, False), problem.tables, strict=False):
+    for training, table in zip((True, False), task.tables, strict=False):
         if names and isinstance(table.x, Tensor):
-            (x,) = send_through(problem.network, names, [table.x], training=training)
+            (x,) = send_through(task.network, names, [table.x], training=training)
             table = table._replace(x=x)
         tables.append(table)
     return tables

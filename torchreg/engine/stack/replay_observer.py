@@ -45,8 +45,8 @@ class ReplayObserver:
         record.extra.update(noted)
         return stops
 
-    def on_fit_end(self, outcome: TrainResult) -> None:
+    def on_fit_end(self, result: TrainResult) -> None:
         """Tell that the fit is over."""
         if not self.is_over:
             self.is_over = True
-            self.observer.on_fit_end(outcome)
+            self.observer.on_fit_end(result)

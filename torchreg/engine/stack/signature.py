@@ -53,9 +53,7 @@ class StackTraits(NamedTuple):
     architecture: Hashable
 
 
-def stack_signature(
-    problem: TrainTask, known: dict[Hashable, StackTraits] | None = None
-) -> Hashable:
+def stack_signature(task: TrainTask, known: dict[Hashable, StackTraits] | None = None) -> Hashable:
     """Describe a problem so that those of one description can train as one stack.
 
     They have the same modules in the same order, the same loss and update rule, and take as
@@ -64,7 +62,7 @@ def stack_signature(
 
     Parameters
     ----------
-    problem : TrainTask
+    task : TrainTask
     known : dict or None, default=None
         Where the traits of networks are looked up, and noted, that are copies of one.
 
@@ -77,48 +75,48 @@ def stack_signature(
     UnstackableError
         If it can only train alone.
     """
-    loss = problem.loss
-    if problem.batch_observer is not None:
+    loss = task.loss
+    if task.batch_observer is not None:
         raise UnstackableError("a callback listens to batches")
-    if problem.keeper is not None:
+    if task.checkpoint_store is not None:
         raise UnstackableError("its state is kept in a file")
-    if any(isinstance(table.x, LazyRows) for table in problem.tables):
+    if any(isinstance(table.x, LazyRows) for table in task.tables):
         raise UnstackableError("its rows are standardized again in each epoch")
-    traits = _traits_of(problem, {} if known is None else known)
+    traits = _traits_of(task, {} if known is None else known)
     if traits.several_dtypes:
         raise UnstackableError("its parameters are of several dtypes")
     if traits.obstacle is not None:
         raise UnstackableError(traits.obstacle)
-    device = problem.training.t.device
-    rule = problem.optimizer.flat_optimizer(device)
+    device = task.training.t.device
+    rule = task.optimizer.flat_optimizer(device)
     if rule is None or isinstance(rule, LBFGS):
-        raise UnstackableError(f"optimizer {problem.optimizer.name!r} moves one network at a time")
-    sizes = batch_sizes(len(problem.training.t), problem.batch_size)
-    whole = problem.batch_size >= len(problem.training.t)
-    exact = problem.draws or not loss.per_row or traits.mixes_rows
+        raise UnstackableError(f"optimizer {task.optimizer.name!r} moves one network at a time")
+    sizes = batch_sizes(len(task.training.t), task.batch_size)
+    whole = task.batch_size >= len(task.training.t)
+    exact = task.uses_rng or not loss.per_row or traits.mixes_rows
     return (
         traits.architecture,
         (loss.per_row, _described(loss.function)),
         rule_signature(rule),
         (
             device,
-            problem.training.t.dtype,
-            width_of(problem.training.x),
-            problem.training.t.shape[1],
+            task.training.t.dtype,
+            width_of(task.training.x),
+            task.training.t.shape[1],
         ),
-        (whole, problem.batch_size if not whole else 0, len(sizes), tuple(sizes) if exact else ()),
-        (problem.validation is None, problem.stopping.on_validation),
-        (problem.draws, problem.protect_input),
+        (whole, task.batch_size if not whole else 0, len(sizes), tuple(sizes) if exact else ()),
+        (task.validation is None, task.stopping.on_validation),
+        (task.uses_rng, task.protect_input),
         # Where a loss does not keep rows apart, there is nothing to pad, and no row to weigh.
-        () if loss.per_row else _rows_and_weights(problem),
+        () if loss.per_row else _rows_and_weights(task),
     )
 
 
-def _traits_of(problem: TrainTask, known: dict[Hashable, StackTraits]) -> StackTraits:
-    network, function = problem.network, problem.loss.function
-    if problem.draft is None:
+def _traits_of(task: TrainTask, known: dict[Hashable, StackTraits]) -> StackTraits:
+    network, function = task.network, task.loss.function
+    if task.draft is None:
         return _look_at(network, function)
-    key = id(problem.draft), id(function)
+    key = id(task.draft), id(function)
     if key not in known:
         known[key] = _look_at(network, function)
     return known[key]
@@ -130,8 +128,8 @@ def _look_at(network: nn.Module, function: Callable[..., Any]) -> StackTraits:
     return StackTraits(len(dtypes) > 1, why, _mixes_rows(network), _architecture(network))
 
 
-def _rows_and_weights(problem: TrainTask) -> Hashable:
-    return tuple((len(table.t), table.weight is None) for table in problem.tables)
+def _rows_and_weights(task: TrainTask) -> Hashable:
+    return tuple((len(table.t), table.weight is None) for table in task.tables)
 
 
 def _mixes_rows(network: nn.Module) -> bool:

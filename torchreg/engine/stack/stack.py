@@ -22,7 +22,7 @@ from torchreg.engine.data.stacked_loader import (
     rows_of,
 )
 from torchreg.engine.data.tables import Batch, Table, rows_in
-from torchreg.engine.spec.module_tensors import ensure_eval, tensors_of
+from torchreg.engine.spec.module_tensors import ensure_eval, named_tensors
 from torchreg.engine.spec.train_task import TrainTask, reraise_interrupt
 from torchreg.engine.stack.grouping import size_of, widest, width_in_numbers
 from torchreg.engine.stack.leading import leading_of, tables_behind
@@ -54,7 +54,7 @@ class Stack:
 
     Parameters
     ----------
-    problems : sequence of TrainTask
+    tasks : sequence of TrainTask
         Of one kind (:func:`torchreg.engine.stack.signature.stack_signature`).
     features_first : bool
         How rows lie in memory; see :class:`torchreg.engine.stack.vmap_objective.FeaturesFirst`.
@@ -69,18 +69,18 @@ class Stack:
     """
 
     def __init__(
-        self, problems: Sequence[TrainTask], *, features_first: bool, beside_others: bool = False
+        self, tasks: Sequence[TrainTask], *, features_first: bool, beside_others: bool = False
     ) -> None:
-        self.problems, self.features_first = [*problems], features_first
+        self.tasks, self.features_first = [*tasks], features_first
         self.beside_others = beside_others
-        first = problems[0]
-        networks = [problem.network for problem in problems]
+        first = tasks[0]
+        networks = [task.network for task in tasks]
         self.device = first.training.t.device
-        self.drawing = drawing() if first.draws else nullcontext()
+        self.drawing = drawing() if first.uses_rng else nullcontext()
         self.generators = self._new_generators()
         self.names = [n for n, p in networks[0].named_parameters() if p.requires_grad]
         #: Of each network, its parameters and buffers by name.
-        self.own = [{**own[0], **own[1]} for own in map(tensors_of, networks)]
+        self.own = [{**own[0], **own[1]} for own in map(named_tensors, networks)]
         parts = [torch.stack([own[name].detach() for own in self.own]) for name in self.names]
         # (n_networks, the parameter's own shape) -> (n_networks, n) columns
         parts = [part.view(len(part), part[0].numel()) for part in parts]
@@ -93,15 +93,15 @@ class Stack:
         }
         #: Those of them that a step may change.
         self.moving = moving_buffers(networks[0])
-        rules = [problem.optimizer.flat_optimizer(self.device) for problem in problems]
+        rules = [task.optimizer.flat_optimizer(self.device) for task in tasks]
         self.rule = stack_rules([r for r in rules if isinstance(r, FlatOptimizer)], self.params)
-        self.pace = stacked_schedule_of(problems)
+        self.pace = stacked_schedule_of(tasks)
         self.apply_lr()
         #: The steps that are to come, at most, as they are captured for all networks.
-        self.n_epochs = max(problem.max_epochs for problem in problems)
+        self.n_epochs = max(task.max_epochs for task in tasks)
         try:
-            self.leading = leading_of(problems)
-            self.tables = [tables_behind(self.leading, problem) for problem in problems]
+            self.leading = leading_of(tasks)
+            self.tables = [tables_behind(self.leading, task) for task in tasks]
             self._prepare()
             self._try_out()
         except NotStackableError:
@@ -116,20 +116,20 @@ class Stack:
 
     def _new_generators(self) -> list[torch.Generator]:
         """Give each network a generator that is where its order of rows begins."""
-        problems = self.problems
-        return generators_for([p.seed for p in problems], [p.training for p in problems])
+        tasks = self.tasks
+        return generators_for([p.seed for p in tasks], [p.training for p in tasks])
 
     def _prepare(self) -> None:
         """Lay rows, parameters and gradients out for the networks that there are."""
-        problems = self.problems
+        tasks = self.tasks
         tables = [own[0] for own in self.tables]
-        sizes = [problem.batch_size for problem in problems]
+        sizes = [task.batch_size for task in tasks]
         self.deal = StackedLoader(tables, sizes, self.generators, turned=self.features_first)
         # A lone batch that is not full by name is dealt out anew, as it is alone.
         is_whole = all(n >= len(table.t) for n, table in zip(sizes, tables, strict=True))
         self.whole = all_rows(tables, turned=self.features_first) if is_whole else None
         self.slope = torch.empty_like(self.params)
-        networks = [problem.network for problem in problems]
+        networks = [task.network for task in tasks]
         shapes = {name: p.shape for name, p in networks[0].named_parameters()}
         leaves, out, begin = {}, [], 0
         for name in self.names:
@@ -142,13 +142,13 @@ class Stack:
         self.objective = StackedObjective(
             networks,
             {**leaves, **self.fixed},
-            problems[0].loss,
-            protect_input=problems[0].protect_input,
+            tasks[0].loss,
+            protect_input=tasks[0].protect_input,
             features_first=self.features_first,
             leading=self.leading,
         )
         taped = EagerGradient(self.objective, list(leaves.values()), out)
-        draws = problems[0].draws
+        draws = tasks[0].uses_rng
         n_steps = self.n_epochs * len(self.deal.widths)
         self.may_script = self._may_script()
         self.written: Script | None = None
@@ -156,9 +156,9 @@ class Stack:
             taped, draws=draws, whole=self.whole, n_steps=n_steps, by_torch=self.may_script
         )
         self.validation: list[Batch] = []
-        if problems[0].validation is not None:
+        if tasks[0].validation is not None:
             held = [own[1] for own in self.tables]
-            at_once = rows_in(_EVALUATED, len(problems) * widest(problems[0]))
+            at_once = rows_in(_EVALUATED, len(tasks) * widest(tasks[0]))
             self.validation = rows_in_pieces(held, at_once, turned=self.features_first)
             self.loss_of = CompiledGradient(Evaluation(self.objective), draws=draws, whole=None)
 
@@ -171,9 +171,9 @@ class Stack:
 
         Nothing is moved by it.
         """
-        before, draws = self._values(), self.problems[0].draws
+        before, draws = self._values(), self.tasks[0].uses_rng
         with self.drawing:
-            trial = StackVerifier(self.problems)
+            trial = StackVerifier(self.tasks)
             for number, (batch, counts, raw) in enumerate(self._batches_to_try()):
                 own = partial(rows_of, raw, counts=counts, turned=self.features_first)
                 if number == 0:
@@ -197,11 +197,11 @@ class Stack:
 
     def _batches_to_try(self) -> Iterator[tuple[Batch, list[int], Batch]]:
         """Give a batch of each width, padded and not; beside it, how its rows come to a network."""
-        tables = [problem.training for problem in self.problems]
+        tables = [task.training for task in self.tasks]
         if self.whole is not None:
             yield self.whole, self.deal.counts[0], all_rows(tables, turned=self.features_first)
             return
-        sizes = [problem.batch_size for problem in self.problems]
+        sizes = [task.batch_size for task in self.tasks]
 
         def deal(tables: Sequence[Table]) -> Iterator[tuple[Batch, list[int]]]:
             generators = self._new_generators()
@@ -244,7 +244,7 @@ class Stack:
                 own[name].data = values[place]
 
     @property
-    def lane(self) -> str:
+    def execution_mode(self) -> str:
         """How the steps are computed, in words."""
         n, how = len(self.started[0]), "" if self.written is None else " without Python in between"
         return f"The steps were captured once and repeated{how}, for a stack of {n} networks."
@@ -266,10 +266,10 @@ class Stack:
 
     def _may_script(self) -> bool:
         """Whether steps are taken without Python in between, if that can be done."""
-        size, is_quiet = size_of(self.problems[0]), all(p.is_quiet for p in self.problems)
-        n_numbers = sum(width_in_numbers(problem, size) for problem in self.problems)
+        size, is_quiet = size_of(self.tasks[0]), all(p.is_quiet for p in self.tasks)
+        n_numbers = sum(width_in_numbers(task, size) for task in self.tasks)
         most = _BESIDE_OTHERS if self.beside_others else _BY_ITSELF
-        steps_are_alike = is_quiet and not self.problems[0].draws
+        steps_are_alike = is_quiet and not self.tasks[0].uses_rng
         return steps_are_alike and self.device.type == "cpu" and n_numbers <= most
 
     def script(self, n_steps: int) -> Script | None:
@@ -324,7 +324,7 @@ class Stack:
     def of(self, places: list[int]) -> Stack:
         """Build the stack of some of the networks, which train faster than all."""
         stack = copy.copy(self)
-        stack.problems = [self.problems[place] for place in places]
+        stack.tasks = [self.tasks[place] for place in places]
         stack.own = [self.own[place] for place in places]
         stack.tables = [self.tables[place] for place in places]
         stack.generators = [self.generators[place] for place in places]
@@ -341,7 +341,7 @@ class Stack:
         """Leave every parameter and buffer of a network owning its own memory."""
         for tensor in self.own[place].values():
             tensor.data = tensor.data.clone()
-        ensure_eval(self.problems[place].network)
+        ensure_eval(self.tasks[place].network)
 
     def undo(self) -> None:
         """Put all networks back to where they were before they were stacked."""

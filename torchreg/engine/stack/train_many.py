@@ -29,14 +29,14 @@ from torchreg.engine.train.single import SingleBackend
 
 
 def train_together(
-    problems: Sequence[TrainTask], halt: threading.Event | None = None
+    tasks: Sequence[TrainTask], cancel_event: threading.Event | None = None
 ) -> list[TaskResult]:
     """Train networks in place, those of one kind together.
 
     Parameters
     ----------
-    problems : sequence of TrainTask
-    halt : Event or None
+    tasks : sequence of TrainTask
+    cancel_event : Event or None
         Once it is set, all fits end as if they were interrupted.
 
     Returns
@@ -49,9 +49,9 @@ def train_together(
     KeyboardInterrupt
         If the user interrupts before anything was learned.
     """
-    work = _StackScheduler(problems, halt or threading.Event())
+    work = _StackScheduler(tasks, cancel_event or threading.Event())
     available = torch.get_num_threads()
-    groups = group_tasks(problems, n_threads=available) if len(problems) != 1 else [Group([0])]
+    groups = group_tasks(tasks, n_threads=available) if len(tasks) != 1 else [Group([0])]
     beside = [group for group in groups if work.can_be_beside_others(group)]
     n_threads = min(available, len(beside))
     try:
@@ -61,13 +61,13 @@ def train_together(
         work.run_serial([group for group in groups if n_threads <= 1 or group not in beside])
     except KeyboardInterrupt:
         # What was learned before shall not be lost, nor that somebody wants an end.
-        answers = work.take_answers()
-        if not any(isinstance(answer, TrainResult) for answer in answers):
+        results = work.take_results()
+        if not any(isinstance(result, TrainResult) for result in results):
             raise
-        if not any(map(is_interrupted, answers)):
+        if not any(map(is_interrupted, results)):
             raise
-        return answers
-    return work.take_answers()
+        return results
+    return work.take_results()
 
 
 class _StackScheduler:
@@ -75,33 +75,33 @@ class _StackScheduler:
 
     Parameters
     ----------
-    problems : sequence of TrainTask
-    halt : Event
+    tasks : sequence of TrainTask
+    cancel_event : Event
     """
 
-    def __init__(self, problems: Sequence[TrainTask], halt: threading.Event) -> None:
-        self.problems, self.halt = problems, halt
+    def __init__(self, tasks: Sequence[TrainTask], cancel_event: threading.Event) -> None:
+        self.tasks, self.cancel_event = tasks, cancel_event
         self.several_threads = False
-        self.answers: dict[int, TaskResult] = {}
+        self.results: dict[int, TaskResult] = {}
 
-    def take_answers(self) -> list[TaskResult]:
+    def take_results(self) -> list[TaskResult]:
         """Give the answers away: an error that is kept here would keep all this, in a circle."""
-        answers, self.answers = self.answers, {}
-        return [answers.get(number) or NotStartedError() for number in range(len(self.problems))]
+        results, self.results = self.results, {}
+        return [results.get(number) or NotStartedError() for number in range(len(self.tasks))]
 
     def can_be_beside_others(self, group: Group) -> bool:
         """Whether a stack, or one of a kind, can train in another thread, and gains by it.
 
         Nobody may be listening, and torch's global generators are one thread's at a time.
         """
-        problems = [self.problems[place] for place in group.places]
-        first = problems[0]
+        tasks = [self.tasks[place] for place in group.places]
+        first = tasks[0]
         return (
-            (len(problems) > 1 or group.apart == ENOUGH)
+            (len(tasks) > 1 or group.apart == ENOUGH)
             and first.training.t.device.type == "cpu"
-            and not first.draws
-            and not any(problem.observers for problem in problems)
-            and share_of_threads(problems) >= 1
+            and not first.uses_rng
+            and not any(task.observers for task in tasks)
+            and share_of_threads(tasks) >= 1
         )
 
     def run_parallel(self, groups: list[Group], n_threads: int) -> None:
@@ -118,7 +118,7 @@ class _StackScheduler:
             for helper in helpers:
                 helper.join()
         except BaseException:
-            self.halt.set()
+            self.cancel_event.set()
             for helper in helpers:
                 helper.join()
             raise
@@ -132,7 +132,7 @@ class _StackScheduler:
             return
 
     def _train_from(self, todo: SimpleQueue[Group]) -> None:
-        while not self.halt.is_set():
+        while not self.cancel_event.is_set():
             try:
                 self.run_serial([todo.get_nowait()])
             except Empty:
@@ -141,41 +141,37 @@ class _StackScheduler:
     def run_serial(self, groups: list[Group]) -> None:
         """Train one group after another; an interrupt ends the one that it meets, and the rest."""
         for group in groups:
-            if self.halt.is_set():
+            if self.cancel_event.is_set():
                 return
             # No name here for the answers: an error holds all frames that it came through.
-            self.answers |= zip(group.places, self._train(group), strict=True)
-            if any(is_interrupted(self.answers[place]) for place in group.places):
-                self.halt.set()
+            self.results |= zip(group.places, self._train(group), strict=True)
+            if any(is_interrupted(self.results[place]) for place in group.places):
+                self.cancel_event.set()
 
     def _train(self, group: Group) -> list[TaskResult]:
         """Train networks of one kind as one stack, or else one after another."""
-        problems = [self.problems[place] for place in group.places]
+        tasks = [self.tasks[place] for place in group.places]
         apart = group.apart
-        if len(problems) > 1:
+        if len(tasks) > 1:
             available = torch.get_num_threads()
             with threads(1, others=available):
                 for features_first in (True, False):
                     try:
-                        return self._train_stack(problems, features_first=features_first)
+                        return self._train_stack(tasks, features_first=features_first)
                     except NotStackableError as error:
                         apart = str(error)
-        return [self._train_alone(problem, apart) for problem in problems]
+        return [self._train_alone(task, apart) for task in tasks]
 
-    def _train_stack(self, problems: list[TrainTask], *, features_first: bool) -> list[TaskResult]:
-        first = problems[0]
-        listeners = [
-            [ReplayObserver(observer) for observer in problem.observers] for problem in problems
-        ]
+    def _train_stack(self, tasks: list[TrainTask], *, features_first: bool) -> list[TaskResult]:
+        first = tasks[0]
+        listeners = [[ReplayObserver(observer) for observer in task.observers] for task in tasks]
 
         def work() -> list[TaskResult]:
-            stack = Stack(
-                problems, features_first=features_first, beside_others=self.several_threads
-            )
-            for problem, own in zip(problems, listeners, strict=True):
-                problem.observers = [*own]
+            stack = Stack(tasks, features_first=features_first, beside_others=self.several_threads)
+            for task, own in zip(tasks, listeners, strict=True):
+                task.observers = [*own]
             try:
-                return train(problems, stack, self.halt)
+                return train(tasks, stack, self.cancel_event)
             except Exception as error:
                 reraise_interrupt(error)
                 stack.undo()
@@ -184,21 +180,21 @@ class _StackScheduler:
                 raise NotStackableError(f"training as a stack failed: {error}") from error
 
         device = first.training.t.device
-        return with_seed(first.generators, device, work) if first.draws else work()
+        return with_seed(first.generators, device, work) if first.uses_rng else work()
 
-    def _train_alone(self, problem: TrainTask, apart: str | None) -> TaskResult:
+    def _train_alone(self, task: TrainTask, apart: str | None) -> TaskResult:
         """Train, with random numbers of our own if the network draws; other threads wait then."""
         available = torch.get_num_threads()
-        with threads(1 if problem.work <= ONE_THREAD else available, others=available):
-            work = partial(self._begin_alone, problem, apart)
-            device = problem.training.t.device
+        with threads(1 if task.work <= ONE_THREAD else available, others=available):
+            work = partial(self._begin_alone, task, apart)
+            device = task.training.t.device
             try:
-                return with_seed(problem.generators, device, work) if problem.draws else work()
+                return with_seed(task.generators, device, work) if task.uses_rng else work()
             except Exception as error:
                 reraise_interrupt(error)
                 return error
 
-    def _begin_alone(self, problem: TrainTask, apart: str | None) -> TaskResult:
-        if problem.batch_observer is not None:
-            problem.batch_observer.begin()
-        return train([problem], SingleBackend(problem, apart), self.halt)[0]
+    def _begin_alone(self, task: TrainTask, apart: str | None) -> TaskResult:
+        if task.batch_observer is not None:
+            task.batch_observer.begin()
+        return train([task], SingleBackend(task, apart), self.cancel_event)[0]

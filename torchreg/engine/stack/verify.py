@@ -27,12 +27,12 @@ class StackVerifier:
 
     Parameters
     ----------
-    problems : sequence of TrainTask
+    tasks : sequence of TrainTask
         Of the stack; nothing of them is changed.
     """
 
-    def __init__(self, problems: Sequence[TrainTask]) -> None:
-        self.problems = problems
+    def __init__(self, tasks: Sequence[TrainTask]) -> None:
+        self.tasks = tasks
 
     def check_batching_rules(self, batch: Batch) -> None:
         """See whether torch knows how to compute each operation for many networks at once.
@@ -109,7 +109,7 @@ class StackVerifier:
         ------
         NotStackableError
         """
-        tables = [p.validation for p in self.problems if p.validation is not None]
+        tables = [p.validation for p in self.tasks if p.validation is not None]
         for place in _some([len(table.t) for table in tables]):
             evaluation, table = Evaluation(self._alone(place)), tables[place]
             total = sum(evaluation(batch) * len(batch.t) for batch in ordered_batches(table))
@@ -119,9 +119,9 @@ class StackVerifier:
 
     def _alone(self, place: int) -> Objective:
         """Build the objective of one network, on copies of all that a step may change."""
-        problem = self.problems[place]
-        network = copy.deepcopy(problem.network).train()
-        return Objective(network, problem.loss.copied(), problem.protect_input)
+        task = self.tasks[place]
+        network = copy.deepcopy(task.network).train()
+        return Objective(network, task.loss.copied(), task.protect_input)
 
 
 def _has_kernel(call: Call, key: str) -> bool:

@@ -30,16 +30,16 @@ REPLAY_EPOCHS = 2
 _UNSEEN = 16
 
 
-def train(problems: Sequence[TrainTask], core: StepBackend, halt: Event) -> list[TaskResult]:
+def train(tasks: Sequence[TrainTask], core: StepBackend, cancel_event: Event) -> list[TaskResult]:
     """Train networks in place.
 
     Parameters
     ----------
-    problems : sequence of TrainTask
+    tasks : sequence of TrainTask
         Networks, rows, losses, optimizers and budgets.
     core : StepBackend
         Of these problems.
-    halt : Event
+    cancel_event : Event
         Once it is set, the fits end as if they were interrupted.
 
     Returns
@@ -54,43 +54,45 @@ def train(problems: Sequence[TrainTask], core: StepBackend, halt: Event) -> list
     KeyboardInterrupt
         If the user interrupts before anything was learned.
     """
-    training = _Training(problems, core, halt)
+    training = _Training(tasks, core, cancel_event)
     try:
         training.run()
     finally:
         for member in training.active:
             training.core.release(member.place)
-    return training.take_answers()
+    return training.take_results()
 
 
 class _Training:
     """The moving parts of one call of :func:`train`."""
 
-    def __init__(self, problems: Sequence[TrainTask], core: StepBackend, halt: Event) -> None:
-        self.core, self.halt = core, halt
-        self.members = [RunState(problem, place) for place, problem in enumerate(problems)]
+    def __init__(self, tasks: Sequence[TrainTask], core: StepBackend, cancel_event: Event) -> None:
+        self.core, self.cancel_event = core, cancel_event
+        self.members = [RunState(task, place) for place, task in enumerate(tasks)]
         #: Those that still train, and those that have a place in the stack.
         self.active, self.placed = [*self.members], [*self.members]
-        first = problems[0]
-        self.keeper = first.keeper
+        first = tasks[0]
+        self.checkpoint_store = first.checkpoint_store
         self.on_validation = first.stopping.on_validation
         #: Whether each step shows the loss of all rows, so that the best weights can be kept then.
         self.watches = core.whole is not None and not self.on_validation
-        keep = Trail if self.watches and len(problems) > 1 else BestWeights
-        self.best = keep(core.tensors(), len(problems))
+        keep = Trail if self.watches and len(tasks) > 1 else BestWeights
+        self.best = keep(core.tensors(), len(tasks))
         if not self.watches:
             self.best.take_all()
         #: The weights at the end of the last epoch, to which an interrupted fit goes back.
-        self.last = BestWeights(core.tensors(), len(problems))
+        self.last = BestWeights(core.tensors(), len(tasks))
         #: Epochs that all networks have begun, and that they have ended.
         self.n_epochs = self.n_finished = 0
         #: Networks to whose fits somebody listens, and those that may settle before their budget.
         self.heard = [member for member in self.members if member.listeners]
         self.asked = [m for m in self.members if m.listeners or m.patience is not None]
-        self.curves = Curves(self.placed, asked=bool(self.asked) or self.keeper is not None)
+        self.curves = Curves(
+            self.placed, asked=bool(self.asked) or self.checkpoint_store is not None
+        )
         #: Whether a look at the losses can wait for some epochs: nobody asks, and nothing follows.
-        self.is_quiet = isinstance(self.best, Trail) and all(p.is_quiet for p in problems)
-        self.shortest = min(problem.max_epochs for problem in problems)
+        self.is_quiet = isinstance(self.best, Trail) and all(p.is_quiet for p in tasks)
+        self.shortest = min(task.max_epochs for task in tasks)
         self.fresh = True
         self.batch_losses: list[float] | Tensor = []
         # To read a number from an accelerator is to wait for it.
@@ -99,16 +101,16 @@ class _Training:
             not on_accelerator or core.whole is not None or first.batch_observer is not None
         )
 
-    def take_answers(self) -> list[TaskResult]:
+    def take_results(self) -> list[TaskResult]:
         """Give the answers away: an error that is kept here would keep all this, in a circle."""
-        answers = [member.answer for member in self.members if member.answer is not None]
+        results = [member.result for member in self.members if member.result is not None]
         for member in self.members:
-            member.answer = None
-        return answers
+            member.result = None
+        return results
 
     def run(self) -> None:
         """Train until all have ended."""
-        kept = None if self.keeper is None else self.keeper.kept()
+        kept = None if self.checkpoint_store is None else self.checkpoint_store.load()
         try:
             self._run_epochs(kept)
         except KeyboardInterrupt:
@@ -128,7 +130,7 @@ class _Training:
                     kept = None
                     self._end_budgets()
                     continue
-            if self.halt.is_set():
+            if self.cancel_event.is_set():
                 raise KeyboardInterrupt
             if self.is_quiet and not self.fresh:
                 self._run_quietly()
@@ -155,8 +157,8 @@ class _Training:
             # 7. Ask who listens, and whether it has settled.
             self._ask()
             # 8. Keep what is needed to go on from here, in another process.
-            if self.keeper is not None and self.active and kept is None:
-                self.keeper.keep(self._memory, ended=False)
+            if self.checkpoint_store is not None and self.active and kept is None:
+                self.checkpoint_store.save(self._memory, ended=False)
             # 9. Let those go that have ended, be it with their budget.
             self._remove_finished()
 
@@ -168,7 +170,7 @@ class _Training:
         """
         before, whole = self.n_epochs, self.core.whole
         assert whole is not None
-        budget = min(member.problem.max_epochs for member in self.active)
+        budget = min(member.task.max_epochs for member in self.active)
         script = self.core.script(budget - before)
         if script is not None and self._run_script(script, budget - before):
             return
@@ -180,7 +182,7 @@ class _Training:
             self.best.take_lower(loss, self.n_epochs - 1)
 
         try:
-            while self.n_epochs < until and not self.halt.is_set():
+            while self.n_epochs < until and not self.cancel_event.is_set():
                 self.n_epochs += 1
                 self.core.step(whole, note)
                 self.n_finished = self.n_epochs
@@ -208,7 +210,7 @@ class _Training:
     def _begin_epoch(self) -> None:
         self.n_epochs += 1
         for member in self.heard:
-            if member.answer is None:
+            if member.result is None:
                 self._tell(member, methodcaller("on_epoch_begin"))
 
     def _epoch_of_training(self) -> list[float]:
@@ -230,7 +232,7 @@ class _Training:
             ]
             if not self.active or not any(map(math.isfinite, totals)):
                 break
-        n_rows = [len(member.problem.training.t) for member in self.placed]
+        n_rows = [len(member.task.training.t) for member in self.placed]
         return [total / n for total, n in zip(_numbers(totals), n_rows, strict=True)]
 
     def _step(self, batch: Batch) -> list[float] | Tensor:
@@ -284,7 +286,7 @@ class _Training:
 
     def _ask(self) -> None:
         for member in self.asked:
-            if member.answer is not None:
+            if member.result is not None:
                 continue
             stops: list[bool] = []
             if member.listeners:
@@ -293,7 +295,7 @@ class _Training:
                 if record.extra:
                     member.extra[record.epoch] = record.extra
             reason = "callback" if any(stops) else member.settled()
-            if reason is not None and member.answer is None:
+            if reason is not None and member.result is None:
                 self._conclude(member, reason)
 
     def _remove_finished(self) -> None:
@@ -306,7 +308,7 @@ class _Training:
     def _end_budgets(self) -> None:
         if self.n_epochs < self.shortest:
             return
-        ended = [m for m in self.active if self.n_epochs >= m.problem.max_epochs]
+        ended = [m for m in self.active if self.n_epochs >= m.task.max_epochs]
         # Of hundreds at once, for each look takes as long as that at all.
         finite = self.core.are_finite() if ended else []
         for member in ended:
@@ -315,24 +317,24 @@ class _Training:
     def _conclude(self, member: RunState, reason: str, *, is_finite: bool | None = None) -> None:
         """Put the right weights in place, and write the answer."""
         self.curves.write(member)
-        if self.keeper is not None and reason != "interrupted":
-            self.keeper.keep(lambda: self._memory(reason), ended=True)
-        best, best_epoch = self.best, member.problem.first_epoch + len(member.losses)
+        if self.checkpoint_store is not None and reason != "interrupted":
+            self.checkpoint_store.save(lambda: self._memory(reason), ended=True)
+        best, best_epoch = self.best, member.task.first_epoch + len(member.losses)
         if not (best.is_finite(member.place) if is_finite is None else is_finite):
             reason = "diverged"
         if reason == "diverged" or self.on_validation:
             best.restore(member.place)
-            best_epoch = member.problem.first_epoch + best.epoch_of(member.place)
-        self._finish(member, member.outcome(reason, self.core.lane, best_epoch))
+            best_epoch = member.task.first_epoch + best.epoch_of(member.place)
+        self._finish(member, member.make_result(reason, self.core.execution_mode, best_epoch))
 
-    def _finish(self, member: RunState, answer: TaskResult) -> None:
+    def _finish(self, member: RunState, result: TaskResult) -> None:
         self.core.release(member.place)
         if self.core.pace is not None:
             self.core.pace.end(member.place)
-        member.answer = answer
+        member.result = result
         self.active = [other for other in self.active if other is not member]
-        if isinstance(answer, TrainResult):
-            self._tell(member, methodcaller("on_fit_end", answer))
+        if isinstance(result, TrainResult):
+            self._tell(member, methodcaller("on_fit_end", result))
 
     def _tell(self, member: RunState, news: Callable[[Observer], Any]) -> list[Any]:
         """Tell who listens to a network; what goes wrong with them is its trouble alone."""
@@ -341,9 +343,9 @@ class _Training:
         try:
             return [news(listener) for listener in member.listeners]
         except Exception as error:
-            if member.answer is None:
+            if member.result is None:
                 self._finish(member, error)
-            member.answer = error
+            member.result = error
             return []
 
     def _interrupt(self) -> None:

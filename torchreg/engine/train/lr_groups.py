@@ -16,7 +16,7 @@ class StackedLRSchedule:
 
     Parameters
     ----------
-    problems : sequence of TrainTask
+    tasks : sequence of TrainTask
         With as many steps in an epoch as each other.
 
     Attributes
@@ -25,15 +25,15 @@ class StackedLRSchedule:
         The learning rate of each network's last step.
     """
 
-    def __init__(self, problems: Sequence[TrainTask]) -> None:
-        self.problems = [*problems]
+    def __init__(self, tasks: Sequence[TrainTask]) -> None:
+        self.tasks = [*tasks]
         shared: dict[Hashable, LRSchedule] = {}
         self.courses: list[LRSchedule] = []
-        for place, problem in enumerate(problems):
-            own = sharing_key(problem.schedule, problem.optimizer, problem.n_steps)
+        for place, task in enumerate(tasks):
+            own = sharing_key(task.schedule, task.optimizer, task.n_steps)
             key = ("alone", place) if own is None else own
             if key not in shared:
-                shared[key] = problem.course()
+                shared[key] = task.lr_schedule()
             self.courses.append(shared[key])
         self._begin()
 
@@ -79,7 +79,7 @@ class StackedLRSchedule:
     def of(self, places: list[int]) -> StackedLRSchedule:
         """Give the pace of some of the networks, which stand in other places now."""
         pace = object.__new__(StackedLRSchedule)
-        pace.problems = [self.problems[place] for place in places]
+        pace.tasks = [self.tasks[place] for place in places]
         pace.courses = [self.courses[place] for place in places]
         pace._begin()
         pace.rates = [self.rates[place] for place in places]
@@ -87,17 +87,15 @@ class StackedLRSchedule:
 
     def replay(self, losses: Sequence[float]) -> None:
         """Go once more, from the start, through what a network saw: one loss for each epoch."""
-        (problem,) = self.problems
-        (course,) = self.courses = [problem.course()]
+        (task,) = self.tasks
+        (course,) = self.courses = [task.lr_schedule()]
         for loss in losses:
-            for _ in range(problem.steps_in_epoch):
+            for _ in range(task.steps_in_epoch):
                 course.after_step()
             course.after_epoch(loss)
         self._begin()
 
 
-def stacked_schedule_of(problems: Sequence[TrainTask]) -> StackedLRSchedule | None:
+def stacked_schedule_of(tasks: Sequence[TrainTask]) -> StackedLRSchedule | None:
     """Make the pace of networks; ``None`` where every learning rate stays what it is."""
-    return (
-        StackedLRSchedule(problems) if any(problem.schedule.moves for problem in problems) else None
-    )
+    return StackedLRSchedule(tasks) if any(task.schedule.moves for task in tasks) else None

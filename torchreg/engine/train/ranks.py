@@ -28,10 +28,10 @@ def should_compact(active: Sequence[RunState], n_placed: int, n_epochs: int) -> 
     if share < _SHARE_TO_LEAVE:
         return False
     n_to_come = max(_epochs_to_come(member, n_epochs) for member in active)
-    return share * n_to_come * active[0].problem.steps_in_epoch >= _STEPS_TO_LEAVE
+    return share * n_to_come * active[0].task.steps_in_epoch >= _STEPS_TO_LEAVE
 
 
 def _epochs_to_come(member: RunState, n_epochs: int) -> int:
     """Guess: who waits for a better epoch goes on for as long as it has."""
-    left = member.problem.max_epochs - n_epochs
+    left = member.task.max_epochs - n_epochs
     return left if member.patience is None else min(left, n_epochs)

@@ -19,39 +19,39 @@ class RunState:
 
     Parameters
     ----------
-    problem : TrainTask
+    task : TrainTask
     place : int
         Its row in the tensors of the stack.
 
     Attributes
     ----------
-    answer : TrainResult, Exception or None
+    result : TrainResult, Exception or None
         ``None`` while it trains.
     """
 
-    def __init__(self, problem: TrainTask, place: int) -> None:
-        self.problem, self.place = problem, place
-        self.listeners: list[Observer] = [*problem.observers]
-        if problem.batch_observer is not None:
-            self.listeners.insert(0, problem.batch_observer)
+    def __init__(self, task: TrainTask, place: int) -> None:
+        self.task, self.place = task, place
+        self.listeners: list[Observer] = [*task.observers]
+        if task.batch_observer is not None:
+            self.listeners.insert(0, task.batch_observer)
         # Lists of numbers, not of objects, into which Python's search for circles would look.
         self.losses: list[float] = []
         self.validation_losses: list[float] = []
         self.rates: list[float] = []
         self.extra: dict[int, dict[str, Any]] = {}
-        stopping = problem.stopping
+        stopping = task.stopping
         self.on_validation = stopping.on_validation
         self.patience = (
             Patience(stopping.patience, stopping.tol or 0.0)
             if stopping.on_validation or stopping.tol is not None
             else None
         )
-        self.answer: TaskResult | None = None
+        self.result: TaskResult | None = None
 
     def last_record(self) -> EpochRecord:
         """Give what the last epoch saw."""
         validation = self.validation_losses[-1] if self.validation_losses else None
-        epoch = self.problem.first_epoch + len(self.losses)
+        epoch = self.task.first_epoch + len(self.losses)
         lr = self.rates[-1] if self.rates else None
         return EpochRecord(epoch, self.losses[-1], validation, lr=lr)
 
@@ -72,7 +72,7 @@ class RunState:
     def refusal(self, loss: float) -> ValueError:
         """Say why it cannot begin, if its first loss is not finite."""
         return ValueError(
-            f"The loss {self.problem.loss.name!r} is {loss} at the first step, "
+            f"The loss {self.task.loss.name!r} is {loss} at the first step, "
             "before anything was learned. Likely causes: a loss that is not defined "
             "for standardized targets, a module whose outputs overflow, or values so "
             "extreme that they overflow even when standardized."
@@ -95,23 +95,23 @@ class RunState:
         if self.patience is not None:
             self.patience.recall(memory["patience"])
 
-    def outcome(self, reason: str, lane: str, best_epoch: int) -> TrainResult:
+    def make_result(self, reason: str, execution_mode: str, best_epoch: int) -> TrainResult:
         """Write the answer."""
         still_falling = (
             reason == "budget"
-            and self.problem.stopping.tol is not None
+            and self.task.stopping.tol is not None
             and self.patience is not None
             and self.patience.waited == 0
             and len(self.losses) > 1
         )
         return TrainResult(
-            first_epoch=self.problem.first_epoch,
+            first_epoch=self.task.first_epoch,
             losses=self.losses,
             validation_losses=self.validation_losses or None,
             extra=self.extra,
             reason=reason,
             best_epoch=best_epoch,
-            lane=lane,
+            execution_mode=execution_mode,
             still_falling=still_falling,
             rates=self.rates,
         )

@@ -24,45 +24,45 @@ class SingleBackend:
 
     Parameters
     ----------
-    problem : TrainTask
+    task : TrainTask
         Its network is trained in place, and is in training mode from now on.
     apart : str or None, default=None
         Why it trains apart from others; completes "because".
     """
 
-    def __init__(self, problem: TrainTask, apart: str | None = None) -> None:
+    def __init__(self, task: TrainTask, apart: str | None = None) -> None:
         self.apart = apart
-        self.problem, self.network = problem, problem.network
-        self.objective = Objective(problem.network, problem.loss, problem.protect_input)
-        n = len(problem.training.t)
-        self.sizes = batch_sizes(n, min(problem.batch_size, n))
-        self.whole = problem.training.whole() if problem.batch_size >= n else None
-        self.device = problem.training.t.device
-        self.generator = torch.Generator().manual_seed(problem.seed)
-        self.drawing = drawing() if problem.draws else nullcontext()
-        self.listener = problem.batch_observer
+        self.task, self.network = task, task.network
+        self.objective = Objective(task.network, task.loss, task.protect_input)
+        n = len(task.training.t)
+        self.sizes = batch_sizes(n, min(task.batch_size, n))
+        self.whole = task.training.whole() if task.batch_size >= n else None
+        self.device = task.training.t.device
+        self.generator = torch.Generator().manual_seed(task.seed)
+        self.drawing = drawing() if task.uses_rng else nullcontext()
+        self.listener = task.batch_observer
         self.stepper = build_stepper(
             self.objective,
-            problem.optimizer,
-            n_steps=problem.n_steps,
-            draws=problem.draws,
+            task.optimizer,
+            n_steps=task.n_steps,
+            draws=task.uses_rng,
             whole=self.whole,
             listener=self.listener,
         )
-        self.loss_of = None if problem.validation is None else self._evaluation()
-        self.pace = stacked_schedule_of([problem])
+        self.loss_of = None if task.validation is None else self._evaluation()
+        self.pace = stacked_schedule_of([task])
         self.apply_lr()
         self.network.train()
 
     @property
-    def lane(self) -> str:
+    def execution_mode(self) -> str:
         """How the steps are computed, and why, in words."""
-        lane = self.stepper.lane
-        return lane if self.apart is None else f"{lane} It trained alone, because {self.apart}."
+        mode = self.stepper.execution_mode
+        return mode if self.apart is None else f"{mode} It trained alone, because {self.apart}."
 
     def batches(self) -> Iterator[tuple[Batch, list[int]]]:
         """Deal all rows out in a fresh random order."""
-        for batch in shuffled_batches(self.problem.training, self.sizes, self.generator):
+        for batch in shuffled_batches(self.task.training, self.sizes, self.generator):
             yield batch, [len(batch.t)]
 
     def step(self, batch: Batch, on_loss: OnLoss) -> None:
@@ -101,7 +101,7 @@ class SingleBackend:
 
     def evaluate(self) -> list[float] | None:
         """Compute the mean loss of the validation rows, if there are any."""
-        table = self.problem.validation
+        table = self.task.validation
         if table is None or self.loss_of is None:
             return None
         total = 0.0
@@ -114,9 +114,9 @@ class SingleBackend:
         """Choose how to compute the loss of validation rows."""
         if self.listener is not None:
             return self._show
-        n_epochs = self.problem.max_epochs
+        n_epochs = self.task.max_epochs
         evaluation = Evaluation(self.objective)
-        return CompiledGradient(evaluation, draws=self.problem.draws, whole=None, n_steps=n_epochs)
+        return CompiledGradient(evaluation, draws=self.task.uses_rng, whole=None, n_steps=n_epochs)
 
     def _show(self, batch: Batch) -> float:
         """Evaluate validation rows before a listener's eyes."""
@@ -143,7 +143,7 @@ class SingleBackend:
         return {
             "stepper": self.stepper.memory(),
             "batches": self.generator.get_state(),
-            "draws": generator_states(self.device) if self.problem.draws else [],
+            "draws": generator_states(self.device) if self.task.uses_rng else [],
         }
 
     def recall(self, memory: dict[str, Any]) -> None:

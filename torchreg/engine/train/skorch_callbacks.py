@@ -18,7 +18,7 @@ from skorch.dataset import Dataset
 from torch import Tensor, nn
 
 from torchreg.engine.data.tables import Batch
-from torchreg.engine.spec.objective import trainable
+from torchreg.engine.spec.objective import trainable_parameters
 from torchreg.engine.spec.train_task import EpochRecord, TrainResult
 from torchreg.exceptions import did_you_mean
 from torchreg.optim.schedules import ScheduleSpec
@@ -83,7 +83,7 @@ class SkorchObserver:
         batch_size: int,
         schedule: ScheduleSpec,
     ) -> None:
-        self.optimizer = optimizer.torch_optimizer(trainable(module))
+        self.optimizer = optimizer.torch_optimizer(trainable_parameters(module))
         self.to_raw, self.targets_to_raw = to_raw, targets_to_raw or nn.Identity()
         named = {item[0] for item in callbacks if isinstance(item, tuple | list)}
         for option in options:
@@ -123,7 +123,7 @@ class SkorchObserver:
         """Tell that training begins."""
         self.net.notify("on_train_begin", X=self.training[0], y=self.training[1])
 
-    def on_fit_end(self, outcome: TrainResult) -> None:
+    def on_fit_end(self, result: TrainResult) -> None:
         """Tell that training ends; a callback may put other weights back."""
         self.net.notify("on_train_end", X=self.training[0], y=self.training[1])
 

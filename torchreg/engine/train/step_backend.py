@@ -34,7 +34,7 @@ class StepBackend(Protocol):
     pace: StackedLRSchedule | None
 
     @property
-    def lane(self) -> str:
+    def execution_mode(self) -> str:
         """How the steps are computed, and why, in words."""
 
     def batches(self) -> Iterator[tuple[Batch, list[int]]]:

@@ -13,7 +13,7 @@ from torch.utils._pytree import tree_map_only
 
 from torchreg.engine.capture.gradient import CompiledGradient, EagerGradient
 from torchreg.engine.data.tables import Batch
-from torchreg.engine.spec.objective import Objective, trainable
+from torchreg.engine.spec.objective import Objective, trainable_parameters
 from torchreg.engine.spec.train_task import BatchObserver
 from torchreg.engine.train.step_backend import OnLoss
 from torchreg.optim.base import FlatOptimizer
@@ -25,7 +25,7 @@ class Stepper(Protocol):
     """Moves the parameters of a network by one step."""
 
     @property
-    def lane(self) -> str:
+    def execution_mode(self) -> str:
         """How the steps are computed, and why, in words."""
 
     def step(self, batch: Batch, on_loss: OnLoss) -> None:
@@ -94,7 +94,7 @@ class VectorStepper:
         self.captured = CompiledGradient(taped, draws=draws, whole=whole, n_steps=few)
 
     @property
-    def lane(self) -> str:
+    def execution_mode(self) -> str:
         """How the steps are computed, and why, in words."""
         if self.captured.obstacle is None:
             return "The steps were captured once and repeated."
@@ -148,7 +148,7 @@ class TorchStepper:
         What to go down.
     parameters : list of nn.Parameter
         Trainable.
-    lane : str
+    execution_mode : str
         Why torch's own optimizer moves them.
     on_gradient : callable or None
         Called when a gradient is there and not yet used, to clip it for example.
@@ -160,11 +160,11 @@ class TorchStepper:
         objective: Objective,
         parameters: list[nn.Parameter],
         *,
-        lane: str,
+        execution_mode: str,
         on_gradient: Callable[[], None] | None = None,
     ) -> None:
         self.optimizer, self.objective, self.parameters = optimizer, objective, parameters
-        self.lane, self.on_gradient = lane, on_gradient
+        self.execution_mode, self.on_gradient = execution_mode, on_gradient
 
     def step(self, batch: Batch, on_loss: OnLoss) -> None:
         """Take one step down the loss of a batch."""
@@ -251,13 +251,15 @@ def build_stepper(
     ValueError
         If nothing in the network can be trained.
     """
-    parameters = trainable(objective.network)
+    parameters = trainable_parameters(objective.network)
     if listener is not None:
         why = "The steps ran eagerly, because a callback listens to batches."
         hear = listener.on_gradient
-        return TorchStepper(listener.optimizer, objective, parameters, lane=why, on_gradient=hear)
+        return TorchStepper(
+            listener.optimizer, objective, parameters, execution_mode=why, on_gradient=hear
+        )
     rule = spec.flat_optimizer(parameters[0].device)
     if rule is not None and len({(p.dtype, p.device) for p in parameters}) == 1:
         return VectorStepper(parameters, rule, objective, n_steps=n_steps, draws=draws, whole=whole)
     why = f"The steps ran eagerly, because only torch's own optimizer is {spec.name!r}."
-    return TorchStepper(spec.torch_optimizer(parameters), objective, parameters, lane=why)
+    return TorchStepper(spec.torch_optimizer(parameters), objective, parameters, execution_mode=why)
