@@ -13,7 +13,7 @@ from torch import nn
 from tests._refusals import INF, NAN, X, Y, quick, refuse
 from torchreg import TorchRegressor
 from torchreg._estimator.constraints import LIMITS
-from torchreg._utils.device import devices_present
+from torchreg._utils import devices_present
 from torchreg.nn import MLP
 
 # Misspelt
@@ -156,8 +156,8 @@ def test_a_dtype_that_networks_do_not_train_in_is_refused(dtype: torch.dtype) ->
 
 @pytest.mark.parametrize("device", ["cuda:99", "xpu", "hpu:3", "warp", "", "meta"])
 def test_an_absent_device_is_refused_with_those_that_are_present(device: str) -> None:
-    why = "a device that torch knows" if device in ("", "warp") else "absent"
-    message = rf"device='{device}' is .*{why}\. Present here: 'cpu'.*; 'auto' takes the fastest"
+    why = "a device that torch knows" if device in ("", "warp") else "available"
+    message = rf"device='{device}' is .*{why}\. Available: 'cpu'.*'auto'"
     refuse(quick(device=device), message)
     with pytest.raises(ValueError, match=message) as error:
         quick(device=device).fit(X, Y)
@@ -167,5 +167,5 @@ def test_an_absent_device_is_refused_with_those_that_are_present(device: str) ->
 def test_a_device_is_either_unknown_or_absent() -> None:
     with pytest.raises(ValueError, match="'warp' is not a device that torch knows"):
         quick(device="warp").fit(X, Y)
-    with pytest.raises(ValueError, match=r"'cuda:99' is absent\. Present here: 'cpu'"):
+    with pytest.raises(ValueError, match=r"'cuda:99' is not available\. Available: 'cpu'"):
         quick(device="cuda:99").fit(X, Y)

@@ -9,13 +9,13 @@ from typing import Any
 import pytest
 import torch
 
-from torchreg._utils.device import (
+from torchreg._utils import (
     devices_present,
     generator_states,
+    num_threads,
     resolve_device,
     resolve_dtype,
     set_generator_states,
-    threads,
     with_seed,
 )
 
@@ -37,10 +37,10 @@ def test_so_many_threads_inside_mean_the_callers_own_count_after(before: int, co
     kept = torch.get_num_threads()
     try:
         torch.set_num_threads(before)
-        with threads(count, others=before):
+        with num_threads(count, others=before):
             assert torch.get_num_threads() == count
         assert torch.get_num_threads() == before
-        with pytest.raises(ZeroDivisionError), threads(count, others=before):
+        with pytest.raises(ZeroDivisionError), num_threads(count, others=before):
             raise ZeroDivisionError
         assert torch.get_num_threads() == before
     finally:
@@ -52,9 +52,9 @@ def test_what_one_thread_takes_for_itself_changes_nothing_for_a_new_one() -> Non
     try:
         torch.set_num_threads(3)
         assert elsewhere(torch.get_num_threads) == 3
-        with threads(1, others=3):
+        with num_threads(1, others=3):
             assert elsewhere(torch.get_num_threads) == 3
-            with threads(3, others=3):
+            with num_threads(3, others=3):
                 assert (torch.get_num_threads(), elsewhere(torch.get_num_threads)) == (3, 3)
             assert (torch.get_num_threads(), elsewhere(torch.get_num_threads)) == (1, 3)
         assert elsewhere(torch.get_num_threads) == 3

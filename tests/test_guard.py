@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from torchreg import InterruptWarning, TorchRegressor
-from torchreg._utils.device import _GENERATOR_LOCK
-from torchreg._utils.torch_state import restore_torch_state
+from torchreg._utils import restore_torch_state
+from torchreg._utils.device import _SEED_LOCK
 from torchreg.engine.capture.recorder import Recorder
 from torchreg.nn import MLP
 
@@ -41,9 +41,9 @@ def is_free() -> bool:
     found: list[bool] = []
 
     def take() -> None:
-        if _GENERATOR_LOCK.acquire(timeout=5):
+        if _SEED_LOCK.acquire(timeout=5):
             found.append(True)
-            _GENERATOR_LOCK.release()
+            _SEED_LOCK.release()
 
     thread = threading.Thread(target=take)
     thread.start()

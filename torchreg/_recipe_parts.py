@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from torchreg._estimator.dataset import Data
 from torchreg._estimator.params import nested_parameters
-from torchreg._utils.device import with_seed
+from torchreg._utils import with_seed
 from torchreg.engine.build.data_init import has_data_init
 from torchreg.engine.build.fit_job import AUTO_BATCH, AUTO_FULL_BATCH, may_merge
 from torchreg.engine.build.network import build_network, materialize, network_traits, settings_for

@@ -26,7 +26,7 @@ from torchreg._estimator.validation import DATA_ATTRIBUTES, check_prediction_dat
 from torchreg._parallel.fit_batcher import run_fits
 from torchreg._persistence.export_mixin import GraphMixin
 from torchreg._persistence.save_mixin import SavingMixin
-from torchreg._utils.torch_state import restore_torch_state
+from torchreg._utils import restore_torch_state
 from torchreg.engine.build.fit_result import FitResult
 from torchreg.engine.predict import predict_each, read_members
 from torchreg.engine.spec.train_task import NotStartedError

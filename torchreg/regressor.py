@@ -33,7 +33,7 @@ from torchreg._estimator.validation import check_prediction_data, to_input_forma
 from torchreg._parallel.fit_batcher import run_fit
 from torchreg._persistence.export_mixin import ExportMixin
 from torchreg._persistence.save_mixin import SavingMixin
-from torchreg._utils.torch_state import restore_torch_state
+from torchreg._utils import restore_torch_state
 from torchreg.engine.predict import predict_columns, read_columns
 from torchreg.losses import LOSSES
 from torchreg.nn.links import link_of

@@ -29,7 +29,7 @@ from torchreg._estimator.validation import (
     check_training_data,
     check_validation_data,
 )
-from torchreg._utils.device import resolve_device
+from torchreg._utils import resolve_device
 from torchreg.engine.build.fit_result import FitResult
 from torchreg.engine.spec.fit_config import FitConfig, FitJob, RawData
 from torchreg.engine.spec.train_task import CheckpointStore, Observer, Stopping

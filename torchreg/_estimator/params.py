@@ -11,7 +11,7 @@ from typing import Any, ClassVar, Self, TypeVar, cast
 import numpy as np
 from sklearn.base import BaseEstimator
 
-from torchreg.exceptions import did_you_mean
+from torchreg._utils import did_you_mean
 
 #: Parameters that hand what follows two underscores on.
 NESTED = ("module", "optimizer", "loss", "schedule", "callbacks")

@@ -1,9 +1,11 @@
-"""What a method of the estimator leaves behind in its thread: nothing, however it ends."""
+"""State that torch keeps for each thread: number of threads, gradient mode, dispatch modes."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import wraps
 from typing import ParamSpec, TypeVar
 
@@ -12,27 +14,30 @@ import torch
 P = ParamSpec("P")
 R = TypeVar("R")
 
-#: Whether this process is the fork of another. OpenMP's threads do not live on in a fork, and
-#: an operation that waits for them waits for ever; one thread waits for nobody.
-_in_fork = False
+#: ``torch.inference_mode`` without its Python wrapper, which is slower, and in which Ctrl-C can
+#: prevent the mode from being left.
+inference = torch._C._InferenceMode
+
+# Whether this process was forked. The threads of OpenMP do not survive a fork, so that an
+# operation on several threads would wait for them indefinitely.
+_is_forked = False
 
 
-def _notice_fork() -> None:
-    global _in_fork
-    _in_fork = True
+def _set_forked() -> None:
+    global _is_forked
+    _is_forked = True
 
 
-if hasattr(os, "register_at_fork"):  # Windows knows no fork.
-    os.register_at_fork(after_in_child=_notice_fork)
+if hasattr(os, "register_at_fork"):  # not on Windows
+    os.register_at_fork(after_in_child=_set_forked)
 
 
-_Settings = tuple[int, bool, int, int]
+_State = tuple[int, bool, int, int]
 _n_dispatch_modes = torch._C._len_torch_dispatch_stack
 _n_function_modes = torch._C._len_torch_function_stack
 
 
-def _settings() -> _Settings:
-    """Read what torch keeps for each thread: how many threads, gradients, modes."""
+def _get_state() -> _State:
     return (
         torch.get_num_threads(),
         torch.is_grad_enabled(),
@@ -41,56 +46,80 @@ def _settings() -> _Settings:
     )
 
 
-def _put_back(settings: _Settings) -> None:
-    n_threads, gradients, n_dispatch_modes, n_function_modes = settings
+def _restore(state: _State) -> None:
+    n_threads, grad_enabled, n_dispatch_modes, n_function_modes = state
     while _n_dispatch_modes() > n_dispatch_modes:
         torch._C._pop_torch_dispatch_stack(None)
     while _n_function_modes() > n_function_modes:
         torch._C._pop_torch_function_stack()
-    torch.set_grad_enabled(gradients)
+    torch.set_grad_enabled(grad_enabled)
     torch.set_num_threads(n_threads)
 
 
 def restore_torch_state(method: Callable[P, R]) -> Callable[P, R]:
-    """Give back what torch keeps for each thread, whatever ends the method.
+    """Restore torch's thread-local state when a method ends, even if it is interrupted.
 
-    Ctrl-C can come between any two instructions, even while a context manager is being
-    left; what it should have given back is given back here. In a forked process the method
-    computes with one thread.
-
-    Parameters
-    ----------
-    method : callable
-        Whose settings are given back by itself, unless it is interrupted.
-
-    Returns
-    -------
-    callable
+    Ctrl-C may arrive while a context manager is left, which then does not restore the state. In
+    a forked process the method uses one thread.
 
     Examples
     --------
     >>> @restore_torch_state
-    ... def careless() -> None:
+    ... def disable_grad() -> None:
     ...     torch.set_grad_enabled(False)
-    >>> careless()
+    >>> disable_grad()
     >>> torch.is_grad_enabled()
     True
     """
 
     @wraps(method)
-    def guarded(*args: P.args, **kwargs: P.kwargs) -> R:
-        before = _settings()
+    def restoring(*args: P.args, **kwargs: P.kwargs) -> R:
+        before = _get_state()
         try:
-            if _in_fork and before[0] > 1:
+            if _is_forked and before[0] > 1:
                 torch.set_num_threads(1)
             return method(*args, **kwargs)
         finally:
-            # An interrupt may come here, too; hardly ever two of them.
+            # Try again if Ctrl-C arrives here.
             try:
-                if _settings() != before:
-                    _put_back(before)
+                if _get_state() != before:
+                    _restore(before)
             except BaseException:
-                _put_back(before)
+                _restore(before)
                 raise
 
-    return guarded
+    return restoring
+
+
+@contextmanager
+def num_threads(count: int, *, others: int) -> Iterator[None]:
+    """Set the number of threads of the calling thread's operations only.
+
+    A small step is slower on two threads than on one, and many times slower if the second core
+    is busy. torch keeps one number for each thread and a default for new threads.
+
+    Parameters
+    ----------
+    count : int
+        Number of threads inside the block.
+    others : int
+        Default for new threads.
+    """
+    before = torch.get_num_threads()
+    if before == count:
+        yield
+        return
+    _set_own_num_threads(count, others=others)
+    try:
+        yield
+    finally:
+        _set_own_num_threads(before, others=others)
+
+
+def _set_own_num_threads(count: int, *, others: int) -> None:
+    torch.set_num_threads(count)
+    if count != others:
+        # torch.set_num_threads also sets the default of new threads; a helper thread resets it.
+        helper = threading.Thread(target=torch.set_num_threads, args=(others,))
+        helper.start()
+        helper.join()

@@ -9,7 +9,7 @@ from typing import TypeVar
 import torch
 from torch import Tensor, nn
 
-from torchreg._utils.device import with_seed
+from torchreg._utils import with_seed
 from torchreg.diagnosis.record import NetworkSummary
 from torchreg.diagnosis.statistics import lines_of, look_inside
 from torchreg.nn.links import link_of, target_layer

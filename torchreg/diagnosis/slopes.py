@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from torchreg._utils.device import inference
+from torchreg._utils import inference
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from torchreg._utils.device import inference
+from torchreg._utils import inference
 from torchreg.diagnosis.following import Member, follow, follow_each, known_members
 from torchreg.diagnosis.lines import LinearBaseline, draw_lines
 from torchreg.diagnosis.moments import Array, moments_of

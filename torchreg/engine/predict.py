@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from torchreg._utils.device import statistics_dtype
+from torchreg._utils import statistics_dtype
 from torchreg.engine.data.tables import CHUNK, Rows, chunks, width_of
 from torchreg.nn import Ensemble, Link, Normal, Quantiles
 from torchreg.nn.links import central_of, numbers_per_output

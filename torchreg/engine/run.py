@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import torch
 
-from torchreg._utils.device import threads
+from torchreg._utils import num_threads
 from torchreg.engine.build.fit_job import PreparedFit, is_small
 from torchreg.engine.build.fit_result import FitResult, SelectedModel
 from torchreg.engine.build.memo import FitCache
@@ -57,7 +57,7 @@ def fit_networks(
     available = torch.get_num_threads()
     few = 1 if all(is_small(job) for job in jobs) else available
     # 1. Networks between their scaling layers, and the rows in their units.
-    with threads(few, others=available):
+    with num_threads(few, others=available):
         shared = FitCache(several=len(jobs) > 1)
         plans = [capture_exception(PreparedFit, job, shared) for job in jobs]
     # 2. Train them, those of one architecture as one stack.
@@ -66,7 +66,7 @@ def fit_networks(
     # 3. Keep the best of each job, and what a diagnosis needs.
     kept: list[SelectedModel | Exception] = []
     try:
-        with threads(few, others=available):
+        with num_threads(few, others=available):
             kept += (
                 _keep(plan, [results.pop() for _ in plan.tasks])
                 if isinstance(plan, PreparedFit)

@@ -14,7 +14,8 @@ import torch
 from torch import Tensor
 
 from torchreg._serialization.atomic_write import write_atomically
-from torchreg.exceptions import ExportError, did_you_mean
+from torchreg._utils import did_you_mean
+from torchreg.exceptions import ExportError
 from torchreg.export.graph import Source, first_line, trace, undisturbed
 
 #: The oldest operator set that torch writes without converting, so the most runtimes read it:

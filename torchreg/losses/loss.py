@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from torchreg.exceptions import did_you_mean
+from torchreg._utils import did_you_mean
 from torchreg.losses.table import LOSSES, LossFunction
 from torchreg.nn.links import Link
 

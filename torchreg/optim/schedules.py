@@ -14,7 +14,7 @@ from typing import Any
 from torch.optim import lr_scheduler
 from torch.optim.lr_scheduler import LRScheduler
 
-from torchreg.exceptions import did_you_mean
+from torchreg._utils import did_you_mean
 from torchreg.optim.spec import OptimizerSpec
 
 

@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from torchreg.exceptions import did_you_mean
+from torchreg._utils import did_you_mean
 from torchreg.optim.base import FlatOptimizer
 from torchreg.optim.flat_optimizers import VECTOR_RULES
 from torchreg.optim.lbfgs import LBFGS

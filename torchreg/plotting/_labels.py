@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn.utils.validation import check_is_fitted
 
-from torchreg.exceptions import did_you_mean
+from torchreg._utils import did_you_mean
 from torchreg.nn import Ensemble
 
 

@@ -10,10 +10,10 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from torchreg._utils.device import (
-    drawing,
+from torchreg._utils import (
     generator_states,
     resolve_dtype,
+    rng_lock,
     statistics_dtype,
     with_seed,
 )
@@ -77,7 +77,7 @@ def start_networks(
 
     def start(seed: int, number: int) -> InitialState:
         """Build a network between its scaling layers, and bring the rows into its units."""
-        with drawing():
+        with rng_lock():
             if config.start is None:
                 module = build_module(config, training, batch_size, *scaling)
             else:

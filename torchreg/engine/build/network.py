@@ -12,9 +12,9 @@ from typing import Any, NamedTuple, TypeVar
 import torch
 from torch import Tensor, nn
 
+from torchreg._utils import did_you_mean
 from torchreg.engine.data.column_statistics import Statistics
 from torchreg.engine.spec.outputs import check_output
-from torchreg.exceptions import did_you_mean
 from torchreg.nn import MLP, AverageMembers, Link, Standardize, Unstandardize
 from torchreg.nn.links import for_each_number
 from torchreg.nn.plain import sequential_layers

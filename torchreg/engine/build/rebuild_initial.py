@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from torchreg._utils.device import with_seed
+from torchreg._utils import with_seed
 from torchreg.engine.build.data_init import has_data_init
 from torchreg.engine.build.network import build_network, materialize
 

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from torchreg._utils.device import generator_states, inference, set_generator_states
+from torchreg._utils import generator_states, inference, set_generator_states
 from torchreg.engine.capture.codegen import Program, write_down
 from torchreg.engine.capture.cuda_graph import graphed
 from torchreg.engine.capture.python_state import obstacle, python_state

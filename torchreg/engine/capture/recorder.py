@@ -13,7 +13,7 @@ from torch._ops import OpOverload
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from torchreg._utils.device import generator_states
+from torchreg._utils import generator_states
 
 #: They hand values over to NumPy or Python.
 _LOOKS = {Tensor.numpy, Tensor.tolist, Tensor.__array__, Tensor.__dlpack__}

@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from torchreg._utils.device import inference
+from torchreg._utils import inference
 from torchreg.engine.capture.gradient import agree, put_back
 from torchreg.engine.capture.recorder import Call, Recorder, tensors_in
 from torchreg.optim.base import Stateful

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from torchreg._utils.device import drawing
+from torchreg._utils import rng_lock
 from torchreg.engine.capture.gradient import CompiledGradient, EagerGradient, Evaluation, put_back
 from torchreg.engine.capture.recorder import memory_of
 from torchreg.engine.data.stacked_loader import (
@@ -76,7 +76,7 @@ class Stack:
         first = tasks[0]
         networks = [task.network for task in tasks]
         self.device = first.training.t.device
-        self.drawing = drawing() if first.uses_rng else nullcontext()
+        self.rng_lock = rng_lock() if first.uses_rng else nullcontext()
         self.generators = self._new_generators()
         self.names = [n for n, p in networks[0].named_parameters() if p.requires_grad]
         #: Of each network, its parameters and buffers by name.
@@ -172,7 +172,7 @@ class Stack:
         Nothing is moved by it.
         """
         before, draws = self._values(), self.tasks[0].uses_rng
-        with self.drawing:
+        with self.rng_lock:
             trial = StackVerifier(self.tasks)
             for number, (batch, counts, raw) in enumerate(self._batches_to_try()):
                 own = partial(rows_of, raw, counts=counts, turned=self.features_first)
@@ -255,7 +255,7 @@ class Stack:
 
     def step(self, batch: Batch, on_loss: OnLoss) -> None:
         """Take one step down the loss of a batch."""
-        with self.drawing:
+        with self.rng_lock:
             losses = self.captured(batch)
         self._require_program()
         on_loss(losses, None)
@@ -299,7 +299,7 @@ class Stack:
         n_rows = sum(piece.t.shape[rows] for piece in self.validation)
         total: Any = 0.0
         for piece in self.validation:
-            with self.drawing:
+            with self.rng_lock:
                 losses = self.loss_of(piece)
             total = total + losses * (piece.t.shape[rows] / n_rows if piece.weight is None else 1.0)
         losses_of_all: list[float] = total.tolist()

@@ -10,7 +10,7 @@ from queue import Empty, SimpleQueue
 
 import torch
 
-from torchreg._utils.device import threads, with_seed
+from torchreg._utils import num_threads, with_seed
 from torchreg.engine.spec.train_task import (
     ONE_THREAD,
     NotStartedError,
@@ -56,7 +56,7 @@ def train_together(
     n_threads = min(available, len(beside))
     try:
         if n_threads > 1:
-            with threads(1, others=available):
+            with num_threads(1, others=available):
                 work.run_parallel(beside, n_threads)
         work.run_serial([group for group in groups if n_threads <= 1 or group not in beside])
     except KeyboardInterrupt:
@@ -126,7 +126,7 @@ class _StackScheduler:
 
     def _help(self, todo: SimpleQueue[Group]) -> None:
         try:
-            with threads(1, others=torch.get_num_threads()):
+            with num_threads(1, others=torch.get_num_threads()):
                 self._train_from(todo)
         except KeyboardInterrupt:
             return
@@ -154,7 +154,7 @@ class _StackScheduler:
         apart = group.apart
         if len(tasks) > 1:
             available = torch.get_num_threads()
-            with threads(1, others=available):
+            with num_threads(1, others=available):
                 for features_first in (True, False):
                     try:
                         return self._train_stack(tasks, features_first=features_first)
@@ -185,7 +185,7 @@ class _StackScheduler:
     def _train_alone(self, task: TrainTask, apart: str | None) -> TaskResult:
         """Train, with random numbers of our own if the network draws; other threads wait then."""
         available = torch.get_num_threads()
-        with threads(1 if task.work <= ONE_THREAD else available, others=available):
+        with num_threads(1 if task.work <= ONE_THREAD else available, others=available):
             work = partial(self._begin_alone, task, apart)
             device = task.training.t.device
             try:

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from torchreg._utils.device import drawing, generator_states, set_generator_states
+from torchreg._utils import generator_states, rng_lock, set_generator_states
 from torchreg.engine.capture.gradient import CompiledGradient, Evaluation
 from torchreg.engine.data.tables import Batch, batch_sizes, ordered_batches, shuffled_batches
 from torchreg.engine.spec.objective import Objective
@@ -39,7 +39,7 @@ class SingleBackend:
         self.whole = task.training.whole() if task.batch_size >= n else None
         self.device = task.training.t.device
         self.generator = torch.Generator().manual_seed(task.seed)
-        self.drawing = drawing() if task.uses_rng else nullcontext()
+        self.rng_lock = rng_lock() if task.uses_rng else nullcontext()
         self.listener = task.batch_observer
         self.stepper = build_stepper(
             self.objective,
@@ -74,7 +74,7 @@ class SingleBackend:
 
     def _step(self, batch: Batch, on_loss: OnLoss) -> None:
         if self.listener is None:
-            with self.drawing:
+            with self.rng_lock:
                 self.stepper.step(batch, on_loss)
             return
         heard: list[Tensor] = []
@@ -84,7 +84,7 @@ class SingleBackend:
             heard.extend([loss] if prediction is None else [loss, prediction])
 
         self.listener.on_batch_begin(batch, training=True)
-        with self.drawing:
+        with self.rng_lock:
             self.stepper.step(batch, hear)
         loss, prediction = heard
         self.listener.on_batch_end(batch, float(loss), prediction, training=True)
@@ -106,7 +106,7 @@ class SingleBackend:
             return None
         total = 0.0
         for batch in ordered_batches(table):
-            with self.drawing:
+            with self.rng_lock:
                 total += float(self.loss_of(batch)) * len(batch.t)
         return [total / len(table.t)]
 

@@ -17,10 +17,10 @@ from skorch.callbacks import LRScheduler
 from skorch.dataset import Dataset
 from torch import Tensor, nn
 
+from torchreg._utils import did_you_mean
 from torchreg.engine.data.tables import Batch
 from torchreg.engine.spec.objective import trainable_parameters
 from torchreg.engine.spec.train_task import EpochRecord, TrainResult
-from torchreg.exceptions import did_you_mean
 from torchreg.optim.schedules import ScheduleSpec
 from torchreg.optim.spec import OptimizerSpec
 

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from torchreg._utils.device import with_seed
+from torchreg._utils import with_seed
 from torchreg.export.script.layout import Expression, Group, Item, call, quoted
 from torchreg.export.script.source import NotWritableError, Source
 from torchreg.nn import MLP, AddConstant, AverageMembers, MultiplyByConstant
