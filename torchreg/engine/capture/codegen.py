@@ -18,7 +18,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from torchreg.engine.capture.cosines import faster_cosine
 from torchreg.engine.capture.numpy_kernels import as_larger_products, is_small_product
 from torchreg.engine.capture.ops import (
     DIRECT,
@@ -35,7 +34,6 @@ from torchreg.engine.capture.ops import (
     take_again,
 )
 from torchreg.engine.capture.recorder import Call, memory_of
-from torchreg.engine.capture.rewriting import rewritten
 from torchreg.engine.capture.trace import TraceGraph
 
 Program = Callable[[Tensor, Tensor, Tensor | None], Tensor]
@@ -105,8 +103,6 @@ def write_down(
         notes.bind(tensor)
     for tensor in constants:
         notes.bind(tensor, constant=True)
-    # They keep their tensors, which are known by their identity.
-    calls = rewritten(calls, [loss, *gradients]) if stays else calls
     for call in calls:
         notes.take(call)
     return _CodeGenerator(notes, by_torch=by_torch).write(loss, gradients, out)
@@ -259,8 +255,6 @@ class _CodeGenerator:
         if call.name == "bmm" and call.args[0].shape[2] == 1:
             # Columns times rows: nothing is summed.
             return self._object(torch.mul, name="torch_mul")
-        if not self.by_torch and (cosine := faster_cosine(call)) is not None:
-            return self._object(cosine, name=f"numpy_{call.name}")
         if call.name in DIRECT:
             return self._object(DIRECT[call.name], name=f"torch_{call.name}")
         return self._object(call.func, name=str(call.func).replace(".", "_"))
