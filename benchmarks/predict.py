@@ -21,7 +21,7 @@ from torch import nn
 from torchreg.nn import MLP
 
 N_COLUMNS = 20
-CHUNK = 8192
+CHUNK_SIZE = 8192
 #: The first is small enough for torchreg to compute in float64 by default, the second is not.
 NETWORKS = ((100,), (128, 64))
 
@@ -55,7 +55,7 @@ def in_one_go(module: nn.Module, X: np.ndarray) -> np.ndarray:
 
 def in_chunks(module: nn.Module, X: np.ndarray) -> np.ndarray:
     with torch.no_grad():
-        return torch.cat([module(part) for part in torch.from_numpy(X).split(CHUNK)]).numpy()
+        return torch.cat([module(part) for part in torch.from_numpy(X).split(CHUNK_SIZE)]).numpy()
 
 
 def ways_of_predicting(hidden: tuple[int, ...]) -> dict[str, Callable[[np.ndarray], np.ndarray]]:
@@ -135,7 +135,7 @@ def main() -> None:
     run.report(
         "Time and memory of `predict`",
         one_row(run),
-        MANY_ROWS_NOTES.format(rounds=run.pick(5, 1), chunk=CHUNK),
+        MANY_ROWS_NOTES.format(rounds=run.pick(5, 1), chunk=CHUNK_SIZE),
         *(many_rows(run, hidden) for hidden in NETWORKS),
     )
 

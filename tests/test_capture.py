@@ -16,8 +16,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.nn import functional
 
-from torchreg.engine.capture.codegen import Program, write_down
-from torchreg.engine.capture.recorder import Recorder
+from torchreg.engine.capture import Program, Recorder, compile_trace
 
 Weight = Tensor | None
 Function = Callable[..., Tensor]
@@ -56,13 +55,13 @@ def written(
     *rows: Weight,
     whole: bool = False,
     stable: Sequence[Tensor] = (),
-    stays: bool = False,
+    preallocate: bool = False,
 ) -> tuple[Program, list[Tensor]]:
     """Record one gradient; give the program, and where it writes."""
     with Recorder() as recorder:
         loss, gradients = differentiate(function, parameters, *rows)
     out = [torch.full_like(p, torch.nan).detach() for p in parameters.values()]
-    program = write_down(
+    program = compile_trace(
         recorder.calls,
         inputs={} if whole else dict(zip(("x", "t", "weight"), rows, strict=True)),
         constants=[row for row in rows if row is not None] if whole else [],
@@ -70,7 +69,7 @@ def written(
         loss=loss,
         gradients=gradients,
         out=out,
-        stays=stays,
+        preallocate=preallocate,
     )
     return program, out
 
@@ -206,7 +205,7 @@ FUNCTIONS = [
 ]
 
 
-@pytest.mark.parametrize("stays", [False, True])
+@pytest.mark.parametrize("preallocate", [False, True])
 @pytest.mark.parametrize("weighted", [True, False])
 @pytest.mark.parametrize("whole", [True, False])
 @pytest.mark.parametrize("function", FUNCTIONS, ids=lambda f: f.__name__)
@@ -214,12 +213,12 @@ def test_a_program_gives_the_gradients_of_autograd_for_new_rows_and_new_paramete
     function: Function,
     whole: bool,
     weighted: bool,
-    stays: bool,
+    preallocate: bool,
     parameters: dict[str, nn.Parameter],
 ) -> None:
     x, t, weight = batch()
     rows: tuple[Weight, ...] = (x, t, weight if weighted else None)
-    program, out = written(function, parameters, *rows, whole=whole, stays=stays)
+    program, out = written(function, parameters, *rows, whole=whole, preallocate=preallocate)
     for _ in range(3):
         with torch.no_grad():
             for p in parameters.values():
@@ -237,9 +236,9 @@ def test_a_program_gives_the_gradients_of_autograd_for_new_rows_and_new_paramete
             torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-12)
 
 
-@pytest.mark.parametrize("stays", [False, True])
+@pytest.mark.parametrize("preallocate", [False, True])
 def test_what_a_program_returned_is_not_overwritten_by_the_next_call(
-    stays: bool,
+    preallocate: bool,
     parameters: dict[str, nn.Parameter],
 ) -> None:
     def loss_of_each(p: dict[str, Tensor], x: Tensor, t: Tensor, weight: Weight) -> Tensor:
@@ -248,7 +247,7 @@ def test_what_a_program_returned_is_not_overwritten_by_the_next_call(
     rows = batch()
     with Recorder() as recorder, torch.no_grad():
         losses = loss_of_each(parameters, *rows)
-    program = write_down(
+    program = compile_trace(
         recorder.calls,
         inputs=dict(zip(("x", "t", "weight"), rows, strict=True)),
         constants=[],
@@ -256,7 +255,7 @@ def test_what_a_program_returned_is_not_overwritten_by_the_next_call(
         loss=losses,
         gradients=[],
         out=[],
-        stays=stays,
+        preallocate=preallocate,
     )
     with torch.inference_mode():
         first = program(*rows)
@@ -300,10 +299,10 @@ VIEWS: list[Callable[[Tensor], Tensor]] = [
     whole=st.booleans(),
     weighted=st.booleans(),
     n=st.sampled_from([4, 6, 40]),
-    stays=st.booleans(),
+    preallocate=st.booleans(),
 )
 def test_a_program_repeats_whatever_is_composed_of_views_sums_and_work_in_place(
-    steps: Steps, whole: bool, weighted: bool, n: int, stays: bool
+    steps: Steps, whole: bool, weighted: bool, n: int, preallocate: bool
 ) -> None:
     def function(p: dict[str, Tensor], x: Tensor, t: Tensor, weight: Weight) -> Tensor:
         values = [x @ p["a"] + p["b"], functional.linear(x, p["a"].t(), p["d"])]
@@ -333,7 +332,7 @@ def test_a_program_repeats_whatever_is_composed_of_views_sums_and_work_in_place(
         return numbers(n, 3), numbers(n, 1), numbers(n).abs() if weighted else None
 
     rows = draw()
-    program, out = written(function, parameters, *rows, whole=whole, stays=stays)
+    program, out = written(function, parameters, *rows, whole=whole, preallocate=preallocate)
     for _ in range(2):
         with torch.no_grad():
             for p in parameters.values():
@@ -430,8 +429,8 @@ def test_a_buffer_is_updated_in_every_call(parameters: dict[str, nn.Parameter]) 
     assert float(count) == 4
 
 
-@pytest.mark.parametrize("stays", [True, False])
-def test_gradients_of_many_networks_may_be_parts_of_the_rows_of_a_matrix(stays: bool) -> None:
+@pytest.mark.parametrize("preallocate", [True, False])
+def test_gradients_of_many_networks_may_be_parts_of_the_rows_of_a_matrix(preallocate: bool) -> None:
     """Large products are written there at once; the numbers are those of autograd in any case."""
     GENERATOR.manual_seed(0)
     shapes = {"a": (3, 8, 64), "b": (3, 1, 64), "c": (3, 64, 64), "d": (3, 64, 1)}
@@ -448,7 +447,7 @@ def test_gradients_of_many_networks_may_be_parts_of_the_rows_of_a_matrix(stays: 
     matrix = torch.zeros(3, sum(q[0].numel() for q in p.values()), dtype=x.dtype)
     parts = matrix.split([q[0].numel() for q in p.values()], dim=1)
     out = [part.view(q.shape) for part, q in zip(parts, p.values(), strict=True)]
-    program = write_down(
+    program = compile_trace(
         recorder.calls,
         inputs={"x": x, "t": t, "weight": None},
         constants=[],
@@ -456,7 +455,7 @@ def test_gradients_of_many_networks_may_be_parts_of_the_rows_of_a_matrix(stays: 
         loss=loss,
         gradients=gradients,
         out=out,
-        stays=stays,
+        preallocate=preallocate,
     )
     x, t = numbers(3, 5, 8), numbers(3, 5, 1)
     with torch.inference_mode(), Recorder() as recorder:

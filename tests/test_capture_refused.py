@@ -8,8 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from torchreg.engine.capture.codegen import write_down
-from torchreg.engine.capture.recorder import NotCapturableError, Recorder
+from torchreg.engine.capture import NotCapturableError, Recorder, compile_trace
 
 
 def by_item(h: Tensor) -> Tensor:
@@ -61,7 +60,7 @@ def test_a_course_that_depends_on_values_is_refused(
         loss = depends(x @ weight).square().mean()
         gradients = torch.autograd.grad(loss, [weight])
     with pytest.raises(NotCapturableError) as refused:
-        write_down(
+        compile_trace(
             recorder.calls,
             inputs={} if whole else {"x": x},
             constants=[x] if whole else [],

@@ -9,8 +9,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from torchreg.engine.capture.cuda_graph import graphed
-from torchreg.engine.data.tables import Batch
+from torchreg.engine.capture.cuda_graph import build_cuda_graph
+from torchreg.engine.data import Batch
 
 
 class Program:
@@ -58,7 +58,7 @@ def test_a_replay_sees_the_values_of_the_batch_that_came(
 ) -> None:
     program = Program()
     stand_in(monkeypatch, program)
-    replay = graphed(program, batch(0, weighted=weighted))
+    replay = build_cuda_graph(program, batch(0, weighted=weighted))
     assert replay is not None
     for seed in (1, 2, 1):
         came = batch(seed, weighted=weighted)
@@ -71,7 +71,7 @@ def test_the_batch_that_a_graph_was_captured_with_keeps_its_values(
 ) -> None:
     program, first = Program(), batch(0, weighted=True)
     stand_in(monkeypatch, program)
-    replay = graphed(program, first)
+    replay = build_cuda_graph(program, first)
     assert replay is not None
     replay(*batch(1, weighted=True))
     for kept, expected in zip(first, batch(0, weighted=True), strict=True):
@@ -83,7 +83,7 @@ def test_without_a_cuda_device_there_is_no_graph(monkeypatch: pytest.MonkeyPatch
         raise RuntimeError("no CUDA device")
 
     monkeypatch.setattr(torch.cuda, "Stream", absent)
-    assert graphed(Program(), batch(0, weighted=False)) is None
+    assert build_cuda_graph(Program(), batch(0, weighted=False)) is None
 
 
 def test_what_cannot_be_captured_is_not(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -91,4 +91,4 @@ def test_what_cannot_be_captured_is_not(monkeypatch: pytest.MonkeyPatch) -> None
         raise RuntimeError("operation not permitted when stream is capturing")
 
     stand_in(monkeypatch, Program())
-    assert graphed(synchronizes, batch(0, weighted=False)) is None
+    assert build_cuda_graph(synchronizes, batch(0, weighted=False)) is None

@@ -48,7 +48,9 @@ def both(
         for lane in (CAPTURED, "The steps ran eagerly, because this test asks for it."):
             with monkeypatch.context() as patch:
                 if lane != CAPTURED:
-                    patch.setattr(gradient, "obstacle", lambda *_: "this test asks for it")
+                    patch.setattr(
+                        gradient, "find_capture_blocker", lambda *_: "this test asks for it"
+                    )
                 fits.append(
                     TorchRegressor(**{"module": MLP, **settings}).fit(
                         X, y, weight if weighted else None

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from torchreg import TorchRegressor
-from torchreg.engine.capture import gradient
+from torchreg.engine.capture import EagerGradient, gradient
 
 N_EPOCHS = 24
 CAPTURED = "The steps were captured once and repeated."
@@ -58,7 +58,7 @@ def lane(
 ) -> str:
     """Every fit goes this way."""
     if request.param == "eager":
-        monkeypatch.setattr(gradient, "obstacle", lambda *_: "this test asks for it")
+        monkeypatch.setattr(gradient, "find_capture_blocker", lambda *_: "this test asks for it")
     fit(verbose=1)
     ran = capsys.readouterr().out.splitlines()[-1]
     assert (ran == CAPTURED) == (request.param == "captured")
@@ -84,7 +84,7 @@ def test_after_a_repetition_that_failed_the_fit_goes_on_as_if_none_had_been_trie
     assert capsys.readouterr().out.splitlines()[-1] == (
         "The steps ran eagerly, because a repetition of the recorded step failed."
     )
-    monkeypatch.setattr(gradient, "obstacle", lambda *_: "this test asks for it")
+    monkeypatch.setattr(gradient, "find_capture_blocker", lambda *_: "this test asks for it")
     plain = fit(DrawsAgain, batch_size=batch_size)
     assert tried.loss_curve_ == plain.loss_curve_
     for name, tensor in plain.module_.state_dict().items():
@@ -93,10 +93,10 @@ def test_after_a_repetition_that_failed_the_fit_goes_on_as_if_none_had_been_trie
 
 def tip(tipped: tuple[int, ...], monkeypatch: pytest.MonkeyPatch) -> None:
     """Let some calls of a program give another gradient, as at a kink."""
-    calls, write_down = itertools.count(1), gradient.write_down
+    calls, compile_trace = itertools.count(1), gradient.compile_trace
 
     def as_at_a_kink(*args: Any, out: Any, **options: Any) -> Any:
-        program = write_down(*args, out=out, **options)
+        program = compile_trace(*args, out=out, **options)
 
         def run(*batch: Any) -> Tensor:
             loss = program(*batch)
@@ -106,7 +106,7 @@ def tip(tipped: tuple[int, ...], monkeypatch: pytest.MonkeyPatch) -> None:
 
         return run
 
-    monkeypatch.setattr(gradient, "write_down", as_at_a_kink)
+    monkeypatch.setattr(gradient, "compile_trace", as_at_a_kink)
 
 
 @pytest.mark.parametrize(
@@ -134,7 +134,7 @@ def test_a_network_that_fails_where_it_is_tried_nearby_trains_eagerly(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     plain, calls = fit(), itertools.count(1)
-    compute = gradient.EagerGradient.compute
+    compute = EagerGradient.compute
 
     def fails_nearby(self: Any, batch: Any) -> Any:
         # The first is recorded, the second tried where it is, the third elsewhere.
@@ -143,7 +143,7 @@ def test_a_network_that_fails_where_it_is_tried_nearby_trains_eagerly(
         return compute(self, batch)
 
     tip((1,), monkeypatch)
-    monkeypatch.setattr(gradient.EagerGradient, "compute", fails_nearby)
+    monkeypatch.setattr(EagerGradient, "compute", fails_nearby)
     reg = fit(verbose=1)
     assert capsys.readouterr().out.splitlines()[-1] == (
         "The steps ran eagerly, because a repetition of the recorded step failed."

@@ -285,7 +285,7 @@ def test_control_flow_on_values_is_followed_in_every_step(
 ) -> None:
     reg, lane = fit(module, batch_size=batch_size, capsys=capsys)
     assert lane == f"The steps ran eagerly, because {because}."
-    monkeypatch.setattr(gradient, "obstacle", lambda *_: "this test asks for it")
+    monkeypatch.setattr(gradient, "find_capture_blocker", lambda *_: "this test asks for it")
     plain, lane = fit(module, batch_size=batch_size, capsys=capsys)
     assert lane == "The steps ran eagerly, because this test asks for it."
     assert reg.loss_curve_ == plain.loss_curve_

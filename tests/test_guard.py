@@ -15,7 +15,7 @@ from torch.overrides import TorchFunctionMode
 from torchreg import InterruptWarning, TorchRegressor
 from torchreg._utils import restore_torch_state
 from torchreg._utils.device import _SEED_LOCK
-from torchreg.engine.capture.recorder import Recorder
+from torchreg.engine.capture import Recorder
 from torchreg.nn import MLP
 
 Array = np.ndarray

@@ -20,7 +20,7 @@ from sklearn.model_selection import GridSearchCV
 from tests._resources import resources
 from tests._trials import KINDS, name_of_kind
 from torchreg import TorchRegressor
-from torchreg.engine.capture.codegen import _compiled
+from torchreg.engine.capture.codegen import _compile
 from torchreg.nn import MLP
 
 Array = np.ndarray
@@ -111,5 +111,5 @@ def test_programs_fill_no_cache_without_a_limit() -> None:
     lines = len(linecache.cache)
     for width in range(1, 80):
         TorchRegressor(module=MLP, module__hidden_sizes=(width,), max_epochs=17).fit(SMALL, Y[:40])
-    assert _compiled.cache_info().currsize <= 64
+    assert _compile.cache_info().currsize <= 64
     assert len(linecache.cache) == lines

@@ -14,7 +14,7 @@ from torchreg import TorchRegressor
 from torchreg.diagnosis.record import FitSummary, NetworkSummary
 from torchreg.diagnosis.statistics import look_inside, look_inside_each
 from torchreg.engine.build import fit_job as plan
-from torchreg.engine.data.tables import Table
+from torchreg.engine.data import Table
 from torchreg.engine.inspect import probe as looks
 from torchreg.engine.inspect.probe import Looks, ProbeRows, ProbeTarget, take_sample
 from torchreg.engine.run import fit_networks

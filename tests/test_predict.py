@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from torchreg import TorchRegressor
 from torchreg._estimator import validation as _checks
-from torchreg.engine.data.tables import SparseRows, chunks
+from torchreg.engine.data import SparseRows, iter_chunks
 from torchreg.engine.predict import predict_rows
 from torchreg.nn import MLP
 
@@ -69,7 +69,7 @@ def takes_the_short_way(reg: TorchRegressor, rows: Any) -> bool:
 def test_many_rows_in_chunks_are_the_bare_module_on_all_rows_at_once(
     n_outputs: int, dtype: str, standardize: Any
 ) -> None:
-    assert len(list(chunks(*MANY.shape))) > 2
+    assert len(list(iter_chunks(*MANY.shape))) > 2
     y = np.stack([Y, -Y], axis=1)[:, :n_outputs]
     # Without standardization, rows of order 1.
     shift, scale = (

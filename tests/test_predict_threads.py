@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from torchreg import TorchRegressor
-from torchreg.engine.data.tables import chunks
+from torchreg.engine.data import iter_chunks
 from torchreg.nn import MLP
 
 Array = np.ndarray
@@ -98,7 +98,7 @@ def repeat(call: Callable[[], Array], times: int) -> Callable[[], list[Array]]:
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize("name", MODULES)
 def test_sixteen_threads_predict_the_same_bits_as_one(name: str, dtype: str, size: str) -> None:
-    assert len(list(chunks(*MANY.shape))) == 4
+    assert len(list(iter_chunks(*MANY.shape))) == 4
     reg = TorchRegressor(MODULES[name], dtype=dtype, max_epochs=5, random_state=0).fit(X, Y)
     rows, times = SIZES[size], 1 if size == "chunks" else 20
     expected = reg.predict(rows)

@@ -8,9 +8,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from torchreg.engine.capture.codegen import write_down
+from torchreg.engine.capture import Call, Recorder, compile_trace
 from torchreg.engine.capture.numpy_kernels import as_larger_products, is_small_product
-from torchreg.engine.capture.recorder import Call, Recorder
 
 GENERATOR = torch.Generator()
 
@@ -96,7 +95,7 @@ def recorded(values: dict[str, Tensor], x: Tensor, t: Tensor, *, whole: bool) ->
         loss = network(values, x, t)
         gradients = torch.autograd.grad(loss, list(values.values()))
     out = [torch.full_like(value, torch.nan).detach() for value in values.values()]
-    program = write_down(
+    program = compile_trace(
         recorder.calls,
         inputs={} if whole else {"x": x, "t": t},
         constants=[x, t] if whole else [],
@@ -104,7 +103,7 @@ def recorded(values: dict[str, Tensor], x: Tensor, t: Tensor, *, whole: bool) ->
         loss=loss,
         gradients=gradients,
         out=out,
-        stays=True,
+        preallocate=True,
     )
     return program, out
 

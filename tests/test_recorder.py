@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from torchreg.engine.capture.recorder import NotCapturableError, Recorder, memory_of
+from torchreg.engine.capture import NotCapturableError, Recorder, storage_id
 
 
 def test_a_call_is_noted_with_what_it_was_given_and_what_it_returned() -> None:
@@ -13,8 +13,8 @@ def test_a_call_is_noted_with_what_it_was_given_and_what_it_returned() -> None:
     with Recorder() as recorder:
         y = torch.add(x, 2)
     (call,) = recorder.calls
-    assert (call.name, call.given[0] is x, call.result is y) == ("add", True, True)
-    assert not recorder.looked and not recorder.drew
+    assert (call.name, call.inputs[0] is x, call.result is y) == ("add", True, True)
+    assert not recorder.read_values and not recorder.used_rng
 
 
 def test_what_is_more_than_one_operation_cannot_be_noted() -> None:
@@ -25,4 +25,4 @@ def test_what_is_more_than_one_operation_cannot_be_noted() -> None:
 
 def test_a_sparse_tensor_has_no_memory_of_its_own_to_follow() -> None:
     with pytest.raises(NotCapturableError, match="a tensor is sparse"):
-        memory_of(torch.eye(2).to_sparse())
+        storage_id(torch.eye(2).to_sparse())

@@ -12,13 +12,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from torchreg._estimator.dataset import to_sparse_rows
-from torchreg.engine.data.tables import (
+from torchreg.engine.data import (
     LazyRows,
     Table,
-    batch_sizes,
-    chunks,
+    compute_batch_sizes,
+    iter_chunks,
+    iter_shuffled_batches,
     merge_identical,
-    shuffled_batches,
 )
 
 Array = np.ndarray
@@ -95,7 +95,7 @@ def test_merged_rows_keep_their_dtype(dtype: torch.dtype) -> None:
 
 @given(n=st.integers(1, 400), batch_size=st.integers(1, 450))
 def test_batches_hold_every_row_once_and_none_is_alone(n: int, batch_size: int) -> None:
-    sizes = batch_sizes(n, batch_size)
+    sizes = compute_batch_sizes(n, batch_size)
     assert sum(sizes) == n
     assert min(sizes) >= 1
     assert max(sizes) <= batch_size + 1
@@ -109,9 +109,9 @@ def test_batches_hold_every_row_once_and_none_is_alone(n: int, batch_size: int) 
 @given(n=st.integers(0, 50_000), width=st.integers(0, 2_000_000))
 def test_chunks_are_all_rows_in_order_and_bounded_in_memory(n: int, width: int) -> None:
     n = n if width < 1000 else min(n, 20)
-    every_row = torch.arange(n)
-    pieces = [every_row[piece] for piece in chunks(n, width)]
-    assert torch.equal(torch.cat([every_row[:0], *pieces]), every_row)
+    to_dense = torch.arange(n)
+    pieces = [to_dense[piece] for piece in iter_chunks(n, width)]
+    assert torch.equal(torch.cat([to_dense[:0], *pieces]), to_dense)
     assert all(0 < len(piece) * width <= max(2**17, width) for piece in pieces if width)
 
 
@@ -129,7 +129,7 @@ def test_shuffled_batches_hold_every_row_once_in_the_order_of_one_permutation(
     t = torch.arange(n).unsqueeze(1) * 2
     weight = torch.arange(n) * 3 if weighted else None
     table = Table(LazyRows(x, lambda rows: rows) if lazy else x, t, weight)
-    batches = list(shuffled_batches(table, sizes, torch.Generator().manual_seed(0)))
+    batches = list(iter_shuffled_batches(table, sizes, torch.Generator().manual_seed(0)))
     order = torch.randperm(n, generator=torch.Generator().manual_seed(0))
     assert [len(batch.t) for batch in batches] == sizes
     assert torch.equal(torch.cat([batch.x[:, -1] for batch in batches]), order)

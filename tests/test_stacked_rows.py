@@ -9,8 +9,15 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 import torchreg.engine.data.stacked_loader as stacked_rows
-from torchreg.engine.data.stacked_loader import StackedLoader, all_rows, generators_for, rows_of
-from torchreg.engine.data.tables import Table, batch_sizes, shuffled_batches
+from torchreg.engine.data import (
+    StackedLoader,
+    Table,
+    compute_batch_sizes,
+    iter_shuffled_batches,
+    make_generators,
+    select_table,
+    stack_tables,
+)
 
 
 def table(n: int, seed: int, *, weighted: bool = False) -> Table:
@@ -49,23 +56,23 @@ def test_each_table_deals_out_the_rows_that_it_deals_alone_in_the_same_order(
         table(size * n_steps + more, k, weighted=bool(weights >> k & 1))
         for k, more in enumerate(rest)
     ]
-    each = [batch_sizes(len(t.t), size) for t in tables]
+    each = [compute_batch_sizes(len(t.t), size) for t in tables]
     if len({len(own) for own in each}) > 1:
         tables, each = tables[:1], each[:1]
     # Some networks see the same rows, in the same order or in another one.
     chosen = [*range(len(tables)), *(copy % len(tables) for copy in copies)]
     tables, each = [tables[k] for k in chosen], [each[k] for k in chosen]
     own_seeds = [10 + (seeds >> k & 1) for k in range(len(tables))]
-    dealt = generators_for(own_seeds, tables)
+    dealt = make_generators(own_seeds, tables)
     alone = [torch.Generator().manual_seed(seed) for seed in own_seeds]
     before, stacked_rows._GATHERED = stacked_rows._GATHERED, gathered
     try:
-        deal = StackedLoader(tables, [size] * len(tables), dealt, turned=turned)
+        deal = StackedLoader(tables, [size] * len(tables), dealt, features_first=turned)
         # Twice: the second epoch has another order.
         for _ in range(2):
             batches = list(deal.batches())
             own = [
-                list(shuffled_batches(t, sizes, generator))
+                list(iter_shuffled_batches(t, sizes, generator))
                 for t, sizes, generator in zip(tables, each, alone, strict=True)
             ]
             for step, (batch, counts) in enumerate(batches):
@@ -75,7 +82,7 @@ def test_each_table_deals_out_the_rows_that_it_deals_alone_in_the_same_order(
                 assert (batch.weight is None) == plain
                 for place, one in enumerate(tables):
                     expected = own[place][step]
-                    seen = rows_of(batch, place, counts, turned=turned)
+                    seen = select_table(batch, place, counts, features_first=turned)
                     assert torch.equal(seen.x, expected.x) and torch.equal(seen.t, expected.t)
                     if batch.weight is None:
                         assert seen.weight is None
@@ -98,12 +105,12 @@ def test_whole_tables_lie_side_by_side_in_their_order(
 ) -> None:
     tables = [table(n, n, weighted=weighted) for n in lengths]
     tables, lengths = [*tables, tables[0]], [*lengths, lengths[0]]
-    batch = all_rows(tables, turned=turned)
+    batch = stack_tables(tables, features_first=turned)
     shape = (len(tables), 3, 7) if turned else (len(tables), 7, 3)
     assert tuple(batch.x.shape) == shape and batch.x.is_contiguous()
     assert (batch.weight is None) == (not weighted and len(set(lengths)) == 1)
     for place, one in enumerate(tables):
-        seen = rows_of(batch, place, lengths, turned=turned)
+        seen = select_table(batch, place, lengths, features_first=turned)
         assert torch.equal(seen.x, one.x) and torch.equal(seen.t, one.t)
         if batch.weight is not None:
             share = shares_of(one, one.weight)
@@ -114,20 +121,20 @@ def test_whole_tables_lie_side_by_side_in_their_order(
 def test_what_several_networks_see_is_gathered_once() -> None:
     one, other, longer = table(6, 0), table(6, 1), table(7, 2)
     tables = [one, other, one, one, longer]
-    drawn = generators_for([5, 5, 5, 6, 5], tables)
+    drawn = make_generators([5, 5, 5, 6, 5], tables)
     # The order of more rows is another one.
     assert drawn[0] is drawn[1] is drawn[2]
     assert len({id(generator) for generator in drawn}) == 3
-    deal = StackedLoader(tables, [3] * 5, drawn, turned=False)
+    deal = StackedLoader(tables, [3] * 5, drawn, features_first=False)
     assert deal.tables == [one, other, one, longer]
     assert deal.which is not None and deal.which.tolist() == [0, 1, 0, 2, 3]
-    assert StackedLoader([one, other], [3, 3], None, turned=False).which is None
+    assert StackedLoader([one, other], [3, 3], None, features_first=False).which is None
 
 
 def test_rows_that_are_taken_out_can_be_written_to() -> None:
-    batch = all_rows([table(5, 0), table(5, 1)], turned=False)
+    batch = stack_tables([table(5, 0), table(5, 1)], features_first=False)
     before = batch.x.clone()
-    seen = rows_of(batch, 0, [5, 5], turned=False)
+    seen = select_table(batch, 0, [5, 5], features_first=False)
     seen.x.zero_()
     seen.t.zero_()
     assert torch.equal(batch.x, before) and bool(batch.t[0].any())

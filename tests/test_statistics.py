@@ -1,4 +1,4 @@
-"""Statistics of columns, against numpy and exact fractions."""
+"""ColumnStatistics of columns, against numpy and exact fractions."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from torchreg._estimator.dataset import to_sparse_rows
-from torchreg.engine.data.column_statistics import Statistics, column_statistics, lost_digits
+from torchreg.engine.data import ColumnStatistics, compute_column_statistics, find_imprecise_columns
 
 Array = np.ndarray
 
 
 def statistics(X: Array, weight: Array | None = None, *, sparse: bool = False) -> tuple[Array, ...]:
     rows = to_sparse_rows(scipy.sparse.csr_array(X)) if sparse else torch.from_numpy(X)
-    found = column_statistics(rows, None if weight is None else torch.from_numpy(weight))
+    found = compute_column_statistics(rows, None if weight is None else torch.from_numpy(weight))
     assert found.mean.dtype == found.scale.dtype == torch.float64
     return found.mean.numpy(), found.scale.numpy()
 
@@ -95,7 +95,7 @@ def test_sparse_rows_with_explicit_zeros_and_repeated_entries_are_what_they_add_
     columns = [1, 1, 0, 2, 0, 1]
     values = [3.0, 4.0, 0.0, -2.0, 5.0, 1.0]
     X = scipy.sparse.coo_array((values, (rows, columns)), shape=(5, 4))
-    found = column_statistics(to_sparse_rows(X), None)
+    found = compute_column_statistics(to_sparse_rows(X), None)
     np.testing.assert_allclose(found.mean, X.toarray().mean(axis=0), rtol=1e-15)
     np.testing.assert_allclose(found.scale, X.toarray().std(axis=0), rtol=1e-15)
 
@@ -193,16 +193,16 @@ def test_digits_are_lost_where_a_standard_deviation_spans_a_handful_of_numbers(
     offset: float, spread: float, dtype: type, lost: list[int]
 ) -> None:
     X = (np.random.default_rng(0).normal(scale=spread, size=(500, 1)) + offset).astype(dtype)
-    found = column_statistics(torch.from_numpy(X), None)
-    assert lost_digits(found, torch.from_numpy(X).dtype) == lost
+    found = compute_column_statistics(torch.from_numpy(X), None)
+    assert find_imprecise_columns(found, torch.from_numpy(X).dtype) == lost
     # The rows themselves say so: fewer distinct values than a bell curve of numbers has.
     if dtype is not np.int64:
         assert (len(np.unique(X)) < 100) == bool(lost)
 
 
 def test_a_constant_column_has_no_digits_to_lose() -> None:
-    found = Statistics(torch.tensor([1.7e9]).double(), torch.zeros(1).double())
-    assert lost_digits(found, torch.float32) == []
+    found = ColumnStatistics(torch.tensor([1.7e9]).double(), torch.zeros(1).double())
+    assert find_imprecise_columns(found, torch.float32) == []
 
 
 def test_a_table_of_many_chunks_has_the_statistics_of_numpy() -> None:

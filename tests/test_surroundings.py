@@ -38,8 +38,7 @@ from tests._modules_with_state import (
     WithNoiseThatIsAlwaysTheSame,
 )
 from torchreg import TorchRegressor
-from torchreg.engine.capture import gradient
-from torchreg.engine.capture.python_state import names_used, python_state
+from torchreg.engine.capture import find_capture_blocker, gradient, snapshot_python_state
 
 CAPTURED = "The steps were captured once and repeated."
 STATE = "the module or the loss changes Python state while it runs"
@@ -74,7 +73,7 @@ def fit(module: Any, **options: Any) -> TorchRegressor:
 def eager(monkeypatch: pytest.MonkeyPatch) -> Callable[..., TorchRegressor]:
     def run(module: Any, **options: Any) -> TorchRegressor:
         with monkeypatch.context() as patch:
-            patch.setattr(gradient, "obstacle", lambda *_: "this test asks for it")
+            patch.setattr(gradient, "find_capture_blocker", lambda *_: "this test asks for it")
             return fit(module, **options)
 
     return run
@@ -177,10 +176,10 @@ def test_a_state_is_equal_to_itself_until_something_changes() -> None:
 
     for build in (InAHelper, DeepInADictionary, InAnArray, InAGeneratorOfNumPy, InAFunction):
         module = build()
-        before = python_state(module, loss)
-        assert before == python_state(module, loss)
+        before = snapshot_python_state(module, loss)
+        assert before == snapshot_python_state(module, loss)
         module.count()
-        assert before != python_state(module, loss)
+        assert before != snapshot_python_state(module, loss)
 
 
 def test_names_are_followed_through_methods_functions_and_closures() -> None:
@@ -192,11 +191,16 @@ def test_names_are_followed_through_methods_functions_and_closures() -> None:
         def between(self, h: Tensor) -> Tensor:
             return speak(h)
 
-        def unused(self) -> None:
-            input()
+    class Silent(Net):
+        def between(self, h: Tensor) -> Tensor:
+            return h
 
-    names = names_used(Speaks(), lambda p, t: p - t)
-    assert "print" in names and "input" not in names
+        def unused(self) -> None:
+            speak(torch.zeros(1))
+
+    blocker = "the module or the loss prints"
+    assert find_capture_blocker(Speaks(), lambda p, t: p - t) == blocker
+    assert find_capture_blocker(Silent(), lambda p, t: p - t) is None
 
 
 def test_gradients_that_were_turned_off_outside_are_on_inside_a_fit() -> None:

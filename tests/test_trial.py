@@ -68,7 +68,7 @@ class Spoilt(Stack):
                 self.fixed["middle.running_var"][place, 0] *= 1 + 1e-6
             return losses
 
-        step.obstacle, step.written = None, captured.written  # type: ignore[attr-defined]
+        step.capture_blocker, step.mutated_tensors = None, captured.mutated_tensors  # type: ignore[attr-defined]
         self.captured = step  # type: ignore[assignment]
 
 

@@ -19,8 +19,7 @@ from torchreg._recipe_parts import (
     schedule_recipe,
     training_recipe,
 )
-from torchreg.engine.data.column_statistics import column_statistics
-from torchreg.engine.data.tables import every_row
+from torchreg.engine.data import compute_column_statistics, to_dense
 from torchreg.engine.spec.seeds import spawn_seeds
 from torchreg.export.script.recipe import (
     Recipe,
@@ -204,7 +203,7 @@ def _is_of_the_fit(
     for constants, rows in zip(known, (data.x, data.y), strict=True):
         if constants is None:
             continue
-        mean, scale = column_statistics(rows, data.weight)
+        mean, scale = compute_column_statistics(rows, data.weight)
         if rows is data.y and not loss.center_target:
             mean, scale = torch.zeros_like(mean), mean
         # Far below what another row would change, far above what rounding does.
@@ -220,7 +219,7 @@ def _rows(data: Data, *, weighted: bool) -> RowsToWrite:
     weight: Tensor | None = data.weight
     if weighted and weight is None:
         weight = torch.ones(len(data), dtype=torch.float64)
-    return RowsToWrite(every_row(data.x), data.y, weight)
+    return RowsToWrite(to_dense(data.x), data.y, weight)
 
 
 def _target_names(y: Any, n_outputs: int, *, taken: list[str]) -> list[str]:

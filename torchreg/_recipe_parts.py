@@ -19,7 +19,7 @@ from torchreg._utils import with_seed
 from torchreg.engine.build.data_init import has_data_init
 from torchreg.engine.build.fit_job import AUTO_BATCH, AUTO_FULL_BATCH, may_merge
 from torchreg.engine.build.network import build_network, materialize, network_traits, settings_for
-from torchreg.engine.data.tables import every_row, merge_identical
+from torchreg.engine.data import merge_identical, to_dense
 from torchreg.engine.spec.fit_config import RawData
 from torchreg.engine.spec.outputs import has_members
 from torchreg.export.script.recipe import Constants, NetworkRecipe, ScheduleRecipe, TrainingRecipe
@@ -234,7 +234,7 @@ def _kept(data: Data | None, merges: bool, n_folds: int) -> list[int]:
     """Count the rows that networks train on which hold out a fold each; empty if unknown."""
     if data is None:
         return []
-    rows = every_row(data.x), data.y, data.weight
+    rows = to_dense(data.x), data.y, data.weight
     n = len(merge_identical(*rows)[1]) if merges else len(data)
     return [n - n // n_folds, n - math.ceil(n / n_folds)]
 

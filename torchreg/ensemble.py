@@ -28,7 +28,7 @@ from torchreg._persistence.export_mixin import GraphMixin
 from torchreg._persistence.save_mixin import SavingMixin
 from torchreg._utils import restore_torch_state
 from torchreg.engine.build.fit_result import FitResult
-from torchreg.engine.predict import predict_each, read_members
+from torchreg.engine.predict import combine_members, predict_members
 from torchreg.engine.spec.train_task import NotStartedError
 from torchreg.nn import Ensemble
 from torchreg.nn.links import link_of
@@ -244,9 +244,9 @@ class TorchEnsembleRegressor(GraphMixin, SavingMixin, ScoreMixin, BaseEstimator)
         """
         check_is_fitted(self)
         x, form = check_prediction_data(self, X, method="predict")
-        outputs = predict_each(self.module_, x, n_outputs=self.n_outputs_)
+        outputs = predict_members(self.module_, x, n_outputs=self.n_outputs_)
         link = link_of(self.estimators_[0].module_)
-        found = read_members(link, outputs, return_std=return_std, quantiles=quantiles)
+        found = combine_members(link, outputs, return_std=return_std, quantiles=quantiles)
         # (n, 1, ...) -> (n, ...) where y was a vector
         shaped = [t.squeeze(1) if self._y_is_vector else t for t in found]
         restored = [to_input_format(t, X, form) for t in shaped]

@@ -34,7 +34,7 @@ from torchreg._parallel.fit_batcher import run_fit
 from torchreg._persistence.export_mixin import ExportMixin
 from torchreg._persistence.save_mixin import SavingMixin
 from torchreg._utils import restore_torch_state
-from torchreg.engine.predict import predict_columns, read_columns
+from torchreg.engine.predict import predict_outputs, select_predictions
 from torchreg.losses import LOSSES
 from torchreg.nn.links import link_of
 
@@ -453,9 +453,9 @@ class TorchRegressor(
         if not hasattr(self, "module_"):
             check_is_fitted(self)
         x, form = check_prediction_data(self, X, method="predict")
-        columns = predict_columns(self.module_, x, n_outputs=self.n_outputs_, dtype=self.dtype_)
+        columns = predict_outputs(self.module_, x, n_outputs=self.n_outputs_, dtype=self.dtype_)
         link = link_of(self.module_)
-        found = read_columns(link, columns, return_std=return_std, quantiles=quantiles)
+        found = select_predictions(link, columns, return_std=return_std, quantiles=quantiles)
         # (n, 1, ...) -> (n, ...) where y was a vector
         shaped = [t.squeeze(1) if self._y_is_vector else t for t in found]
         restored = [to_input_format(t, X, form) for t in shaped]

@@ -12,7 +12,7 @@ import scipy.sparse
 import torch
 from torch import Tensor
 
-from torchreg.engine.data.tables import Rows, SparseRows, of_order_one
+from torchreg.engine.data import Rows, SparseRows, rescale_weights
 
 
 @dataclass(frozen=True)
@@ -78,7 +78,7 @@ def draw_with_replacement(data: Data, seed: int) -> Data:
     """
     chances = None
     if data.weight is not None:
-        weight = of_order_one(data.weight)
+        weight = rescale_weights(data.weight)
         chances = (weight / weight.sum()).numpy()
     # Another stream than those of the rows held out, the batches and the weights.
     generator = np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(2,)))

@@ -14,8 +14,13 @@ from sklearn.exceptions import ConvergenceWarning
 
 from torchreg._estimator.dataset import Data
 from torchreg.engine.build.fit_result import FitResult
-from torchreg.engine.data.column_statistics import Statistics, few_digits, lost_digits
-from torchreg.engine.data.tables import Rows, SparseRows
+from torchreg.engine.data import (
+    ColumnStatistics,
+    Rows,
+    SparseRows,
+    find_imprecise_columns,
+    is_imprecise,
+)
 from torchreg.engine.spec.fit_config import FitConfig
 from torchreg.exceptions import (
     DeadUnitsWarning,
@@ -154,11 +159,11 @@ def describe_lost_digits(
         if layer is None:
             continue
         kind = dtype if dtype.is_floating_point else torch.float64
-        if not any(few_digits(layer.mean.tolist(), layer.scale.tolist(), kind)):
+        if not any(is_imprecise(layer.mean.tolist(), layer.scale.tolist(), kind)):
             continue
-        statistics = Statistics(layer.mean.cpu(), layer.scale.cpu())
+        statistics = ColumnStatistics(layer.mean.cpu(), layer.scale.cpu())
         flattened = _flattened(values, statistics)
-        for column in sorted({*lost_digits(statistics, dtype), *flattened}):
+        for column in sorted({*find_imprecise_columns(statistics, dtype), *flattened}):
             of_x = name == "standardize"
             label = f"X column {names[column] if len(names) else column}" if of_x else "y"
             mean, scale = float(statistics.mean[column]), float(statistics.scale[column])
@@ -178,7 +183,7 @@ def describe_lost_digits(
     )
 
 
-def _flattened(values: Rows, statistics: Statistics) -> list[int]:
+def _flattened(values: Rows, statistics: ColumnStatistics) -> list[int]:
     """List the columns that count as constant although their values differ."""
     zero = (statistics.scale.numpy() == 0).nonzero()[0]
     if isinstance(values, SparseRows) or not len(zero):

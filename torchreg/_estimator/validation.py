@@ -18,7 +18,7 @@ from torch import Tensor
 
 from torchreg._estimator.dataset import Data, to_sparse_rows, to_tensor
 from torchreg._estimator.sklearn_compat import get_namespace_and_device
-from torchreg.engine.data.tables import LARGEST, Rows, SparseRows, every_row
+from torchreg.engine.data import MAX_MAGNITUDE, Rows, SparseRows, to_dense
 
 
 @dataclass(frozen=True)
@@ -158,13 +158,13 @@ def check_given_rows(
         return None, None
     rows, form = check_prediction_data(estimator, X, method=method)
     if y is None:
-        return every_row(rows), None
+        return to_dense(rows), None
     data = _assemble(X, rows, form, y, None, names=("X", "y", "sample_weight"))
     if data.y.shape[1] != estimator.n_outputs_:
         raise ValueError(
             f"y has {data.y.shape[1]} outputs, but {estimator.n_outputs_} were fitted."
         )
-    return every_row(rows), data.y
+    return to_dense(rows), data.y
 
 
 def _as_it_is(estimator: BaseEstimator, X: Any) -> tuple[Tensor, ArrayFormat] | None:
@@ -192,7 +192,7 @@ def _plain_numbers(array: Any) -> Tensor | None:
     ):
         return None
     tensor = torch.from_numpy(array)
-    return tensor if _largest(tensor) < LARGEST else None
+    return tensor if _largest(tensor) < MAX_MAGNITUDE else None
 
 
 def _largest(values: Tensor) -> float:
@@ -226,9 +226,9 @@ def _check_x(estimator: BaseEstimator, X: Any, *, reset: bool) -> tuple[Rows, Ar
     if dtype != torch.float32:
         values = values.to(torch.float64)
         x = replace(x, values=values) if isinstance(x, SparseRows) else values
-    if not (largest := _largest(values)) < LARGEST:
+    if not (largest := _largest(values)) < MAX_MAGNITUDE:
         raise ValueError(
-            f"X holds {largest:.3g}; values beyond {LARGEST:.3g} cannot be "
+            f"X holds {largest:.3g}; values beyond {MAX_MAGNITUDE:.3g} cannot be "
             "subtracted from each other in float64. Rescale that column."
         )
     return x, replace(form, x_dtype=dtype)
@@ -247,9 +247,9 @@ def _assemble(
         check_consistent_length(X, y)
         tensor = to_tensor(y, name=y_name)
     y_dtype, t = tensor.dtype, tensor.to(torch.float64)
-    if not (largest := _largest(t)) < LARGEST:
+    if not (largest := _largest(t)) < MAX_MAGNITUDE:
         raise ValueError(
-            f"{y_name} holds {largest:.3g}; values beyond {LARGEST:.3g} cannot be "
+            f"{y_name} holds {largest:.3g}; values beyond {MAX_MAGNITUDE:.3g} cannot be "
             "subtracted from each other in float64. Rescale it."
         )
     data = Data(

@@ -12,8 +12,8 @@ from sklearn.base import BaseEstimator
 from sklearn.utils.validation import check_is_fitted
 
 from torchreg._estimator.validation import check_prediction_data
-from torchreg.engine.data.tables import every_row
-from torchreg.engine.predict import predict_columns
+from torchreg.engine.data import to_dense
+from torchreg.engine.predict import predict_outputs
 from torchreg.nn import Ensemble
 from torchreg.nn.links import numbers_per_output
 
@@ -231,7 +231,7 @@ def _source(estimator: BaseEstimator, X: ArrayLike | None, *, method: str) -> So
     check_is_fitted(estimator)
     rows = None
     if X is not None:
-        rows = every_row(check_prediction_data(estimator, X, method=method)[0])
+        rows = to_dense(check_prediction_data(estimator, X, method=method)[0])
     module, n_outputs, dtype = estimator.module_, estimator.n_outputs_, estimator.dtype_
     one = module.members[0] if isinstance(module, Ensemble) else module
     return Source(
@@ -239,6 +239,6 @@ def _source(estimator: BaseEstimator, X: ArrayLike | None, *, method: str) -> So
         n_features=estimator.n_features_in_,
         n_outputs=n_outputs * numbers_per_output(one),
         dtype=dtype,
-        predict=partial(predict_columns, module, n_outputs=n_outputs, dtype=dtype),
+        predict=partial(predict_outputs, module, n_outputs=n_outputs, dtype=dtype),
         rows=rows,
     )

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from torchreg._estimator.dataset import Data
 from torchreg._serialization.values import Writer
-from torchreg.engine.data.tables import Rows, SparseRows
+from torchreg.engine.data import Rows, SparseRows
 
 #: Parameters that change nothing of what is learned.
 _OF_NO_CONSEQUENCE = {"verbose"}

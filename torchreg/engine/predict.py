@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from torchreg._utils import statistics_dtype
-from torchreg.engine.data.tables import CHUNK, Rows, chunks, width_of
+from torchreg.engine.data import CHUNK_SIZE, Rows, count_columns, iter_chunks
 from torchreg.nn import Ensemble, Link, Normal, Quantiles
 from torchreg.nn.links import central_of, numbers_per_output
 
@@ -43,11 +43,11 @@ def predict_rows(module: nn.Module, rows: Rows, *, n_outputs: int, dtype: torch.
         If a prediction is not finite.
     """
     one = module.members[0] if isinstance(module, Ensemble) else module
-    columns = predict_columns(module, rows, n_outputs=n_outputs, dtype=dtype)
+    columns = predict_outputs(module, rows, n_outputs=n_outputs, dtype=dtype)
     return central_of(one, columns)
 
 
-def predict_columns(module: nn.Module, rows: Rows, *, n_outputs: int, dtype: torch.dtype) -> Tensor:
+def predict_outputs(module: nn.Module, rows: Rows, *, n_outputs: int, dtype: torch.dtype) -> Tensor:
     """Send rows through a fitted module, and keep all that it gives.
 
     Parameters
@@ -65,7 +65,7 @@ def predict_columns(module: nn.Module, rows: Rows, *, n_outputs: int, dtype: tor
         If a prediction is not finite.
     """
     if isinstance(module, Ensemble):
-        return predict_each(module, rows, n_outputs=n_outputs).mean(dim=0)
+        return predict_members(module, rows, n_outputs=n_outputs).mean(dim=0)
     width = n_outputs * numbers_per_output(module)
     standardize = getattr(module, "standardize", None)
     device = next(module.parameters()).device if standardize is None else standardize.mean.device
@@ -85,11 +85,11 @@ def predict_columns(module: nn.Module, rows: Rows, *, n_outputs: int, dtype: tor
         return output
 
     with torch.no_grad():
-        if isinstance(rows, Tensor) and rows.numel() <= CHUNK:
+        if isinstance(rows, Tensor) and rows.numel() <= CHUNK_SIZE:
             prediction = send(rows)
         else:
             prediction = torch.empty(0, width)
-            for piece in chunks(len(rows), width_of(rows)):
+            for piece in iter_chunks(len(rows), count_columns(rows)):
                 output = send(rows[piece])
                 if not len(prediction):
                     # At once: small pieces that stay would lie between large ones that go, and
@@ -100,7 +100,7 @@ def predict_columns(module: nn.Module, rows: Rows, *, n_outputs: int, dtype: tor
     return prediction
 
 
-def predict_each(ensemble: Ensemble, rows: Rows, *, n_outputs: int) -> Tensor:
+def predict_members(ensemble: Ensemble, rows: Rows, *, n_outputs: int) -> Tensor:
     """Send rows through each of several fitted modules.
 
     Parameters
@@ -125,13 +125,13 @@ def predict_each(ensemble: Ensemble, rows: Rows, *, n_outputs: int) -> Tensor:
     found = []
     for member in ensemble.members:
         dtype = next(member.get_submodule("network").parameters()).dtype
-        output = predict_columns(member, rows, n_outputs=n_outputs, dtype=dtype)
+        output = predict_outputs(member, rows, n_outputs=n_outputs, dtype=dtype)
         found.append(output.to(statistics_dtype(output.device)))
     # n_members of (n, width) -> (n_members, n, width)
     return torch.stack(found)
 
 
-def read_columns(
+def select_predictions(
     link: Link | None,
     columns: Tensor,
     *,
@@ -181,7 +181,7 @@ def read_columns(
     return list(link.central_and_std(columns))
 
 
-def read_members(
+def combine_members(
     link: Link | None,
     outputs: Tensor,
     *,
@@ -199,12 +199,12 @@ def read_members(
         Of each module.
     outputs : Tensor of shape (n_members, n, n_outputs * per_output)
         Raw units.
-    return_std, quantiles : see :func:`read_columns`
+    return_std, quantiles : see :func:`select_predictions`
 
     Returns
     -------
     list of Tensor
-        As :func:`read_columns`.
+        As :func:`select_predictions`.
 
     Raises
     ------
@@ -225,7 +225,7 @@ def read_members(
     elif return_std and quantiles is None:
         central = outputs if link is None else link.central(outputs)
         return [central.mean(dim=0), central.std(dim=0, correction=0)]
-    return read_columns(link, columns, return_std=return_std, quantiles=quantiles)
+    return select_predictions(link, columns, return_std=return_std, quantiles=quantiles)
 
 
 def _quantile(link: Link | None, columns: Tensor, level: Any) -> Tensor:

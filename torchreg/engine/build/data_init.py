@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from torchreg.engine.data.tables import LazyRows, Table, width_of
+from torchreg.engine.data import LazyRows, Table, count_columns
 from torchreg.nn import Link
 
 #: The method by which a network asks for the rows.
@@ -66,7 +66,7 @@ def initialize(network: nn.Module, table: Table, link: Link | None = None) -> No
 
 
 def _shown(table: Table) -> tuple[Tensor, Tensor, Tensor | None]:
-    n, at_most = len(table.t), max(1, _SHOWN // max(width_of(table.x), 1))
+    n, at_most = len(table.t), max(1, _SHOWN // max(count_columns(table.x), 1))
     if isinstance(table.x, LazyRows) and n > at_most:
         index = torch.randperm(n)[:at_most].sort().values
         here = index.to(table.t.device)

@@ -18,7 +18,7 @@ from torchreg.engine.build.folds import (
 from torchreg.engine.build.initial_state import InitialState, scaling_of, start_networks
 from torchreg.engine.build.memo import FitCache
 from torchreg.engine.build.scaled_network import LARGE
-from torchreg.engine.data.tables import every_row, merge_identical, width_of
+from torchreg.engine.data import count_columns, merge_identical, to_dense
 from torchreg.engine.inspect.fit_summary import DriftTracker, summarize
 from torchreg.engine.inspect.probe import ProbeTarget, take_sample
 from torchreg.engine.inspect.row_summary import summarize_rows
@@ -188,17 +188,17 @@ def _begin_travel(
 
 def is_small(job: FitJob) -> bool:
     """Whether one thread does as well as several what is done before and after training."""
-    return len(job.training.y) * width_of(job.training.x) <= ONE_THREAD
+    return len(job.training.y) * count_columns(job.training.x) <= ONE_THREAD
 
 
 def may_merge(training: RawData) -> bool:
     """Whether identical rows are looked for: made dense, all of them must fit memory with ease."""
-    return len(training.y) * width_of(training.x) <= LARGE
+    return len(training.y) * count_columns(training.x) <= LARGE
 
 
 def merged(training: RawData) -> RawData:
     """Merge identical rows, and sort them."""
-    return RawData(*merge_identical(every_row(training.x), training.y, training.weight))
+    return RawData(*merge_identical(to_dense(training.x), training.y, training.weight))
 
 
 def choose_batch_size(batch_size: int | str | None, n_rows: int, optimizer: OptimizerSpec) -> int:

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from torchreg.engine.data.tables import Table
+from torchreg.engine.data import Table
 from torchreg.engine.spec.fit_config import RawData
 from torchreg.engine.spec.train_task import TrainResult
 from torchreg.nn import Ensemble

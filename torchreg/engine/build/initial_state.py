@@ -29,8 +29,13 @@ from torchreg.engine.build.network import (
     network_traits,
 )
 from torchreg.engine.build.scaled_network import ScaledNetwork
-from torchreg.engine.data.column_statistics import Statistics, column_statistics
-from torchreg.engine.data.tables import Rows, Table, width_of
+from torchreg.engine.data import (
+    ColumnStatistics,
+    Rows,
+    Table,
+    compute_column_statistics,
+    count_columns,
+)
 from torchreg.engine.spec.fit_config import FitConfig, RawData
 from torchreg.engine.spec.objective import trainable_parameters
 from torchreg.engine.spec.outputs import has_members
@@ -126,15 +131,17 @@ def scaling_of(config: FitConfig) -> tuple[Hashable, ...]:
     )
 
 
-def statistics(config: FitConfig, training: RawData) -> tuple[Statistics | None, Statistics | None]:
+def statistics(
+    config: FitConfig, training: RawData
+) -> tuple[ColumnStatistics | None, ColumnStatistics | None]:
     """Compute the statistics of X and of y, where they are standardized and not known yet."""
     x = y = None
     if config.standardize_x and config.start is None:
-        x = column_statistics(training.x, training.weight)
+        x = compute_column_statistics(training.x, training.weight)
     if config.standardize_y and config.start is None:
-        y = column_statistics(training.y, training.weight)
+        y = compute_column_statistics(training.y, training.weight)
         if not config.loss.center_target:
-            y = Statistics(torch.zeros_like(y.mean), y.mean)
+            y = ColumnStatistics(torch.zeros_like(y.mean), y.mean)
     return x, y
 
 
@@ -142,11 +149,11 @@ def build_module(
     config: FitConfig,
     training: RawData,
     batch_size: int,
-    x_statistics: Statistics | None,
-    y_statistics: Statistics | None,
+    x_statistics: ColumnStatistics | None,
+    y_statistics: ColumnStatistics | None,
 ) -> nn.Sequential:
     """Build the untrained network between its scaling layers, on its device."""
-    loss, n_features, n_outputs = config.loss, width_of(training.x), training.y.shape[1]
+    loss, n_features, n_outputs = config.loss, count_columns(training.x), training.y.shape[1]
     width = n_outputs * loss.per_output
     network = build_network(
         config.module,

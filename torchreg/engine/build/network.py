@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from torchreg._utils import did_you_mean
-from torchreg.engine.data.column_statistics import Statistics
+from torchreg.engine.data import ColumnStatistics
 from torchreg.engine.spec.outputs import check_output
 from torchreg.nn import MLP, AverageMembers, Link, Standardize, Unstandardize
 from torchreg.nn.links import for_each_number
@@ -180,8 +180,8 @@ def _width_mismatch(network: nn.Module, n_features: int) -> str:
 
 def add_scaling(
     network: nn.Module,
-    x_statistics: Statistics | None,
-    y_statistics: Statistics | None,
+    x_statistics: ColumnStatistics | None,
+    y_statistics: ColumnStatistics | None,
     dtype: torch.dtype,
     link: Link | None = None,
     *,
@@ -193,7 +193,7 @@ def add_scaling(
     ----------
     network : nn.Module
         Standardized inputs to standardized outputs.
-    x_statistics, y_statistics : Statistics or None
+    x_statistics, y_statistics : ColumnStatistics or None
         ``None`` leaves that layer out.
     dtype : torch.dtype
         In which the network computes.

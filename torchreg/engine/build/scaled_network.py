@@ -10,15 +10,15 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from torchreg.engine.data.tables import (
+from torchreg.engine.data import (
     LazyRows,
     Rows,
     SparseRows,
     Table,
-    chunks,
-    every_row,
-    of_order_one,
-    width_of,
+    count_columns,
+    iter_chunks,
+    rescale_weights,
+    to_dense,
 )
 from torchreg.engine.spec.fit_config import FitConfig, RawData
 from torchreg.nn.links import central_of, target_layer
@@ -65,9 +65,9 @@ class ScaledNetwork:
         """
         weight = rows.weight
         if weight is not None:
-            weight = of_order_one(weight)
+            weight = rescale_weights(weight)
             weight = (weight / weight.mean()).to(self.config.device, self.dtype)
-        n_rows, width = len(rows.y), width_of(rows.x)
+        n_rows, width = len(rows.y), count_columns(rows.x)
         lazy = isinstance(rows.x, SparseRows) or (not whole and n_rows * width > LARGE)
         x = LazyRows(rows.x, self._x) if lazy else self._prepared(rows.x, self._x)
         target = target_layer(self._around)
@@ -107,14 +107,14 @@ class ScaledNetwork:
         return central_of(self.module, output)
 
     def _shown(self, rows: RawData) -> tuple[Tensor, Tensor]:
-        dense = every_row(rows.x)
+        dense = to_dense(rows.x)
         return dense if self._standardize else dense.to(self.dtype), rows.y
 
     def _prepared(self, rows: Rows, prepare: Callable[[Tensor], Tensor]) -> Tensor:
         """Bring all rows into the network's units, a few at a time."""
-        width = width_of(rows)
+        width = count_columns(rows)
         prepared = torch.empty(len(rows), width, dtype=self.dtype, device=self.config.device)
-        for piece in chunks(len(rows), width):
+        for piece in iter_chunks(len(rows), width):
             prepared[piece] = prepare(rows[piece])
         return prepared
 

@@ -1,7 +1,7 @@
 """A gradient, noted once as a flat list of tensor operations and then repeated.
 
 A step of a small network spends most of its time in Python and autograd, not in arithmetic.
-:func:`write_down` turns the notes of one ordinary forward and backward pass into a function
+:func:`compile_trace` turns the notes of one ordinary forward and backward pass into a function
 that repeats them without modules, graph or tape. No compiler is needed, and any module will
 do whose operations are the same in every step.
 """
@@ -33,7 +33,7 @@ from torchreg.engine.capture.ops import (
     needs_layout,
     take_again,
 )
-from torchreg.engine.capture.recorder import Call, memory_of
+from torchreg.engine.capture.recorder import Call, storage_id
 from torchreg.engine.capture.trace import TraceGraph
 
 Program = Callable[[Tensor, Tensor, Tensor | None], Tensor]
@@ -42,7 +42,7 @@ Program = Callable[[Tensor, Tensor, Tensor | None], Tensor]
 _PRODUCT = "product"
 
 
-def write_down(
+def compile_trace(
     calls: Sequence[Call],
     *,
     inputs: Mapping[str, Tensor | None],
@@ -51,7 +51,7 @@ def write_down(
     loss: Tensor,
     gradients: Sequence[Tensor],
     out: Sequence[Tensor],
-    stays: bool = False,
+    preallocate: bool = False,
     by_torch: bool = False,
 ) -> Program:
     """Turn the notes of one gradient into a function that computes the next one.
@@ -65,15 +65,15 @@ def write_down(
     constants : sequence of Tensor
         What has the same values in every step: the batch, if it is always the same one.
     stable : sequence of Tensor
-        Parameters and buffers: their values change, their memory stays.
+        Parameters and buffers: their values change, their memory preallocate.
     loss : Tensor of shape ()
         What the forward pass returned.
     gradients : sequence of Tensor
         What the backward pass returned, one for each parameter.
     out : sequence of Tensor
         Where the function shall write the gradients: of the same shapes.
-    stays : bool, default=False
-        Whether results have memory that stays from step to step, and views of it are taken once.
+    preallocate : bool, default=False
+        Whether results have memory that stays from step to step.
         It pays for many networks: they need so much memory that to get it from the system and to
         give it back can take longer than to compute, and threads that compute side by side wait
         for one another at each call.
@@ -94,10 +94,10 @@ def write_down(
     """
     notes = TraceGraph(
         inputs,
-        mutated={memory_of(t) for c in calls for t in c.written},
-        free={memory_of(gradient) for gradient in gradients}
-        - {memory_of(c.args[0]) for c in calls if needs_layout(c)},
-        stays=stays,
+        mutated={storage_id(t) for c in calls for t in c.mutated},
+        free={storage_id(gradient) for gradient in gradients}
+        - {storage_id(c.args[0]) for c in calls if needs_layout(c)},
+        preallocate=preallocate,
     )
     for tensor in stable:
         notes.bind(tensor)
@@ -105,16 +105,16 @@ def write_down(
         notes.bind(tensor, constant=True)
     for call in calls:
         notes.take(call)
-    return _CodeGenerator(notes, by_torch=by_torch).write(loss, gradients, out)
+    return CodeGenerator(notes, by_torch=by_torch).write(loss, gradients, out)
 
 
-class _CodeGenerator:
+class CodeGenerator:
     """Writes the source of a program, and binds the names in it."""
 
     def __init__(self, notes: TraceGraph, *, by_torch: bool) -> None:
         self.notes, self.bound, self.name_of = notes, notes.bound, notes.name_of
         self.by_torch = by_torch
-        self.stays = notes.stays
+        self.preallocate = notes.preallocate
         #: Values that lie in the same place in every step.
         self.settled: dict[str, Tensor] = {}
 
@@ -133,7 +133,7 @@ class _CodeGenerator:
         result = self.name_of(loss)
         source.append(f"return {result}.clone()" if result in self.settled else f"return {result}")
         namespace = dict(self.bound)
-        exec(_compiled("\n    ".join(source)), namespace)
+        exec(_compile("\n    ".join(source)), namespace)
         # Out of the namespace that it looks names up in: in a circle, the tensors would outlive
         # the fit until Python looks for circles.
         program: Program = namespace.pop("program")
@@ -161,25 +161,25 @@ class _CodeGenerator:
         """Leave out the lines that no result needs."""
         needed, lines = set(results), []
         for call, names in reversed(self.notes.lines):
-            if call.acts or not needed.isdisjoint(names):
-                needed.update(self.name_of(tensor) for tensor in call.given)
+            if call.has_side_effects or not needed.isdisjoint(names):
+                needed.update(self.name_of(tensor) for tensor in call.inputs)
                 lines.append((call, names))
         return lines[::-1]
 
     def _statements(
         self, lines: list[tuple[Call, list[str]]], kept: set[str], direct: Mapping[str, Tensor]
     ) -> Iterator[str]:
-        uses = [[self.name_of(tensor) for tensor in call.given] for call, _ in lines]
+        uses = [[self.name_of(tensor) for tensor in call.inputs] for call, _ in lines]
         last = {name: index for index, used in enumerate(uses) for name in used}
         memory = Memory(lines, last, kept | direct.keys())
         for index, (call, names) in enumerate(lines):
             if (
                 (call.is_view or call.name in RESHAPES)
-                and len(call.given) == 1
-                and self._settle(names, call.given, partial(take_again, call))
+                and len(call.inputs) == 1
+                and self._settle(names, call.inputs, partial(take_again, call))
             ):
                 continue
-            if self.stays and is_small_product(call):
+            if self.preallocate and is_small_product(call):
                 if names[0] not in direct:
                     self._settle(names, [], partial(torch.empty_like, call.result))
                 places = direct if names[0] in direct else self.settled
@@ -197,7 +197,7 @@ class _CodeGenerator:
                 form = INTO.get(call.name) or IN_PLACE[call.name]
                 function = self._object(form, name=f"in_place_{call.name}")
                 self._settle(names, [first], lambda place: place)
-            elif self.stays and names[0:1] and names[0] not in kept and has_place(call):
+            elif self.preallocate and names[0:1] and names[0] not in kept and has_place(call):
                 self._settle(names, [], partial(torch.empty_like, call.result))
                 if call.name == "clone":
                     function, arguments = f"{names[0]}.copy_", arguments[:1]
@@ -279,6 +279,6 @@ class _CodeGenerator:
 
 
 @lru_cache(maxsize=64)
-def _compiled(source: str) -> CodeType:
+def _compile(source: str) -> CodeType:
     """Compile a program; fits of the same network write down the same one."""
     return compile(source, "<captured gradient>", "exec")

@@ -1,4 +1,4 @@
-"""A program whose kernels a CUDA device launches all at once."""
+"""Replay a program's kernels as one CUDA graph."""
 
 from __future__ import annotations
 
@@ -6,18 +6,18 @@ import torch
 from torch import Tensor
 
 from torchreg.engine.capture.codegen import Program
-from torchreg.engine.data.tables import Batch
+from torchreg.engine.data import Batch
 
-#: Runs before a graph is captured, in which libraries set themselves up.
+#: Runs before the capture, in which CUDA libraries initialize themselves.
 _WARM_UP = 3
 
 
-def graphed(program: Program, batch: Batch) -> Program | None:
+def build_cuda_graph(program: Program, batch: Batch) -> Program | None:
     """Capture a program in a CUDA graph.
 
-    A small step on a GPU takes as long as the launches of its kernels; a graph needs one.
-    Buffers that the program changes, such as those of batch normalization, are changed by
-    the runs that this takes.
+    On a GPU a small step takes as long as its kernel launches; a graph needs a single launch.
+    The warm-up and the capture run the program, so buffers such as those of batch normalization
+    change.
 
     Parameters
     ----------
@@ -29,28 +29,28 @@ def graphed(program: Program, batch: Batch) -> Program | None:
     Returns
     -------
     Program or None
-        ``None`` where it cannot be captured, or there is no such device.
+        ``None`` if the program cannot be captured, or if there is no CUDA device.
     """
     try:
         weight = None if batch.weight is None else batch.weight.clone()
-        fixed = Batch(batch.x.clone(), batch.t.clone(), weight)
+        static = Batch(batch.x.clone(), batch.t.clone(), weight)
         stream = torch.cuda.Stream()
         stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(stream), torch.inference_mode():
             for _ in range(_WARM_UP):
-                program(*fixed)
+                program(*static)
         torch.cuda.current_stream().wait_stream(stream)
         graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(graph), torch.inference_mode():
-            loss = program(*fixed)
+            loss = program(*static)
     except (AssertionError, RuntimeError):
         return None
 
     def replay(x: Tensor, t: Tensor, weight: Tensor | None) -> Tensor:
-        # A graph reads where it read when it was captured.
-        for place, came in zip(fixed, (x, t, weight), strict=True):
-            if place is not None and came is not None:
-                place.copy_(came)
+        # A graph reads from the memory that it read from during its capture.
+        for buffer, value in zip(static, (x, t, weight), strict=True):
+            if buffer is not None and value is not None:
+                buffer.copy_(value)
         graph.replay()
         return loss
 

@@ -9,7 +9,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from torchreg.engine.capture.recorder import Call, memory_of, tensors_in
+from torchreg.engine.capture.recorder import Call, storage_id
+from torchreg.engine.capture.tensors import iter_tensors
 
 # fmt: off
 #: Functions that take an operator's arguments and are called about a microsecond faster.
@@ -82,8 +83,8 @@ class Memory:
         self.needed: dict[int, float] = {}
         results = set(results)
         for index, (call, names) in enumerate(lines):
-            for name, tensor in zip(names, call.results, strict=False):
-                piece = memory_of(tensor)
+            for name, tensor in zip(names, call.outputs, strict=False):
+                piece = storage_id(tensor)
                 if call.is_view and piece not in self.needed:
                     continue
                 until = math.inf if name in results else last.get(name, index)
@@ -91,7 +92,7 @@ class Memory:
 
     def replaced_by(self, call: Call, index: int) -> Tensor | None:
         """Find the argument in whose place a call can put its result."""
-        if call.acts or not (call.name in IN_PLACE or call.name in INTO):
+        if call.has_side_effects or not (call.name in IN_PLACE or call.name in INTO):
             return None
         # What comes back from a layer can lie where that lay which it gave.
         candidates = call.args[:2] if call.name in INTO else call.args[:1]
@@ -101,13 +102,13 @@ class Memory:
         """Whether nobody but the call needs an argument, which it is given once."""
         if not isinstance(argument, Tensor) or not are_alike(argument, call.result):
             return False
-        memory = memory_of(argument)
-        once = sum(memory_of(tensor) == memory for tensor in call.given) == 1
+        memory = storage_id(argument)
+        once = sum(storage_id(tensor) == memory for tensor in call.inputs) == 1
         return once and self.needed.get(memory, math.inf) <= index
 
     def join(self, first: Tensor, result: Tensor) -> None:
         """Note that a result lies in the place of another value."""
-        self.needed[memory_of(first)] = self.needed[memory_of(result)]
+        self.needed[storage_id(first)] = self.needed[storage_id(result)]
 
 
 class Transpose(NamedTuple):
@@ -141,10 +142,15 @@ def take_again(call: Call, first: Tensor) -> Tensor:
 
 
 def has_place(call: Call) -> bool:
-    """Whether a call can write its result to memory that stays from step to step."""
+    """Whether a call can write its result to memory that preallocate from step to step."""
     writes = call.name in WRITES_OUT or call.name in PLACES or call.name == "clone"
     # The sum of everything takes no place.
-    return writes and not call.acts and isinstance(call.result, Tensor) and call.result.ndim > 0
+    return (
+        writes
+        and not call.has_side_effects
+        and isinstance(call.result, Tensor)
+        and call.result.ndim > 0
+    )
 
 
 def needs_layout(call: Call) -> bool:
@@ -169,19 +175,19 @@ def is_thin(product: Tensor) -> bool:
     return 1 < n_columns <= most and 4 * n_columns <= n_rows
 
 
-def by_position(call: Call) -> bool:
+def is_integer_index(call: Call) -> bool:
     """Whether a call selects by positions, whose number is known, and not by a mask."""
     masks = torch.bool, torch.uint8
-    return call.name == "index" and all(t.dtype not in masks for t in tensors_in(call.args[1]))
+    return call.name == "index" and all(t.dtype not in masks for t in iter_tensors(call.args[1]))
 
 
 def is_reshape(call: Call) -> bool:
     """Whether a call gives the same numbers in the same order of memory, in another shape."""
-    if call.acts or len(call.given) != 1 or not isinstance(call.result, Tensor):
+    if call.has_side_effects or len(call.inputs) != 1 or not isinstance(call.result, Tensor):
         return False
-    first, result = call.given[0], call.result
+    first, result = call.inputs[0], call.result
     # What is there is looked at: who turns a product around notes a transpose of his own.
-    here = first.data_ptr() == result.data_ptr() and memory_of(first) == memory_of(result)
+    here = first.data_ptr() == result.data_ptr() and storage_id(first) == storage_id(result)
     same = first.numel() == result.numel() and first.dtype == result.dtype
     return bool(here and same and first.is_contiguous() and result.is_contiguous())
 

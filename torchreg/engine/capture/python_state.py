@@ -1,4 +1,8 @@
-"""What a module and a loss reach from Python: attributes, closures, globals, generators."""
+"""Python state that a step may read or change: attributes, closures, globals, generators.
+
+A compiled step runs tensor operations only. A step that also changes Python state must therefore
+stay eager; comparing two snapshots of the state detects it.
+"""
 
 from __future__ import annotations
 
@@ -14,37 +18,32 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-#: After so many objects the search ends.
-_MOST = 4096
-#: Larger arrays, in bytes, are taken to stay as they are.
-_LARGEST = 2**20
-#: What these packages define keeps no state that a step of training could change.
-_FOREIGN = {"torch", "numpy", "scipy", "sklearn", "torchreg", *sys.stdlib_module_names} - {
+#: The search ends after this many objects.
+_MAX_OBJECTS = 4096
+#: Larger arrays, in bytes, are assumed not to change.
+_MAX_BYTES = 2**20
+#: Code of these packages keeps no state that a training step could change.
+_TRUSTED = {"torch", "numpy", "scipy", "sklearn", "torchreg", *sys.stdlib_module_names} - {
     "__main__"
 }
 _HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 _PLAIN = bool | int | float | complex | str | bytes | None
 
 
-def python_state(network: nn.Module, loss: Callable[..., Any]) -> list[Any]:
-    """Describe what a module and a loss may change beside tensors.
+def snapshot_python_state(network: nn.Module, loss: Callable[..., Any]) -> list[Any]:
+    """Describe the Python state that a module and a loss may change.
 
     Returns
     -------
     list
-        Equal to the list of another time where nothing has changed. It keeps the objects
-        alive that it describes, so that no other can take the address of one.
+        Equal to a later snapshot if nothing has changed. It keeps the described objects alive,
+        so that no other object can get the address of one.
     """
-    return _Search(network, loss).state
+    return _StateSearch(network, loss).state
 
 
-def names_used(network: nn.Module, loss: Callable[..., Any]) -> set[str]:
-    """List the names of what ``forward``, the loss and the functions they use refer to."""
-    return _Search(network, loss).names
-
-
-def obstacle(network: nn.Module, loss: Callable[..., Any]) -> str | None:
-    """Name what keeps the steps of a network from being captured, where that shows beforehand.
+def find_capture_blocker(network: nn.Module, loss: Callable[..., Any]) -> str | None:
+    """Find a reason, visible without running a step, why steps must not be captured.
 
     Parameters
     ----------
@@ -54,7 +53,15 @@ def obstacle(network: nn.Module, loss: Callable[..., Any]) -> str | None:
     Returns
     -------
     str or None
-        Completes "the steps run eagerly because".
+        Completes "the steps ran eagerly, because".
+
+    Examples
+    --------
+    >>> find_capture_blocker(nn.Linear(1, 1), nn.functional.mse_loss)
+    >>> layer = nn.Linear(1, 1)
+    >>> handle = layer.register_forward_hook(lambda *args: None)
+    >>> find_capture_blocker(layer, nn.functional.mse_loss)
+    'Linear has hooks'
     """
     modules = [*network.modules(), *(loss.modules() if isinstance(loss, nn.Module) else [])]
     for module in modules:
@@ -65,65 +72,73 @@ def obstacle(network: nn.Module, loss: Callable[..., Any]) -> str | None:
             return "a part of the module is compiled"
     if any(getattr(nn.modules.module, f"_global{kind}") for kind in _HOOKS):
         return "torch has hooks for all modules"
-    if "print" in names_used(network, loss):
+    if "print" in _StateSearch(network, loss).names:
         return "the module or the loss prints"
     if any(parameter._backward_hooks for parameter in network.parameters()):
         return "a parameter has a hook"
     return None
 
 
-class _Same:
-    """Equal to itself alone."""
+class _Identity:
+    """Wrapper that equals only a wrapper of the same object."""
 
     def __init__(self, value: Any) -> None:
         self.value = value
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, _Same) and self.value is other.value
+        return isinstance(other, _Identity) and self.value is other.value
 
     __hash__ = None  # type: ignore[assignment]
 
 
-class _Search:
-    """Follows functions by the names they use, and looks into what the user defined."""
+class _StateSearch:
+    """Search of the objects that user-defined code can reach by the names that it uses.
+
+    Attributes
+    ----------
+    names : set of str
+        Names that ``forward``, the loss and the functions they use refer to.
+    state : list
+        See :func:`snapshot_python_state`.
+    """
 
     def __init__(self, network: nn.Module, loss: Callable[..., Any]) -> None:
         self.names = {"forward", "__call__"}
         self.state: list[Any] = []
-        if all(_is_inert(part) for part in [*network.modules(), loss]):
+        if all(_is_stateless(part) for part in [*network.modules(), loss]):
             return
         numpy_state: Any = np.random.get_state()
         self.state += [random.getstate(), numpy_state[1].tobytes(), numpy_state[2]]
-        #: Classes and modules, whose parts are looked up by the names in use.
-        self.owners: list[Any] = []
-        self.seen: set[Any] = set()
-        self.todo: deque[Any] = deque([*network.modules(), loss])
+        #: Classes and modules, whose attributes are looked up by the names in use.
+        self.namespaces: list[Any] = []
+        self.visited: set[Any] = set()
+        self.queue: deque[Any] = deque([*network.modules(), loss])
         before = -1
-        while before < len(self.seen) < _MOST:
-            before = len(self.seen)
-            while self.todo and len(self.seen) < _MOST:
-                self._look(self.todo.popleft())
-            for owner in self.owners:
-                for name in sorted(self.names & vars(owner).keys()):
-                    if (id(owner), name) not in self.seen:
-                        self.seen.add((id(owner), name))
-                        self.todo.append(vars(owner)[name])
+        while before < len(self.visited) < _MAX_OBJECTS:
+            before = len(self.visited)
+            while self.queue and len(self.visited) < _MAX_OBJECTS:
+                self._visit(self.queue.popleft())
+            for namespace in self.namespaces:
+                for name in sorted(self.names & vars(namespace).keys()):
+                    if (id(namespace), name) not in self.visited:
+                        self.visited.add((id(namespace), name))
+                        self.queue.append(vars(namespace)[name])
 
-    def _look(self, value: Any) -> None:
+    def _visit(self, value: Any) -> None:
         if isinstance(value, _PLAIN):
             self.state.append(value)
             return
-        self.state.append(_Same(value))
-        if id(value) not in self.seen:
-            self.seen.add(id(value))
-            self.todo.extend(self._parts(value))
+        self.state.append(_Identity(value))
+        if id(value) not in self.visited:
+            self.visited.add(id(value))
+            self.queue.extend(self._references(value))
 
-    def _parts(self, value: Any) -> Iterable[Any]:
-        """Give what a value refers to, as far as a step may change it."""
+    def _references(self, value: Any) -> Iterable[Any]:
+        """Return the objects that a value refers to and that a step may change."""
         if isinstance(value, Tensor | BuiltinFunctionType):
             return ()
         if isinstance(value, FunctionType | CodeType):
-            return () if _is_foreign(value) else self._parts_of_function(value)
+            return () if _is_trusted(value) else self._references_of_function(value)
         if isinstance(value, MethodType):
             return (value.__func__, value.__self__)
         if isinstance(value, staticmethod | classmethod):
@@ -140,53 +155,54 @@ class _Search:
         if contents is not None:
             return contents
         if isinstance(value, ModuleType):
-            self._own(value)
+            self._add_namespace(value)
             return ()
         if isinstance(value, type):
-            return [part for base in value.__mro__ for part in self._parts_of_class(base)]
-        own = getattr(value, "__dict__", {})
-        foreign = isinstance(value, nn.Module) and _is_foreign(type(value))
-        # torch's own modules change nothing; what was set on one is among its attributes.
-        return (type(value), *(() if foreign and "forward" not in own else own.values()))
+            return [part for base in value.__mro__ for part in self._references_of_class(base)]
+        attributes = getattr(value, "__dict__", {})
+        trusted = isinstance(value, nn.Module) and _is_trusted(type(value))
+        # torch's own modules keep no Python state, unless an instance has its own forward.
+        ignored = trusted and "forward" not in attributes
+        return (type(value), *(() if ignored else attributes.values()))
 
-    def _parts_of_function(self, value: FunctionType | CodeType) -> Iterator[Any]:
+    def _references_of_function(self, value: FunctionType | CodeType) -> Iterator[Any]:
         code = value if isinstance(value, CodeType) else value.__code__
-        codes = list(_codes(code))
-        names = sorted({name for c in codes for name in c.co_names})
+        names = sorted({name for c in _nested_codes(code) for name in c.co_names})
         self.names.update(names)
         if isinstance(value, FunctionType):
             yield from (value.__defaults__, value.__kwdefaults__)
             for cell in value.__closure__ or ():
                 try:
                     yield cell.cell_contents
-                except ValueError:  # Its variable is not assigned, or deleted.
+                except ValueError:  # The variable is not assigned yet, or deleted.
                     yield None
             yield from (value.__globals__.get(name) for name in names)
 
-    def _parts_of_class(self, cls: type) -> list[Any]:
-        if _is_foreign(cls) or not self._own(cls):
+    def _references_of_class(self, cls: type) -> list[Any]:
+        if not self._add_namespace(cls):
             return []
         data = [v for key, v in vars(cls).items() if not callable(v) and key[:2] != "__"]
         return [v for v in data if not hasattr(type(v), "__get__")]
 
-    def _own(self, owner: Any) -> bool:
-        if _is_foreign(owner) or any(owner is known for known in self.owners):
+    def _add_namespace(self, namespace: Any) -> bool:
+        """Add a class or a module, unless it is trusted or known."""
+        if _is_trusted(namespace) or any(namespace is known for known in self.namespaces):
             return False
-        self.owners.append(owner)
+        self.namespaces.append(namespace)
         return True
 
 
-def _is_inert(value: Any) -> bool:
-    """Whether a module or a function is one of torch's or of torchreg's, as it was written."""
+def _is_stateless(value: Any) -> bool:
+    """Whether a module or function is trusted and has no ``forward`` of its own."""
     if isinstance(value, nn.Module):
-        return _is_foreign(type(value)) and "forward" not in vars(value)
-    return isinstance(value, FunctionType) and _is_foreign(value)
+        return _is_trusted(type(value)) and "forward" not in vars(value)
+    return isinstance(value, FunctionType) and _is_trusted(value)
 
 
 def _contents(value: Any) -> tuple[Any, ...] | None:
-    """Give the values inside an object that changes in place, where it is a known one."""
+    """Return the values of an array or the state of a generator; ``None`` for other objects."""
     if isinstance(value, np.ndarray):
-        return (value.tobytes() if value.nbytes <= _LARGEST else value.nbytes,)
+        return (value.tobytes() if value.nbytes <= _MAX_BYTES else value.nbytes,)
     if isinstance(value, random.Random):
         return (repr(value.getstate()),)
     if isinstance(value, np.random.Generator):
@@ -194,18 +210,18 @@ def _contents(value: Any) -> tuple[Any, ...] | None:
     if isinstance(value, np.random.RandomState):
         return (repr(value.get_state()),)
     if isinstance(value, torch.Generator):
-        return (bytes(value.get_state().tolist()),)
+        return (value.get_state().numpy().tobytes(),)
     return None
 
 
-def _codes(code: CodeType) -> Iterator[CodeType]:
-    """Give the code of a function and of those that are defined in it."""
+def _nested_codes(code: CodeType) -> Iterator[CodeType]:
+    """Iterate over the code of a function and of the functions defined in it."""
     yield code
     for constant in code.co_consts:
         if isinstance(constant, CodeType):
-            yield from _codes(constant)
+            yield from _nested_codes(constant)
 
 
-def _is_foreign(value: Any) -> bool:
+def _is_trusted(value: Any) -> bool:
     name = value.__name__ if isinstance(value, ModuleType) else getattr(value, "__module__", "")
-    return str(name).partition(".")[0] in _FOREIGN
+    return str(name).partition(".")[0] in _TRUSTED

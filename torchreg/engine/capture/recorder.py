@@ -1,8 +1,8 @@
-"""The notes of an ordinary step: each operation that torch ran, as it was called."""
+"""Record the operations of an eager training step."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -14,18 +14,19 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from torchreg._utils import generator_states
+from torchreg.engine.capture.tensors import iter_tensors
 
-#: They hand values over to NumPy or Python.
-_LOOKS = {Tensor.numpy, Tensor.tolist, Tensor.__array__, Tensor.__dlpack__}
+#: Functions that hand values to NumPy or Python without dispatching an operation.
+_READS_VALUES = {Tensor.numpy, Tensor.tolist, Tensor.__array__, Tensor.__dlpack__}
 
 
 class NotCapturableError(Exception):
-    """The steps of this network cannot be written down; the message completes "because"."""
+    """The step cannot be captured; the message completes "because"."""
 
 
 @dataclass(frozen=True)
 class Call:
-    """One operation as it was called, and what it returned."""
+    """One call of an ATen operation, with its arguments and what it returned."""
 
     func: Any
     args: tuple[Any, ...]
@@ -38,68 +39,84 @@ class Call:
         return str(self.func._schema.name.partition("::")[2])
 
     @cached_property
-    def given(self) -> list[Tensor]:
-        """The tensors among its arguments."""
-        return list(tensors_in((self.args, list(self.kwargs.values()))))
+    def inputs(self) -> list[Tensor]:
+        """The tensors among the arguments."""
+        return list(iter_tensors((self.args, list(self.kwargs.values()))))
 
     @cached_property
-    def results(self) -> list[Tensor]:
-        """The tensors that it returned."""
-        return list(tensors_in(self.result))
+    def outputs(self) -> list[Tensor]:
+        """The tensors in the result."""
+        return list(iter_tensors(self.result))
 
     @cached_property
-    def written(self) -> list[Tensor]:
-        """The arguments that it changes in place."""
+    def mutated(self) -> list[Tensor]:
+        """The arguments that the operation changes in place."""
         if not self.func._schema.is_mutable:
             return []
         arguments = self.func._schema.arguments
         named = {a.name: v for a, v in zip(arguments, self.args, strict=False)} | self.kwargs
         marked = [a.name for a in arguments if a.alias_info is not None and a.alias_info.is_write]
-        return list(tensors_in([named.get(name) for name in marked]))
+        return list(iter_tensors([named.get(name) for name in marked]))
 
     @cached_property
-    def acts(self) -> bool:
-        """Whether it does more than return a value: writes in place, draws, or checks."""
-        return bool(self.func._schema.is_mutable) or self.draws or not self.func._schema.returns
-
-    @cached_property
-    def draws(self) -> bool:
-        """Whether it draws random numbers."""
+    def uses_rng(self) -> bool:
+        """Whether the operation draws random numbers."""
         return torch.Tag.nondeterministic_seeded in self.func.tags
 
     @cached_property
+    def has_side_effects(self) -> bool:
+        """Whether the operation writes in place, draws random numbers or only checks."""
+        schema = self.func._schema
+        return bool(schema.is_mutable) or self.uses_rng or not schema.returns
+
+    @cached_property
     def is_view(self) -> bool:
-        """Whether what it returns shares the memory of what it was given."""
+        """Whether the result shares memory with an argument."""
         return any(value.alias_info is not None for value in self.func._schema.returns)
 
 
 class Recorder(TorchDispatchMode):
-    """Notes each operation that torch runs inside the block, below autograd."""
+    """Context manager that records every operation below autograd.
+
+    Attributes
+    ----------
+    calls : list of Call
+        In the order of execution.
+    used_rng : bool
+        Whether a generator advanced. Attention is tagged as random, but draws nothing without
+        dropout.
+
+    Examples
+    --------
+    >>> with Recorder() as recorder:
+    ...     y = torch.ones(2).exp().sum()
+    >>> [call.name for call in recorder.calls]
+    ['ones', 'exp', 'sum']
+    """
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.calls: list[Call] = []
-        #: Whether a generator moved; attention is marked as drawing, and without dropout does not.
-        self.drew = False
-        self._lookout = _ValueReadDetector()
+        self.used_rng = False
+        self._value_reads = _ValueReadDetector()
 
     @property
-    def looked(self) -> bool:
-        """Whether values left torch, for NumPy or Python, where no record follows them."""
-        return self._lookout.looked
+    def read_values(self) -> bool:
+        """Whether NumPy or Python read values, which no recorded operation shows."""
+        return self._value_reads.read_values
 
     def __enter__(self) -> Recorder:
-        self._lookout.__enter__()  # type: ignore[no-untyped-call]
+        self._value_reads.__enter__()  # type: ignore[no-untyped-call]
         super().__enter__()  # type: ignore[no-untyped-call]
         return self
 
     def __exit__(self, *error: Any) -> None:
         super().__exit__(*error)  # type: ignore[no-untyped-call]
-        self._lookout.__exit__(*error)  # type: ignore[no-untyped-call]
+        self._value_reads.__exit__(*error)  # type: ignore[no-untyped-call]
 
     @classmethod
     def _should_skip_dynamo(cls) -> bool:
-        # To ask torch._dynamo to look away would import it, which takes a second.
+        # True would make torch import torch._dynamo, which takes a second.
         return False
 
     def __torch_dispatch__(
@@ -109,65 +126,55 @@ class Recorder(TorchDispatchMode):
         args: tuple[Any, ...] = (),
         kwargs: dict[str, Any] | None = None,
     ) -> Any:
-        """Run the operation, and note it."""
+        """Run an operation and record it."""
         kwargs = kwargs or {}
         if not isinstance(func, OpOverload):
             raise NotCapturableError(f"{func} is more than one operation")
         call = Call(func, args, kwargs, None)
-        states = generator_states(_device_of(call)) if call.draws else []
+        states = generator_states(_device_of(call)) if call.uses_rng else []
         result = func(*args, **kwargs)
         self.calls.append(replace(call, result=result))
         if states:
             after = generator_states(_device_of(self.calls[-1]))
-            self.drew |= not all(map(torch.equal, states, after))
+            self.used_rng |= not all(map(torch.equal, states, after))
         return result
 
 
 class _ValueReadDetector(TorchFunctionMode):
-    """Sees when a tensor is read without an operation."""
+    """Detect reads of tensor values that dispatch no operation."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.looked = False
+        self.read_values = False
 
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
     ) -> Any:
-        """Call the function."""
-        self.looked = self.looked or func in _LOOKS
+        self.read_values = self.read_values or func in _READS_VALUES
         return func(*args, **(kwargs or {}))
 
 
-def written_outside(calls: Sequence[Call]) -> list[Tensor]:
-    """List the tensors that the calls change in place although none of them made them."""
-    if not any(call.written for call in calls):
+def find_mutated_inputs(calls: Sequence[Call]) -> list[Tensor]:
+    """List the tensors that calls change in place although none of the calls created them."""
+    if not any(call.mutated for call in calls):
         return []
-    made: set[int] = set()
-    outside: dict[int, Tensor] = {}
+    created: set[int] = set()
+    found: dict[int, Tensor] = {}
     for call in calls:
-        outside |= {id(t): t for t in call.written if memory_of(t) not in made}
-        made |= {memory_of(t) for t in call.results} - {memory_of(t) for t in call.given}
-    return list(outside.values())
+        found |= {id(t): t for t in call.mutated if storage_id(t) not in created}
+        created |= {storage_id(t) for t in call.outputs} - {storage_id(t) for t in call.inputs}
+    return list(found.values())
 
 
 def _device_of(call: Call) -> torch.device:
-    """Where a call computes."""
+    """Return the device on which a call computes."""
     named = call.kwargs.get("device")
-    tensors = [*call.given, *call.results]
+    tensors = [*call.inputs, *call.outputs]
     return torch.device(named or (tensors[0].device if tensors else "cpu"))
 
 
-def tensors_in(value: Any) -> Iterator[Tensor]:
-    """Give the tensors among nested lists and tuples."""
-    if isinstance(value, Tensor):
-        yield value
-    elif isinstance(value, list | tuple):
-        for item in value:
-            yield from tensors_in(item)
-
-
-def memory_of(tensor: Tensor) -> int:
-    """Identify the memory that a tensor and its views share."""
+def storage_id(tensor: Tensor) -> int:
+    """Identify the memory that a tensor shares with its views."""
     if tensor.layout != torch.strided:
         raise NotCapturableError("a tensor is sparse")
     return int(tensor.untyped_storage()._cdata)

@@ -16,12 +16,12 @@ from torchreg.engine.capture.ops import (
     SAME_IN_SHAPE,
     Transpose,
     are_alike,
-    by_position,
     dims_swapped,
+    is_integer_index,
     is_thin,
     transpose_of,
 )
-from torchreg.engine.capture.recorder import Call, NotCapturableError, memory_of
+from torchreg.engine.capture.recorder import Call, NotCapturableError, storage_id
 
 
 class TraceGraph:
@@ -35,8 +35,8 @@ class TraceGraph:
         Memory that a call writes to, whatever for.
     free : set of int
         Memory of gradients, which may lie in any order; of other results the order is handed on.
-    stays : bool
-        Whether results have memory that stays from step to step.
+    preallocate : bool
+        Whether results have memory that preallocate from step to step.
 
     Attributes
     ----------
@@ -54,11 +54,11 @@ class TraceGraph:
         *,
         mutated: set[int],
         free: set[int],
-        stays: bool,
+        preallocate: bool,
     ) -> None:
         self.mutated = mutated
         # What works in place by itself says by itself what lies where.
-        self.stays = stays and not mutated
+        self.preallocate = preallocate and not mutated
         self.free = free
         #: Name of each tensor, by identity; the calls keep them all alive.
         self.names = {id(tensor): name for name, tensor in inputs.items() if tensor is not None}
@@ -88,9 +88,9 @@ class TraceGraph:
             raise NotCapturableError("it draws from a random generator of its own")
         if torch.Tag.data_dependent_output in call.func.tags:
             raise NotCapturableError("the module or the loss looks at values while it runs")
-        if torch.Tag.dynamic_output_shape in call.func.tags and not by_position(call):
+        if torch.Tag.dynamic_output_shape in call.func.tags and not is_integer_index(call):
             raise NotCapturableError(f"the shape of what {call.name} returns depends on values")
-        given = [self.name_of(tensor) for tensor in call.given]
+        given = [self.name_of(tensor) for tensor in call.inputs]
         dims = dims_swapped(call)
         before = self.transposed.get(given[0]) if dims else None
         if call.name in SAME or (
@@ -101,7 +101,7 @@ class TraceGraph:
             self.names[id(call.result)] = before.name
         elif self._is_known(call, given):
             constant = not call.is_view or all(name in self.constant for name in given)
-            for result in call.results:
+            for result in call.outputs:
                 self.bind(result, constant=constant)
         elif self._is_faster_turned(call, given):
             self._append_turned(call)
@@ -114,7 +114,7 @@ class TraceGraph:
     def _append(self, call: Call) -> None:
         label = f"v{len(self.lines)}"
         several = isinstance(call.result, list | tuple)
-        results = list(call.result) if several else [call.result] * bool(call.results)
+        results = list(call.result) if several else [call.result] * bool(call.outputs)
         names = []
         for index, result in enumerate(results):
             name = label if len(results) == 1 else f"{label}_{index}"
@@ -125,11 +125,11 @@ class TraceGraph:
 
     def _is_faster_turned(self, call: Call, given: list[str]) -> bool:
         """Whether it is the gradient of a layer with few inputs, of one network or of many."""
-        if call.name not in ("mm", "bmm") or memory_of(call.result) not in self.free:
+        if call.name not in ("mm", "bmm") or storage_id(call.result) not in self.free:
             return False
         if call.name == "mm":
             return given[0] in self.transposed and is_thin(call.result)
-        if self.stays and is_small_product(call):
+        if self.preallocate and is_small_product(call):
             return False
         return call.args[0].shape[2] > 1 and is_thin(call.result)
 
@@ -145,12 +145,12 @@ class TraceGraph:
         self._append(replace(transpose_of(product), result=call.result))
 
     def _is_known(self, call: Call, given: list[str]) -> bool:
-        """Tell whether the result is a constant, or a view of memory that stays."""
-        if call.acts:
+        """Tell whether the result is a constant, or a view of memory that preallocate."""
+        if call.has_side_effects:
             return False
         if call.is_view:
             return all(name in self.bound for name in given)
-        if any(memory_of(result) in self.mutated for result in call.results):
+        if any(storage_id(result) in self.mutated for result in call.outputs):
             return False
         # Memory that was not filled is no constant.
         made_here = not given and not call.name.startswith("empty")

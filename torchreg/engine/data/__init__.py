@@ -1,1 +1,61 @@
 """Tables as tensors, column statistics and batches."""
+
+from torchreg.engine.data.column_statistics import (
+    ColumnStatistics,
+    compute_column_statistics,
+    find_imprecise_columns,
+    is_imprecise,
+)
+from torchreg.engine.data.stacked_loader import (
+    StackedLoader,
+    make_generators,
+    select_table,
+    stack_tables,
+    stack_tables_in_chunks,
+)
+from torchreg.engine.data.tables import (
+    CHUNK_SIZE,
+    MAX_MAGNITUDE,
+    Batch,
+    LazyRows,
+    Rows,
+    SparseRows,
+    Table,
+    compute_batch_sizes,
+    count_columns,
+    iter_batches,
+    iter_chunks,
+    iter_shuffled_batches,
+    merge_identical,
+    rescale_weights,
+    rows_per_chunk,
+    to_dense,
+)
+
+__all__ = [
+    "CHUNK_SIZE",
+    "MAX_MAGNITUDE",
+    "Batch",
+    "ColumnStatistics",
+    "LazyRows",
+    "Rows",
+    "SparseRows",
+    "StackedLoader",
+    "Table",
+    "compute_batch_sizes",
+    "compute_column_statistics",
+    "count_columns",
+    "find_imprecise_columns",
+    "is_imprecise",
+    "iter_batches",
+    "iter_chunks",
+    "iter_shuffled_batches",
+    "make_generators",
+    "merge_identical",
+    "rescale_weights",
+    "rows_per_chunk",
+    "select_table",
+    "stack_tables",
+    "stack_tables_in_chunks",
+    "to_dense",
+]

@@ -7,7 +7,13 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from torchreg.engine.data.tables import Rows, SparseRows, chunks, exponent_of, of_order_one
+from torchreg.engine.data.tables import (
+    Rows,
+    SparseRows,
+    binary_exponent,
+    iter_chunks,
+    rescale_weights,
+)
 
 #: A column whose standard deviation is below this many spacings of its largest number
 #: is constant: its spread is what rounding leaves. The idea of scikit-learn's
@@ -18,14 +24,14 @@ _CONSTANT_SPACINGS = 4.0
 _DIGITS = 16.0
 
 
-class Statistics(NamedTuple):
+class ColumnStatistics(NamedTuple):
     """Mean and standard deviation of each column, float64, in raw units; scale 0 is constant."""
 
     mean: Tensor
     scale: Tensor
 
 
-def column_statistics(rows: Rows, weight: Tensor | None) -> Statistics:
+def compute_column_statistics(rows: Rows, weight: Tensor | None) -> ColumnStatistics:
     r"""Weighted mean and standard deviation of each column, in float64.
 
     .. math:: \bar x = \frac{\sum_i w_i x_i}{\sum_i w_i}, \qquad
@@ -44,40 +50,40 @@ def column_statistics(rows: Rows, weight: Tensor | None) -> Statistics:
 
     Returns
     -------
-    Statistics
+    ColumnStatistics
 
     Examples
     --------
-    >>> column_statistics(torch.tensor([[1.0, 7.0], [3.0, 7.0]]), None).scale
+    >>> compute_column_statistics(torch.tensor([[1.0, 7.0], [3.0, 7.0]]), None).scale
     tensor([1., 0.], dtype=torch.float64)
     """
     if isinstance(rows, SparseRows):
         return _sparse_statistics(rows, weight)
     largest = torch.zeros(rows.shape[1], dtype=torch.float64)
-    for piece in chunks(*rows.shape):
+    for piece in iter_chunks(*rows.shape):
         low, high = torch.aminmax(rows[piece], dim=0)
         largest = torch.maximum(largest, torch.maximum(high, -low).to(torch.float64))
-    exponent = exponent_of(largest)
+    exponent = binary_exponent(largest)
     share = _shares(weight, len(rows))
     # A power of two, and so is its inverse: products with it are exact.
     factor = torch.ldexp(torch.ones_like(largest), -exponent)
     # Around the first row, so that a large offset costs no digits.
     origin = rows[0] * factor
     offset, variance = torch.zeros_like(origin), torch.zeros_like(origin)
-    for piece in chunks(*rows.shape):
+    for piece in iter_chunks(*rows.shape):
         offset += share[piece] @ (rows[piece] * factor).sub_(origin)
     mean = origin + offset
-    for piece in chunks(*rows.shape):
+    for piece in iter_chunks(*rows.shape):
         variance += share[piece] @ (rows[piece] * factor).sub_(mean).square_()
     return _finish(mean, variance.sqrt(), largest, exponent)
 
 
-def _sparse_statistics(rows: SparseRows, weight: Tensor | None) -> Statistics:
+def _sparse_statistics(rows: SparseRows, weight: Tensor | None) -> ColumnStatistics:
     values = rows.values.to(torch.float64)
     columns, width = rows.columns, rows.n_columns
     zeros = torch.zeros(width, dtype=torch.float64)
     largest = zeros.scatter_reduce(0, columns, values.abs(), "amax")
-    exponent = exponent_of(largest)
+    exponent = binary_exponent(largest)
     values = torch.ldexp(values, -exponent[columns])
     share = _shares(weight, len(rows))[rows.rows_of_entries()]
     stored = zeros.index_add(0, columns, share)
@@ -92,27 +98,27 @@ def _sparse_statistics(rows: SparseRows, weight: Tensor | None) -> Statistics:
     return _finish(mean, scale, largest, exponent)
 
 
-def _finish(mean: Tensor, scale: Tensor, largest: Tensor, exponent: Tensor) -> Statistics:
+def _finish(mean: Tensor, scale: Tensor, largest: Tensor, exponent: Tensor) -> ColumnStatistics:
     bound = _CONSTANT_SPACINGS * torch.finfo(torch.float64).eps
     constant = scale <= bound * torch.ldexp(largest, -exponent)
     scale = scale.masked_fill(constant, 0.0)
-    return Statistics(torch.ldexp(mean, exponent), torch.ldexp(scale, exponent))
+    return ColumnStatistics(torch.ldexp(mean, exponent), torch.ldexp(scale, exponent))
 
 
 def _shares(weight: Tensor | None, n: int) -> Tensor:
     """Weights that sum to 1."""
     if weight is None:
         return torch.full((n,), 1 / n, dtype=torch.float64)
-    weight = of_order_one(weight)
+    weight = rescale_weights(weight)
     return weight / weight.sum()
 
 
-def lost_digits(statistics: Statistics, dtype: torch.dtype) -> list[int]:
+def find_imprecise_columns(statistics: ColumnStatistics, dtype: torch.dtype) -> list[int]:
     """Name the columns whose spread is about the spacing of their dtype.
 
     Parameters
     ----------
-    statistics : Statistics
+    statistics : ColumnStatistics
         Of the columns, in raw units.
     dtype : torch.dtype
         In which they were handed over.
@@ -124,11 +130,11 @@ def lost_digits(statistics: Statistics, dtype: torch.dtype) -> list[int]:
     """
     if not dtype.is_floating_point:
         return []
-    few = few_digits(statistics.mean.tolist(), statistics.scale.tolist(), dtype)
+    few = is_imprecise(statistics.mean.tolist(), statistics.scale.tolist(), dtype)
     return [c for c, scale in enumerate(statistics.scale.tolist()) if few[c] and scale > 0]
 
 
-def few_digits(mean: list[float], scale: list[float], dtype: torch.dtype) -> list[bool]:
+def is_imprecise(mean: list[float], scale: list[float], dtype: torch.dtype) -> list[bool]:
     """Tell of each column whether it is constant, or spans fewer numbers of a dtype than that."""
     share = _DIGITS * torch.finfo(dtype).eps
     return [s <= share * abs(m) for m, s in zip(mean, scale, strict=True)]

@@ -8,7 +8,13 @@ from collections.abc import Hashable, Iterator, Sequence
 import torch
 from torch import Tensor
 
-from torchreg.engine.data.tables import Batch, Table, batch_sizes, rows_in, width_of
+from torchreg.engine.data.tables import (
+    Batch,
+    Table,
+    compute_batch_sizes,
+    count_columns,
+    rows_per_chunk,
+)
 
 #: As many numbers are gathered at once, for all tables together.
 _GATHERED = 2**20
@@ -59,18 +65,22 @@ def _turned(values: Tensor) -> Tensor:
     return values.transpose(1, 2).contiguous()
 
 
-def all_rows(tables: Sequence[Table], *, turned: bool) -> Batch:
+def stack_tables(tables: Sequence[Table], *, features_first: bool) -> Batch:
     """Put whole tables side by side; see :class:`StackedLoader`."""
-    deal = StackedLoader(tables, [len(table.t) for table in tables], None, turned=turned)
+    deal = StackedLoader(
+        tables, [len(table.t) for table in tables], None, features_first=features_first
+    )
     places = [torch.arange(len(table.t), device=table.t.device) for table in deal.tables]
     gathered = gather_stacked(deal.tables, deal.seat(places), deal.share)
-    return next(deal.split(gathered, deal.widths))
+    return next(deal.split(gathered, deal.batch_widths))
 
 
-def rows_in_pieces(tables: Sequence[Table], at_once: int, *, turned: bool) -> list[Batch]:
+def stack_tables_in_chunks(
+    tables: Sequence[Table], at_once: int, *, features_first: bool
+) -> list[Batch]:
     """Put whole tables side by side, in pieces of at most ``at_once`` rows."""
-    rows = all_rows(tables, turned=turned)
-    dim = 2 if turned else 1
+    rows = stack_tables(tables, features_first=features_first)
+    dim = 2 if features_first else 1
     n_rows = rows.t.shape[dim]
     # Of about one size: each other size is another program.
     length = math.ceil(n_rows / math.ceil(n_rows / at_once))
@@ -79,7 +89,7 @@ def rows_in_pieces(tables: Sequence[Table], at_once: int, *, turned: bool) -> li
     return [Batch(*piece) for piece in zip(x, t, shares, strict=True)]
 
 
-def generators_for(seeds: Sequence[int], tables: Sequence[Table]) -> list[torch.Generator]:
+def make_generators(seeds: Sequence[int], tables: Sequence[Table]) -> list[torch.Generator]:
     """Give each table a generator from which its orders are drawn: one for all that are equal."""
     made: dict[tuple[int, int], torch.Generator] = {}
     generators = []
@@ -91,11 +101,11 @@ def generators_for(seeds: Sequence[int], tables: Sequence[Table]) -> list[torch.
     return generators
 
 
-def rows_of(batch: Batch, place: int, counts: Sequence[int], *, turned: bool) -> Batch:
+def select_table(batch: Batch, place: int, counts: Sequence[int], *, features_first: bool) -> Batch:
     """Take the rows of one table out of a batch, as its network sees them alone."""
     n_rows = counts[place]
     x, t = batch.x[place], batch.t[place]
-    if turned:
+    if features_first:
         # (n_columns, m) -> (m, n_columns)
         x, t = x.t(), t.t()
     weight = None if batch.weight is None else batch.weight[place, :n_rows] * n_rows
@@ -118,7 +128,7 @@ class StackedLoader:
     generators : sequence of torch.Generator or None
         One for each table; tables of one length may share one, and then have the same order.
         ``None`` if no order is drawn.
-    turned : bool
+    features_first : bool
         Whether columns come before rows.
 
     Attributes
@@ -137,13 +147,13 @@ class StackedLoader:
         sizes: Sequence[int],
         generators: Sequence[torch.Generator] | None,
         *,
-        turned: bool,
+        features_first: bool,
     ) -> None:
-        self.turned = turned
+        self.features_first = features_first
         like = tables[0].t
-        each = [batch_sizes(len(t.t), size) for t, size in zip(tables, sizes, strict=True)]
-        self.counts = [list(step) for step in zip(*each, strict=True)]
-        self.widths = [max(step) for step in self.counts]
+        each = [compute_batch_sizes(len(t.t), size) for t, size in zip(tables, sizes, strict=True)]
+        self.batch_counts = [list(step) for step in zip(*each, strict=True)]
+        self.batch_widths = [max(step) for step in self.batch_counts]
         orders = [0] * len(tables) if generators is None else [*map(id, generators)]
         known: dict[Hashable, int] = {}
         first: list[int] = []
@@ -160,14 +170,14 @@ class StackedLoader:
         self.tables = [tables[place] for place in first]
         self.generators = [] if generators is None else [generators[place] for place in first]
         own_sizes = [each[place] for place in first]
-        padded = any(len(set(step)) > 1 for step in self.counts)
+        padded = any(len(set(step)) > 1 for step in self.batch_counts)
         #: Where each row of an order is seated: -1, its last element, where there is no row.
         self.seats: list[Tensor] | None = None
         self.share: Tensor | None = None
         if padded:
-            self.seats = [_seats(own, self.widths).to(like.device) for own in own_sizes]
+            self.seats = [_seats(own, self.batch_widths).to(like.device) for own in own_sizes]
         if padded or any(table.weight is not None for table in tables):
-            self.share = torch.stack([_shares(own, self.widths, like) for own in own_sizes])
+            self.share = torch.stack([_shares(own, self.batch_widths, like) for own in own_sizes])
 
     def seat(self, orders: list[Tensor]) -> Tensor:
         """Put orders of unequal length side by side: shape (n_tables, sum of the widths)."""
@@ -187,17 +197,20 @@ class StackedLoader:
                 order = torch.randperm(len(table.t), generator=generator).to(device)
                 drawn[id(generator)] = order
         places = self.seat([drawn[id(generator)] for generator in self.generators])
-        width = len(self.tables) * (width_of(self.tables[0].x) + self.tables[0].t.shape[1])
-        at_once = rows_in(_GATHERED, width)
+        width = len(self.tables) * (count_columns(self.tables[0].x) + self.tables[0].t.shape[1])
+        at_once = rows_per_chunk(_GATHERED, width)
         begin = first = 0
-        for step in range(1, len(self.widths) + 1):
-            if step < len(self.widths) and sum(self.widths[first : step + 1]) <= at_once:
+        for step in range(1, len(self.batch_widths) + 1):
+            if (
+                step < len(self.batch_widths)
+                and sum(self.batch_widths[first : step + 1]) <= at_once
+            ):
                 continue
-            group = self.widths[first:step]
+            group = self.batch_widths[first:step]
             piece = slice(begin, begin + sum(group))
             share = None if self.share is None else self.share[:, piece]
             gathered = gather_stacked(self.tables, places[:, piece], share)
-            yield from zip(self.split(gathered, group), self.counts[first:step], strict=True)
+            yield from zip(self.split(gathered, group), self.batch_counts[first:step], strict=True)
             begin, first = piece.stop, step
 
     def split(self, gathered: Batch, widths: list[int]) -> Iterator[Batch]:
@@ -218,7 +231,7 @@ class StackedLoader:
             yield Batch(self._arrange(batch_x), self._arrange(batch_t), own)
 
     def _arrange(self, rows: Tensor) -> Tensor:
-        return self._repeat(_turned(rows) if self.turned else rows.contiguous())
+        return self._repeat(_turned(rows) if self.features_first else rows.contiguous())
 
     def _repeat(self, values: Tensor) -> Tensor:
         """Give each table what is its own, in memory of its own."""

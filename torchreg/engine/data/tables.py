@@ -11,11 +11,11 @@ import torch
 from torch import Tensor
 
 #: As many numbers stay in a processor's cache while something is done with them.
-CHUNK = 2**16
+CHUNK_SIZE = 2**16
 #: As many are gathered at once, which costs less than one batch after the other.
 _GATHERED = 2**18
 #: Beyond this, the difference of two values may not fit float64.
-LARGEST = 2.0**1020
+MAX_MAGNITUDE = 2.0**1020
 
 
 @dataclass(frozen=True)
@@ -125,24 +125,24 @@ class Table(NamedTuple):
         """Count the rows that may be gathered together; 1 where each batch is made dense."""
         if isinstance(self.x, LazyRows) and isinstance(self.x.rows, SparseRows):
             return 1
-        return rows_in(_GATHERED, width_of(self.x))
+        return rows_per_chunk(_GATHERED, count_columns(self.x))
 
 
-def every_row(rows: Rows) -> Tensor:
+def to_dense(rows: Rows) -> Tensor:
     """Make all rows dense."""
     return rows if isinstance(rows, Tensor) else rows[torch.arange(len(rows))]
 
 
-def exponent_of(largest: Tensor) -> Tensor:
+def binary_exponent(largest: Tensor) -> Tensor:
     """Find the power of two that brings numbers of this size to order 1."""
     # Clamped so that 2 ** -exponent is itself a normal number.
     return torch.frexp(largest).exponent.clamp(-1000, 1020)
 
 
-def of_order_one(weight: Tensor) -> Tensor:
+def rescale_weights(weight: Tensor) -> Tensor:
     """Bring weights to order 1 by a power of two, so that their sum is finite."""
     weight = weight.to(torch.float64)
-    return torch.ldexp(weight, -exponent_of(weight.amax()))
+    return torch.ldexp(weight, -binary_exponent(weight.amax()))
 
 
 def merge_identical(
@@ -177,7 +177,7 @@ def merge_identical(
     table = table[order]
     is_first = np.ones(len(table), dtype=bool)
     is_first[1:] = (table[1:] != table[:-1]).any(axis=1)
-    counted = None if weight is None else of_order_one(weight).numpy()[order]
+    counted = None if weight is None else rescale_weights(weight).numpy()[order]
     total = np.bincount(is_first.cumsum() - 1, weights=counted).astype(np.float64)
     unique = torch.from_numpy(table[is_first])
     width = x.shape[1]
@@ -185,14 +185,14 @@ def merge_identical(
     return unique[:, :width].to(x.dtype), unique[:, width:], merged
 
 
-def batch_sizes(n: int, batch_size: int) -> list[int]:
+def compute_batch_sizes(n: int, batch_size: int) -> list[int]:
     """Cut n rows into batches: none is dropped, and none is left with a single row.
 
     A lone last row, on which batch normalization would fail, joins the batch before it.
 
     Examples
     --------
-    >>> batch_sizes(10, 4), batch_sizes(9, 4), batch_sizes(3, 1)
+    >>> compute_batch_sizes(10, 4), compute_batch_sizes(9, 4), compute_batch_sizes(3, 1)
     ([4, 4, 2], [4, 5], [1, 1, 1])
     """
     whole, rest = divmod(n, batch_size)
@@ -204,7 +204,9 @@ def batch_sizes(n: int, batch_size: int) -> list[int]:
     return sizes
 
 
-def shuffled_batches(table: Table, sizes: list[int], generator: torch.Generator) -> Iterator[Batch]:
+def iter_shuffled_batches(
+    table: Table, sizes: list[int], generator: torch.Generator
+) -> Iterator[Batch]:
     """Deal all rows out in a fresh random order, without a second copy of them.
 
     As many batches at once are gathered as memory is kind to, and then sliced; rows that
@@ -243,35 +245,35 @@ def _groups(sizes: list[int], at_once: int) -> Iterator[list[int]]:
     yield group
 
 
-def ordered_batches(table: Table) -> Iterator[Batch]:
+def iter_batches(table: Table) -> Iterator[Batch]:
     """Deal all rows out in their order, as many at a time as memory is kind to."""
-    for piece in chunks(len(table.t), width_of(table.x)):
+    for piece in iter_chunks(len(table.t), count_columns(table.x)):
         weight = None if table.weight is None else table.weight[piece]
         yield Batch(table.x[piece], table.t[piece], weight)
 
 
-def chunks(n_rows: int, n_columns: int) -> Iterator[slice]:
+def iter_chunks(n_rows: int, n_columns: int) -> Iterator[slice]:
     """Cut rows into pieces of some 100,000 numbers, which a processor's cache holds.
 
     Examples
     --------
-    >>> list(chunks(40_000, 4))
+    >>> list(iter_chunks(40_000, 4))
     [slice(0, 16384, None), slice(16384, 32768, None), slice(32768, 40000, None)]
-    >>> next(chunks(40_000, 1_000_000))
+    >>> next(iter_chunks(40_000, 1_000_000))
     slice(0, 1, None)
     """
-    size = rows_in(CHUNK, n_columns)
+    size = rows_per_chunk(CHUNK_SIZE, n_columns)
     for start in range(0, n_rows, size):
         yield slice(start, min(start + size, n_rows))
 
 
-def rows_in(n_numbers: int, n_columns: int) -> int:
+def rows_per_chunk(n_numbers: int, n_columns: int) -> int:
     """Count the rows that so many numbers make, at least one and at most 16,384."""
     return max(1, min(16_384, n_numbers // max(n_columns, 1)))
 
 
-def width_of(rows: Rows | LazyRows) -> int:
+def count_columns(rows: Rows | LazyRows) -> int:
     """Count the columns."""
     if isinstance(rows, LazyRows):
-        return width_of(rows.rows)
+        return count_columns(rows.rows)
     return rows.n_columns if isinstance(rows, SparseRows) else rows.shape[1]

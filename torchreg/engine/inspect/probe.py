@@ -12,7 +12,7 @@ from torchreg.diagnosis.following import Member, kind_of, known_members, widest_
 from torchreg.diagnosis.lines import LinearBaseline
 from torchreg.diagnosis.record import NetworkSummary
 from torchreg.diagnosis.statistics import lines_of, look_inside, look_inside_each
-from torchreg.engine.data.tables import Table
+from torchreg.engine.data import Table
 from torchreg.engine.spec.train_task import capture_exception
 from torchreg.nn import Link
 

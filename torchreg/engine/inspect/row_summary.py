@@ -12,8 +12,13 @@ from torch import Tensor, nn
 
 from torchreg.diagnosis.record import Columns, FarColumn
 from torchreg.diagnosis.statistics import spread_out
-from torchreg.engine.data.column_statistics import column_statistics
-from torchreg.engine.data.tables import Rows, SparseRows, rows_in, width_of
+from torchreg.engine.data import (
+    Rows,
+    SparseRows,
+    compute_column_statistics,
+    count_columns,
+    rows_per_chunk,
+)
 from torchreg.engine.spec.fit_config import RawData
 from torchreg.nn import Standardize, Unstandardize
 
@@ -67,7 +72,7 @@ def summarize_rows(module: nn.Sequential, training: RawData, n_rows: int) -> Row
     # Plain lists from here on: for a few columns, a call of numpy costs more than a loop.
     of_x = Columns(*numbers_of(before, x, weight), *column_ranges(x))
     of_y = describe_target(y, *numbers_of(after, y, weight), *column_ranges(y))
-    at_most = min(LOOKED_AT, rows_in(_NUMBERS, width_of(x)))
+    at_most = min(LOOKED_AT, rows_per_chunk(_NUMBERS, count_columns(x)))
     chosen = spread_out(n_rows if weight is not None else y.shape[0], at_most, weight)
     far, copies = outlier_columns(x, of_x), duplicate_columns(x, chosen, of_x)
     return RowSummary(n_rows, of_x, of_y, far, copies, chosen)
@@ -108,7 +113,7 @@ def numbers_of(
     """Read mean and scale out of a scaling layer or, where there is none, compute them."""
     if isinstance(layer, Standardize | Unstandardize):
         return layer.mean.tolist(), layer.scale.tolist()
-    mean, scale = column_statistics(rows, weight)
+    mean, scale = compute_column_statistics(rows, weight)
     return mean.tolist(), scale.tolist()
 
 
@@ -194,7 +199,7 @@ def duplicate_columns(
         A column, and a later one that is its copy; each later one is named once.
     """
     # Any two columns of two rows are copies.
-    if width_of(rows) < 2 or not _some_range_alike(columns) or len(sample := rows[chosen]) < 3:
+    if count_columns(rows) < 2 or not _some_range_alike(columns) or len(sample := rows[chosen]) < 3:
         return []
     mean, scale = torch.tensor([columns.mean, columns.scale], dtype=torch.float64)
     z = (sample.to(torch.float64) - mean) / scale.masked_fill(scale == 0, torch.inf)

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from torchreg.engine.data.tables import Rows
+from torchreg.engine.data import Rows
 from torchreg.engine.spec.train_task import CheckpointStore, Observer, Stopping
 from torchreg.losses import Loss
 from torchreg.optim.schedules import ScheduleSpec

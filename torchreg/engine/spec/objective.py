@@ -9,7 +9,7 @@ from typing import ClassVar, Protocol
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from torchreg.engine.data.tables import Batch
+from torchreg.engine.data import Batch
 from torchreg.engine.spec.outputs import check_output, has_members, mean_loss
 from torchreg.losses import Loss
 

@@ -9,7 +9,7 @@ from typing import Any, ParamSpec, Protocol, TypeVar
 import torch
 from torch import Tensor, nn
 
-from torchreg.engine.data.tables import Batch, Table, batch_sizes
+from torchreg.engine.data import Batch, Table, compute_batch_sizes
 from torchreg.losses import Loss
 from torchreg.optim.lr_schedule import LRSchedule
 from torchreg.optim.schedules import ScheduleSpec
@@ -197,7 +197,7 @@ class TrainTask:
     def steps_in_epoch(self) -> int:
         """Count the batches of an epoch."""
         n = len(self.training.t)
-        return len(batch_sizes(n, min(self.batch_size, n)))
+        return len(compute_batch_sizes(n, min(self.batch_size, n)))
 
     @property
     def n_steps(self) -> int:

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from torch import Tensor, nn
 
-from torchreg.engine.data.tables import width_of
+from torchreg.engine.data import count_columns
 from torchreg.engine.spec.train_task import TrainTask
 from torchreg.engine.stack.signature import StackTraits, UnstackableError, stack_signature
 from torchreg.nn import BinEmbedding, MemberLinear, PeriodicEmbedding
@@ -151,7 +151,7 @@ def share_of_thread(task: TrainTask, size: Size | None = None) -> float:
 def _held_in_numbers(task: TrainTask, size: Size) -> int:
     """Count the numbers that each network of a stack holds all the time."""
     validation = task.validation
-    rows = 0 if validation is None else len(validation.t) * width_of(validation.x)
+    rows = 0 if validation is None else len(validation.t) * count_columns(validation.x)
     return rows + size.n_parameters
 
 
@@ -168,7 +168,7 @@ def widest(task: TrainTask) -> int:
     """Count the units of a network's widest layer, or its inputs if there are more."""
     widths = [p.shape[0] for p in task.network.parameters() if p.ndim]
     widths += [_width_of_part(part) for part in task.network.modules()]
-    return max([width_of(task.training.x), *widths])
+    return max([count_columns(task.training.x), *widths])
 
 
 def _width_of_part(part: nn.Module) -> int:

@@ -11,10 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from torchreg.engine.capture.gradient import agree
-from torchreg.engine.capture.python_state import python_state
-from torchreg.engine.capture.recorder import Call, Recorder, memory_of
-from torchreg.engine.data.tables import Table
+from torchreg.engine.capture import Call, Recorder, all_close, snapshot_python_state, storage_id
+from torchreg.engine.data import Table
 from torchreg.engine.spec.train_task import TrainTask, reraise_interrupt
 from torchreg.engine.stack.grouping import HELD
 from torchreg.engine.stack.vmap_objective import leave_out
@@ -163,12 +161,12 @@ def send_through(
 
 def _first(network: nn.Module, loss: Callable[..., Any], x: Tensor) -> str | None:
     """Name the first such layer."""
-    trained = {memory_of(p) for p in network.parameters() if p.requires_grad}
+    trained = {storage_id(p) for p in network.parameters() if p.requires_grad}
     names = {name for name, _ in network.named_modules()}
     for training in (True, False):
-        before = python_state(network.train(training), loss)
+        before = snapshot_python_state(network.train(training), loss)
         seen = _pass_of(network, x)
-        if python_state(network, loss) != before:
+        if snapshot_python_state(network, loss) != before:
             return None
         names &= {name for name in seen.visits if _leads(seen, name, x, trained)}
         if not names:
@@ -194,7 +192,7 @@ def _pass_of(network: nn.Module, x: Tensor) -> _Pass:
     with torch.no_grad(), Recorder() as recorder, _visits(network, recorder, seen):
         network(x)
     seen.calls = recorder.calls
-    if recorder.looked or recorder.drew:
+    if recorder.read_values or recorder.used_rng:
         seen.visits.clear()
     return seen
 
@@ -234,16 +232,16 @@ def _leads(seen: _Pass, name: str, x: Tensor, trained: set[int]) -> bool:
         return False
     if not isinstance(visit.result, Tensor) or not _is_like(visit.result, x):
         return False
-    if any(memory_of(t) == memory_of(x) for call in others for t in call.given):
+    if any(storage_id(t) == storage_id(x) for call in others for t in call.inputs):
         return False
-    made = {id(x), *(id(t) for call in own for t in call.results)}
-    read = [t for call in own for t in call.given if id(t) not in made]
-    written = {memory_of(t) for call in seen.calls for t in call.written}
+    made = {id(x), *(id(t) for call in own for t in call.outputs)}
+    read = [t for call in own for t in call.inputs if id(t) not in made]
+    written = {storage_id(t) for call in seen.calls for t in call.mutated}
     return (
         id(visit.result) in made - {id(x)}
         and all(_is_elementwise(call) or _lays_beside(call) for call in own)
         and all(t.ndim < x.ndim or t.shape[0] == 1 for t in read)
-        and not {memory_of(t) for t in [x, *read]} & (written | trained)
+        and not {storage_id(t) for t in [x, *read]} & (written | trained)
     )
 
 
@@ -254,7 +252,7 @@ def _is_like(result: Tensor, x: Tensor) -> bool:
 
 def _is_elementwise(call: Call) -> bool:
     known = torch.Tag.pointwise in call.func.tags or call.name == "_to_copy"
-    return known and not call.acts
+    return known and not call.has_side_effects
 
 
 def _lays_beside(call: Call) -> bool:
@@ -266,5 +264,6 @@ def _keeps_rows_apart(module: nn.Module, x: Tensor) -> bool:
     """Try whether a row becomes what it becomes alone: a number of rows may be a factor."""
     with torch.no_grad():
         return all(
-            agree([module.train(training)(x)[:1]], [module(x[:1])]) for training in (True, False)
+            all_close([module.train(training)(x)[:1]], [module(x[:1])])
+            for training in (True, False)
         )

@@ -20,8 +20,7 @@ import torch
 from torch import Tensor
 
 from torchreg._utils import inference
-from torchreg.engine.capture.gradient import agree, put_back
-from torchreg.engine.capture.recorder import Call, Recorder, tensors_in
+from torchreg.engine.capture import Call, Recorder, all_close, iter_tensors, restore_tensors
 from torchreg.optim.base import Stateful
 
 #: Fewer steps do not repay their translation.
@@ -90,7 +89,7 @@ class Script:
                 self._function(n_steps, losses, *state, *before, *self._given)
         except (RuntimeError, torch.jit.Error):
             # The step from Python, which fails too, says it better.
-            put_back(*state)
+            restore_tensors(*state)
             return None
         return losses
 
@@ -133,27 +132,27 @@ def write_script(
             [0.0625]]), tensor([0.1250]))
     """
     memory = rule.memory()
-    state = [*tensors, *tensors_in([*memory.values()])]
+    state = [*tensors, *iter_tensors([*memory.values()])]
     before = [tensor.clone() for tensor in state]
     try:
         with inference(True), Recorder() as recorder:
             first = step()
         losses = torch.stack([first, step()])
         after = [tensor.clone() for tensor in state]
-        remembered = tensors_in([*rule.memory().values()])
+        remembered = iter_tensors([*rule.memory().values()])
         stays = [id(t) for t in state[len(tensors) :]] == [id(t) for t in remembered]
-        if not stays or recorder.looked or any(call.draws for call in recorder.calls):
+        if not stays or recorder.read_values or any(call.uses_rng for call in recorder.calls):
             return None
         writer = _CodeGenerator(recorder.calls)
         source = writer.source(tensors, first)
         script = Script(_compiled(source), writer.given, first, state)
         places = [tensor.new_empty((2, *tensor.shape)) for tensor in tensors]
         for _ in range(2):
-            put_back(state, before)
+            restore_tensors(state, before)
             begin = time.perf_counter()
             found = script.run(places)
             took = time.perf_counter() - begin
-            if found is None or not agree([found, *state], [losses, *after]):
+            if found is None or not all_close([found, *state], [losses, *after]):
                 return None
         # The first time it was made ready, too.
         script.n_at_once = max(1, int(2 * _AT_ONCE_S / took))
@@ -161,7 +160,7 @@ def write_script(
         return None
     finally:
         rule.recall(memory)
-        put_back(state, before)
+        restore_tensors(state, before)
     return script
 
 
@@ -202,13 +201,13 @@ class _CodeGenerator:
 
     def _statement(self, call: Call) -> str:
         # What only checks, TorchScript leaves out.
-        if call.func.namespace != "aten" or not (call.results or call.written):
+        if call.func.namespace != "aten" or not (call.outputs or call.mutated):
             raise _WordlessError
         arguments = [self._literal(argument) for argument in call.args]
         arguments += [f"{key}={self._literal(value)}" for key, value in call.kwargs.items()]
         line = f"torch.ops.aten.{call.name}({', '.join(arguments)})"
         # What works in place gives what it was given.
-        if all(id(tensor) in self.names for tensor in call.results):
+        if all(id(tensor) in self.names for tensor in call.outputs):
             return line
         several = isinstance(call.result, list | tuple)
         results = [*call.result] if several else [call.result]

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from torchreg.engine.capture.python_state import obstacle
-from torchreg.engine.data.tables import LazyRows, batch_sizes, width_of
+from torchreg.engine.capture import find_capture_blocker
+from torchreg.engine.data import LazyRows, compute_batch_sizes, count_columns
 from torchreg.engine.spec.train_task import TrainTask
 from torchreg.optim.base import rule_signature
 from torchreg.optim.lbfgs import LBFGS
@@ -91,7 +91,7 @@ def stack_signature(task: TrainTask, known: dict[Hashable, StackTraits] | None =
     rule = task.optimizer.flat_optimizer(device)
     if rule is None or isinstance(rule, LBFGS):
         raise UnstackableError(f"optimizer {task.optimizer.name!r} moves one network at a time")
-    sizes = batch_sizes(len(task.training.t), task.batch_size)
+    sizes = compute_batch_sizes(len(task.training.t), task.batch_size)
     whole = task.batch_size >= len(task.training.t)
     exact = task.uses_rng or not loss.per_row or traits.mixes_rows
     return (
@@ -101,7 +101,7 @@ def stack_signature(task: TrainTask, known: dict[Hashable, StackTraits] | None =
         (
             device,
             task.training.t.dtype,
-            width_of(task.training.x),
+            count_columns(task.training.x),
             task.training.t.shape[1],
         ),
         (whole, task.batch_size if not whole else 0, len(sizes), tuple(sizes) if exact else ()),
@@ -124,7 +124,7 @@ def _traits_of(task: TrainTask, known: dict[Hashable, StackTraits]) -> StackTrai
 
 def _look_at(network: nn.Module, function: Callable[..., Any]) -> StackTraits:
     dtypes = {p.dtype for p in network.parameters() if p.requires_grad}
-    why = obstacle(network, function)
+    why = find_capture_blocker(network, function)
     return StackTraits(len(dtypes) > 1, why, _mixes_rows(network), _architecture(network))
 
 

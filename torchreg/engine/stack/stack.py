@@ -12,16 +12,23 @@ import torch
 from torch import Tensor
 
 from torchreg._utils import rng_lock
-from torchreg.engine.capture.gradient import CompiledGradient, EagerGradient, Evaluation, put_back
-from torchreg.engine.capture.recorder import memory_of
-from torchreg.engine.data.stacked_loader import (
-    StackedLoader,
-    all_rows,
-    generators_for,
-    rows_in_pieces,
-    rows_of,
+from torchreg.engine.capture import (
+    CompiledGradient,
+    EagerGradient,
+    EagerLoss,
+    restore_tensors,
+    storage_id,
 )
-from torchreg.engine.data.tables import Batch, Table, rows_in
+from torchreg.engine.data import (
+    Batch,
+    StackedLoader,
+    Table,
+    make_generators,
+    rows_per_chunk,
+    select_table,
+    stack_tables,
+    stack_tables_in_chunks,
+)
 from torchreg.engine.spec.module_tensors import ensure_eval, named_tensors
 from torchreg.engine.spec.train_task import TrainTask, reraise_interrupt
 from torchreg.engine.stack.grouping import size_of, widest, width_in_numbers
@@ -117,17 +124,19 @@ class Stack:
     def _new_generators(self) -> list[torch.Generator]:
         """Give each network a generator that is where its order of rows begins."""
         tasks = self.tasks
-        return generators_for([p.seed for p in tasks], [p.training for p in tasks])
+        return make_generators([p.seed for p in tasks], [p.training for p in tasks])
 
     def _prepare(self) -> None:
         """Lay rows, parameters and gradients out for the networks that there are."""
         tasks = self.tasks
         tables = [own[0] for own in self.tables]
         sizes = [task.batch_size for task in tasks]
-        self.deal = StackedLoader(tables, sizes, self.generators, turned=self.features_first)
+        self.deal = StackedLoader(
+            tables, sizes, self.generators, features_first=self.features_first
+        )
         # A lone batch that is not full by name is dealt out anew, as it is alone.
         is_whole = all(n >= len(table.t) for n, table in zip(sizes, tables, strict=True))
-        self.whole = all_rows(tables, turned=self.features_first) if is_whole else None
+        self.whole = stack_tables(tables, features_first=self.features_first) if is_whole else None
         self.slope = torch.empty_like(self.params)
         networks = [task.network for task in tasks]
         shapes = {name: p.shape for name, p in networks[0].named_parameters()}
@@ -149,18 +158,22 @@ class Stack:
         )
         taped = EagerGradient(self.objective, list(leaves.values()), out)
         draws = tasks[0].uses_rng
-        n_steps = self.n_epochs * len(self.deal.widths)
+        n_steps = self.n_epochs * len(self.deal.batch_widths)
         self.may_script = self._may_script()
         self.written: Script | None = None
         self.captured = CompiledGradient(
-            taped, draws=draws, whole=self.whole, n_steps=n_steps, by_torch=self.may_script
+            taped, uses_rng=draws, full_batch=self.whole, n_steps=n_steps, by_torch=self.may_script
         )
         self.validation: list[Batch] = []
         if tasks[0].validation is not None:
             held = [own[1] for own in self.tables]
-            at_once = rows_in(_EVALUATED, len(tasks) * widest(tasks[0]))
-            self.validation = rows_in_pieces(held, at_once, turned=self.features_first)
-            self.loss_of = CompiledGradient(Evaluation(self.objective), draws=draws, whole=None)
+            at_once = rows_per_chunk(_EVALUATED, len(tasks) * widest(tasks[0]))
+            self.validation = stack_tables_in_chunks(
+                held, at_once, features_first=self.features_first
+            )
+            self.loss_of = CompiledGradient(
+                EagerLoss(self.objective), uses_rng=draws, full_batch=None
+            )
 
     def _values(self) -> tuple[Tensor, dict[str, Tensor]]:
         """Copy all parameters and buffers."""
@@ -175,7 +188,7 @@ class Stack:
         with self.rng_lock:
             trial = StackVerifier(self.tasks)
             for number, (batch, counts, raw) in enumerate(self._batches_to_try()):
-                own = partial(rows_of, raw, counts=counts, turned=self.features_first)
+                own = partial(select_table, raw, counts=counts, features_first=self.features_first)
                 if number == 0:
                     trial.check_batching_rules(own(0))
                 losses = self.captured(batch)
@@ -188,8 +201,8 @@ class Stack:
                 self._restore(before)
             if self.validation:
                 evaluated, again = self.evaluate() or [], self.evaluate()
-                if self.loss_of.obstacle is not None:
-                    raise NotStackableError(self.loss_of.obstacle)
+                if self.loss_of.capture_blocker is not None:
+                    raise NotStackableError(self.loss_of.capture_blocker)
                 # What draws even while it is evaluated cannot be compared.
                 if evaluated == again or not draws:
                     trial.check_evaluation(evaluated)
@@ -199,13 +212,19 @@ class Stack:
         """Give a batch of each width, padded and not; beside it, how its rows come to a network."""
         tables = [task.training for task in self.tasks]
         if self.whole is not None:
-            yield self.whole, self.deal.counts[0], all_rows(tables, turned=self.features_first)
+            yield (
+                self.whole,
+                self.deal.batch_counts[0],
+                stack_tables(tables, features_first=self.features_first),
+            )
             return
         sizes = [task.batch_size for task in self.tasks]
 
         def deal(tables: Sequence[Table]) -> Iterator[tuple[Batch, list[int]]]:
             generators = self._new_generators()
-            return StackedLoader(tables, sizes, generators, turned=self.features_first).batches()
+            return StackedLoader(
+                tables, sizes, generators, features_first=self.features_first
+            ).batches()
 
         dealt = [deal([own[0] for own in self.tables]), *([deal(tables)] if self.leading else [])]
         known = set()
@@ -218,15 +237,15 @@ class Stack:
 
     def _restore(self, values: tuple[Tensor, dict[str, Tensor]]) -> None:
         params, fixed = values
-        put_back([self.params, *self.fixed.values()], [params, *fixed.values()])
+        restore_tensors([self.params, *self.fixed.values()], [params, *fixed.values()])
 
     def _require_program(self) -> None:
-        if self.captured.obstacle is not None:
-            raise NotStackableError(self.captured.obstacle)
-        if not self.captured.written:
+        if self.captured.capture_blocker is not None:
+            raise NotStackableError(self.captured.capture_blocker)
+        if not self.captured.mutated_tensors:
             return
-        own = {memory_of(tensor) for tensor in [self.params, *self.fixed.values()]}
-        if any(memory_of(tensor) not in own for tensor in self.captured.written):
+        own = {storage_id(tensor) for tensor in [self.params, *self.fixed.values()]}
+        if any(storage_id(tensor) not in own for tensor in self.captured.mutated_tensors):
             raise NotStackableError("it changes a tensor that is no parameter and no buffer")
 
     def lend(self) -> None:

@@ -8,9 +8,8 @@ from collections.abc import Callable, Mapping, Sequence
 import torch
 from torch import Tensor
 
-from torchreg.engine.capture.gradient import EagerGradient, Evaluation, agree
-from torchreg.engine.capture.recorder import Call, Recorder
-from torchreg.engine.data.tables import Batch, ordered_batches
+from torchreg.engine.capture import Call, EagerGradient, EagerLoss, Recorder, all_close
+from torchreg.engine.data import Batch, iter_batches
 from torchreg.engine.spec.objective import Objective
 from torchreg.engine.spec.train_task import TrainTask
 
@@ -54,12 +53,12 @@ class StackVerifier:
             with torch.no_grad(), Recorder() as recorder:
                 objective.of(batch)
             for call in recorder.calls:
-                if call.given and not any(_has_kernel(call, key) for key in _FOR_MANY):
+                if call.inputs and not any(_has_kernel(call, key) for key in _FOR_MANY):
                     raise NotStackableError(f"torch has no {call.name} for many networks at once")
 
     def check_step(
         self,
-        rows_of: Callable[[int], Batch],
+        select_table: Callable[[int], Batch],
         counts: Sequence[int],
         losses: Tensor,
         slope: Tensor,
@@ -69,7 +68,7 @@ class StackVerifier:
 
         Parameters
         ----------
-        rows_of : callable
+        select_table : callable
             Gives the batch of one network.
         counts : sequence of int
             How many rows each has.
@@ -86,7 +85,7 @@ class StackVerifier:
             network = objective.network
             parameters = [p for p in network.parameters() if p.requires_grad]
             taped = EagerGradient(objective, parameters, ())
-            loss, gradients = taped.compute(rows_of(place))
+            loss, gradients = taped.compute(select_table(place))
             expected = [loss.detach(), torch.cat([g.reshape(-1) for g in gradients])]
             came = [losses[place], slope[place]]
             tensors = dict([*network.named_parameters(), *network.named_buffers()])
@@ -94,7 +93,7 @@ class StackVerifier:
                 expected.append(tensors[name].detach())
                 came.append(values[place])
             # One whose loss is not finite is refused with its first step, wherever it trains.
-            if torch.isfinite(loss) and not agree(came, expected):
+            if torch.isfinite(loss) and not all_close(came, expected):
                 raise NotStackableError("in a stack it does not compute what it computes alone")
 
     def check_evaluation(self, losses: Sequence[float]) -> None:
@@ -111,10 +110,10 @@ class StackVerifier:
         """
         tables = [p.validation for p in self.tasks if p.validation is not None]
         for place in _some([len(table.t) for table in tables]):
-            evaluation, table = Evaluation(self._alone(place)), tables[place]
-            total = sum(evaluation(batch) * len(batch.t) for batch in ordered_batches(table))
+            evaluation, table = EagerLoss(self._alone(place)), tables[place]
+            total = sum(evaluation(batch) * len(batch.t) for batch in iter_batches(table))
             loss = torch.as_tensor(total / len(table.t))
-            if torch.isfinite(loss) and not agree([loss.new_tensor(losses[place])], [loss]):
+            if torch.isfinite(loss) and not all_close([loss.new_tensor(losses[place])], [loss]):
                 raise NotStackableError("in a stack it is not evaluated as it is alone")
 
     def _alone(self, place: int) -> Objective:

@@ -14,7 +14,7 @@ from torch.func import vmap
 from torch.overrides import TorchFunctionMode
 
 from torchreg._serialization.known_layers import CONSTANTS
-from torchreg.engine.data.tables import Batch
+from torchreg.engine.data import Batch
 from torchreg.engine.spec.objective import Objective
 from torchreg.engine.spec.outputs import loss_of_each_row, mean_loss
 from torchreg.losses import Loss

@@ -14,7 +14,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
-from torchreg.engine.data.tables import Batch
+from torchreg.engine.data import Batch
 from torchreg.engine.spec.train_task import Observer, TaskResult, TrainResult, TrainTask
 from torchreg.engine.train.best_weights import BestWeights, Trail
 from torchreg.engine.train.curves import Curves

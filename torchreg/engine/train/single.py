@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from torchreg._utils import generator_states, rng_lock, set_generator_states
-from torchreg.engine.capture.gradient import CompiledGradient, Evaluation
-from torchreg.engine.data.tables import Batch, batch_sizes, ordered_batches, shuffled_batches
+from torchreg.engine.capture import CompiledGradient, EagerLoss
+from torchreg.engine.data import Batch, compute_batch_sizes, iter_batches, iter_shuffled_batches
 from torchreg.engine.spec.objective import Objective
 from torchreg.engine.spec.train_task import TrainTask
 from torchreg.engine.train.lr_groups import stacked_schedule_of
@@ -35,7 +35,7 @@ class SingleBackend:
         self.task, self.network = task, task.network
         self.objective = Objective(task.network, task.loss, task.protect_input)
         n = len(task.training.t)
-        self.sizes = batch_sizes(n, min(task.batch_size, n))
+        self.sizes = compute_batch_sizes(n, min(task.batch_size, n))
         self.whole = task.training.whole() if task.batch_size >= n else None
         self.device = task.training.t.device
         self.generator = torch.Generator().manual_seed(task.seed)
@@ -62,7 +62,7 @@ class SingleBackend:
 
     def batches(self) -> Iterator[tuple[Batch, list[int]]]:
         """Deal all rows out in a fresh random order."""
-        for batch in shuffled_batches(self.task.training, self.sizes, self.generator):
+        for batch in iter_shuffled_batches(self.task.training, self.sizes, self.generator):
             yield batch, [len(batch.t)]
 
     def step(self, batch: Batch, on_loss: OnLoss) -> None:
@@ -105,7 +105,7 @@ class SingleBackend:
         if table is None or self.loss_of is None:
             return None
         total = 0.0
-        for batch in ordered_batches(table):
+        for batch in iter_batches(table):
             with self.rng_lock:
                 total += float(self.loss_of(batch)) * len(batch.t)
         return [total / len(table.t)]
@@ -115,8 +115,10 @@ class SingleBackend:
         if self.listener is not None:
             return self._show
         n_epochs = self.task.max_epochs
-        evaluation = Evaluation(self.objective)
-        return CompiledGradient(evaluation, draws=self.task.uses_rng, whole=None, n_steps=n_epochs)
+        evaluation = EagerLoss(self.objective)
+        return CompiledGradient(
+            evaluation, uses_rng=self.task.uses_rng, full_batch=None, n_steps=n_epochs
+        )
 
     def _show(self, batch: Batch) -> float:
         """Evaluate validation rows before a listener's eyes."""

@@ -18,7 +18,7 @@ from skorch.dataset import Dataset
 from torch import Tensor, nn
 
 from torchreg._utils import did_you_mean
-from torchreg.engine.data.tables import Batch
+from torchreg.engine.data import Batch
 from torchreg.engine.spec.objective import trainable_parameters
 from torchreg.engine.spec.train_task import EpochRecord, TrainResult
 from torchreg.optim.schedules import ScheduleSpec

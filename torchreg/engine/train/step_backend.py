@@ -7,7 +7,7 @@ from typing import Any, Protocol
 
 from torch import Tensor
 
-from torchreg.engine.data.tables import Batch
+from torchreg.engine.data import Batch
 from torchreg.engine.train.lr_groups import StackedLRSchedule
 
 #: Hears the loss of each network on a batch, shape (n_networks,) or (), and its predictions where

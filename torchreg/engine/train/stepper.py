@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map_only
 
-from torchreg.engine.capture.gradient import CompiledGradient, EagerGradient
-from torchreg.engine.data.tables import Batch
+from torchreg.engine.capture import CompiledGradient, EagerGradient
+from torchreg.engine.data import Batch
 from torchreg.engine.spec.objective import Objective, trainable_parameters
 from torchreg.engine.spec.train_task import BatchObserver
 from torchreg.engine.train.step_backend import OnLoss
@@ -91,14 +91,14 @@ class VectorStepper:
         taped = EagerGradient(objective, parameters, views)
         # A step of L-BFGS is many evaluations.
         few = None if isinstance(rule, LBFGS) else n_steps
-        self.captured = CompiledGradient(taped, draws=draws, whole=whole, n_steps=few)
+        self.captured = CompiledGradient(taped, uses_rng=draws, full_batch=whole, n_steps=few)
 
     @property
     def execution_mode(self) -> str:
         """How the steps are computed, and why, in words."""
-        if self.captured.obstacle is None:
+        if self.captured.capture_blocker is None:
             return "The steps were captured once and repeated."
-        return f"The steps ran eagerly, because {self.captured.obstacle}."
+        return f"The steps ran eagerly, because {self.captured.capture_blocker}."
 
     def step(self, batch: Batch, on_loss: OnLoss) -> None:
         """Take one step down the loss of a batch."""
@@ -123,13 +123,13 @@ class VectorStepper:
 
     def memory(self) -> dict[str, Any]:
         """Give what the rule remembers, and why steps became ordinary ones, if they did."""
-        return {"rule": self.rule.memory(), "obstacle": self.captured.obstacle}
+        return {"rule": self.rule.memory(), "obstacle": self.captured.capture_blocker}
 
     def recall(self, memory: dict[str, Any]) -> None:
         """Remember what :meth:`memory` gave; the weights are put back by others."""
         device = self.params.device
         self.rule.recall(tree_map_only(Tensor, lambda t: t.to(device), memory["rule"]))
-        self.captured.obstacle = memory["obstacle"]
+        self.captured.capture_blocker = memory["obstacle"]
 
     def release(self) -> None:
         """Give each parameter memory of its own; a view would pickle the whole vector."""
