@@ -5,14 +5,15 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
+
+from filelock import FileLock, Timeout
 
 from torchreg._serialization.allowlist import ImportAllowlist
 from torchreg._serialization.atomic_write import remove_leftovers
 from torchreg._serialization.container import read_file, write_file
-from torchreg._serialization.file_lock import FileLock
 from torchreg._serialization.values import Reader, Writer
 from torchreg.exceptions import CheckpointError, FileError
 
@@ -115,9 +116,11 @@ def _opened(
     path: Path, description: Callable[[], dict[str, str]], seed: Callable[[], int]
 ) -> Iterator[Checkpoint]:
     with ExitStack() as held:
+        lock = FileLock(path.with_name(f"{path.name}.lock"), blocking=False)
         try:
-            held.enter_context(FileLock(path.with_name(f"{path.name}.lock")))
-        except BlockingIOError as error:
+            os.stat(path.parent)  # filelock would create a missing folder.
+            held.enter_context(lock)
+        except Timeout as error:
             raise CheckpointError(
                 f"The checkpoint {str(path)!r} is in use by another fit that is still running. "
                 "Give each fit a path of its own."
@@ -127,6 +130,7 @@ def _opened(
                 f"The checkpoint {str(path)!r} cannot be written: {error}. Give the path of a file "
                 "in a folder that exists and can be written to."
             ) from error
+        held.callback(_remove, lock.lock_file)
         remove_leftovers(path)
         if path.exists():
             yield _read(path, description())
@@ -135,6 +139,12 @@ def _opened(
         # If it cannot be written, it is better to know before the training.
         checkpoint.write(None)
         yield checkpoint
+
+
+def _remove(lock_file: str) -> None:
+    """Remove a lock file while it is locked; filelock does not lock a file without a name."""
+    with suppress(OSError):  # Windows removes no open file; there filelock removes it.
+        os.unlink(lock_file)
 
 
 def _read(path: Path, description: dict[str, str]) -> Checkpoint:
