@@ -15,7 +15,7 @@ from torch import nn
 
 from tests._stacks import job_of
 from torchreg import TorchRegressor
-from torchreg._parallel.fit_batcher import run_fits
+from torchreg._parallel import run_fits
 from torchreg.engine.build.drafts import Mould, draft_of, give_containers
 from torchreg.engine.build.fit_job import PreparedFit
 from torchreg.engine.build.fit_result import FitResult

@@ -23,7 +23,7 @@ from torchreg._estimator.params import as_callbacks, seed_from
 from torchreg._estimator.scoring import ScoreMixin
 from torchreg._estimator.sklearn_compat import Interval, callback_management_context
 from torchreg._estimator.validation import DATA_ATTRIBUTES, check_prediction_data, to_input_format
-from torchreg._parallel.fit_batcher import run_fits
+from torchreg._parallel import run_fits
 from torchreg._persistence.export_mixin import GraphMixin
 from torchreg._persistence.save_mixin import SavingMixin
 from torchreg._utils import restore_torch_state

@@ -1,4 +1,4 @@
-"""The joblib backend whose tasks train their networks together."""
+"""The joblib backend that trains the networks of different tasks together."""
 
 from __future__ import annotations
 
@@ -10,70 +10,70 @@ from typing import Any
 
 from joblib.parallel import FallbackToBackend, ParallelBackendBase, SequentialBackend
 
-from torchreg._parallel.fit_batcher import is_training
-from torchreg._parallel.tasks import ParallelCall, Task
-from torchreg._parallel.worker_pool import MOST, WorkerPool, current_pool
+from torchreg._parallel import (
+    MAX_WORKERS,
+    ParallelCall,
+    Task,
+    WorkerPool,
+    current_pool,
+    is_training,
+)
 
-#: Seconds between two looks of the thread that waits for its tasks. A wait without an end hears no
-#: Ctrl-C on Windows.
-_LOOK_S = 0.1
-#: Bytes of data that the tasks in flight are given together, at most, where ``n_jobs`` leaves their
-#: number open: each may copy its rows, and hold them until all are there.
-_DATA = 2**30
+#: Seconds after which a wait is repeated. On Windows Ctrl-C does not interrupt an endless wait.
+_WAIT_S = 0.1
 
 
 class _WarningFilters:
-    """What the filters of warnings were before the first of several searches.
+    """Restores the filters of warnings after the last of several concurrent searches.
 
-    Tasks copy and put back the filters, which all threads share, in one another's midst.
+    All threads share the filters, and tasks that copy and restore them interleave.
     """
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._n_searches = 0
 
-    def keep(self) -> None:
-        """Remember them, if no other search runs."""
+    def save(self) -> None:
+        """Save the filters, if no other search runs."""
         with self._lock:
             if not self._n_searches:
-                self._kept = warnings.catch_warnings()
-                self._kept.__enter__()
+                self._saved = warnings.catch_warnings()
+                self._saved.__enter__()
             self._n_searches += 1
 
-    def put_back(self) -> None:
-        """Put them back, after the last of the searches."""
+    def restore(self) -> None:
+        """Restore the filters, if no other search runs."""
         with self._lock:
             self._n_searches -= 1
             if not self._n_searches:
-                self._kept.__exit__(None, None, None)
+                self._saved.__exit__(None, None, None)
 
 
 _filters = _WarningFilters()
 
 
 class TorchregBackend(ParallelBackendBase):
-    """Runs tasks in threads, and trains together the networks that they fit.
+    """joblib backend that runs tasks in threads and trains their networks together.
 
-    For ``joblib.parallel_config(backend="torchreg")``. Each fit of a
-    :class:`~torchreg.TorchRegressor` inside a task waits until every task in flight has come to
-    one, or has ended; then networks of one architecture are trained as one stack. Everything else
-    in a task runs as it would in a thread of joblib's.
+    Use it with ``joblib.parallel_config(backend="torchreg")``. Each fit of a
+    :class:`~torchreg.TorchRegressor` inside a task waits until every other task has reached a fit
+    or has ended; then networks of one architecture are trained as one stack. Everything else in a
+    task runs as in joblib's threading backend.
 
     Parameters
     ----------
     nesting_level : int or None, default=None
-        How many calls of ``joblib.Parallel`` there are around.
+        The number of enclosing calls of ``joblib.Parallel``.
     **options : dict
-        As every backend of joblib.
+        Passed to joblib's base class.
 
     Notes
     -----
-    ``n_jobs`` is the number of tasks in flight at once. ``None``, as scikit-learn's ``n_jobs``
-    is unless it is set, and negative numbers are as many as there are, up to 256: a task waits
-    for most of its time, and the more fits wait, the more are trained together. They are fewer
-    where the data of all of them together would be more than a gibibyte, since each holds its
-    rows. Tasks inside tasks belong to the same meeting, and count as they do; the task around
-    them, which waits for them, does not.
+    ``n_jobs`` is the number of tasks in flight. ``None`` (scikit-learn's default) and negative
+    numbers mean as many as there are tasks, up to 256, because a task mostly waits, and more fits
+    at a time make larger stacks. It is then lowered so that the data passed to the tasks in flight
+    take at most one gibibyte, because each task may copy its rows. Nested calls share the threads;
+    their tasks count towards ``n_jobs``, and a task that waits for its nested tasks does not.
 
     Examples
     --------
@@ -88,134 +88,137 @@ class TorchregBackend(ParallelBackendBase):
     {'lr': 0.1}
     """
 
-    default_n_jobs = MOST
+    default_n_jobs = MAX_WORKERS
     uses_threads = True
     supports_sharedmem = True
     supports_retrieve_callback = True
 
+    #: Bytes of data that are passed to all tasks in flight, at most, unless ``n_jobs`` is given.
+    max_bytes = 2**30
+
     def __init__(self, nesting_level: int | None = None, **options: Any) -> None:
         super().__init__(nesting_level=nesting_level, **options)
-        self._crew: WorkerPool | None = None
+        self._pool: WorkerPool | None = None
         self._call: ParallelCall | None = None
-        self._outermost = False
-        self._is_open = False
-        self._submits = False
+        self._owns_pool = False
+        self._is_unlimited = False
+        self._is_submitting = False
 
     def effective_n_jobs(self, n_jobs: int | None = None) -> int:
-        """Give the number of tasks in flight at once.
+        """Return the number of tasks in flight.
 
         Raises
         ------
         ValueError
-            If it is 0.
+            If ``n_jobs`` is 0.
         """
         if n_jobs == 0:
             raise ValueError("n_jobs=0 was given; expected None, or a number other than 0.")
-        return MOST if n_jobs is None or n_jobs < 0 else min(n_jobs, MOST)
+        return MAX_WORKERS if n_jobs is None or n_jobs < 0 else min(n_jobs, MAX_WORKERS)
 
     def configure(self, n_jobs: int | None = None, parallel: Any = None, **options: Any) -> int:
-        """Get ready for a call of ``joblib.Parallel``, and give the number of tasks in flight."""
+        """Prepare a call of ``joblib.Parallel``, and return the number of tasks in flight."""
         limit = self.effective_n_jobs(n_jobs)
-        self._is_open = limit == MOST
+        self._is_unlimited = limit == MAX_WORKERS
         if limit == 1 or is_training():
-            # A callback cannot wait for other fits: they may wait for what its training holds.
+            # A callback must not wait for fits that may wait for the end of its training.
             raise FallbackToBackend(SequentialBackend(nesting_level=self.nesting_level))
         if self._call is not None:
-            # Another call uses this one: that which was given to parallel_config, as a rule.
+            # This instance already serves another call: parallel_config shares it.
             raise FallbackToBackend(TorchregBackend(nesting_level=self.nesting_level))
         self.parallel = parallel
-        crew = current_pool()
-        self._outermost = crew is None
-        self._crew = WorkerPool(limit) if crew is None else crew
-        self._call = self._crew.open(limit, depth=self.nesting_level or 0)
+        pool = current_pool()
+        self._owns_pool = pool is None
+        self._pool = WorkerPool(limit) if pool is None else pool
+        self._call = self._pool.open_call(limit, depth=self.nesting_level or 0)
         return limit
 
     def get_nested_backend(self) -> tuple[ParallelBackendBase, int | None]:
-        """Give the backend of calls inside a task: such a one, at the same meeting."""
+        """Return the backend of calls inside a task, which share the pool."""
         return TorchregBackend(nesting_level=(self.nesting_level or 0) + 1), None
 
     def start_call(self) -> None:
-        """Hear that tasks are going to be submitted."""
-        if self._outermost and self._crew is not None:
-            self._submits = True
-            self._crew.come()
-            _filters.keep()
+        """Prepare the submission of tasks."""
+        if self._owns_pool and self._pool is not None:
+            self._is_submitting = True
+            self._pool.activate()
+            _filters.save()
 
     def stop_call(self) -> None:
-        """Hear that all tasks have ended, or will not be waited for."""
-        if self._submits and self._crew is not None:
-            self._submits = False
-            _filters.put_back()
-            self._crew.go()
+        """Clean up after the last task."""
+        if self._is_submitting and self._pool is not None:
+            self._is_submitting = False
+            _filters.restore()
+            self._pool.deactivate()
 
     def submit(
         self, func: Callable[[], Any], callback: Callable[[Task], object] | None = None
     ) -> Task:
-        """Run a task in a thread, as soon as there is room for it."""
-        crew, call = self._crew, self._call
-        if crew is None or call is None:  # The call was aborted just now.
+        """Run a task in a thread, as soon as one is available."""
+        pool, call = self._pool, self._call
+        if pool is None or call is None:  # The call was aborted by an interrupt.
             raise KeyboardInterrupt
-        n_bytes = _bytes_given(func)
-        if self._is_open and n_bytes:
-            crew.restrict(max(2, _DATA // n_bytes))
-        return crew.submit(call, func, callback)
+        n_bytes = _n_bytes_of_arguments(func)
+        if self._is_unlimited and n_bytes:
+            pool.limit_workers(max(2, self.max_bytes // n_bytes))
+        return pool.submit(call, func, callback)
 
-    #: Its name before joblib 1.4.
+    #: The name before joblib 1.4.
     apply_async = submit
 
     def retrieve_result_callback(self, out: Task) -> Any:
-        """Give the result of a task that has ended, or raise its error."""
+        """Return the result of a task that is done, or raise its error."""
         return out.get()
 
     @contextmanager
     def retrieval_context(self) -> Iterator[None]:
-        """Let the calling thread wait for its tasks.
+        """Wait for the tasks of this call.
 
-        joblib looks for results every hundredth of a second; hundreds of tasks that do so keep
-        a core busy. So all results are waited for here, where they are wanted as a list.
+        joblib polls for results every 10 ms, and hundreds of nested calls that poll keep a core
+        busy. So this waits for all results, unless they are streamed.
         """
-        crew, call = self._crew, self._call
-        assert crew is not None
+        pool, call = self._pool, self._call
+        assert pool is not None
         assert call is not None
-        crew.begin_to_wait(call)
+        pool.begin_wait(call)
         try:
             streams = getattr(self.parallel, "return_generator", False)
             if not streams and self.parallel.timeout is None:
-                while not call.over.wait(_LOOK_S):
+                while not call.done.wait(_WAIT_S):
                     continue
             if call.error is not None:
                 raise call.error
-            if crew.meeting.ended:
+            if pool.batcher.cancelled:
                 raise KeyboardInterrupt
             yield
         finally:
-            crew.end_to_wait(call)
+            pool.end_wait(call)
 
     def abort_everything(self, ensure_ready: bool = True) -> None:
-        """Drop what has not begun; the outermost call ends the meeting and all its tasks."""
-        if self._outermost and self._crew is not None:
-            # Before stop_call, after which no task is to change the filters of warnings.
-            self._crew.end()
+        """Cancel queued tasks; the outermost call also cancels pending fits and trainings."""
+        if self._owns_pool and self._pool is not None:
+            # Before stop_call, after which no task may change the filters of warnings.
+            self._pool.shutdown()
         self.stop_call()
         self.terminate()
         if ensure_ready:
             self.configure(n_jobs=self.parallel.n_jobs, parallel=self.parallel)
 
     def terminate(self) -> None:
-        """End the call, and with the outermost one its threads."""
-        crew, call = self._crew, self._call
-        self._crew = self._call = None
-        if crew is not None and call is not None:
-            crew.close(call)
-            if self._outermost:
-                crew.end()
+        """End the call; the outermost call also ends the threads."""
+        pool, call = self._pool, self._call
+        self._pool = self._call = None
+        if pool is not None and call is not None:
+            pool.close_call(call)
+            if self._owns_pool:
+                pool.shutdown()
 
 
-def _bytes_given(batch: Any) -> int:
-    """Count the bytes of the arrays and tables that joblib's tasks are called with."""
+def _n_bytes_of_arguments(batch: Any) -> int:
+    """Count the bytes of the arrays and tables in the arguments of joblib's tasks."""
     total = 0
     for _, args, kwargs in getattr(batch, "items", ()):
         for value in (*args, *kwargs.values()):
-            size = getattr(value, "size", 0)  # Of a DataFrame or a sparse matrix, too.
+            size = getattr(value, "size", 0)  # DataFrames and sparse matrices have one, too.
             total += getattr(value, "nbytes", 8 * size if isinstance(size, int) else 0)
     return total

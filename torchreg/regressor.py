@@ -30,7 +30,7 @@ from torchreg._estimator.params import (
 from torchreg._estimator.scoring import ScoreMixin
 from torchreg._estimator.sklearn_compat import CallbackSupportMixin, with_callbacks
 from torchreg._estimator.validation import check_prediction_data, to_input_format
-from torchreg._parallel.fit_batcher import run_fit
+from torchreg._parallel import run_fit
 from torchreg._persistence.export_mixin import ExportMixin
 from torchreg._persistence.save_mixin import SavingMixin
 from torchreg._utils import restore_torch_state

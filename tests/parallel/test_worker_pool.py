@@ -1,4 +1,4 @@
-"""Threads run every task once, so many at a time as they may, and are gone in the end."""
+"""The pool runs every task once, at most as many at once as allowed, and joins its threads."""
 
 from __future__ import annotations
 
@@ -11,43 +11,41 @@ from typing import Any
 import pytest
 
 from tests._deadline import within
-from torchreg._parallel.tasks import ParallelCall, Task, TaskError
-from torchreg._parallel.worker_pool import WorkerPool, current_pool
+from torchreg._parallel import ParallelCall, Task, TaskError, WorkerPool, current_pool
 
 Function = Callable[[], Any]
 
 
 def run(
-    crew: WorkerPool, functions: list[Function], *, limit: int = 256, depth: int = 0
+    pool: WorkerPool, functions: list[Function], *, limit: int = 256, depth: int = 0
 ) -> list[Task]:
     """Run functions as one call, and wait for all of them."""
-    call = crew.open(limit, depth)
-    tasks = [crew.submit(call, function, None) for function in functions]
-    wait_for(crew, call)
-    crew.close(call)
+    call = pool.open_call(limit, depth)
+    tasks = [pool.submit(call, function, None) for function in functions]
+    wait_for(pool, call)
+    pool.close_call(call)
     return tasks
 
 
-def wait_for(crew: WorkerPool, call: ParallelCall) -> None:
-    """Wait as a thread at work does, if the calling one is."""
-    if current_pool() is None:
-        assert call.over.wait(30)
-        return
-    crew.begin_to_wait(call)
-    assert call.over.wait(30)
-    crew.end_to_wait(call)
+def wait_for(pool: WorkerPool, call: ParallelCall) -> None:
+    """Wait for a call, as a nested one if the calling thread is a worker."""
+    if current_pool() is not None:
+        pool.begin_wait(call)
+    assert call.done.wait(30)
+    if current_pool() is not None:
+        pool.end_wait(call)
 
 
-def wait_until(holds: Callable[[], bool]) -> None:
-    """Wait for what threads do after they have told the end of their task."""
+def wait_until(condition: Callable[[], bool]) -> None:
+    """Wait for what a worker does after it has finished a task."""
     deadline = time.monotonic() + 10
-    while not holds():
+    while not condition():
         assert time.monotonic() < deadline
         time.sleep(0.001)
 
 
-class Most:
-    """Counts how many are inside at once."""
+class Concurrency:
+    """The number of threads in a block, and its maximum."""
 
     def __init__(self) -> None:
         self.now = self.most = 0
@@ -64,49 +62,58 @@ class Most:
 
 
 @pytest.fixture
-def crew() -> Iterator[WorkerPool]:
-    crew = WorkerPool(8)
-    yield crew
-    crew.end()
-    assert not any(thread.name.startswith("torchreg") for thread in threading.enumerate())
+def pool(no_thread_is_left: None) -> Iterator[WorkerPool]:
+    pool = WorkerPool(8)
+    yield pool
+    pool.shutdown()
 
 
 @within(30)
-def test_every_task_runs_once_and_gives_its_result(crew: WorkerPool) -> None:
-    tasks = run(crew, [lambda n=n: n * n for n in range(1000)])
+def test_every_task_runs_once_and_returns_its_result(pool: WorkerPool) -> None:
+    tasks = run(pool, [lambda n=n: n * n for n in range(1000)])
     assert [task.get() for task in tasks] == [n * n for n in range(1000)]
 
 
 @within(30)
-def test_so_many_run_at_once_as_the_call_and_the_crew_allow(crew: WorkerPool) -> None:
+def test_as_many_tasks_run_at_once_as_the_call_and_the_pool_allow(pool: WorkerPool) -> None:
     for limit, expected in [(3, 3), (8, 8), (100, 8)]:
-        inside, full = Most(), threading.Barrier(expected)
+        inside, full = Concurrency(), threading.Barrier(expected)
 
-        def task(inside: Most = inside, full: threading.Barrier = full) -> None:
+        def task(inside: Concurrency = inside, full: threading.Barrier = full) -> None:
             with inside:
                 full.wait(20)
 
-        run(crew, [task] * (4 * expected), limit=limit)
+        run(pool, [task] * (4 * expected), limit=limit)
         assert inside.most == expected
 
 
 @within(30)
-def test_an_error_is_that_of_its_task_and_tells_where_it_happened(crew: WorkerPool) -> None:
+def test_the_error_of_a_task_names_where_it_was_raised(pool: WorkerPool) -> None:
     def fails() -> None:
         raise ValueError("of this task")
 
-    call = crew.open(8, 0)
-    task = crew.submit(call, fails, None)
-    assert call.over.wait(10)
+    (task,) = run(pool, [fails])
     with pytest.raises(ValueError, match="of this task") as caught:
         task.get()
     assert isinstance(caught.value.__cause__, TaskError)
     assert "in fails" in str(caught.value.__cause__)
-    assert run(crew, [lambda: 1])[0].get() == 1
+    assert run(pool, [lambda: 1])[0].get() == 1
 
 
 @within(30)
-def test_the_deepest_task_goes_first(crew: WorkerPool) -> None:
+def test_the_error_of_a_callback_is_that_of_the_call(pool: WorkerPool) -> None:
+    def callback(task: Task) -> None:
+        raise OSError("in the callback")
+
+    call = pool.open_call(8, 0)
+    pool.submit(call, lambda: 1, callback)
+    assert call.done.wait(10)
+    assert isinstance(call.error, OSError)
+    assert run(pool, [lambda: 2])[0].get() == 2
+
+
+@within(30)
+def test_nested_tasks_run_first() -> None:
     single = WorkerPool(1)
     order: list[str] = []
 
@@ -118,40 +125,13 @@ def test_the_deepest_task_goes_first(crew: WorkerPool) -> None:
         return task
 
     run(single, [outer("first"), outer("second")])
-    single.end()
+    single.shutdown()
     assert order == ["first", *["inner of first"] * 2, "second", *["inner of second"] * 2]
-
-
-@within(30)
-def test_the_meeting_is_never_empty_while_somebody_may_come(crew: WorkerPool) -> None:
-    counts = []
-    leave = crew.meeting.leave
-
-    def watched() -> None:
-        leave()
-        counts.append(crew.meeting._running)
-
-    crew.meeting.leave = watched  # type: ignore[method-assign]
-
-    def deep(depth: int) -> Function:
-        below = [deep(depth + 1)] * 2 if depth < 3 else []
-        return lambda: run(crew, below, depth=depth + 1)
-
-    crew.come()
-    call = crew.open(8, 0)
-    for _ in range(20):
-        crew.submit(call, deep(0), None)
-    crew.begin_to_wait(call)
-    assert call.over.wait(20)
-    crew.end_to_wait(call)
-    assert min(counts) > 0
-    crew.go()
-    wait_until(lambda: counts[-1] == 0)
 
 
 @within(60)
 @pytest.mark.parametrize("seed", range(3))
-def test_calls_inside_calls_all_end_whatever_the_limits(seed: int, crew: WorkerPool) -> None:
+def test_nested_calls_all_end_whatever_their_limits(seed: int, pool: WorkerPool) -> None:
     rng = random.Random(seed)
     done = []
 
@@ -161,100 +141,112 @@ def test_calls_inside_calls_all_end_whatever_the_limits(seed: int, crew: WorkerP
 
         def task() -> int:
             done.append(depth)
-            return 1 + sum(t.get() for t in run(crew, below, limit=limit, depth=depth + 1))
+            return 1 + sum(t.get() for t in run(pool, below, limit=limit, depth=depth + 1))
 
         return task
 
-    (root,) = run(crew, [tree(0)])
+    (root,) = run(pool, [tree(0)])
     assert root.get() == len(done)
-    wait_until(lambda: crew._n_at_work == crew.meeting._running == 0)
+    wait_until(lambda: pool.n_active == pool.batcher.n_running == 0)
 
 
 @within(30)
-def test_the_end_drops_what_has_not_begun_and_tells_who_waits(crew: WorkerPool) -> None:
-    begun, end, told = threading.Event(), threading.Event(), []
+def test_the_batcher_counts_a_running_thread_as_long_as_a_fit_may_arrive(
+    pool: WorkerPool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    counts = []
+    unregister = pool.batcher.unregister
+
+    def recorded() -> None:
+        unregister()
+        counts.append(pool.batcher.n_running)
+
+    monkeypatch.setattr(pool.batcher, "unregister", recorded)
+
+    def deep(depth: int) -> Function:
+        below = [deep(depth + 1)] * 2 if depth < 3 else []
+        return lambda: run(pool, below, depth=depth + 1)
+
+    pool.activate()
+    call = pool.open_call(8, 0)
+    for _ in range(20):
+        pool.submit(call, deep(0), None)
+    pool.begin_wait(call)
+    assert call.done.wait(20)
+    pool.end_wait(call)
+    assert min(counts) > 0
+    pool.deactivate()
+    wait_until(lambda: counts[-1] == 0)
+
+
+@within(30)
+def test_shutdown_cancels_queued_tasks_and_calls_their_callbacks(pool: WorkerPool) -> None:
+    begun, end, finished = threading.Event(), threading.Event(), []
 
     def blocks() -> None:
         begun.set()
         end.wait(20)
 
-    call = crew.open(1, 0)
-    first = crew.submit(call, blocks, told.append)
-    second = crew.submit(call, lambda: 1, told.append)
+    call = pool.open_call(1, 0)
+    first = pool.submit(call, blocks, finished.append)
+    second = pool.submit(call, lambda: 1, finished.append)
     assert begun.wait(10)
     threading.Timer(0.05, end.set).start()
-    crew.end()
+    pool.shutdown()
     assert first.get() is None
     with pytest.raises(KeyboardInterrupt):
         second.get()
-    assert told == [second, first]
-    third = crew.submit(call, lambda: 1, told.append)
+    third = pool.submit(call, lambda: 1, finished.append)
     assert isinstance(third.error, KeyboardInterrupt)
-    assert told == [second, first, third]
+    assert finished == [second, first, third]
 
 
 @within(30)
-def test_the_end_tells_who_waits_for_a_task_that_ctrl_c_took_on_its_way_to_a_thread(
-    crew: WorkerPool, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def interrupted(task: Task) -> None:
-        raise KeyboardInterrupt
-
-    told: list[Task] = []
-    monkeypatch.setattr(crew, "_spawn_worker", interrupted)
-    with pytest.raises(KeyboardInterrupt):
-        crew.submit(crew.open(8, 0), lambda: 1, told.append)
-    crew.end()
-    (task,) = told
-    assert isinstance(task.error, KeyboardInterrupt)
-
-
-@within(30)
-def test_the_end_does_not_wait_for_ever_for_a_task_that_goes_on(
+def test_shutdown_does_not_wait_forever_for_a_running_task(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("torchreg._parallel.worker_pool._SHUTDOWN_TIMEOUT_S", 0.1)
-    crew, end = WorkerPool(), threading.Event()
-    call = crew.open(8, 0)
-    crew.submit(call, lambda: end.wait(20), None)
-    crew.end()
+    monkeypatch.setattr(WorkerPool, "SHUTDOWN_TIMEOUT_S", 0.02)
+    pool, end = WorkerPool(), threading.Event()
+    call = pool.open_call(8, 0)
+    pool.submit(call, lambda: end.wait(20), None)
+    (thread,) = [t for t in threading.enumerate() if t.name.startswith("torchreg")]
+    pool.shutdown()
+    assert thread.is_alive()
     end.set()
-    assert call.over.wait(10)
-
-
-def names() -> list[str]:
-    return [t.name for t in threading.enumerate() if t.name.startswith("torchreg")]
+    thread.join(10)
+    assert call.done.is_set()
 
 
 @within(30)
-def test_the_end_waits_for_threads_that_were_started_just_now() -> None:
-    for _ in range(50):
-        crew = WorkerPool()
-        call = crew.open(256, 0)
+def test_shutdown_joins_threads_that_were_just_started() -> None:
+    for _ in range(20):
+        pool = WorkerPool()
+        call = pool.open_call(256, 0)
         for _ in range(10):
-            crew.submit(call, lambda: threading.current_thread(), None)
-        crew.end()
-        assert not names()
+            pool.submit(call, threading.current_thread, None)
+        pool.shutdown()
+        assert not [t for t in threading.enumerate() if t.name.startswith("torchreg")]
 
 
 @within(30)
-def test_the_end_does_not_wait_for_a_thread_that_ctrl_c_kept_from_its_start(
+def test_an_interrupt_while_a_thread_starts_cancels_the_task(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     def interrupted(thread: threading.Thread) -> None:
         raise KeyboardInterrupt
 
-    crew = WorkerPool()
+    pool, finished = WorkerPool(), []
     with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
         patched.setattr(threading.Thread, "start", interrupted)
-        crew.submit(crew.open(8, 0), lambda: 1, None)
-    crew.end()
-    assert not names()
+        pool.submit(pool.open_call(8, 0), lambda: 1, finished.append)
+    pool.shutdown()
+    (task,) = finished
+    assert isinstance(task.error, KeyboardInterrupt)
 
 
 @within(30)
-def test_where_the_system_gives_no_further_thread_those_that_are_there_do_the_work(
-    crew: WorkerPool, monkeypatch: pytest.MonkeyPatch
+def test_existing_threads_do_the_work_if_the_system_allows_no_more(
+    pool: WorkerPool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     begin = threading.Thread.start
     left = [2]
@@ -267,36 +259,15 @@ def test_where_the_system_gives_no_further_thread_those_that_are_there_do_the_wo
         begin(thread)
 
     monkeypatch.setattr(threading.Thread, "start", start)
-    inside = Most()
+    inside = Concurrency()
 
     def task() -> None:
         with inside:
             time.sleep(0.01)
 
-    tasks = run(crew, [task] * 20)
+    tasks = run(pool, [task] * 20)
     assert [task.error for task in tasks] == [None] * 20
     assert inside.most == 2
     other = WorkerPool()
-    call = other.open(8, 0)
     with pytest.raises(RuntimeError, match="start new thread"):
-        other.submit(call, task, None)
-
-
-@within(30)
-def test_an_error_of_who_hears_of_the_end_is_not_lost(crew: WorkerPool) -> None:
-    def callback(task: Task) -> None:
-        raise OSError("no one listens")
-
-    call = crew.open(8, 0)
-    crew.submit(call, lambda: 1, callback)
-    assert call.over.wait(10)
-    assert isinstance(call.error, OSError)
-    assert run(crew, [lambda: 2])[0].get() == 2
-
-
-@within(30)
-def test_a_result_can_be_waited_for(crew: WorkerPool) -> None:
-    begin = threading.Event()
-    task = crew.submit(crew.open(8, 0), lambda: begin.wait(20), None)
-    threading.Timer(0.02, begin.set).start()
-    assert task.get()
+        other.submit(other.open_call(8, 0), task, None)

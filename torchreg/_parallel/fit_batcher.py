@@ -1,4 +1,4 @@
-"""Where the fits of several threads wait for one another, to be trained together."""
+"""Pending fits of several threads, trained together."""
 
 from __future__ import annotations
 
@@ -9,50 +9,43 @@ from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from torchreg._parallel.events import HeadStart, Signal
 from torchreg.engine.build.drafts import give_containers
 from torchreg.engine.build.fit_result import FitResult
 from torchreg.engine.run import fit_networks, given_or_raised
 from torchreg.engine.spec.fit_config import FitJob
 
-#: Seconds after the last arrival that a fit waits for threads that do nothing meanwhile: they may
-#: wait for what a waiting fit holds, as a lock.
-IDLE_TIMEOUT_S = 0.2
-#: Seconds after the last arrival that it waits for threads that compute, and may never come.
-BUSY_TIMEOUT_S = 2.0
-#: Threads that go on at once when their fits are done.
-MAX_RELEASED = max(2, os.cpu_count() or 1)
-#: A process that uses less than this share of one core does nothing.
-_IDLE = 0.1
+#: A process that uses less than this share of one core counts as idle.
+_IDLE_CPU_SHARE = 0.1
+
+Results = list[FitResult | Exception]
 
 
-class _Here(threading.local):
-    """What each thread has by itself."""
+class _ThreadState(threading.local):
+    """State of the calling thread."""
 
-    meeting: FitBatcher | None = None
-    training: bool = False
-
-
-_here = _Here()
+    batcher: FitBatcher | None = None
+    is_training: bool = False
 
 
-def _forget() -> None:
-    """Let fits go alone in a forked process: who would meet them is not here."""
-    global _here
-    _here = _Here()
+_thread = _ThreadState()
 
 
-if hasattr(os, "register_at_fork"):  # Windows knows no fork.
-    os.register_at_fork(after_in_child=_forget)
+def _reset_thread_state() -> None:
+    """Detach a forked process from its batcher, whose other threads it does not have."""
+    global _thread
+    _thread = _ThreadState()
+
+
+if hasattr(os, "register_at_fork"):  # Not on Windows.
+    os.register_at_fork(after_in_child=_reset_thread_state)
 
 
 def run_fit(job: FitJob) -> FitResult:
-    """Fit: together with what other threads bring, where the calling thread attends a meeting.
+    """Run one fit, in a batch if the calling thread belongs to a :class:`FitBatcher`.
 
     Parameters
     ----------
     job : FitJob
-        How, and on what.
 
     Returns
     -------
@@ -63,13 +56,13 @@ def run_fit(job: FitJob) -> FitResult:
     ValueError, TypeError
         If module, loss, optimizer and data do not fit each other.
     KeyboardInterrupt
-        If the meeting has ended.
+        If the batcher was cancelled.
     """
     return given_or_raised(*run_fits([job]))
 
 
-def run_fits(jobs: Sequence[FitJob]) -> list[FitResult | Exception]:
-    """Do several fits, which belong together; see :func:`run_fit`.
+def run_fits(jobs: Sequence[FitJob]) -> Results:
+    """Run several fits; see :func:`run_fit`.
 
     Parameters
     ----------
@@ -77,136 +70,129 @@ def run_fits(jobs: Sequence[FitJob]) -> list[FitResult | Exception]:
 
     Returns
     -------
-    list of Fitted or Exception
-        One for each job; what is wrong with one is not the others' trouble.
+    list of FitResult or Exception
+        One per job. An error in one job does not affect the others.
 
     Raises
     ------
     KeyboardInterrupt
-        If the meeting has ended.
+        If the batcher was cancelled.
     """
-    if _here.meeting is not None and not _here.training:
-        answers = _here.meeting.fit(jobs)
+    if _thread.batcher is not None and not _thread.is_training:
+        results = _thread.batcher.fit(jobs)
     else:
-        # A fit that a callback of the running training asks for cannot wait for its end.
+        # A callback of a running training must not wait for the end of that training.
         with _Training():
-            answers = fit_networks(jobs)
-    for answer in answers:
-        if isinstance(answer, FitResult) and answer.is_copy:
-            # Here, one after another: those of all who still wait would be many.
-            give_containers(answer.module)
-    return answers
+            results = FitBatcher.train(jobs)
+    for result in results:
+        if isinstance(result, FitResult) and result.is_copy:
+            give_containers(result.module)
+    return results
 
 
 def is_training() -> bool:
-    """Tell whether the calling thread is inside a training: in a callback, or in a module."""
-    return _here.training
+    """Whether the calling thread is inside a training: in a callback or in a module."""
+    return _thread.is_training
 
 
 class _Training:
-    """Marks the calling thread as one that trains."""
+    """Marks the calling thread as training."""
 
     def __enter__(self) -> None:
-        self.before = _here.training
-        _here.training = True
+        self.before = _thread.is_training
+        _thread.is_training = True
 
     def __exit__(self, *_: object) -> None:
-        _here.training = self.before
+        _thread.is_training = self.before
 
 
 @dataclass(eq=False)
 class _PendingFit:
-    """Fits that wait."""
+    """The jobs of one thread that waits for their results."""
 
     jobs: Sequence[FitJob]
-    #: Set when there is an answer, or a group that its thread is to train.
-    called: Signal = field(default_factory=Signal)
-    #: Whether its thread looks at the clock, for all who wait.
-    watches: bool = False
-    #: Whether somebody trains it already.
-    taken: bool = False
-    #: Set when its thread may go on with its answer.
-    turn: Signal = field(default_factory=Signal)
-    group: Sequence[_PendingFit] = ()
-    answer: list[FitResult | Exception] | BaseException | None = None
+    #: Whether its thread checks the timeouts, on behalf of all pending fits.
+    checks_timeout: bool = False
+    #: Whether it is in a batch, or was cancelled.
+    is_flushed: bool = False
+    #: The batch that its thread has to train.
+    batch: Sequence[_PendingFit] = ()
+    #: Set when there is a result, or a batch to train.
+    ready: threading.Event = field(default_factory=threading.Event)
+    #: Set when its thread may return the result.
+    released: threading.Event = field(default_factory=threading.Event)
+    result: Results | BaseException | None = None
 
 
 class FitBatcher:
-    """Where threads bring their fits and wait until all are there; one of them trains them all.
+    """Collects fits from several threads, and trains them together.
 
-    *Running* are the threads that may still bring a fit: they have entered, have not left, and
-    neither wait nor are being trained. All fits that wait are taken as one group, and trained by
-    the thread of one of them, as soon as
+    A thread is *running* while it may still submit a fit: it is registered, and its fit is neither
+    pending nor in training. A batch of all pending fits is flushed as soon as no thread is running,
+    or no fit has arrived for ``IDLE_TIMEOUT_S`` (``BUSY_TIMEOUT_S`` while the process computes),
+    because a running thread may wait for a lock that the thread of a pending fit holds.
 
-    1. no thread is running: nobody is left to wait for; or
-    2. no fit has arrived for a while (``IDLE_TIMEOUT_S`` where the process is idle,
-       ``BUSY_TIMEOUT_S`` where it computes): a running thread may wait for a pending fit.
+    No fit waits forever: it is in a batch, whose thread trains and waits for nothing, or the first
+    of the pending fits checks the timeouts. Only that one does, because hundreds of threads that
+    wake up for it would slow down the training. Each fit is trained once, because it is added to
+    a batch under the lock.
 
-    So no fit waits for ever. While it waits, either a clock is ticking, and rule 2 holds in the
-    end, as arrivals are finite while nobody is released; or it is in a group, whose thread trains
-    and waits for nobody. The clock is that of the first of those who wait, and all of them are
-    taken at once: hundreds of clocks would keep waking threads while others train. None is trained
-    twice: a visit is taken under the lock, once.
-    Before any thread of a group goes on, all of them are running again, so that the first one
-    to arrive anew waits for the others. They go on a few at a time, the next one as soon as one
-    of them arrives or leaves, for hundreds at once would stand in each other's way; and all that
-    are left, if nobody has gone on for ``IDLE_TIMEOUT_S``.
-
-    A thread whose training asks for further fits (a callback may) does them by itself.
+    When a batch is done, all its threads count as running before any of them returns, so that the
+    next fit of the first waits for those of the others. They return a few at a time, the next as
+    soon as one submits a fit or is unregistered, because hundreds of threads that compute in Python
+    at once slow each other down. If none has returned for ``IDLE_TIMEOUT_S``, all return.
     """
 
+    #: Seconds since the last arrival after which fits are flushed if the process is idle.
+    IDLE_TIMEOUT_S = 0.2
+    #: Seconds since the last arrival after which fits are flushed even if the process computes.
+    BUSY_TIMEOUT_S = 2.0
+    #: Threads that return from a batch at once.
+    MAX_RELEASED = max(2, os.cpu_count() or 1)
+
+    #: Trains a batch.
+    train = staticmethod(fit_networks)
+
     def __init__(self) -> None:
-        #: Reentrant, and the only one: joblib ends a call whose results nobody wants wherever the
-        #: collector finds them, and that may be in here.
+        #: Reentrant, and the only lock: joblib aborts an unused call in the finalizer of
+        #: its generator, which the garbage collector may run while this thread holds the lock.
         self.lock = threading.RLock()
-        self._running = 0
-        self._waiting: list[_PendingFit] = []
-        #: In a group, without an answer yet.
-        self._taken: set[_PendingFit] = set()
-        #: With an answer, and not gone on yet.
-        self._answered: deque[_PendingFit] = deque()
-        self._head_start = HeadStart()
-        self._last_turn = 0.0
+        self.n_running = 0
+        self._pending: list[_PendingFit] = []
+        self._in_training: set[_PendingFit] = set()
+        #: With a result that was not returned yet.
+        self._finished: deque[_PendingFit] = deque()
+        self._last_release = 0.0
         self._last_arrival = 0.0
         self._cpu_at_arrival = 0.0
-        self._halt = threading.Event()
+        self._cancel_event = threading.Event()
 
     @property
-    def ended(self) -> bool:
-        """Whether all who wait have been released."""
-        return self._halt.is_set()
+    def cancelled(self) -> bool:
+        """Whether all fits have been cancelled."""
+        return self._cancel_event.is_set()
+
+    @property
+    def n_pending(self) -> int:
+        """The number of threads whose fits wait for a batch."""
+        return len(self._pending)
 
     def bind_thread(self) -> None:
-        """Let the calling thread bring its fits here from now on."""
-        _here.meeting = self
+        """Submit the fits of the calling thread to this batcher from now on."""
+        _thread.batcher = self
 
-    def enter(self) -> None:
-        """Count one thread more that may bring a fit."""
+    def register(self) -> None:
+        """Add one running thread."""
         with self.lock:
-            self._running += 1
+            self.n_running += 1
 
-    def leave(self) -> None:
-        """Count one less: its task has ended, or waits for others to end."""
+    def unregister(self) -> None:
+        """Remove one running thread: its task has ended, or waits for others to end."""
         with self.lock:
-            self._running -= 1
-            self._flush_if_complete()
-            self._release(1)
-            if self._running <= 1:
-                self._head_start.end()
+            self._stop_running()
 
-    def give_head_start(self) -> None:
-        """Wait a little until all other threads have brought their fits, or have left.
-
-        The calling thread has entered. Tasks that take longer run beside it, as they would.
-        """
-        with self.lock:
-            if self._running <= 1:
-                return
-            self._head_start.begin()
-        self._head_start.wait()
-
-    def fit(self, jobs: Sequence[FitJob]) -> list[FitResult | Exception]:
-        """Wait until fits are done: by this thread, or by another one.
+    def fit(self, jobs: Sequence[FitJob]) -> Results:
+        """Submit fits, and wait for their results.
 
         Parameters
         ----------
@@ -214,122 +200,118 @@ class FitBatcher:
 
         Returns
         -------
-        list of Fitted or Exception
-            One for each job.
+        list of FitResult or Exception
+            One per job.
 
         Raises
         ------
         KeyboardInterrupt
-            If the meeting has ended.
+            If the batcher was cancelled.
         """
-        visit = _PendingFit(jobs)
+        pending = _PendingFit(jobs)
         with self.lock:
-            if self.ended:
+            if self.cancelled:
                 raise KeyboardInterrupt
-            visit.watches = not self._waiting
-            self._waiting.append(visit)
-            self._running -= 1
+            pending.checks_timeout = not self._pending
+            self._pending.append(pending)
             self._last_arrival, self._cpu_at_arrival = time.monotonic(), time.process_time()
-            self._flush_if_complete()
-            self._release(1)
-            if self._running <= 1:
-                self._head_start.end()
-        self._wait(visit)
-        if visit.group and visit.answer is None:
-            self._train(visit.group)
-        self._wait_for_turn(visit)
-        answer = visit.answer
-        assert answer is not None
-        if not isinstance(answer, BaseException):
-            return answer
+            self._stop_running()
+        self._wait_until_ready(pending)
+        if pending.batch and pending.result is None:
+            self._train(pending.batch)
+        self._wait_until_released(pending)
+        result = pending.result
+        assert result is not None
+        if not isinstance(result, BaseException):
+            return result
         try:
-            raise answer
+            raise result
         finally:
-            # An error holds this frame, which is not to hold the error.
-            del answer, visit
+            # The error refers to this frame, which must not refer to the error.
+            del result, pending
 
-    def end(self) -> None:
-        """Release whoever waits, with ``KeyboardInterrupt``, and ask what is trained to end."""
+    def cancel(self) -> None:
+        """End all pending fits with ``KeyboardInterrupt``, and ask the trainings to end."""
         with self.lock:
-            self._halt.set()
-            released = [*self._waiting, *self._taken]
-            self._waiting = []
-            self._answer(released, [KeyboardInterrupt() for _ in released])
-            self._release(len(self._answered))
+            self._cancel_event.set()
+            unfinished = [*self._pending, *self._in_training]
+            self._pending = []
+            self._set_results(unfinished, [KeyboardInterrupt() for _ in unfinished])
+            self._release(len(self._finished))
 
-    def _wait_for_turn(self, visit: _PendingFit) -> None:
-        while not visit.turn.wait(IDLE_TIMEOUT_S):
+    def _stop_running(self) -> None:
+        """Count one running thread less, which may complete a batch. The lock is held."""
+        self.n_running -= 1
+        if self._pending and self.n_running <= 0:
+            self._flush(self._pending[-1])
+        self._release(1)
+
+    def _wait_until_ready(self, pending: _PendingFit) -> None:
+        """Wait for a result or a batch; flush all pending fits if they have timed out."""
+        timeout = self.IDLE_TIMEOUT_S
+        while not pending.ready.wait(timeout if pending.checks_timeout else None):
             with self.lock:
-                if visit.turn.is_set():
-                    return
-                if time.monotonic() - self._last_turn >= IDLE_TIMEOUT_S:
-                    self._answered.remove(visit)
-                    return
-
-    def _release(self, n: int) -> None:
-        """Let some go on that have an answer. The lock is held."""
-        for _ in range(min(n, len(self._answered))):
-            self._answered.popleft().turn.set()
-            self._last_turn = time.monotonic()
-
-    def _wait(self, visit: _PendingFit) -> None:
-        if not visit.watches:
-            visit.called.wait()
-            return
-        pause = IDLE_TIMEOUT_S
-        while not visit.called.wait(pause):
-            with self.lock:
-                if self.ended:
+                if self.cancelled:
                     raise KeyboardInterrupt
-                if not visit.taken and self._timed_out():
-                    self._take(visit)
-                left = self._last_arrival + IDLE_TIMEOUT_S - time.monotonic()
-            pause = left if left > 0 else IDLE_TIMEOUT_S
-            if visit.taken:
-                visit.called.wait()
+                if not pending.is_flushed and self._timed_out():
+                    self._flush(pending)
+                pending.checks_timeout = not pending.is_flushed
+                left = self._last_arrival + self.IDLE_TIMEOUT_S - time.monotonic()
+            timeout = left if left > 0 else self.IDLE_TIMEOUT_S
+
+    def _wait_until_released(self, pending: _PendingFit) -> None:
+        while not pending.released.wait(self.IDLE_TIMEOUT_S):
+            with self.lock:
+                if pending.released.is_set():
+                    return
+                if time.monotonic() - self._last_release >= self.IDLE_TIMEOUT_S:
+                    self._finished.remove(pending)
+                    return
 
     def _timed_out(self) -> bool:
         waited = time.monotonic() - self._last_arrival
         used = time.process_time() - self._cpu_at_arrival
-        return waited >= (IDLE_TIMEOUT_S if used < _IDLE * waited else BUSY_TIMEOUT_S)
+        is_idle = used < _IDLE_CPU_SHARE * waited
+        return waited >= (self.IDLE_TIMEOUT_S if is_idle else self.BUSY_TIMEOUT_S)
 
-    def _flush_if_complete(self) -> None:
-        if self._waiting and self._running <= 0:
-            self._take(self._waiting[-1])
+    def _flush(self, leader: _PendingFit) -> None:
+        """Make a batch of all pending fits, which the leader's thread trains. The lock is held."""
+        leader.batch, self._pending = self._pending, []
+        self._in_training.update(leader.batch)
+        for pending in leader.batch:
+            pending.is_flushed = True
+        leader.ready.set()
 
-    def _take(self, leader: _PendingFit) -> None:
-        """Make a group of all who wait. The lock is held."""
-        leader.group, self._waiting = self._waiting, []
-        self._taken.update(leader.group)
-        for visit in leader.group:
-            visit.taken = True
-        leader.called.set()
-
-    def _train(self, group: Sequence[_PendingFit]) -> None:
-        answers: Sequence[list[FitResult | Exception] | BaseException]
+    def _train(self, batch: Sequence[_PendingFit]) -> None:
+        results: Sequence[Results | BaseException]
         try:
             with _Training():
-                each = iter(fit_networks([job for v in group for job in v.jobs], self._halt))
-            answers = [[next(each) for _ in visit.jobs] for visit in group]
+                jobs = [job for pending in batch for job in pending.jobs]
+                each = iter(self.train(jobs, self._cancel_event))
+            results = [[next(each) for _ in pending.jobs] for pending in batch]
         except BaseException as error:
-            # It ends a whole search, as it does where fits come one after another.
-            answers = [error] * len(group)
+            # It ends the whole search, as it would without batches.
+            results = [error] * len(batch)
         with self.lock:
-            self._running += len(group)
-            self._answer(group, answers)
-            self._release(MAX_RELEASED)
+            self.n_running += len(batch)
+            self._set_results(batch, results)
+            self._release(self.MAX_RELEASED)
 
-    def _answer(
-        self,
-        visits: Sequence[_PendingFit],
-        answers: Sequence[list[FitResult | Exception] | BaseException],
+    def _set_results(
+        self, fits: Sequence[_PendingFit], results: Sequence[Results | BaseException]
     ) -> None:
-        """Hand out answers; who was released before has one. The lock is held."""
-        for visit, answer in zip(visits, answers, strict=True):
-            visit.taken = True
-            visit.group = ()  # A circle, if it is the thread that trains.
-            if visit.answer is None:
-                visit.answer = answer
-            self._taken.discard(visit)
-            self._answered.append(visit)
-            visit.called.set()
+        """Set results, except of fits that were cancelled. The lock is held."""
+        for pending, result in zip(fits, results, strict=True):
+            pending.is_flushed = True
+            pending.batch = ()  # The leader's batch contains the leader: a reference cycle.
+            if pending.result is None:
+                pending.result = result
+            self._in_training.discard(pending)
+            self._finished.append(pending)
+            pending.ready.set()
+
+    def _release(self, n: int) -> None:
+        """Let some threads return their results. The lock is held."""
+        for _ in range(min(n, len(self._finished))):
+            self._finished.popleft().released.set()
+            self._last_release = time.monotonic()

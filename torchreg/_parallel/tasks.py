@@ -1,4 +1,4 @@
-"""Tasks of a search, and what becomes of them."""
+"""Tasks of ``joblib.Parallel``, and the calls that they belong to."""
 
 from __future__ import annotations
 
@@ -8,26 +8,24 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any
 
-from torchreg._parallel.events import Signal
-
 
 class TaskError(Exception):
-    """Where an error happened in the thread of its task: the cause of the error elsewhere."""
+    """The traceback of an error in a worker thread, as the cause of the error that is raised."""
 
     def __str__(self) -> str:
         return f'\n"""\n{self.args[0]}"""'
 
 
 class Task:
-    """Something to run, and what became of it.
+    """A function that a worker thread runs, and its result.
 
     Parameters
     ----------
     function : callable
     callback : callable or None
-        Hears of the end, given the task.
+        Called with the task when it has finished.
     call : ParallelCall
-        To which it belongs.
+        The call that it belongs to.
     """
 
     def __init__(
@@ -40,12 +38,12 @@ class Task:
         self.callback, self.call = callback, call
         self.result: Any = None
         self.error: BaseException | None = None
-        #: Whether a thread runs it, or it was dropped.
-        self.taken = False
-        self.ended = Signal()
+        #: Whether a thread runs it, or it was cancelled.
+        self.claimed = False
+        self.done = threading.Event()
 
     def run(self) -> None:
-        """Run it, whatever comes."""
+        """Run the function, and store its result or error."""
         assert self.function is not None
         try:
             self.result = self.function()
@@ -54,23 +52,31 @@ class Task:
                 error.__cause__ = TaskError(traceback.format_exc())
             self.error = error.with_traceback(None)
 
-    def conclude(self) -> None:
-        """Tell the end to whoever waits for it."""
+    def finish(self) -> None:
+        """Mark the task as done, and call its callback."""
         self.function = None
-        self.ended.set()
+        self.done.set()
         if self.callback is not None:
             self.callback(self)
 
     def get(self) -> Any:
-        """Wait for its end, and give its result or raise its error."""
-        self.ended.wait()
+        """Wait until the task is done; return its result or raise its error."""
+        self.done.wait()
         if self.error is not None:
             raise self.error
         return self.result
 
 
 class ParallelCall:
-    """One call of ``joblib.Parallel``: its tasks, and how many of them may run at once."""
+    """One call of ``joblib.Parallel``.
+
+    Parameters
+    ----------
+    limit : int
+        The number of its tasks that may run at once.
+    depth : int
+        How many calls it is nested in.
+    """
 
     def __init__(self, limit: int, depth: int) -> None:
         self.limit, self.depth = limit, depth
@@ -78,10 +84,10 @@ class ParallelCall:
         self.n_running = 0
         self.unfinished: set[Task] = set()
         self.failed = False
-        #: Whether who made the call waits for its tasks, and is not at work.
-        self.waits = False
-        #: What went wrong where no task could tell.
+        #: Whether the calling thread waits for the tasks, and is not counted as active.
+        self.is_waiting = False
+        #: An error in a callback.
         self.error: BaseException | None = None
-        #: All that was submitted has ended, or one task has failed.
-        self.over = threading.Event()
-        self.over.set()
+        #: Set when all submitted tasks have finished, or one has failed.
+        self.done = threading.Event()
+        self.done.set()

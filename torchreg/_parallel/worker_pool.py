@@ -1,4 +1,4 @@
-"""The threads that run the tasks of a search, so that their fits can meet."""
+"""The threads that run the tasks of a search."""
 
 from __future__ import annotations
 
@@ -6,120 +6,95 @@ import os
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from queue import SimpleQueue
 from typing import Any
 
 from torchreg._parallel.fit_batcher import FitBatcher
 from torchreg._parallel.tasks import ParallelCall, Task
 
-#: Tasks in flight, at most: those that wait inside a nested call for its tasks do not count.
-MOST = 256
-#: Seconds that the end of a search waits for tasks that do not end when they are asked to.
-_SHUTDOWN_TIMEOUT_S = 2.0
-#: Seconds that it waits for a thread to begin, which may never have been started.
-_BEGIN_S = 0.1
+#: The largest number of active threads. Threads that wait in a nested call do not count.
+MAX_WORKERS = 256
 
 
-class _Here(threading.local):
-    """What each thread has by itself."""
+class _ThreadState(threading.local):
+    """State of the calling thread."""
 
-    crew: WorkerPool | None = None
-
-
-_here = _Here()
+    pool: WorkerPool | None = None
 
 
-def _forget() -> None:
-    """Let a forked process begin without a crew: its threads are not here."""
-    global _here
-    _here = _Here()
+_thread = _ThreadState()
 
 
-if hasattr(os, "register_at_fork"):  # Windows knows no fork.
-    os.register_at_fork(after_in_child=_forget)
+def _reset_thread_state() -> None:
+    """Detach a forked process from its pool, whose threads it does not have."""
+    global _thread
+    _thread = _ThreadState()
+
+
+if hasattr(os, "register_at_fork"):  # Not on Windows.
+    os.register_at_fork(after_in_child=_reset_thread_state)
 
 
 def current_pool() -> WorkerPool | None:
-    """Give the crew that the calling thread belongs to."""
-    return _here.crew
-
-
-class _Begun(threading.Event):
-    """Heard of by who starts a thread, without waiting for it."""
-
-    def wait(self, timeout: float | None = None) -> bool:
-        """Tell whether it is so, at once where no time is given."""
-        return True if timeout is None else super().wait(timeout)
-
-
-class _Worker(threading.Thread):
-    """A thread whose start need not take two switches of threads."""
-
-    _started: threading.Event
-
-    def let_start_return_at_once(self) -> None:
-        """Do not wait until it runs: who starts it waits for the head start of its task anyway.
-
-        ``threading`` has no other way to say so. Where it does not look here, it waits.
-        """
-        self._started = _Begun()
-
-    def has_begun(self) -> bool:
-        """Tell whether it can be joined; wait a little where it was started just now."""
-        return self._started.wait(_BEGIN_S)
+    """Return the pool that the calling thread is a worker of."""
+    return _thread.pool
 
 
 class WorkerPool:
-    """The threads of an outermost call of ``joblib.Parallel``, and of all calls inside it.
+    """The threads of an outermost call of ``joblib.Parallel``, and of all calls nested in it.
 
-    *At work* are the threads that run a task, and that of the outermost call while it submits;
-    not those that wait inside a call for its tasks. As long as fewer than ``most`` are, a task
-    that is queued is given to a thread, the deepest first. So each task runs in the end: a thread
-    at work ends its task, or waits for deeper ones, which then go first.
+    *Active* are the threads that run a task, and the thread of the outermost call while it submits
+    tasks; not those that wait in a nested call for its tasks. As long as fewer than ``max_workers``
+    are active, a queued task is given to a thread, the most deeply nested first. So every task
+    runs in the end: an active thread finishes its task, or waits for deeper tasks, which run first.
 
-    Who is at work is counted in the meeting, from the moment a task is given to a thread: before
-    whoever submitted it, or made room for it, leaves. Who waits for a call is counted again by
-    the thread that ends its last task, before that one leaves. So the meeting is never seen empty
-    while somebody may still come.
+    Active threads are registered with the batcher: before a task is given to a thread, so
+    that the batcher never counts zero running threads while a fit may still arrive. For the same
+    reason the thread that finishes the last task of a call registers the thread that waits for
+    the call, before it unregisters itself.
 
     Parameters
     ----------
-    most : int
-        Threads at work, at most.
+    max_workers : int, default=256
+        The largest number of active threads.
     """
 
-    def __init__(self, most: int = MOST) -> None:
-        self.meeting = FitBatcher()
-        self._most = most
-        self._lock = self.meeting.lock
+    #: Seconds that :meth:`shutdown` waits for tasks that do not end.
+    SHUTDOWN_TIMEOUT_S = 2.0
+
+    def __init__(self, max_workers: int = MAX_WORKERS) -> None:
+        self.batcher = FitBatcher()
+        self.n_active = 0
+        self._max_workers = max_workers
+        self._lock = self.batcher.lock
         self._calls: list[ParallelCall] = []
-        self._threads: list[_Worker] = []
-        self._given: SimpleQueue[Task | None] = SimpleQueue()
+        self._threads: list[threading.Thread] = []
+        self._idle_queue: SimpleQueue[Task | None] = SimpleQueue()
         self._n_idle = 0
-        self._n_at_work = 0
 
-    def restrict(self, most: int) -> None:
-        """Let no more threads be at work than so many."""
+    def limit_workers(self, max_workers: int) -> None:
+        """Lower the number of active threads."""
         with self._lock:
-            self._most = min(self._most, most)
+            self._max_workers = min(self._max_workers, max_workers)
 
-    def open(self, limit: int, depth: int) -> ParallelCall:
-        """Begin a call; deeper is what was called inside a task."""
+    def open_call(self, limit: int, depth: int) -> ParallelCall:
+        """Begin a call; see :class:`ParallelCall`."""
         call = ParallelCall(limit, depth)
         with self._lock:
             self._calls.append(call)
         return call
 
-    def close(self, call: ParallelCall) -> None:
-        """End a call; what was not begun will not be."""
+    def close_call(self, call: ParallelCall) -> None:
+        """End a call, and cancel its tasks that do not run yet."""
         with self._lock:
             if call in self._calls:
                 self._calls.remove(call)
             call.queue.clear()
-            # Ctrl-C may have come between the queue and the thread.
-            dropped = [task for task in call.unfinished if self._take(task)]
-        for task in dropped:
-            self._drop(task)
+            # Not only the queue: an interrupt may arrive between the queue and the thread.
+            cancelled = [task for task in call.unfinished if self._claim(task)]
+        for task in cancelled:
+            self._cancel(task)
 
     def submit(
         self,
@@ -127,158 +102,147 @@ class WorkerPool:
         function: Callable[[], Any],
         callback: Callable[[Task], object] | None,
     ) -> Task:
-        """Queue a task, and start it if there is room."""
+        """Queue a task, and start it if fewer threads are active than allowed."""
         task = Task(function, callback, call)
         with self._lock:
             call.queue.append(task)
             call.unfinished.add(task)
             if not call.failed:
-                call.over.clear()
-            self._start_what_may()
-        if self.meeting.ended:
-            self.close(call)
-        if current_pool() is None:
-            self.meeting.give_head_start()
+                call.done.clear()
+            self._start_ready_tasks()
+        if self.batcher.cancelled:
+            self.close_call(call)
         return task
 
-    def come(self) -> None:
-        """Count the calling thread as one at work."""
+    def activate(self) -> None:
+        """Count the calling thread as active while it submits tasks."""
         with self._lock:
-            self._n_at_work += 1
-            self.meeting.enter()
+            self.n_active += 1
+            self.batcher.register()
 
-    def go(self) -> None:
-        """Count it no longer."""
+    def deactivate(self) -> None:
+        """Stop counting the calling thread as active."""
         with self._lock:
-            self._leave()
+            self.n_active -= 1
+            self._start_ready_tasks()
+            self.batcher.unregister()
 
-    def begin_to_wait(self, call: ParallelCall) -> None:
-        """Hear that the calling thread waits for the tasks of its call."""
+    def begin_wait(self, call: ParallelCall) -> None:
+        """Stop counting the calling thread as active while it waits for the tasks of a call."""
         with self._lock:
-            if not call.over.is_set():
-                call.waits = True
-                self._leave()
+            if not call.done.is_set():
+                call.is_waiting = True
+                self.deactivate()
 
-    def end_to_wait(self, call: ParallelCall) -> None:
-        """Hear that it does so no longer, be the call over or not."""
+    def end_wait(self, call: ParallelCall) -> None:
+        """Count the calling thread as active again, whether the call is done or not."""
         with self._lock:
-            self._wake(call)
+            if call.is_waiting:
+                call.is_waiting = False
+                self.activate()
 
-    def end(self) -> None:
-        """Let no further task begin, release all fits that wait, and let the threads go."""
+    def shutdown(self) -> None:
+        """Cancel all tasks that do not run yet and all pending fits, and join the threads."""
         try:
-            self.meeting.end()
+            self.batcher.cancel()
             with self._lock:
                 calls, threads = list(self._calls), list(self._threads)
             for call in calls:
-                self.close(call)
-                call.over.set()
+                self.close_call(call)
+                call.done.set()
         finally:
-            self._given.put(None)
-        deadline = time.monotonic() + _SHUTDOWN_TIMEOUT_S
+            self._idle_queue.put(None)
+        deadline = time.monotonic() + self.SHUTDOWN_TIMEOUT_S
         for thread in threads:
-            if thread.has_begun():  # Ctrl-C may have come while it was started.
+            # A thread cannot be joined if an interrupt arrived while it was being started.
+            with suppress(RuntimeError):
                 thread.join(max(0.0, deadline - time.monotonic()))
 
-    def _take(self, task: Task) -> bool:
-        """Tell whether nobody has taken a task before. The lock is held."""
-        taken, task.taken = task.taken, True
-        return not taken
+    def _claim(self, task: Task) -> bool:
+        """Claim a task; return whether it was unclaimed. The lock is held."""
+        claimed, task.claimed = task.claimed, True
+        return not claimed
 
-    def _leave(self) -> None:
-        self._n_at_work -= 1
-        self._start_what_may()
-        self.meeting.leave()
-
-    def _wake(self, call: ParallelCall) -> None:
-        """Count who waits for a call as one at work, if it was not counted. The lock is held."""
-        if call.waits:
-            call.waits = False
-            self._n_at_work += 1
-            self.meeting.enter()
-
-    def _pick(self) -> Task | None:
+    def _next_task(self) -> Task | None:
         """Take the next task from its queue. The lock is held."""
-        if self._n_at_work >= self._most or self.meeting.ended:
+        if self.n_active >= self._max_workers or self.batcher.cancelled:
             return None
-        ready = [c for c in self._calls if c.queue and c.n_running < c.limit]
+        ready = [call for call in self._calls if call.queue and call.n_running < call.limit]
         if not ready:
             return None
         call = max(ready, key=lambda call: call.depth)
         call.n_running += 1
-        self._n_at_work += 1
+        self.n_active += 1
         return call.queue.popleft()
 
-    def _start_what_may(self) -> None:
-        while (task := self._pick()) is not None:
-            self.meeting.enter()
+    def _start_ready_tasks(self) -> None:
+        while (task := self._next_task()) is not None:
+            self.batcher.register()
             if self._n_idle:
                 self._n_idle -= 1
-                self._given.put(task)
+                self._idle_queue.put(task)
             else:
                 self._spawn_worker(task)
 
     def _spawn_worker(self, task: Task) -> None:
-        """Start one thread more; where the system gives none, those that are there must do."""
+        """Start a thread; if the system allows no more, leave the task to existing threads."""
         name = f"torchreg-{len(self._threads)}"
-        thread = _Worker(target=self._work, args=(task,), name=name, daemon=True)
-        if current_pool() is None:
-            thread.let_start_return_at_once()
+        thread = threading.Thread(target=self._work, args=(task,), name=name, daemon=True)
         self._threads.append(thread)
         try:
             thread.start()
         except RuntimeError:
             self._threads.pop()
             task.call.n_running -= 1
-            self._n_at_work -= 1
-            self.meeting.leave()
+            self.n_active -= 1
+            self.batcher.unregister()
             if not task.call.n_running:
                 raise
             task.call.queue.appendleft(task)
-            self._most = max(1, self._n_at_work)
+            self._max_workers = max(1, self.n_active)
 
     def _work(self, task: Task | None) -> None:
-        """Live as a thread of the crew."""
-        _here.crew = self
-        self.meeting.bind_thread()
+        """Run tasks until the pool is shut down."""
+        _thread.pool = self
+        self.batcher.bind_thread()
         while task is not None:
             with self._lock:
-                mine = self._take(task)
-            if mine and not self.meeting.ended:
+                claimed = self._claim(task)
+            if claimed and not self.batcher.cancelled:
                 task.run()
-                self._conclude(task)
-            elif mine:
-                self._drop(task)
+                self._finish(task)
+            elif claimed:
+                self._cancel(task)
             task = self._next_after(task)
-        self._given.put(None)  # So hears the next one, however many they are.
+        self._idle_queue.put(None)  # For the next idle thread: shutdown puts only one.
 
-    def _conclude(self, task: Task) -> None:
-        """Tell the end of a task, which may submit the next one of its call."""
+    def _finish(self, task: Task) -> None:
+        """Finish a task, whose callback may submit the next one of its call."""
         call = task.call
         try:
-            task.conclude()
+            task.finish()
         except BaseException as error:
             call.error = error
         with self._lock:
             call.unfinished.discard(task)
             call.failed |= task.error is not None or call.error is not None
             if call.failed or not call.unfinished:
-                self._wake(call)
-                call.over.set()
+                self.end_wait(call)
+                call.done.set()
 
-    def _drop(self, task: Task) -> None:
+    def _cancel(self, task: Task) -> None:
         task.error = KeyboardInterrupt()
-        self._conclude(task)
+        self._finish(task)
 
     def _next_after(self, task: Task) -> Task | None:
-        """Go on with a queued task, or wait for one."""
+        """Return the next queued task, or wait for one."""
         with self._lock:
             task.call.n_running -= 1
-            self._n_at_work -= 1
-            following = self._pick()
+            self.n_active -= 1
+            following = self._next_task()
             if following is not None:
                 return following
             self._n_idle += 1
-            self.meeting.leave()
+            self.batcher.unregister()
         del task
-        return self._given.get()
+        return self._idle_queue.get()
