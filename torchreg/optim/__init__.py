@@ -1,1 +1,24 @@
-"""Optimizers on flat parameter vectors, L-BFGS and learning-rate schedules."""
+"""Flat optimizers, L-BFGS and learning-rate schedules."""
+
+from torchreg.optim.base import FlatOptimizer, optimizer_signature, stack_optimizers
+from torchreg.optim.flat_optimizers import FLAT_OPTIMIZERS
+from torchreg.optim.lbfgs import LBFGS
+from torchreg.optim.lr_schedule import LRSchedule, lr_interval, sharing_key
+from torchreg.optim.schedules import SCHEDULES, ScheduleSpec, build_schedule
+from torchreg.optim.spec import OptimizerSpec, build_optimizer
+
+__all__ = [
+    "FLAT_OPTIMIZERS",
+    "LBFGS",
+    "SCHEDULES",
+    "FlatOptimizer",
+    "LRSchedule",
+    "OptimizerSpec",
+    "ScheduleSpec",
+    "build_optimizer",
+    "build_schedule",
+    "lr_interval",
+    "optimizer_signature",
+    "sharing_key",
+    "stack_optimizers",
+]

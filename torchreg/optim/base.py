@@ -1,4 +1,4 @@
-"""What update rules on one vector have in common, and how those of many networks become one."""
+"""Base class of the flat optimizers, and how those of a stack of networks become one."""
 
 from __future__ import annotations
 
@@ -13,130 +13,136 @@ from torch.utils._pytree import tree_map_only
 
 
 class Stateful:
-    """Gives and takes the attributes that change from step to step.
+    """Mixin that saves and restores the attributes in `state_names`.
 
     They do not exist, or are ``None``, before the first step.
     """
 
-    remembered: ClassVar[tuple[str, ...]]
+    state_names: ClassVar[tuple[str, ...]]
 
-    def memory(self) -> dict[str, Any]:
-        """Give what it remembers from one step to the next."""
-        return {name: getattr(self, name) for name in self.remembered if hasattr(self, name)}
+    def state_dict(self) -> dict[str, Any]:
+        """Return the state that persists between steps."""
+        return {name: getattr(self, name) for name in self.state_names if hasattr(self, name)}
 
-    def recall(self, memory: dict[str, Any]) -> None:
-        """Remember what :meth:`memory` gave, in this or another process."""
-        vars(self).update(memory)
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Restore the state from :meth:`state_dict`."""
+        vars(self).update(state)
 
 
 class FlatOptimizer(Stateful, ABC):
-    """An update of all parameters as one vector.
+    """Optimizer of all parameters as one vector.
 
-    The rule of a stack (:func:`stack_rules`) moves a matrix with a row for each network, and
-    those of its ``numbers`` in which they differ have shape (n_networks, 1).
+    For a stack of networks (:func:`stack_optimizers`) the parameters are a matrix with one row
+    per network, and hyperparameters that differ have shape (n_networks, 1).
     """
 
-    numbers: ClassVar[tuple[str, ...]]
+    hyperparams: ClassVar[tuple[str, ...]]
 
     @abstractmethod
-    def update(self, params: Tensor, gradient: Tensor) -> None:
-        """Move ``params`` in place; both have shape (n_parameters,)."""
+    def step(self, params: Tensor, grad: Tensor) -> None:
+        """Update `params` in place; both have shape (n_parameters,)."""
 
-    def set_numbers(self, name: str, values: Sequence[float], *, like: Tensor) -> None:
-        """Give each network of a stack its own value of a number.
+    def set_hyperparam(self, name: str, values: Sequence[float], *, like: Tensor) -> None:
+        """Set a hyperparameter for each network of a stack.
 
         Parameters
         ----------
         name : str
-            One of ``numbers``.
+            One of `hyperparams`.
         values : sequence of float
-            One for each network.
+            One per network.
         like : Tensor
-            Of the dtype and on the device of the parameters.
+            The parameters, whose dtype and device are used.
         """
+        all_equal = values.count(values[0]) == len(values)
         # (n_networks,) -> (n_networks, 1)
-        alike = values.count(values[0]) == len(values)
-        setattr(self, name, values[0] if alike else like.new_tensor(values).unsqueeze(1))
+        setattr(self, name, values[0] if all_equal else like.new_tensor(values).unsqueeze(1))
 
-    def of(self, places: list[int]) -> FlatOptimizer:
-        """Give the rule of some networks of a stack, those in these rows."""
-        rule = copy.copy(self)
+    def subset(self, indices: list[int]) -> FlatOptimizer:
+        """Return the optimizer of the networks in these rows of the stack."""
+        optimizer = copy.copy(self)
         for name, value in vars(self).items():
-            kept = tree_map_only(Tensor, lambda t: t[places] if t.ndim == 2 else t, value)
-            setattr(rule, name, kept)
-        return rule
+            rows = tree_map_only(Tensor, lambda t: t[indices] if t.ndim == 2 else t, value)
+            setattr(optimizer, name, rows)
+        return optimizer
 
 
-Number = float | Tensor
+Hyperparam = float | Tensor
 
 
-def some(number: Number) -> bool:
-    """Whether a number is not 0, of any network."""
-    return isinstance(number, Tensor) or number != 0
+def is_nonzero(value: Hyperparam) -> bool:
+    """Whether a hyperparameter differs from 0; one per network is taken as nonzero."""
+    return isinstance(value, Tensor) or value != 0
 
 
-def plus(a: Tensor, b: Tensor, factor: Number) -> Tensor:
+def add_scaled(a: Tensor, b: Tensor, factor: Hyperparam) -> Tensor:
     """Compute a + factor b."""
     if isinstance(factor, Tensor):
         return torch.addcmul(a, b, factor)
     return torch.add(a, b, alpha=factor)
 
 
-def add_(a: Tensor, b: Tensor, factor: Number, *, sign: int = 1) -> None:
-    """Put a + sign factor b in the place of a."""
+def add_scaled_(a: Tensor, b: Tensor, factor: Hyperparam, *, sign: int = 1) -> None:
+    """Add sign factor b to a, in place."""
     if isinstance(factor, Tensor):
         a.addcmul_(b, factor, value=sign)
     else:
         a.add_(b, alpha=sign * factor)
 
 
-def subtract_(a: Tensor, b: Tensor, factor: Number) -> None:
-    """Put a - factor b in the place of a."""
-    add_(a, b, factor, sign=-1)
-
-
-def rule_signature(rule: FlatOptimizer) -> Hashable:
-    """Describe a new rule so that those of one description can be stacked."""
+def optimizer_signature(optimizer: FlatOptimizer) -> Hashable:
+    """Return a key that is equal for new optimizers that can be stacked."""
     fixed = {
         name: value
-        for name, value in vars(rule).items()
-        if name not in rule.numbers and name not in rule.remembered
+        for name, value in vars(optimizer).items()
+        if name not in optimizer.hyperparams and name not in optimizer.state_names
     }
-    return (type(rule), repr(fixed))
+    return (type(optimizer), repr(fixed))
 
 
-def stack_rules(rules: Sequence[FlatOptimizer], like: Tensor) -> FlatOptimizer:
-    """Make one rule of those of many networks.
+def stack_optimizers(optimizers: Sequence[FlatOptimizer], like: Tensor) -> FlatOptimizer:
+    """Combine the optimizers of many networks into one.
 
     Parameters
     ----------
-    rules : sequence of rules
-        New, and of one kind (:func:`rule_signature`).
+    optimizers : sequence of FlatOptimizer
+        New, with the same :func:`optimizer_signature`.
     like : Tensor
-        Of the dtype and on the device of the parameters.
+        The parameters, whose dtype and device are used.
 
     Returns
     -------
     FlatOptimizer
-        Moves a matrix of shape (n_networks, n_parameters).
+        Updates parameters of shape (n_networks, n_parameters).
 
     Examples
     --------
     >>> from torchreg.optim.flat_optimizers import SGD
-    >>> theta = torch.zeros(2, 1)
-    >>> stack_rules([SGD(lr=0.1), SGD(lr=0.2)], theta).update(theta, torch.ones(2, 1))
-    >>> theta
+    >>> params = torch.zeros(2, 1)
+    >>> stack_optimizers([SGD(lr=0.1), SGD(lr=0.2)], params).step(params, torch.ones(2, 1))
+    >>> params
     tensor([[-0.1000],
             [-0.2000]])
     """
-    stacked: Any = copy.copy(rules[0])
-    for name in stacked.numbers:
-        stacked.set_numbers(name, [float(getattr(rule, name)) for rule in rules], like=like)
-    rule: FlatOptimizer = stacked
-    return rule
+    stacked = copy.copy(optimizers[0])
+    for name in stacked.hyperparams:
+        values = [float(getattr(optimizer, name)) for optimizer in optimizers]
+        stacked.set_hyperparam(name, values, like=like)
+    return stacked
 
 
-def require(holds: bool, expected: str, came: object) -> None:
-    """Refuse an option in words."""
-    if not holds:
-        raise ValueError(f"The optimizer expects {expected}, got {came!r}.")
+def check_option(is_valid: bool, expected: str, value: object) -> None:
+    """Raise a ValueError that says what was expected and received, unless `is_valid`."""
+    if not is_valid:
+        raise ValueError(f"The optimizer expects {expected}, got {value!r}.")
+
+
+def check_nonnegative(**options: float) -> None:
+    """Raise a ValueError if an option is negative or NaN."""
+    for name, value in options.items():
+        check_option(value >= 0, f"{name} >= 0", value)
+
+
+def check_pair(value: object, expected: str) -> None:
+    """Raise a ValueError if an option does not have two elements."""
+    check_option(isinstance(value, tuple | list) and len(value) == 2, expected, value)

@@ -1,8 +1,8 @@
-"""Update rules on *one* vector that holds all parameters.
+"""Optimizers of *one* vector that holds all parameters.
 
-The same arithmetic as torch's optimizers in a few in-place operations, without an optimizer
-object, whose first step costs a fresh process more than a second of imports. Adding a rule
-is one class and one entry in :data:`VECTOR_RULES`.
+They compute the same updates as ``torch.optim`` with a few in-place operations, and without the
+imports that delay the first step of a torch optimizer by more than a second. To add one, write a
+class and add it to :data:`FLAT_OPTIMIZERS`.
 """
 
 from __future__ import annotations
@@ -12,163 +12,16 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from torchreg.optim.base import FlatOptimizer, add_, plus, require, some, subtract_
-
-
-class Adam(FlatOptimizer):
-    r"""Adam, and AdamW with ``decoupled=True``.
-
-    .. math:: m \leftarrow \beta_1 m + (1 - \beta_1) g, \quad
-              v \leftarrow \beta_2 v + (1 - \beta_2) g^2, \quad
-              \theta \leftarrow \theta - \eta \frac{m / (1 - \beta_1^k)}
-              {\sqrt{v / (1 - \beta_2^k)} + \epsilon}
-
-    Weight decay :math:`\lambda` adds :math:`\lambda\theta` to the gradient, or, decoupled,
-    multiplies :math:`\theta` by :math:`1 - \eta\lambda` first.
-
-    Parameters
-    ----------
-    lr : float
-        Learning rate :math:`\eta`.
-    betas : (float, float), default=(0.9, 0.999)
-        Decay of the two averages.
-    eps : float, default=1e-8
-        :math:`\epsilon`.
-    weight_decay : float, default=0.0
-        :math:`\lambda`.
-    decoupled : bool, default=False
-        Whether the decay acts on the parameters alone.
-
-    References
-    ----------
-    Kingma and Ba, "Adam: A Method for Stochastic Optimization", ICLR 2015.
-    Loshchilov and Hutter, "Decoupled Weight Decay Regularization", ICLR 2019.
-
-    Examples
-    --------
-    >>> theta = torch.zeros(2)
-    >>> Adam(lr=0.1).update(theta, torch.tensor([1.0, -20.0]))
-    >>> theta
-    tensor([-0.1000,  0.1000])
-    """
-
-    remembered = ("state", "one")
-    numbers = ("lr", "beta1", "beta2", "eps", "weight_decay")
-
-    def __init__(
-        self,
-        lr: float,
-        betas: tuple[float, float] = (0.9, 0.999),
-        eps: float = 1e-8,
-        weight_decay: float = 0.0,
-        *,
-        decoupled: bool = False,
-    ) -> None:
-        require(lr >= 0, "an lr above 0", lr)
-        require(
-            _is_pair(betas) and all(0 <= beta < 1 for beta in betas),
-            "two betas from 0 to less than 1",
-            betas,
-        )
-        require(eps >= 0, "an eps of 0 or more", eps)
-        require(weight_decay >= 0, "a weight_decay of 0 or more", weight_decay)
-        self.lr, self.eps, self.weight_decay = lr, eps, weight_decay
-        self.beta1, self.beta2 = betas
-        self.decoupled = decoupled
-        #: Averages, averages of squares, and the number of steps.
-        self.state: tuple[list[Tensor], list[Tensor], list[Tensor]] | None = None
-
-    def update(self, params: Tensor, gradient: Tensor) -> None:
-        """Take one step, in place."""
-        if self.state is None:
-            count = torch.zeros((), dtype=torch.float32, device=params.device)
-            self.state = [torch.zeros_like(params)], [torch.zeros_like(params)], [count]
-            # Adding a tensor is cheaper than adding a number.
-            self.one = torch.ones_like(count)
-        averages, squares, counts = self.state
-        counts[0].add_(self.one)
-        if any(isinstance(number, Tensor) for number in (self.beta1, self.beta2, self.eps)):
-            self._update_each(params, gradient, averages[0], squares[0], float(counts[0]))
-        elif isinstance(self.lr, Tensor) or isinstance(self.weight_decay, Tensor):
-            gradient = self._decay(params, gradient)
-            # The kernel moves zeros to the step itself, which each row takes at its own rate.
-            step = torch.zeros_like(params)
-            self._call_kernel(step, gradient, lr=1.0, weight_decay=0.0)
-            add_(params, step, self.lr)
-        else:
-            self._call_kernel(params, gradient, lr=self.lr, weight_decay=self.weight_decay)
-
-    def _call_kernel(
-        self, params: Tensor, gradient: Tensor, *, lr: float, weight_decay: float
-    ) -> None:
-        """Take one step in one kernel, the one of torch.optim with fused=True."""
-        assert self.state is not None
-        averages, squares, counts = self.state
-        kernel = torch._fused_adamw_ if self.decoupled else torch._fused_adam_
-        kernel(
-            [params],
-            [gradient],
-            averages,
-            squares,
-            [],
-            counts,
-            lr=lr,
-            beta1=self.beta1,
-            beta2=self.beta2,
-            weight_decay=weight_decay,
-            eps=self.eps,
-            amsgrad=False,
-            maximize=False,
-        )
-
-    def _decay(self, params: Tensor, gradient: Tensor) -> Tensor:
-        """Decay parameters, or else give the gradient with the decay in it."""
-        if not self.decoupled:
-            return (
-                plus(gradient, params, self.weight_decay) if some(self.weight_decay) else gradient
-            )
-        params.mul_(1 - self.lr * self.weight_decay)
-        return gradient
-
-    def _update_each(
-        self, params: Tensor, gradient: Tensor, average: Tensor, square: Tensor, count: float
-    ) -> None:
-        """Take one step in plain operations, with averages of its own for each row of theta."""
-        beta1, beta2 = self.beta1, self.beta2
-        gradient = self._decay(params, gradient)
-        average.mul_(beta1).add_(gradient * (1 - beta1))
-        square.mul_(beta2).add_(gradient.square().mul_(1 - beta2))
-        # v / (1 - beta2^k) under the root is one over its root outside.
-        root = square.sqrt().mul_((1 - beta2**count) ** -0.5).add_(self.eps)
-        params.sub_(torch.div(average, root).mul_(self.lr / (1 - beta1**count)))
-
-
-class AdamW(Adam):
-    """Adam with decoupled weight decay; see :class:`Adam`.
-
-    Parameters
-    ----------
-    lr, betas, eps : float
-        As in :class:`Adam`.
-    weight_decay : float, default=1e-2
-        Decay per step and learning rate.
-
-    Examples
-    --------
-    >>> theta = torch.ones(1)
-    >>> AdamW(lr=0.1, weight_decay=0.5).update(theta, torch.zeros(1))
-    >>> theta
-    tensor([0.9500])
-    """
-
-    def __init__(
-        self,
-        lr: float,
-        betas: tuple[float, float] = (0.9, 0.999),
-        eps: float = 1e-8,
-        weight_decay: float = 1e-2,
-    ) -> None:
-        super().__init__(lr, betas, eps, weight_decay, decoupled=True)
+from torchreg.optim.adam import Adam, AdamW
+from torchreg.optim.base import (
+    FlatOptimizer,
+    add_scaled,
+    add_scaled_,
+    check_nonnegative,
+    check_option,
+    check_pair,
+    is_nonzero,
+)
 
 
 class SGD(FlatOptimizer):
@@ -176,7 +29,7 @@ class SGD(FlatOptimizer):
 
     .. math:: b \leftarrow \mu b + g, \quad \theta \leftarrow \theta - \eta\, b
 
-    (with Nesterov's momentum, :math:`g + \mu b` takes the place of :math:`b`).
+    (Nesterov momentum uses :math:`g + \mu b` in place of :math:`b`.)
 
     Parameters
     ----------
@@ -187,7 +40,7 @@ class SGD(FlatOptimizer):
     weight_decay : float, default=0.0
         Adds this multiple of the parameters to the gradient.
     nesterov : bool, default=False
-        Whether to look ahead.
+        Whether to use Nesterov momentum.
 
     References
     ----------
@@ -196,14 +49,14 @@ class SGD(FlatOptimizer):
 
     Examples
     --------
-    >>> theta = torch.ones(1)
-    >>> SGD(lr=0.1).update(theta, torch.ones(1))
-    >>> theta
+    >>> params = torch.ones(1)
+    >>> SGD(lr=0.1).step(params, torch.ones(1))
+    >>> params
     tensor([0.9000])
     """
 
-    remembered = ("velocity",)
-    numbers = ("lr", "momentum", "weight_decay")
+    state_names = ("velocity",)
+    hyperparams = ("lr", "momentum", "weight_decay")
 
     def __init__(
         self,
@@ -212,26 +65,24 @@ class SGD(FlatOptimizer):
         weight_decay: float = 0.0,
         nesterov: bool = False,
     ) -> None:
-        require(lr >= 0, "an lr above 0", lr)
-        require(momentum >= 0, "a momentum of 0 or more", momentum)
-        require(weight_decay >= 0, "a weight_decay of 0 or more", weight_decay)
-        require(momentum > 0 or not nesterov, "a momentum above 0 with nesterov", momentum)
+        check_nonnegative(lr=lr, momentum=momentum, weight_decay=weight_decay)
+        check_option(momentum > 0 or not nesterov, "momentum > 0 with nesterov", momentum)
         self.lr, self.momentum = lr, momentum
         self.weight_decay, self.nesterov = weight_decay, nesterov
         self.velocity: Tensor | None = None
 
-    def update(self, params: Tensor, gradient: Tensor) -> None:
-        """Take one step, in place."""
-        if some(self.weight_decay):
-            gradient = plus(gradient, params, self.weight_decay)
-        if some(self.momentum):
+    def step(self, params: Tensor, grad: Tensor) -> None:
+        """Update `params` in place; both have shape (n_parameters,)."""
+        if is_nonzero(self.weight_decay):
+            grad = add_scaled(grad, params, self.weight_decay)
+        if is_nonzero(self.momentum):
             if self.velocity is None:
-                self.velocity = gradient.clone()
+                self.velocity = grad.clone()
             else:
-                self.velocity.mul_(self.momentum).add_(gradient)
-            look_ahead = plus(gradient, self.velocity, self.momentum)
-            gradient = look_ahead if self.nesterov else self.velocity
-        subtract_(params, gradient, self.lr)
+                self.velocity.mul_(self.momentum).add_(grad)
+            look_ahead = add_scaled(grad, self.velocity, self.momentum)
+            grad = look_ahead if self.nesterov else self.velocity
+        add_scaled_(params, grad, self.lr, sign=-1)
 
 
 class RMSprop(FlatOptimizer):
@@ -241,15 +92,15 @@ class RMSprop(FlatOptimizer):
               b \leftarrow \mu b + \frac{g}{\sqrt v + \epsilon}, \quad
               \theta \leftarrow \theta - \eta\, b
 
-    (:math:`\sqrt{v - m^2}` takes the place of :math:`\sqrt v` if ``centered``, with the
-    running mean :math:`m` of the gradient.)
+    (If `centered`, :math:`\sqrt{v - m^2}` replaces :math:`\sqrt v`, with the running mean
+    :math:`m` of the gradient.)
 
     Parameters
     ----------
     lr : float
         Learning rate :math:`\eta`.
     alpha : float, default=0.99
-        Decay of the averages.
+        Decay rate of the running averages.
     eps : float, default=1e-8
         :math:`\epsilon`.
     weight_decay : float, default=0.0
@@ -265,14 +116,14 @@ class RMSprop(FlatOptimizer):
 
     Examples
     --------
-    >>> theta = torch.zeros(2)
-    >>> RMSprop(lr=0.01).update(theta, torch.tensor([3.0, -5.0]))
-    >>> theta
+    >>> params = torch.zeros(2)
+    >>> RMSprop(lr=0.01).step(params, torch.tensor([3.0, -5.0]))
+    >>> params
     tensor([-0.1000,  0.1000])
     """
 
-    remembered = ("square", "mean", "velocity")
-    numbers = ("lr", "alpha", "eps", "weight_decay", "momentum")
+    state_names = ("square", "mean", "velocity")
+    hyperparams = ("lr", "alpha", "eps", "weight_decay", "momentum")
 
     def __init__(
         self,
@@ -283,56 +134,54 @@ class RMSprop(FlatOptimizer):
         momentum: float = 0.0,
         centered: bool = False,
     ) -> None:
-        require(lr >= 0, "an lr above 0", lr)
-        require(alpha >= 0, "an alpha of 0 or more", alpha)
-        require(eps >= 0, "an eps of 0 or more", eps)
-        require(weight_decay >= 0, "a weight_decay of 0 or more", weight_decay)
-        require(momentum >= 0, "a momentum of 0 or more", momentum)
+        check_nonnegative(
+            lr=lr, alpha=alpha, eps=eps, weight_decay=weight_decay, momentum=momentum
+        )
         self.lr, self.alpha, self.eps = lr, alpha, eps
         self.weight_decay, self.momentum, self.centered = weight_decay, momentum, centered
         self.square: Tensor | None = None
 
-    def update(self, params: Tensor, gradient: Tensor) -> None:
-        """Take one step, in place."""
+    def step(self, params: Tensor, grad: Tensor) -> None:
+        """Update `params` in place; both have shape (n_parameters,)."""
         if self.square is None:
             self.square, self.mean = torch.zeros_like(params), torch.zeros_like(params)
             self.velocity = torch.zeros_like(params)
-        if some(self.weight_decay):
-            gradient = plus(gradient, params, self.weight_decay)
+        if is_nonzero(self.weight_decay):
+            grad = add_scaled(grad, params, self.weight_decay)
         self.square.mul_(self.alpha)
         if isinstance(self.alpha, Tensor):
-            self.square.add_(gradient.square().mul_(1 - self.alpha))
+            self.square.add_(grad.square().mul_(1 - self.alpha))
         else:
-            self.square.addcmul_(gradient, gradient, value=1 - self.alpha)
-        spread = self.square
+            self.square.addcmul_(grad, grad, value=1 - self.alpha)
+        variance = self.square
         if self.centered:
-            self.mean.lerp_(gradient, 1 - self.alpha)
-            spread = spread.addcmul(self.mean, self.mean, value=-1)
-        root = spread.sqrt().add_(self.eps)
-        if some(self.momentum):
-            self.velocity.mul_(self.momentum).addcdiv_(gradient, root)
-            subtract_(params, self.velocity, self.lr)
+            self.mean.lerp_(grad, 1 - self.alpha)
+            variance = variance.addcmul(self.mean, self.mean, value=-1)
+        root = variance.sqrt().add_(self.eps)
+        if is_nonzero(self.momentum):
+            self.velocity.mul_(self.momentum).addcdiv_(grad, root)
+            add_scaled_(params, self.velocity, self.lr, sign=-1)
         elif isinstance(self.lr, Tensor):
-            subtract_(params, gradient / root, self.lr)
+            add_scaled_(params, grad / root, self.lr, sign=-1)
         else:
-            params.addcdiv_(gradient, root, value=-self.lr)
+            params.addcdiv_(grad, root, value=-self.lr)
 
 
 class Rprop(FlatOptimizer):
-    r"""Resilient backpropagation: each parameter has a step size of its own.
+    r"""Resilient backpropagation, with one step size per parameter.
 
-    The step grows by :math:`\eta^+` while the sign of the gradient stays, shrinks by
-    :math:`\eta^-` when it flips, and only the sign of the gradient is used. A parameter
-    whose sign flipped rests for one step. For full batches.
+    A step size grows by the factor :math:`\eta^+` while the gradient keeps its sign and shrinks by
+    :math:`\eta^-` when the sign changes, in which case the parameter is not updated in this step.
+    Only the sign of the gradient is used, so that batches must be full.
 
     Parameters
     ----------
     lr : float
-        First step size.
+        Initial step size.
     etas : (float, float), default=(0.5, 1.2)
         :math:`\eta^-` and :math:`\eta^+`.
     step_sizes : (float, float), default=(1e-6, 50)
-        Smallest and largest step.
+        Smallest and largest step size.
 
     References
     ----------
@@ -341,14 +190,14 @@ class Rprop(FlatOptimizer):
 
     Examples
     --------
-    >>> theta = torch.zeros(2)
-    >>> Rprop(lr=0.01).update(theta, torch.tensor([3.0, -5.0]))
-    >>> theta
+    >>> params = torch.zeros(2)
+    >>> Rprop(lr=0.01).step(params, torch.tensor([3.0, -5.0]))
+    >>> params
     tensor([-0.0100,  0.0100])
     """
 
-    remembered = ("previous", "step_size")
-    numbers = ("lr",)
+    state_names = ("previous_grad", "step_size")
+    hyperparams = ("lr",)
 
     def __init__(
         self,
@@ -356,39 +205,31 @@ class Rprop(FlatOptimizer):
         etas: tuple[float, float] = (0.5, 1.2),
         step_sizes: tuple[float, float] = (1e-6, 50),
     ) -> None:
-        require(lr >= 0, "an lr above 0", lr)
-        require(
-            _is_pair(etas) and 0 < etas[0] < 1 < etas[1], "etas around 1, like (0.5, 1.2)", etas
-        )
-        require(
-            _is_pair(step_sizes) and 0 < step_sizes[0] <= step_sizes[1],
-            "step_sizes in order, above 0",
-            step_sizes,
-        )
+        check_nonnegative(lr=lr)
+        check_pair(etas, "two etas around 1, such as (0.5, 1.2)")
+        check_option(0 < etas[0] < 1 < etas[1], "two etas around 1, such as (0.5, 1.2)", etas)
+        check_pair(step_sizes, "two increasing step_sizes > 0")
+        check_option(0 < step_sizes[0] <= step_sizes[1], "two increasing step_sizes > 0", step_sizes)
         self.lr, self.etas, self.step_sizes = lr, etas, step_sizes
-        self.previous: Tensor | None = None
+        self.previous_grad: Tensor | None = None
         self.step_size: Tensor | None = None
 
-    def update(self, params: Tensor, gradient: Tensor) -> None:
-        """Take one step, in place."""
-        if self.previous is None or self.step_size is None:
-            self.previous = torch.zeros_like(params)
+    def step(self, params: Tensor, grad: Tensor) -> None:
+        """Update `params` in place; both have shape (n_parameters,)."""
+        if self.previous_grad is None or self.step_size is None:
+            self.previous_grad = torch.zeros_like(params)
             self.step_size = torch.ones_like(params).mul_(self.lr)
-        agreement = gradient * self.previous
-        flipped = agreement < 0
+        product = grad * self.previous_grad
+        sign_changed = product < 0
         eta_minus, eta_plus = self.etas
         factor = torch.ones_like(params)
-        factor.masked_fill_(agreement > 0, eta_plus).masked_fill_(flipped, eta_minus)
+        factor.masked_fill_(product > 0, eta_plus).masked_fill_(sign_changed, eta_minus)
         self.step_size.mul_(factor).clamp_(*self.step_sizes)
-        self.previous = gradient.masked_fill(flipped, 0.0)
-        params.addcmul_(self.previous.sign(), self.step_size, value=-1)
+        self.previous_grad = grad.masked_fill(sign_changed, 0.0)
+        params.addcmul_(self.previous_grad.sign(), self.step_size, value=-1)
 
 
-def _is_pair(value: object) -> bool:
-    return isinstance(value, tuple | list) and len(value) == 2
-
-
-VECTOR_RULES: dict[str, Callable[..., FlatOptimizer]] = {
+FLAT_OPTIMIZERS: dict[str, Callable[..., FlatOptimizer]] = {
     "adam": Adam,
     "adamw": AdamW,
     "rmsprop": RMSprop,

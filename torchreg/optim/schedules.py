@@ -1,6 +1,6 @@
-"""Schedules: how a name, a class or a callable and their options become one of torch's schedulers.
+"""From the `schedule` parameter to a learning-rate scheduler of torch.
 
-What they move, and when, is in :mod:`torchreg.optim.lr_schedule`.
+:mod:`torchreg.optim.lr_schedule` runs it.
 """
 
 from __future__ import annotations
@@ -19,92 +19,88 @@ from torchreg.optim.spec import OptimizerSpec
 
 
 @dataclass(frozen=True)
-class Entry:
-    """A schedule that has a name.
+class NamedSchedule:
+    """A schedule that can be chosen by name.
 
     Parameters
     ----------
     cls : type
         Torch's scheduler.
-    steps : str or None
-        The argument that is the number of steps.
-    settings : callable
-        Gives further arguments that are ours, given the optimizer's numbers.
-    set_by_us : frozenset of str
-        Arguments of torch's class that are no options, since the fit knows them.
+    n_steps_name : str or None
+        Its argument for the number of steps.
+    reserved : frozenset of str
+        Its arguments that the fit sets and the user cannot.
+    derive : callable
+        Maps the hyperparameters of the optimizer to further arguments.
     """
 
     cls: type[LRScheduler]
-    steps: str | None
-    settings: Callable[[Mapping[str, Any]], dict[str, Any]]
-    set_by_us: frozenset[str]
+    n_steps_name: str | None
+    reserved: frozenset[str]
+    derive: Callable[[Mapping[str, Any]], dict[str, Any]] = lambda _: {}
 
 
-def _none(numbers: Mapping[str, Any]) -> dict[str, Any]:
-    return {}
+def _derive_one_cycle(hyperparams: Mapping[str, Any]) -> dict[str, Any]:
+    arguments = {"max_lr": hyperparams["lr"]}
+    if "betas" in hyperparams or hyperparams.get("momentum"):
+        return arguments
+    # By default, torch would add momentum to an optimizer without momentum.
+    return {**arguments, "cycle_momentum": False}
 
 
-def _one_cycle(numbers: Mapping[str, Any]) -> dict[str, Any]:
-    own = {"max_lr": numbers["lr"]}
-    if "betas" in numbers or numbers.get("momentum"):
-        return own
-    # Torch would give momentum to an optimizer that was asked to go without.
-    return {**own, "cycle_momentum": False}
-
-
-#: Schedules by name. Adding one is one entry here.
-SCHEDULES: dict[str, Entry] = {
-    "cosine": Entry(lr_scheduler.CosineAnnealingLR, "T_max", _none, frozenset({"T_max"})),
-    "one_cycle": Entry(
+#: Schedules by name. To add one, add it here.
+SCHEDULES: dict[str, NamedSchedule] = {
+    "cosine": NamedSchedule(lr_scheduler.CosineAnnealingLR, "T_max", frozenset({"T_max"})),
+    "one_cycle": NamedSchedule(
         lr_scheduler.OneCycleLR,
         "total_steps",
-        _one_cycle,
         frozenset({"max_lr", "total_steps", "epochs", "steps_per_epoch"}),
+        _derive_one_cycle,
     ),
-    "reduce_on_plateau": Entry(lr_scheduler.ReduceLROnPlateau, None, _none, frozenset({"mode"})),
+    "reduce_on_plateau": NamedSchedule(lr_scheduler.ReduceLROnPlateau, None, frozenset({"mode"})),
 }
 
 CONSTANT_NAME = "constant"
 
-#: Arguments of every scheduler that are no options.
-_NO_OPTIONS = frozenset({"optimizer", "last_epoch", "verbose"})
+#: Arguments of all schedulers that are not options.
+_NOT_OPTIONS = frozenset({"optimizer", "last_epoch", "verbose"})
 
 
 @dataclass(frozen=True)
 class ScheduleSpec:
-    """A schedule, chosen and checked but not yet begun.
+    """A validated schedule with its options, without an optimizer.
 
     Parameters
     ----------
     name : str
         For messages and records.
     build : callable or None
-        Torch's class, or the user's callable; ``None`` leaves the learning rate as it is.
+        Torch's class or the user's callable; ``None`` for a constant learning rate.
     options : dict
-        Its keyword arguments, beside those of the fit.
-    entry : Entry or None
-        Of a schedule that was chosen by name.
+        Its keyword arguments, in addition to those that the fit sets.
+    named : NamedSchedule or None
+        The entry of :data:`SCHEDULES`, if the schedule was chosen by name.
     """
 
     name: str = CONSTANT_NAME
     build: Callable[..., Any] | None = None
     options: dict[str, Any] = field(default_factory=dict)
-    entry: Entry | None = None
+    named: NamedSchedule | None = None
 
     @property
-    def moves(self) -> bool:
+    def changes_lr(self) -> bool:
         """Whether the learning rate changes during a fit."""
         return self.build is not None
 
-    def arguments(self, numbers: Mapping[str, Any]) -> dict[str, Any]:
-        """Give the keyword arguments of torch's scheduler, but for the number of steps."""
-        own = {} if self.entry is None else self.entry.settings(numbers)
-        return {**own, **self.options}
+    def arguments(self, hyperparams: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the keyword arguments of torch's scheduler, except the number of steps."""
+        derived = {} if self.named is None else self.named.derive(hyperparams)
+        return {**derived, **self.options}
 
     @property
-    def steps(self) -> str | None:
-        """Name the argument that is the number of steps, if there is one."""
-        return None if self.entry is None else self.entry.steps
+    def n_steps_name(self) -> str | None:
+        """The argument for the number of steps, if there is one."""
+        return None if self.named is None else self.named.n_steps_name
 
 
 def build_schedule(
@@ -112,17 +108,17 @@ def build_schedule(
     options: Mapping[str, Any],
     optimizer: OptimizerSpec,
 ) -> ScheduleSpec:
-    """Read the ``schedule`` parameter: a name, a class or a callable, with its options.
+    """Validate the `schedule` parameter and its options.
 
     Parameters
     ----------
     schedule : str, type or callable
         ``"constant"``, ``"cosine"``, ``"one_cycle"``, ``"reduce_on_plateau"``, a class of
-        ``torch.optim.lr_scheduler``, or a callable that makes a scheduler of an optimizer.
+        ``torch.optim.lr_scheduler``, or a callable that maps an optimizer to a scheduler.
     options : mapping
         Further keyword arguments (``schedule__*``).
     optimizer : OptimizerSpec
-        Whose learning rate is moved.
+        The optimizer whose learning rate is scheduled.
 
     Returns
     -------
@@ -131,18 +127,18 @@ def build_schedule(
     Raises
     ------
     ValueError
-        If the name or an option is unknown, or the optimizer sizes its steps itself.
+        If the name or an option is unknown, or the optimizer computes its own step sizes.
     TypeError
-        If it is none of these.
+        If it is neither a name, a class nor a callable.
 
     Examples
     --------
-    >>> from torchreg.optim.spec import build_optimizer
+    >>> from torchreg.optim import build_optimizer
     >>> adam = build_optimizer("adam", None, {})
     >>> build_schedule("cosine", {"eta_min": 1e-5}, adam).options
     {'eta_min': 1e-05}
     """
-    entry: Entry | None = None
+    named: NamedSchedule | None = None
     build: Callable[..., Any] | None = None
     if isinstance(schedule, str):
         name = schedule
@@ -150,65 +146,64 @@ def build_schedule(
             if name not in SCHEDULES:
                 names = [CONSTANT_NAME, *SCHEDULES]
                 raise ValueError(f"Unknown schedule {schedule!r}.{did_you_mean(name, names)}")
-            entry = SCHEDULES[name]
-            build = entry.cls
+            named = SCHEDULES[name]
+            build = named.cls
     elif callable(schedule):
         name, build = getattr(schedule, "__name__", type(schedule).__name__), schedule
     else:
         raise TypeError(
-            "schedule expects a name such as 'cosine', a torch.optim.lr_scheduler class, or a "
-            f"callable that makes a scheduler of an optimizer, got {schedule!r}."
+            "schedule must be a name such as 'cosine', a torch.optim.lr_scheduler class, or a "
+            f"callable that maps an optimizer to a scheduler, got {schedule!r}."
         )
-    _check_options(name, build, entry, options)
+    _check_options(name, build, named, options)
     if build is not None and optimizer.adapts_step_size:
         raise ValueError(
-            f"schedule {name!r} moves the learning rate of each step, but optimizer "
-            f"{optimizer.name!r} finds the sizes of its steps itself. Set schedule='constant', or "
-            "take another optimizer, such as 'adam'."
+            f"schedule {name!r} cannot be combined with optimizer {optimizer.name!r}, which "
+            "computes its own step sizes. Set schedule='constant' or use another optimizer, such "
+            "as 'adam'."
         )
-    return ScheduleSpec(name, build, dict(options), entry)
+    return ScheduleSpec(name, build, dict(options), named)
 
 
 def _check_options(
     name: str,
     build: Callable[..., Any] | None,
-    entry: Entry | None,
+    named: NamedSchedule | None,
     options: Mapping[str, Any],
 ) -> None:
-    """Refuse what the scheduler does not take."""
-    known = frozenset() if build is None else _arguments_of(build)
+    """Raise a ValueError if the scheduler does not take an option."""
+    known = frozenset() if build is None else _keyword_arguments(build)
     if known is None:
         return
-    if entry is not None:
-        known -= entry.set_by_us
+    reserved = frozenset() if named is None else named.reserved
+    known -= reserved
     for option in options:
-        if option in known:
-            continue
-        if entry is not None and option in entry.set_by_us:
+        if option in reserved:
             raise ValueError(
                 f"schedule {name!r} sets {option!r} itself, from lr, max_epochs and the number of "
-                f"batches: leave schedule__{option} out."
+                f"batches. Remove schedule__{option}."
             )
-        raise ValueError(
-            f"schedule {name!r} takes no {option!r} (schedule__{option})."
-            f"{did_you_mean(option, known)}"
-        )
+        if option not in known:
+            raise ValueError(
+                f"schedule {name!r} takes no {option!r} (schedule__{option})."
+                f"{did_you_mean(option, known)}"
+            )
 
 
-def _arguments_of(build: Callable[..., Any]) -> frozenset[str] | None:
-    """Name the keyword arguments of a class or callable; ``None`` if it takes any."""
+def _keyword_arguments(build: Callable[..., Any]) -> frozenset[str] | None:
+    """Return the keyword arguments of a class or callable; ``None`` if it takes any."""
     if isinstance(build, type) and build.__module__ == lr_scheduler.__name__:
-        return _arguments_of_torchs(build)
+        return _torch_keyword_arguments(build)
     try:
         parameters = [*inspect.signature(build).parameters.values()]
     except (TypeError, ValueError):
         return None
     if any(p.kind is p.VAR_KEYWORD for p in parameters):
         return None
-    # The first one is the optimizer, whatever its name.
-    return frozenset(p.name for p in parameters[1:]) - _NO_OPTIONS
+    # The first one is the optimizer.
+    return frozenset(p.name for p in parameters[1:]) - _NOT_OPTIONS
 
 
 @cache
-def _arguments_of_torchs(cls: type) -> frozenset[str]:
-    return frozenset(inspect.signature(cls).parameters) - _NO_OPTIONS
+def _torch_keyword_arguments(cls: type) -> frozenset[str]:
+    return frozenset(inspect.signature(cls).parameters) - _NOT_OPTIONS

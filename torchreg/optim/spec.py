@@ -1,7 +1,7 @@
-"""Optimizers: how a name, a class and their options become an update rule.
+"""From the `optimizer` parameter to an optimizer.
 
-Every ``torch.optim`` class that works on dense parameters can be named. Those that are
-also written in :mod:`torchreg.optim.flat_optimizers` run without torch's optimizer object.
+Every ``torch.optim`` class for dense parameters can be named. Those that are also implemented in
+:mod:`torchreg.optim.flat_optimizers` run without torch's optimizer.
 """
 
 from __future__ import annotations
@@ -16,11 +16,10 @@ import torch
 
 from torchreg._utils import did_you_mean
 from torchreg.optim.base import FlatOptimizer
-from torchreg.optim.flat_optimizers import VECTOR_RULES
+from torchreg.optim.flat_optimizers import FLAT_OPTIMIZERS
 from torchreg.optim.lbfgs import LBFGS
 
-#: Learning rates that suit standardized data, where torch's own do not; for names only,
-#: a class keeps torch's own.
+#: Default learning rates for standardized data, by name. A class keeps torch's own default.
 DEFAULT_LR: dict[str, float] = {
     "adam": 2e-3,
     "adamw": 2e-3,
@@ -31,11 +30,11 @@ DEFAULT_LR: dict[str, float] = {
     "sgd": 1e-2,
 }
 
-#: Options that torch's own class does not have: only the rule on one vector reads them.
-OWN_OPTIONS: dict[str, frozenset[str]] = {"lbfgs": frozenset({"stop_at_kinks"})}
+#: Options that only the flat optimizer has.
+FLAT_ONLY_OPTIONS: dict[str, frozenset[str]] = {"lbfgs": frozenset({"stop_at_kinks"})}
 
-#: Options that suit standardized data: a line search, and tolerances far below order 1; and that
-#: suit networks of ReLU units, whose loss has kinks.
+#: Default options for standardized data, whose losses are of order 1 or less, and for ReLU
+#: networks, whose losses have kinks.
 DEFAULT_OPTIONS: dict[str, dict[str, Any]] = {
     "lbfgs": {
         "line_search_fn": "strong_wolfe",
@@ -48,7 +47,7 @@ DEFAULT_OPTIONS: dict[str, dict[str, Any]] = {
 }
 
 #: Why a class of torch.optim cannot train a dense network by itself.
-REFUSED: dict[str, str] = {
+UNUSABLE: dict[str, str] = {
     "muon": "it takes matrices only and refuses the biases that every layer has",
     "sparseadam": "it takes sparse gradients only, and a dense network has dense ones",
 }
@@ -66,7 +65,7 @@ def _torch_optimizers() -> dict[str, type[torch.optim.Optimizer]]:
 
 @dataclass(frozen=True)
 class OptimizerSpec:
-    """An optimizer, chosen and checked but not yet holding parameters.
+    """A validated optimizer with its options, without parameters.
 
     Parameters
     ----------
@@ -75,7 +74,7 @@ class OptimizerSpec:
     cls : type
         The ``torch.optim`` class.
     options : dict
-        Its keyword arguments, learning rate included.
+        Its keyword arguments, including the learning rate.
     """
 
     name: str
@@ -84,41 +83,40 @@ class OptimizerSpec:
 
     @property
     def uses_line_search(self) -> bool:
-        """Whether it evaluates the loss more than once a step, so that rounding is amplified."""
+        """Whether a step evaluates the loss several times, which amplifies rounding errors."""
         return issubclass(self.cls, torch.optim.LBFGS)
 
     @property
-    def wants_full_batch(self) -> bool:
-        """Whether it compares gradients between steps, which needs the same rows in each."""
+    def needs_full_batch(self) -> bool:
+        """Whether it compares the gradients of steps, which must be those of the same rows."""
         return issubclass(self.cls, torch.optim.LBFGS | torch.optim.Rprop)
 
     @property
     def adapts_step_size(self) -> bool:
-        """Whether it finds the sizes of its steps itself, and ``lr`` is at most their start."""
+        """Whether it computes its own step sizes, so that `lr` is at most an initial value."""
         return issubclass(self.cls, torch.optim.LBFGS | torch.optim.Rprop)
 
     @property
-    def group(self) -> dict[str, Any]:
-        """What a parameter group of torch's optimizer holds, beside parameters."""
-        is_torchs = self.cls is _torch_optimizers().get(self.name)
-        known = _parameters_of(self.name) if is_torchs else inspect.signature(self.cls).parameters
-        defaults = {key: p.default for key, p in known.items() if p.default is not p.empty}
-        return {**defaults, **self.torch_options}
+    def defaults(self) -> dict[str, Any]:
+        """The hyperparameters in a parameter group of torch's optimizer."""
+        parameters = _init_parameters(self.name, self.cls)
+        values = {key: p.default for key, p in parameters.items() if p.default is not p.empty}
+        return {**values, **self.torch_options}
 
     @property
     def torch_options(self) -> dict[str, Any]:
-        """The options that torch's own class has."""
-        own = OWN_OPTIONS.get(self.name, frozenset())
-        return {key: value for key, value in self.options.items() if key not in own}
+        """The options that torch's class has."""
+        flat_only = FLAT_ONLY_OPTIONS.get(self.name, frozenset())
+        return {key: value for key, value in self.options.items() if key not in flat_only}
 
-    def flat_optimizer(self, device: torch.device) -> FlatOptimizer | LBFGS | None:
-        """Build the rule on one vector, or ``None`` where only torch's class will do."""
-        rule: Any = LBFGS if self.uses_line_search else VECTOR_RULES.get(self.name)
-        if rule is None or self.cls is not _torch_optimizers().get(self.name):
+    def build_flat(self, device: torch.device) -> FlatOptimizer | LBFGS | None:
+        """Build the flat optimizer; ``None`` if only torch's class supports these options."""
+        cls: Any = LBFGS if self.uses_line_search else FLAT_OPTIMIZERS.get(self.name)
+        if cls is None or self.cls is not _torch_optimizers().get(self.name):
             return None
-        understood = _options_of(rule)
-        if not self.options.keys() <= understood or not all(
-            _is_plain(value) for value in self.options.values()
+        if not (
+            self.options.keys() <= _flat_options(cls)
+            and all(map(_is_plain, self.options.values()))
         ):
             return None
         if self.uses_line_search and (
@@ -126,35 +124,35 @@ class OptimizerSpec:
         ):
             return None
         try:
-            built: FlatOptimizer | LBFGS = rule(**self.options)
+            optimizer: FlatOptimizer | LBFGS = cls(**self.options)
         except (TypeError, ValueError) as error:
-            raise self._refused(error) from error
-        return built
+            raise self._invalid_options(error) from error
+        return optimizer
 
-    def torch_optimizer(self, parameters: list[torch.nn.Parameter]) -> torch.optim.Optimizer:
-        """Build torch's optimizer over these parameters."""
+    def build_torch(self, parameters: list[torch.nn.Parameter]) -> torch.optim.Optimizer:
+        """Build torch's optimizer of these parameters."""
         try:
             return self.cls(parameters, **self.torch_options)
-        # What torch says to betas that are one number of numpy's is an IndexError.
+        # For betas that are a single NumPy number, torch raises an IndexError.
         except (TypeError, ValueError, LookupError, ArithmeticError, RuntimeError) as error:
-            raise self._refused(error) from error
+            raise self._invalid_options(error) from error
 
-    def _refused(self, error: Exception) -> ValueError:
-        return ValueError(f"optimizer {self.name!r} refused its options {self.options}: {error}")
+    def _invalid_options(self, error: Exception) -> ValueError:
+        return ValueError(f"Invalid options for optimizer {self.name!r}, {self.options}: {error}")
 
 
 def build_optimizer(
     optimizer: str | type[torch.optim.Optimizer], lr: float | None, options: Mapping[str, Any]
 ) -> OptimizerSpec:
-    """Read the ``optimizer`` parameter: a name or a class, with its options.
+    """Validate the `optimizer` parameter and its options.
 
     Parameters
     ----------
     optimizer : str or type
-        Lower-case name of a ``torch.optim`` class, or any ``torch.optim.Optimizer`` class.
+        Name of a ``torch.optim`` class, in any case, or a ``torch.optim.Optimizer`` class.
     lr : float or None
-        Learning rate; ``None`` takes one that suits standardized data for a name, and
-        torch's own default for a class.
+        Learning rate. ``None`` is a default for standardized data if `optimizer` is a name, and
+        torch's default if it is a class.
     options : mapping
         Further keyword arguments (``optimizer__*``).
 
@@ -166,7 +164,7 @@ def build_optimizer(
     ------
     ValueError
         If the name or an option is unknown, the learning rate is given twice, or the class
-        needs other parameters than a dense network has.
+        cannot train a dense network.
     TypeError
         If it is neither a name nor an optimizer class.
 
@@ -175,46 +173,28 @@ def build_optimizer(
     >>> build_optimizer("rprop", 0.02, {}).options
     {'lr': 0.02}
     """
-    known = _torch_optimizers()
-    if isinstance(optimizer, str):
-        name = optimizer.lower()
-        if name not in known:
-            usable = set(known) - set(REFUSED)
-            raise ValueError(f"Unknown optimizer {optimizer!r}.{did_you_mean(name, usable)}")
-        cls = known[name]
-    elif isinstance(optimizer, type) and issubclass(optimizer, torch.optim.Optimizer):
-        name, cls = optimizer.__name__.lower(), optimizer
-    else:
-        raise TypeError(
-            "optimizer expects a name such as 'adam', or a torch.optim.Optimizer class, "
-            f"got {optimizer!r}."
-        )
-    if name in REFUSED and cls is known.get(name):
-        raise ValueError(
-            f"optimizer {name!r} cannot train this network: {REFUSED[name]}. "
-            "Take 'adamw', for example."
-        )
-    is_torchs = cls is known.get(name)
-    parameters = _parameters_of(name) if is_torchs else inspect.signature(cls).parameters
-    own = OWN_OPTIONS.get(name, frozenset()) if isinstance(optimizer, str) else frozenset()
-    unknown = [option for option in options if option not in parameters and option not in own]
+    name, cls = _find_class(optimizer)
+    parameters = _init_parameters(name, cls)
+    is_named = isinstance(optimizer, str)
+    flat_only = FLAT_ONLY_OPTIONS.get(name, frozenset()) if is_named else frozenset()
+    unknown = [key for key in options if key not in parameters and key not in flat_only]
     if unknown and not any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
         raise ValueError(
             f"optimizer {name!r} takes no {unknown[0]!r} (optimizer__{unknown[0]})."
-            f"{did_you_mean(unknown[0], (set(parameters) | own) - {'params', 'lr'})}"
+            f"{did_you_mean(unknown[0], (set(parameters) | flat_only) - {'params', 'lr'})}"
         )
     settings = dict(options)
-    if isinstance(optimizer, str):
+    if is_named:
         settings = {"lr": DEFAULT_LR.get(name), **DEFAULT_OPTIONS.get(name, {}), **settings}
     if lr is not None:
         if "lr" in options:
             raise ValueError(
-                f"lr={lr!r} and optimizer__lr={options['lr']!r} are the same parameter under two "
-                "names: give one of them."
+                f"lr={lr!r} and optimizer__lr={options['lr']!r} set the same parameter. "
+                "Set only one of them."
             )
         settings["lr"] = lr
     if settings.get("lr") is None:
-        # torch's own default, written down, so that what trains is what is shown.
+        # Store torch's default, so that the options show the rate that is used.
         default = parameters["lr"].default if "lr" in parameters else inspect.Parameter.empty
         settings.pop("lr", None)
         if default is not inspect.Parameter.empty:
@@ -222,15 +202,49 @@ def build_optimizer(
     return OptimizerSpec(name, cls, settings)
 
 
+def _find_class(
+    optimizer: str | type[torch.optim.Optimizer],
+) -> tuple[str, type[torch.optim.Optimizer]]:
+    """Return the lower-case name and the class."""
+    known = _torch_optimizers()
+    if isinstance(optimizer, str):
+        name = optimizer.lower()
+        if name not in known:
+            usable = set(known) - set(UNUSABLE)
+            raise ValueError(f"Unknown optimizer {optimizer!r}.{did_you_mean(name, usable)}")
+        cls = known[name]
+    elif isinstance(optimizer, type) and issubclass(optimizer, torch.optim.Optimizer):
+        name, cls = optimizer.__name__.lower(), optimizer
+    else:
+        raise TypeError(
+            "optimizer must be a name such as 'adam' or a torch.optim.Optimizer class, "
+            f"got {optimizer!r}."
+        )
+    if name in UNUSABLE and cls is known.get(name):
+        raise ValueError(
+            f"optimizer {name!r} cannot train this network: {UNUSABLE[name]}. "
+            "Use another optimizer, such as 'adamw'."
+        )
+    return name, cls
+
+
+def _init_parameters(
+    name: str, cls: type[torch.optim.Optimizer]
+) -> Mapping[str, inspect.Parameter]:
+    if cls is _torch_optimizers().get(name):
+        return _torch_init_parameters(name)
+    return inspect.signature(cls).parameters
+
+
 @cache
-def _parameters_of(name: str) -> Mapping[str, inspect.Parameter]:
-    """Read the signature of one of torch's classes once; a user's would be kept alive by this."""
+def _torch_init_parameters(name: str) -> Mapping[str, inspect.Parameter]:
+    # By name, because a cache by class would keep the user's classes alive.
     return inspect.signature(_torch_optimizers()[name]).parameters
 
 
 @cache
-def _options_of(rule: Callable[..., Any]) -> frozenset[str]:
-    return frozenset(inspect.signature(rule).parameters)
+def _flat_options(cls: Callable[..., Any]) -> frozenset[str]:
+    return frozenset(inspect.signature(cls).parameters)
 
 
 def _is_plain(value: Any) -> bool:

@@ -1,101 +1,101 @@
-"""The learning rates of networks that train together, each on a course of its own."""
+"""Learning rates of networks that train together, each with its own schedule."""
 
 from __future__ import annotations
 
 from collections.abc import Hashable, Sequence
 
 from torchreg.engine.spec.train_task import TrainTask
-from torchreg.optim.lr_schedule import LRSchedule, sharing_key
+from torchreg.optim import LRSchedule, sharing_key
 
 
 class StackedLRSchedule:
-    """Moves the learning rates of networks, and says which of their numbers have changed.
+    """Learning-rate schedules of a stack of networks.
 
-    Networks with the same schedule, optimizer and number of steps share a course, which is then
-    computed once.
+    Networks with the same schedule, optimizer and number of steps share an :class:`LRSchedule`.
 
     Parameters
     ----------
     tasks : sequence of TrainTask
-        With as many steps in an epoch as each other.
+        With the same number of steps per epoch.
 
     Attributes
     ----------
     rates : list of float
-        The learning rate of each network's last step.
+        Learning rate of the last step, one per network.
     """
 
     def __init__(self, tasks: Sequence[TrainTask]) -> None:
         self.tasks = [*tasks]
         shared: dict[Hashable, LRSchedule] = {}
-        self.courses: list[LRSchedule] = []
-        for place, task in enumerate(tasks):
-            own = sharing_key(task.schedule, task.optimizer, task.n_steps)
-            key = ("alone", place) if own is None else own
+        self.schedules: list[LRSchedule] = []
+        for slot, task in enumerate(tasks):
+            key = sharing_key(task.schedule, task.optimizer, task.n_steps)
+            key = ("unshared", slot) if key is None else key
             if key not in shared:
                 shared[key] = task.lr_schedule()
-            self.courses.append(shared[key])
-        self._begin()
+            self.schedules.append(shared[key])
+        self._reset()
 
-    def _begin(self) -> None:
-        self._trains = [True] * len(self.courses)
-        self._by_step = self._that_move_by_step()
-        self._hears_epochs = any(course.every in ("epoch", "loss") for course in self.courses)
-        self._known: dict[str, list[float]] = {}
-        self.rates = [course.numbers["lr"] for course in self.courses]
+    def _reset(self) -> None:
+        self._trains = [True] * len(self.schedules)
+        self._per_step = self._find_per_step()
+        self._per_epoch = any(s.interval in ("epoch", "loss") for s in self.schedules)
+        self._applied: dict[str, list[float]] = {}
+        self.rates = [schedule.hyperparams["lr"] for schedule in self.schedules]
 
-    def _that_move_by_step(self) -> list[LRSchedule]:
-        own = zip(self.courses, self._trains, strict=True)
-        distinct = {id(course): course for course, trains in own if trains}
-        return [course for course in distinct.values() if course.every == "step"]
+    def _find_per_step(self) -> list[LRSchedule]:
+        """List the distinct schedules that change after each step."""
+        pairs = zip(self.schedules, self._trains, strict=True)
+        distinct = {id(schedule): schedule for schedule, trains in pairs if trains}
+        return [schedule for schedule in distinct.values() if schedule.interval == "step"]
 
-    def end(self, place: int) -> None:
-        """Let a course rest whose network has ended: beyond its budget a scheduler may fail."""
-        self._trains[place] = False
-        self._by_step = self._that_move_by_step()
+    def end(self, slot: int) -> None:
+        """Stop updating the schedule of a finished network; a scheduler may fail after its end."""
+        self._trains[slot] = False
+        self._per_step = self._find_per_step()
 
     def after_step(self) -> None:
-        """Hear that all weights were moved, once."""
-        self.rates = self._known["lr"]
-        for course in self._by_step:
-            course.after_step()
+        """Update the schedules after a step of all networks."""
+        self.rates = self._applied["lr"]
+        for schedule in self._per_step:
+            schedule.after_step()
 
     def after_epoch(self, losses: Sequence[float]) -> None:
-        """Hear that an epoch has ended, and each network's loss: validation, if there is any."""
-        if self._hears_epochs:
-            for course, loss, trains in zip(self.courses, losses, self._trains, strict=True):
+        """Update the schedules after an epoch, given the monitored loss of each network."""
+        if self._per_epoch:
+            for schedule, loss, trains in zip(self.schedules, losses, self._trains, strict=True):
                 if trains:
-                    course.after_epoch(loss)
+                    schedule.after_epoch(loss)
 
-    def news(self) -> dict[str, list[float]]:
-        """Give the numbers of the next step that have changed: by name, one for each network."""
-        news = {}
-        for name in self.courses[0].numbers:
-            values = [course.numbers[name] for course in self.courses]
-            if values != self._known.get(name):
-                news[name] = self._known[name] = values
-        return news
+    def changed_hyperparams(self) -> dict[str, list[float]]:
+        """Return the hyperparameters that changed since the last call, by name, per network."""
+        changed = {}
+        for name in self.schedules[0].hyperparams:
+            values = [schedule.hyperparams[name] for schedule in self.schedules]
+            if values != self._applied.get(name):
+                changed[name] = self._applied[name] = values
+        return changed
 
-    def of(self, places: list[int]) -> StackedLRSchedule:
-        """Give the pace of some of the networks, which stand in other places now."""
-        pace = object.__new__(StackedLRSchedule)
-        pace.tasks = [self.tasks[place] for place in places]
-        pace.courses = [self.courses[place] for place in places]
-        pace._begin()
-        pace.rates = [self.rates[place] for place in places]
-        return pace
+    def subset(self, indices: list[int]) -> StackedLRSchedule:
+        """Return the schedules of some of the networks."""
+        subset = object.__new__(StackedLRSchedule)
+        subset.tasks = [self.tasks[index] for index in indices]
+        subset.schedules = [self.schedules[index] for index in indices]
+        subset._reset()
+        subset.rates = [self.rates[index] for index in indices]
+        return subset
 
     def replay(self, losses: Sequence[float]) -> None:
-        """Go once more, from the start, through what a network saw: one loss for each epoch."""
+        """Restart the schedule of a single network and run it through these epochs."""
         (task,) = self.tasks
-        (course,) = self.courses = [task.lr_schedule()]
+        (schedule,) = self.schedules = [task.lr_schedule()]
         for loss in losses:
             for _ in range(task.steps_in_epoch):
-                course.after_step()
-            course.after_epoch(loss)
-        self._begin()
+                schedule.after_step()
+            schedule.after_epoch(loss)
+        self._reset()
 
 
-def stacked_schedule_of(tasks: Sequence[TrainTask]) -> StackedLRSchedule | None:
-    """Make the pace of networks; ``None`` where every learning rate stays what it is."""
-    return StackedLRSchedule(tasks) if any(task.schedule.moves for task in tasks) else None
+def build_stacked_schedule(tasks: Sequence[TrainTask]) -> StackedLRSchedule | None:
+    """Build the schedules of a stack, or ``None`` if all learning rates are constant."""
+    return StackedLRSchedule(tasks) if any(task.schedule.changes_lr for task in tasks) else None

@@ -1,4 +1,4 @@
-"""One optimization step, on all parameters as one vector or through a torch optimizer."""
+"""Optimizer steps of one network: on all parameters as one vector, or by a torch optimizer."""
 
 from __future__ import annotations
 
@@ -11,148 +11,162 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map_only
 
-from torchreg.engine.capture import CompiledGradient, EagerGradient
-from torchreg.engine.data import Batch
+from torchreg.engine.capture.gradient import CompiledGradient, EagerGradient
+from torchreg.engine.data.tables import Batch
 from torchreg.engine.spec.objective import Objective, trainable_parameters
 from torchreg.engine.spec.train_task import BatchObserver
 from torchreg.engine.train.step_backend import OnLoss
-from torchreg.optim.base import FlatOptimizer
-from torchreg.optim.lbfgs import LBFGS
-from torchreg.optim.spec import OptimizerSpec
+from torchreg.optim import LBFGS, FlatOptimizer, OptimizerSpec
 
 
 class Stepper(Protocol):
-    """Moves the parameters of a network by one step."""
+    """Takes the optimizer steps of one network."""
 
     @property
     def execution_mode(self) -> str:
-        """How the steps are computed, and why, in words."""
+        """How the steps are computed, and why, as a sentence."""
+
+    @property
+    def converged(self) -> bool:
+        """Whether further steps would not change the parameters."""
 
     def step(self, batch: Batch, on_loss: OnLoss) -> None:
-        """Take one step down the loss of a batch."""
+        """Take one step on a batch; `on_loss` is called before the parameters change."""
 
-    def set_number(self, name: str, value: float) -> None:
-        """Take the next steps with another ``lr``, ``beta1`` or ``momentum``."""
+    def set_hyperparam(self, name: str, value: float) -> None:
+        """Set ``lr``, ``beta1`` or ``momentum`` for the following steps."""
 
     def weights(self) -> list[Tensor]:
-        """List the tensors that hold the trainable parameters."""
+        """List the tensors that contain the trainable parameters."""
 
-    def memory(self) -> dict[str, Any]:
-        """Give what is remembered from one step to the next, beside the weights."""
+    def state_dict(self) -> dict[str, Any]:
+        """Return the state between two steps, except the weights."""
 
-    def recall(self, memory: dict[str, Any]) -> None:
-        """Remember what :meth:`memory` gave, in this or another process."""
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Restore the state from :meth:`state_dict`."""
 
-    def release(self) -> None:
-        """Leave every parameter owning its own memory."""
+    def detach(self) -> None:
+        """Release what the steps needed; afterwards every parameter owns its memory."""
 
 
-class VectorStepper:
-    """All parameters as views of one vector, moved by a few in-place operations.
+class FlatStepper:
+    """Steps on all parameters as one vector, of which they are views.
 
-    Small networks spend most of a step on per-tensor overhead, which one vector pays once.
+    In small networks most of the time of a step is overhead per tensor, which this avoids.
 
     Parameters
     ----------
     parameters : list of nn.Parameter
-        Trainable, of one dtype and device. They are views until :meth:`release`.
-    rule : FlatOptimizer or LBFGS
-        The update.
+        Trainable, of one dtype and device.
+    optimizer : FlatOptimizer or LBFGS
     objective : Objective
-        What to go down.
+        The loss to minimize.
     n_steps : int
-        How many steps are to come, at most; a few are not worth being captured.
-    draws : bool
+        Maximum number of steps; capturing does not pay for a few.
+    uses_rng : bool
         Whether the network draws random numbers.
-    whole : Batch or None
-        The batch of every step, if it is always the same one.
+    full_batch : Batch or None
+        The batch of every step, if it is always the same.
     """
 
     def __init__(
         self,
         parameters: list[nn.Parameter],
-        rule: FlatOptimizer | LBFGS,
+        optimizer: FlatOptimizer | LBFGS,
         objective: Objective,
         *,
         n_steps: int,
-        draws: bool,
-        whole: Batch | None,
+        uses_rng: bool,
+        full_batch: Batch | None,
     ) -> None:
-        self.parameters, self.rule = parameters, rule
+        self.parameters, self.optimizer = parameters, optimizer
         self.params = torch.cat([p.detach().reshape(-1) for p in parameters])
-        self.slope = torch.empty_like(self.params)
+        self.grad = torch.empty_like(self.params)
         views, start = [], 0
         for p in parameters:
             part = slice(start, start + p.numel())
             # (n,) slice -> the parameter's own shape
             p.data = self.params[part].view(p.shape)
-            views.append(self.slope[part].view(p.shape))
+            views.append(self.grad[part].view(p.shape))
             start += p.numel()
-        taped = EagerGradient(objective, parameters, views)
-        # A step of L-BFGS is many evaluations.
-        few = None if isinstance(rule, LBFGS) else n_steps
-        self.captured = CompiledGradient(taped, uses_rng=draws, full_batch=whole, n_steps=few)
+        self.compiled = CompiledGradient(
+            EagerGradient(objective, parameters, views),
+            draws=uses_rng,
+            whole=full_batch,
+            # A step of L-BFGS has many evaluations.
+            n_steps=None if isinstance(optimizer, LBFGS) else n_steps,
+        )
+        self.same_loss = full_batch is not None and not uses_rng and not objective.changing
 
     @property
     def execution_mode(self) -> str:
-        """How the steps are computed, and why, in words."""
-        if self.captured.capture_blocker is None:
+        """How the steps are computed, and why, as a sentence."""
+        if self.compiled.obstacle is None:
             return "The steps were captured once and repeated."
-        return f"The steps ran eagerly, because {self.captured.capture_blocker}."
+        return f"The steps ran eagerly, because {self.compiled.obstacle}."
+
+    @property
+    def converged(self) -> bool:
+        """Whether further steps would not change the parameters."""
+        deterministic = self.same_loss and self.compiled.obstacle is None
+        return deterministic and isinstance(self.optimizer, LBFGS) and self.optimizer.converged
 
     def step(self, batch: Batch, on_loss: OnLoss) -> None:
-        """Take one step down the loss of a batch."""
-        loss = self.captured(batch)
+        """Take one step on a batch; `on_loss` is called before the parameters change."""
+        loss = self.compiled(batch)
         on_loss(loss, None)
-        if isinstance(self.rule, LBFGS):
+        if isinstance(self.optimizer, LBFGS):
             evaluate = partial(self._evaluate, batch)
-            self.rule.step(self.params, self.slope, float(loss), evaluate)
+            self.optimizer.step(self.params, self.grad, float(loss), evaluate)
         else:
-            self.rule.update(self.params, self.slope)
+            self.optimizer.step(self.params, self.grad)
 
     def _evaluate(self, batch: Batch) -> float:
-        return float(self.captured(batch))
+        return float(self.compiled(batch))
 
-    def set_number(self, name: str, value: float) -> None:
-        """Take the next steps with another ``lr``, ``beta1`` or ``momentum``."""
-        setattr(self.rule, name, value)
+    def set_hyperparam(self, name: str, value: float) -> None:
+        """Set ``lr``, ``beta1`` or ``momentum`` for the following steps."""
+        setattr(self.optimizer, name, value)
 
     def weights(self) -> list[Tensor]:
-        """List the tensors that hold the trainable parameters."""
+        """List the tensors that contain the trainable parameters."""
         return [self.params]
 
-    def memory(self) -> dict[str, Any]:
-        """Give what the rule remembers, and why steps became ordinary ones, if they did."""
-        return {"rule": self.rule.memory(), "obstacle": self.captured.capture_blocker}
+    def state_dict(self) -> dict[str, Any]:
+        """Return the optimizer's state, and why the steps run eagerly if they do."""
+        return {"optimizer": self.optimizer.state_dict(), "obstacle": self.compiled.obstacle}
 
-    def recall(self, memory: dict[str, Any]) -> None:
-        """Remember what :meth:`memory` gave; the weights are put back by others."""
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Restore the state from :meth:`state_dict`."""
         device = self.params.device
-        self.rule.recall(tree_map_only(Tensor, lambda t: t.to(device), memory["rule"]))
-        self.captured.capture_blocker = memory["obstacle"]
+        on_device = tree_map_only(Tensor, lambda t: t.to(device), state["optimizer"])
+        self.optimizer.load_state_dict(on_device)
+        self.compiled.obstacle = state["obstacle"]
 
-    def release(self) -> None:
-        """Give each parameter memory of its own; a view would pickle the whole vector."""
+    def detach(self) -> None:
+        """Give each parameter its own memory, because pickling a view includes the vector."""
         for p in self.parameters:
             p.data = p.data.clone()
 
 
 class TorchStepper:
-    """A ``torch.optim`` optimizer, called with a closure.
+    """Steps of a ``torch.optim`` optimizer, which calls a closure.
 
     Parameters
     ----------
     optimizer : torch.optim.Optimizer
-        Over the trainable parameters.
+        Optimizer of the trainable parameters.
     objective : Objective
-        What to go down.
+        The loss to minimize.
     parameters : list of nn.Parameter
         Trainable.
     execution_mode : str
-        Why torch's own optimizer moves them.
+        Why torch's own optimizer is used, as a sentence.
     on_gradient : callable or None
-        Called when a gradient is there and not yet used, to clip it for example.
+        Called before the gradient is used, for example to clip it.
     """
+
+    converged = False
 
     def __init__(
         self,
@@ -167,11 +181,11 @@ class TorchStepper:
         self.execution_mode, self.on_gradient = execution_mode, on_gradient
 
     def step(self, batch: Batch, on_loss: OnLoss) -> None:
-        """Take one step down the loss of a batch."""
-        heard = False
+        """Take one step on a batch; `on_loss` is called before the parameters change."""
+        is_first = True
 
         def closure() -> float:
-            nonlocal heard
+            nonlocal is_first
             self.optimizer.zero_grad()
             with torch.enable_grad():
                 prediction = self.objective.predict(batch.x, batch.t)
@@ -179,17 +193,17 @@ class TorchStepper:
                 loss.backward()
             if self.on_gradient is not None:
                 self.on_gradient()
-            if not heard:
-                heard = True
+            if is_first:
+                is_first = False
                 on_loss(loss.detach(), prediction.detach())
             value = float(loss.detach())
-            # A line search can compare infinity, but not NaN, which it fails on.
+            # A line search can compare infinity, but not NaN.
             return math.inf if math.isnan(value) else value
 
         self.optimizer.step(closure)
 
-    def set_number(self, name: str, value: float) -> None:
-        """Take the next steps with another ``lr``, ``beta1`` or ``momentum``."""
+    def set_hyperparam(self, name: str, value: float) -> None:
+        """Set ``lr``, ``beta1`` or ``momentum`` for the following steps."""
         for group in self.optimizer.param_groups:
             if name == "beta1":
                 group["betas"] = (value, *group["betas"][1:])
@@ -197,31 +211,32 @@ class TorchStepper:
                 group[name] = value
 
     def weights(self) -> list[Tensor]:
-        """List the tensors that hold the trainable parameters."""
+        """List the tensors that contain the trainable parameters."""
         return [p.detach() for p in self.parameters]
 
-    def memory(self) -> dict[str, Any]:
-        """Give the state of torch's optimizer."""
+    def state_dict(self) -> dict[str, Any]:
+        """Return the state of torch's optimizer."""
         return {"optimizer": self.optimizer.state_dict()["state"]}
 
-    def recall(self, memory: dict[str, Any]) -> None:
-        """Put the state of torch's optimizer back.
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Restore the state of torch's optimizer.
 
-        ``load_state_dict`` would give it the dtype of the parameters, and so other digits.
+        Its own ``load_state_dict`` would cast the state to the dtype of the parameters, which
+        changes digits.
         """
-        for index, state in memory["optimizer"].items():
+        for index, own in state["optimizer"].items():
             parameter = self.parameters[index]
+            # Numbers of steps stay on the CPU, where optimizers keep them.
             self.optimizer.state[parameter] = tree_map_only(
-                Tensor, partial(_near, device=parameter.device), state
+                Tensor, partial(_to_device, device=parameter.device), own
             )
 
-    def release(self) -> None:
+    def detach(self) -> None:
         """Drop the gradients."""
         self.optimizer.zero_grad(set_to_none=True)
 
 
-def _near(tensor: Tensor, device: torch.device) -> Tensor:
-    """Move what belongs to parameters; counts stay on the CPU, where optimizers keep them."""
+def _to_device(tensor: Tensor, device: torch.device) -> Tensor:
     return tensor.to(device) if tensor.dim() else tensor
 
 
@@ -230,36 +245,48 @@ def build_stepper(
     spec: OptimizerSpec,
     *,
     n_steps: int,
-    draws: bool,
-    whole: Batch | None,
-    listener: BatchObserver | None,
+    uses_rng: bool,
+    full_batch: Batch | None,
+    batch_observer: BatchObserver | None,
 ) -> Stepper:
-    """Choose the fastest that can do it.
+    """Build the fastest stepper that supports the optimizer and the network.
 
     Parameters
     ----------
     objective : Objective
-        The trainable parameters of its network are moved.
+        The loss to minimize with respect to the trainable parameters of its network.
     spec : OptimizerSpec
-        The optimizer.
-    n_steps, draws, whole : see :class:`VectorStepper`
-    listener : BatchObserver or None
-        Who listens to every batch; its torch optimizer is used.
+    n_steps, uses_rng, full_batch : see :class:`FlatStepper`
+    batch_observer : BatchObserver or None
+        Observes every batch; its torch optimizer is used.
 
     Raises
     ------
     ValueError
-        If nothing in the network can be trained.
+        If the network has no trainable parameters.
     """
     parameters = trainable_parameters(objective.network)
-    if listener is not None:
-        why = "The steps ran eagerly, because a callback listens to batches."
-        hear = listener.on_gradient
+    if batch_observer is not None:
         return TorchStepper(
-            listener.optimizer, objective, parameters, execution_mode=why, on_gradient=hear
+            batch_observer.optimizer,
+            objective,
+            parameters,
+            execution_mode="The steps ran eagerly, because a callback observes batches.",
+            on_gradient=batch_observer.on_gradient,
         )
-    rule = spec.flat_optimizer(parameters[0].device)
-    if rule is not None and len({(p.dtype, p.device) for p in parameters}) == 1:
-        return VectorStepper(parameters, rule, objective, n_steps=n_steps, draws=draws, whole=whole)
-    why = f"The steps ran eagerly, because only torch's own optimizer is {spec.name!r}."
-    return TorchStepper(spec.torch_optimizer(parameters), objective, parameters, execution_mode=why)
+    optimizer = spec.build_flat(parameters[0].device)
+    if optimizer is not None and len({(p.dtype, p.device) for p in parameters}) == 1:
+        return FlatStepper(
+            parameters,
+            optimizer,
+            objective,
+            n_steps=n_steps,
+            uses_rng=uses_rng,
+            full_batch=full_batch,
+        )
+    return TorchStepper(
+        spec.build_torch(parameters),
+        objective,
+        parameters,
+        execution_mode=f"The steps ran eagerly, because {spec.name!r} has no flat implementation.",
+    )
