@@ -17,9 +17,7 @@ from torch.optim import lr_scheduler
 from tests._schedules import EPOCHS, N, Table, net, quick, rates_of, table_of_numbers
 from torchreg import TorchRegressor
 from torchreg.nn import MLP
-from torchreg.optim.lr_schedule import LRSchedule
-from torchreg.optim.schedules import SCHEDULES, build_schedule
-from torchreg.optim.spec import build_optimizer
+from torchreg.optim import SCHEDULES, LRSchedule, build_optimizer, build_schedule
 
 NAMES = ["constant", *SCHEDULES]
 
@@ -185,10 +183,10 @@ def course(schedule: Any, n_steps: int, lr: float = 0.1, **options: Any) -> LRSc
 
 def test_cosine_falls_from_lr_to_0() -> None:
     moving = course("cosine", 40)
-    rates = [moving.numbers["lr"]]
+    rates = [moving.hyperparams["lr"]]
     for _ in range(40):
         moving.after_step()
-        rates.append(moving.numbers["lr"])
+        rates.append(moving.hyperparams["lr"])
     expected = 0.05 * (1 + np.cos(np.pi * np.arange(41) / 40))
     np.testing.assert_allclose(rates, expected, rtol=0, atol=1e-15)
     assert rates[0] == 0.1 and rates[-1] == 0
@@ -198,7 +196,7 @@ def test_one_cycle_rises_to_lr_while_momentum_falls_and_ends_far_below() -> None
     moving = course("one_cycle", 100)
     numbers = []
     for _ in range(100):
-        numbers.append(moving.numbers)
+        numbers.append(moving.hyperparams)
         moving.after_step()
     rates = [n["lr"] for n in numbers]
     momenta = [n["momentum"] for n in numbers]
@@ -214,7 +212,7 @@ def test_one_cycle_leaves_an_optimizer_without_momentum_without(optimizer: str) 
     moving = LRSchedule(build_schedule("one_cycle", {}, spec), spec, 10)
     for _ in range(10):
         moving.after_step()
-        assert moving.numbers["momentum"] == 0
+        assert moving.hyperparams["momentum"] == 0
 
 
 def test_a_plateau_hears_the_validation_rows_where_there_are_any(table: Table) -> None:
@@ -279,5 +277,5 @@ def test_no_warning_comes_and_no_class_of_torch_is_changed(table: Table) -> None
 
 def test_a_scheduler_that_fails_on_its_way_says_so(table: Table) -> None:
     short = {"schedule__max_lr": 0.1, "schedule__total_steps": 5}
-    with pytest.raises(ValueError, match=r"schedule 'OneCycleLR' failed after 6 moves: .*total"):
+    with pytest.raises(ValueError, match=r"schedule 'OneCycleLR' failed after 6 updates: .*total"):
         quick(lr_scheduler.OneCycleLR, **short).fit(*table)

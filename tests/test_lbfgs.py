@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from torchreg.optim.lbfgs import LBFGS
+from torchreg.optim import LBFGS
 
 Function = Callable[[Tensor], Tensor]
 
@@ -130,9 +130,9 @@ def test_a_wall_of_nan_is_walked_around() -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"lr": 0.0}, "lr above 0, got 0"),
-        ({"max_iter": 0}, "max_iter of 1 or more, got 0"),
-        ({"history_size": 0}, "history_size of 1 or more, got 0"),
+        ({"lr": 0.0}, "lr > 0, got 0"),
+        ({"max_iter": 0}, "max_iter >= 1, got 0"),
+        ({"history_size": 0}, "history_size >= 1, got 0"),
         ({"line_search_fn": None}, "line_search_fn='strong_wolfe', got None"),
     ],
 )

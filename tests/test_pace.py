@@ -25,9 +25,7 @@ from torchreg.engine.spec.train_task import Stopping, TrainTask
 from torchreg.engine.train.lr_groups import StackedLRSchedule
 from torchreg.losses import build_loss
 from torchreg.nn import MLP
-from torchreg.optim.lr_schedule import LRSchedule
-from torchreg.optim.schedules import build_schedule
-from torchreg.optim.spec import build_optimizer
+from torchreg.optim import LRSchedule, build_optimizer, build_schedule
 
 Array = np.ndarray
 SCHEDULES: dict[str, dict[str, Any]] = {
@@ -147,21 +145,23 @@ def test_networks_with_the_same_numbers_share_a_course_and_those_with_losses_do_
         task("reduce_on_plateau"),
         task("constant"),
     ]
-    courses = StackedLRSchedule(tasks).courses
+    courses = StackedLRSchedule(tasks).schedules
     assert courses[0] is courses[1]
     assert len({id(course) for course in courses}) == 7
 
 
 def test_a_pace_tells_each_change_once_and_to_those_who_stay() -> None:
     pace = StackedLRSchedule([task("cosine"), task("cosine", lr=0.2), task("constant")])
-    assert pace.news() == {"lr": [0.1, 0.2, 0.1], "momentum": [0.9] * 3}
-    assert pace.news() == {}
+    assert pace.changed_hyperparams() == {"lr": [0.1, 0.2, 0.1], "momentum": [0.9] * 3}
+    assert pace.changed_hyperparams() == {}
     pace.after_step()
     assert pace.rates == [0.1, 0.2, 0.1]
-    ((name, first),) = pace.news().items()
+    ((name, first),) = pace.changed_hyperparams().items()
     assert name == "lr" and first[1] == pytest.approx(2 * first[0]) and first[2] == 0.1
-    fewer = pace.of([1])
-    assert fewer.news() == {"lr": first[1:2], "momentum": [0.9]} and fewer.rates == [0.2]
+    fewer = pace.subset([1])
+    assert fewer.changed_hyperparams() == {"lr": first[1:2], "momentum": [0.9]} and fewer.rates == [
+        0.2
+    ]
 
 
 # Searches, ensembles, restarts
@@ -260,12 +260,12 @@ def _kill_after(patch: pytest.MonkeyPatch, epoch: int) -> None:
     """Let a checkpoint be written after so many epochs, and the fit end there."""
     from torchreg._persistence.checkpoint import Checkpoint
 
-    def keep(self: Checkpoint, state: Callable[[], dict[str, Any]], *, ended: bool) -> None:
+    def save(self: Checkpoint, state: Callable[[], dict[str, Any]], *, ended: bool) -> None:
         if len(state()["losses"]) >= epoch:
             self.write(state())
             raise SystemExit
 
-    patch.setattr(Checkpoint, "keep", keep)
+    patch.setattr(Checkpoint, "save", save)
 
 
 def test_an_interrupted_fit_has_a_learning_rate_for_each_whole_epoch(
@@ -312,4 +312,6 @@ def test_a_course_counts_from_the_start_after_a_replay() -> None:
         expected[0].after_epoch(loss)
     pace.after_epoch([3.0])
     pace.replay(losses)
-    assert pace.news()["lr"] == [expected[0].numbers["lr"]] == [pytest.approx(0.05)]
+    assert (
+        pace.changed_hyperparams()["lr"] == [expected[0].hyperparams["lr"]] == [pytest.approx(0.05)]
+    )

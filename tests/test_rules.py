@@ -11,15 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from torchreg.optim.base import FlatOptimizer, rule_signature, stack_rules
-from torchreg.optim.flat_optimizers import (
-    SGD,
-    VECTOR_RULES,
-    Adam,
-    AdamW,
-    RMSprop,
-    Rprop,
-)
+from torchreg.optim import FLAT_OPTIMIZERS, FlatOptimizer, optimizer_signature, stack_optimizers
+from torchreg.optim.adam import Adam, AdamW
+from torchreg.optim.flat_optimizers import SGD, RMSprop, Rprop
 
 THEIRS: dict[str, Any] = {
     "adam": torch.optim.Adam,
@@ -68,7 +62,7 @@ def paths(
 ) -> tuple[Tensor, Tensor]:
     """Follow 50 steps of our rule on a vector, and of torch's class on a matrix and a vector."""
     start = torch.linspace(-2, 2, 12, dtype=dtype)
-    params, rule = start.clone(), VECTOR_RULES[name](**options)
+    params, rule = start.clone(), FLAT_OPTIMIZERS[name](**options)
     theirs = [start[:6].reshape(2, 3).clone(), start[6:].clone()]
     for p in theirs:
         p.requires_grad_()
@@ -76,7 +70,7 @@ def paths(
     ours_path, their_path = [], []
     for gradient in gradients(50, dtype=dtype, seed=seed):
         kept = gradient.clone()
-        rule.update(params, gradient)
+        rule.step(params, gradient)
         assert torch.equal(gradient, kept)
         theirs[0].grad, theirs[1].grad = gradient[:6].reshape(2, 3).clone(), gradient[6:].clone()
         optimizer.step()
@@ -86,7 +80,7 @@ def paths(
 
 
 def test_every_rule_is_compared_with_a_class_of_torch() -> None:
-    assert set(VECTOR_RULES) == set(THEIRS) == {name for name, _ in CASES}
+    assert set(FLAT_OPTIMIZERS) == set(THEIRS) == {name for name, _ in CASES}
 
 
 @pytest.mark.parametrize(("name", "options"), CASES, ids=lambda value: str(value))
@@ -96,7 +90,7 @@ def test_a_rule_is_the_class_of_torch_step_for_step(name: str, options: dict[str
     assert (ours[0] != ours[-1]).any()
 
 
-@pytest.mark.parametrize("name", VECTOR_RULES)
+@pytest.mark.parametrize("name", FLAT_OPTIMIZERS)
 def test_in_float32_a_rule_is_the_class_of_torch_to_its_rounding(name: str) -> None:
     ours, theirs = paths(name, {"lr": 0.01}, dtype=torch.float32)
     assert ours.dtype == torch.float32
@@ -159,16 +153,16 @@ def test_whatever_its_options_rprop_is_that_of_torch(
     torch.testing.assert_close(ours, theirs, rtol=1e-12, atol=1e-12)
 
 
-@pytest.mark.parametrize("name", VECTOR_RULES)
+@pytest.mark.parametrize("name", FLAT_OPTIMIZERS)
 def test_a_rule_moves_each_parameter_by_its_own_gradient_alone(name: str) -> None:
     together, steps = torch.zeros(12, dtype=torch.float64), gradients(20, dtype=torch.float64)
-    rule = VECTOR_RULES[name](lr=0.01)
+    rule = FLAT_OPTIMIZERS[name](lr=0.01)
     for gradient in steps:
-        rule.update(together, gradient)
+        rule.step(together, gradient)
     for i in range(12):
-        alone, rule = torch.zeros(1, dtype=torch.float64), VECTOR_RULES[name](lr=0.01)
+        alone, rule = torch.zeros(1, dtype=torch.float64), FLAT_OPTIMIZERS[name](lr=0.01)
         for gradient in steps:
-            rule.update(alone, gradient[i : i + 1])
+            rule.step(alone, gradient[i : i + 1])
         torch.testing.assert_close(alone, together[i : i + 1], rtol=1e-14, atol=0)
 
 
@@ -182,7 +176,7 @@ def test_the_size_of_all_gradients_does_not_matter_to_adam_and_rprop(
         params = torch.zeros(12, dtype=torch.float64)
         rule: Any = Adam(lr=0.01, eps=0.0) if name == "adam" else Rprop(lr=0.01)
         for gradient in gradients(20, dtype=torch.float64) + 1e-3:
-            rule.update(params, factor * gradient)
+            rule.step(params, factor * gradient)
         ends.append(params)
     torch.testing.assert_close(ends[1], ends[0], rtol=1e-13, atol=0)
 
@@ -190,23 +184,23 @@ def test_the_size_of_all_gradients_does_not_matter_to_adam_and_rprop(
 @pytest.mark.parametrize(
     ("rule", "options", "message"),
     [
-        (Adam, {"betas": (1.0, 0.9)}, r"betas from 0 to less than 1, got \(1\.0, 0\.9\)"),
-        (Adam, {"betas": (0.9, -0.1)}, r"betas from 0 to less than 1, got \(0\.9, -0\.1\)"),
-        (Adam, {"eps": -1e-8}, "eps of 0 or more, got -1e-08"),
-        (Adam, {"eps": float("nan")}, "eps of 0 or more, got nan"),
-        (Adam, {"weight_decay": -1}, "weight_decay of 0 or more, got -1"),
-        (AdamW, {"weight_decay": -1}, "weight_decay of 0 or more, got -1"),
-        (SGD, {"momentum": -0.1}, r"momentum of 0 or more, got -0\.1"),
-        (SGD, {"weight_decay": -0.1}, r"weight_decay of 0 or more, got -0\.1"),
-        (SGD, {"nesterov": True}, r"momentum above 0 with nesterov, got 0\.0"),
-        (RMSprop, {"alpha": -0.1}, r"alpha of 0 or more, got -0\.1"),
-        (RMSprop, {"eps": -0.1}, r"eps of 0 or more, got -0\.1"),
-        (RMSprop, {"momentum": -0.1}, r"momentum of 0 or more, got -0\.1"),
-        (RMSprop, {"weight_decay": -0.1}, r"weight_decay of 0 or more, got -0\.1"),
-        (Rprop, {"etas": (1.2, 0.5)}, r"etas around 1, like \(0\.5, 1\.2\), got \(1\.2, 0\.5\)"),
+        (Adam, {"betas": (1.0, 0.9)}, r"two betas in \[0, 1\), got \(1\.0, 0\.9\)"),
+        (Adam, {"betas": (0.9, -0.1)}, r"two betas in \[0, 1\), got \(0\.9, -0\.1\)"),
+        (Adam, {"eps": -1e-8}, "eps >= 0, got -1e-08"),
+        (Adam, {"eps": float("nan")}, "eps >= 0, got nan"),
+        (Adam, {"weight_decay": -1}, "weight_decay >= 0, got -1"),
+        (AdamW, {"weight_decay": -1}, "weight_decay >= 0, got -1"),
+        (SGD, {"momentum": -0.1}, r"momentum >= 0, got -0\.1"),
+        (SGD, {"weight_decay": -0.1}, r"weight_decay >= 0, got -0\.1"),
+        (SGD, {"nesterov": True}, r"momentum > 0 with nesterov, got 0\.0"),
+        (RMSprop, {"alpha": -0.1}, r"alpha >= 0, got -0\.1"),
+        (RMSprop, {"eps": -0.1}, r"eps >= 0, got -0\.1"),
+        (RMSprop, {"momentum": -0.1}, r"momentum >= 0, got -0\.1"),
+        (RMSprop, {"weight_decay": -0.1}, r"weight_decay >= 0, got -0\.1"),
+        (Rprop, {"etas": (1.2, 0.5)}, r"etas around 1, such as \(0\.5, 1\.2\), got \(1\.2, 0\.5\)"),
         (Rprop, {"etas": (0.0, 1.2)}, "etas around 1"),
-        (Rprop, {"step_sizes": (1, 0.1)}, r"step_sizes in order, above 0, got \(1, 0\.1\)"),
-        (Rprop, {"step_sizes": (0, 1)}, "step_sizes in order, above 0"),
+        (Rprop, {"step_sizes": (1, 0.1)}, r"two increasing step_sizes > 0, got \(1, 0\.1\)"),
+        (Rprop, {"step_sizes": (0, 1)}, "two increasing step_sizes > 0"),
     ],
 )
 def test_an_option_out_of_its_range_is_refused_with_the_range_and_the_value(
@@ -216,12 +210,12 @@ def test_an_option_out_of_its_range_is_refused_with_the_range_and_the_value(
         rule(lr=0.01, **options)
 
 
-@pytest.mark.parametrize("name", VECTOR_RULES)
+@pytest.mark.parametrize("name", FLAT_OPTIMIZERS)
 def test_a_negative_lr_is_refused_by_a_rule_as_by_torch(name: str) -> None:
     with pytest.raises(ValueError, match=r"-0\.1"):
         THEIRS[name]([torch.zeros(1, requires_grad=True)], lr=-0.1)
     with pytest.raises(ValueError, match=r"-0\.1"):
-        VECTOR_RULES[name](lr=-0.1)
+        FLAT_OPTIMIZERS[name](lr=-0.1)
 
 
 # One rule for many networks
@@ -252,7 +246,7 @@ def own_rules(name: str, options: dict[str, Any]) -> list[FlatOptimizer]:
         {key: value[k] if isinstance(value, list) else value for key, value in options.items()}
         for k in range(3)
     ]
-    return [VECTOR_RULES[name](**own) for own in each]
+    return [FLAT_OPTIMIZERS[name](**own) for own in each]
 
 
 @pytest.mark.parametrize(("name", "options"), MANY, ids=lambda value: str(value))
@@ -261,7 +255,7 @@ def test_the_rule_of_a_stack_moves_each_network_by_its_own(
 ) -> None:
     start = torch.linspace(-2, 2, 12, dtype=torch.float64)
     params = torch.stack([start] * 3)
-    stacked = stack_rules(own_rules(name, options), params)
+    stacked = stack_optimizers(own_rules(name, options), params)
     paths = [gradients(50, dtype=torch.float64, seed=k) for k in range(3)]
     alone = [start.clone() for _ in range(3)]
     rules = own_rules(name, options)
@@ -270,16 +264,16 @@ def test_the_rule_of_a_stack_moves_each_network_by_its_own(
         if step == 20:
             # The one in the middle leaves; the stack that it leaves stays what it was.
             before = params.clone()
-            stacked, params, left = stacked.of([0, 2]), params[[0, 2]], [0, 2]
+            stacked, params, left = stacked.subset([0, 2]), params[[0, 2]], [0, 2]
             assert torch.equal(before[[0, 2]], params)
         if step == 40:
-            stacked, params, left = stacked.of([1]), params[[1]], [2]
+            stacked, params, left = stacked.subset([1]), params[[1]], [2]
         gradient = torch.stack([paths[k][step] for k in left])
         kept = gradient.clone()
-        stacked.update(params, gradient)
+        stacked.step(params, gradient)
         assert torch.equal(gradient, kept)
         for k in left:
-            rules[k].update(alone[k], paths[k][step])
+            rules[k].step(alone[k], paths[k][step])
         expected = torch.stack([alone[k] for k in left])
         torch.testing.assert_close(params, expected, rtol=1e-11, atol=1e-12)
 
@@ -288,17 +282,17 @@ def test_rules_that_are_stacked_are_left_as_they_were() -> None:
     rules = own_rules("adam", {"lr": [0.01, 0.1, 0.5]})
     before = [dict(vars(rule)) for rule in rules]
     params = torch.zeros(3, 4)
-    stacked = stack_rules(rules, params)
-    stacked.update(params, torch.ones(3, 4))
+    stacked = stack_optimizers(rules, params)
+    stacked.step(params, torch.ones(3, 4))
     assert [vars(rule) for rule in rules] == before
-    smaller = stacked.of([0])
+    smaller = stacked.subset([0])
     assert smaller.state[0][0].shape == (1, 4) and stacked.state[0][0].shape == (3, 4)
     assert isinstance(stacked.lr, torch.Tensor) and stacked.beta1 == 0.9
 
 
 def test_rules_are_of_one_kind_if_only_their_numbers_differ() -> None:
     same = [Adam(lr=0.1), Adam(lr=0.2, betas=(0.1, 0.2), eps=1.0, weight_decay=0.5)]
-    assert len({rule_signature(rule) for rule in same}) == 1
+    assert len({optimizer_signature(rule) for rule in same}) == 1
     others = [
         AdamW(lr=0.1),
         SGD(lr=0.1, momentum=0.5),
@@ -309,4 +303,4 @@ def test_rules_are_of_one_kind_if_only_their_numbers_differ() -> None:
         Rprop(lr=0.1, etas=(0.4, 1.3)),
         Rprop(lr=0.1, step_sizes=(1e-3, 1)),
     ]
-    assert len({rule_signature(rule) for rule in [*same, *others]}) == 9
+    assert len({optimizer_signature(rule) for rule in [*same, *others]}) == 9

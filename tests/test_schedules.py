@@ -17,8 +17,7 @@ import torchreg
 from tests._schedules import Table, quick, rates_of, table_of_numbers
 from torchreg import TorchRegressor
 from torchreg.nn import MLP
-from torchreg.optim.schedules import SCHEDULES, build_schedule
-from torchreg.optim.spec import build_optimizer
+from torchreg.optim import SCHEDULES, build_optimizer, build_schedule
 from torchreg.reporting.settings import settings_code
 
 NAMES = ["constant", *SCHEDULES]
@@ -72,11 +71,15 @@ def test_a_clone_keeps_the_schedule_and_its_options() -> None:
         ("reduce_on_plateau", {"mode": "max"}, "sets 'mode' itself"),
         ("constant", {"gamma": 0.5}, "'constant' takes no 'gamma'.* It takes none"),
         (lr_scheduler.StepLR, {"step": 1}, "'StepLR' takes no 'step'.*Did you mean 'step_size'"),
-        (lr_scheduler.StepLR, {}, "'StepLR' refused its options {} for 12 steps: .*step_size"),
-        ("one_cycle", {"pct_start": 2.0}, "refused its options .*'pct_start': 2.0.* for 12 steps"),
+        (
+            lr_scheduler.StepLR,
+            {},
+            "options for schedule 'StepLR', \\{\\}, with 12 steps: .*step_size",
+        ),
+        ("one_cycle", {"pct_start": 2.0}, "Invalid options for .*'pct_start': 2.0.* with 12 steps"),
         # Torch divides by 0 where the rise has one step.
-        ("one_cycle", {"pct_start": 1 / 12}, "refused its options .*division by zero"),
-        ("reduce_on_plateau", {"factor": 2.0}, "refused its options .*1.0"),
+        ("one_cycle", {"pct_start": 1 / 12}, "Invalid options for .*division by zero"),
+        ("reduce_on_plateau", {"factor": 2.0}, "Invalid options for .*1.0"),
     ],
 )
 def test_a_schedule_that_will_not_do_is_refused_by_name_and_value(
@@ -92,7 +95,7 @@ def test_a_schedule_that_will_not_do_is_refused_by_name_and_value(
 def test_optimizers_that_size_their_steps_take_no_schedule(
     optimizer: Any, schedule: str, table: Table
 ) -> None:
-    with pytest.raises(ValueError, match="finds the sizes of its steps itself"):
+    with pytest.raises(ValueError, match="computes its own step sizes"):
         quick(schedule, optimizer).fit(*table)
     quick("constant", optimizer, max_epochs=1).fit(*table)
 
@@ -100,11 +103,9 @@ def test_optimizers_that_size_their_steps_take_no_schedule(
 def test_what_is_no_schedule_is_refused(table: Table) -> None:
     with pytest.raises(ValueError, match=r"'schedule' parameter .* must be an instance of 'str'"):
         quick(3).fit(*table)
-    with pytest.raises(TypeError, match="schedule expects a name such as 'cosine', a torch"):
+    with pytest.raises(TypeError, match="schedule must be a name such as 'cosine', a torch"):
         build_schedule(3, {}, build_optimizer("adam", None, {}))  # type: ignore[arg-type]
-    with pytest.raises(
-        TypeError, match=r"'<lambda>' must make a scheduler of .*, it returned dict"
-    ):
+    with pytest.raises(TypeError, match=r"'<lambda>' must return a scheduler of .*, got dict"):
         quick(lambda _: {}).fit(*table)
 
 

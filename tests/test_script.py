@@ -78,7 +78,7 @@ def fits(
 class Halving(Stateful):
     """A step by hand: it halves theta, whose square is the loss, and counts."""
 
-    remembered = ("count",)
+    state_names = ("count",)
 
     def __init__(self, *theta: float) -> None:
         self.theta, self.count = torch.tensor(theta), torch.zeros(())

@@ -110,7 +110,7 @@ def test_a_trial_moves_nothing(batch_size: int | None) -> None:
     generator = torch.get_rng_state()
     stack = Stack(given, features_first=True)
     assert torch.equal(torch.get_rng_state(), generator)
-    assert stack.rule.state is None  # type: ignore[attr-defined]
+    assert stack.optimizer.state is None  # type: ignore[attr-defined]
     values = values_of(stack)
     for place, (task, kept, own) in enumerate(zip(given, before, rows, strict=True)):
         network = task.network

@@ -26,7 +26,7 @@ from torchreg.export.script.recipe import (
     RowsToWrite,
 )
 from torchreg.losses import build_loss
-from torchreg.optim.spec import build_optimizer
+from torchreg.optim import build_optimizer
 
 _CPU = torch.device("cpu")
 

@@ -28,9 +28,7 @@ from torchreg.export.script.source import NotWritableError
 from torchreg.losses import Loss, build_loss, probe_loss
 from torchreg.nn import MLP, AddConstant, Ensemble, MultiplyByConstant
 from torchreg.nn.links import link_of, numbers_per_output, target_layer
-from torchreg.optim.lr_schedule import when_it_moves
-from torchreg.optim.schedules import build_schedule
-from torchreg.optim.spec import OptimizerSpec, build_optimizer
+from torchreg.optim import OptimizerSpec, build_optimizer, build_schedule, lr_interval
 
 _CPU = torch.device("cpu")
 
@@ -182,7 +180,7 @@ def training_recipe(
     if data is not None:
         n_held = math.ceil(estimator.validation_fraction * len(data)) if held_out else 0
         n_rows = len(data) - n_held
-    size = _batch_size(estimator.batch_size, n_rows, spec.wants_full_batch)
+    size = _batch_size(estimator.batch_size, n_rows, spec.needs_full_batch)
     weighted = origin.get("weighted", False) or any(
         part is not None and part.weight is not None for part in (data, held)
     )
@@ -247,8 +245,8 @@ def schedule_recipe(
     spec = build_schedule(estimator.schedule, options, optimizer)
     if spec.build is None:
         return None
-    arguments, every = spec.arguments(optimizer.group), when_it_moves(spec, optimizer)
-    return ScheduleRecipe(spec.build, arguments, spec.steps, every, epochs)
+    arguments, every = spec.arguments(optimizer.defaults), lr_interval(spec, optimizer)
+    return ScheduleRecipe(spec.build, arguments, spec.n_steps_name, every, epochs)
 
 
 def _batch_size(batch_size: Any, n_rows: int | None, wants_all: bool) -> int | None:

@@ -15,7 +15,7 @@ from torchreg._estimator.params import nested_parameters
 from torchreg.engine.build.fit_job import may_merge, merged
 from torchreg.engine.spec.fit_config import RawData
 from torchreg.nn import Ensemble
-from torchreg.optim.spec import OptimizerSpec, build_optimizer
+from torchreg.optim import OptimizerSpec, build_optimizer
 
 #: Epochs of a given module, and how many are waited for one that is better.
 MANY_EPOCHS, FEW_WAITED_FOR = 200, 10
@@ -153,7 +153,7 @@ def _steps(
 ) -> dict[str, Any]:
     """Choose epochs, batches and learning rates of the built-in network."""
     found: dict[str, Any] = {}
-    whole = optimizer.wants_full_batch
+    whole = optimizer.needs_full_batch
     if _is_auto(estimator.max_epochs):
         found["max_epochs"] = EPOCHS_OF_ALL_ROWS.get(optimizer.name, EPOCHS)
     if _is_auto(estimator.schedule):

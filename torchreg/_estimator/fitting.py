@@ -36,8 +36,7 @@ from torchreg.engine.spec.train_task import CheckpointStore, Observer, Stopping
 from torchreg.losses import Loss, build_loss
 from torchreg.nn import TabularMLP
 from torchreg.nn.links import link_of
-from torchreg.optim.schedules import ScheduleSpec, build_schedule
-from torchreg.optim.spec import build_optimizer
+from torchreg.optim import ScheduleSpec, build_optimizer, build_schedule
 
 
 @dataclass(frozen=True)
@@ -276,7 +275,7 @@ class FittingMixin(BaseEstimator):
                     first_epoch=before,
                     verbose=int(self.verbose),
                     standardized=standardized,
-                    moves=schedule.moves,
+                    moves=schedule.changes_lr,
                 )
             )
         if native is not None:

@@ -119,7 +119,9 @@ class Adam(FlatOptimizer):
         if self.decoupled:
             params.mul_(1 - self.lr * self.weight_decay)
             return grad
-        return add_scaled(grad, params, self.weight_decay) if is_nonzero(self.weight_decay) else grad
+        return (
+            add_scaled(grad, params, self.weight_decay) if is_nonzero(self.weight_decay) else grad
+        )
 
     def _step_unfused(self, params: Tensor, grad: Tensor) -> None:
         """Take one step where the rows of `params` differ in betas or eps."""

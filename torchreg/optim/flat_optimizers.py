@@ -134,9 +134,7 @@ class RMSprop(FlatOptimizer):
         momentum: float = 0.0,
         centered: bool = False,
     ) -> None:
-        check_nonnegative(
-            lr=lr, alpha=alpha, eps=eps, weight_decay=weight_decay, momentum=momentum
-        )
+        check_nonnegative(lr=lr, alpha=alpha, eps=eps, weight_decay=weight_decay, momentum=momentum)
         self.lr, self.alpha, self.eps = lr, alpha, eps
         self.weight_decay, self.momentum, self.centered = weight_decay, momentum, centered
         self.square: Tensor | None = None
@@ -209,7 +207,9 @@ class Rprop(FlatOptimizer):
         check_pair(etas, "two etas around 1, such as (0.5, 1.2)")
         check_option(0 < etas[0] < 1 < etas[1], "two etas around 1, such as (0.5, 1.2)", etas)
         check_pair(step_sizes, "two increasing step_sizes > 0")
-        check_option(0 < step_sizes[0] <= step_sizes[1], "two increasing step_sizes > 0", step_sizes)
+        check_option(
+            0 < step_sizes[0] <= step_sizes[1], "two increasing step_sizes > 0", step_sizes
+        )
         self.lr, self.etas, self.step_sizes = lr, etas, step_sizes
         self.previous_grad: Tensor | None = None
         self.step_size: Tensor | None = None

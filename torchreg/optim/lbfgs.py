@@ -53,7 +53,7 @@ class LBFGS:
     Attributes
     ----------
     converged : bool
-        Whether another :meth:`step` from the same parameters would not change them.
+        Whether the last :meth:`step` did not change the parameters, and another would not.
 
     References
     ----------
@@ -121,11 +121,11 @@ class LBFGS:
         """
         at, grad_at = params.numpy(), grad.numpy()
         g, n_evals, self.converged = grad_at.copy(), 1, False
-        for _ in range(self.max_iter):
+        for iteration in range(self.max_iter):
             if not math.isfinite(loss):
                 return
             if np.abs(g).max() <= self.tolerance_grad:
-                self.converged = True
+                self.converged = iteration == 0
                 return
             # 1. Compute the direction from the curvature of the previous steps.
             is_first = self.previous is None
@@ -139,7 +139,7 @@ class LBFGS:
             start = LinePoint(0.0, loss, float(g @ direction), g, at.copy())
             self.previous = (g, None)
             if start.slope > -self.tolerance_change:
-                self.converged = True
+                self.converged = iteration == 0
                 return
             # 2. Search along it, and move to the best point.
             max_change = float(np.abs(direction).max())
@@ -155,10 +155,10 @@ class LBFGS:
             self.previous = (g, point.t * direction)
             g, previous_loss, loss = point.grad, loss, point.loss
             n_evals += used
-            # 3. Check convergence. If the parameters did not change, another search would be the
-            # same, except after the first, whose `t_init` differs.
+            # 3. Check convergence. Without a change, another search would be the same, except after
+            # the very first, whose `t_init` differs.
             if abs(point.t) * max_change <= self.tolerance_change:
-                self.converged = point.t == 0 and not is_first
+                self.converged = iteration == 0 and point.t == 0 and not is_first
                 return
             if abs(loss - previous_loss) < self.tolerance_change or n_evals >= self.max_eval:
                 return

@@ -115,8 +115,7 @@ class OptimizerSpec:
         if cls is None or self.cls is not _torch_optimizers().get(self.name):
             return None
         if not (
-            self.options.keys() <= _flat_options(cls)
-            and all(map(_is_plain, self.options.values()))
+            self.options.keys() <= _flat_options(cls) and all(map(_is_plain, self.options.values()))
         ):
             return None
         if self.uses_line_search and (

@@ -33,7 +33,7 @@ from torchreg.engine.spec.train_task import (
 )
 from torchreg.losses import LOSSES, probe_loss
 from torchreg.nn.links import link_of
-from torchreg.optim.spec import OptimizerSpec
+from torchreg.optim import OptimizerSpec
 
 #: With ``batch_size="auto"``, up to this many rows are one batch, ...
 AUTO_FULL_BATCH = 256
@@ -123,7 +123,7 @@ class PreparedFit:
             if start.draft is not None and (listener is not None or task.observers):
                 # Who listens may do with the module what he likes.
                 give_containers(start.inside.module)
-        if config.schedule.moves:
+        if config.schedule.changes_lr:
             # One that cannot be begun is known before the training.
             self.tasks[0].lr_schedule()
         is_member = config.n_folds > 1
@@ -206,6 +206,6 @@ def choose_batch_size(batch_size: int | str | None, n_rows: int, optimizer: Opti
     if batch_size is None:
         return n_rows
     if isinstance(batch_size, str):
-        whole = n_rows <= AUTO_FULL_BATCH or optimizer.wants_full_batch
+        whole = n_rows <= AUTO_FULL_BATCH or optimizer.needs_full_batch
         return n_rows if whole else AUTO_BATCH
     return min(int(batch_size), n_rows)

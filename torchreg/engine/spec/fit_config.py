@@ -12,8 +12,7 @@ from torch import Tensor, nn
 from torchreg.engine.data import Rows
 from torchreg.engine.spec.train_task import CheckpointStore, Observer, Stopping
 from torchreg.losses import Loss
-from torchreg.optim.schedules import ScheduleSpec
-from torchreg.optim.spec import OptimizerSpec
+from torchreg.optim import OptimizerSpec, ScheduleSpec
 
 
 @dataclass(frozen=True)

@@ -11,9 +11,7 @@ from torch import Tensor, nn
 
 from torchreg.engine.data import Batch, Table, compute_batch_sizes
 from torchreg.losses import Loss
-from torchreg.optim.lr_schedule import LRSchedule
-from torchreg.optim.schedules import ScheduleSpec
-from torchreg.optim.spec import OptimizerSpec
+from torchreg.optim import LRSchedule, OptimizerSpec, ScheduleSpec
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -191,7 +189,7 @@ class TrainTask:
             or self.checkpoint_store is not None
         )
         whole = self.batch_size >= len(self.training.t) and self.validation is None
-        return whole and not (self.schedule.moves or may_settle or heard)
+        return whole and not (self.schedule.changes_lr or may_settle or heard)
 
     @property
     def steps_in_epoch(self) -> int:

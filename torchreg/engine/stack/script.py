@@ -123,7 +123,7 @@ def write_script(
     >>> theta, rule = torch.ones(1), SGD(lr=0.25)
     >>> def step():
     ...     loss = theta.square()
-    ...     rule.update(theta, 2 * theta)
+    ...     rule.step(theta, 2 * theta)
     ...     return loss
     >>> script = write_script(step, [theta], rule)
     >>> script.run([torch.empty(3, 1)]), theta
@@ -131,7 +131,7 @@ def write_script(
             [0.2500],
             [0.0625]]), tensor([0.1250]))
     """
-    memory = rule.memory()
+    memory = rule.state_dict()
     state = [*tensors, *iter_tensors([*memory.values()])]
     before = [tensor.clone() for tensor in state]
     try:
@@ -139,7 +139,7 @@ def write_script(
             first = step()
         losses = torch.stack([first, step()])
         after = [tensor.clone() for tensor in state]
-        remembered = iter_tensors([*rule.memory().values()])
+        remembered = iter_tensors([*rule.state_dict().values()])
         stays = [id(t) for t in state[len(tensors) :]] == [id(t) for t in remembered]
         if not stays or recorder.read_values or any(call.uses_rng for call in recorder.calls):
             return None
@@ -159,7 +159,7 @@ def write_script(
     except (_WordlessError, RuntimeError):
         return None
     finally:
-        rule.recall(memory)
+        rule.load_state_dict(memory)
         restore_tensors(state, before)
     return script
 

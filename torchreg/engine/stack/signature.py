@@ -15,8 +15,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torchreg.engine.capture import find_capture_blocker
 from torchreg.engine.data import LazyRows, compute_batch_sizes, count_columns
 from torchreg.engine.spec.train_task import TrainTask
-from torchreg.optim.base import rule_signature
-from torchreg.optim.lbfgs import LBFGS
+from torchreg.optim import LBFGS, optimizer_signature
 
 _PLAIN = bool | int | float | complex | str | bytes | None
 #: What every module has, and what is described in a way of its own.
@@ -88,8 +87,8 @@ def stack_signature(task: TrainTask, known: dict[Hashable, StackTraits] | None =
     if traits.obstacle is not None:
         raise UnstackableError(traits.obstacle)
     device = task.training.t.device
-    rule = task.optimizer.flat_optimizer(device)
-    if rule is None or isinstance(rule, LBFGS):
+    optimizer = task.optimizer.build_flat(device)
+    if optimizer is None or isinstance(optimizer, LBFGS):
         raise UnstackableError(f"optimizer {task.optimizer.name!r} moves one network at a time")
     sizes = compute_batch_sizes(len(task.training.t), task.batch_size)
     whole = task.batch_size >= len(task.training.t)
@@ -97,7 +96,7 @@ def stack_signature(task: TrainTask, known: dict[Hashable, StackTraits] | None =
     return (
         traits.architecture,
         (loss.per_row, _described(loss.function)),
-        rule_signature(rule),
+        optimizer_signature(optimizer),
         (
             device,
             task.training.t.dtype,

@@ -36,9 +36,9 @@ from torchreg.engine.stack.leading import leading_of, tables_behind
 from torchreg.engine.stack.script import WORTH_SCRIPTING, Script, write_script
 from torchreg.engine.stack.verify import NotStackableError, StackVerifier
 from torchreg.engine.stack.vmap_objective import StackedObjective, moving_buffers
-from torchreg.engine.train.lr_groups import stacked_schedule_of
+from torchreg.engine.train.lr_groups import build_stacked_schedule
 from torchreg.engine.train.step_backend import OnLoss
-from torchreg.optim.base import FlatOptimizer, stack_rules
+from torchreg.optim import FlatOptimizer, stack_optimizers
 
 #: Numbers in the widest layer when validation rows are evaluated, for all networks together.
 _EVALUATED = 2**20
@@ -75,6 +75,9 @@ class Stack:
         what it gives alone. All networks are then as they were.
     """
 
+    #: Only L-BFGS, which trains networks one by one, can tell.
+    converged = False
+
     def __init__(
         self, tasks: Sequence[TrainTask], *, features_first: bool, beside_others: bool = False
     ) -> None:
@@ -100,9 +103,10 @@ class Stack:
         }
         #: Those of them that a step may change.
         self.moving = moving_buffers(networks[0])
-        rules = [task.optimizer.flat_optimizer(self.device) for task in tasks]
-        self.rule = stack_rules([r for r in rules if isinstance(r, FlatOptimizer)], self.params)
-        self.pace = stacked_schedule_of(tasks)
+        optimizers = [task.optimizer.build_flat(self.device) for task in tasks]
+        flat = [each for each in optimizers if isinstance(each, FlatOptimizer)]
+        self.optimizer = stack_optimizers(flat, self.params)
+        self.pace = build_stacked_schedule(tasks)
         self.apply_lr()
         #: The steps that are to come, at most, as they are captured for all networks.
         self.n_epochs = max(task.max_epochs for task in tasks)
@@ -278,7 +282,7 @@ class Stack:
             losses = self.captured(batch)
         self._require_program()
         on_loss(losses, None)
-        self.rule.update(self.params, self.slope)
+        self.optimizer.step(self.params, self.slope)
         if self.pace is not None:
             self.pace.after_step()
             self.apply_lr()
@@ -294,21 +298,21 @@ class Stack:
     def script(self, n_steps: int) -> Script | None:
         """Give so many steps on the whole batch as one, if that pays and can be done."""
         if self.written is None and self.may_script and n_steps >= WORTH_SCRIPTING:
-            self.written = write_script(self._step_on_all, self.tensors(), self.rule)
+            self.written = write_script(self._step_on_all, self.tensors(), self.optimizer)
             self.may_script = self.written is not None
         return self.written
 
     def _step_on_all(self) -> Tensor:
         assert self.whole is not None
         losses = self.captured(self.whole)
-        self.rule.update(self.params, self.slope)
+        self.optimizer.step(self.params, self.slope)
         return losses
 
     def apply_lr(self) -> None:
         """Take the next step with the learning rates of the networks' schedules."""
         if self.pace is not None:
-            for name, values in self.pace.news().items():
-                self.rule.set_numbers(name, values, like=self.params)
+            for name, values in self.pace.changed_hyperparams().items():
+                self.optimizer.set_hyperparam(name, values, like=self.params)
 
     def evaluate(self) -> list[float] | None:
         """Compute each network's mean loss on its validation rows, if there are any."""
@@ -349,9 +353,9 @@ class Stack:
         stack.generators = [self.generators[place] for place in places]
         stack.params = self.params[places]
         stack.fixed = {name: tensor[places] for name, tensor in self.fixed.items()}
-        stack.rule = self.rule.of(places)
+        stack.optimizer = self.optimizer.subset(places)
         if self.pace is not None:
-            stack.pace = self.pace.of(places)
+            stack.pace = self.pace.subset(places)
             stack.apply_lr()
         stack._prepare()
         return stack

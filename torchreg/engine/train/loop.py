@@ -156,6 +156,8 @@ class _Training:
             self._move_rates(losses if validation is None else validation)
             # 7. Ask who listens, and whether it has settled.
             self._ask()
+            if self.active and self.core.converged:
+                self._conclude(self.active[0], "converged")
             # 8. Keep what is needed to go on from here, in another process.
             if self.checkpoint_store is not None and self.active and kept is None:
                 self.checkpoint_store.save(self._memory, ended=False)

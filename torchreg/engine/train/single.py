@@ -14,7 +14,7 @@ from torchreg.engine.capture import CompiledGradient, EagerLoss
 from torchreg.engine.data import Batch, compute_batch_sizes, iter_batches, iter_shuffled_batches
 from torchreg.engine.spec.objective import Objective
 from torchreg.engine.spec.train_task import TrainTask
-from torchreg.engine.train.lr_groups import stacked_schedule_of
+from torchreg.engine.train.lr_groups import build_stacked_schedule
 from torchreg.engine.train.step_backend import OnLoss, Steps
 from torchreg.engine.train.stepper import build_stepper
 
@@ -45,12 +45,12 @@ class SingleBackend:
             self.objective,
             task.optimizer,
             n_steps=task.n_steps,
-            draws=task.uses_rng,
-            whole=self.whole,
-            listener=self.listener,
+            uses_rng=task.uses_rng,
+            full_batch=self.whole,
+            batch_observer=self.listener,
         )
         self.loss_of = None if task.validation is None else self._evaluation()
-        self.pace = stacked_schedule_of([task])
+        self.pace = build_stacked_schedule([task])
         self.apply_lr()
         self.network.train()
 
@@ -59,6 +59,11 @@ class SingleBackend:
         """How the steps are computed, and why, in words."""
         mode = self.stepper.execution_mode
         return mode if self.apart is None else f"{mode} It trained alone, because {self.apart}."
+
+    @property
+    def converged(self) -> bool:
+        """Whether further steps would not change the weights."""
+        return self.stepper.converged
 
     def batches(self) -> Iterator[tuple[Batch, list[int]]]:
         """Deal all rows out in a fresh random order."""
@@ -96,8 +101,8 @@ class SingleBackend:
     def apply_lr(self) -> None:
         """Take the next step with the learning rate of its schedule."""
         if self.pace is not None:
-            for name, (value,) in self.pace.news().items():
-                self.stepper.set_number(name, value)
+            for name, (value,) in self.pace.changed_hyperparams().items():
+                self.stepper.set_hyperparam(name, value)
 
     def evaluate(self) -> list[float] | None:
         """Compute the mean loss of the validation rows, if there are any."""
@@ -143,14 +148,14 @@ class SingleBackend:
     def memory(self) -> dict[str, Any]:
         """Give what is remembered from one step to the next, beside the weights."""
         return {
-            "stepper": self.stepper.memory(),
+            "stepper": self.stepper.state_dict(),
             "batches": self.generator.get_state(),
             "draws": generator_states(self.device) if self.task.uses_rng else [],
         }
 
     def recall(self, memory: dict[str, Any]) -> None:
         """Remember what :meth:`memory` gave, in this or another process."""
-        self.stepper.recall(memory["stepper"])
+        self.stepper.load_state_dict(memory["stepper"])
         self.generator.set_state(memory["batches"])
         set_generator_states(self.device, memory["draws"])
         if self.pace is not None:
@@ -166,5 +171,5 @@ class SingleBackend:
 
     def release(self, place: int) -> None:
         """Leave every parameter owning its own memory."""
-        self.stepper.release()
+        self.stepper.detach()
         self.network.eval()

@@ -21,8 +21,7 @@ from torchreg._utils import did_you_mean
 from torchreg.engine.data import Batch
 from torchreg.engine.spec.objective import trainable_parameters
 from torchreg.engine.spec.train_task import EpochRecord, TrainResult
-from torchreg.optim.schedules import ScheduleSpec
-from torchreg.optim.spec import OptimizerSpec
+from torchreg.optim import OptimizerSpec, ScheduleSpec
 
 
 class _Net(skorch.NeuralNet):
@@ -83,7 +82,7 @@ class SkorchObserver:
         batch_size: int,
         schedule: ScheduleSpec,
     ) -> None:
-        self.optimizer = optimizer.torch_optimizer(trainable_parameters(module))
+        self.optimizer = optimizer.build_torch(trainable_parameters(module))
         self.to_raw, self.targets_to_raw = to_raw, targets_to_raw or nn.Identity()
         named = {item[0] for item in callbacks if isinstance(item, tuple | list)}
         for option in options:
@@ -107,7 +106,7 @@ class SkorchObserver:
         )
         self.net.initialize()
         schedulers = [c for _, c in self.net.callbacks_ if isinstance(c, LRScheduler)]
-        if schedulers and schedule.moves:
+        if schedulers and schedule.changes_lr:
             raise ValueError(
                 f"callbacks has skorch's LRScheduler beside schedule={schedule.name!r}, but one "
                 "alone can move the learning rate. Leave the callback out, or set "

@@ -37,6 +37,10 @@ class StepBackend(Protocol):
     def execution_mode(self) -> str:
         """How the steps are computed, and why, in words."""
 
+    @property
+    def converged(self) -> bool:
+        """Whether further steps would not change the weights of any network."""
+
     def batches(self) -> Iterator[tuple[Batch, list[int]]]:
         """Deal all rows out anew; beside each batch, how many rows of each network are in it."""
 

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map_only
 
-from torchreg.engine.capture.gradient import CompiledGradient, EagerGradient
-from torchreg.engine.data.tables import Batch
+from torchreg.engine.capture import CompiledGradient, EagerGradient
+from torchreg.engine.data import Batch
 from torchreg.engine.spec.objective import Objective, trainable_parameters
 from torchreg.engine.spec.train_task import BatchObserver
 from torchreg.engine.train.step_backend import OnLoss
@@ -91,8 +91,8 @@ class FlatStepper:
             start += p.numel()
         self.compiled = CompiledGradient(
             EagerGradient(objective, parameters, views),
-            draws=uses_rng,
-            whole=full_batch,
+            uses_rng=uses_rng,
+            full_batch=full_batch,
             # A step of L-BFGS has many evaluations.
             n_steps=None if isinstance(optimizer, LBFGS) else n_steps,
         )
@@ -101,14 +101,14 @@ class FlatStepper:
     @property
     def execution_mode(self) -> str:
         """How the steps are computed, and why, as a sentence."""
-        if self.compiled.obstacle is None:
+        if self.compiled.capture_blocker is None:
             return "The steps were captured once and repeated."
-        return f"The steps ran eagerly, because {self.compiled.obstacle}."
+        return f"The steps ran eagerly, because {self.compiled.capture_blocker}."
 
     @property
     def converged(self) -> bool:
         """Whether further steps would not change the parameters."""
-        deterministic = self.same_loss and self.compiled.obstacle is None
+        deterministic = self.same_loss and self.compiled.capture_blocker is None
         return deterministic and isinstance(self.optimizer, LBFGS) and self.optimizer.converged
 
     def step(self, batch: Batch, on_loss: OnLoss) -> None:
@@ -134,14 +134,17 @@ class FlatStepper:
 
     def state_dict(self) -> dict[str, Any]:
         """Return the optimizer's state, and why the steps run eagerly if they do."""
-        return {"optimizer": self.optimizer.state_dict(), "obstacle": self.compiled.obstacle}
+        return {
+            "optimizer": self.optimizer.state_dict(),
+            "capture_blocker": self.compiled.capture_blocker,
+        }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restore the state from :meth:`state_dict`."""
         device = self.params.device
         on_device = tree_map_only(Tensor, lambda t: t.to(device), state["optimizer"])
         self.optimizer.load_state_dict(on_device)
-        self.compiled.obstacle = state["obstacle"]
+        self.compiled.capture_blocker = state["capture_blocker"]
 
     def detach(self) -> None:
         """Give each parameter its own memory, because pickling a view includes the vector."""
