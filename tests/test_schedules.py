@@ -18,7 +18,7 @@ from tests._schedules import Table, quick, rates_of, table_of_numbers
 from torchreg import TorchRegressor
 from torchreg.nn import MLP
 from torchreg.optim import SCHEDULES, build_optimizer, build_schedule
-from torchreg.reporting.settings import settings_code
+from torchreg.reporting.code import estimator_code
 
 NAMES = ["constant", *SCHEDULES]
 
@@ -162,7 +162,7 @@ def test_a_file_holds_the_schedule_and_its_learning_rates(
 def test_the_code_of_a_report_builds_the_schedule_again() -> None:
     reg = TorchRegressor(module=MLP, schedule=lr_scheduler.StepLR, schedule__step_size=3)
     names: dict[str, Any] = {}
-    exec(settings_code(reg).replace("reg.fit(X, y)", ""), names)
+    exec(estimator_code(reg).replace("reg.fit(X, y)", ""), names)
     assert names["reg"].get_params() == reg.get_params()
 
 

@@ -1,6 +1,9 @@
-"""What a fit looks like on a page: in a notebook, and as a report that stands alone."""
+"""HTML: the network below an estimator in a notebook, and the report page.
+
+Python computes tables, figures and sentences; the templates in ``templates/`` lay them out.
+"""
 
 from torchreg.reporting.network import network_html
-from torchreg.reporting.page import write_report
+from torchreg.reporting.report import write_report
 
 __all__ = ["network_html", "write_report"]

@@ -1,4 +1,4 @@
-"""The displays as figures of a page: vector graphics in the page's own colors."""
+"""The displays as figures of the report: vector graphics in the colors of the page."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
+from markupsafe import Markup, escape
 
 from torchreg.plotting import (
     ActivationDisplay,
@@ -22,12 +23,12 @@ from torchreg.plotting._axes import FIT, HELD_OUT
 from torchreg.plotting._labels import Labels, n_networks_of, spread_out
 from torchreg.plotting._rows import Layer
 from torchreg.plotting.layers import activations_of, parameters_of
-from torchreg.reporting.markup import listed, number, shortened, text
+from torchreg.reporting.render import join_names, number, printable, shorten
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-#: Colors that stand for the page's: text and data, grid, and the two of the curves.
+#: Placeholder colors and the CSS variables that replace them: text, grid, the two curves.
 PAGE_COLORS = {
     "#010203": "var(--ink)",
     "#040506": "var(--line)",
@@ -36,20 +37,20 @@ PAGE_COLORS = {
 }
 INK, GRID = "#010203", "#040506"
 
-#: Rows that are drawn: enough to see a cloud, few enough for a small page.
-DRAWN = 400
-#: Outputs with figures of their own, at most.
-OUTPUTS = 4
-#: Layers in a figure, at most: more would not fit a printed page.
-LAYERS = 12
+#: Rows drawn at most, so that the page stays small.
+MAX_ROWS = 400
+#: Outputs with their own figures, at most.
+MAX_OUTPUTS = 4
+#: Layers in a figure, at most: more do not fit a printed page.
+MAX_LAYERS = 12
 
-#: What the figures of predictions are, and how to read them.
+#: Kinds of prediction figures: title and reading aid.
 KINDS = (
     ("actual_vs_predicted", "actual against predicted", "The line is a perfect prediction."),
     ("residual_vs_predicted", "residuals", "A good fit leaves no pattern."),
 )
 
-LOOK: dict[Any, Any] = {
+STYLE: dict[Any, Any] = {
     "axes.axisbelow": True,
     "axes.edgecolor": INK,
     "axes.grid": True,
@@ -72,22 +73,37 @@ LOOK: dict[Any, Any] = {
 
 
 class Figure(NamedTuple):
-    """A figure of the page: its heading, what it shows in words, and the drawing."""
+    """A figure of the page: heading, caption, and the drawing as an ``<svg>`` element."""
 
     title: str
     words: str
     svg: str
 
+    def svg_for_page(self, index: int) -> Markup:
+        """Give the drawing with a text alternative and element names unique on the page.
 
-def figures_of(
+        Parameters
+        ----------
+        index : int
+            Number of the figure on the page.
+        """
+        prefix = f"f{index}-"
+        svg = re.sub(r'\bid="', f'id="{prefix}', self.svg)
+        svg = re.sub(r'href="#', f'href="#{prefix}', svg).replace("url(#", f"url(#{prefix}")
+        label = escape(printable(f"{self.title}. {self.words}"))
+        return Markup(svg.replace("<svg ", f'<svg role="img" aria-label="{label}" ', 1))
+
+
+def draw_figures(
     estimator: Any, X: Any, y: Any, predicted: Any, true: Any, labels: Labels
 ) -> Iterator[Figure]:
-    """Draw what there is to see of a fit.
+    """Draw the fit, predictions, losses, activations and parameters.
 
     Parameters
     ----------
     estimator : fitted TorchRegressor
-    X, y : as the user gave them
+    X, y : array-like
+        The rows to report, as given by the user.
     predicted, true : ndarray of shape (n, n_outputs)
     labels : Labels
 
@@ -96,24 +112,26 @@ def figures_of(
     Figure
     """
     units = dict(labels.units)
-    shown = f"{len(true)} rows" if len(true) <= DRAWN else f"{DRAWN} of {len(true)} rows, drawn"
-    for output in range(min(len(labels.targets), OUTPUTS)):
+    shown = (
+        f"{len(true)} rows" if len(true) <= MAX_ROWS else f"{MAX_ROWS} of {len(true)} rows, drawn"
+    )
+    for output in range(min(len(labels.targets), MAX_OUTPUTS)):
         name = labels.targets[output]
-        heading = shortened(name)
+        heading = shorten(name)
         if len(labels.features) <= 2:
             yield _fit(estimator, X, y, output, labels, shown)
         one = PredictionDisplay(
             y_true=true[:, [output]],
             y_pred=predicted[:, [output]],
             labels=Labels(labels.features, (name,), units),
-            rows=spread_out(len(true), DRAWN),
+            rows=spread_out(len(true), MAX_ROWS),
         )
         for kind, title, words in KINDS:
             svg = draw(partial(one.plot, kind=kind), (4.6, 3.6))
             yield Figure(f"{heading}: {title}", f"{_capital(shown)}. {words}", svg)
     yield _losses(estimator, labels)
     parts: list[tuple[Any, str, list[Layer]]] = [
-        (ActivationDisplay, "Activations", activations_of(estimator, X, subsample=DRAWN)),
+        (ActivationDisplay, "Activations", activations_of(estimator, X, subsample=MAX_ROWS)),
         (ParameterDisplay, "Parameters", parameters_of(estimator)),
     ]
     for display, title, layers in parts:
@@ -125,25 +143,25 @@ def _fit(estimator: Any, X: Any, y: Any, output: int, labels: Labels, shown: str
 
     def plot(ax: Axes) -> None:
         display = FitDisplay.from_estimator(
-            estimator, X, y, target=output, units=labels.units, subsample=DRAWN, ax=ax
+            estimator, X, y, target=output, units=labels.units, subsample=MAX_ROWS, ax=ax
         )
         kept.append(display)
         if display.map_ is not None:
-            # A map of hundreds of polygons is smaller as a picture.
+            # A map of hundreds of polygons is smaller as a bitmap.
             display.map_.set_rasterized(True)
 
     svg = draw(plot, (4.6, 3.6))
-    words = f"The fit over {listed(labels.features)}, with {shown}."
+    words = f"The fit over {join_names(labels.features)}, with {shown}."
     if len(labels.features) == 1:
         words += _shape(kept[0], labels.unit(labels.features[0]))
-    return Figure(f"{shortened(labels.targets[output])}: the fit", words, svg)
+    return Figure(f"{shorten(labels.targets[output])}: the fit", words, svg)
 
 
 def _shape(fit: FitDisplay, unit: str) -> str:
-    """Say of a curve that it is a straight line, or where it bends."""
+    """State whether a curve is a straight line, or where it has kinks."""
     (axis,), curve = fit.grid, fit.prediction
     line = np.polynomial.Polynomial.fit(axis, curve, 1)(axis)
-    # What a person cannot tell from a line in a drawing.
+    # Smaller deviations are not visible in the drawing.
     if np.abs(curve - line).max() <= 0.005 * np.ptp(curve):
         return " It is a straight line."
     if fit.bends is None or not len(fit.bends):
@@ -167,15 +185,14 @@ def _losses(estimator: Any, labels: Labels) -> Figure:
     )
     ended, best = number(estimator.loss_curve_[-1]), estimator.best_epoch_
     words = (
-        f"{estimator.n_iter_} epochs; the loss of the training rows ended at {ended}, the weights "
+        f"{estimator.n_iter_} epochs; the loss of the training rows ended at {ended}; the weights "
         f"of epoch {best} were kept."
     )
     if n_networks > 1:
         words = (
             f"{estimator.n_iter_} epochs; means of {n_networks} networks. The loss of the training "
-            f"rows ended at {ended}; the loss of the rows held out, each by one of the networks, "
-            f"was lowest after epoch {best}. Each network kept the weights of the epoch that did "
-            "best on its own."
+            f"rows ended at {ended}; the mean validation loss of the folds was lowest after epoch "
+            f"{best}. Each network kept the weights of its own best epoch."
         )
     return Figure("Losses", words, draw(display.plot, (4.6, 3.6)))
 
@@ -185,15 +202,15 @@ def _layers(display: Any, title: str, layers: Sequence[Layer], estimator: Any) -
     n_networks = n_networks_of(estimator)
     if n_networks > 1:
         words += f" Each shows all {n_networks} networks together."
-    if len(layers) > LAYERS:
-        half = LAYERS // 2
+    if len(layers) > MAX_LAYERS:
+        half = MAX_LAYERS // 2
         words = f"The first {half} and the last {half} of {len(layers)} layers. {words}"
         layers = [*layers[:half], *layers[-half:]]
     if all(layer.before is None for layer in layers):
-        why = "the network was shown the training rows before the first step"
+        why = "the network was initialized from the training rows"
         if not isinstance(estimator.random_state, int | np.integer):
             why = "random_state is not an integer"
-        words += f" How it was before the fit is not known: {why}."
+        words += f" The values before the fit are not known: {why}."
     standardized = estimator.standardize is True
     one = display(layers=layers, standardized=standardized, n_networks=n_networks)
     svg = draw(lambda ax: one.plot(ax), (4.6, max(2.2, 1.2 + 0.55 * len(layers))))
@@ -201,25 +218,25 @@ def _layers(display: Any, title: str, layers: Sequence[Layer], estimator: Any) -
 
 
 def draw(plot: Callable[[Axes], Any], size: tuple[float, float]) -> str:
-    """Draw on axes of one's own and give the drawing as an ``<svg>`` element without a name.
+    """Draw on new axes and return the drawing as an ``<svg>`` element.
 
     Parameters
     ----------
     plot : callable
-        Draws on matplotlib's Axes.
+        Called with matplotlib's Axes.
     size : (float, float)
         Width and height in inches.
 
     Returns
     -------
     str
-        Colors are the page's variables, texts are text. The same drawing is the same string.
+        Colors are CSS variables of the page. Equal drawings give equal strings.
     """
     import matplotlib as mpl
     from matplotlib.figure import Figure as Canvas
 
-    with mpl.rc_context(LOOK), warnings.catch_warnings():
-        # A name in a script that matplotlib's font lacks is shown by the browser's fonts.
+    with mpl.rc_context(STYLE), warnings.catch_warnings():
+        # The browser has fonts for characters that matplotlib's font lacks.
         warnings.filterwarnings("ignore", message="(?s).*Glyph .* missing from")
         figure = Canvas(figsize=size, layout="constrained")
         ax = figure.subplots()
@@ -231,36 +248,16 @@ def draw(plot: Callable[[Axes], Any], size: tuple[float, float]) -> str:
 
 
 def _for_the_page(svg: str) -> str:
-    """Keep the element alone, and let colors and size be the page's."""
+    """Reduce a file to its ``<svg>`` element, with colors and size of the page."""
     svg = svg[svg.index("<svg") :]
     svg = re.sub(r"<!--.*?-->", "", svg, flags=re.DOTALL)
-    # A style inside a drawing would reach all of the page.
+    # A style inside a drawing would apply to the whole page.
     svg = re.sub(r"<(metadata|style)\b.*?</\1>", "", svg, flags=re.DOTALL)
     svg = re.sub(r'<svg [^>]*?viewBox="([^"]*)"[^>]*>', r'<svg viewBox="\1">', svg, count=1)
     for color, variable in PAGE_COLORS.items():
         svg = svg.replace(color, variable)
     svg = svg.replace("'DejaVu Sans'", "var(--font)")
     return re.sub(r"\s*\n\s*", "\n", svg).strip()
-
-
-def figure_html(figure: Figure, number_of: int) -> str:
-    """Write a figure with its caption; what it shows in words is its text alternative, too.
-
-    Parameters
-    ----------
-    figure : Figure
-    number_of : int
-        Which figure of the page it is: names inside a drawing must differ from page to page.
-    """
-    prefix = f"f{number_of}-"
-    svg = re.sub(r'\bid="', f'id="{prefix}', figure.svg)
-    svg = re.sub(r'href="#', f'href="#{prefix}', svg).replace("url(#", f"url(#{prefix}")
-    alternative = text(f"{figure.title}. {figure.words}")
-    svg = svg.replace("<svg ", f'<svg role="img" aria-label="{alternative}" ', 1)
-    return (
-        f"<figure><h3>{text(figure.title)}</h3>{svg}"
-        f"<figcaption>{text(figure.words)}</figcaption></figure>"
-    )
 
 
 def _capital(sentence: str) -> str:

@@ -1,4 +1,4 @@
-"""The network as HTML: as it prints, its constants under the user's names, its layers."""
+"""The fitted network as HTML: its layers, and its constants under the user's names."""
 
 from __future__ import annotations
 
@@ -8,29 +8,14 @@ from torch import Tensor, nn
 
 from torchreg.nn import Ensemble, Standardize, Unstandardize
 from torchreg.nn.links import target_layer
-from torchreg.reporting.markup import table, text
+from torchreg.reporting.render import Table, render
 
-#: More columns than this are folded away in a notebook, ...
-FOLDED = 12
-#: ... and more than this are counted, not listed.
-LISTED = 500
-
-#: Where several networks are.
+#: Tables of more rows are folded in a notebook.
+FOLDED_ROWS = 12
+#: Columns listed at most; of more, their number is given.
+MAX_LISTED = 500
+#: Prefix of the names of layers in averaged networks.
 MEMBERS = "network.members."
-
-#: Takes its colors from the page around it, so that it reads on light and on dark ones.
-STYLE = """
-.torchreg-network{margin:.5em 0;max-width:60em}
-.torchreg-network summary{cursor:pointer;font-weight:600}
-.torchreg-network pre{margin:.5em 0;white-space:pre-wrap;overflow-wrap:anywhere}
-.torchreg-network table{border-collapse:collapse;margin:.8em 0}
-.torchreg-network caption{caption-side:top;text-align:left;padding:.2em 0;color:inherit}
-.torchreg-network th,.torchreg-network td{padding:.15em .8em .15em 0;text-align:left;
-border-bottom:1px solid rgba(128,128,128,.4);overflow-wrap:anywhere;background:none}
-.torchreg-network thead th{overflow-wrap:normal}
-.torchreg-network tbody th{min-width:11em}
-.torchreg-network .number{text-align:right;font-variant-numeric:tabular-nums}
-"""
 
 
 def network_html(
@@ -48,23 +33,18 @@ def network_html(
     Returns
     -------
     str
-        A piece of HTML with its own style.
+        An HTML element with its own style, in the colors of the surrounding page.
     """
-    size = sum(parameter.numel() for parameter in module.parameters())
-    words = f"The network: raw units in, raw units out, {size:,} parameters"
-    if count_alike(module) > 1:
-        words += f" in {count_alike(module)} networks like this, averaged"
-    tables = []
-    for columns in (*constants_tables(module, features, targets), layers_table(module)):
-        folded = columns.count("<tr>") > FOLDED + 1
-        caption = columns.partition("<caption>")[2].partition("</caption>")[0]
-        tables.append(
-            f"<details><summary>{caption}</summary>{columns}</details>" if folded else columns
-        )
-    return (
-        f'<div class="torchreg-network"><style>{STYLE}</style>'
-        f"<details open><summary>{text(words)}</summary>"
-        f"<pre>{text(module)}</pre>{''.join(tables)}</details></div>"
+    n_parameters = sum(parameter.numel() for parameter in module.parameters())
+    summary = f"The network: raw units in, raw units out, {n_parameters:,} parameters"
+    if n_averaged(module) > 1:
+        summary += f" in {n_averaged(module)} networks like this, averaged"
+    return render(
+        "network.html",
+        summary=summary,
+        module=module,
+        tables=[*constants_tables(module, features, targets), layers_table(module)],
+        folded_rows=FOLDED_ROWS,
     )
 
 
@@ -73,22 +53,22 @@ def constants_tables(
     features: Sequence[str],
     targets: Sequence[str],
     units: Mapping[str, str] | None = None,
-) -> list[str]:
-    """Show the numbers of ``Standardize`` and ``Unstandardize`` beside the user's names.
+) -> list[Table]:
+    """Tabulate means and scales of ``Standardize`` and ``Unstandardize`` by column name.
 
     Parameters
     ----------
     module : nn.Module
-        With children ``standardize`` and ``unstandardize``, or only one of them, or none.
+        With or without children ``standardize`` and ``unstandardize``.
     features, targets : sequence of str
         Names of the columns of X and y.
     units : mapping of str to str or None
-        Units by name. A column of them is only shown where there are any.
+        Units by name; without them the tables have no column of units.
 
     Returns
     -------
-    list of str
-        A table for each of the two layers that is there.
+    list of Table
+        One for each of the two layers that the module has.
     """
     tables = []
     for scaling, title, names in (
@@ -98,65 +78,57 @@ def constants_tables(
         if scaling is None:
             continue
         mean, scale = (_columns(value, len(names)) for value in (scaling.mean, scaling.scale))
-        head = [title, "mean", "scale"]
+        titles = [title, "mean", "scale"]
         rows: list[list[object]] = [list(row) for row in zip(names, mean, scale, strict=True)]
         if units:
-            head.append("unit")
+            titles.append("unit")
             rows = [[*row, units.get(str(row[0]), "")] for row in rows]
         plural = "s" if len(names) > 1 else ""
         caption = f"{type(scaling).__name__}: {len(names)} {title}{plural}, raw units"
-        if len(names) > LISTED:
-            caption += f"; the first {LISTED} are listed"
-        tables.append(table(caption, head, rows[:LISTED]))
+        if len(names) > MAX_LISTED:
+            caption += f"; the first {MAX_LISTED} are listed"
+        tables.append(Table(caption, titles, rows[:MAX_LISTED]))
     return tables
 
 
-def layers_table(module: nn.Module) -> str:
-    """Show each layer that computes something, and how many parameters it has.
+def layers_table(module: nn.Module) -> Table:
+    """Tabulate the layers that compute something, with their numbers of parameters.
 
-    Of several networks with the same layers, one is shown.
-
-    Parameters
-    ----------
-    module : nn.Module
-
-    Returns
-    -------
-    str
+    Of averaged networks with the same layers, one is listed.
     """
     rows: list[list[object]] = []
     counted: set[int] = set()
-    n_alike = count_alike(module)
+    n_networks = n_averaged(module)
     for name, layer in module.named_modules():
-        if n_alike > 1 and name.startswith(MEMBERS):
-            number, _, inside = name.removeprefix(MEMBERS).partition(".")
-            if number != "0":
+        if n_networks > 1 and name.startswith(MEMBERS):
+            index, _, inner_name = name.removeprefix(MEMBERS).partition(".")
+            if index != "0":
                 continue
-            name = f"{n_alike} × {inside}"
+            name = f"{n_networks} × {inner_name}"
         own = [p for p in layer.parameters(recurse=False) if id(p) not in counted]
         counted.update(map(id, own))
-        inner = any(True for _ in layer.children())
-        if inner and not own:
+        has_children = any(True for _ in layer.children())
+        if has_children and not own:
             continue
-        # The numbers of a scaling layer have a table of their own.
-        alone = inner or isinstance(layer, Standardize | Unstandardize)
-        words = type(layer).__name__ if alone else str(layer)
-        rows.append([name, words, sum(p.numel() for p in own)])
+        # The constants of a scaling layer have their own table.
+        is_named_only = has_children or isinstance(layer, Standardize | Unstandardize)
+        description = type(layer).__name__ if is_named_only else str(layer)
+        rows.append([name, description, sum(p.numel() for p in own)])
     total = sum(p.numel() for p in module.parameters())
     caption = f"Layers: {total:,} parameters"
-    if n_alike > 1:
-        caption += f" in {n_alike} networks like this, averaged, {total // n_alike:,} in each"
-    return table(caption, ["layer", "what", "parameters"], rows)
+    if n_networks > 1:
+        caption += f" in {n_networks} networks like this, averaged, {total // n_networks:,} in each"
+    return Table(caption, ["layer", "what", "parameters"], rows)
 
 
-def count_alike(module: nn.Module) -> int:
-    """Count the networks that are averaged, if all have the same layers; else 1.
+def n_averaged(module: nn.Module) -> int:
+    """Count the averaged networks if all have the same layers; 1 otherwise.
 
     Examples
     --------
     >>> from collections import OrderedDict
     >>> from torchreg.nn import MLP
-    >>> count_alike(nn.Sequential(OrderedDict(network=Ensemble([MLP(2), MLP(2)]))))
+    >>> n_averaged(nn.Sequential(OrderedDict(network=Ensemble([MLP(2), MLP(2)]))))
     2
     """
     network = getattr(module, "network", None)

@@ -21,7 +21,13 @@ from torch import nn
 from torchreg import TorchRegressor
 from torchreg.nn import MLP, Ensemble
 from torchreg.reporting import network_html
-from torchreg.reporting.network import FOLDED, LISTED, constants_tables, count_alike, layers_table
+from torchreg.reporting.network import (
+    FOLDED_ROWS,
+    MAX_LISTED,
+    constants_tables,
+    layers_table,
+    n_averaged,
+)
 
 
 def without_counters(html: str) -> str:
@@ -52,7 +58,9 @@ def test_standardize_shows_its_numbers_under_the_users_names(
         np.testing.assert_allclose(shown, [values.mean(), values.std(ddof=0)], rtol=1e-5)
 
 
-def test_unfitted_estimators_and_what_surrounds_fitted_ones_look_as_ever(kink: Any) -> None:
+def test_unfitted_estimators_and_meta_estimators_show_scikit_learns_diagram_alone(
+    kink: Any,
+) -> None:
     X, y = kink
     reg = TorchRegressor(module=MLP, max_epochs=1)
     pipeline = make_pipeline(
@@ -80,31 +88,30 @@ def test_a_layer_is_counted_once_and_the_sum_is_all_parameters() -> None:
             self.again = self.first
 
     module = Odd()
-    html = layers_table(module)
-    counts = [int(n) for n in re.findall(r'data-title="parameters">(\d+)<', html)]
+    table = layers_table(module)
+    counts = [row[2] for row in table.rows]
     assert sum(counts) == sum(p.numel() for p in module.parameters()) == 15
-    assert "Layers: 15 parameters" in html
+    assert table.caption == "Layers: 15 parameters"
 
 
-def test_of_networks_that_are_alike_one_is_shown(kink: Any) -> None:
+def test_of_averaged_networks_with_the_same_layers_one_is_shown(kink: Any) -> None:
     reg = TorchRegressor(n_folds=4, module__hidden_sizes=[5], max_epochs=1, random_state=0)
     module = reg.fit(*kink).module_
     assert "(0-3): 4 x TabularMLP(" in str(module)
     html = network_html(module, ["x"])
     assert "networks like this, averaged" in html.partition("</summary>")[0]
-    names = re.findall(r'<th scope="row">([^<]*)</th>', layers_table(module))
+    names, _, counts = zip(*layers_table(module).rows, strict=True)
     inside = [name.removeprefix("4 × ") for name in names if name.startswith("4 × ")]
     own = [name for name, part in module.network.members[0].named_modules() if name]
-    assert names == ["standardize", *(f"4 × {name}" for name in inside), "unstandardize"]
+    assert [*names] == ["standardize", *(f"4 × {name}" for name in inside), "unstandardize"]
     assert set(inside) <= set(own)
-    counts = [int(n) for n in re.findall(r'data-title="parameters">(\d+)<', layers_table(module))]
     assert 4 * sum(counts) == sum(p.numel() for p in module.parameters())
 
 
 def test_networks_that_differ_are_all_shown() -> None:
     module = nn.Sequential(OrderedDict(network=Ensemble([MLP(1), nn.Linear(1, 1)])))
-    assert count_alike(module) == 1
-    assert "network.members.1" in layers_table(module)
+    assert n_averaged(module) == 1
+    assert "network.members.1" in [row[0] for row in layers_table(module).rows]
 
 
 @pytest.mark.parametrize("standardize", [True, "X", "y", False])
@@ -113,21 +120,21 @@ def test_each_scaling_layer_that_is_there_has_a_table(noisy: Any, standardize: A
     reg = TorchRegressor(module=MLP, standardize=standardize, max_epochs=1, random_state=0).fit(
         X, y
     )
-    titles = [table.partition(":")[0] for table in constants_tables(reg.module_, ["a"] * 12, ["b"])]
+    tables = constants_tables(reg.module_, ["a"] * 12, ["b"])
     expected = {True: ["Standardize", "Unstandardize"], "X": ["Standardize"]}
     expected |= {"y": ["Unstandardize"], False: []}
-    assert [title.rpartition(">")[2] for title in titles] == expected[standardize]
+    assert [table.caption.partition(":")[0] for table in tables] == expected[standardize]
 
 
 def test_many_columns_are_folded_and_very_many_are_counted() -> None:
     rng = np.random.default_rng(0)
-    for width, folded in ((FOLDED, False), (FOLDED + 1, True), (LISTED + 1, True)):
+    for width, folded in ((FOLDED_ROWS, False), (FOLDED_ROWS + 1, True), (MAX_LISTED + 1, True)):
         X = rng.normal(size=(4, width))
         reg = TorchRegressor(module=MLP, max_epochs=1, module__hidden_sizes=[2]).fit(X, X[:, 0])
         html = network_html(reg.module_, [f"x{i}" for i in range(width)])
         assert ("<details><summary>Standardize" in html) == folded
-    assert f"the first {LISTED} are listed" in html
-    assert html.count('<th scope="row">x') == LISTED
+    assert f"the first {MAX_LISTED} are listed" in html
+    assert html.count('<th scope="row">x') == MAX_LISTED
 
 
 HOSTILE = ["<b>&", "<script>document.title = 'taken'</script>", '"onclick="', "日本語"]
@@ -164,3 +171,28 @@ def test_a_browser_shows_hostile_names_as_they_are_in_light_and_dark(
             "getComputedStyle(document.querySelector('.torchreg-network pre')).color"
         )
         assert ink == ("rgb(238, 238, 238)" if dark else "rgb(17, 17, 17)")
+
+
+def test_tables_stay_left_aligned_and_the_network_monospaced_in_a_jupyter_cell(
+    browser: Browser, tmp_path: Path, bent: Any
+) -> None:
+    page = tmp_path / "cell.html"
+    # The rules of JupyterLab and nbconvert for rendered HTML.
+    style = (
+        ".jp-RenderedHTMLCommon td, .jp-RenderedHTMLCommon th { text-align: right }"
+        ".jp-RenderedHTMLCommon pre { font-family: serif }"
+    )
+    page.write_text(
+        f'<!DOCTYPE html><meta charset="utf-8"><body><div class="jp-RenderedHTMLCommon">'
+        f"{bent._repr_html_()}</div><style>{style}</style>",
+        encoding="utf-8",
+    )
+    with browser.page(page) as shown:
+        align = shown.evaluate(
+            "getComputedStyle(document.querySelector('.torchreg-network tbody th')).textAlign"
+        )
+        font = shown.evaluate(
+            "getComputedStyle(document.querySelector('.torchreg-network pre')).fontFamily"
+        )
+    assert align == "left"
+    assert "monospace" in font

@@ -1,4 +1,4 @@
-"""The settings of a fit, as code that makes it again, and the versions that it ran with."""
+"""Python code that repeats a fit, and the versions that it ran with."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from typing import Any
 import numpy as np
 import torch
 
-#: What a fit's numbers may depend on.
+#: Packages on which the numbers of a fit may depend.
 PACKAGES = ("torchreg", "torch", "scikit-learn", "numpy", "scipy", "skorch")
 
 _PLAIN = (type(None), bool, int, float, str)
 
 
 def versions() -> dict[str, str]:
-    """Name the versions of Python and of the packages that compute, where they are installed."""
+    """Return the versions of Python and of the installed packages that compute."""
     found = {"Python": platform.python_version()}
     for package in PACKAGES:
         try:
@@ -27,26 +27,26 @@ def versions() -> dict[str, str]:
     return found
 
 
-def settings_code(estimator: Any) -> str:
+def estimator_code(estimator: Any) -> str:
     """Write code that builds an estimator with the same parameters.
 
     Parameters
     ----------
     estimator : estimator
-        Only parameters that differ from their defaults are written, and ``n_folds`` where it
-        is left to the data. What such came to in its fit, a comment says.
+        Fitted or not. Parameters at their defaults are left out, except ``n_folds="auto"``.
+        A comment lists the values that were chosen for parameters at ``"auto"``.
 
     Returns
     -------
     str
-        Python. Classes and functions are imported from where they are defined. What code
-        cannot say, such as an instance of a module, is left open and described.
+        Python code. Classes and functions are imported from their modules. Values without
+        code, such as an instance of a module, are left open and described in a comment.
 
     Examples
     --------
     >>> from torchreg import TorchRegressor
     >>> reg = TorchRegressor(lr=0.1, module__hidden_sizes=[5], random_state=0)
-    >>> print(settings_code(reg.fit([[1.0], [2.0], [3.0]], [1.0, 2.0, 4.0])))
+    >>> print(estimator_code(reg.fit([[1.0], [2.0], [3.0]], [1.0, 2.0, 4.0])))
     from torchreg import TorchRegressor
     <BLANKLINE>
     reg = TorchRegressor(
@@ -57,7 +57,7 @@ def settings_code(estimator: Any) -> str:
     )
     reg.fit(X, y)
     <BLANKLINE>
-    # What was left to the data came to:
+    # Chosen from the data:
     #     batch_size=32,
     #     max_epochs=60,
     #     module__n_bins=16,
@@ -68,7 +68,7 @@ def settings_code(estimator: Any) -> str:
     """
     name, package = type(estimator).__name__, type(estimator).__module__.partition(".")[0]
     imports = {f"from {package} import {name}"}
-    left_open: list[str] = []
+    placeholders: list[str] = []
     arguments = []
     defaults = {
         key: parameter.default
@@ -78,17 +78,17 @@ def settings_code(estimator: Any) -> str:
         default = defaults.get(key, inspect.Parameter.empty)
         if default is value or (isinstance(value, _PLAIN) and _same(value, default)):
             continue
-        code = _write(value, imports)
+        code = _code_of(value, imports)
         if code is None:
             code = key
             described = "\n#     ".join(str(value).splitlines())
-            left_open.append(f"{key} = ...  # {described}")
+            placeholders.append(f"{key} = ...  # {described}")
         arguments.append(f"    {key}={code},")
     call = [f"reg = {name}(", *arguments, ")"] if arguments else [f"reg = {name}()"]
     chosen = sorted(getattr(estimator, "chosen_params_", {}).items())
-    came_to = ["# What was left to the data came to:"] if chosen else []
-    came_to += [f"#     {key}={value!r}," for key, value in chosen]
-    blocks = [sorted(imports), left_open, [*call, "reg.fit(X, y)"], came_to]
+    chosen_lines = ["# Chosen from the data:"] if chosen else []
+    chosen_lines += [f"#     {key}={value!r}," for key, value in chosen]
+    blocks = [sorted(imports), placeholders, [*call, "reg.fit(X, y)"], chosen_lines]
     return "\n\n".join("\n".join(block) for block in blocks if block)
 
 
@@ -96,8 +96,8 @@ def _same(value: Any, default: Any) -> bool:
     return type(value) is type(default) and bool(value == default)
 
 
-def _write(value: Any, imports: set[str]) -> str | None:
-    """Write a value as code and note what it needs; ``None`` if code cannot say it."""
+def _code_of(value: Any, imports: set[str]) -> str | None:
+    """Return a value as code and add its imports; ``None`` if it has no code."""
     if isinstance(value, np.generic):
         value = value.item()
     if isinstance(value, float) and value - value != 0:
@@ -108,7 +108,7 @@ def _write(value: Any, imports: set[str]) -> str | None:
         imports.add("import torch")
         return str(value) if isinstance(value, torch.dtype) else f"torch.{value!r}"
     if isinstance(value, list | tuple):
-        items = [_write(item, imports) for item in value]
+        items = [_code_of(item, imports) for item in value]
         if any(item is None for item in items):
             return None
         inside = ", ".join(item or "" for item in items)
@@ -116,7 +116,7 @@ def _write(value: Any, imports: set[str]) -> str | None:
             return f"[{inside}]"
         return f"({inside},)" if len(items) == 1 else f"({inside})"
     if isinstance(value, dict):
-        pairs = [(_write(key, imports), _write(item, imports)) for key, item in value.items()]
+        pairs = [(_code_of(key, imports), _code_of(item, imports)) for key, item in value.items()]
         if any(None in pair for pair in pairs):
             return None
         return "{" + ", ".join(f"{key}: {item}" for key, item in pairs) + "}"

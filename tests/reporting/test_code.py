@@ -12,7 +12,7 @@ from torch import nn
 
 from torchreg import TorchRegressor
 from torchreg.nn import MLP
-from torchreg.reporting.settings import settings_code, versions
+from torchreg.reporting.code import estimator_code, versions
 
 
 def run(code: str) -> TorchRegressor:
@@ -38,21 +38,21 @@ def run(code: str) -> TorchRegressor:
 )
 def test_the_code_builds_a_regressor_with_the_same_parameters(parameters: dict[str, Any]) -> None:
     reg = TorchRegressor(**{"module": MLP, **parameters})
-    assert run(settings_code(reg)).get_params() == reg.get_params()
+    assert run(estimator_code(reg)).get_params() == reg.get_params()
 
 
 def test_what_code_cannot_say_is_left_open_and_described() -> None:
     reg = TorchRegressor(nn.Sequential(nn.Linear(1, 1)), random_state=np.random.RandomState(0))
-    code = settings_code(reg)
+    code = estimator_code(reg)
     assert "module = ...  # Sequential(\n#       (0): Linear(" in code
     built = run(code)
     assert built.module is Ellipsis and built.random_state is Ellipsis
-    local = settings_code(TorchRegressor(module=MLP, loss=lambda p, t: (p - t).abs()))
+    local = estimator_code(TorchRegressor(module=MLP, loss=lambda p, t: (p - t).abs()))
     assert run(local).loss is Ellipsis
 
 
 def test_only_what_differs_from_the_defaults_is_written() -> None:
-    assert settings_code(TorchRegressor(module=MLP, tol=None)) == settings_code(
+    assert estimator_code(TorchRegressor(module=MLP, tol=None)) == estimator_code(
         TorchRegressor(module=MLP)
     )
 
@@ -62,7 +62,7 @@ def test_what_was_left_to_the_data_is_left_to_them_again_and_a_comment_says_what
 ):
     reg = TorchRegressor(max_epochs=2, random_state=0)
     reg.fit([[float(i)] for i in range(40)], [float(i) for i in range(40)])
-    code = settings_code(reg)
+    code = estimator_code(reg)
     assert run(code).get_params() == reg.get_params()
     comments = [line for line in code.splitlines() if line.startswith("#")]
     given = "\n".join(line.removeprefix("#") for line in comments[1:])

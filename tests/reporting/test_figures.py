@@ -16,13 +16,12 @@ from torchreg.exceptions import EffectivelyLinearWarning
 from torchreg.nn import MLP
 from torchreg.plotting._labels import labels_of
 from torchreg.reporting.figures import (
-    LAYERS,
-    OUTPUTS,
+    MAX_LAYERS,
+    MAX_OUTPUTS,
     PAGE_COLORS,
     Figure,
     draw,
-    figure_html,
-    figures_of,
+    draw_figures,
     scores,
 )
 
@@ -31,7 +30,7 @@ def drawn(reg: TorchRegressor, X: Any, y: Any, units: Any = None) -> dict[str, F
     """Draw all figures, by title."""
     true, predicted = (np.asarray(v, dtype=float).reshape(len(y), -1) for v in (y, reg.predict(X)))
     labels = labels_of(reg, X, y, units, n_features=reg.n_features_in_, n_outputs=true.shape[1])
-    return {figure.title: figure for figure in figures_of(reg, X, y, predicted, true, labels)}
+    return {figure.title: figure for figure in draw_figures(reg, X, y, predicted, true, labels)}
 
 
 def test_all_of_a_drawing_is_in_the_colors_of_the_page() -> None:
@@ -53,7 +52,7 @@ def test_all_of_a_drawing_is_in_the_colors_of_the_page() -> None:
 
 def test_two_drawings_on_one_page_share_no_names() -> None:
     figure = Figure("title", "words", draw(lambda ax: ax.plot([1, 2], marker="o"), (3, 3)))
-    page = figure_html(figure, 1) + figure_html(figure, 2)
+    page = figure.svg_for_page(1) + figure.svg_for_page(2)
     names = re.findall(r'\bid="([^"]*)"', page)
     assert len(names) == len(set(names))
     assert set(re.findall(r'href="#([^"]*)"', page)) <= set(names)
@@ -83,18 +82,18 @@ def test_a_straight_line_is_called_one_and_a_bent_line_is_not(
 
 def test_of_many_outputs_and_layers_some_are_drawn_and_it_says_so() -> None:
     rng = np.random.default_rng(0)
-    X, Y = rng.normal(size=(20, 3)), rng.normal(size=(20, OUTPUTS + 2))
+    X, Y = rng.normal(size=(20, 3)), rng.normal(size=(20, MAX_OUTPUTS + 2))
 
     def deep() -> nn.Module:
-        hidden = [layer for _ in range(LAYERS) for layer in (nn.Linear(3, 3), nn.ELU())]
-        return nn.Sequential(*hidden, nn.Linear(3, OUTPUTS + 2))
+        hidden = [layer for _ in range(MAX_LAYERS) for layer in (nn.Linear(3, 3), nn.ELU())]
+        return nn.Sequential(*hidden, nn.Linear(3, MAX_OUTPUTS + 2))
 
     with warnings.catch_warnings():
-        # So deep a network hardly hears its input; that it says so is not the question here.
+        # The output of a network this deep hardly depends on its input.
         warnings.simplefilter("ignore", EffectivelyLinearWarning)
         reg = TorchRegressor(deep, max_epochs=1).fit(X, Y)
     figures = drawn(reg, X, Y)
-    assert sum("residuals" in title for title in figures) == OUTPUTS
+    assert sum("residuals" in title for title in figures) == MAX_OUTPUTS
     assert "The first 6 and the last 6 of" in figures["Activations"].words
     assert "random_state is not an integer" in figures["Parameters"].words
 

@@ -23,7 +23,7 @@ from torch import nn
 from torchreg import TorchRegressor
 from torchreg.diagnosis import CODES
 from torchreg.nn import MLP
-from torchreg.reporting.page import write_report
+from torchreg.reporting import write_report
 
 UNITS = {"flipper_length_mm": "mm", "body_mass_g": "g"}
 HOSTILE = ["<script>alert(1)</script>", "a$b$c\\frac", '"onload="x', "日本語 🐧", "x" * 300]
