@@ -88,10 +88,11 @@ class Recorder(TorchDispatchMode):
 
     Examples
     --------
+    >>> x = torch.ones(2)
     >>> with Recorder() as recorder:
-    ...     y = torch.ones(2).exp().sum()
+    ...     y = torch.exp(x).sum()
     >>> [call.name for call in recorder.calls]
-    ['ones', 'exp', 'sum']
+    ['exp', 'sum']
     """
 
     def __init__(self) -> None:

@@ -1,77 +1,55 @@
-"""Names for the tensors of a recorded step, and the calls whose results are not known before it."""
+"""The graph of a recorded step: its operations, without those that are known beforehand."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from torchreg.engine.capture.numpy_kernels import is_small_product
 from torchreg.engine.capture.ops import (
-    BY_SHAPE,
-    SAME,
-    SAME_IN_SHAPE,
-    Transpose,
-    are_alike,
-    dims_swapped,
+    SHAPE_ONLY,
+    Node,
+    is_alias,
     is_integer_index,
-    is_thin,
-    transpose_of,
+    swapped_dims,
 )
 from torchreg.engine.capture.recorder import Call, NotCapturableError, storage_id
 
 
 class TraceGraph:
-    """Calls with a name for each tensor; those whose result is known beforehand are gone.
+    """Operations in the order of execution, with a name for each tensor.
 
     Parameters
     ----------
     inputs : mapping
-        What differs from step to step, by name.
+        Tensors that differ from step to step, by name.
     mutated : set of int
-        Memory that a call writes to, whatever for.
-    free : set of int
-        Memory of gradients, which may lie in any order; of other results the order is handed on.
-    preallocate : bool
-        Whether results have memory that preallocate from step to step.
+        Storages that some call writes to.
 
     Attributes
     ----------
     bound : dict
-        What is there before the first step, by name.
+        Tensors that exist before the first step, by name.
     constant : set of str
-        Names of those of it whose values never change.
-    lines : list of (Call, list of str)
-        The others, with the names of their results.
+        Names of those whose values never change.
+    nodes : list of Node
+        The operations that have to run in each step.
     """
 
-    def __init__(
-        self,
-        inputs: Mapping[str, Tensor | None],
-        *,
-        mutated: set[int],
-        free: set[int],
-        preallocate: bool,
-    ) -> None:
+    def __init__(self, inputs: Mapping[str, Tensor | None], *, mutated: set[int]) -> None:
         self.mutated = mutated
-        # What works in place by itself says by itself what lies where.
-        self.preallocate = preallocate and not mutated
-        self.free = free
-        #: Name of each tensor, by identity; the calls keep them all alive.
+        #: Name of each tensor, by identity; the calls keep all tensors alive.
         self.names = {id(tensor): name for name, tensor in inputs.items() if tensor is not None}
         self.bound: dict[str, Any] = {}
         self.constant: set[str] = set()
-        #: What each transposed value is the transpose of, in which dimensions.
-        self.transposed: dict[str, Transpose] = {}
-        #: Tensors that only the notes hold, kept alive like those of the calls.
-        self.turned: list[Tensor] = []
-        self.lines: list[tuple[Call, list[str]]] = []
+        self.nodes: list[Node] = []
+        #: For each transposed value: name of the original, and the swapped dimensions.
+        self.transposed: dict[str, tuple[str, tuple[int, ...]]] = {}
 
     def bind(self, tensor: Tensor, *, constant: bool = False) -> str:
-        """Name a tensor that is there beforehand."""
+        """Name a tensor that exists before the first step."""
         name = self.names[id(tensor)] = f"c{len(self.bound)}"
         self.bound[name] = tensor.detach()
         if constant:
@@ -79,82 +57,60 @@ class TraceGraph:
         return name
 
     def name_of(self, tensor: Tensor) -> str:
-        """Name a tensor; one that nothing here made belongs to the module or the loss."""
+        """Return the name of a tensor; one that no call made belongs to the module or the loss."""
         return self.names.get(id(tensor)) or self.bind(tensor)
 
-    def take(self, call: Call) -> None:
-        """Note one call, unless its result is known beforehand."""
+    def add(self, call: Call) -> None:
+        """Add one call, unless its result is known beforehand.
+
+        Raises
+        ------
+        NotCapturableError
+            If the call depends on values or draws from a generator of its own.
+        """
         if any(isinstance(value, torch.Generator) for value in call.kwargs.values()):
             raise NotCapturableError("it draws from a random generator of its own")
         if torch.Tag.data_dependent_output in call.func.tags:
             raise NotCapturableError("the module or the loss looks at values while it runs")
         if torch.Tag.dynamic_output_shape in call.func.tags and not is_integer_index(call):
             raise NotCapturableError(f"the shape of what {call.name} returns depends on values")
-        given = [self.name_of(tensor) for tensor in call.inputs]
-        dims = dims_swapped(call)
-        before = self.transposed.get(given[0]) if dims else None
-        if call.name in SAME or (
-            call.name in SAME_IN_SHAPE and are_alike(call.args[0], call.result)
-        ):
-            self.names[id(call.result)] = given[0]
-        elif before is not None and before.dims == dims:
-            self.names[id(call.result)] = before.name
-        elif self._is_known(call, given):
-            constant = not call.is_view or all(name in self.constant for name in given)
+        names = [self.name_of(tensor) for tensor in call.inputs]
+        dims = swapped_dims(call)
+        original, original_dims = self.transposed.get(names[0], ("", ())) if dims else ("", ())
+        if is_alias(call):
+            self.names[id(call.result)] = names[0]
+        elif dims and dims == original_dims:
+            self.names[id(call.result)] = original
+        elif self._is_known(call, names):
+            constant = not call.is_view or all(name in self.constant for name in names)
             for result in call.outputs:
                 self.bind(result, constant=constant)
-        elif self._is_faster_turned(call, given):
-            self._append_turned(call)
         else:
             self._append(call)
         if dims:
-            source = Transpose(given[0], call.args[0], dims)
-            self.transposed.setdefault(self.names[id(call.result)], source)
+            self.transposed.setdefault(self.names[id(call.result)], (names[0], dims))
 
     def _append(self, call: Call) -> None:
-        label = f"v{len(self.lines)}"
+        label = f"v{len(self.nodes)}"
         several = isinstance(call.result, list | tuple)
         results = list(call.result) if several else [call.result] * bool(call.outputs)
         names = []
         for index, result in enumerate(results):
             name = label if len(results) == 1 else f"{label}_{index}"
-            # What works in place returns what it was given, which has its name already.
+            # An in-place operation returns its argument, which already has a name.
             known = self.names.setdefault(id(result), name) if result is not None else None
             names.append(name if known == name else "_")
-        self.lines.append((call, names))
+        self.nodes.append(Node(call, names))
 
-    def _is_faster_turned(self, call: Call, given: list[str]) -> bool:
-        """Whether it is the gradient of a layer with few inputs, of one network or of many."""
-        if call.name not in ("mm", "bmm") or storage_id(call.result) not in self.free:
-            return False
-        if call.name == "mm":
-            return given[0] in self.transposed and is_thin(call.result)
-        if self.preallocate and is_small_product(call):
-            return False
-        return call.args[0].shape[2] > 1 and is_thin(call.result)
-
-    def _append_turned(self, call: Call) -> None:
-        """Compute A B as (B' A')'."""
-        turned = [transpose_of(factor) for factor in reversed(call.args)]
-        for transpose in turned:
-            self.take(transpose)
-        product = call.result.mT.contiguous()
-        self.turned += [*(transpose.result for transpose in turned), product]
-        factors = tuple(transpose.result for transpose in turned)
-        self._append(Call(call.func, factors, {}, product))
-        self._append(replace(transpose_of(product), result=call.result))
-
-    def _is_known(self, call: Call, given: list[str]) -> bool:
-        """Tell whether the result is a constant, or a view of memory that preallocate."""
+    def _is_known(self, call: Call, names: list[str]) -> bool:
+        """Whether the result is a constant, or a view of memory that exists beforehand."""
         if call.has_side_effects:
             return False
         if call.is_view:
-            return all(name in self.bound for name in given)
+            return all(name in self.bound for name in names)
         if any(storage_id(result) in self.mutated for result in call.outputs):
             return False
-        # Memory that was not filled is no constant.
-        made_here = not given and not call.name.startswith("empty")
-        return made_here or call.name in BY_SHAPE or self._all_constant(given)
-
-    def _all_constant(self, names: list[str]) -> bool:
-        return bool(names) and all(name in self.constant for name in names)
+        # Uninitialized memory is no constant.
+        is_filled = not names and not call.name.startswith("empty")
+        is_constant = bool(names) and all(name in self.constant for name in names)
+        return is_filled or call.name in SHAPE_ONLY or is_constant

@@ -1,12 +1,8 @@
-"""A gradient that was written down is the gradient that autograd computes."""
+"""A compiled program gives the loss and the gradients of autograd."""
 
 from __future__ import annotations
 
-import gc
-import subprocess
-import sys
-import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -16,19 +12,20 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.nn import functional
 
-from torchreg.engine.capture import Program, Recorder, compile_trace
-
-Weight = Tensor | None
-Function = Callable[..., Tensor]
-GENERATOR = torch.Generator()
-
-
-def numbers(*shape: int) -> Tensor:
-    return torch.randn(shape, generator=GENERATOR, dtype=torch.float64)
+from tests._capture import (
+    GENERATOR,
+    Function,
+    Weight,
+    assert_repeats,
+    compile_gradient,
+    differentiate,
+    normal,
+)
+from torchreg.engine.capture import Recorder, compile_trace
 
 
 def batch() -> tuple[Tensor, Tensor, Tensor]:
-    return numbers(6, 3), numbers(6, 1), numbers(6).abs()
+    return normal(6, 3), normal(6, 1), normal(6).abs()
 
 
 @pytest.fixture
@@ -36,49 +33,7 @@ def parameters() -> dict[str, nn.Parameter]:
     """Of a network with 3 inputs and 4 hidden units, and some more."""
     GENERATOR.manual_seed(0)
     shapes = {"a": (3, 4), "b": (4,), "c": (4, 1), "d": (4,), "unused": (2, 3)}
-    return {name: nn.Parameter(numbers(*shape)) for name, shape in shapes.items()}
-
-
-def differentiate(
-    function: Function, parameters: dict[str, nn.Parameter], *rows: Weight
-) -> tuple[Tensor, Sequence[Tensor]]:
-    loss = function(parameters, *rows)
-    gradients = torch.autograd.grad(
-        loss, list(parameters.values()), allow_unused=True, materialize_grads=True
-    )
-    return loss, gradients
-
-
-def written(
-    function: Function,
-    parameters: dict[str, nn.Parameter],
-    *rows: Weight,
-    whole: bool = False,
-    stable: Sequence[Tensor] = (),
-    preallocate: bool = False,
-) -> tuple[Program, list[Tensor]]:
-    """Record one gradient; give the program, and where it writes."""
-    with Recorder() as recorder:
-        loss, gradients = differentiate(function, parameters, *rows)
-    out = [torch.full_like(p, torch.nan).detach() for p in parameters.values()]
-    program = compile_trace(
-        recorder.calls,
-        inputs={} if whole else dict(zip(("x", "t", "weight"), rows, strict=True)),
-        constants=[row for row in rows if row is not None] if whole else [],
-        stable=[*parameters.values(), *stable],
-        loss=loss,
-        gradients=gradients,
-        out=out,
-        preallocate=preallocate,
-    )
-    return program, out
-
-
-def operations(program: Program, *rows: Any) -> list[str]:
-    """Name what a program does when it is called."""
-    with torch.inference_mode(), Recorder() as recorder:
-        program(*rows)
-    return [call.name for call in recorder.calls]
+    return {name: nn.Parameter(normal(*shape)) for name, shape in shapes.items()}
 
 
 def squares(prediction: Tensor, t: Tensor, weight: Weight) -> Tensor:
@@ -127,10 +82,6 @@ def transposes(p: dict[str, Tensor], x: Tensor, t: Tensor, weight: Weight) -> Te
     return squares(functional.linear(h + p["d"], p["c"].t().t().t()), t, weight)
 
 
-def shares_a_gradient(p: dict[str, Tensor], x: Tensor, t: Tensor, weight: Weight) -> Tensor:
-    return squares((x @ p["a"] + p["b"] + p["d"]) @ p["c"], t, weight)
-
-
 def has_expanded_gradients(p: dict[str, Tensor], x: Tensor, t: Tensor, weight: Weight) -> Tensor:
     return squares(x[:, :1] * p["b"].sum() + p["d"].view(2, 2).mean(), t, weight)
 
@@ -145,9 +96,7 @@ def is_complex(p: dict[str, Tensor], x: Tensor, t: Tensor, weight: Weight) -> Te
     return squares((torch.fft.fft(x @ p["a"]) * (1 - 2j)).abs() @ p["c"], t, weight)
 
 
-def uses_again_what_it_activated(
-    p: dict[str, Tensor], x: Tensor, t: Tensor, weight: Weight
-) -> Tensor:
+def reuses_activations(p: dict[str, Tensor], x: Tensor, t: Tensor, weight: Weight) -> Tensor:
     h = x @ p["a"] + p["b"]
     y = torch.relu(h)
     z = torch.sigmoid(y)
@@ -155,9 +104,7 @@ def uses_again_what_it_activated(
     return squares(prediction + (z * z).sum(1, keepdim=True), t, weight)
 
 
-def works_in_place_behind_views(
-    p: dict[str, Tensor], x: Tensor, t: Tensor, weight: Weight
-) -> Tensor:
+def works_in_place_on_views(p: dict[str, Tensor], x: Tensor, t: Tensor, weight: Weight) -> Tensor:
     h = x @ p["a"]
     view, columns = h.view(-1), h[:, 1:3]
     y = torch.tanh(view.view(6, 4)) + columns.sum(1, keepdim=True)
@@ -173,13 +120,6 @@ def reads_one_memory_twice(p: dict[str, Tensor], x: Tensor, t: Tensor, weight: W
     return squares((turned / (1 + double * h)) @ p["c"] - h[:, :1], t, weight)
 
 
-def has_thin_products(p: dict[str, Tensor], x: Tensor, t: Tensor, weight: Weight) -> Tensor:
-    """With products of few columns, whose order in memory is read by a view behind a sum."""
-    h = (x[:, :, None] * p["b"]).reshape(18, 4) @ p["a"].t()[:, :2]
-    many = torch.bmm(h.view(2, 9, 2), p["d"].view(1, 2, 2).expand(2, 2, 2)) + p["c"][0]
-    return squares(torch.tanh(many).view(6, 6).sum(1, keepdim=True), t, weight)
-
-
 def differentiates_twice(p: dict[str, Tensor], x: Tensor, t: Tensor, weight: Weight) -> Tensor:
     z = x.detach().requires_grad_()
     (slope,) = torch.autograd.grad(torch.tanh(z @ p["a"]).sum(), z, create_graph=True)
@@ -193,53 +133,44 @@ FUNCTIONS = [
     returns_tuples,
     views_parameters,
     transposes,
-    shares_a_gradient,
     has_expanded_gradients,
     has_odd_numbers,
     is_complex,
-    uses_again_what_it_activated,
-    works_in_place_behind_views,
+    reuses_activations,
+    works_in_place_on_views,
     reads_one_memory_twice,
-    has_thin_products,
     differentiates_twice,
 ]
 
 
 @pytest.mark.parametrize("preallocate", [False, True])
 @pytest.mark.parametrize("weighted", [True, False])
-@pytest.mark.parametrize("whole", [True, False])
+@pytest.mark.parametrize("full_batch", [True, False])
 @pytest.mark.parametrize("function", FUNCTIONS, ids=lambda f: f.__name__)
 def test_a_program_gives_the_gradients_of_autograd_for_new_rows_and_new_parameters(
     function: Function,
-    whole: bool,
+    full_batch: bool,
     weighted: bool,
     preallocate: bool,
     parameters: dict[str, nn.Parameter],
 ) -> None:
-    x, t, weight = batch()
-    rows: tuple[Weight, ...] = (x, t, weight if weighted else None)
-    program, out = written(function, parameters, *rows, whole=whole, preallocate=preallocate)
-    for _ in range(3):
-        with torch.no_grad():
-            for p in parameters.values():
-                p.add_(numbers(*p.shape), alpha=0.3)
-        if not whole:
-            x, t, weight = batch()
-            rows = (x, t, weight if weighted else None)
-        loss, gradients = differentiate(function, parameters, *rows)
-        given = [value for value in (*parameters.values(), *rows) if value is not None]
-        before = [value.detach().clone() for value in given]
-        with torch.inference_mode():
-            torch.testing.assert_close(program(*rows), loss.detach(), rtol=1e-12, atol=1e-12)
-        assert all(map(torch.equal, given, before))
-        for found, expected in zip(out, gradients, strict=True):
-            torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-12)
+    def draw() -> tuple[Weight, ...]:
+        x, t, weight = batch()
+        return x, t, weight if weighted else None
+
+    assert_repeats(
+        function,
+        parameters,
+        draw,
+        full_batch=full_batch,
+        preallocate=preallocate,
+        tolerance=1e-12,
+    )
 
 
 @pytest.mark.parametrize("preallocate", [False, True])
-def test_what_a_program_returned_is_not_overwritten_by_the_next_call(
-    preallocate: bool,
-    parameters: dict[str, nn.Parameter],
+def test_the_next_call_does_not_overwrite_a_returned_loss(
+    preallocate: bool, parameters: dict[str, nn.Parameter]
 ) -> None:
     def loss_of_each(p: dict[str, Tensor], x: Tensor, t: Tensor, weight: Weight) -> Tensor:
         return ((torch.tanh(x @ p["a"]) @ p["c"] - t) ** 2).mean(1)
@@ -265,7 +196,7 @@ def test_what_a_program_returned_is_not_overwritten_by_the_next_call(
     torch.testing.assert_close(first, losses)
 
 
-#: Instructions of random programs: each takes a value, and what two numbers choose.
+#: Instructions of random programs: an operation, and two numbers that choose its arguments.
 Steps = list[tuple[int, int, int]]
 UNARY: list[Callable[[Tensor], Tensor]] = [
     *[torch.tanh, torch.sigmoid, torch.relu, torch.neg, functional.softplus, functional.elu],
@@ -296,13 +227,13 @@ VIEWS: list[Callable[[Tensor], Tensor]] = [
 
 @for_all(
     steps=st.lists(st.tuples(*[st.integers(0, 10**6)] * 3), min_size=2, max_size=14),
-    whole=st.booleans(),
+    full_batch=st.booleans(),
     weighted=st.booleans(),
     n=st.sampled_from([4, 6, 40]),
     preallocate=st.booleans(),
 )
 def test_a_program_repeats_whatever_is_composed_of_views_sums_and_work_in_place(
-    steps: Steps, whole: bool, weighted: bool, n: int, preallocate: bool
+    steps: Steps, full_batch: bool, weighted: bool, n: int, preallocate: bool
 ) -> None:
     def function(p: dict[str, Tensor], x: Tensor, t: Tensor, weight: Weight) -> Tensor:
         values = [x @ p["a"] + p["b"], functional.linear(x, p["a"].t(), p["d"])]
@@ -326,39 +257,22 @@ def test_a_program_repeats_whatever_is_composed_of_views_sums_and_work_in_place(
 
     GENERATOR.manual_seed(n)
     shapes = {"a": (3, 4), "b": (4,), "d": (4,), "e": (4, 4)}
-    parameters = {name: nn.Parameter(numbers(*shape) / 2) for name, shape in shapes.items()}
+    parameters = {name: nn.Parameter(normal(*shape) / 2) for name, shape in shapes.items()}
 
     def draw() -> tuple[Weight, ...]:
-        return numbers(n, 3), numbers(n, 1), numbers(n).abs() if weighted else None
+        return normal(n, 3), normal(n, 1), normal(n).abs() if weighted else None
 
-    rows = draw()
-    program, out = written(function, parameters, *rows, whole=whole, preallocate=preallocate)
-    for _ in range(2):
-        with torch.no_grad():
-            for p in parameters.values():
-                p.add_(numbers(*p.shape), alpha=0.2)
-        rows = rows if whole else draw()
-        given = [value for value in (*parameters.values(), *rows) if value is not None]
-        kept = [value.detach().clone() for value in given]
-        loss, gradients = differentiate(function, parameters, *rows)
-        with torch.inference_mode():
-            torch.testing.assert_close(program(*rows), loss.detach(), rtol=1e-9, atol=1e-11)
-        torch.testing.assert_close(out, list(gradients), rtol=1e-8, atol=1e-10)
-        assert all(map(torch.equal, given, kept))
+    assert_repeats(
+        function,
+        parameters,
+        draw,
+        full_batch=full_batch,
+        preallocate=preallocate,
+        tolerance=1e-8,
+    )
 
 
-def test_of_a_parameter_that_is_not_used_the_gradient_is_zero(
-    parameters: dict[str, nn.Parameter],
-) -> None:
-    rows = batch()
-    program, out = written(plain, parameters, *rows)
-    with torch.inference_mode():
-        program(*rows)
-    assert torch.equal(out[-1], torch.zeros(2, 3, dtype=torch.float64))
-    assert all(bool(gradient.any()) for gradient in (out[0], out[1], out[2]))
-
-
-def test_a_program_draws_what_autograd_draws_from_the_same_generator(
+def test_a_program_draws_the_random_numbers_that_autograd_draws(
     parameters: dict[str, nn.Parameter],
 ) -> None:
     def draws(p: dict[str, Tensor], x: Tensor, t: Tensor, weight: Weight) -> Tensor:
@@ -367,8 +281,8 @@ def test_a_program_draws_what_autograd_draws_from_the_same_generator(
 
     rows = batch()
     with torch.random.fork_rng():
-        for whole in (True, False):
-            program, out = written(draws, parameters, *rows, whole=whole)
+        for full_batch in (True, False):
+            program, out = compile_gradient(draws, parameters, *rows, full_batch=full_batch)
             torch.manual_seed(5)
             expected = [differentiate(draws, parameters, *rows) for _ in range(3)]
             torch.manual_seed(5)
@@ -379,22 +293,7 @@ def test_a_program_draws_what_autograd_draws_from_the_same_generator(
             assert expected[0][0] != expected[1][0]
 
 
-def test_what_follows_from_the_whole_batch_alone_is_computed_once(
-    parameters: dict[str, nn.Parameter],
-) -> None:
-    def function(p: dict[str, Tensor], x: Tensor, t: Tensor, weight: Weight) -> Tensor:
-        ramp = torch.arange(3, dtype=x.dtype) * 2
-        return squares((x.sin() + ramp) @ p["a"] @ p["c"], t.cos(), weight)
-
-    rows = batch()
-    program, _ = written(function, parameters, *rows, whole=True)
-    assert {"sin", "cos", "arange"}.isdisjoint(operations(program, *rows))
-    program, _ = written(function, parameters, *rows)
-    assert {"sin", "cos"} <= set(operations(program, *rows))
-    assert "arange" not in operations(program, *rows)
-
-
-def test_what_is_written_to_in_place_is_made_anew_in_every_call(
+def test_memory_that_is_changed_in_place_is_new_in_every_call(
     parameters: dict[str, nn.Parameter],
 ) -> None:
     def function(p: dict[str, Tensor], x: Tensor, t: Tensor, weight: Weight) -> Tensor:
@@ -405,8 +304,7 @@ def test_what_is_written_to_in_place_is_made_anew_in_every_call(
         return squares(copy @ p["a"] @ p["c"] + total, t, weight)
 
     rows = batch()
-    program, _ = written(function, parameters, *rows, whole=True)
-    assert {"zeros", "clone"} <= set(operations(program, *rows))
+    program, _ = compile_gradient(function, parameters, *rows, full_batch=True)
     with torch.inference_mode():
         losses = [float(program(*rows)) for _ in range(4)]
     expected = float(function(parameters, *rows).detach())
@@ -421,7 +319,7 @@ def test_a_buffer_is_updated_in_every_call(parameters: dict[str, nn.Parameter]) 
         return plain(p, x, t, weight) * count
 
     rows = batch()
-    program, _ = written(function, parameters, *rows, whole=True, stable=[count])
+    program, _ = compile_gradient(function, parameters, *rows, full_batch=True, stable=[count])
     base = float(plain(parameters, *rows).detach())
     with torch.inference_mode():
         losses = [float(program(*rows)) for _ in range(3)]
@@ -430,86 +328,24 @@ def test_a_buffer_is_updated_in_every_call(parameters: dict[str, nn.Parameter]) 
 
 
 @pytest.mark.parametrize("preallocate", [True, False])
-def test_gradients_of_many_networks_may_be_parts_of_the_rows_of_a_matrix(preallocate: bool) -> None:
-    """Large products are written there at once; the numbers are those of autograd in any case."""
+def test_gradients_of_stacked_networks_may_be_columns_of_one_matrix(preallocate: bool) -> None:
     GENERATOR.manual_seed(0)
     shapes = {"a": (3, 8, 64), "b": (3, 1, 64), "c": (3, 64, 64), "d": (3, 64, 1)}
-    p = {name: nn.Parameter(numbers(*shape)) for name, shape in shapes.items()}
-    x, t = numbers(3, 5, 8), numbers(3, 5, 1)
+    p = {name: nn.Parameter(normal(*shape)) for name, shape in shapes.items()}
 
-    def loss_of(p: dict[str, Any], x: Tensor, t: Tensor) -> Tensor:
+    def loss_of(p: dict[str, Any], x: Tensor, t: Tensor, weight: Weight) -> Tensor:
         h = torch.relu(torch.bmm(x, p["a"]) + p["b"])
         return ((torch.bmm(torch.tanh(torch.bmm(h, p["c"])), p["d"]) - t) ** 2).mean()
 
-    with Recorder() as recorder:
-        loss = loss_of(p, x, t)
-        gradients = torch.autograd.grad(loss, list(p.values()))
-    matrix = torch.zeros(3, sum(q[0].numel() for q in p.values()), dtype=x.dtype)
-    parts = matrix.split([q[0].numel() for q in p.values()], dim=1)
+    sizes = [q[0].numel() for q in p.values()]
+    parts = torch.zeros(3, sum(sizes), dtype=torch.float64).split(sizes, dim=1)
+    # (n_networks, n) columns -> (n_networks, the parameter's own shape)
     out = [part.view(q.shape) for part, q in zip(parts, p.values(), strict=True)]
-    program = compile_trace(
-        recorder.calls,
-        inputs={"x": x, "t": t, "weight": None},
-        constants=[],
-        stable=[*p.values()],
-        loss=loss,
-        gradients=gradients,
-        out=out,
+    assert_repeats(
+        loss_of,
+        p,
+        lambda: (normal(3, 5, 8), normal(3, 5, 1), None),
+        full_batch=False,
         preallocate=preallocate,
+        out=out,
     )
-    x, t = numbers(3, 5, 8), numbers(3, 5, 1)
-    with torch.inference_mode(), Recorder() as recorder:
-        program(x, t, None)
-    (copies,) = (call for call in recorder.calls if call.name == "_foreach_copy_")
-    # Of the four gradients one is a large product.
-    assert len(copies.args[0]) == 3
-    expected = torch.autograd.grad(loss_of(p, x, t), list(p.values()))
-    for came, gradient in zip(out, expected, strict=True):
-        torch.testing.assert_close(came, gradient, rtol=1e-12, atol=1e-12)
-
-
-def test_what_no_gradient_needs_is_left_out_and_transposes_cancel(
-    parameters: dict[str, nn.Parameter],
-) -> None:
-    def function(p: dict[str, Tensor], x: Tensor, t: Tensor, weight: Weight) -> Tensor:
-        (x @ p["a"]).cosh().sum()
-        return squares((x @ p["a"]).t().t() @ p["c"], t, weight)
-
-    rows = batch()
-    done = operations(written(function, parameters, *rows)[0], *rows)
-    assert "cosh" not in done and "detach" not in done
-    # One transposed factor for each of three products of the backward pass, at most.
-    assert done.count("t") <= 3
-
-
-@pytest.mark.parametrize("whole", [True, False])
-def test_a_program_keeps_no_activation_alive(
-    whole: bool, parameters: dict[str, nn.Parameter]
-) -> None:
-    made: list[weakref.ref[Tensor]] = []
-
-    def function(p: dict[str, Tensor], x: Tensor, t: Tensor, weight: Weight) -> Tensor:
-        h = torch.tanh(x @ p["a"])
-        prediction = h @ p["c"]
-        made.extend([weakref.ref(h), weakref.ref(prediction)])
-        return squares(prediction, t, weight)
-
-    program, out = written(function, parameters, *batch(), whole=whole)
-    gc.collect()
-    assert [ref() for ref in made] == [None, None]
-    assert callable(program) and len(out) == len(parameters)
-
-
-def test_recording_and_repeating_do_not_import_dynamo() -> None:
-    script = """
-import sys
-import numpy as np
-from torchreg import TorchRegressor
-from torchreg.nn import MLP
-X = np.linspace(0, 1, 40).reshape(20, 2)
-reg = TorchRegressor(MLP, max_epochs=20, random_state=0, verbose=1).fit(X, X[:, 0])
-assert "torch._dynamo" not in sys.modules
-"""
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.endswith("The steps were captured once and repeated.\n")

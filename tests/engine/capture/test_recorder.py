@@ -1,4 +1,4 @@
-"""What the recorder notes, and what it refuses to note."""
+"""What the recorder records, and what it refuses."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import torch
 from torchreg.engine.capture import NotCapturableError, Recorder, storage_id
 
 
-def test_a_call_is_noted_with_what_it_was_given_and_what_it_returned() -> None:
+def test_a_call_has_its_inputs_and_its_result() -> None:
     x = torch.arange(3.0)
     with Recorder() as recorder:
         y = torch.add(x, 2)
@@ -17,12 +17,28 @@ def test_a_call_is_noted_with_what_it_was_given_and_what_it_returned() -> None:
     assert not recorder.read_values and not recorder.used_rng
 
 
-def test_what_is_more_than_one_operation_cannot_be_noted() -> None:
+@pytest.mark.parametrize(
+    "read", [lambda x: x.numpy(), lambda x: x.tolist(), torch.Tensor.__array__]
+)
+def test_reads_of_values_are_detected(read: object) -> None:
+    x = torch.arange(3.0)
+    with Recorder() as recorder:
+        assert callable(read) and len(read(x)) == 3
+    assert recorder.read_values
+
+
+def test_random_numbers_are_detected() -> None:
+    with torch.random.fork_rng(), Recorder() as recorder:
+        torch.rand(3)
+    assert recorder.used_rng
+
+
+def test_an_operation_without_overload_is_refused() -> None:
     several = torch.ops.aten.add
     with pytest.raises(NotCapturableError, match=r"aten\.add.* is more than one operation"):
         Recorder().__torch_dispatch__(several, (), (torch.ones(1), 1))
 
 
-def test_a_sparse_tensor_has_no_memory_of_its_own_to_follow() -> None:
+def test_a_sparse_tensor_is_refused() -> None:
     with pytest.raises(NotCapturableError, match="a tensor is sparse"):
         storage_id(torch.eye(2).to_sparse())
