@@ -14,9 +14,9 @@ import torch
 import torchreg.engine.stack.train_many
 import torchreg.regressor
 from torchreg import TorchRegressor
-from torchreg.engine.build.fit_result import FitResult
-from torchreg.engine.run import fit_networks, given_or_raised
-from torchreg.engine.spec.fit_config import FitJob
+from torchreg.engine.build import FitResult
+from torchreg.engine.run import fit_networks, unwrap_result
+from torchreg.engine.spec import FitJob
 from torchreg.engine.stack.stack import Stack
 from torchreg.engine.stack.verify import NotStackableError
 
@@ -78,7 +78,7 @@ def watched() -> Iterator[Seen]:
 
 def answer_alone(job: FitJob) -> FitResult | Exception:
     try:
-        return given_or_raised(*fit_networks([job]))
+        return unwrap_result(*fit_networks([job]))
     except Exception as error:
         return error
 

@@ -18,8 +18,7 @@ from torch.nn import functional
 from tests._stacks import job_of
 from tests._zoo import Body
 from torchreg import TorchRegressor
-from torchreg.engine.build.fit_job import PreparedFit
-from torchreg.engine.build.memo import FitCache
+from torchreg.engine.build import FitCache, prepare_fit
 from torchreg.engine.stack.signature import UnstackableError, stack_signature
 from torchreg.nn import MLP
 
@@ -37,7 +36,7 @@ def kind(n: int = 40, held_out: int = 0, rows: dict[str, Any] | None = None, **o
     job = job_of(
         TorchRegressor(**{"module": MLP, **settings, **options}), {**given, **(rows or {})}
     )
-    return stack_signature(PreparedFit(job, FitCache(several=False)).tasks[0])
+    return stack_signature(prepare_fit(job, FitCache(finds_equal=False)).tasks[0])
 
 
 class Set(nn.Module):
@@ -285,6 +284,6 @@ def test_parameters_of_several_dtypes_are_moved_by_one_network_alone() -> None:
 
 def test_a_fit_whose_state_is_kept_trains_alone() -> None:
     job = job_of(TorchRegressor(module=MLP, max_epochs=20), {"X": X, "y": Y[:, 0]})
-    task = PreparedFit(job, FitCache(several=False)).tasks[0]
+    task = prepare_fit(job, FitCache(finds_equal=False)).tasks[0]
     with pytest.raises(UnstackableError, match="its state is kept in a file"):
         stack_signature(replace(task, checkpoint_store=cast(Any, object())))

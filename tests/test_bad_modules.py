@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from tests._refusals import NAN, Array, X, Y, quick, refuse
 from torchreg import DivergenceWarning
-from torchreg.engine.build.network import build_network
+from torchreg.engine.build import build_network
 from torchreg.nn import MLP
 
 # Modules

@@ -28,7 +28,7 @@ import torchreg
 import torchreg._estimator.sklearn_compat
 from torchreg import InterruptWarning, TorchEnsembleRegressor, TorchRegressor
 from torchreg._estimator.dataset import Data, draw_with_replacement
-from torchreg.engine.spec.seeds import spawn_seeds
+from torchreg.engine.spec import spawn_seeds
 from torchreg.ensemble import member_seeds
 from torchreg.nn import MLP, Ensemble
 

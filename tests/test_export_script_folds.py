@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from tests._scripts import assert_nothing_to_do, run_guarded
 from torchreg import TorchRegressor
-from torchreg.engine.spec.seeds import spawn_seeds
+from torchreg.engine.spec import spawn_seeds
 from torchreg.nn import MLP, LinearPath, TabularMLP
 
 Array = np.ndarray

@@ -15,9 +15,8 @@ from torch import nn
 import torchreg.engine.stack.grouping as groups
 from tests._stacks import job_of
 from torchreg import TorchRegressor
-from torchreg.engine.build.fit_job import PreparedFit
-from torchreg.engine.build.memo import FitCache
-from torchreg.engine.spec.train_task import TrainTask
+from torchreg.engine.build import FitCache, prepare_fit
+from torchreg.engine.spec import TrainTask
 from torchreg.engine.stack.grouping import (
     MANY,
     MAX_RELEASED,
@@ -37,8 +36,8 @@ def task(n_rows: int = 40, held_out: int = 0, **options: Any) -> TrainTask:
     rows: dict[str, Any] = {"X": X[:n_rows], "y": X[:n_rows, 0]}
     if held_out:
         rows |= {"X_val": X[:held_out], "y_val": X[:held_out, 0]}
-    return PreparedFit(
-        job_of(TorchRegressor(module=MLP, **settings), rows), FitCache(several=False)
+    return prepare_fit(
+        job_of(TorchRegressor(module=MLP, **settings), rows), FitCache(finds_equal=False)
     ).tasks[0]
 
 
@@ -132,7 +131,7 @@ def test_networks_that_share_what_is_trained_train_one_after_another() -> None:
         options: dict[str, Any] = {"module__frozen": frozen, "dtype": "float32"}
         settings = {"max_epochs": 20, "random_state": 0, **options}
         jobs = [job_of(TorchRegressor(Sharing, **settings), {"X": X[:9], "y": X[:9, 0]})] * 3
-        return [PreparedFit(job, FitCache(several=False)).tasks[0] for job in jobs]
+        return [prepare_fit(job, FitCache(finds_equal=False)).tasks[0] for job in jobs]
 
     found = group_tasks(sharing(frozen=False), n_threads=1)
     assert found == [([k], "it shares with another network what is trained") for k in range(3)]

@@ -96,7 +96,7 @@ def test_imports_between_packages_run_downwards(name: str) -> None:
 
 def test_the_reader_of_imports_sees_every_way_to_write_one() -> None:
     # Lazy, under TYPE_CHECKING, and in the package's own __init__.
-    network = dict(imports_of("torchreg.engine.build.scaled_network"))
+    network = dict(imports_of("torchreg.engine.build.network"))
     assert "torchreg.engine.train.skorch_callbacks" in network
     assert "torchreg.regressor" in dict(imports_of("torchreg"))
     assert "torchreg.nn" in dict(imports_of("torchreg.engine.build.network"))

@@ -14,8 +14,7 @@ from sklearn.model_selection import GridSearchCV
 from torch import Tensor, nn
 
 from torchreg import TorchRegressor
-from torchreg.engine.build import data_init as initial
-from torchreg.engine.build.rebuild_initial import rebuild_start
+from torchreg.engine.build import initial_state, rebuild_initial_network
 
 rng = np.random.default_rng(0)
 X = 200 + 15 * rng.normal(size=(60, 3))
@@ -143,7 +142,7 @@ def test_sparse_rows_are_shown_like_dense_ones() -> None:
 def test_of_many_sparse_rows_a_sample_is_shown_that_follows_the_seed(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(initial, "_SHOWN", 3 * 20)
+    monkeypatch.setattr(initial_state, "MAX_INIT_NUMBERS", 3 * 20)
     sparse = scipy.sparse.csr_array(X)
     shapes = []
 
@@ -246,4 +245,7 @@ def test_a_script_gives_a_network_the_shapes_that_its_rows_gave_it(
 
 def test_the_start_of_a_network_that_looked_at_rows_is_not_made_up() -> None:
     widths = {"in_features": 3, "out_features": 1, "seed": 0}
-    assert rebuild_start(Centred, {}, fitted(module=Centred).module_.network, **widths) is None
+    assert (
+        rebuild_initial_network(Centred, {}, fitted(module=Centred).module_.network, **widths)
+        is None
+    )

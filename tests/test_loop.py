@@ -17,7 +17,7 @@ from tests._stacks import Rows, Seen, answer_alone, assert_same, both_ways, job_
 from tests._zoo import Body
 from torchreg import TorchRegressor
 from torchreg.engine.run import fit_networks
-from torchreg.engine.spec.train_task import EpochRecord, TrainResult
+from torchreg.engine.spec import EpochRecord, TrainResult
 from torchreg.engine.stack.stack import Stack
 
 Each = Callable[[int], dict[str, Any]]

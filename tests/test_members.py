@@ -16,7 +16,7 @@ from sklearn.model_selection import GridSearchCV
 from torch import Tensor, nn
 
 from torchreg import TorchEnsembleRegressor, TorchRegressor, load
-from torchreg.engine.spec.outputs import loss_of_each_row, mean_loss
+from torchreg.engine.spec import losses_per_row, mean_loss
 from torchreg.exceptions import FileError
 from torchreg.losses import build_loss, probe_loss
 from torchreg.nn import MLP, AverageMembers, MemberLinear
@@ -97,7 +97,7 @@ def test_the_loss_is_the_mean_of_the_losses_of_members(loss: Any, with_weight: b
     expected = torch.stack([built.mean(p, t, weight) for p in prediction.unbind(1)]).mean()
     torch.testing.assert_close(mean_loss(built, prediction, t, weight), expected)
     rows = torch.stack([built.of_each_row(p, t) for p in prediction.unbind(1)]).mean(0)
-    torch.testing.assert_close(loss_of_each_row(built, prediction, t), rows)
+    torch.testing.assert_close(losses_per_row(built, prediction, t), rows)
 
 
 def root_mean_square(prediction: Tensor, target: Tensor) -> Tensor:
@@ -115,7 +115,7 @@ def test_what_has_no_members_is_what_it_was() -> None:
     loss = build_loss("squared_error", {})
     prediction, t, weight = torch.randn(7, 2), torch.randn(7, 2), torch.rand(7)
     assert torch.equal(mean_loss(loss, prediction, t, weight), loss.mean(prediction, t, weight))
-    assert torch.equal(loss_of_each_row(loss, prediction, t), loss.of_each_row(prediction, t))
+    assert torch.equal(losses_per_row(loss, prediction, t), loss.of_each_row(prediction, t))
     assert "average" not in dict(fitted(MLP).module_.named_children())
 
 

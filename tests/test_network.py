@@ -9,7 +9,7 @@ import pytest
 from torch import Tensor, nn
 
 from tests._zoo import ZOO
-from torchreg.engine.spec.module_tensors import named_tensors
+from torchreg.engine.spec import named_tensors
 
 
 class Twice(nn.Module):

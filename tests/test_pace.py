@@ -21,7 +21,7 @@ from torch.optim import lr_scheduler
 from tests._stacks import Rows, assert_same, both_ways
 from torchreg import TorchEnsembleRegressor, TorchRegressor
 from torchreg.engine.data import Table
-from torchreg.engine.spec.train_task import Stopping, TrainTask
+from torchreg.engine.spec import Stopping, TrainTask
 from torchreg.engine.train.lr_groups import StackedLRSchedule
 from torchreg.losses import build_loss
 from torchreg.nn import MLP

@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from torchreg import TorchRegressor
-from torchreg.engine.spec.seeds import spawn_seeds
+from torchreg.engine.spec import spawn_seeds
 from torchreg.nn import MLP
 
 Array = np.ndarray

@@ -19,8 +19,8 @@ from torch import Tensor, nn
 import torchreg
 import torchreg._estimator.sklearn_compat
 from torchreg import InterruptWarning, TorchRegressor
-from torchreg.engine.build.rebuild_initial import rebuild_start
-from torchreg.engine.spec.seeds import spawn_seeds
+from torchreg.engine.build import rebuild_initial_network
+from torchreg.engine.spec import spawn_seeds
 from torchreg.nn import MLP
 
 Array = np.ndarray
@@ -194,7 +194,7 @@ def test_the_start_that_is_drawn_again_is_that_of_the_network_that_was_kept(kink
     reg = quick(n_init=4, optimizer="sgd", lr=1e-30, max_epochs=1, random_state=5).fit(*kink)
     assert np.argmin(reg.init_losses_) > 0
     options = {"hidden_sizes": [4]}
-    start = rebuild_start(
+    start = rebuild_initial_network(
         MLP,
         options,
         reg.module_.network,

@@ -11,8 +11,8 @@ from joblib import parallel_config
 from sklearn.model_selection import GridSearchCV
 
 from torchreg import TorchEnsembleRegressor, TorchRegressor
-from torchreg.engine.build.memo import FitCache
-from torchreg.engine.spec.fit_config import RawData
+from torchreg.engine.build import FitCache
+from torchreg.engine.spec import RawData
 from torchreg.nn import MLP
 
 X, Y = torch.arange(6.0).reshape(3, 2), torch.ones(3, 1)
@@ -23,7 +23,7 @@ def rows(**changes: torch.Tensor | None) -> RawData:
 
 
 def test_equal_rows_are_the_same_rows() -> None:
-    shared = FitCache(several=True)
+    shared = FitCache(finds_equal=True)
     weight = torch.ones(3)
     assert shared.rows(rows()) is shared.rows(rows())
     assert shared.rows(rows(weight=weight)) is shared.rows(rows(weight=weight.clone()))
@@ -43,14 +43,14 @@ def test_equal_rows_are_the_same_rows() -> None:
     ],
 )
 def test_rows_that_differ_in_anything_stay_apart(change: dict[str, torch.Tensor]) -> None:
-    shared = FitCache(several=True)
+    shared = FitCache(finds_equal=True)
     shared.rows(rows())
     other = rows(**change)
     assert shared.rows(other) is other
 
 
 def test_something_is_made_once_for_each_rows_and_each_way() -> None:
-    shared, made = FitCache(several=True), []
+    shared, made = FitCache(finds_equal=True), []
 
     def make(name: str) -> Callable[[], int]:
         def count() -> int:
@@ -72,7 +72,7 @@ def test_something_is_made_once_for_each_rows_and_each_way() -> None:
 
 
 def test_a_lone_job_shares_nothing_and_is_not_looked_at() -> None:
-    shared = FitCache(several=False)
+    shared = FitCache(finds_equal=False)
     first, second = rows(), rows()
     assert shared.rows(first) is first
     assert shared.rows(second) is second

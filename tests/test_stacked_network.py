@@ -11,7 +11,7 @@ from torch.nn import functional
 
 from tests._zoo import Body
 from torchreg.engine.data import Batch
-from torchreg.engine.spec.objective import Objective
+from torchreg.engine.spec import Objective
 from torchreg.engine.stack.vmap_objective import FeaturesFirst, StackedDropout, StackedObjective
 from torchreg.losses import build_loss, probe_loss
 

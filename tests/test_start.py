@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from torchreg import TorchRegressor
-from torchreg.engine.build.rebuild_initial import rebuild_start
+from torchreg.engine.build import rebuild_initial_network
 from torchreg.nn import MLP
 
 X = np.linspace(0, 1, 20).reshape(10, 2)
@@ -26,7 +26,9 @@ def fitted(module: Any, **parameters: Any) -> TorchRegressor:
 
 def rebuilt(reg: TorchRegressor, seed: int | None = 3, **options: Any) -> nn.Module | None:
     network = reg.module_.network
-    return rebuild_start(reg.module, options, network, in_features=2, out_features=1, seed=seed)
+    return rebuild_initial_network(
+        reg.module, options, network, in_features=2, out_features=1, seed=seed
+    )
 
 
 @pytest.mark.parametrize(

@@ -19,9 +19,9 @@ from tests._stacks import Rows, answer_alone, assert_same, both_ways, job_of
 from tests._trials import surroundings
 from tests._zoo import Body
 from torchreg import TorchRegressor
-from torchreg.engine.build.fit_result import FitResult
-from torchreg.engine.run import fit_networks, given_or_raised
-from torchreg.engine.spec.train_task import NotStartedError
+from torchreg.engine.build import FitResult
+from torchreg.engine.run import fit_networks, unwrap_result
+from torchreg.engine.spec import NotStartedError
 from torchreg.nn import MLP
 
 Fit = tuple[TorchRegressor, Rows]
@@ -380,7 +380,7 @@ def test_an_error_that_nobody_keeps_keeps_nothing(kind: str, n_init: int) -> Non
             refs += [weakref.ref(job.training.y), weakref.ref(job.config)]
             try:
                 if alone:
-                    given_or_raised(*fit_networks([job]))
+                    unwrap_result(*fit_networks([job]))
                 assert all(isinstance(answer, Exception) for answer in fit_networks([job, job]))
             except Exception:
                 pass

@@ -11,7 +11,7 @@ import torchreg.engine.stack.train_many as together
 from tests._stacks import answer_alone, assert_same, job_of
 from torchreg import TorchRegressor
 from torchreg.engine.run import fit_networks
-from torchreg.engine.spec.train_task import EpochRecord
+from torchreg.engine.spec import EpochRecord
 from torchreg.engine.stack.replay_observer import ReplayObserver
 from torchreg.nn import MLP
 

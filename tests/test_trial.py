@@ -12,10 +12,9 @@ from torch import Tensor, nn
 from tests._stacks import job_of, watched
 from tests._zoo import ZOO, Body
 from torchreg import TorchRegressor
-from torchreg.engine.build.fit_job import PreparedFit
-from torchreg.engine.build.memo import FitCache
+from torchreg.engine.build import FitCache, prepare_fit
 from torchreg.engine.run import fit_networks
-from torchreg.engine.spec.train_task import TrainTask
+from torchreg.engine.spec import TrainTask
 from torchreg.engine.stack.stack import Stack
 from torchreg.engine.stack.verify import NotStackableError, StackVerifier
 
@@ -31,9 +30,9 @@ def tasks(module: Any, sizes: list[int], held_out: int = 0, **options: Any) -> l
             n = held_out + k
             given |= {"X_val": X[-n:], "y_val": X[-n:, 0]}
     return [
-        PreparedFit(
+        prepare_fit(
             job_of(TorchRegressor(module, random_state=k, **settings), given),
-            FitCache(several=False),
+            FitCache(finds_equal=False),
         ).tasks[0]
         for k, given in enumerate(rows)
     ]

@@ -20,7 +20,7 @@ from torchreg._recipe_parts import (
     training_recipe,
 )
 from torchreg.engine.data import compute_column_statistics, to_dense
-from torchreg.engine.spec.seeds import spawn_seeds
+from torchreg.engine.spec import spawn_seeds
 from torchreg.export.script.recipe import (
     Recipe,
     RowsToWrite,

@@ -16,12 +16,18 @@ from torch import Tensor, nn
 from torchreg._estimator.dataset import Data
 from torchreg._estimator.params import nested_parameters
 from torchreg._utils import with_seed
-from torchreg.engine.build.data_init import has_data_init
-from torchreg.engine.build.fit_job import AUTO_BATCH, AUTO_FULL_BATCH, may_merge
-from torchreg.engine.build.network import build_network, materialize, network_traits, settings_for
+from torchreg.engine.build import (
+    AUTO_BATCH,
+    AUTO_FULL_BATCH,
+    arguments_for,
+    build_network,
+    can_merge_rows,
+    has_data_init,
+    materialize,
+    network_traits,
+)
 from torchreg.engine.data import merge_identical, to_dense
-from torchreg.engine.spec.fit_config import RawData
-from torchreg.engine.spec.outputs import has_members
+from torchreg.engine.spec import RawData, has_members
 from torchreg.export.script.recipe import Constants, NetworkRecipe, ScheduleRecipe, TrainingRecipe
 from torchreg.export.script.reshaped import changed_parts
 from torchreg.export.script.source import NotWritableError
@@ -85,7 +91,7 @@ def network_recipe(estimator: BaseEstimator, seeds: Sequence[int]) -> NetworkRec
         *constants_of(estimator.module_),
         dtype=estimator.dtype_,
         build=called,
-        settings={} if called is None else settings_for(called, settings, **widths),
+        settings={} if called is None else arguments_for(called, settings, **widths),
         starts=[one.network for one in built] if called is None else [],
         draws_before=not is_instance,
         is_lazy=called is not None and built[0].is_lazy,
@@ -225,7 +231,7 @@ def training_recipe(
 
 def _are_merged(data: Data | None) -> bool:
     """Whether a fit on folds merges identical rows; those that are not here, as most are."""
-    return data is None or may_merge(RawData(data.x, data.y, data.weight))
+    return data is None or can_merge_rows(RawData(data.x, data.y, data.weight))
 
 
 def _kept(data: Data | None, merges: bool, n_folds: int) -> list[int]:

@@ -27,9 +27,9 @@ from torchreg._parallel import run_fits
 from torchreg._persistence.export_mixin import GraphMixin
 from torchreg._persistence.save_mixin import SavingMixin
 from torchreg._utils import restore_torch_state
-from torchreg.engine.build.fit_result import FitResult
+from torchreg.engine.build import FitResult
 from torchreg.engine.predict import combine_members, predict_members
-from torchreg.engine.spec.train_task import NotStartedError
+from torchreg.engine.spec import NotStartedError
 from torchreg.nn import Ensemble
 from torchreg.nn.links import link_of
 from torchreg.regressor import TorchRegressor
@@ -305,7 +305,7 @@ def member_seeds(seed: int, n_estimators: int) -> list[int]:
     """Give each member a seed; the first has that of the ensemble.
 
     They are none of those from which a member draws networks if it has several
-    (:func:`torchreg.engine.build.initial_state.seeds_of`), or members would come to be the same.
+    (:func:`torchreg.engine.spec.spawn_seeds`), or members would come to be the same.
 
     Examples
     --------

@@ -10,8 +10,8 @@ from typing import Any
 
 from torch import nn
 
-from torchreg.engine.build.fit_result import FitResult
-from torchreg.engine.spec.train_task import EpochRecord, TrainResult
+from torchreg.engine.build import FitResult
+from torchreg.engine.spec import EpochRecord, TrainResult
 
 
 class PrintedTable:

@@ -12,8 +12,8 @@ from sklearn.base import BaseEstimator
 
 from torchreg._estimator.dataset import Data
 from torchreg._estimator.params import nested_parameters
-from torchreg.engine.build.fit_job import may_merge, merged
-from torchreg.engine.spec.fit_config import RawData
+from torchreg.engine.build import can_merge_rows, merge_rows
+from torchreg.engine.spec import RawData
 from torchreg.nn import Ensemble
 from torchreg.optim import OptimizerSpec, build_optimizer
 
@@ -105,7 +105,7 @@ def resolve_auto(
 def count_distinct(data: Data) -> int:
     """Count the rows that differ: a weight is worth as much as so many copies of a row."""
     rows = RawData(data.x, data.y, None)
-    return len(merged(rows).y) if may_merge(rows) else len(data)
+    return len(merge_rows(rows).y) if can_merge_rows(rows) else len(data)
 
 
 def network_for(n_rows: int) -> dict[str, Any]:

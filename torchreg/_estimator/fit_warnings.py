@@ -13,7 +13,7 @@ import torch
 from sklearn.exceptions import ConvergenceWarning
 
 from torchreg._estimator.dataset import Data
-from torchreg.engine.build.fit_result import FitResult
+from torchreg.engine.build import FitResult
 from torchreg.engine.data import (
     ColumnStatistics,
     Rows,
@@ -21,7 +21,7 @@ from torchreg.engine.data import (
     find_imprecise_columns,
     is_imprecise,
 )
-from torchreg.engine.spec.fit_config import FitConfig
+from torchreg.engine.spec import FitConfig
 from torchreg.exceptions import (
     DeadUnitsWarning,
     DivergenceWarning,

@@ -30,9 +30,8 @@ from torchreg._estimator.validation import (
     check_validation_data,
 )
 from torchreg._utils import resolve_device
-from torchreg.engine.build.fit_result import FitResult
-from torchreg.engine.spec.fit_config import FitConfig, FitJob, RawData
-from torchreg.engine.spec.train_task import CheckpointStore, Observer, Stopping
+from torchreg.engine.build import FitResult
+from torchreg.engine.spec import CheckpointStore, FitConfig, FitJob, Observer, RawData, Stopping
 from torchreg.losses import Loss, build_loss
 from torchreg.nn import TabularMLP
 from torchreg.nn.links import link_of
@@ -222,7 +221,7 @@ class FittingMixin(BaseEstimator):
             dtype=self.dtype,
             seed=seed,
             observers=lambda module: self._observers(module, first_epoch, native, schedule),
-            start=start,
+            initial_module=start,
             first_epoch=first_epoch,
             checkpoint_store=checkpoint_store,
             n_init=1 if self._goes_on() else self.n_init,

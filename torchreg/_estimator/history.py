@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from torchreg.engine.spec.train_task import TrainResult
+from torchreg.engine.spec import TrainResult
 
 #: The private attribute from which ``history_`` comes.
 PAST = "_past"

@@ -9,10 +9,9 @@ from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from torchreg.engine.build.drafts import give_containers
-from torchreg.engine.build.fit_result import FitResult
-from torchreg.engine.run import fit_networks, given_or_raised
-from torchreg.engine.spec.fit_config import FitJob
+from torchreg.engine.build import FitResult
+from torchreg.engine.run import fit_networks, unwrap_result
+from torchreg.engine.spec import FitJob
 
 #: A process that uses less than this share of one core counts as idle.
 _IDLE_CPU_SHARE = 0.1
@@ -58,7 +57,7 @@ def run_fit(job: FitJob) -> FitResult:
     KeyboardInterrupt
         If the batcher was cancelled.
     """
-    return given_or_raised(*run_fits([job]))
+    return unwrap_result(*run_fits([job]))
 
 
 def run_fits(jobs: Sequence[FitJob]) -> Results:
@@ -79,15 +78,10 @@ def run_fits(jobs: Sequence[FitJob]) -> Results:
         If the batcher was cancelled.
     """
     if _thread.batcher is not None and not _thread.is_training:
-        results = _thread.batcher.fit(jobs)
-    else:
-        # A callback of a running training must not wait for the end of that training.
-        with _Training():
-            results = FitBatcher.train(jobs)
-    for result in results:
-        if isinstance(result, FitResult) and result.is_copy:
-            give_containers(result.module)
-    return results
+        return _thread.batcher.fit(jobs)
+    # A callback of a running training must not wait for the end of that training.
+    with _Training():
+        return FitBatcher.train(jobs)
 
 
 def is_training() -> bool:

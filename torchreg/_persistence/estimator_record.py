@@ -30,7 +30,7 @@ from torchreg._serialization.module_spec import (
     write_network,
 )
 from torchreg._serialization.values import Reader, Writer
-from torchreg.engine.spec.outputs import check_output, has_members
+from torchreg.engine.spec import check_output, has_members
 from torchreg.exceptions import FileError
 from torchreg.nn import AverageMembers, Standardize, Unstandardize
 from torchreg.nn.links import numbers_per_output

@@ -19,7 +19,7 @@ from torchreg._serialization.allowlist import built_in
 from torchreg._serialization.known_layers import CONSTANTS, CONTAINERS, LAYERS
 from torchreg._serialization.placeholder import Unserialized
 from torchreg._utils import with_seed
-from torchreg.engine.build.network import build_network, materialize
+from torchreg.engine.build import build_network, materialize
 from torchreg.exceptions import FileError, UntrustedError
 
 _TABLE = (*LAYERS, *CONSTANTS, *CONTAINERS)

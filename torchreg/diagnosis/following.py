@@ -133,22 +133,6 @@ def kind_of(member: Member) -> Hashable:
     return (*shapes, *((type(layer), _setting_of(layer)) for layer in member.layers))
 
 
-def widest_of(member: Member) -> int:
-    """Count the numbers that a row becomes where it becomes most.
-
-    Examples
-    --------
-    >>> widest_of(known_members(MLP(3, hidden_sizes=[5]))[0])
-    5
-    """
-    table = member.table
-    widths = [max(layer.weight.shape) for layer in member.layers if type(layer) is nn.Linear]
-    if table is not None:
-        frequency = table.waves.frequency
-        widths += [table.bins.low.numel(), 0 if frequency is None else frequency.numel()]
-    return max(widths, default=1)
-
-
 def _setting_of(layer: nn.Module) -> Hashable:
     if type(layer) is nn.Linear:
         own = vars(layer)["_parameters"]
@@ -182,31 +166,6 @@ def follow(members: list[Member], x: Tensor) -> Seen:
     in_order = [layer for own in zip(*calls, strict=True) for layer in own]
     # (n_members, n, n_outputs) -> (n, n_outputs): not what a single layer makes
     return Seen(output.mean(dim=0), None if first is None else first[0], None, in_order)
-
-
-def follow_each(members: list[Member], x: Tensor) -> tuple[Tensor, list[Seen]]:
-    """Follow several networks of one kind, each of which is there for itself.
-
-    Parameters
-    ----------
-    members : list of Member
-        Two or more, of one :func:`kind_of`, in evaluation mode.
-    x : Tensor of shape (n, n_features)
-        In the networks' units and dtype, on their device.
-
-    Returns
-    -------
-    outputs : Tensor of shape (n_networks, n, n_outputs)
-        Of all.
-    seen : list of Seen
-        Of each, without a last layer if its output is the network's.
-    """
-    first, last, outputs, calls = _send(members, x)
-    nothing = [None] * len(members)
-    firsts = nothing if first is None else first.unbind()
-    lasts = nothing if last is None or last is outputs else last.unbind()
-    layers = map(list, zip(*calls, strict=True)) if calls else ([] for _ in members)
-    return outputs, [*map(Seen, outputs.unbind(), firsts, lasts, layers)]
 
 
 def _send(members: list[Member], x: Tensor, n_before: int = 0) -> _Sent:

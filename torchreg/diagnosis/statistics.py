@@ -7,11 +7,11 @@ import torch
 from torch import Tensor, nn
 
 from torchreg._utils import inference
-from torchreg.diagnosis.following import Member, follow, follow_each, known_members
+from torchreg.diagnosis.following import follow, known_members
 from torchreg.diagnosis.lines import LinearBaseline, draw_lines
 from torchreg.diagnosis.moments import Array, moments_of
 from torchreg.diagnosis.record import NetworkSummary
-from torchreg.diagnosis.structure import BaselineFit, compare_baselines, hold_each_against
+from torchreg.diagnosis.structure import BaselineFit, compare_baselines
 from torchreg.diagnosis.watching import Seen, watch
 from torchreg.nn import AverageMembers, Link
 
@@ -59,31 +59,6 @@ def look_inside(
         if seen.last_output is result:
             seen = seen._replace(last_output=None)
         return None if held is None else _describe(seen, output, held, x, lines)
-
-
-def look_inside_each(
-    members: list[Member], x: Tensor, lines: LinearBaseline
-) -> list[NetworkSummary | None]:
-    """Look inside several networks at once; see :func:`look_inside`.
-
-    Parameters
-    ----------
-    members : list of Member
-        Two or more, of one :func:`torchreg.diagnosis.following.kind_of`, in evaluation mode.
-    x, lines : Tensor, LinearBaseline
-        The same for all; see :func:`look_inside`.
-    """
-    if x.shape[0] < 2:
-        return [None] * len(members)
-    # Nobody keeps what known layers give: torch need not even count its versions.
-    with inference(True):
-        outputs, seen = follow_each(members, x)
-        outputs = _widened(outputs)
-        held = hold_each_against(lines, outputs)
-        return [
-            None if one is None else _describe(of_one, output, one, x, lines)
-            for of_one, output, one in zip(seen, outputs.unbind(), held, strict=True)
-        ]
 
 
 def _describe(

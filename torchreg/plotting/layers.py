@@ -12,8 +12,8 @@ import torch
 from sklearn.utils import check_array
 from torch import nn
 
-from torchreg.engine.build.rebuild_initial import rebuild_start
-from torchreg.engine.spec.seeds import spawn_seeds
+from torchreg.engine.build import rebuild_initial_network
+from torchreg.engine.spec import spawn_seeds
 from torchreg.nn import Ensemble
 from torchreg.nn.links import numbers_per_output
 from torchreg.plotting._axes import require_matplotlib
@@ -225,7 +225,7 @@ def _start_of(reg: Any) -> nn.Module | None:
         if name.startswith("module__")
     }
     rebuild = partial(
-        rebuild_start,
+        rebuild_initial_network,
         twin.module,
         options,
         in_features=reg.n_features_in_,

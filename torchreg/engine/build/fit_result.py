@@ -1,44 +1,41 @@
-"""What a fit gave."""
+"""Result of a fit: the selected network, or the mean of all folds, and its summary."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import NamedTuple
+from dataclasses import dataclass, replace
+from functools import partial
 
 import torch
 from torch import nn
 
 from torchreg.diagnosis.record import FitSummary
-from torchreg.engine.inspect.probe import Looks, ProbeTarget
-from torchreg.engine.spec.train_task import TrainResult
+from torchreg.engine.build.fit_job import PreparedFit
+from torchreg.engine.build.folds import as_ensemble, merge_results
+from torchreg.engine.build.initial_state import FitCache, ScalingKey
+from torchreg.engine.inspect import fit_summary, parameter_drifts, probe_rows, summarize_rows
+from torchreg.engine.spec import TaskResult, TrainResult, is_interrupted
+from torchreg.nn.links import link_of
 
 
 @dataclass(frozen=True)
 class FitResult:
-    """What a fit gave.
+    """Result of a fit.
 
     Parameters
     ----------
     module : nn.Sequential
         Raw units to raw units.
     dtype : torch.dtype
-        Of its network.
+        Dtype of its network.
     train_result : TrainResult
-        What training said.
     summary : FitSummary
-        Its numbers.
     seed : int
-        From which the network was drawn that was kept.
+        Seed of the selected network.
     init_losses : list of float
-        The loss that each of ``n_init`` networks ended with, in standardized units; infinite
-        for one that could not begin.
-    interrupted : bool
-        Whether the user ended the training, of this network or of another.
-    is_copy : bool
-        Whether the module has empty containers in common with others; see
-        :func:`torchreg.engine.build.drafts.give_containers`.
+        Final loss of each network, in standardized units; infinite for one that failed.
+    interrupted : bool, default=False
+        Whether an interrupt ended the training of any network.
     """
 
     module: nn.Sequential
@@ -48,33 +45,79 @@ class FitResult:
     seed: int
     init_losses: list[float]
     interrupted: bool = False
-    is_copy: bool = False
 
 
-class SelectedModel(NamedTuple):
-    """What is kept of a job, before it is looked at.
+def select_model(
+    fit: PreparedFit, results: list[TaskResult], cache: FitCache
+) -> FitResult | Exception:
+    """Select the network with the lowest loss, or average those of all folds.
 
     Parameters
     ----------
-    view : ProbeTarget
-        What is to be looked at.
-    summarized, fitted : callable
-        Give the numbers of the fit when they are given the look, and what it gave when they are
-        given those.
+    fit : PreparedFit
+    results : list of TrainResult or Exception
+        One per training task.
+    cache : FitCache
+
+    Returns
+    -------
+    FitResult or Exception
+        The first error if no network was trained.
     """
+    trained = {i: result for i, result in enumerate(results) if isinstance(result, TrainResult)}
+    if not trained:
+        return next(result for result in results if isinstance(result, Exception))
+    losses = [final_loss(result) for result in results]
+    best = min(trained, key=losses.__getitem__)
+    result, task, state = trained[best], fit.tasks[best], fit.states[best]
+    module, config = state.scaled.module, fit.config
+    if config.n_folds > 1:
+        module = as_ensemble(module, [fit.tasks[i].network for i in trained])
+        result = merge_results([*trained.values()])
+        network = module.get_submodule("network")
+        task = replace(task, network=network, training=state.table)
+        drifts = [
+            drift
+            for number, i in enumerate(trained)
+            for drift in parameter_drifts(
+                fit.tasks[i].network, fit.states[i].parameters, f"members.{number}."
+            )
+        ]
+    else:
+        drifts = parameter_drifts(task.network, state.parameters)
+    module.eval()
+    key = fit.data, ScalingKey.of(config), fit.n_rows
+    rows = cache.get_or_compute(
+        ("row summary", *key), partial(summarize_rows, module, fit.data, fit.n_rows)
+    )
+    probe = cache.get_or_compute(
+        ("probe rows", *key, state.scaled.dtype), partial(probe_rows, state.table, rows.chosen)
+    )
+    summary = fit_summary(
+        task,
+        result,
+        module,
+        rows,
+        drifts,
+        probe.summarize(task.network, link_of(module)),
+        n_networks=len(trained) if config.n_folds > 1 else 1,
+    )
+    return FitResult(
+        module,
+        state.scaled.dtype,
+        result,
+        summary,
+        state.seed,
+        losses,
+        interrupted=any(map(is_interrupted, results)),
+    )
 
-    view: ProbeTarget
-    summarized: Callable[..., FitSummary]
-    fitted: Callable[..., FitResult]
 
-    def conclude(self, looks: Looks) -> FitResult:
-        """Write down the numbers that a diagnosis needs."""
-        return self.fitted(summary=self.summarized(look=looks.of(self.view)))
-
-
-def final_loss(result: TrainResult) -> float:
-    """Give the loss of the weights that a network holds: validation, where there is any."""
-    # The weights from before the first epoch have no loss of their own but that of the first.
+def final_loss(result: TaskResult) -> float:
+    """Return the loss of the weights a network holds: of the validation rows if there are any."""
+    if isinstance(result, Exception):
+        return math.inf
+    # The initial weights have no loss but that of the first epoch.
     losses = result.losses if result.validation_losses is None else result.validation_losses
     loss = losses[max(result.best_epoch - result.first_epoch, 1) - 1]
     return loss if math.isfinite(loss) else math.inf

@@ -14,8 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from torchreg.engine.data import Table
-from torchreg.engine.spec.fit_config import RawData
-from torchreg.engine.spec.train_task import TrainResult
+from torchreg.engine.spec import RawData, TrainResult
 from torchreg.nn import Ensemble
 
 

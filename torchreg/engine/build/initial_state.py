@@ -1,11 +1,13 @@
-"""Networks before their first step, between their scaling layers, and rows in their units."""
+"""Initial state of a fit: untrained networks between scaling layers, and rows in their units."""
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Hashable
+import hashlib
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass, replace
 from functools import partial
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -17,161 +19,210 @@ from torchreg._utils import (
     statistics_dtype,
     with_seed,
 )
-from torchreg.engine.build.data_init import initialize
-from torchreg.engine.build.drafts import Mould, draft_of
 from torchreg.engine.build.folds import member
-from torchreg.engine.build.memo import FitCache
 from torchreg.engine.build.network import (
     NetworkTraits,
+    ScaledNetwork,
     add_scaling,
     build_network,
     materialize,
     network_traits,
 )
-from torchreg.engine.build.scaled_network import ScaledNetwork
 from torchreg.engine.data import (
     ColumnStatistics,
-    Rows,
+    LazyRows,
     Table,
     compute_column_statistics,
     count_columns,
 )
-from torchreg.engine.spec.fit_config import FitConfig, RawData
-from torchreg.engine.spec.objective import trainable_parameters
-from torchreg.engine.spec.outputs import has_members
-from torchreg.engine.spec.seeds import spawn_seeds
-from torchreg.nn.plain import is_plain
+from torchreg.engine.spec import (
+    FitConfig,
+    RawData,
+    has_members,
+    spawn_seeds,
+    trainable_parameters,
+)
+from torchreg.nn import Link, Standardize
+
+R = TypeVar("R")
+
+#: Tables with more numbers than this are not compared, because hashing them takes longer than
+#: computing their statistics again.
+MAX_HASHED_NUMBERS = 2**18
+#: Method by which a network initializes itself from the training rows.
+DATA_INIT = "initialize_from"
+#: Rows that are standardized on access are sampled for the initialization, up to this many
+#: numbers: enough for quartiles and least squares, and sorted in half a second.
+MAX_INIT_NUMBERS = 2**22
+
+
+class FitCache:
+    """Shares what several fits compute from equal rows, for the time of one call.
+
+    The folds of a search, for example, occur once per setting.
+
+    Parameters
+    ----------
+    finds_equal : bool
+        Whether to recognize equal rows. A single fit has no use for it.
+
+    Examples
+    --------
+    >>> cache = FitCache(finds_equal=True)
+    >>> a, b = (RawData(torch.zeros(3, 2), torch.ones(3, 1), None) for _ in range(2))
+    >>> cache.unique(a) is cache.unique(b)
+    True
+    >>> cache.get_or_compute(("sum", a), lambda: float(a.y.sum()))
+    3.0
+    """
+
+    def __init__(self, *, finds_equal: bool) -> None:
+        self.finds_equal = finds_equal
+        self._data: dict[bytes, RawData] = {}
+        self._values: dict[Hashable, Any] = {}
+
+    def unique(self, data: RawData) -> RawData:
+        """Return the first of all equal data that was passed."""
+        tensors = [data.x, data.y] + ([] if data.weight is None else [data.weight])
+        dense = [tensor for tensor in tensors if isinstance(tensor, Tensor)]
+        n_numbers = sum(tensor.numel() for tensor in dense)
+        if not self.finds_equal or len(dense) < len(tensors) or n_numbers > MAX_HASHED_NUMBERS:
+            return data
+        digest = hashlib.blake2b(digest_size=16)
+        for tensor in dense:
+            digest.update(repr((tensor.dtype, tuple(tensor.shape))).encode())
+            digest.update(tensor.contiguous().numpy().data)
+        return self._data.setdefault(digest.digest(), data)
+
+    def get_or_compute(self, key: tuple[Hashable, ...], compute: Callable[[], R]) -> R:
+        """Return the value of a key, which is computed when it is first requested."""
+        if key not in self._values:
+            self._values[key] = compute()
+        value: R = self._values[key]
+        return value
+
+
+class ScalingKey(NamedTuple):
+    """Settings that determine the units of a network, for given training rows."""
+
+    initial_module: nn.Module | None
+    standardize_x: bool
+    standardize_y: bool
+    center_target: bool
+    uses_line_search: bool
+    device: torch.device
+
+    @classmethod
+    def of(cls, config: FitConfig) -> ScalingKey:
+        """Read the settings of a configuration."""
+        return cls(
+            config.initial_module,
+            config.standardize_x,
+            config.standardize_y,
+            config.loss.center_target,
+            config.optimizer.uses_line_search,
+            config.device,
+        )
 
 
 @dataclass(frozen=True)
 class InitialState:
-    """What is there before the first step of one network.
+    """Initial state of one network.
 
     Parameters
     ----------
     seed : int
-        From which it was drawn.
-    inside : ScaledNetwork
+        Seed that the network was drawn from.
+    scaled : ScaledNetwork
         The network between its scaling layers.
     table : Table
-        The training rows in its units.
-    habits : NetworkTraits
-        What it does beside computing.
+        Training rows in its units.
+    traits : NetworkTraits
     generators : list of Tensor
-        Where torch's generators stood when it had been drawn, if it draws again.
-    draft : nn.Module or None
-        Of which the network is a copy, if it is one.
+        States of torch's generators after the network was drawn, if it draws random numbers.
+    parameters : list of Tensor
+        Copies of its initial parameters.
     """
 
     seed: int
-    inside: ScaledNetwork
+    scaled: ScaledNetwork
     table: Table
-    habits: NetworkTraits
+    traits: NetworkTraits
     generators: list[Tensor]
-    draft: nn.Module | None = None
+    parameters: list[Tensor]
 
 
-def start_networks(
-    config: FitConfig, training: RawData, batch_size: int, shared: FitCache
+def initialize_networks(
+    config: FitConfig, data: RawData, batch_size: int, cache: FitCache
 ) -> list[InitialState]:
-    """Draw one network or several; all see the same rows, of which there is one copy."""
-    how = scaling_of(config)
-    scaling = shared.once("scaling", training, *how, make=partial(statistics, config, training))
-    whole = batch_size >= len(training.y)
-    starts: list[InitialState] = []
-
-    def start(seed: int, number: int) -> InitialState:
-        """Build a network between its scaling layers, and bring the rows into its units."""
-        with rng_lock():
-            if config.start is None:
-                module = build_module(config, training, batch_size, *scaling)
-            else:
-                several = config.n_folds > 1
-                module = copy.deepcopy(member(config.start, number) if several else config.start)
-            inside = ScaledNetwork(module, _own(config))
-            same = starts and starts[0].inside.dtype == inside.dtype
-            make = partial(inside.table, training, whole=whole)
-            table = (
-                starts[0].table
-                if same
-                else shared.once("table", training, *how, inside.dtype, whole, make=make)
-            )
-            if config.start is None:
-                initialize(inside.network, table, config.loss.link)
-            habits = network_traits(inside.network, table.x[torch.arange(min(4, len(table.t)))])
-            drawn = generator_states(config.device) if habits.uses_rng else []
-            return InitialState(seed, inside, table, habits, drawn)
-
-    def begin(seed: int, number: int) -> InitialState:
-        """Build a network, or copy that of another job which would build the same."""
-        make = partial(with_seed, seed, config.device, partial(start, seed, number))
-        draft = draft_of(config) if shared.several else None
-        if draft is None:
-            return make()
-        key = *how, batch_size, seed, draft
-        drawn = shared.once("draft", training, *key, make=make)
-        mould = shared.once("mould", training, *key, make=lambda: Mould(drawn.inside.module))
-        inside = ScaledNetwork(mould.cast(), _own(config), drawn.inside.dtype)
-        return replace(drawn, inside=inside, draft=drawn.inside.network)
-
-    for number, seed in enumerate(spawn_seeds(config.seed, config.n_networks)):
-        starts.append(begin(seed, number))
-    return starts
-
-
-def scaling_of(config: FitConfig) -> tuple[Hashable, ...]:
-    """Give what the units of a network depend on, beside the training rows."""
-    return (
-        id(config.start),
-        config.standardize_x,
-        config.standardize_y,
-        config.loss.center_target,
-        config.optimizer.uses_line_search,
-        config.device,
+    """Draw one network or several, which share one table of scaled rows."""
+    key = ScalingKey.of(config)
+    scaling = cache.get_or_compute(
+        ("statistics", data, key), partial(compute_statistics, config, data)
     )
 
+    def initialize(number: int, seed: int) -> InitialState:
+        with rng_lock():
+            if config.initial_module is None:
+                module = _build_module(config, data, batch_size, *scaling)
+            elif config.n_folds > 1:
+                module = copy.deepcopy(member(config.initial_module, number))
+            else:
+                module = copy.deepcopy(config.initial_module)
+            scaled = ScaledNetwork(module, _with_own_callbacks(config))
+            full_batch = batch_size >= len(data.y)
+            table = cache.get_or_compute(
+                ("table", data, key, scaled.dtype, full_batch),
+                partial(scaled.table, data, full_batch=full_batch),
+            )
+            if config.initial_module is None:
+                initialize_from_data(scaled.network, table, config.loss.link)
+            few = table.x[torch.arange(min(4, len(table.t)))]
+            traits = network_traits(scaled.network, few)
+            generators = generator_states(config.device) if traits.uses_rng else []
+            parameters = [p.detach().clone() for p in scaled.network.parameters()]
+            return InitialState(seed, scaled, table, traits, generators, parameters)
 
-def statistics(
-    config: FitConfig, training: RawData
+    seeds = spawn_seeds(config.seed, config.n_networks)
+    return [
+        with_seed(seed, config.device, partial(initialize, number, seed))
+        for number, seed in enumerate(seeds)
+    ]
+
+
+def compute_statistics(
+    config: FitConfig, data: RawData
 ) -> tuple[ColumnStatistics | None, ColumnStatistics | None]:
-    """Compute the statistics of X and of y, where they are standardized and not known yet."""
+    """Compute the statistics of X and of y, unless a module to continue from has them."""
     x = y = None
-    if config.standardize_x and config.start is None:
-        x = compute_column_statistics(training.x, training.weight)
-    if config.standardize_y and config.start is None:
-        y = compute_column_statistics(training.y, training.weight)
+    if config.standardize_x and config.initial_module is None:
+        x = compute_column_statistics(data.x, data.weight)
+    if config.standardize_y and config.initial_module is None:
+        y = compute_column_statistics(data.y, data.weight)
         if not config.loss.center_target:
             y = ColumnStatistics(torch.zeros_like(y.mean), y.mean)
     return x, y
 
 
-def build_module(
+def _build_module(
     config: FitConfig,
-    training: RawData,
+    data: RawData,
     batch_size: int,
     x_statistics: ColumnStatistics | None,
     y_statistics: ColumnStatistics | None,
 ) -> nn.Sequential:
     """Build the untrained network between its scaling layers, on its device."""
-    loss, n_features, n_outputs = config.loss, count_columns(training.x), training.y.shape[1]
-    width = n_outputs * loss.per_output
+    loss, n_outputs = config.loss, data.y.shape[1]
     network = build_network(
         config.module,
         config.module_options,
-        in_features=n_features,
-        out_features=width,
+        in_features=count_columns(data.x),
+        out_features=n_outputs * loss.per_output,
     )
-    on_cpu = config.device.type == "cpu"
-    known = on_cpu and is_plain(network, in_features=n_features, out_features=width)
-    average = False
-    if known:
-        network.eval()
-    else:
-        default = torch.get_default_dtype()
-        before = add_scaling(nn.Identity(), x_statistics, None, default)
-        first = before(_first_rows(training.x)).to(default)
-        output = materialize(network, first, n_outputs, loss.per_output)
-        average = has_members(output)
+    x, dtype = data.x[torch.arange(min(4, len(data.x)))], torch.get_default_dtype()
+    if x_statistics is not None:
+        x = Standardize(*x_statistics, dtype=dtype)(x)
+    output = materialize(network, x.to(dtype), n_outputs, loss.per_output)
     trainable_parameters(network)
     dtype = resolve_dtype(
         config.dtype,
@@ -179,30 +230,82 @@ def build_module(
         device=config.device,
         exact=config.optimizer.uses_line_search,
     )
-    link = copy.deepcopy(loss.link)
     module = add_scaling(
-        network.to(dtype), x_statistics, y_statistics, dtype, link, average=average
+        network.to(dtype),
+        x_statistics,
+        y_statistics,
+        dtype,
+        copy.deepcopy(loss.link),
+        average=has_members(output),
     )
-    if known:
-        return module.eval()
     if statistics_dtype(config.device) != torch.float64:
         module.to(statistics_dtype(config.device))
     return module.to(config.device)
 
 
-def _first_rows(rows: Rows) -> Tensor:
-    return rows[torch.arange(min(4, len(rows)))]
-
-
-def _own(config: FitConfig) -> FitConfig:
-    """Give one of several networks callbacks of its own, for they remember what they saw."""
+def _with_own_callbacks(config: FitConfig) -> FitConfig:
+    """Copy the callbacks if several networks are trained, because callbacks have state."""
     if config.n_networks == 1:
         return config
     try:
         return replace(config, callbacks=copy.deepcopy(config.callbacks))
     except Exception as error:
         raise ValueError(
-            f"Of {config.n_networks} networks each has callbacks of its own, but one of "
+            f"Each of {config.n_networks} networks needs its own copy of the callbacks, but one of "
             f"{[*config.callbacks]} cannot be copied: {error}. Set n_init=1 and n_folds=None, or "
-            "leave it out."
+            "remove it."
         ) from error
+
+
+def has_data_init(network: nn.Module) -> bool:
+    """Return whether a network's class has the method ``initialize_from``."""
+    return callable(getattr(type(network), DATA_INIT, None))
+
+
+def initialize_from_data(network: nn.Module, table: Table, link: Link | None = None) -> None:
+    """Call the network's ``initialize_from``, if it has one, with the training rows.
+
+    Call it within ``with_seed``. The method is called without gradients with ``x``
+    (n, n_features), ``t`` (n, n_outputs), both standardized, and ``weight`` (n,) or ``None``.
+
+    Parameters
+    ----------
+    network : nn.Module
+    table : Table
+        Training rows.
+    link : Link or None, default=None
+        Maps the network's output to predictions: ``t`` is then the output that corresponds to the
+        targets, as :meth:`torchreg.nn.Link.working` computes it.
+
+    Raises
+    ------
+    ValueError
+        If the method fails, or modifies the rows.
+    """
+    if not has_data_init(network):
+        return
+    x, t, weight = _init_rows(table)
+    rows = x, t if link is None else link.working(t), weight
+    versions = [None if values is None else values._version for values in rows]
+    name = type(network).__name__
+    try:
+        with torch.no_grad():
+            getattr(network, DATA_INIT)(*rows)
+        # New parameters have torch's default dtype.
+        network.to(rows[1].device, rows[1].dtype)
+    except (RuntimeError, ValueError, IndexError, TypeError, AttributeError) as error:
+        shape = tuple(x.shape)
+        raise ValueError(f"{name}.{DATA_INIT} failed on x of shape {shape}: {error}") from error
+    if [None if values is None else values._version for values in rows] != versions:
+        raise ValueError(
+            f"{name}.{DATA_INIT} must not modify the rows, but it changed them in place, and the "
+            "network trains on them. Work on a copy: x.clone()."
+        )
+
+
+def _init_rows(table: Table) -> tuple[Tensor, Tensor, Tensor | None]:
+    n, at_most = len(table.t), max(1, MAX_INIT_NUMBERS // max(count_columns(table.x), 1))
+    if isinstance(table.x, LazyRows) and n > at_most:
+        table = table.take(torch.randperm(n)[:at_most].sort().values)
+    batch = table.whole()
+    return batch.x, batch.t, batch.weight

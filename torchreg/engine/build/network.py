@@ -1,4 +1,4 @@
-"""From the ``module`` parameter to a network that fits the data, and its scaling layers."""
+"""Networks built from the ``module`` parameter, between their scaling layers."""
 
 from __future__ import annotations
 
@@ -7,19 +7,32 @@ import copy
 import inspect
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from torchreg._utils import did_you_mean
-from torchreg.engine.data import ColumnStatistics
-from torchreg.engine.spec.outputs import check_output
-from torchreg.nn import MLP, AverageMembers, Link, Standardize, Unstandardize
-from torchreg.nn.links import for_each_number
-from torchreg.nn.plain import sequential_layers
+from torchreg.engine.data import (
+    ColumnStatistics,
+    LazyRows,
+    Rows,
+    SparseRows,
+    Table,
+    count_columns,
+    iter_chunks,
+    rescale_weights,
+    to_dense,
+)
+from torchreg.engine.spec import FitConfig, RawData, check_output
+from torchreg.nn import AverageMembers, Link, Standardize, Unstandardize
+from torchreg.nn.links import central_of, for_each_number, target_layer
 
-M = TypeVar("M", bound=nn.Module)
+if TYPE_CHECKING:
+    from torchreg.engine.train.skorch_callbacks import SkorchObserver
+
+#: Tables with more numbers than this are standardized again in each epoch instead of copied.
+LARGE = 2**24
 
 
 def build_network(
@@ -29,29 +42,24 @@ def build_network(
     in_features: int,
     out_features: int,
 ) -> nn.Module:
-    """Make the unfitted network; what the user handed over is never touched.
+    """Build the untrained network.
 
     Parameters
     ----------
     module : class, callable or nn.Module
-        A class or callable is called, with ``in_features`` and ``out_features`` where its
-        signature names them. An instance is a template: it is copied.
+        A class or callable is called, with ``in_features`` and ``out_features`` if its signature
+        has them. An instance is copied.
     options : mapping
         Further keyword arguments (``module__*``).
     in_features, out_features : int
         Widths of X and y.
 
-    Returns
-    -------
-    nn.Module
-
     Raises
     ------
     ValueError
-        If an option is unknown, or was given beside an instance, or if the module cannot be
-        built with them, for want of memory for example.
+        If an option is unknown or given for an instance, or if the call fails.
     TypeError
-        If the parameter is none of these, or the callable builds no module.
+        If ``module`` is neither, or the callable does not return a module.
     """
     if isinstance(module, nn.Module):
         if options:
@@ -66,11 +74,11 @@ def build_network(
             "module expects a class or callable that builds a torch.nn.Module, or an instance of "
             f"one, got {module!r}."
         )
-    settings = settings_for(module, options, in_features=in_features, out_features=out_features)
+    arguments = arguments_for(module, options, in_features=in_features, out_features=out_features)
     try:
-        network = module(**settings)
+        network = module(**arguments)
     except RuntimeError as error:
-        given = ", ".join(f"{key}={value!r}" for key, value in settings.items())
+        given = ", ".join(f"{key}={value!r}" for key, value in arguments.items())
         raise ValueError(
             f"module {_name_of(module)} could not be built with {given}: {error}"
         ) from error
@@ -82,49 +90,32 @@ def build_network(
     return network
 
 
-def settings_for(
+def arguments_for(
     build: Callable[..., Any], options: Mapping[str, Any], *, in_features: int, out_features: int
 ) -> dict[str, Any]:
-    """Give the arguments that a class or callable is called with.
-
-    Raises
-    ------
-    ValueError
-        If an option is unknown.
-    """
-    known, takes_any = _OF_MLP if build is MLP else _parameters(build)
+    """Return the keyword arguments for a class or callable; unknown options are a ValueError."""
+    try:
+        parameters = inspect.signature(build).parameters.values()
+        accepts_any = any(p.kind is p.VAR_KEYWORD for p in parameters)
+    except (TypeError, ValueError):
+        parameters, accepts_any = {}.values(), True
+    known = [p.name for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
+    for option in options:
+        if option not in known and not accepts_any:
+            raise ValueError(
+                f"module {_name_of(build)} takes no {option!r} (module__{option})."
+                f"{did_you_mean(option, known)}"
+            )
     widths = {"in_features": in_features, "out_features": out_features}
-    settings = {key: width for key, width in widths.items() if key in known}
-    settings.update(options)
-    if not takes_any:
-        for option in options:
-            if option not in known:
-                raise ValueError(
-                    f"module {_name_of(build)} takes no {option!r} (module__{option})."
-                    f"{did_you_mean(option, known)}"
-                )
-    return settings
+    return {**{key: width for key, width in widths.items() if key in known}, **options}
 
 
 def _name_of(build: Callable[..., Any]) -> str:
     return getattr(build, "__name__", None) or repr(build)
 
 
-def _parameters(build: Callable[..., Any]) -> tuple[list[str], bool]:
-    """Name the keyword arguments of a callable, and say whether it takes any others, too."""
-    try:
-        parameters = inspect.signature(build).parameters.values()
-    except (TypeError, ValueError):
-        return [], True
-    named = [p.name for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
-    return named, any(p.kind is p.VAR_KEYWORD for p in parameters)
-
-
-_OF_MLP = _parameters(MLP)
-
-
 def materialize(network: nn.Module, x: Tensor, n_outputs: int, per_output: int = 1) -> Tensor:
-    """Send a few rows through: materialize lazy layers, and check both widths.
+    """Run a few rows through the network: materialize lazy layers and check both widths.
 
     Parameters
     ----------
@@ -135,28 +126,29 @@ def materialize(network: nn.Module, x: Tensor, n_outputs: int, per_output: int =
     n_outputs : int
         Number of columns of y.
     per_output : int, default=1
-        How many numbers the loss asks for, for each of them.
+        Number of columns per output that the loss requires.
 
     Returns
     -------
     Tensor
-        What it gave for them.
+        The output of the network.
 
     Raises
     ------
     ValueError
-        If the network takes another number of features or gives another shape; both are named.
+        If the network expects another number of features or returns another shape.
     TypeError
-        If it gives anything but a tensor.
+        If it does not return a tensor.
     """
     lazy = any(nn.parameter.is_lazy(p) for p in [*network.parameters(), *network.buffers()])
     network.eval()
-    if not lazy:
+    if lazy:
+        x = x.to(torch.get_default_dtype())
+    else:
         network.to(x.dtype)
-    probe = x.to(torch.get_default_dtype()) if lazy else x
     try:
         with torch.no_grad():
-            output = network(probe)
+            output = network(x)
     except (RuntimeError, ValueError, IndexError, TypeError, AssertionError) as error:
         raise ValueError(
             f"The module could not be evaluated on rows of {x.shape[1]} features: "
@@ -169,13 +161,46 @@ def _width_mismatch(network: nn.Module, n_features: int) -> str:
     for layer in network.modules():
         width = getattr(layer, "in_features", None)
         if isinstance(width, int):
-            if width != n_features:
-                return (
-                    f"its first layer, {type(layer).__name__}, takes {width} features but X has "
-                    f"{n_features}. "
-                )
-            break
+            name = type(layer).__name__
+            mismatch = f"its first layer, {name}, takes {width} features but X has {n_features}. "
+            return "" if width == n_features else mismatch
     return ""
+
+
+class NetworkTraits(NamedTuple):
+    """Side effects of a network's training pass: random numbers drawn, input overwritten."""
+
+    uses_rng: bool
+    mutates_input: bool
+
+
+def network_traits(network: nn.Module, x: Tensor) -> NetworkTraits:
+    """Detect in one training pass whether a network draws random numbers or overwrites its input.
+
+    Call it within ``with_seed``. Buffers are restored.
+
+    Parameters
+    ----------
+    network : nn.Module
+        Left in evaluation mode.
+    x : Tensor of shape (n, n_features)
+        A copy of a few rows, which may be overwritten.
+    """
+    generators: list[Callable[[], Tensor]] = [torch.get_rng_state]
+    if x.device.type == "cuda":
+        generators.append(lambda: torch.cuda.get_rng_state(x.device))
+    buffers = [buffer.clone() for buffer in network.buffers()]
+    before, version = [state() for state in generators], x._version
+    network.train()
+    # Batch normalization rejects a single row, which is no matter here.
+    with torch.no_grad(), contextlib.suppress(RuntimeError, ValueError):
+        network(x)
+    network.eval()
+    with torch.no_grad():
+        for buffer, original in zip(network.buffers(), buffers, strict=True):
+            buffer.copy_(original)
+    uses_rng = any(not torch.equal(a, b()) for a, b in zip(before, generators, strict=True))
+    return NetworkTraits(uses_rng=uses_rng, mutates_input=x._version != version)
 
 
 def add_scaling(
@@ -194,13 +219,13 @@ def add_scaling(
     network : nn.Module
         Standardized inputs to standardized outputs.
     x_statistics, y_statistics : ColumnStatistics or None
-        ``None`` leaves that layer out.
+        ``None`` omits that layer.
     dtype : torch.dtype
-        In which the network computes.
+        Dtype that the network computes in.
     link : Link or None, default=None
-        Makes predictions of the network's numbers.
+        Maps the network's output to predictions.
     average : bool, default=False
-        Whether it has several members, whose mean is the prediction.
+        Whether the network has several members, whose mean is the prediction.
 
     Returns
     -------
@@ -217,49 +242,102 @@ def add_scaling(
     if average:
         layers["average"] = AverageMembers()
     if y_statistics is not None:
-        layers["unstandardize"] = Unstandardize(*for_each_number(link, *y_statistics))
+        mean, scale = y_statistics if link is None else for_each_number(link, *y_statistics)
+        layers["unstandardize"] = Unstandardize(mean, scale)
     return nn.Sequential(layers)
 
 
-class NetworkTraits(NamedTuple):
-    """What a network does beside computing: draw random numbers, overwrite its input."""
-
-    uses_rng: bool
-    mutates_input: bool
-
-
-def network_traits(network: nn.Module, x: Tensor) -> NetworkTraits:
-    """Find out in one training pass whether a network draws, as dropout does, or overwrites.
-
-    Call it where the generators are lent (``with_seed``); buffers come out as they went in.
+class ScaledNetwork:
+    """A network between its scaling layers, and rows in the units the network computes in.
 
     Parameters
     ----------
-    network : nn.Module
-        Left in evaluation mode.
-    x : Tensor of shape (n, n_features)
-        A few rows; a copy, since they may be overwritten.
-
-    Returns
-    -------
-    NetworkTraits
+    module : nn.Sequential
+        From :func:`add_scaling`.
+    config : FitConfig
     """
-    layers = sequential_layers(network)
-    if layers is not None and not any(isinstance(layer, nn.Dropout) for layer in layers):
-        network.eval()
-        return NetworkTraits(uses_rng=False, mutates_input=False)
-    generators: list[Callable[[], Tensor]] = [torch.get_rng_state]
-    if x.device.type == "cuda":
-        generators.append(lambda: torch.cuda.get_rng_state(x.device))
-    buffers = [buffer.clone() for buffer in network.buffers()]
-    before, version = [state() for state in generators], x._version
-    network.train()
-    # Batch normalization refuses a single row, which says nothing about habits.
-    with torch.no_grad(), contextlib.suppress(RuntimeError, ValueError):
-        network(x)
-    network.eval()
-    with torch.no_grad():
-        for buffer, kept in zip(network.buffers(), buffers, strict=True):
-            buffer.copy_(kept)
-    draws = any(not torch.equal(a, b()) for a, b in zip(before, generators, strict=True))
-    return NetworkTraits(uses_rng=draws, mutates_input=x._version != version)
+
+    def __init__(self, module: nn.Sequential, config: FitConfig) -> None:
+        self.module, self.config = module, config
+        self.network: nn.Module = module.get_submodule("network")
+        self.dtype = next(self.network.parameters()).dtype
+        # Rows are standardized on the CPU, in float64, and moved in the network's dtype.
+        self.scaling_layers: nn.Module = module
+        if config.device.type != "cpu":
+            layers = {n: part for n, part in module.named_children() if part is not self.network}
+            self.scaling_layers = nn.Sequential(OrderedDict(copy.deepcopy(layers))).cpu()
+
+    def table(self, data: RawData, *, full_batch: bool) -> Table:
+        """Standardize rows.
+
+        Sparse rows and large tables are standardized on access, unless ``full_batch``.
+        """
+        layers, weight = self.scaling_layers, data.weight
+        if weight is not None:
+            weight = rescale_weights(weight)
+            weight = (weight / weight.mean()).to(self.config.device, self.dtype)
+        x_layer, y_layer = (
+            getattr(layers, name, None) for name in ("standardize", "unstandardize")
+        )
+        if hasattr(layers, "link"):
+            y_layer = target_layer(layers)
+        n_numbers = len(data.y) * count_columns(data.x)
+        lazy = isinstance(data.x, SparseRows) or (not full_batch and n_numbers > LARGE)
+        scale_x = self._scaled_by(x_layer)
+        scale_y = self._scaled_by(None if y_layer is None else y_layer.inverse())
+        x = LazyRows(data.x, scale_x) if lazy else self._in_chunks(data.x, scale_x)
+        return Table(x, self._in_chunks(data.y, scale_y), weight)
+
+    def _scaled_by(self, layer: nn.Module | None) -> Callable[[Tensor], Tensor]:
+        config, dtype = self.config, self.dtype
+
+        def scale(values: Tensor) -> Tensor:
+            values = values if layer is None else layer(values)
+            if config.optimizer.uses_line_search:
+                # A line search amplifies the last bit; bits of float32 do not depend on the units.
+                values = values.to(torch.float32)
+            return values.to(config.device, dtype)
+
+        return scale
+
+    def _in_chunks(self, rows: Rows, scale: Callable[[Tensor], Tensor]) -> Tensor:
+        width = count_columns(rows)
+        scaled = torch.empty(len(rows), width, dtype=self.dtype, device=self.config.device)
+        for piece in iter_chunks(len(rows), width):
+            scaled[piece] = scale(rows[piece])
+        return scaled
+
+    def skorch_adapter(
+        self, training: RawData, validation: RawData | None, batch_size: int
+    ) -> SkorchObserver | None:
+        """Build the observer that calls skorch callbacks, or ``None`` if there are none."""
+        config = self.config
+        if not config.callbacks and not config.callback_options:
+            return None
+        from torchreg.engine.train.skorch_callbacks import SkorchObserver
+
+        return SkorchObserver(
+            config.callbacks,
+            config.callback_options,
+            module=self.module,
+            optimizer=config.optimizer,
+            to_raw=self._to_raw,
+            targets_to_raw=target_layer(self.module),
+            training=self._raw_rows(training),
+            validation=None if validation is None else self._raw_rows(validation),
+            device=config.device,
+            max_epochs=config.max_epochs,
+            batch_size=batch_size,
+            schedule=config.schedule,
+        )
+
+    def _to_raw(self, output: Tensor) -> Tensor:
+        """Convert the network's output to predictions in raw units, one column per output."""
+        for name in ("link", "average", "unstandardize"):
+            layer = getattr(self.module, name, None)
+            output = output if layer is None else layer(output)
+        return central_of(self.module, output)
+
+    def _raw_rows(self, rows: RawData) -> tuple[Tensor, Tensor]:
+        dense = to_dense(rows.x)
+        return dense if hasattr(self.module, "standardize") else dense.to(self.dtype), rows.y

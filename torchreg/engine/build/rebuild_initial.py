@@ -1,4 +1,4 @@
-"""The network as it was before the fit, built again from the seed."""
+"""Reconstruction of the untrained network from the seed of a fit."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ import torch
 from torch import nn
 
 from torchreg._utils import with_seed
-from torchreg.engine.build.data_init import has_data_init
+from torchreg.engine.build.initial_state import has_data_init
 from torchreg.engine.build.network import build_network, materialize
 
 
-def rebuild_start(
+def rebuild_initial_network(
     module: nn.Module | Callable[..., nn.Module],
     options: Mapping[str, Any],
     fitted: nn.Module,
@@ -22,24 +22,23 @@ def rebuild_start(
     out_features: int,
     seed: int | None,
 ) -> nn.Module | None:
-    """Build the network that a fit began with; a fit does not keep it.
+    """Rebuild the network that a fit started from, which the fit does not keep.
 
     Parameters
     ----------
-    module, options : see :func:`torchreg.engine.build.network.build_network`
+    module, options : see :func:`torchreg.engine.build.build_network`
     fitted : nn.Module
-        What became of it, without its scaling layers.
+        The trained network, without its scaling layers.
     in_features, out_features : int
         Widths of X and y.
     seed : int or None
-        Of the fit. ``None`` is not known, which only matters if ``module`` is no instance.
+        Seed of the fit, which a module given as an instance does not need.
 
     Returns
     -------
     nn.Module or None
-        ``None`` if it cannot be had: the seed is not known, the network looked at the training
-        rows, or what is built is not of the same shape, because the parameters were changed
-        after the fit.
+        ``None`` if the seed is unknown, the network was initialized from the training rows, or
+        the parameters of the estimator changed after the fit so that shapes differ.
 
     Examples
     --------
@@ -47,8 +46,10 @@ def rebuild_start(
     >>> from torchreg.nn import MLP
     >>> reg = TorchRegressor(MLP, optimizer="sgd", lr=1e-30, max_epochs=1, random_state=0)
     >>> fitted = reg.fit([[1.0], [2.0]], [3.0, 5.0]).module_.network
-    >>> start = rebuild_start(MLP, {}, fitted, in_features=1, out_features=1, seed=0)
-    >>> bool((start.layers[0].weight == fitted.layers[0].weight).all())
+    >>> initial = rebuild_initial_network(
+    ...     MLP, {}, fitted, in_features=1, out_features=1, seed=0
+    ... )
+    >>> bool((initial.layers[0].weight == fitted.layers[0].weight).all())
     True
     """
     if seed is None and not isinstance(module, nn.Module):
@@ -56,16 +57,18 @@ def rebuild_start(
 
     def build() -> nn.Module:
         network = build_network(module, options, in_features=in_features, out_features=out_features)
-        # Lazy layers draw their weights when the first rows come.
+        # Lazy layers draw their weights in the first forward pass.
         materialize(network, torch.zeros(4, in_features), out_features)
         return network
 
-    start = with_seed(seed or 0, torch.device("cpu"), build)
-    if has_data_init(start):
+    initial = with_seed(seed or 0, torch.device("cpu"), build)
+    if has_data_init(initial):
         return None
-    state, became = start.state_dict(), fitted.state_dict()
-    same = state.keys() == became.keys() and all(
-        state[name].shape == became[name].shape for name in state
+    shapes, fitted_shapes = (
+        {name: tensor.shape for name, tensor in network.state_dict().items()}
+        for network in (initial, fitted)
     )
-    like = next(fitted.parameters())
-    return start.to(like.device, like.dtype).eval() if same else None
+    if shapes != fitted_shapes:
+        return None
+    parameter = next(fitted.parameters())
+    return initial.to(parameter.device, parameter.dtype).eval()

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from torchreg.engine.data import Batch
-from torchreg.engine.spec.objective import MeanLoss
+from torchreg.engine.spec import MeanLoss
 
 
 class EagerGradient:

@@ -19,7 +19,7 @@ from torchreg.engine.data import (
     count_columns,
     rows_per_chunk,
 )
-from torchreg.engine.spec.fit_config import RawData
+from torchreg.engine.spec import RawData
 from torchreg.nn import Standardize, Unstandardize
 
 #: A value beyond this many standard deviations is far. In a normal column one in 10^23 is.

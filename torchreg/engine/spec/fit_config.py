@@ -1,4 +1,4 @@
-"""What a fit is asked for, in the words of the estimator's parameters."""
+"""Configuration and raw data of a fit."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -15,9 +16,12 @@ from torchreg.losses import Loss
 from torchreg.optim import OptimizerSpec, ScheduleSpec
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class RawData:
-    """Rows in raw units: x (n, n_features), y (n, n_outputs), weight (n,) or ``None``."""
+    """Rows in raw units: x (n, n_features), y (n, n_outputs), weight (n,) or ``None``.
+
+    Compared and hashed by identity.
+    """
 
     x: Rows
     y: Tensor
@@ -26,36 +30,36 @@ class RawData:
 
 @dataclass(frozen=True)
 class FitConfig:
-    """What a fit is asked for, in the words of the estimator's parameters.
+    """Configuration of a fit, in the terms of the estimator's parameters.
 
     Parameters
     ----------
-    module, module_options : see :func:`torchreg.engine.build.network.build_network`
+    module, module_options : see :func:`torchreg.engine.build.build_network`
     loss : Loss
     optimizer : OptimizerSpec
     batch_size : int, None or "auto"
     max_epochs : int
     standardize_x, standardize_y : bool
     stopping : Stopping
-    callbacks, callback_options : skorch's callbacks and their parameters
+    callbacks, callback_options : skorch callbacks and their parameters
     device : torch.device
     dtype : {"auto", "float32", "float64"} or torch.dtype
     seed : int
     observers : callable
-        Makes the observers of this fit, given the module.
-    start : nn.Sequential or None
-        A fitted module to go on from: its statistics and dtype are kept.
-    first_epoch : int
-        How many epochs ``start`` has seen.
-    checkpoint_store : CheckpointStore or None
-        Who keeps the state of the fit, so that it can go on in another process.
-    n_init : int
-        How many networks are drawn and trained, of which the best is kept.
-    n_folds : int
-        How many are trained to be averaged, each of which holds out another part of the rows.
-        1: one, on all rows.
+        Builds the observers of a network, given its module.
+    initial_module : nn.Sequential or None, default=None
+        Fitted module to continue from; its statistics and dtype are kept.
+    first_epoch : int, default=0
+        Number of epochs that ``initial_module`` was trained for.
+    checkpoint_store : CheckpointStore or None, default=None
+        Stores the state of the fit, so that another process can resume it.
+    n_init : int, default=1
+        Number of networks to train, of which the best is selected.
+    n_folds : int, default=1
+        Number of cross-validation folds. Above 1, one network is trained per fold, and their
+        predictions are averaged.
     schedule : ScheduleSpec
-        How the learning rate moves.
+        Learning-rate schedule.
     """
 
     module: nn.Module | Callable[..., nn.Module]
@@ -73,7 +77,7 @@ class FitConfig:
     dtype: str | torch.dtype
     seed: int
     observers: Callable[[nn.Sequential], list[Observer]]
-    start: nn.Sequential | None = None
+    initial_module: nn.Sequential | None = None
     first_epoch: int = 0
     checkpoint_store: CheckpointStore | None = None
     n_init: int = 1
@@ -82,22 +86,36 @@ class FitConfig:
 
     @property
     def n_networks(self) -> int:
-        """Count the networks that are trained."""
+        """Number of networks to train."""
         return max(self.n_init, self.n_folds)
 
 
 @dataclass(frozen=True)
 class FitJob:
-    """One fit that is to be done: how, and on which rows.
+    """One fit: its configuration and its data.
 
     Parameters
     ----------
     config : FitConfig
-        How.
-    training, validation : RawData
-        On what. Statistics never see the validation rows.
+    training : RawData
+    validation : RawData or None, default=None
+        ColumnStatistics are computed from the training rows alone.
     """
 
     config: FitConfig
     training: RawData
     validation: RawData | None = None
+
+
+def spawn_seeds(seed: int, n_networks: int) -> list[int]:
+    """Derive the seeds of several networks; the first is the seed itself.
+
+    Examples
+    --------
+    >>> spawn_seeds(7, 1), spawn_seeds(7, 3)[:2] == spawn_seeds(7, 2)
+    ([7], True)
+    """
+    if n_networks == 1:
+        return [seed]
+    further: list[int] = np.random.SeedSequence(seed).generate_state(n_networks - 1).tolist()
+    return [seed, *further]

@@ -1,28 +1,28 @@
-"""What a step goes down: the mean loss of a batch, as the network's parameters have it."""
+"""Training objective: the mean loss of a batch as a function of the network's parameters."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar, Protocol
+from typing import Any, ClassVar, Protocol
 
+import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
 from torchreg.engine.data import Batch
-from torchreg.engine.spec.outputs import check_output, has_members, mean_loss
 from torchreg.losses import Loss
 
 
 class MeanLoss(Protocol):
-    """The differentiable mean loss of a batch, of one network or of each network of a stack."""
+    """Differentiable mean loss of a batch, of one network or of each network of a stack."""
 
-    #: Whether it has one loss for each of several networks.
+    #: Whether there is one loss per network of a stack.
     many: ClassVar[bool]
 
     @property
     def network(self) -> nn.Module:
-        """The network; for a stack the one that computes for all."""
+        """The network; for a stack, the one whose forward pass is vectorized."""
 
     @property
     def loss(self) -> Loss:
@@ -30,7 +30,7 @@ class MeanLoss(Protocol):
 
     @property
     def stable(self) -> list[Tensor]:
-        """Parameters and buffers, whose memory does not change."""
+        """Parameters and buffers, whose memory stays the same."""
 
     @property
     def changing(self) -> list[Tensor]:
@@ -42,7 +42,7 @@ class MeanLoss(Protocol):
 
 @dataclass(frozen=True)
 class Objective:
-    """A network and the loss of its predictions.
+    """Mean loss of one network.
 
     Parameters
     ----------
@@ -50,31 +50,40 @@ class Objective:
         Standardized inputs to standardized outputs.
     loss : Loss
         Compares standardized values.
-    protect_input : bool
-        Whether the network overwrites its input, so that it must be given a copy.
+    protect_input : bool, default=False
+        Whether the network overwrites its input and must receive a copy.
     """
 
     network: nn.Module
     loss: Loss
     protect_input: bool = False
-    #: Whether it is that of many networks.
     many: ClassVar[bool] = False
 
     @property
     def stable(self) -> list[Tensor]:
-        """The tensors whose memory stays: parameters and buffers."""
+        """Parameters and buffers, whose memory stays the same."""
         return [*self.network.parameters(), *self.network.buffers()]
 
     @property
     def changing(self) -> list[Tensor]:
-        """The buffers, which a step may change."""
+        """Buffers that a step may change."""
         return [*self.network.buffers()]
 
     def predict(self, x: Tensor, t: Tensor, values: Mapping[str, Tensor] | None = None) -> Tensor:
-        """Send rows through: shape (n, n_features) to (n, n_outputs * per_output).
+        """Run the network on rows of shape (n, n_features).
 
-        A network of several members gives (n, n_members, n_outputs * per_output).
-        ``values`` take the places of parameters and buffers.
+        Parameters
+        ----------
+        x : Tensor of shape (n, n_features)
+        t : Tensor of shape (n, n_outputs)
+            Targets, whose shape the output is checked against.
+        values : mapping or None, default=None
+            Values to use instead of the network's parameters and buffers.
+
+        Returns
+        -------
+        Tensor of shape (n, n_outputs * per_output)
+            Or (n, n_members, n_outputs * per_output) for a network of several members.
         """
         x = x.clone() if self.protect_input else x
         try:
@@ -95,19 +104,85 @@ class Objective:
         return output
 
     def of(self, batch: Batch) -> Tensor:
-        """Compute the mean loss of a batch: a tensor of shape ()."""
-        return self.mean_loss(self.predict(batch.x, batch.t), batch)
+        """Compute the mean loss of a batch: shape ()."""
+        return mean_loss(self.loss, self.predict(batch.x, batch.t), batch.t, batch.weight)
 
     def mean_loss(self, prediction: Tensor, batch: Batch) -> Tensor:
-        """Compute the mean loss of the predictions of a batch: a tensor of shape ()."""
+        """Compute the mean loss of the predictions of a batch: shape ()."""
         return mean_loss(self.loss, prediction, batch.t, batch.weight)
 
 
+def has_members(prediction: Tensor) -> bool:
+    """Return whether predictions have the shape (n, n_members, n_outputs)."""
+    return prediction.ndim == 3
+
+
+def mean_loss(loss: Loss, prediction: Tensor, t: Tensor, weight: Tensor | None) -> Tensor:
+    r"""Average the loss over rows and members, :math:`\frac{1}{nM} \sum_{im} w_i\, \ell_{im}`.
+
+    For a network of several members this is the mean of their losses, not the loss of their mean.
+
+    Parameters
+    ----------
+    loss : Loss
+    prediction : Tensor of shape (n, n_outputs) or (n, n_members, n_outputs)
+    t : Tensor of shape (n, n_outputs)
+    weight : Tensor of shape (n,) or None
+
+    Returns
+    -------
+    Tensor of shape ()
+    """
+    if prediction.ndim < 3:
+        return loss.mean(prediction, t, weight)
+    if weight is None and not loss.per_row:
+        return torch.stack([loss.function(p, t) for p in prediction.unbind(dim=1)]).mean()
+    row_losses = losses_per_row(loss, prediction, t)
+    # A captured step computes weight / n once where the weights are the same in every step.
+    return row_losses.mean() if weight is None else row_losses @ (weight / len(weight))
+
+
+def losses_per_row(loss: Loss, prediction: Tensor, t: Tensor) -> Tensor:
+    """Compute the loss of each row, averaged over members if there are any: shape (n,)."""
+    if not has_members(prediction):
+        return loss.of_each_row(prediction, t)
+    n, m, _ = prediction.shape
+    # (n, n_outputs) -> (n, m, n_outputs) -> (n * m, n_outputs)
+    repeated = t.unsqueeze(1).expand(n, m, t.shape[1]).flatten(0, 1)
+    member_losses = loss.of_each_row(prediction.flatten(0, 1), repeated)
+    # (n * m,) -> (n, m) -> (n,)
+    return member_losses.reshape(n, m).mean(dim=1)
+
+
+def check_output(output: Any, *, n_rows: int, n_outputs: int, per_output: int = 1) -> Tensor:
+    """Raise an error unless the output has one prediction per row, member and output.
+
+    ``per_output`` is the number of columns per output that the loss requires.
+    """
+    if not isinstance(output, Tensor):
+        raise TypeError(f"The module must return a tensor, it returned {type(output).__name__}.")
+    shape = tuple(output.shape)
+    width = n_outputs * per_output
+    if shape == (n_rows, width) or (width == 1 and shape == (n_rows,)):
+        return output
+    if len(shape) == 3 and shape[1] > 0 and (shape[0], shape[2]) == (n_rows, width):
+        return output
+    required, advice = "", "as many outputs as y has columns"
+    if per_output > 1:
+        required = f", and the loss requires {per_output} numbers for each"
+        advice = f"{width} outputs, or pass a class, which receives out_features={width}"
+    raise ValueError(
+        f"The module returns shape {shape} for {n_rows} rows, but y has {n_outputs} "
+        f"output{'s' if n_outputs > 1 else ''}{required}: shape ({n_rows}, {width}) is expected. "
+        f"Give the module's last layer {advice}."
+    )
+
+
 def trainable_parameters(network: nn.Module) -> list[nn.Parameter]:
-    """List the parameters that ask for a gradient; an empty list is an error."""
+    """List the parameters that require a gradient; raise an error if there are none."""
     parameters = [p for p in network.parameters() if p.requires_grad]
     if not parameters:
         raise ValueError(
-            "The module has no parameter that can be trained: all are fixed, or there is none."
+            "The module has no trainable parameter: it has none, or none requires a gradient."
         )
     return parameters

@@ -1,4 +1,4 @@
-"""What the engine is asked, what it answers, and who may listen while it works."""
+"""Training tasks, their results, and the interfaces of observers and checkpoint stores."""
 
 from __future__ import annotations
 
@@ -16,28 +16,27 @@ from torchreg.optim import LRSchedule, OptimizerSpec, ScheduleSpec
 P = ParamSpec("P")
 R = TypeVar("R")
 
-#: Rows of a batch times parameters of the network (or, before there is one, rows times
-#: columns), up to which a second thread gains less than a quarter where the other core is
-#: idle, and loses many times that where it is busy.
+#: Work (rows of a batch times parameters, or rows times columns) up to which one thread is used:
+#: a second one saves less than a quarter on an idle machine and is far slower on a busy one.
 ONE_THREAD = 2**22
 
 
 @dataclass
 class EpochRecord:
-    """What one epoch saw; losses are in standardized units (dimensionless).
+    """Losses of one epoch, in standardized units (dimensionless).
 
     Parameters
     ----------
     epoch : int
-        Counted from 1, over all warm starts.
+        Counted from 1 over all warm starts.
     loss : float
-        Mean training loss over the epoch's batches, each taken before its step.
-    validation_loss : float or None
+        Mean training loss over the epoch's batches, each computed before its step.
+    validation_loss : float or None, default=None
         Mean loss of the validation rows after the epoch.
     extra : dict
-        What callbacks noted.
-    lr : float or None
-        The learning rate of its last step, where a schedule moves it.
+        Values that callbacks recorded.
+    lr : float or None, default=None
+        Learning rate of the last step, if a schedule changes it.
     """
 
     epoch: int
@@ -48,61 +47,62 @@ class EpochRecord:
 
 
 class Observer(Protocol):
-    """Someone who follows a fit epoch by epoch and may end it."""
+    """Callback interface of the training loop, called once per epoch."""
 
     def on_epoch_begin(self) -> None:
-        """Hear that an epoch starts."""
+        """Run before each epoch."""
 
     def on_epoch_end(self, record: EpochRecord) -> bool:
-        """Hear what the epoch saw; return True to stop here."""
+        """Run after each epoch; return True to stop training."""
 
     def on_fit_end(self, result: TrainResult) -> None:
-        """Hear that the fit is over and the right weights are in place."""
+        """Run once the network holds its final weights."""
 
 
 class BatchObserver(Observer, Protocol):
-    """An observer that follows each batch too, and holds the torch optimizer."""
+    """Observer that is also called for each batch and owns the torch optimizer."""
 
     optimizer: torch.optim.Optimizer
 
     def begin(self) -> None:
-        """Hear that training begins."""
+        """Run before the first epoch."""
 
     def on_batch_begin(self, batch: Batch, *, training: bool) -> None:
-        """Hear that a batch is next."""
+        """Run before each batch."""
 
     def on_gradient(self) -> None:
-        """Hear that the gradient is there; it may be changed in place."""
+        """Run after the gradient is computed; it may be modified in place."""
 
     def on_batch_end(
         self, batch: Batch, loss: float, prediction: Tensor, *, training: bool
     ) -> None:
-        """Hear what the batch gave."""
+        """Run after each batch."""
 
 
 class CheckpointStore(Protocol):
-    """Keeps the state of a fit outside the process, and hands it to the next one."""
+    """Stores the state of a fit outside the process."""
 
     def load(self) -> dict[str, Any] | None:
-        """Give the state to go on from; ``None`` begins anew."""
+        """Return the state to resume from, or ``None`` if there is none."""
 
     def save(self, state: Callable[[], dict[str, Any]], *, ended: bool) -> None:
-        """Hear that an epoch, or the fit, has ended; ask for its state if that is to be kept."""
+        """Run after each epoch and after the fit; ``state`` builds the state to store."""
 
 
 @dataclass(frozen=True)
 class Stopping:
-    """When a fit ends before its budget.
+    """Stopping rule before the budget of epochs is used up.
 
     Parameters
     ----------
-    on_validation : bool
-        Whether the validation loss decides, and its best weights are restored.
-    patience : int
-        Epochs without improvement that are waited for.
-    tol : float or None
-        An improvement is a loss below ``best * (1 - tol)``: relative, so that neither the
-        units of y nor the size of the loss matter. ``None`` without validation: never stop.
+    on_validation : bool, default=False
+        Whether to monitor the validation loss and restore its best weights.
+    patience : int, default=10
+        Number of epochs without improvement before training stops.
+    tol : float or None, default=None
+        A loss improves if it is below ``best * (1 - tol)``: relative, so that it depends neither
+        on the units of y nor on the size of the loss. Without validation, ``None`` disables
+        stopping.
     """
 
     on_validation: bool = False
@@ -112,7 +112,7 @@ class Stopping:
 
 @dataclass
 class TrainTask:
-    """Everything a fit needs, as tensors, modules and numbers.
+    """One network to train, with its data and settings.
 
     Parameters
     ----------
@@ -125,33 +125,25 @@ class TrainTask:
     loss : Loss
         Compares standardized values.
     optimizer : OptimizerSpec
-        Which rule, with its options.
     batch_size : int
-        Rows per step; the number of rows, or more, is full batch.
+        Rows per step; the number of rows or more for full batch.
     max_epochs : int
-        Budget.
     stopping : Stopping
-        When to end earlier.
     seed : int
-        Of the order of the batches and, for networks that draw, of their draws.
-    first_epoch : int
-        Epochs that earlier fits have run (warm start).
+        Seed of the order of the batches, and of a network that draws random numbers.
+    first_epoch : int, default=0
+        Number of epochs trained by earlier fits (warm start).
     observers : list of Observer
-        Who listens.
-    batch_observer : BatchObserver or None
-        Who listens to every batch.
-    checkpoint_store : CheckpointStore or None
-        Who keeps its state, so that a fit whose process was killed can go on.
-    protect_input : bool
-        Whether the network overwrites its input, so that it must be given a copy.
-    uses_rng : bool
-        Whether it draws random numbers while it trains.
+    batch_observer : BatchObserver or None, default=None
+    checkpoint_store : CheckpointStore or None, default=None
+    protect_input : bool, default=False
+        Whether the network overwrites its input and must receive a copy.
+    uses_rng : bool, default=False
+        Whether the network draws random numbers while it trains.
     generators : list of Tensor
-        From where torch's generators go on for a network that draws.
+        Initial states of torch's generators, for a network that draws random numbers.
     schedule : ScheduleSpec
-        How its learning rate moves.
-    draft : nn.Module or None
-        An untrained network of which this one is a copy: copies of one differ in nothing.
+        Learning-rate schedule.
     """
 
     network: nn.Module
@@ -171,78 +163,73 @@ class TrainTask:
     uses_rng: bool = False
     generators: list[Tensor] = field(default_factory=list)
     schedule: ScheduleSpec = field(default_factory=ScheduleSpec)
-    draft: nn.Module | None = None
 
     @property
     def tables(self) -> list[Table]:
-        """List its training rows, and its validation rows if there are any."""
+        """Training rows, and validation rows if there are any."""
         return [table for table in (self.training, self.validation) if table is not None]
 
     @property
     def is_quiet(self) -> bool:
-        """Whether all its steps are alike, on all rows, and nobody asks what an epoch gave."""
+        """Whether all steps are full-batch and no epoch's loss is needed during training."""
         stopping = self.stopping
-        may_settle = stopping.on_validation or stopping.tol is not None
-        heard = (
-            bool(self.observers)
-            or self.batch_observer is not None
-            or self.checkpoint_store is not None
-        )
-        whole = self.batch_size >= len(self.training.t) and self.validation is None
-        return whole and not (self.schedule.changes_lr or may_settle or heard)
+        may_stop = stopping.on_validation or stopping.tol is not None
+        observed = bool(self.observers or self.batch_observer or self.checkpoint_store)
+        full_batch = self.batch_size >= len(self.training.t) and self.validation is None
+        return full_batch and not (self.schedule.changes_lr or may_stop or observed)
 
     @property
     def steps_in_epoch(self) -> int:
-        """Count the batches of an epoch."""
+        """Number of batches in an epoch."""
         n = len(self.training.t)
         return len(compute_batch_sizes(n, min(self.batch_size, n)))
 
     @property
     def n_steps(self) -> int:
-        """Count the steps of the whole budget."""
+        """Number of steps in ``max_epochs`` epochs."""
         return self.max_epochs * self.steps_in_epoch
-
-    def lr_schedule(self) -> LRSchedule:
-        """Begin its schedule.
-
-        Raises
-        ------
-        ValueError, TypeError
-            If it cannot be begun.
-        """
-        return LRSchedule(self.schedule, self.optimizer, self.n_steps)
 
     @property
     def work(self) -> int:
         """Rows of a batch times parameters."""
         return self.batch_size * sum(p.numel() for p in self.network.parameters())
 
+    def lr_schedule(self) -> LRSchedule:
+        """Build the learning-rate schedule.
+
+        Raises
+        ------
+        ValueError, TypeError
+            If torch's scheduler rejects its parameters.
+        """
+        return LRSchedule(self.schedule, self.optimizer, self.n_steps)
+
 
 @dataclass
 class TrainResult:
-    """What a fit learned, why it stopped, and what it saw.
+    """Losses of a trained network, and why training stopped.
 
     Parameters
     ----------
     first_epoch : int
-        Epochs that earlier fits have run (warm start).
+        Number of epochs trained by earlier fits (warm start).
     losses : list of float
         Training loss of each epoch, in standardized units.
     validation_losses : list of float or None
-        Validation loss of each epoch, where there were validation rows.
+        Validation loss of each epoch, if there were validation rows.
     extra : dict of int to dict
-        What callbacks noted, by epoch.
-    reason : str
-        ``"budget"``, ``"converged"`` (the training loss settled), ``"early_stopping"``
-        (the validation loss did), ``"callback"``, ``"interrupted"`` or ``"diverged"``.
+        Values that callbacks recorded, by epoch.
+    reason : {"budget", "converged", "early_stopping", "callback", "interrupted", "diverged"}
+        Why training stopped: ``max_epochs``, the training loss or the validation loss stopped
+        improving, a callback, an interrupt, or a loss that is not finite.
     best_epoch : int
-        The epoch whose weights the network holds.
+        Epoch whose weights the network holds.
     execution_mode : str
-        How the steps were computed, and why, in words.
-    still_falling : bool
-        Whether a tolerance was asked for and the budget ran out before it was met.
+        How the steps were computed, and why, as a sentence.
+    still_falling : bool, default=False
+        Whether ``tol`` was set and ``max_epochs`` was reached before the loss met it.
     rates : list of float
-        Learning rate of the last step of each epoch, where a schedule moves it; else none.
+        Learning rate of the last step of each epoch, if a schedule changes it.
     """
 
     first_epoch: int
@@ -257,11 +244,11 @@ class TrainResult:
 
     @property
     def last_epoch(self) -> int:
-        """The last epoch that was recorded, counted over all warm starts."""
+        """Last recorded epoch, counted over all warm starts."""
         return self.first_epoch + len(self.losses)
 
     def history(self) -> list[dict[str, Any]]:
-        """Give what each epoch saw as a dictionary."""
+        """Return one dictionary of recorded values per epoch."""
         epochs = range(self.first_epoch + 1, self.last_epoch + 1)
         rows: list[dict[str, Any]] = [
             {"epoch": epoch, "loss": loss} for epoch, loss in zip(epochs, self.losses, strict=True)
@@ -270,34 +257,34 @@ class TrainResult:
             row["validation_loss"] = loss
         for row, lr in zip(rows, self.rates, strict=False):
             row["lr"] = lr
-        for epoch, noted in self.extra.items():
-            rows[epoch - self.first_epoch - 1] |= noted
+        for epoch, extra in self.extra.items():
+            rows[epoch - self.first_epoch - 1] |= extra
         return rows
 
 
 class NotStartedError(Exception):
-    """An interrupt ended all training before it was this network's turn."""
+    """An interrupt ended training before this network's training started."""
 
 
 def reraise_interrupt(error: BaseException) -> None:
-    """Raise the interrupt that an error hides, if it came while the interrupt cleaned up.
+    """Raise KeyboardInterrupt if one is in the chain of an error's causes.
 
-    Between any two instructions means also: while torch has put a mode aside. Who leaves that
-    mode then finds it gone, and says so.
+    An interrupt may arrive while torch has popped a dispatch mode; leaving that mode then raises
+    another error.
     """
-    behind: BaseException | None = error
-    while behind is not None:
-        if isinstance(behind, KeyboardInterrupt):
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, KeyboardInterrupt):
             raise KeyboardInterrupt from None
-        behind = None if behind.__suppress_context__ else behind.__context__
+        cause = None if cause.__suppress_context__ else cause.__context__
 
 
 def capture_exception(work: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R | Exception:
-    """Give what a call gives, or what was wrong with it; an interrupt is raised.
+    """Call a function and return its result or its exception; an interrupt is raised.
 
     Examples
     --------
-    >>> attempt(divmod, 7, 2), attempt(divmod, 7, 0)
+    >>> capture_exception(divmod, 7, 2), capture_exception(divmod, 7, 0)
     ((3, 1), ZeroDivisionError('integer division or modulo by zero'))
     """
     try:
@@ -307,12 +294,12 @@ def capture_exception(work: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -
         return error
 
 
-#: What becomes of a problem: an outcome, or what was wrong with it.
+#: Result of training one network, or the error it raised.
 TaskResult = TrainResult | Exception
 
 
-def is_interrupted(answer: TaskResult) -> bool:
-    """Tell whether it was the user who ended a network's training, or kept it from beginning."""
-    if isinstance(answer, TrainResult):
-        return answer.reason == "interrupted"
-    return isinstance(answer, NotStartedError)
+def is_interrupted(result: TaskResult) -> bool:
+    """Return whether an interrupt ended a network's training or kept it from starting."""
+    if isinstance(result, TrainResult):
+        return result.reason == "interrupted"
+    return isinstance(result, NotStartedError)

@@ -11,8 +11,8 @@ from typing import NamedTuple
 from torch import Tensor, nn
 
 from torchreg.engine.data import count_columns
-from torchreg.engine.spec.train_task import TrainTask
-from torchreg.engine.stack.signature import StackTraits, UnstackableError, stack_signature
+from torchreg.engine.spec import TrainTask
+from torchreg.engine.stack.signature import UnstackableError, stack_signature
 from torchreg.nn import BinEmbedding, MemberLinear, PeriodicEmbedding
 
 #: Numbers in the widest layer of a stack, rows of a batch and networks together, at most: two
@@ -65,19 +65,14 @@ def group_tasks(tasks: Sequence[TrainTask], *, n_threads: int) -> list[Group]:
     list of Group
     """
     kinds: defaultdict[Hashable, list[int]] = defaultdict(list)
-    # Copies share nothing with anybody.
-    changed = [
-        [id(tensor) for tensor in _changed_in(task.network)] if task.draft is None else []
-        for task in tasks
-    ]
+    changed = [[id(tensor) for tensor in _changed_in(task.network)] for task in tasks]
     owners = Counter(chain(*changed))
     groups = []
-    traits: dict[Hashable, StackTraits] = {}
     for index, task in enumerate(tasks):
         try:
             if any(owners[tensor] > 1 for tensor in changed[index]):
                 raise UnstackableError("it shares with another network what is trained")
-            kinds[stack_signature(task, traits)].append(index)
+            kinds[stack_signature(task)].append(index)
         except UnstackableError as error:
             groups.append(Group([index], str(error)))
     #: Which of the tables each problem has, counted in the order in which they come.

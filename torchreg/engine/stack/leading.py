@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from torchreg.engine.capture import Call, Recorder, all_close, snapshot_python_state, storage_id
 from torchreg.engine.data import Table
-from torchreg.engine.spec.train_task import TrainTask, reraise_interrupt
+from torchreg.engine.spec import TrainTask, reraise_interrupt
 from torchreg.engine.stack.grouping import HELD
 from torchreg.engine.stack.vmap_objective import leave_out
 from torchreg.nn.plain import sequential_layers

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import pickle
-from collections.abc import Callable, Hashable
+from collections.abc import Hashable
 from functools import partial
 from types import BuiltinFunctionType, FunctionType
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -14,7 +14,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from torchreg.engine.capture import find_capture_blocker
 from torchreg.engine.data import LazyRows, compute_batch_sizes, count_columns
-from torchreg.engine.spec.train_task import TrainTask
+from torchreg.engine.spec import TrainTask
 from torchreg.optim import LBFGS, optimizer_signature
 
 _PLAIN = bool | int | float | complex | str | bytes | None
@@ -31,28 +31,7 @@ class UnstackableError(Exception):
     """A problem that can be in no stack; the message completes "because"."""
 
 
-class StackTraits(NamedTuple):
-    """What a network and a loss say about their kind; copies of one network say the same.
-
-    Parameters
-    ----------
-    several_dtypes : bool
-        Whether its parameters are of several.
-    obstacle : str or None
-        Why its steps cannot be captured.
-    mixes_rows : bool
-        Whether what a row becomes depends on the rows beside it.
-    architecture : hashable
-        Its modules, shapes and settings.
-    """
-
-    several_dtypes: bool
-    obstacle: str | None
-    mixes_rows: bool
-    architecture: Hashable
-
-
-def stack_signature(task: TrainTask, known: dict[Hashable, StackTraits] | None = None) -> Hashable:
+def stack_signature(task: TrainTask) -> Hashable:
     """Describe a problem so that those of one description can train as one stack.
 
     They have the same modules in the same order, the same loss and update rule, and take as
@@ -62,8 +41,6 @@ def stack_signature(task: TrainTask, known: dict[Hashable, StackTraits] | None =
     Parameters
     ----------
     task : TrainTask
-    known : dict or None, default=None
-        Where the traits of networks are looked up, and noted, that are copies of one.
 
     Returns
     -------
@@ -81,20 +58,20 @@ def stack_signature(task: TrainTask, known: dict[Hashable, StackTraits] | None =
         raise UnstackableError("its state is kept in a file")
     if any(isinstance(table.x, LazyRows) for table in task.tables):
         raise UnstackableError("its rows are standardized again in each epoch")
-    traits = _traits_of(task, {} if known is None else known)
-    if traits.several_dtypes:
+    if len({p.dtype for p in task.network.parameters() if p.requires_grad}) > 1:
         raise UnstackableError("its parameters are of several dtypes")
-    if traits.obstacle is not None:
-        raise UnstackableError(traits.obstacle)
+    blocker = find_capture_blocker(task.network, loss.function)
+    if blocker is not None:
+        raise UnstackableError(blocker)
     device = task.training.t.device
     optimizer = task.optimizer.build_flat(device)
     if optimizer is None or isinstance(optimizer, LBFGS):
         raise UnstackableError(f"optimizer {task.optimizer.name!r} moves one network at a time")
     sizes = compute_batch_sizes(len(task.training.t), task.batch_size)
     whole = task.batch_size >= len(task.training.t)
-    exact = task.uses_rng or not loss.per_row or traits.mixes_rows
+    exact = task.uses_rng or not loss.per_row or _mixes_rows(task.network)
     return (
-        traits.architecture,
+        _architecture(task.network),
         (loss.per_row, _described(loss.function)),
         optimizer_signature(optimizer),
         (
@@ -109,22 +86,6 @@ def stack_signature(task: TrainTask, known: dict[Hashable, StackTraits] | None =
         # Where a loss does not keep rows apart, there is nothing to pad, and no row to weigh.
         () if loss.per_row else _rows_and_weights(task),
     )
-
-
-def _traits_of(task: TrainTask, known: dict[Hashable, StackTraits]) -> StackTraits:
-    network, function = task.network, task.loss.function
-    if task.draft is None:
-        return _look_at(network, function)
-    key = id(task.draft), id(function)
-    if key not in known:
-        known[key] = _look_at(network, function)
-    return known[key]
-
-
-def _look_at(network: nn.Module, function: Callable[..., Any]) -> StackTraits:
-    dtypes = {p.dtype for p in network.parameters() if p.requires_grad}
-    why = find_capture_blocker(network, function)
-    return StackTraits(len(dtypes) > 1, why, _mixes_rows(network), _architecture(network))
 
 
 def _rows_and_weights(task: TrainTask) -> Hashable:

@@ -6,6 +6,7 @@ import copy
 from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
 from functools import partial
+from itertools import chain
 from typing import Any
 
 import torch
@@ -29,8 +30,7 @@ from torchreg.engine.data import (
     stack_tables,
     stack_tables_in_chunks,
 )
-from torchreg.engine.spec.module_tensors import ensure_eval, named_tensors
-from torchreg.engine.spec.train_task import TrainTask, reraise_interrupt
+from torchreg.engine.spec import TrainTask, reraise_interrupt
 from torchreg.engine.stack.grouping import size_of, widest, width_in_numbers
 from torchreg.engine.stack.leading import leading_of, tables_behind
 from torchreg.engine.stack.script import WORTH_SCRIPTING, Script, write_script
@@ -90,7 +90,7 @@ class Stack:
         self.generators = self._new_generators()
         self.names = [n for n, p in networks[0].named_parameters() if p.requires_grad]
         #: Of each network, its parameters and buffers by name.
-        self.own = [{**own[0], **own[1]} for own in map(named_tensors, networks)]
+        self.own = [dict(chain(n.named_parameters(), n.named_buffers())) for n in networks]
         parts = [torch.stack([own[name].detach() for own in self.own]) for name in self.names]
         # (n_networks, the parameter's own shape) -> (n_networks, n) columns
         parts = [part.view(len(part), part[0].numel()) for part in parts]
@@ -364,7 +364,7 @@ class Stack:
         """Leave every parameter and buffer of a network owning its own memory."""
         for tensor in self.own[place].values():
             tensor.data = tensor.data.clone()
-        ensure_eval(self.tasks[place].network)
+        self.tasks[place].network.eval()
 
     def undo(self) -> None:
         """Put all networks back to where they were before they were stacked."""

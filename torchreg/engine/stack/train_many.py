@@ -11,7 +11,7 @@ from queue import Empty, SimpleQueue
 import torch
 
 from torchreg._utils import num_threads, with_seed
-from torchreg.engine.spec.train_task import (
+from torchreg.engine.spec import (
     ONE_THREAD,
     NotStartedError,
     TaskResult,

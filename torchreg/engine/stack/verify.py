@@ -10,8 +10,7 @@ from torch import Tensor
 
 from torchreg.engine.capture import Call, EagerGradient, EagerLoss, Recorder, all_close
 from torchreg.engine.data import Batch, iter_batches
-from torchreg.engine.spec.objective import Objective
-from torchreg.engine.spec.train_task import TrainTask
+from torchreg.engine.spec import Objective, TrainTask
 
 #: Where torch keeps what it knows of an operation under vmap.
 _FOR_MANY = "FuncTorchBatched", "FuncTorchVmapMode", "CompositeImplicitAutograd"

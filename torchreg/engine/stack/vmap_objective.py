@@ -15,8 +15,7 @@ from torch.overrides import TorchFunctionMode
 
 from torchreg._serialization.known_layers import CONSTANTS
 from torchreg.engine.data import Batch
-from torchreg.engine.spec.objective import Objective
-from torchreg.engine.spec.outputs import loss_of_each_row, mean_loss
+from torchreg.engine.spec import Objective, losses_per_row, mean_loss
 from torchreg.losses import Loss
 from torchreg.nn import BinEmbedding, PeriodicEmbedding
 
@@ -214,4 +213,4 @@ class StackedObjective:
         prediction = self.objective.predict(x, t, values)
         if share is None:
             return mean_loss(self.loss, prediction, t, None)
-        return (loss_of_each_row(self.loss, prediction, t) * share).sum()
+        return (losses_per_row(self.loss, prediction, t) * share).sum()

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from torchreg.engine.data import Batch
-from torchreg.engine.spec.train_task import Observer, TaskResult, TrainResult, TrainTask
+from torchreg.engine.spec import Observer, TaskResult, TrainResult, TrainTask
 from torchreg.engine.train.best_weights import BestWeights, Trail
 from torchreg.engine.train.curves import Curves
 from torchreg.engine.train.ranks import should_compact

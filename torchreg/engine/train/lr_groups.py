@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Sequence
 
-from torchreg.engine.spec.train_task import TrainTask
+from torchreg.engine.spec import TrainTask
 from torchreg.optim import LRSchedule, sharing_key
 
 

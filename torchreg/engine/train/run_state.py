@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from torchreg.engine.spec.train_task import (
+from torchreg.engine.spec import (
     EpochRecord,
     Observer,
     TaskResult,

@@ -12,8 +12,7 @@ from torch import Tensor
 from torchreg._utils import generator_states, rng_lock, set_generator_states
 from torchreg.engine.capture import CompiledGradient, EagerLoss
 from torchreg.engine.data import Batch, compute_batch_sizes, iter_batches, iter_shuffled_batches
-from torchreg.engine.spec.objective import Objective
-from torchreg.engine.spec.train_task import TrainTask
+from torchreg.engine.spec import Objective, TrainTask
 from torchreg.engine.train.lr_groups import build_stacked_schedule
 from torchreg.engine.train.step_backend import OnLoss, Steps
 from torchreg.engine.train.stepper import build_stepper

@@ -19,8 +19,7 @@ from torch import Tensor, nn
 
 from torchreg._utils import did_you_mean
 from torchreg.engine.data import Batch
-from torchreg.engine.spec.objective import trainable_parameters
-from torchreg.engine.spec.train_task import EpochRecord, TrainResult
+from torchreg.engine.spec import EpochRecord, TrainResult, trainable_parameters
 from torchreg.optim import OptimizerSpec, ScheduleSpec
 
 

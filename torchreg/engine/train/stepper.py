@@ -13,8 +13,7 @@ from torch.utils._pytree import tree_map_only
 
 from torchreg.engine.capture import CompiledGradient, EagerGradient
 from torchreg.engine.data import Batch
-from torchreg.engine.spec.objective import Objective, trainable_parameters
-from torchreg.engine.spec.train_task import BatchObserver
+from torchreg.engine.spec import BatchObserver, Objective, trainable_parameters
 from torchreg.engine.train.step_backend import OnLoss
 from torchreg.optim import LBFGS, FlatOptimizer, OptimizerSpec
 
