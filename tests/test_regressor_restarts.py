@@ -266,7 +266,7 @@ def test_a_callback_that_cannot_be_copied_is_refused_for_several_starts(kink: Da
         def __deepcopy__(self, memo: Any) -> Any:
             raise TypeError("there can be only one")
 
-    with pytest.raises(ValueError, match=r"each has callbacks of its own.*only one"):
+    with pytest.raises(ValueError, match=r"cannot be copied.*Set n_init=1 and n_folds=None"):
         quick(n_init=2, callbacks=[Unique()]).fit(*kink)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import json
 
 import numpy as np
@@ -14,7 +13,7 @@ import torch
 from torchreg import TorchRegressor
 from torchreg.diagnosis.record import FitSummary
 from torchreg.diagnosis.statistics import spread_out
-from torchreg.engine.inspect.fit_summary import DriftTracker
+from torchreg.engine.inspect import parameter_drifts
 from torchreg.nn import MLP
 
 Array = np.ndarray
@@ -92,29 +91,33 @@ def test_a_journey_is_the_way_from_the_first_to_the_last_parameters(
         assert journeys[name].n == parameter.numel()
 
 
-@pytest.mark.parametrize("hidden", [[3], [300, 20]])
-def test_each_of_several_networks_has_a_journey_of_its_own(hidden: list[int]) -> None:
-    torch.manual_seed(0)
-    networks = [MLP(4, hidden_sizes=hidden) for _ in range(3)] + [MLP(4, hidden_sizes=[2])]
-    for several in (networks[:3], networks):
-        starts = [copy.deepcopy(network) for network in several]
-        travels = [DriftTracker(network, is_member=True) for network in several]
-        for number, network in enumerate(several):
-            for parameter in network.parameters():
-                parameter.data += torch.randn_like(parameter) * 10.0**number
-        # Their squares are beyond float32.
-        several[1].layers[0].weight.data *= 1e30
-        found = {j.name: j for j in DriftTracker.of_several(travels).finish()}
-        for number, (start, network) in enumerate(zip(starts, several, strict=True)):
-            alone = dict(start.named_parameters())
-            for name, parameter in network.named_parameters():
-                journey = found.pop(f"members.{number}.{name}")
-                before, after = alone[name].detach().double(), parameter.detach().double()
-                assert journey.n == before.numel()
-                assert journey.start == pytest.approx(float(before.square().mean().sqrt()))
-                gone = (after - before).square().mean().sqrt()
-                assert journey.travelled == pytest.approx(float(gone), rel=1e-5)
-        assert not found
+@pytest.mark.parametrize("hidden", [(3,), (300, 20)])
+def test_drifts_of_folds_are_those_of_each_network(hidden: tuple[int, ...]) -> None:
+    rng = np.random.default_rng(0)
+    X = rng.normal(size=(60, 4))
+    options = {"n_folds": 3, "module__hidden_sizes": hidden}
+    found = {drift.name: drift for drift in summary_of(X, X[:, 0], **options).journeys}
+    starts = TorchRegressor(module=MLP, max_epochs=1, lr=1e-300, random_state=0, **options)
+    ends = TorchRegressor(module=MLP, max_epochs=2, random_state=0, **options)
+    before, after = (
+        dict(reg.fit(X, X[:, 0]).module_.network.named_parameters()) for reg in (starts, ends)
+    )
+    assert list(found) == list(before)
+    for name, start in before.items():
+        assert found[name].n == start.numel()
+        assert found[name].start == pytest.approx(float(start.square().mean().sqrt()), rel=1e-5)
+        gone = (after[name] - start).square().mean().sqrt()
+        assert found[name].travelled == pytest.approx(float(gone), rel=1e-4)
+
+
+def test_drift_is_finite_where_squares_overflow_float32() -> None:
+    network = MLP(4)
+    initial = [parameter.detach().clone() for parameter in network.parameters()]
+    with torch.no_grad():
+        network.layers[0].weight += 1e30
+    drift, *others = parameter_drifts(network, initial)
+    assert drift.travelled == pytest.approx(1e30)
+    assert [other.travelled for other in others] == [0.0] * len(others)
 
 
 def test_a_summary_survives_json(rows: tuple[Array, Array]) -> None:
