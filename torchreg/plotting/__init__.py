@@ -1,7 +1,7 @@
-"""Displays of a fitted regressor, made and used like scikit-learn's own.
+"""Displays of a fitted regressor, with the interface of scikit-learn's displays.
 
-``from_estimator`` computes what there is to see, ``plot`` draws it, and the display keeps both:
-``ax_`` (or ``axes_``) and ``figure_`` are matplotlib's. matplotlib comes with
+``from_estimator`` computes the data and draws them; ``plot`` draws them again. The display keeps
+the data, and matplotlib's objects as ``ax_`` (or ``axes_``) and ``figure_``. matplotlib comes with
 ``pip install "torchreg[plot]"`` and is imported when a display is drawn.
 """
 

@@ -1,4 +1,4 @@
-"""What every display needs of matplotlib: axes to draw on, colors, and text as it is written."""
+"""Axes, colors and text for all displays."""
 
 from __future__ import annotations
 
@@ -11,22 +11,22 @@ import numpy as np
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-#: The color-blind-safe colors of Okabe and Ito (2008), by their use here.
-FIT = "#0072B2"  # blue: the network, and what it learned from
-HELD_OUT = "#D55E00"  # vermilion: rows that it did not learn from
-MARK = "#009E73"  # green: what is pointed at
+#: Color-blind-safe colors of Okabe and Ito (2008), by their use here.
+FIT = "#0072B2"  # blue: the network and its training rows
+HELD_OUT = "#D55E00"  # vermilion: validation rows
+MARK = "#009E73"  # green: marks
 
-#: Text longer than this is cut, so that one name cannot fill a figure.
-LONGEST = 40
+#: Longer text is cut, so that one name cannot fill a figure.
+MAX_CHARACTERS = 40
 
 
 def require_matplotlib(display: str) -> None:
-    """Say how to install matplotlib where it is missing.
+    """Raise an error with the installation command where matplotlib is missing.
 
     Raises
     ------
     ImportError
-        With the command.
+        If matplotlib is missing.
     """
     try:
         import matplotlib.pyplot  # noqa: F401
@@ -37,7 +37,7 @@ def require_matplotlib(display: str) -> None:
 
 
 def new_axes(ax: Axes | None, *, figsize: tuple[float, float]) -> Axes:
-    """Take the user's axes, or make a figure with some."""
+    """Return the user's axes, or those of a new figure."""
     if ax is not None:
         return ax
     import matplotlib.pyplot as plt
@@ -55,7 +55,7 @@ def new_panels(
     figsize: tuple[float, float],
     height_ratios: Sequence[float] | None = None,
 ) -> np.ndarray:
-    """Take an array of the user's axes, divide one of theirs, or make a figure with some.
+    """Return an array of axes: the user's, a division of the user's axes, or a new figure's.
 
     Returns
     -------
@@ -64,7 +64,7 @@ def new_panels(
     Raises
     ------
     ValueError
-        If another number of axes came.
+        If the number of axes is wrong.
     """
     if ax is None:
         import matplotlib.pyplot as plt
@@ -98,7 +98,7 @@ def new_panels(
 
 
 def legend_above(ax: Axes, handles: Sequence[Any] | None = None) -> None:
-    """Put a legend above the axes, in one row: there it hides nothing."""
+    """Put a legend above the axes, in one row, where it covers no data."""
     if handles is None:
         handles = ax.get_legend_handles_labels()[0]
     ax.legend(
@@ -114,15 +114,15 @@ def legend_above(ax: Axes, handles: Sequence[Any] | None = None) -> None:
     )
 
 
-def ink() -> Any:
-    """Give the color of text under the style in use: for data, dark on light or light on dark."""
+def text_color() -> Any:
+    """Return the text color of the style in use, for data on light and dark backgrounds."""
     import matplotlib as mpl
 
     return mpl.rcParams["text.color"]
 
 
-def plain(text: object, *, at_most: int = LONGEST) -> str:
-    r"""Write text so that matplotlib shows it as it is: one line, no formulas, not too long.
+def plain(text: object, *, at_most: int = MAX_CHARACTERS) -> str:
+    r"""Escape text for matplotlib: one line, no formulas, at most ``at_most`` characters.
 
     Examples
     --------
@@ -132,13 +132,13 @@ def plain(text: object, *, at_most: int = LONGEST) -> str:
     line = " ".join(str(text).split())
     if len(line) > at_most:
         line = line[: at_most - 1] + "…"
-    # A leading underscore would keep a line out of the legend.
+    # matplotlib leaves labels with a leading underscore out of the legend.
     line = f"\u200b{line}" if line.startswith("_") else line
     return line.replace("$", r"\$")
 
 
 def merged(defaults: Mapping[str, Any], given: Mapping[str, Any] | None) -> dict[str, Any]:
-    """Let the user's keywords win over the defaults, whichever of their names is used."""
+    """Merge the user's keywords into the defaults, under any of matplotlib's aliases."""
     from matplotlib import cbook
     from matplotlib.lines import Line2D
 
@@ -146,14 +146,14 @@ def merged(defaults: Mapping[str, Any], given: Mapping[str, Any] | None) -> dict
 
 
 def readable_log_ticks(axis: Any, low: float, high: float) -> None:
-    """Label a logarithmic axis with plain numbers, at least a few of them.
+    """Label a logarithmic axis with a few plain numbers.
 
     Parameters
     ----------
     axis : matplotlib Axis
         On a logarithmic scale.
     low, high : float
-        The range that is shown, above 0.
+        Range of the axis, above 0.
     """
     from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter, NullLocator
 

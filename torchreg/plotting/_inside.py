@@ -1,4 +1,4 @@
-"""A look inside a network: what each layer took and gave, and where its units bend the fit."""
+"""Outputs of the layers of a network, and the kinks of its units."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ from torchreg.nn.links import central_of, column_of
 
 Positions = NDArray[np.float64]
 
-#: Where the activations of torch have a corner, in what comes into them, by the name of the
-#: function that computes them; given its arguments after the first.
-CORNERS: dict[str, Callable[..., tuple[float, ...]]] = {
+#: Inputs at which the activations of torch have a kink, by function name; a function of the
+#: arguments after the first.
+KINKS: dict[str, Callable[..., tuple[float, ...]]] = {
     **{
         name: lambda *args, **options: (0.0,)
         for name in ("abs", "leaky_relu", "prelu", "relu", "rrelu", "selu")
@@ -36,49 +36,49 @@ CORNERS: dict[str, Callable[..., tuple[float, ...]]] = {
 }
 
 
-class Seen(NamedTuple):
-    """What a layer gave: values of shape (n, units)."""
+class LayerOutput(NamedTuple):
+    """Output of a layer: values of shape (n, units)."""
 
     name: str
     layer: nn.Module
-    given: Tensor
+    values: Tensor
 
 
-def look_inside(module: nn.Module, x: Tensor) -> list[Seen]:
-    """Send rows through a copy of a module, and note what its innermost layers give.
+def layer_outputs(module: nn.Module, x: Tensor) -> list[LayerOutput]:
+    """Evaluate a copy of a module and record the outputs of its innermost layers.
 
     Parameters
     ----------
     module : nn.Module
         In evaluation mode.
     x : Tensor of shape (n, n_features)
-        In the units that the module takes, float64.
+        In the input units of the module, float64.
 
     Returns
     -------
-    list of Seen
-        In the order in which the layers were called; what gives no tensor is left out.
+    list of LayerOutput
+        In the order of the calls; layers without a tensor output are left out.
     """
     module = copy.deepcopy(module)
-    seen: list[Seen] = []
+    outputs: list[LayerOutput] = []
 
     def watch(name: str) -> Callable[..., None]:
         def after(layer: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
             if isinstance(output, Tensor) and output.ndim > 0 and len(output) == len(x):
-                # (n, ...) -> (n, units); a copy, since the next layer may overwrite it.
+                # (n, ...) -> (n, units); a copy, because the next layer may overwrite it.
                 given = output.detach().cpu().reshape(len(x), -1).clone()
-                seen.append(Seen(name, layer, given))
+                outputs.append(LayerOutput(name, layer, given))
 
         return after
 
     for name, layer in module.named_modules():
         if not any(True for _ in layer.children()):
             layer.register_forward_hook(watch(name))
-    _send(module, x)
-    return seen
+    _evaluate(module, x)
+    return outputs
 
 
-def _send(module: nn.Module, x: Tensor) -> Tensor:
+def _evaluate(module: nn.Module, x: Tensor) -> Tensor:
     parameter = next(module.parameters())
     standardizes = getattr(module, "standardize", None) is not None
     with torch.no_grad():
@@ -87,8 +87,8 @@ def _send(module: nn.Module, x: Tensor) -> Tensor:
     return central_of(module, output.reshape(len(x), -1)).cpu()
 
 
-class _Corners(TorchFunctionMode):
-    """Notes, for each corner of each unit, how far its input is from it: shape (n,) each."""
+class _KinkRecorder(TorchFunctionMode):
+    """Records the distance of each unit's input to each kink: shape (n,) each."""
 
     def __init__(self, n_rows: int) -> None:
         super().__init__()
@@ -99,61 +99,61 @@ class _Corners(TorchFunctionMode):
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
     ) -> Any:
         # relu, relu_ and Tensor.relu are one function.
-        corners = CORNERS.get(getattr(func, "__name__", "").strip("_"))
+        kinks = KINKS.get(getattr(func, "__name__", "").strip("_"))
         options = dict(kwargs or {})
         given = args[0] if args else options.pop("input", None)
-        if corners is not None and isinstance(given, Tensor) and len(given) == self.n_rows:
-            # (n, ...) -> (n, units); a copy, since it may be overwritten.
+        if kinks is not None and isinstance(given, Tensor) and len(given) == self.n_rows:
+            # (n, ...) -> (n, units); a copy, because an in-place activation may overwrite it.
             units = given.detach().double().cpu().reshape(self.n_rows, -1).clone().unbind(dim=1)
-            places = corners(*args[1:], **options)
+            places = kinks(*args[1:], **options)
             self.distances += [unit - place for place in places for unit in units]
         return func(*args, **(kwargs or {}))
 
 
-def distances_to_corners(module: nn.Module, x: Tensor) -> tuple[Positions, list[Positions]]:
-    """Send rows through, and measure how far the input of each unit is from a corner.
+def distances_to_kinks(module: nn.Module, x: Tensor) -> tuple[Positions, list[Positions]]:
+    """Evaluate rows and measure the distance of each unit's input to its kinks.
 
     Parameters
     ----------
     module : nn.Module
         In evaluation mode.
     x : Tensor of shape (n, n_features)
-        In the units that the module takes, float64.
+        In the input units of the module, float64.
 
     Returns
     -------
     output : ndarray of shape (n, n_outputs)
     distances : list of ndarray of shape (n,)
-        One per corner and unit, in the order of the calls.
+        One per kink and unit, in the order of the calls.
     """
-    with _Corners(len(x)) as watched:
-        output = _send(module, x)
-    return output.double().numpy(), [distance.numpy() for distance in watched.distances]
+    with _KinkRecorder(len(x)) as recorder:
+        output = _evaluate(module, x)
+    return output.double().numpy(), [distance.numpy() for distance in recorder.distances]
 
 
 class _Output(nn.Module):
-    """Takes one of several outputs."""
+    """Selects one of several outputs."""
 
     def __init__(self, output: int) -> None:
         super().__init__()
         self.output = output
 
     def forward(self, y: Tensor) -> Tensor:
-        """Pick a column: shape (n, n_outputs) or (n,) to (n, 1)."""
+        """Select a column: shape (n, n_outputs) or (n,) to (n, 1)."""
         return y.reshape(len(y), -1)[:, self.output : self.output + 1]
 
 
-def bends_along(module: nn.Module, low: float, high: float, *, output: int) -> Positions:
-    """Find where a network of one feature bends; see `torchreg.diagnosis.evidence.find_bends`.
+def kinks_along(module: nn.Module, low: float, high: float, *, output: int) -> Positions:
+    """Find the kinks of a network of one feature.
 
     Parameters
     ----------
     module : nn.Sequential
         Raw units to raw units.
     low, high : float
-        The range to look at, in the unit of the feature.
+        Range to search, in the unit of the feature.
     output : int
-        Whose bends.
+        Index of the output.
 
     Returns
     -------
@@ -165,8 +165,8 @@ def bends_along(module: nn.Module, low: float, high: float, *, output: int) -> P
     return np.array(find_bends(one, low, high, next(module.parameters()).dtype))
 
 
-def switches_over(module: nn.Module, first: Positions, second: Positions) -> list[Positions]:
-    """Find where a network of two features bends: along which lines its units switch.
+def kink_lines(module: nn.Module, first: Positions, second: Positions) -> list[Positions]:
+    """Find the lines along which the units of a network of two features have kinks.
 
     Parameters
     ----------
@@ -178,29 +178,29 @@ def switches_over(module: nn.Module, first: Positions, second: Positions) -> lis
     Returns
     -------
     list of ndarray of shape (n_points, 2)
-        Broken lines in the units of the features.
+        Polygonal lines in the units of the features.
     """
     from contourpy import contour_generator
 
     x = torch.from_numpy(np.stack([axis.ravel() for axis in np.meshgrid(first, second)], axis=1))
     lines: list[Positions] = []
-    for distance in distances_to_corners(module, x)[1]:
+    for distance in distances_to_kinks(module, x)[1]:
         # (n_second * n_first,) -> (n_second, n_first)
         table = distance.reshape(len(second), len(first))
         if table.min() < 0 < table.max():
             found: Any = contour_generator(first, second, table).lines(0.0)
             lines += [
-                _corners_alone(line, np.array([np.ptp(first), np.ptp(second)])) for line in found
+                _simplified(line, np.array([np.ptp(first), np.ptp(second)])) for line in found
             ]
     return lines
 
 
-def _corners_alone(line: Positions, size: Positions) -> Positions:
-    """Leave out the points of a broken line where it goes straight on."""
+def _simplified(line: Positions, size: Positions) -> Positions:
+    """Remove the points of a polygonal line at which its direction does not change."""
     step = np.diff(line / size, axis=0)
     length = np.linalg.norm(step, axis=1)
     moved = length > 1e-9
     line, step = line[np.append(True, moved)], step[moved] / length[moved, None]
     turn = np.abs(step[:-1, 0] * step[1:, 1] - step[:-1, 1] * step[1:, 0])
-    corners: Positions = line[np.concatenate([[True], turn > 1e-3, [True]])]
-    return corners
+    kinks: Positions = line[np.concatenate([[True], turn > 1e-3, [True]])]
+    return kinks

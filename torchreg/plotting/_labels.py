@@ -1,4 +1,4 @@
-"""Names and units: what is written on the axes."""
+"""Names and units for the axes."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from torchreg.nn import Ensemble
 
 @dataclass(frozen=True)
 class Labels:
-    """What features and targets are called, and in which units they are.
+    """Names and units of features and targets.
 
     Parameters
     ----------
     features, targets : tuple of str
         Names, one per column.
     units : mapping of str to str
-        Units of those whose unit is known, by name.
+        Known units, by name.
 
     Examples
     --------
@@ -47,11 +47,11 @@ class Labels:
         return self._with_unit(self.targets[column], self.targets[column])
 
     def of_target(self, what: str, column: int) -> str:
-        """Write the label of something measured in a target's unit."""
+        """Write the label of a quantity in the unit of a target."""
         return self._with_unit(f"{what} of {self.targets[column]}", self.targets[column])
 
     def unit(self, name: str) -> str:
-        """Give a unit, or nothing where none is known."""
+        """Return the unit of a name; empty if it is unknown."""
         return self.units.get(name, "")
 
     def _with_unit(self, text: str, name: str) -> str:
@@ -68,16 +68,16 @@ def labels_of(
     n_features: int | None = None,
     n_outputs: int = 1,
 ) -> Labels:
-    """Find the names of features and targets, and hold the units against them.
+    """Find the names of features and targets, and check the units against them.
 
-    Features are called as in X or in the X of the fit, else ``x0``, ``x1`` ...; targets as in
-    y or in the y of the fit, else as what ``units`` names beside the features, else ``y`` or
-    ``y0``, ``y1`` ...
+    Features have the names in X or in the X of the fit, else ``x0``, ``x1`` ...; targets have
+    the names in y or in the y of the fit, else those in ``units`` that are no feature, else ``y``
+    or ``y0``, ``y1`` ...
 
     Raises
     ------
     ValueError
-        If ``units`` names something that is neither.
+        If ``units`` has a name that is neither.
     """
     units = dict(units or {})
     columns = _names_of(X) or [str(name) for name in getattr(estimator, "feature_names_in_", [])]
@@ -86,10 +86,10 @@ def labels_of(
         width = int(getattr(estimator, "n_features_in_", len(columns)))
     features = columns if len(columns) == width else [f"x{column}" for column in range(width)]
     targets = _names_of(y) or list(getattr(estimator, "fit_summary_", {}).get("target_names", []))
-    beside = [name for name in units if name not in features]
+    no_features = [name for name in units if name not in features]
     if len(targets) != n_outputs:
         unnamed = ["y"] if n_outputs == 1 else [f"y{column}" for column in range(n_outputs)]
-        targets = beside if len(beside) == n_outputs else unnamed
+        targets = no_features if len(no_features) == n_outputs else unnamed
     known = [*features, *targets]
     for name in units:
         if name not in known:
@@ -101,7 +101,7 @@ def labels_of(
 
 
 def _names_of(table: Any) -> list[str]:
-    """Read the names off a DataFrame or a Series; any other array has none."""
+    """Return the names of a DataFrame or a Series; other arrays have none."""
     columns = getattr(table, "columns", None)
     if columns is not None:
         return [str(column) for column in columns]
@@ -110,12 +110,12 @@ def _names_of(table: Any) -> list[str]:
 
 
 def as_columns(values: Any, *, name: str) -> NDArray[np.float64]:
-    """Turn targets or predictions into an array of shape (n, n_outputs).
+    """Convert targets or predictions to an array of shape (n, n_outputs).
 
     Raises
     ------
     ValueError
-        If they have more dimensions than two.
+        If they have more than two dimensions.
     """
     array = np.asarray(values, dtype=np.float64)
     if array.ndim not in (1, 2):
@@ -127,14 +127,14 @@ def as_columns(values: Any, *, name: str) -> NDArray[np.float64]:
 
 
 def regressor_in(estimator: Any, X: Any = None) -> tuple[Any, Any]:
-    """Find the fitted regressor in a pipeline or a search, and bring X to its door.
+    """Find the fitted regressor in a pipeline or a search, and transform X for it.
 
     Parameters
     ----------
     estimator : estimator
-        One that holds a network, or a pipeline, search or target transformer around it.
+        A regressor with a network, or a pipeline, search or target transformer around it.
     X : array-like or None
-        What ``estimator`` takes.
+        Input of ``estimator``.
 
     Returns
     -------
@@ -143,7 +143,7 @@ def regressor_in(estimator: Any, X: Any = None) -> tuple[Any, Any]:
     Raises
     ------
     TypeError
-        If there is none.
+        If there is no such regressor.
     sklearn.exceptions.NotFittedError
         If it is not fitted.
     """
@@ -166,14 +166,14 @@ def regressor_in(estimator: Any, X: Any = None) -> tuple[Any, Any]:
     return inner, X
 
 
-def spread_out(n: int, at_most: int | None) -> Sequence[int] | slice:
-    """Choose rows evenly, where there are more than are to be shown."""
+def evenly_spaced(n: int, at_most: int | None) -> Sequence[int] | slice:
+    """Choose at most ``at_most`` rows, evenly spaced."""
     if at_most is None or n <= at_most:
         return slice(None)
     return [int(row) for row in np.linspace(0, n - 1, at_most).round()]
 
 
 def n_networks_of(reg: Any) -> int:
-    """Count the networks of a fitted regressor, or ensemble of them, whose mean predicts."""
+    """Count the networks whose mean a fitted regressor or ensemble predicts."""
     network = reg.module_ if isinstance(reg.module_, Ensemble) else reg.module_.network
     return len(network.members) if isinstance(network, Ensemble) else 1

@@ -1,4 +1,4 @@
-"""A row per layer: the drawing that activations and parameters share."""
+"""The drawing of activations and parameters: one row per layer."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from numpy.typing import NDArray
 
 from torchreg.plotting._axes import (
     FIT,
-    ink,
     legend_above,
     merged,
     new_axes,
     plain,
     require_matplotlib,
+    text_color,
 )
 
 if TYPE_CHECKING:
@@ -26,26 +26,26 @@ Array = NDArray[np.float64]
 
 BINS = 60
 
-#: A range this many times wider than what most rows need is drawn on a symmetric
-#: logarithmic axis: on a linear one, most rows would be a needle at 0.
-WIDE = 30.0
+#: A range this many times wider than that of the median row gets a symmetric logarithmic axis:
+#: on a linear axis most rows would be a single bar at 0.
+WIDE_RANGE = 30.0
 
 
 class Layer(NamedTuple):
-    """A row of the display: the values of a layer, shape (n_values,) each."""
+    """A row of the display: values of a layer before and after the fit, shape (n_values,) each."""
 
     name: str
     before: Array | None
     after: Array
 
 
-def pooled(layers: Iterable[Layer]) -> list[Layer]:
-    """Put the values of layers of one name together, as several networks have them.
+def pool_layers(layers: Iterable[Layer]) -> list[Layer]:
+    """Concatenate the values of layers with the same name in several networks.
 
     Examples
     --------
     >>> one, other = np.zeros(2), np.ones(1)
-    >>> pooled([Layer("bias", None, one), Layer("bias", None, other)])
+    >>> pool_layers([Layer("bias", None, one), Layer("bias", None, other)])
     [Layer(name='bias', before=None, after=array([0., 0., 1.]))]
     """
     rows: dict[str, list[Layer]] = {}
@@ -61,19 +61,19 @@ def pooled(layers: Iterable[Layer]) -> list[Layer]:
 
 
 class LayerDisplay:
-    """What both displays share: a row per layer, a distribution before and one after.
+    """Base class: one row per layer, with distributions before and after the fit.
 
     Parameters
     ----------
     layers : sequence of Layer
         From the input to the output.
     standardized : bool, default=True
-        Whether the network sees standardized X and y, so that its values are dimensionless.
+        Whether X and y are standardized, so that the values are dimensionless.
     n_networks : int, default=1
-        How many networks of the same layers the values are from.
+        Number of networks with the same layers that the values come from.
     """
 
-    #: What the values are.
+    #: Name of the plotted quantity.
     quantity = ""
 
     def __init__(
@@ -91,19 +91,19 @@ class LayerDisplay:
         before_kwargs: Mapping[str, Any] | None = None,
         after_kwargs: Mapping[str, Any] | None = None,
     ) -> Self:
-        """Draw a row per layer: an outline for before the fit, a filled shape for after.
+        """Draw one row per layer: an outline before the fit, a filled shape after it.
 
-        Heights are scaled row by row. Where more than a twentieth of a layer's values are 0,
-        as after a ReLU, their share is written below its name instead of drawn.
+        Each row has its own height scale. Where more than 5 % of a layer's values are 0, as after
+        a ReLU, their share is written below its name and not drawn.
 
         Parameters
         ----------
         ax : matplotlib Axes or None, default=None
-            Where to draw; ``None`` makes a figure.
+            Axes to draw on; ``None`` makes a figure.
         xscale : {"auto", "linear", "symlog"}, default="auto"
             ``"auto"`` is linear unless one layer's values are much larger than another's.
         before_kwargs, after_kwargs : mapping or None, default=None
-            Passed on to matplotlib's ``plot`` and ``fill_between``.
+            Passed to matplotlib's ``plot`` and ``fill_between``.
 
         Returns
         -------
@@ -119,19 +119,25 @@ class LayerDisplay:
         n = len(self.layers)
         ax = new_axes(ax, figsize=(6.4, 1.3 + 0.62 * n))
         edges, linear_up_to = self._edges(xscale)
-        before_style = merged({"color": ink(), "linewidth": 1.2, "alpha": 0.8}, before_kwargs)
+        before_style = merged(
+            {"color": text_color(), "linewidth": 1.2, "alpha": 0.8}, before_kwargs
+        )
         after_style: dict[str, Any] = {"color": FIT, "alpha": 0.55, "linewidth": 0}
         after_style |= dict(after_kwargs or {})
         names = []
         for row, layer in enumerate(self.layers):
-            foot = n - 1 - row
-            ax.axhline(foot, color=ink(), linewidth=0.5, alpha=0.5, zorder=1)
+            baseline = n - 1 - row
+            ax.axhline(baseline, color=text_color(), linewidth=0.5, alpha=0.5, zorder=1)
             shape, zeros = _shape(layer.after, edges)
-            ax.stairs(foot + 0.8 * shape, edges, baseline=foot, fill=True, zorder=2, **after_style)
+            ax.stairs(
+                baseline + 0.8 * shape, edges, baseline=baseline, fill=True, zorder=2, **after_style
+            )
             words = f"\n{zeros:.0%} are 0" if zeros else ""
             if layer.before is not None:
                 shape, zeros = _shape(layer.before, edges)
-                ax.stairs(foot + 0.8 * shape, edges, baseline=foot, zorder=3, **before_style)
+                ax.stairs(
+                    baseline + 0.8 * shape, edges, baseline=baseline, zorder=3, **before_style
+                )
                 words += f", before {zeros:.0%}" if zeros and words else ""
             names.append(plain(layer.name) + words)
         if linear_up_to:
@@ -149,7 +155,7 @@ class LayerDisplay:
     def _label(self) -> str:
         what, unit = self.quantity, " (dimensionless)" if self.standardized else ""
         if self.n_networks > 1:
-            # Two lines, for what is long would leave a narrow figure.
+            # Two lines, because a long label does not fit a narrow figure.
             return f"{what}s of {self.n_networks} networks\n{unit.strip()}".strip()
         return what + unit
 
@@ -164,7 +170,7 @@ class LayerDisplay:
         legend_above(ax, handles)
 
     def _edges(self, xscale: str) -> tuple[Array, float]:
-        """Choose bins, and up to where the axis is linear (0: everywhere)."""
+        """Choose bin edges, and the bound up to which the axis is linear (0: everywhere)."""
         if xscale not in ("auto", "linear", "symlog"):
             raise ValueError(f"xscale expects 'auto', 'linear' or 'symlog', got {xscale!r}.")
         rows = [row for layer in self.layers for row in layer[1:] if row is not None and len(row)]
@@ -172,11 +178,11 @@ class LayerDisplay:
         low = min([float(row.min()) for row in rows] or [0.0])
         high = max([float(row.max()) for row in rows] or [1.0])
         usual = float(np.median(largest))
-        wide = usual > 0 and largest.max() > WIDE * usual
+        wide = usual > 0 and largest.max() > WIDE_RANGE * usual
         if xscale == "linear" or (xscale == "auto" and not wide):
             margin = 0.03 * (high - low) or 1.0
             return np.linspace(low - margin, high + margin, BINS + 1), 0.0
-        # Bins of one width on the axis as it is drawn.
+        # Bins of equal width on the drawn axis.
         linear = usual or 1.0
         first, last = (math.asinh(1.1 * bound / linear) for bound in (low, high))
         if first == last:
@@ -185,7 +191,7 @@ class LayerDisplay:
 
 
 def _shape(values: Array, edges: Array) -> tuple[Array, float]:
-    """Count values per bin, the fullest bin being 1; and the share of zeros, if it is large."""
+    """Return counts per bin, scaled to a maximum of 1, and the share of zeros if it is large."""
     zeros = float(np.mean(values == 0)) if len(values) else 0.0
     if zeros <= 0.05 or len(values) < 20:
         zeros = 0.0

@@ -1,4 +1,4 @@
-"""The fit itself, over one or two features: the data, the prediction, and where it bends."""
+"""The fit over one or two features: data, prediction and kinks."""
 
 from __future__ import annotations
 
@@ -11,38 +11,38 @@ from sklearn.utils import check_array
 
 from torchreg.plotting._axes import (
     FIT,
-    ink,
     legend_above,
     merged,
     new_axes,
     plain,
     require_matplotlib,
+    text_color,
 )
-from torchreg.plotting._inside import bends_along, switches_over
-from torchreg.plotting._labels import Labels, as_columns, labels_of, n_networks_of, spread_out
+from torchreg.plotting._inside import kink_lines, kinks_along
+from torchreg.plotting._labels import Labels, as_columns, evenly_spaced, labels_of, n_networks_of
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 Array = NDArray[np.float64]
 
-#: More bends than this are counted, not listed.
-LISTED = 3
-#: More lines than this would hide the map below them.
+#: Of more bends, the legend gives the number only.
+MAX_LISTED = 3
+#: More lines would hide the map.
 MAX_LINES = 200
 
 
 class FitDisplay:
     """A fit over one feature as a curve, over two as a map, with the data and the bends.
 
-    Networks of ReLUs and their like are flat between bends. With one feature, bends are
-    circles on the curve and ticks at the foot; with two, thin lines, unless there are more than
-    200 of them. Of a mean of several networks none are shown.
+    Networks with ReLU-like activations are linear between bends. With one feature, bends are
+    circles on the curve and ticks on the axis; with two, thin lines, unless there are more than
+    200 of them. A mean of several networks is drawn without bends.
 
     Parameters
     ----------
     X : ndarray of shape (n_samples, 1) or (n_samples, 2)
-        The rows that are drawn, in the units of the features.
+        Rows to draw, in the units of the features.
     y : ndarray of shape (n_samples,) or None
         Their targets.
     grid : list of ndarray
@@ -50,9 +50,9 @@ class FitDisplay:
     prediction : ndarray of shape (n_grid,) or (n_grid_of_second, n_grid_of_first)
         On the grid, in the unit of y.
     bends : ndarray of shape (n_bends,), list of ndarray of shape (n_points, 2) or None
-        Where the fit bends; ``None`` if that is not known.
+        Positions of the bends; ``None`` if unknown.
     target : int, default=0
-        Which output it is.
+        Index of the output.
     labels : Labels or None, default=None
         Names and units.
 
@@ -128,20 +128,20 @@ class FitDisplay:
         Parameters
         ----------
         estimator : regressor
-            Fitted. Bends are drawn for a ``TorchRegressor`` itself, whose inside is known;
-            a pipeline around one, or any other regressor, is drawn without.
+            Fitted. Bends are drawn for a ``TorchRegressor`` itself; a pipeline around one, or any
+            other regressor, is drawn without.
         X : array-like of shape (n_samples, 1) or (n_samples, 2)
             In the units of the features.
         y : array-like of shape (n_samples,) or (n_samples, n_outputs) or None, default=None
-            The data to draw beside the fit.
+            Targets of the rows.
         target : int, default=0
-            Which output to draw, where there are several.
+            Index of the output to draw.
         units : mapping of str to str or None, default=None
             Units by name, as in ``{"flipper_length_mm": "mm", "body_mass_g": "g"}``.
         grid_resolution : int or None, default=None
             Points per axis; ``None`` is 400 for a curve and 120 for a map.
         subsample : int or None, default=1000
-            At most so many rows are drawn, evenly spaced; ``None`` draws all.
+            Number of rows to draw at most, evenly spaced; ``None`` draws all.
         ax, point_kwargs, curve_kwargs, contour_kwargs
             As in :meth:`plot`.
 
@@ -154,7 +154,7 @@ class FitDisplay:
         ImportError
             If matplotlib is missing.
         ValueError
-            If X has more than two features, or there is no such target.
+            If X has more than two features, or ``target`` is out of range.
         """
         require_matplotlib(cls.__name__)
         table = check_array(X, dtype=np.float64, accept_sparse="csr")
@@ -171,21 +171,21 @@ class FitDisplay:
         # 1. The axes of the grid, a little wider than the data.
         resolution = grid_resolution or (400, 120)[n_features - 1]
         grid = [_axis(column, resolution) for column in table.T]
-        # 2. Where it bends, so that the curve has its corners there.
-        # The mean of several networks bends at so many places that it is nearly smooth.
+        # 2. The bends, which become points of the grid. The mean of several networks has so many
+        # that it is nearly smooth.
         one_network = hasattr(estimator, "module_") and n_networks_of(estimator) == 1
         bends: Any = None
         if one_network and n_features == 1:
             low, high = float(table.min()), float(table.max())
-            bends = bends_along(estimator.module_, low, high, output=target)
+            bends = kinks_along(estimator.module_, low, high, output=target)
             grid = [np.union1d(grid[0], bends)]
         elif one_network:
-            bends = switches_over(estimator.module_, *grid)
+            bends = kink_lines(estimator.module_, *grid)
         # 3. The prediction.
         points = np.stack([axis.ravel() for axis in np.meshgrid(*grid)], axis=1)
         predicted = as_columns(estimator.predict(_like(X, points)), name="the prediction")
         # 4. The data.
-        rows = spread_out(len(table), subsample)
+        rows = evenly_spaced(len(table), subsample)
         display = cls(
             X=table[rows],
             y=None if y is None else as_columns(y, name="y")[rows, target],
@@ -196,12 +196,8 @@ class FitDisplay:
             target=target,
             labels=labels_of(estimator, X, y, units, n_features=n_features, n_outputs=n_outputs),
         )
-        return display.plot(
-            ax,
-            point_kwargs=point_kwargs,
-            curve_kwargs=curve_kwargs,
-            contour_kwargs=contour_kwargs,
-        )
+        styles = {"point_kwargs": point_kwargs, "curve_kwargs": curve_kwargs}
+        return display.plot(ax, **styles, contour_kwargs=contour_kwargs)
 
     def plot(
         self,
@@ -216,13 +212,13 @@ class FitDisplay:
         Parameters
         ----------
         ax : matplotlib Axes or None, default=None
-            Where to draw; ``None`` makes a figure.
+            Axes to draw on; ``None`` makes a figure.
         point_kwargs : mapping or None, default=None
-            Of the data, for matplotlib's ``plot`` (curve) or ``scatter`` (map).
+            Style of the data, for matplotlib's ``plot`` (curve) or ``scatter`` (map).
         curve_kwargs : mapping or None, default=None
-            Of the curve, for ``plot``.
+            Style of the curve, for ``plot``.
         contour_kwargs : mapping or None, default=None
-            Of the map, for ``contourf``.
+            Style of the map, for ``contourf``.
 
         Returns
         -------
@@ -260,7 +256,7 @@ class FitDisplay:
                 "marker": "o",
                 "markersize": 4,
                 "markeredgewidth": 0,
-                "color": ink(),
+                "color": text_color(),
                 "alpha": 0.4,
                 "label": "data",
             }
@@ -290,9 +286,9 @@ class FitDisplay:
     def _bends_label(self) -> str:
         unit = self._labels().unit(self._labels().features[0])
         n = len(self.bends)
-        if n > LISTED:
+        if n > MAX_LISTED:
             return f"{n} bends"
-        # Three digits of the range, however far it lies from 0.
+        # Three significant digits relative to the range.
         farthest = np.abs(self.grid[0]).max() / np.ptp(self.grid[0])
         digits = 3 + max(0, int(np.ceil(np.log10(farthest))))
         places = ", ".join(f"{bend:.{digits}g}" for bend in self.bends)
@@ -315,13 +311,13 @@ class FitDisplay:
         self.map_ = ax.contourf(*self.grid, self.prediction, **options)
         drawn = bool(self.bends) and len(self.bends) <= MAX_LINES
         if drawn:
-            # The more there are, the less each of them matters, and the more it would hide.
+            # Many lines are drawn more transparent, because they hide more of the map.
             alpha = 0.25 + 0.5 / (1 + len(self.bends) / 10)
             self.bends_ = LineCollection(list(self.bends), colors="white", alpha=alpha)
             self.bends_.set_linewidth(1.0)
             ax.add_collection(self.bends_, autolim=False)
         if self.y is not None:
-            # In the colors of the map, so that a point stands out where the fit is off.
+            # In the colors of the map: a point contrasts where the fit is wrong.
             points: dict[str, Any] = {"c": self.y, "cmap": self.map_.get_cmap(), "norm": norm}
             points |= {"s": 26, "edgecolors": "white", "linewidths": 0.7}
             self.points_ = ax.scatter(*self.X.T, **points | dict(point_kwargs or {}))
@@ -340,14 +336,14 @@ class FitDisplay:
 
 def _axis(column: Array, resolution: int) -> Array:
     low, high = float(column.min()), float(column.max())
-    # A feature that is always the same gets an axis one unit in its last digits wide.
+    # The axis of a constant feature gets a margin of 2 % of its value.
     margin = 0.02 * (high - low) or max(abs(low), 1.0) * 0.02
     return np.linspace(low - margin, high + margin, resolution)
 
 
 def _like(X: Any, points: Array) -> Any:
-    """Give the points the column names that the regressor was fitted with."""
+    """Convert points to the type of X, with its column names."""
     if not hasattr(X, "columns"):
         return points
-    # pandas calls the names columns, polars schema.
+    # The keyword is `columns` in pandas and `schema` in polars.
     return type(X)(points, **{"columns" if hasattr(X, "iloc") else "schema": list(X.columns)})

@@ -1,4 +1,4 @@
-"""What is in the layers, before the fit and after: activations and parameters."""
+"""Activations and parameters of the layers, before and after the fit."""
 
 from __future__ import annotations
 
@@ -17,27 +17,27 @@ from torchreg.engine.spec import spawn_seeds
 from torchreg.nn import Ensemble
 from torchreg.nn.links import numbers_per_output
 from torchreg.plotting._axes import require_matplotlib
-from torchreg.plotting._inside import look_inside
-from torchreg.plotting._labels import n_networks_of, regressor_in, spread_out
-from torchreg.plotting._rows import Array, Layer, LayerDisplay, pooled
+from torchreg.plotting._inside import layer_outputs
+from torchreg.plotting._labels import evenly_spaced, n_networks_of, regressor_in
+from torchreg.plotting._rows import Array, Layer, LayerDisplay, pool_layers
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 
 class ActivationDisplay(LayerDisplay):
-    """What flows through a network: the values that each layer gives, before the fit and after.
+    """Activations of each layer, before and after the fit.
 
     Parameters
     ----------
     layers : sequence of Layer
-        Name of each layer, and the values that it gives; of the network inside its scaling
-        layers. ``before`` is ``None`` where the start is not known.
+        Name and output values of each layer inside the scaling layers. ``before`` is ``None``
+        where the initial network is not known.
     standardized : bool, default=True
         Whether X and y are standardized, so that the values are dimensionless.
     n_networks : int, default=1
-        How many networks the values are from. Those of ``n_folds`` have the same layers: what
-        the same layer has in all of them is one row.
+        Number of networks. The networks of ``n_folds`` have the same layers: a row shows a layer
+        of all of them.
 
     Attributes
     ----------
@@ -73,20 +73,21 @@ class ActivationDisplay(LayerDisplay):
         before_kwargs: Mapping[str, Any] | None = None,
         after_kwargs: Mapping[str, Any] | None = None,
     ) -> Self:
-        """Send rows through the fitted network, and through the one that the fit began with.
+        """Evaluate rows with the fitted network and with the initial network.
 
-        The latter is built again from ``random_state``. Where that is no integer, only the
-        fitted network is drawn (unless ``module`` is an instance, which is its own start); as
-        where the network began from the training rows, which :class:`torchreg.nn.TabularMLP` does.
+        The initial network is built again from ``random_state``. Only the fitted network is drawn
+        if ``random_state`` is no integer (unless ``module`` is an instance, which is its own
+        initial network), or if the network is initialized from the training rows, as
+        :class:`torchreg.nn.TabularMLP` is.
 
         Parameters
         ----------
         estimator : TorchRegressor, or a pipeline or search around one
-            Fitted, and its parameters not changed since.
+            Fitted, with parameters unchanged since.
         X : array-like of shape (n_samples, n_features)
             In the units of its fit.
         subsample : int or None, default=1000
-            At most so many rows are sent, evenly spaced; ``None`` sends all.
+            Number of rows to evaluate at most, evenly spaced; ``None`` takes all.
         xscale, ax, before_kwargs, after_kwargs
             As in :meth:`plot`.
 
@@ -110,18 +111,18 @@ class ActivationDisplay(LayerDisplay):
 
 
 class ParameterDisplay(LayerDisplay):
-    """Weights and biases of each layer, before the fit and after.
+    """Weights and biases of each layer, before and after the fit.
 
     Parameters
     ----------
     layers : sequence of Layer
-        Name of each parameter, and its values. ``before`` is ``None`` where the start is not
-        known.
+        Name and values of each parameter. ``before`` is ``None`` where the initial network is
+        not known.
     standardized : bool, default=True
         Whether X and y are standardized, so that the values are dimensionless.
     n_networks : int, default=1
-        How many networks the values are from. Those of ``n_folds`` have the same layers: what
-        the same layer has in all of them is one row.
+        Number of networks. The networks of ``n_folds`` have the same layers: a row shows a layer
+        of all of them.
 
     Attributes
     ----------
@@ -153,15 +154,15 @@ class ParameterDisplay(LayerDisplay):
         before_kwargs: Mapping[str, Any] | None = None,
         after_kwargs: Mapping[str, Any] | None = None,
     ) -> Self:
-        """Draw the parameters of a fitted regressor, and those that it began with.
+        """Draw the fitted and the initial parameters.
 
-        The latter are drawn again from ``random_state``; see
+        The initial parameters are drawn again from ``random_state``; see
         :meth:`ActivationDisplay.from_estimator`.
 
         Parameters
         ----------
         estimator : TorchRegressor, or a pipeline or search around one
-            Fitted, and its parameters not changed since.
+            Fitted, with parameters unchanged since.
         xscale, ax, before_kwargs, after_kwargs
             As in :meth:`plot`.
 
@@ -186,37 +187,37 @@ class ParameterDisplay(LayerDisplay):
 
 
 def activations_of(reg: Any, X: Any, *, subsample: int | None) -> list[Layer]:
-    """Send rows through a fitted regressor and through its start; see `ActivationDisplay`."""
+    """Evaluate rows with the fitted and the initial network; see `ActivationDisplay`."""
     table = check_array(X, dtype=np.float64, accept_sparse="csr")
-    table = table[spread_out(table.shape[0], subsample)]
+    table = table[evenly_spaced(table.shape[0], subsample)]
     x = torch.tensor(table.toarray() if hasattr(table, "toarray") else table)
-    after = _values_given(reg, reg.module_, x)
-    start, before = _start_of(reg), None
-    if start is not None:
+    after = _named_outputs(reg, reg.module_, x)
+    initial_network, before = _initial_network(reg), None
+    if initial_network is not None:
         scaled = nn.Sequential()
         for name, layer in reg.module_.named_children():
-            scaled.add_module(name, start if name == "network" else layer)
-        before = _values_given(reg, scaled, x)
-    return pooled(
+            scaled.add_module(name, initial_network if name == "network" else layer)
+        before = _named_outputs(reg, scaled, x)
+    return pool_layers(
         Layer(name, before[index][1] if before and len(before) == len(after) else None, values)
         for index, (name, values) in enumerate(after)
     )
 
 
 def parameters_of(reg: Any) -> list[Layer]:
-    """List the parameters of a fitted regressor and of its start; see `ParameterDisplay`."""
-    start = _start_of(reg)
-    began = {} if start is None else dict(start.named_parameters())
+    """List the fitted and the initial parameters; see `ParameterDisplay`."""
+    initial_network = _initial_network(reg)
+    initial = {} if initial_network is None else dict(initial_network.named_parameters())
     layers = []
     for name, parameter in reg.module_.network.named_parameters():
         size = " × ".join(map(str, parameter.shape))
-        before = _flat(began[name]) if name in began else None
-        layers.append(Layer(f"{_in_its_network(name, reg)} ({size})", before, _flat(parameter)))
-    return pooled(layers)
+        before = _flat(initial[name]) if name in initial else None
+        layers.append(Layer(f"{_name_in_network(name, reg)} ({size})", before, _flat(parameter)))
+    return pool_layers(layers)
 
 
-def _start_of(reg: Any) -> nn.Module | None:
-    """Build the network that a regressor's fit began with, if that can be done, or all of them."""
+def _initial_network(reg: Any) -> nn.Module | None:
+    """Rebuild the initial network of a fit, or those of all folds; ``None`` if unknown."""
     seed = int(reg.random_state) if isinstance(reg.random_state, Integral) else None
     twin = reg._settled()
     options = {
@@ -233,32 +234,32 @@ def _start_of(reg: Any) -> nn.Module | None:
     )
     network = reg.module_.network
     if not isinstance(network, Ensemble):
-        # Of several networks, the one that was kept was drawn from a seed of its own.
-        of_kept = getattr(reg, "_origin", {}).get("start_seed", seed)
-        return rebuild(network, seed=None if seed is None else of_kept)
+        # With `n_init`, the kept network has its own seed.
+        seed_of_kept = getattr(reg, "_origin", {}).get("start_seed", seed)
+        return rebuild(network, seed=None if seed is None else seed_of_kept)
     if seed is None or len(network.members) != twin.n_folds:
         return None
     seeds = spawn_seeds(seed, twin.n_folds)
     starts = [rebuild(one, seed=k) for one, k in zip(network.members, seeds, strict=True)]
-    found = [start for start in starts if start is not None]
+    found = [initial_network for initial_network in starts if initial_network is not None]
     return Ensemble(found) if len(found) == len(starts) else None
 
 
-def _in_its_network(name: str, reg: Any) -> str:
-    """Name a layer, or a parameter, of one of several networks as it is named in each of them."""
+def _name_in_network(name: str, reg: Any) -> str:
+    """Strip the position of a network in the ensemble from the name of a layer or parameter."""
     if not isinstance(reg.module_.network, Ensemble):
         return name
     return name.split(".", maxsplit=2)[2]
 
 
-def _values_given(reg: Any, module: nn.Module, x: torch.Tensor) -> list[tuple[str, Array]]:
-    """List the layers inside the scaling layers, with the values that they give."""
+def _named_outputs(reg: Any, module: nn.Module, x: torch.Tensor) -> list[tuple[str, Array]]:
+    """List names and outputs of the layers inside the scaling layers."""
     return [
-        (f"{name}: {kind}" if name else kind, _flat(layer.given))
-        for layer in look_inside(module, x)
+        (f"{name}: {kind}" if name else kind, _flat(layer.values))
+        for layer in layer_outputs(module, x)
         if layer.name.partition(".")[0] == "network"
         for name, kind in [
-            (_in_its_network(layer.name.partition(".")[2], reg), type(layer.layer).__name__)
+            (_name_in_network(layer.name.partition(".")[2], reg), type(layer.layer).__name__)
         ]
     ]
 

@@ -1,4 +1,4 @@
-"""How a regressor learned: its losses, epoch after epoch."""
+"""Losses of a fit against epochs."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from numpy.typing import NDArray
 from torchreg.plotting._axes import (
     FIT,
     HELD_OUT,
-    ink,
     legend_above,
     merged,
     new_axes,
     plain,
     readable_log_ticks,
     require_matplotlib,
+    text_color,
 )
 from torchreg.plotting._labels import Labels, labels_of, n_networks_of, regressor_in
 
@@ -31,7 +31,7 @@ IN_UNITS = ("both", "standardized", "raw")
 
 
 class Conversion(NamedTuple):
-    """From a loss in standardized units to a number in the unit of y, and back."""
+    """Conversion of a loss in standardized units to a number in the unit of y, and back."""
 
     name: str
     to_raw: Callable[[Losses, float], Losses]
@@ -45,7 +45,7 @@ _ROOT = Conversion(
 )
 _PLAIN = Conversion("MAE", lambda loss, std: loss * std, lambda error, std: error / std)
 
-#: Losses that are a number in the unit of y, once y's standard deviation is put back.
+#: Losses that have a counterpart in the unit of y.
 CONVERSIONS: dict[str, Conversion] = {
     "squared_error": _ROOT,
     "MSELoss": _ROOT,
@@ -55,7 +55,7 @@ CONVERSIONS: dict[str, Conversion] = {
 
 
 class LossCurveDisplay:
-    r"""Losses of training and validation rows against epochs, and whose weights were kept.
+    r"""Losses of training and validation rows against epochs, with the kept epoch.
 
     A squared error :math:`\ell` of standardized targets is an RMSE of
     :math:`\sqrt{\ell}\,\sigma_y` in the unit of y, an absolute error an MAE of
@@ -78,15 +78,15 @@ class LossCurveDisplay:
     labels : Labels or None, default=None
         Names and units.
     n_networks : int, default=1
-        How many networks the losses are the mean of. Each has kept the weights of a best epoch of
-        its own then, and ``best_epoch`` is that of the mean.
+        Number of networks whose losses are averaged. Each keeps the weights of its own best
+        epoch, and ``best_epoch`` is that of the mean.
 
     Attributes
     ----------
     training_line_ : matplotlib Line2D
     validation_line_ : matplotlib Line2D or None
     best_point_ : matplotlib Line2D or None
-        The kept epoch; of several networks, the best of their mean.
+        The kept epoch; for several networks, the best epoch of the mean.
     raw_axis_ : matplotlib SecondaryAxis or None
         The axis on the right, in the unit of y.
     ax_ : matplotlib Axes
@@ -139,14 +139,14 @@ class LossCurveDisplay:
         training_kwargs: Mapping[str, Any] | None = None,
         validation_kwargs: Mapping[str, Any] | None = None,
     ) -> Self:
-        """Draw the losses that a fitted regressor has kept.
+        """Draw the losses of a fitted regressor.
 
         Parameters
         ----------
         estimator : TorchRegressor, or a pipeline or search around one
             Fitted.
         units : mapping of str to str or None, default=None
-            Units by name, as in ``{"body_mass_g": "g"}``; what names no feature names y.
+            Units by name, as in ``{"body_mass_g": "g"}``; a name that is no feature names y.
         in_units, xscale, yscale, ax, training_kwargs, validation_kwargs
             As in :meth:`plot`.
 
@@ -159,7 +159,7 @@ class LossCurveDisplay:
         ImportError
             If matplotlib is missing.
         ValueError
-            As in :meth:`plot`, or if ``units`` names what is not there.
+            As in :meth:`plot`, or if ``units`` has an unknown name.
         sklearn.exceptions.NotFittedError
             If the estimator is not fitted.
         """
@@ -199,14 +199,14 @@ class LossCurveDisplay:
         Parameters
         ----------
         ax : matplotlib Axes or None, default=None
-            Where to draw; ``None`` makes a figure.
+            Axes to draw on; ``None`` makes a figure.
         in_units : {"both", "standardized", "raw"}, default="both"
             Units of the curves. ``"both"`` adds an axis in the unit of y on the right, where
             the loss has a counterpart in it.
         xscale, yscale : str, default="log"
             Scales of matplotlib. Losses that are not all above 0 are drawn on a linear axis.
         training_kwargs, validation_kwargs : mapping or None, default=None
-            Passed on to matplotlib's ``plot``.
+            Passed to matplotlib's ``plot``.
 
         Returns
         -------
@@ -217,7 +217,7 @@ class LossCurveDisplay:
         ImportError
             If matplotlib is missing.
         ValueError
-            If ``in_units`` is none of these, or the loss has no counterpart in those units.
+            If ``in_units`` is unknown, or the loss has no counterpart in those units.
         """
         require_matplotlib(type(self).__name__)
         conversion = self._conversion(in_units)
@@ -293,7 +293,7 @@ class LossCurveDisplay:
             linestyle="none",
             marker="o",
             markersize=7,
-            color=ink(),
+            color=text_color(),
             zorder=3,
             label=f"{'kept' if self.n_networks == 1 else 'best'}: epoch {self.best_epoch}",
         )

@@ -1,4 +1,4 @@
-"""How well a regressor predicts: true values and residuals against predictions."""
+"""True values and residuals against predictions."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from torchreg.plotting._axes import FIT, ink, merged, new_panels, plain, require_matplotlib
-from torchreg.plotting._labels import Labels, as_columns, labels_of, spread_out
+from torchreg.plotting._axes import FIT, merged, new_panels, plain, require_matplotlib, text_color
+from torchreg.plotting._labels import Labels, as_columns, evenly_spaced, labels_of
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -20,8 +20,8 @@ KINDS = ("both", "actual_vs_predicted", "residual_vs_predicted")
 class PredictionDisplay:
     """True values and residuals against predictions, in the units of y.
 
-    Like :class:`sklearn.metrics.PredictionErrorDisplay`, for any number of outputs (a column
-    of panels each), with both panels in one figure and units on the axes.
+    Like :class:`sklearn.metrics.PredictionErrorDisplay`, with both panels in one figure, a column
+    of panels for each output, and units on the axes.
 
     Parameters
     ----------
@@ -30,8 +30,7 @@ class PredictionDisplay:
     labels : Labels or None, default=None
         Names and units.
     rows : sequence of int, slice or None, default=None
-        The rows that are drawn; ``None`` is all. What is written on the figure is computed
-        from all of them.
+        The rows to draw; ``None`` is all. The scores in the titles use all rows.
 
     Attributes
     ----------
@@ -84,7 +83,7 @@ class PredictionDisplay:
         Parameters
         ----------
         estimator : regressor
-            Fitted; a pipeline or a search is one, too.
+            Fitted; also a pipeline or a search.
         X : array-like of shape (n_samples, n_features)
             In the units of its fit.
         y : array-like of shape (n_samples,) or (n_samples, n_outputs)
@@ -114,7 +113,7 @@ class PredictionDisplay:
         scatter_kwargs: Mapping[str, Any] | None = None,
         line_kwargs: Mapping[str, Any] | None = None,
     ) -> Self:
-        """Draw predictions that are there already.
+        """Draw given predictions.
 
         Parameters
         ----------
@@ -125,12 +124,11 @@ class PredictionDisplay:
         units : mapping of str to str or None, default=None
             Units by name, as in ``{"body_mass_g": "g"}``.
         subsample : int or None, default=1000
-            At most so many rows are drawn, evenly spaced; ``None`` draws all.
+            Number of rows to draw at most, evenly spaced; ``None`` draws all.
         ax : matplotlib Axes, array of them or None, default=None
-            One that is divided, or one per panel; ``None`` makes a figure.
+            Axes to divide, or one per panel; ``None`` makes a figure.
         scatter_kwargs, line_kwargs : mapping or None, default=None
-            Passed on to matplotlib's ``plot`` for the points and for the line of perfect
-            predictions.
+            Passed to matplotlib's ``plot`` for the points and the line of perfect predictions.
 
         Returns
         -------
@@ -141,7 +139,7 @@ class PredictionDisplay:
         ImportError
             If matplotlib is missing.
         ValueError
-            If the shapes differ, the kind is unknown, or ``units`` names what is not there.
+            If the shapes differ, or ``kind`` or a name in ``units`` is unknown.
         """
         require_matplotlib(cls.__name__)
         predicted = as_columns(y_pred, name="y_pred")
@@ -167,7 +165,7 @@ class PredictionDisplay:
             raise ValueError(
                 f"y_true and y_pred expect the same shape, got {y_true.shape} and {y_pred.shape}."
             )
-        rows = spread_out(len(y_true), subsample)
+        rows = evenly_spaced(len(y_true), subsample)
         display = cls(y_true=y_true, y_pred=y_pred, labels=labels, rows=rows)
         return display.plot(ax, kind=kind, scatter_kwargs=scatter_kwargs, line_kwargs=line_kwargs)
 
@@ -195,7 +193,7 @@ class PredictionDisplay:
         ImportError
             If matplotlib is missing.
         ValueError
-            If the kind is unknown, or another number of axes came.
+            If ``kind`` is unknown, or the number of axes is wrong.
         """
         require_matplotlib(type(self).__name__)
         if kind not in KINDS:
@@ -222,7 +220,9 @@ class PredictionDisplay:
             },
             scatter_kwargs,
         )
-        line = merged({"color": ink(), "linewidth": 1.2, "linestyle": (0, (5, 3))}, line_kwargs)
+        line = merged(
+            {"color": text_color(), "linewidth": 1.2, "linestyle": (0, (5, 3))}, line_kwargs
+        )
         rows = slice(None) if self.rows is None else self.rows
         self.scores_ = [_scores(y_true[:, j], y_pred[:, j]) for j in range(n_outputs)]
         for output in range(n_outputs):
@@ -252,7 +252,7 @@ class PredictionDisplay:
         ax.axhline(0, **line)
         unit = self._labels().unit(self._labels().targets[output])
         ax.set_ylabel(plain(f"actual − predicted ({unit})" if unit else "actual − predicted"))
-        # Symmetric about 0, so that a bias shows.
+        # Symmetric about 0, so that a bias is visible.
         largest = max(abs(bound) for bound in ax.get_ylim())
         ax.set_ylim(-largest, largest)
 

@@ -20,7 +20,7 @@ from torchreg.plotting import (
     PredictionDisplay,
 )
 from torchreg.plotting._axes import FIT, HELD_OUT
-from torchreg.plotting._labels import Labels, n_networks_of, spread_out
+from torchreg.plotting._labels import Labels, evenly_spaced, n_networks_of
 from torchreg.plotting._rows import Layer
 from torchreg.plotting.layers import activations_of, parameters_of
 from torchreg.reporting.render import join_names, number, printable, shorten
@@ -124,7 +124,7 @@ def draw_figures(
             y_true=true[:, [output]],
             y_pred=predicted[:, [output]],
             labels=Labels(labels.features, (name,), units),
-            rows=spread_out(len(true), MAX_ROWS),
+            rows=evenly_spaced(len(true), MAX_ROWS),
         )
         for kind, title, words in KINDS:
             svg = draw(partial(one.plot, kind=kind), (4.6, 3.6))

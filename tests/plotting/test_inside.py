@@ -12,20 +12,20 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from torchreg.nn import MLP
-from torchreg.plotting._inside import CORNERS, distances_to_corners, look_inside, switches_over
+from torchreg.plotting._inside import KINKS, distances_to_kinks, kink_lines, layer_outputs
 
 
 def test_every_layer_is_seen_in_order_with_what_it_gives_and_the_module_is_left_alone() -> None:
     module = MLP(2, hidden_sizes=[3], dropout=0.5).double().eval()
     before = copy.deepcopy(module.state_dict())
     x = torch.randn(5, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
-    seen = look_inside(module, x)
+    seen = layer_outputs(module, x)
     assert [type(layer.layer) for layer in seen] == [nn.Linear, nn.ReLU, nn.Dropout, nn.Linear]
     hidden = x
     for layer, (name, part) in zip(seen, module.layers.named_children(), strict=True):
         hidden = part(hidden)
         assert layer.name == f"layers.{name}"
-        assert torch.equal(layer.given, hidden)
+        assert torch.equal(layer.values, hidden)
     assert not any(part._forward_hooks for part in module.modules())
     assert all(torch.equal(before[key], value) for key, value in module.state_dict().items())
 
@@ -33,9 +33,9 @@ def test_every_layer_is_seen_in_order_with_what_it_gives_and_the_module_is_left_
 def test_what_a_layer_gave_is_kept_where_the_next_one_overwrites_it() -> None:
     module = nn.Sequential(nn.Linear(1, 4), nn.ReLU(inplace=True), nn.Linear(4, 1)).double()
     x = torch.linspace(-3, 3, 7, dtype=torch.float64).reshape(-1, 1)
-    linear, relu, _ = look_inside(module, x)
-    assert torch.equal(linear.given, module[0](x))
-    assert torch.equal(relu.given, module[0](x).relu())
+    linear, relu, _ = layer_outputs(module, x)
+    assert torch.equal(linear.values, module[0](x))
+    assert torch.equal(relu.values, module[0](x).relu())
 
 
 ACTIVATIONS: list[tuple[Callable[[Tensor], Tensor], list[float]]] = [
@@ -86,7 +86,7 @@ def test_corners_are_where_the_slope_of_an_activation_jumps(
         activation = copy.deepcopy(activation).double()
     module = SingleBackend(activation).eval()
     x = torch.linspace(-8, 8, 161, dtype=torch.float64).reshape(-1, 1)
-    _, distances = distances_to_corners(module, x)
+    _, distances = distances_to_kinks(module, x)
     np.testing.assert_allclose([8 - d[-1] for d in distances], corners)
     # An independent look: slopes to both sides of each corner, and of some other place.
     step = 1e-6
@@ -100,7 +100,7 @@ def test_corners_are_where_the_slope_of_an_activation_jumps(
 def test_every_name_in_the_table_is_tried() -> None:
     tried = {"abs", "clamp", "hardshrink", "hardsigmoid", "hardswish", "hardtanh", "leaky_relu"}
     tried |= {"prelu", "relu", "relu6", "rrelu", "selu", "softshrink", "threshold"}
-    assert set(CORNERS) == tried
+    assert set(KINKS) == tried
 
 
 def test_a_broken_line_keeps_its_corners_and_nothing_else() -> None:
@@ -114,7 +114,7 @@ def test_a_broken_line_keeps_its_corners_and_nothing_else() -> None:
             return torch.relu((x[:, :1].abs() - x[:, 1:]) * self.one)
 
     axis = np.linspace(-1, 1, 41)
-    lines = switches_over(Folded(), axis, axis)
+    lines = kink_lines(Folded(), axis, axis)
     v = min(lines, key=lambda line: np.abs(np.abs(line[:, 0]) - line[:, 1]).max())
     assert len(v) == 3
     np.testing.assert_allclose(v[1], [0, 0], atol=1e-12)

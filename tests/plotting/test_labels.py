@@ -17,7 +17,7 @@ from sklearn.preprocessing import StandardScaler
 
 from torchreg import TorchRegressor
 from torchreg.nn import MLP
-from torchreg.plotting._labels import as_columns, labels_of, regressor_in, spread_out
+from torchreg.plotting._labels import as_columns, evenly_spaced, labels_of, regressor_in
 
 
 @pytest.mark.parametrize("frame", [pd.DataFrame, pl.DataFrame])
@@ -82,5 +82,5 @@ def test_columns_are_a_table_and_nothing_deeper() -> None:
 
 
 def test_rows_are_chosen_evenly_and_only_where_there_are_too_many() -> None:
-    assert spread_out(5, 5) == slice(None) == spread_out(5, None)
-    assert spread_out(101, 5) == [0, 25, 50, 75, 100]
+    assert evenly_spaced(5, 5) == slice(None) == evenly_spaced(5, None)
+    assert evenly_spaced(101, 5) == [0, 25, 50, 75, 100]

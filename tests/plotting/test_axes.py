@@ -99,8 +99,8 @@ def test_displays_follow_the_style_in_use_and_change_none(
     X, y = penguins[["flipper_length_mm"]], penguins["body_mass_g"]
     with plt.style.context(style):
         before = dict(plt.rcParams)
-        ink = plt.rcParams["text.color"]
+        text_color = plt.rcParams["text.color"]
         fit = FitDisplay.from_estimator(bent, X, y)
-        assert fit.points_.get_color() == ink
-        assert LossCurveDisplay.from_estimator(bent).best_point_.get_color() == ink
+        assert fit.points_.get_color() == text_color
+        assert LossCurveDisplay.from_estimator(bent).best_point_.get_color() == text_color
         assert dict(plt.rcParams) == before
