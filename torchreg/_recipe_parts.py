@@ -33,7 +33,7 @@ from torchreg.export.script.reshaped import changed_parts
 from torchreg.export.script.source import NotWritableError
 from torchreg.losses import Loss, build_loss, probe_loss
 from torchreg.nn import MLP, AddConstant, Ensemble, MultiplyByConstant
-from torchreg.nn.links import link_of, numbers_per_output, target_layer
+from torchreg.nn.links import columns_per_output, link_of, target_layer
 from torchreg.optim import OptimizerSpec, build_optimizer, build_schedule, lr_interval
 
 _CPU = torch.device("cpu")
@@ -62,7 +62,7 @@ def network_recipe(estimator: BaseEstimator, seeds: Sequence[int]) -> NetworkRec
     networks = fitted_networks(estimator)
     fitted = networks[0]
     build, settings = estimator.module, nested_parameters(estimator._nested, "module")
-    per_output = numbers_per_output(estimator.module_)
+    per_output = columns_per_output(estimator.module_)
     widths = {
         "in_features": estimator.n_features_in_,
         "out_features": estimator.n_outputs_ * per_output,

@@ -506,7 +506,7 @@ class TorchRegressor(
         tags = super().__sklearn_tags__()
         tags.input_tags.sparse = True
         tags.target_tags.multi_output = True
-        loss = LOSSES.get(self.loss) if isinstance(self.loss, str) else self.loss
+        loss: Any = LOSSES.get(self.loss) if isinstance(self.loss, str) else self.loss
         tags.target_tags.positive_only = not getattr(loss, "center_target", True)
         tags.array_api_support = True
         return tags

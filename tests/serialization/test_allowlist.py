@@ -16,7 +16,7 @@ from torch.nn import functional
 import torchreg
 from torchreg import FileError, UntrustedError
 from torchreg._serialization.allowlist import ImportAllowlist, built_in, name_of
-from torchreg.losses import huber
+from torchreg.losses import HuberLoss
 
 
 class Outer:
@@ -43,7 +43,7 @@ def test_torchs_own_and_ours_have_public_names_and_are_found_by_them() -> None:
         functional.silu: "torch.nn.functional.silu",
         torch.tanh: "torch.tanh",
         torchreg.nn.MLP: "torchreg.nn.MLP",
-        huber: "torchreg.losses.huber",
+        HuberLoss: "torchreg.losses.huber",
     }
     for value, name in named.items():
         assert name_of(value) == name

@@ -33,7 +33,7 @@ from torchreg._serialization.values import Reader, Writer
 from torchreg.engine.spec import check_output, has_members
 from torchreg.exceptions import FileError
 from torchreg.nn import AverageMembers, Standardize, Unstandardize
-from torchreg.nn.links import numbers_per_output
+from torchreg.nn.links import columns_per_output
 
 #: Attributes that are written in another way, or belong to the process: scikit-learn's callbacks.
 _APART = {"_nested", "_form", "_metadata_request", "_skl_callbacks", "module_"}
@@ -347,7 +347,7 @@ def _check_module(module: nn.Module, estimator: Any) -> None:
         layer, width = children.get(name), getattr(estimator, length)
         if layer is None:
             continue
-        width *= numbers_per_output(module) if name == "unstandardize" else 1
+        width *= columns_per_output(module) if name == "unstandardize" else 1
         if type(layer) is not kind or getattr(layer, "dtype", dtype) != dtype:
             raise FileError(f"The layer {name} is {layer!r}, which is not that of a fit.")
         if layer.mean.shape != (width,):
@@ -360,7 +360,7 @@ def _try_module(module: nn.Module, estimator: Any) -> None:
     module.eval()
     x = torch.zeros(1, 1, dtype=estimator.dtype_).expand(2, estimator.n_features_in_)
     with torch.no_grad():
-        per_output = numbers_per_output(module)
+        per_output = columns_per_output(module)
         output = check_output(
             module(x), n_rows=2, n_outputs=estimator.n_outputs_, per_output=per_output
         )

@@ -15,7 +15,7 @@ from torchreg._estimator.validation import check_prediction_data
 from torchreg.engine.data import to_dense
 from torchreg.engine.predict import predict_outputs
 from torchreg.nn import Ensemble
-from torchreg.nn.links import numbers_per_output
+from torchreg.nn.links import columns_per_output
 
 if TYPE_CHECKING:
     import torch
@@ -237,7 +237,7 @@ def _source(estimator: BaseEstimator, X: ArrayLike | None, *, method: str) -> So
     return Source(
         module=module,
         n_features=estimator.n_features_in_,
-        n_outputs=n_outputs * numbers_per_output(one),
+        n_outputs=n_outputs * columns_per_output(one),
         dtype=dtype,
         predict=partial(predict_outputs, module, n_outputs=n_outputs, dtype=dtype),
         rows=rows,

@@ -55,7 +55,8 @@ def built_in() -> dict[str, Any]:
             named[f"{functional.__name__}.{name}"] = value
     for name in torchreg.nn.__all__:
         named[f"torchreg.nn.{name}"] = getattr(torchreg.nn, name)
-    for name, loss in LOSSES.items():
+    ours = {name: loss for name, loss in LOSSES.items() if loss.__module__.startswith("torchreg.")}
+    for name, loss in ours.items():
         named[f"torchreg.losses.{name}"] = loss
     return named
 

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 from torchreg.diagnosis.evidence import Evidence, listed
 from torchreg.diagnosis.report import Finding
+from torchreg.losses import LOSSES
 
 #: Nearly constant: fewer than this share of the rows differ from the commonest value.
 HARDLY_ANY = 0.005
@@ -83,6 +84,7 @@ def tails(evidence: Evidence) -> Iterator[Finding]:
         f"from {y.low[c]:.4g} to {y.high[c]:.4g} around a mean of {y.mean[c]:.4g}"
         for c in heavy
     ]
+    robust = " or ".join(f"loss={name!r}" for name in sorted(LOSSES) if LOSSES[name].is_robust)
     positive = all(y.low[c] > 0 and y.skewness[c] > 0 for c in heavy)
     yield Finding(
         "heavy-tailed-target",
@@ -95,7 +97,7 @@ def tails(evidence: Evidence) -> Iterator[Finding]:
         },
         "TransformedTargetRegressor(reg, func=np.log, inverse_func=np.exp), since y is positive."
         if positive
-        else "loss='huber' or loss='absolute_error', which large residuals rule less.",
+        else f"{robust}, which large residuals influence less.",
     )
 
 

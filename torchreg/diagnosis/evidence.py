@@ -14,28 +14,11 @@ from torchreg.diagnosis.curve import Curve
 from torchreg.diagnosis.looking import find_bends, look_at_rows
 from torchreg.diagnosis.record import FitSummary, Layer, NetworkSummary
 from torchreg.diagnosis.statistics import spread_out
-from torchreg.nn.links import column_of
+from torchreg.losses import find_loss
+from torchreg.nn.links import prediction_column
 
 #: Rows that are sent through the network for a diagnosis, at most.
 LOOKED_AT = 2000
-
-#: Losses that compare the network's output with y itself. Others may read it as a logarithm, or
-#: as several quantiles.
-COMPARING = frozenset(
-    {
-        "absolute_error",
-        "huber",
-        "squared_error",
-        "HuberLoss",
-        "L1Loss",
-        "MSELoss",
-        "SmoothL1Loss",
-        "huber_loss",
-        "l1_loss",
-        "mse_loss",
-        "smooth_l1_loss",
-    }
-)
 
 
 @dataclass(frozen=True)
@@ -108,7 +91,7 @@ class Evidence:
     @property
     def compares_with_y(self) -> bool:
         """Whether the loss is known to compare the network's output with y itself."""
-        return self.summary.loss in COMPARING
+        return find_loss(self.summary.loss).output_is_prediction
 
     def feature(self, column: int) -> str:
         """Name a column of X."""
@@ -209,7 +192,7 @@ def gather(
     if one_curve and summary.reason != "diverged":
         dtype = getattr(torch, summary.dtype)
         low, high = summary.x.low[0], summary.x.high[0]
-        bends = find_bends(module, low, high, dtype, column=column_of(module, 0))
+        bends = find_bends(module, low, high, dtype, column=prediction_column(module, 0))
     return Evidence(
         summary=summary,
         feature_names=feature_names,
@@ -225,8 +208,5 @@ def gather(
 
 def reference_loss(summary: FitSummary) -> float | None:
     """Give the loss of predicting the mean, where it is known: 1 if y is standardized."""
-    if summary.loss not in ("squared_error", "MSELoss", "mse_loss"):
-        return None
-    if summary.standardize_y:
-        return 1.0
-    return sum(scale**2 for scale in summary.y.scale) / len(summary.y.scale)
+    std = [1.0] * len(summary.y.scale) if summary.standardize_y else summary.y.scale
+    return find_loss(summary.loss).loss_of_mean(std)

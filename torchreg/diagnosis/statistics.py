@@ -52,7 +52,7 @@ def look_inside(
         if link is not None or result.ndim == 3:
             result = AverageMembers()(result if link is None else link(result))
             # (n,), or (n, width) -> (n, n_outputs)
-            result = result if link is None else link.central(result.reshape(len(x), -1))
+            result = result if link is None else link.point_prediction(result.reshape(len(x), -1))
         # (n,) or (n, n_outputs) -> (n, n_outputs)
         output = _widened(result).reshape(len(x), -1)
         held = compare_baselines(lines, output)

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from functools import reduce
 from numbers import Real
-from statistics import NormalDist
 from typing import Any
 
 import torch
@@ -14,8 +12,8 @@ from torch import Tensor, nn
 
 from torchreg._utils import statistics_dtype
 from torchreg.engine.data import CHUNK_SIZE, Rows, count_columns, iter_chunks
-from torchreg.nn import Ensemble, Link, Normal, Quantiles
-from torchreg.nn.links import central_of, numbers_per_output
+from torchreg.nn import Ensemble, Link
+from torchreg.nn.links import columns_per_output, point_prediction
 
 
 def predict_rows(module: nn.Module, rows: Rows, *, n_outputs: int, dtype: torch.dtype) -> Tensor:
@@ -44,7 +42,7 @@ def predict_rows(module: nn.Module, rows: Rows, *, n_outputs: int, dtype: torch.
     """
     one = module.members[0] if isinstance(module, Ensemble) else module
     columns = predict_outputs(module, rows, n_outputs=n_outputs, dtype=dtype)
-    return central_of(one, columns)
+    return point_prediction(one, columns)
 
 
 def predict_outputs(module: nn.Module, rows: Rows, *, n_outputs: int, dtype: torch.dtype) -> Tensor:
@@ -66,7 +64,7 @@ def predict_outputs(module: nn.Module, rows: Rows, *, n_outputs: int, dtype: tor
     """
     if isinstance(module, Ensemble):
         return predict_members(module, rows, n_outputs=n_outputs).mean(dim=0)
-    width = n_outputs * numbers_per_output(module)
+    width = n_outputs * columns_per_output(module)
     standardize = getattr(module, "standardize", None)
     device = next(module.parameters()).device if standardize is None else standardize.mean.device
     if module.training:
@@ -171,14 +169,16 @@ def select_predictions(
         if not found:
             raise ValueError("quantiles expects one level or more, got none.")
         return [torch.stack(found, dim=-1)]
+    prediction = columns if link is None else link.point_prediction(columns)
     if not return_std:
-        return [columns if link is None else link.central(columns)]
-    if not isinstance(link, Normal):
+        return [prediction]
+    std = None if link is None else link.std(columns)
+    if std is None:
         raise ValueError(
             "return_std=True expects a fit with loss='gaussian_nll', which learns a standard "
-            f"deviation; this one learned {_what(link)}."
+            f"deviation; this one learned {_describe(link)}."
         )
-    return list(link.central_and_std(columns))
+    return [prediction, std]
 
 
 def combine_members(
@@ -216,39 +216,29 @@ def combine_members(
     B. Lakshminarayanan, A. Pritzel and C. Blundell, "Simple and Scalable Predictive Uncertainty
     Estimation using Deep Ensembles", NeurIPS (2017), section 2.4.
     """
-    columns = outputs.mean(dim=0)
-    if isinstance(link, Normal):
-        mean, std = link.central_and_std(outputs)
-        # Lengths at right angles, without squares that overflow.
-        inner = reduce(torch.hypot, std.unbind()) / math.sqrt(len(std))
-        columns = link.beside(mean.mean(dim=0), inner.hypot(mean.std(dim=0, correction=0)))
-    elif return_std and quantiles is None:
-        central = outputs if link is None else link.central(outputs)
-        return [central.mean(dim=0), central.std(dim=0, correction=0)]
+    columns = outputs.mean(dim=0) if link is None else link.combine_members(outputs)
+    if return_std and quantiles is None and (link is None or link.std(columns) is None):
+        prediction = outputs if link is None else link.point_prediction(outputs)
+        return [prediction.mean(dim=0), prediction.std(dim=0, correction=0)]
     return select_predictions(link, columns, return_std=return_std, quantiles=quantiles)
 
 
 def _quantile(link: Link | None, columns: Tensor, level: Any) -> Tensor:
-    """Read a quantile, of shape (n, n_outputs)."""
+    """Compute the quantile of a level, of shape (n, n_outputs)."""
     if isinstance(level, bool) or not isinstance(level, Real) or not 0 < float(level) < 1:
         raise ValueError(f"quantiles expects levels between 0 and 1, got {level!r}.")
-    if isinstance(link, Normal):
-        mean, std = link.central_and_std(columns)
-        return mean + NormalDist().inv_cdf(float(level)) * std
-    place = link.find(float(level)) if isinstance(link, Quantiles) else None
-    if place is None or link is None:
+    found = None if link is None else link.quantile(columns, float(level))
+    if found is None:
         raise ValueError(
-            f"quantiles expects levels that were trained; this fit learned {_what(link)}, and "
-            f"{level!r} was asked for. Fit with loss='quantile' and loss__quantile=[...], or with "
+            f"quantiles expects levels that were trained; this fit learned {_describe(link)}, "
+            f"got {level!r}. Fit with loss='quantile' and loss__quantile=[...], or with "
             "loss='gaussian_nll'."
         )
-    return columns[:, place :: link.per_output]
+    return found
 
 
-def _what(link: Link | None) -> str:
-    if isinstance(link, Quantiles):
-        return f"the levels {', '.join(map(str, link.levels))}"
-    return "a prediction alone"
+def _describe(link: Link | None) -> str:
+    return "a point prediction" if link is None else link.describe()
 
 
 def _require_finite(prediction: Tensor) -> None:

@@ -1,37 +1,31 @@
-"""Losses: one entry per name, and one reading of whatever else the user hands over.
+"""Losses of standardized targets.
 
-A loss compares what the network gives with the target in *standardized* units, where order 1
-is what every optimizer expects. One that is a module may say more of itself:
-
-``link``
-    A :class:`torchreg.nn.Link`: how the network's numbers become predictions, and how many of
-    them there are for each output.
-``center_target``
-    Whether y is centred before it is scaled. Without centring it is divided by its mean.
-``check_target``
-    Refuses targets for which it is not defined.
-
-Adding a loss is one entry in :data:`LOSSES`.
+Each named loss is a subclass of :class:`Loss` in the file of its family. To add one, define
+its function and its class there; the class keyword ``name`` makes it available as
+``TorchRegressor(loss=name)``.
 """
 
+from torchreg.losses.build import build_loss, loss_name, probe_loss
 from torchreg.losses.deviances import GammaDeviance, PoissonDeviance, TweedieDeviance
 from torchreg.losses.distributions import GaussianNLL, PinballLoss
-from torchreg.losses.errors import absolute_error, huber, squared_error
-from torchreg.losses.loss import Loss, build_loss, probe_loss
-from torchreg.losses.table import LOSSES, LossFunction
+from torchreg.losses.errors import AbsoluteError, HuberLoss, SquaredError
+from torchreg.losses.loss import LOSSES, Loss, LossFunction, RawError, find_loss
 
 __all__ = [
     "LOSSES",
+    "AbsoluteError",
     "GammaDeviance",
     "GaussianNLL",
+    "HuberLoss",
     "Loss",
     "LossFunction",
     "PinballLoss",
     "PoissonDeviance",
+    "RawError",
+    "SquaredError",
     "TweedieDeviance",
-    "absolute_error",
     "build_loss",
-    "huber",
+    "find_loss",
+    "loss_name",
     "probe_loss",
-    "squared_error",
 ]

@@ -1,78 +1,173 @@
-"""A loss, reduced to one number over rows, and one reading of whatever the user hands over."""
+"""The base class of losses: all that the library knows about a loss is an attribute of it."""
 
 from __future__ import annotations
 
 import copy
 import inspect
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
-from functools import cache, partial
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, ClassVar, NamedTuple, Self
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from torchreg._utils import did_you_mean
-from torchreg.losses.table import LOSSES, LossFunction
+from torchreg.losses.scores import r2
 from torchreg.nn.links import Link
 
+LossFunction = Callable[[Tensor, Tensor], Tensor]
+Values = NDArray[np.float64]
 
-@dataclass(frozen=True)
+
+class RawError(NamedTuple):
+    """Conversion of a loss of standardized values to an error in the unit of y, and back.
+
+    Parameters
+    ----------
+    name : str
+        Name of the error, such as ``"RMSE"``.
+    to_raw, to_loss : callable
+        Functions of an array of losses or errors and the standard deviation of y.
+    """
+
+    name: str
+    to_raw: Callable[[Values, float], Values]
+    to_loss: Callable[[Values, float], Values]
+
+
 class Loss:
-    """A loss, reduced to one number over weighted rows.
+    """A loss function together with its link, score and units.
+
+    A subclass defines a loss once for the whole library: training, ``score``, loss curves,
+    findings and scripts read its attributes. With the class keyword ``name`` it can be selected
+    by that name, as in ``TorchRegressor(loss="log_cosh")``. The parameters of its constructor
+    are then the nested parameters ``loss__*``.
 
     Parameters
     ----------
     function : callable
-        Takes what the network gives, of shape (n, n_outputs * per_output), and targets of shape
-        (n, n_outputs).
-    name : str
-        For messages.
-    per_row : bool
-        Whether ``function`` keeps the rows apart. One that returns a single number is
-        called once for each row where weights are needed.
+        Compares the network's output, of shape (n, n_outputs * per_output), with standardized
+        targets of shape (n, n_outputs). It returns one value per element, one per row, or a
+        single number. Scripts copy its source.
+    name : str or None, default=None
+        Name in messages; ``None`` keeps that of the class.
+    link : Link or None, default=None
+        Layer that turns the network's output into predictions; ``None`` if they are the same.
+
+    Attributes
+    ----------
+    per_row : bool or None
+        Whether ``function`` returns one value per row or element. One that returns a single number
+        is called once for each row if rows have weights. ``None``: :func:`probe_loss` finds out.
+    center_target : bool
+        Whether y is centred before it is scaled; otherwise it is divided by its mean.
+    output_is_prediction : bool
+        Whether the network's output is the prediction, so that findings may compare it with y.
+    is_robust : bool
+        Whether large residuals have a bounded influence, so that findings may recommend the loss.
+    raw_error : RawError or None
+        Error in the unit of y that is equivalent to the loss of one output.
+    torch_names : tuple of str
+        Names of losses of torch for which ``output_is_prediction``, ``raw_error`` and
+        :meth:`loss_of_mean` hold, too.
+
+    Examples
+    --------
+    >>> from torch.nn import functional
+    >>> def log_cosh(prediction, target):
+    ...     residual = prediction - target
+    ...     return residual + functional.softplus(-2 * residual) - np.log(2)
+    >>> class LogCosh(Loss):
+    ...     output_is_prediction = True
+    ...     def __init__(self):
+    ...         super().__init__(log_cosh)
+    >>> LogCosh()(torch.tensor([[1.0]]), torch.tensor([[1.0]]))
+    tensor([[0.]])
     """
 
-    function: LossFunction
-    name: str
-    per_row: bool = True
+    name: str = "loss"
+    link: Link | None
+    per_row: bool | None = None
+    center_target: bool = True
+    output_is_prediction: ClassVar[bool] = False
+    is_robust: ClassVar[bool] = False
+    raw_error: ClassVar[RawError | None] = None
+    torch_names: ClassVar[tuple[str, ...]] = ()
 
-    @property
-    def link(self) -> Link | None:
-        """What makes predictions of the network's numbers; ``None`` if they are the same."""
-        link = getattr(self.function, "link", None)
-        return link if isinstance(link, Link) else None
+    def __init_subclass__(cls, name: str | None = None, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        cls.name = name or cls.__name__
+        if name is not None:
+            known = LOSSES.setdefault(name, cls)
+            if known.__module__ != cls.__module__:
+                raise ValueError(f"The loss name {name!r} belongs to {known.__qualname__}.")
+            LOSSES[name] = cls
+
+    def __init__(
+        self, function: LossFunction, name: str | None = None, link: Link | None = None
+    ) -> None:
+        self.function = function
+        self.link = link
+        if name is not None:
+            self.name = name
+
+    def __call__(self, prediction: Tensor, target: Tensor) -> Tensor:
+        """Compute the loss of each element; see ``function`` for the shapes."""
+        return self.function(prediction, target)
+
+    def __repr__(self) -> str:
+        parameters = inspect.signature(type(self)).parameters
+        shown = ", ".join(f"{name}={getattr(self, name)!r}" for name in parameters)
+        return f"{type(self).__name__}({shown})"
 
     @property
     def per_output(self) -> int:
-        """How many numbers the network gives for each column of y."""
+        """How many columns the network has for each column of y."""
         return 1 if self.link is None else self.link.per_output
 
-    @property
-    def center_target(self) -> bool:
-        """Whether y is centred before it is scaled; else it is divided by its mean."""
-        return bool(getattr(self.function, "center_target", True))
-
     def check_target(self, y: Tensor, *, name: str, training: bool = True) -> None:
-        """Require targets for which the loss is defined.
+        """Check that the loss is defined for some targets.
 
         Parameters
         ----------
         y : Tensor of shape (n, n_outputs)
             Raw units.
         name : str
-            What the user calls it.
+            ``"y"`` or ``"y_val"``.
         training : bool, default=True
-            Whether it is trained on.
+            Whether these are training rows.
 
         Raises
         ------
         ValueError
-            With what was expected and what came.
+            If it is not.
         """
-        check = getattr(self.function, "check_target", None)
-        if check is not None:
-            check(y, name=name, training=training)
+
+    def score(self, y: Any, prediction: Any, sample_weight: Any = None) -> float:
+        """Score predictions in raw units by what the loss estimates: 1 is perfect.
+
+        Parameters
+        ----------
+        y, prediction : array-like of shape (n,) or (n, n_outputs)
+        sample_weight : array-like of shape (n,) or None, default=None
+
+        Returns
+        -------
+        float
+            :math:`R^2`, unless a subclass has another score.
+        """
+        return r2(y, prediction, sample_weight)
+
+    @classmethod
+    def loss_of_mean(cls, std: Sequence[float]) -> float | None:
+        """Compute the loss of predicting the mean of y; ``None`` if that is not known.
+
+        Parameters
+        ----------
+        std : sequence of float
+            Standard deviations of the targets that the loss compares: 1 if they are standardized.
+        """
+        return None
 
     def mean(self, prediction: Tensor, target: Tensor, weight: Tensor | None) -> Tensor:
         r"""Average over the rows, :math:`\frac1n \sum_i w_i\, \ell_i`.
@@ -80,11 +175,11 @@ class Loss:
         Parameters
         ----------
         prediction : Tensor of shape (n, n_outputs * per_output)
-            What the network gives.
+            Output of the network.
         target : Tensor of shape (n, n_outputs)
             Standardized.
         weight : Tensor of shape (n,) or None
-            Weights whose average over the whole training set is 1. ``None``: all are 1.
+            Weights whose mean over the whole training set is 1. ``None``: all are 1.
 
         Returns
         -------
@@ -93,160 +188,49 @@ class Loss:
         if weight is None:
             values = self.function(prediction, target)
             return values.mean() if self.per_row else values
-        # Where the weights are the same in every step, so is their share.
+        # A captured step computes the quotient once if the weights are the same in every step.
         return self.of_each_row(prediction, target) @ (weight / len(weight))
-
-    def to(self, like: Tensor) -> Loss:
-        """Move what a loss module holds to the dtype and device of a tensor."""
-        if isinstance(self.function, nn.Module):
-            self.function.to(like.device, like.dtype)
-        return self
-
-    def copied(self) -> Loss:
-        """Copy what a loss module holds, so that a trial leaves it as it is."""
-        if not isinstance(self.function, nn.Module):
-            return self
-        return replace(self, function=copy.deepcopy(self.function))
 
     def of_each_row(self, prediction: Tensor, target: Tensor) -> Tensor:
         """Compute the loss of each row: shape (n, ...) to (n,)."""
         if not self.per_row:
-            return torch.stack(
-                [
-                    self.function(p, t)
-                    for p, t in zip(prediction.split(1), target.split(1), strict=True)
-                ]
-            )
+            pairs = zip(prediction.split(1), target.split(1), strict=True)
+            return torch.stack([self.function(p, t) for p, t in pairs])
         values = self.function(prediction, target)
         # (n, n_outputs) -> (n,), or (n, 1) -> (n,)
         one_each = values.numel() == len(values)
         return values.reshape(-1) if one_each else values.reshape(len(values), -1).mean(dim=1)
 
+    def to(self, like: Tensor) -> Self:
+        """Move the tensors of a loss module to the dtype and device of a tensor."""
+        if isinstance(self.function, nn.Module):
+            self.function.to(like.device, like.dtype)
+        return self
 
-def build_loss(loss: str | type | Callable[..., Any], options: Mapping[str, Any]) -> Loss:
-    """Read the ``loss`` parameter: a name, a torch loss class or instance, or a callable.
+    def copied(self) -> Self:
+        """Copy a loss module, whose buffers a call may change."""
+        if not isinstance(self.function, nn.Module):
+            return self
+        other = copy.copy(self)
+        other.function = copy.deepcopy(self.function)
+        return other
 
-    Parameters
-    ----------
-    loss : str, class or callable
-        A name of :data:`LOSSES`, a class like ``torch.nn.SmoothL1Loss``, an instance of
-        one, or a function of predictions and targets. It may return one value per row, one
-        per element, or their mean.
-    options : mapping
-        Further keyword arguments (``loss__*``).
 
-    Returns
-    -------
-    Loss
+#: Losses by name.
+LOSSES: dict[str, type[Loss]] = {}
 
-    Raises
-    ------
-    ValueError
-        If the name or an option is unknown.
-    TypeError
-        If it is none of these.
+
+def find_loss(name: str) -> type[Loss]:
+    """Find the class that describes a loss, given its name or that of a loss of torch.
 
     Examples
     --------
-    >>> build_loss("huber", {"delta": 0.5}).name
-    'huber'
-    >>> build_loss(nn.SmoothL1Loss, {}).per_row
+    >>> find_loss("MSELoss").raw_error.name
+    'RMSE'
+    >>> find_loss("unknown").raw_error is None
     True
     """
-    if isinstance(loss, str):
-        if loss not in LOSSES:
-            raise ValueError(
-                f"Unknown loss {loss!r}.{did_you_mean(loss, LOSSES)} "
-                "A torch loss class or any callable works too."
-            )
-        function = LOSSES[loss]
-        known = _parameters_of(loss)
-        if isinstance(function, type):
-            _check_options(options, known, owner=f"loss {loss!r}")
-            return Loss(function(**options), loss)
-        _check_options(options, known[2:], owner=f"loss {loss!r}")
-        return Loss(partial(function, **options) if options else function, loss)
-    if isinstance(loss, type) and issubclass(loss, nn.Module):
-        parameters = inspect.signature(loss).parameters
-        _check_options(options, parameters, owner=f"loss {loss.__name__}")
-        settings = dict(options)
-        if "reduction" in parameters:
-            settings["reduction"] = "none"
-        return Loss(loss(**settings), loss.__name__)
-    if not callable(loss) or isinstance(loss, type):
-        raise TypeError(
-            f"loss expects a name ({', '.join(map(repr, LOSSES))}), a torch loss class or a "
-            f"callable of predictions and targets, got {loss!r}."
-        )
-    name = getattr(loss, "__name__", type(loss).__name__)
-    if isinstance(loss, nn.Module):
-        _check_options(options, (), owner=f"loss instance {name}; give the class instead:")
-        loss = copy.deepcopy(loss)
-        if hasattr(loss, "reduction"):
-            loss.reduction = "none"  # type: ignore[assignment]
-    elif options:
-        loss = partial(loss, **options)
-    return Loss(loss, name)
-
-
-@cache
-def _parameters_of(name: str) -> list[str]:
-    return list(inspect.signature(LOSSES[name]).parameters)
-
-
-def probe_loss(loss: Loss, n_outputs: int) -> Loss:
-    """Try a loss on made-up rows: find out whether it keeps the rows apart.
-
-    Parameters
-    ----------
-    loss : Loss
-        As built.
-    n_outputs : int
-        Number of columns of y.
-
-    Returns
-    -------
-    Loss
-        The same, with ``per_row`` as it is.
-
-    Raises
-    ------
-    ValueError
-        If it cannot be evaluated, or its result has the wrong shape.
-    """
-    # More rows than outputs, so that a mean over the rows is not taken for one over outputs.
-    shape = (n_outputs + 2, n_outputs)
-    target = torch.linspace(-1, 1, shape[0] * shape[1]).reshape(shape)
-    prediction = (0.5 * target).repeat_interleave(loss.per_output, dim=1).requires_grad_()
-    try:
-        values = loss.function(prediction, target)
-    except (RuntimeError, TypeError, ValueError, IndexError) as error:
-        raise ValueError(
-            f"The loss {loss.name!r} could not compare predictions of shape {shape} with "
-            f"targets of that shape: {error}"
-        ) from error
-    if not isinstance(values, Tensor):
-        raise ValueError(
-            f"The loss {loss.name!r} must return a torch tensor, got {type(values).__name__}."
-        )
-    if not values.requires_grad:
-        raise ValueError(
-            f"The loss {loss.name!r} does not depend on the predictions in a way that torch can "
-            "differentiate. Compute it from the prediction with torch operations."
-        )
-    if values.ndim == 0:
-        return replace(loss, per_row=False)
-    if values.shape[0] != shape[0]:
-        raise ValueError(
-            f"The loss {loss.name!r} must return one number, one per row or one per element; "
-            f"for predictions of shape {shape} it returned shape {tuple(values.shape)}."
-        )
-    return loss
-
-
-def _check_options(options: Mapping[str, Any], known: Any, *, owner: str) -> None:
-    for option in options:
-        if option not in known:
-            raise ValueError(
-                f"{owner} takes no {option!r} (loss__{option}).{did_you_mean(option, known)}"
-            )
+    for loss in LOSSES.values():
+        if name == loss.name or name in loss.torch_names:
+            return loss
+    return Loss

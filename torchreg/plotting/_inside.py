@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from torchreg.diagnosis.looking import find_bends
-from torchreg.nn.links import central_of, column_of
+from torchreg.nn.links import point_prediction, prediction_column
 
 Positions = NDArray[np.float64]
 
@@ -84,7 +84,7 @@ def _evaluate(module: nn.Module, x: Tensor) -> Tensor:
     with torch.no_grad():
         output: Tensor = module(x.to(parameter.device, None if standardizes else parameter.dtype))
     # (n,) or (n, width) -> (n, width)
-    return central_of(module, output.reshape(len(x), -1)).cpu()
+    return point_prediction(module, output.reshape(len(x), -1)).cpu()
 
 
 class _KinkRecorder(TorchFunctionMode):
@@ -160,7 +160,7 @@ def kinks_along(module: nn.Module, low: float, high: float, *, output: int) -> P
     ndarray of shape (n_bends,)
         In the unit of the feature, ascending.
     """
-    column = _Output(column_of(module, output))
+    column = _Output(prediction_column(module, output))
     one = nn.Sequential(OrderedDict([*module.named_children(), ("output", column)]))
     return np.array(find_bends(one, low, high, next(module.parameters()).dtype))
 

@@ -15,7 +15,7 @@ from torch import nn
 from torchreg.engine.build import rebuild_initial_network
 from torchreg.engine.spec import spawn_seeds
 from torchreg.nn import Ensemble
-from torchreg.nn.links import numbers_per_output
+from torchreg.nn.links import columns_per_output
 from torchreg.plotting._axes import require_matplotlib
 from torchreg.plotting._inside import layer_outputs
 from torchreg.plotting._labels import evenly_spaced, n_networks_of, regressor_in
@@ -230,7 +230,7 @@ def _initial_network(reg: Any) -> nn.Module | None:
         twin.module,
         options,
         in_features=reg.n_features_in_,
-        out_features=reg.n_outputs_ * numbers_per_output(reg.module_),
+        out_features=reg.n_outputs_ * columns_per_output(reg.module_),
     )
     network = reg.module_.network
     if not isinstance(network, Ensemble):

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple, Self
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
+from torchreg.losses import LOSSES, RawError, find_loss, loss_name
 from torchreg.plotting._axes import (
     FIT,
     HELD_OUT,
@@ -28,30 +29,6 @@ if TYPE_CHECKING:
 Losses = NDArray[np.float64]
 
 IN_UNITS = ("both", "standardized", "raw")
-
-
-class Conversion(NamedTuple):
-    """Conversion of a loss in standardized units to a number in the unit of y, and back."""
-
-    name: str
-    to_raw: Callable[[Losses, float], Losses]
-    to_loss: Callable[[Losses, float], Losses]
-
-
-_ROOT = Conversion(
-    "RMSE",
-    lambda loss, std: np.sqrt(np.maximum(loss, 0)) * std,
-    lambda error, std: np.square(error / std),
-)
-_PLAIN = Conversion("MAE", lambda loss, std: loss * std, lambda error, std: error / std)
-
-#: Losses that have a counterpart in the unit of y.
-CONVERSIONS: dict[str, Conversion] = {
-    "squared_error": _ROOT,
-    "MSELoss": _ROOT,
-    "absolute_error": _PLAIN,
-    "L1Loss": _PLAIN,
-}
 
 
 class LossCurveDisplay:
@@ -170,7 +147,7 @@ class LossCurveDisplay:
             loss_curve=reg.loss_curve_,
             validation_loss_curve=reg.validation_loss_curve_,
             best_epoch=reg.best_epoch_,
-            loss=str(getattr(reg.loss, "__name__", reg.loss)),
+            loss=loss_name(reg.loss),
             scale=None if layer is None else float(layer.scale.max()),
             labels=labels_of(reg, units=units, n_outputs=reg.n_outputs_),
             n_networks=n_networks_of(reg),
@@ -220,13 +197,13 @@ class LossCurveDisplay:
             If ``in_units`` is unknown, or the loss has no counterpart in those units.
         """
         require_matplotlib(type(self).__name__)
-        conversion = self._conversion(in_units)
-        raw = conversion is not None and (in_units == "raw" or self.scale is None)
+        error = self._raw_error(in_units)
+        raw = error is not None and (in_units == "raw" or self.scale is None)
         scale = 1.0 if self.scale is None else self.scale
 
         def shown(losses: Sequence[float]) -> Losses:
             values = np.asarray(losses, dtype=np.float64)
-            return conversion.to_raw(values, scale) if raw and conversion else values
+            return error.to_raw(values, scale) if raw and error else values
 
         ax = new_axes(ax, figsize=(6.4, 4.0))
         training = shown(self.loss_curve)
@@ -249,35 +226,36 @@ class LossCurveDisplay:
             readable_log_ticks(ax.xaxis, 1, max(len(training), 2))
         if ax.get_yscale() == "log":
             readable_log_ticks(ax.yaxis, *ax.get_ylim())
-        ax.set(xlabel="epoch", ylabel=self._label(conversion if raw else None))
+        ax.set(xlabel="epoch", ylabel=self._label(error if raw else None))
         self.raw_axis_ = None
-        if in_units == "both" and conversion is not None and not raw and scale > 0:
-            self.raw_axis_ = self._add_raw_axis(ax, conversion, scale)
+        if in_units == "both" and error is not None and not raw and scale > 0:
+            self.raw_axis_ = self._add_raw_axis(ax, error, scale)
         legend_above(ax)
         self.ax_, self.figure_ = ax, ax.figure
         return self
 
-    def _conversion(self, in_units: str) -> Conversion | None:
+    def _raw_error(self, in_units: str) -> RawError | None:
         if in_units not in IN_UNITS:
             raise ValueError(f"in_units expects one of {', '.join(IN_UNITS)}, got {in_units!r}.")
         several = self.labels is not None and len(self.labels.targets) > 1
-        conversion = None if several else CONVERSIONS.get(self.loss)
-        if in_units == "raw" and conversion is None:
+        error = None if several else find_loss(self.loss).raw_error
+        if in_units == "raw" and error is None:
             reason = "several outputs have a unit each" if several else f"loss={self.loss!r} has no"
+            known = [name for name, loss in LOSSES.items() if loss.raw_error is not None]
             raise ValueError(
-                f"in_units='raw' expects one output and one of the losses {', '.join(CONVERSIONS)}"
-                f"; here {reason}. Draw them with in_units='standardized'."
+                f"in_units='raw' expects one output and one of the losses {', '.join(known)}; here"
+                f" {reason}. Draw them with in_units='standardized'."
             )
         if in_units == "standardized" and self.scale is None:
             raise ValueError(
                 "in_units='standardized' expects a fit that standardized y; this one did not, so "
                 "its losses are in units of y: draw them with in_units='raw'."
             )
-        return conversion
+        return error
 
-    def _label(self, conversion: Conversion | None) -> str:
-        if conversion is not None:
-            return plain(self._labels().of_target(conversion.name, 0), at_most=60)
+    def _label(self, error: RawError | None) -> str:
+        if error is not None:
+            return plain(self._labels().of_target(error.name, 0), at_most=60)
         name = plain(self.loss.replace("_", " "))
         return f"{name} ({'in units of y' if self.scale is None else 'standardized'})"
 
@@ -299,17 +277,17 @@ class LossCurveDisplay:
         )
         return point
 
-    def _add_raw_axis(self, ax: Axes, conversion: Conversion, scale: float) -> Any:
+    def _add_raw_axis(self, ax: Axes, error: RawError, scale: float) -> Any:
         axis = ax.secondary_yaxis(
             "right",
             functions=(
-                lambda loss: conversion.to_raw(np.asarray(loss), scale),
-                lambda error: conversion.to_loss(np.asarray(error), scale),
+                lambda loss: error.to_raw(np.asarray(loss), scale),
+                lambda values: error.to_loss(np.asarray(values), scale),
             ),
         )
-        axis.set_ylabel(self._label(conversion))
+        axis.set_ylabel(self._label(error))
         if ax.get_yscale() == "log":
-            low, high = conversion.to_raw(np.asarray(ax.get_ylim()), scale)
+            low, high = error.to_raw(np.asarray(ax.get_ylim()), scale)
             readable_log_ticks(axis.yaxis, low, high)
         return axis
 

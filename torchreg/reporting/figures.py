@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from markupsafe import Markup, escape
 
+from torchreg.losses import loss_name
 from torchreg.plotting import (
     ActivationDisplay,
     FitDisplay,
@@ -178,7 +179,7 @@ def _losses(estimator: Any, labels: Labels) -> Figure:
         loss_curve=estimator.loss_curve_,
         validation_loss_curve=estimator.validation_loss_curve_,
         best_epoch=estimator.best_epoch_,
-        loss=str(getattr(estimator.loss, "__name__", estimator.loss)),
+        loss=loss_name(estimator.loss),
         scale=None if layer is None else float(layer.scale.max()),
         labels=labels,
         n_networks=n_networks,

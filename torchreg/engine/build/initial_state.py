@@ -285,7 +285,7 @@ def initialize_from_data(network: nn.Module, table: Table, link: Link | None = N
     if not has_data_init(network):
         return
     x, t, weight = _init_rows(table)
-    rows = x, t if link is None else link.working(t), weight
+    rows = x, t if link is None else link.initial_target(t), weight
     versions = [None if values is None else values._version for values in rows]
     name = type(network).__name__
     try:

@@ -26,7 +26,7 @@ from torchreg.engine.data import (
 )
 from torchreg.engine.spec import FitConfig, RawData, check_output
 from torchreg.nn import AverageMembers, Link, Standardize, Unstandardize
-from torchreg.nn.links import central_of, for_each_number, target_layer
+from torchreg.nn.links import point_prediction, repeat_per_column, target_layer
 
 if TYPE_CHECKING:
     from torchreg.engine.train.skorch_callbacks import SkorchObserver
@@ -242,7 +242,7 @@ def add_scaling(
     if average:
         layers["average"] = AverageMembers()
     if y_statistics is not None:
-        mean, scale = y_statistics if link is None else for_each_number(link, *y_statistics)
+        mean, scale = repeat_per_column(link, *y_statistics)
         layers["unstandardize"] = Unstandardize(mean, scale)
     return nn.Sequential(layers)
 
@@ -336,7 +336,7 @@ class ScaledNetwork:
         for name in ("link", "average", "unstandardize"):
             layer = getattr(self.module, name, None)
             output = output if layer is None else layer(output)
-        return central_of(self.module, output)
+        return point_prediction(self.module, output)
 
     def _raw_rows(self, rows: RawData) -> tuple[Tensor, Tensor]:
         dense = to_dense(rows.x)

@@ -196,6 +196,10 @@ def _is_stateless(value: Any) -> bool:
     """Whether a module or function is trusted and has no ``forward`` of its own."""
     if isinstance(value, nn.Module):
         return _is_trusted(type(value)) and "forward" not in vars(value)
+    if isinstance(value, partial):
+        settings = [*value.args, *value.keywords.values()]
+        plain = all(isinstance(setting, _PLAIN) for setting in settings)
+        return plain and _is_stateless(value.func)
     return isinstance(value, FunctionType) and _is_trusted(value)
 
 

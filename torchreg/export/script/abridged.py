@@ -23,7 +23,7 @@ _FOR_TOOLS = re.compile(r"[ ]*# (?:noqa|type: ignore).*")
 #: Functions that give back what they are given, if it is valid.
 _GUARDS = {"as_size"}
 #: Methods that only say how a module prints or was made, or refuse rows.
-_UNSPOKEN = {"extra_repr", "quantile", "check_target", "called"}
+_UNSPOKEN = {"extra_repr", "quantile", "std", "describe", "combine_members"}
 
 
 class _Edit(NamedTuple):

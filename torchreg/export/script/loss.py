@@ -8,10 +8,10 @@ from typing import Any
 import torch
 from torch import nn
 
-from torchreg import losses
 from torchreg.export.script.layers import LayerSource
 from torchreg.export.script.layout import Expression, call, flat, lay_out
 from torchreg.export.script.recipe import Recipe, TrainingRecipe
+from torchreg.losses import errors
 
 
 def loss_section(recipe: Recipe, source: LayerSource) -> list[str]:
@@ -79,11 +79,11 @@ def _built_in(training: TrainingRecipe) -> Expression | None:
     options: dict[str, Any] = {}
     if isinstance(function, partial):
         function, options = function.func, function.keywords
-    if function is losses.squared_error:
+    if function is errors.squared_error:
         return "(prediction - target) ** 2"
-    if function is losses.absolute_error:
+    if function is errors.absolute_error:
         return "(prediction - target).abs()"
-    if function is losses.huber:
+    if function is errors.huber:
         delta = repr(float(options.get("delta", 1.0)))
         arguments = {"reduction": '"none"', "delta": delta}
         return call("nn.functional.huber_loss", "prediction", "target", **arguments)

@@ -254,7 +254,7 @@ def _what_is_central(recipe: Recipe) -> str:
     link = recipe.network.link
     if isinstance(link, Quantiles):
         levels = ", ".join(f"{level:g}" for level in link.levels)
-        return f"of the levels {levels} that of {link.levels[link.place]:g}"
+        return f"of the levels {levels} that of {link.levels[link.index]:g}"
     return "the means, without the standard deviations beside them"
 
 

@@ -94,7 +94,7 @@ class NetworkRecipe:
         """The columns among those that the network gives that are the predictions, as an index."""
         if self.link is None or self.link.per_output == 1:
             return ""
-        return f"{self.link.place}::{self.link.per_output}"
+        return f"{self.link.index}::{self.link.per_output}"
 
     @property
     def fitted(self) -> nn.Module:

@@ -115,7 +115,7 @@ def _beginning(recipe: Recipe, core: str, after: int) -> list[str]:
     if network.has_data_init:
         weight = "weight" if recipe.training.weighted else "None"
         # A link knows what numbers the network should begin with.
-        t = "t" if network.link is None else f"network[-{after}].working(t)"
+        t = "t" if network.link is None else f"network[-{after}].initial_target(t)"
         lines += ["with torch.no_grad():", f"    {core}.initialize_from(x, {t}, {weight})"]
         wide = network.dtype == torch.float64
         if wide or network.casts:

@@ -250,8 +250,7 @@ X_ROWS, Y_ROWS = np.arange(12.0).reshape(6, 2), np.arange(1.0, 7.0)
         (
             {"loss": "poisson"},
             [1, 2, -3, 4, 5, -6],
-            r"The loss 'poisson' expects y of 0 or more, got -3 in row 2 \(2 of 6 rows are out of "
-            r"its range\)\. Leave such rows out, or take another loss",
+            r"'poisson' expects y of 0 or more, got -3 in row 2 \(2 of 6 rows.*'squared_error'",
         ),
         (
             {"loss": "gamma"},
@@ -267,7 +266,7 @@ X_ROWS, Y_ROWS = np.arange(12.0).reshape(6, 2), np.arange(1.0, 7.0)
         (
             {"loss": "poisson"},
             [0] * 6,
-            r"'poisson' expects y with a mean above 0, but all of it is 0: there is nothing to",
+            r"'poisson' expects y with a mean above 0, but all of it is 0",
         ),
         (
             {"loss": "poisson"},
@@ -277,7 +276,7 @@ X_ROWS, Y_ROWS = np.arange(12.0).reshape(6, 2), np.arange(1.0, 7.0)
         (
             {"loss": "tweedie", "loss__power": 0},
             Y_ROWS,
-            r"tweedie expects a power of 1 or more \(1 is Poisson, 2 gamma\), got 0\. Where y may",
+            r"tweedie expects a power of 1 or more .*, got 0\.",
         ),
         ({"loss": "poisson", "loss__power": 1}, Y_ROWS, r"loss 'poisson' takes no 'power'"),
     ],

@@ -72,7 +72,7 @@ def test_the_module_goes_from_raw_units_to_raw_units(name: str, table: tuple[Arr
     with torch.no_grad():
         columns = reg.module_(torch.from_numpy(X)).numpy()
     assert columns.shape == (60, 2 * per_output)
-    place = reg.module_.link.place
+    place = reg.module_.link.index
     np.testing.assert_array_equal(columns[:, place::per_output], reg.predict(X))
     if name == "quantiles":
         # (n, n_outputs * n_levels) -> (n, n_outputs, n_levels)
@@ -105,9 +105,9 @@ def test_a_vector_gives_a_column_for_each_level_and_one_level_a_vector(
             "quantiles",
             {"quantiles": [0.25]},
             r"quantiles expects levels that were trained; this fit learned the levels 0\.1, 0\.5, "
-            r"0\.9, and 0\.25 was asked for\. Fit with loss='quantile' and loss__quantile",
+            r"0\.9, got 0\.25\. Fit with loss='quantile' and loss__quantile",
         ),
-        ("poisson", {"quantiles": 0.5}, r"this fit learned a prediction alone, and 0\.5 was asked"),
+        ("poisson", {"quantiles": 0.5}, r"this fit learned a point prediction, got 0\.5"),
         ("quantiles", {"quantiles": []}, r"quantiles expects one level or more, got none"),
         ("gaussian_nll", {"quantiles": [0.0]}, r"quantiles expects levels between 0 and 1, got 0"),
         ("gaussian_nll", {"quantiles": "0.5"}, r"quantiles expects levels between 0 and 1, got '0"),
@@ -122,7 +122,7 @@ def test_a_vector_gives_a_column_for_each_level_and_one_level_a_vector(
             r"return_std=True expects a fit with loss='gaussian_nll', which learns a standard "
             r"deviation; this one learned the levels 0\.1",
         ),
-        ("gamma", {"return_std": True}, r"this one learned a prediction alone"),
+        ("gamma", {"return_std": True}, r"this one learned a point prediction"),
     ],
 )
 def test_what_was_not_learned_is_refused(
@@ -275,7 +275,7 @@ def test_members_train_on_the_mean_of_their_losses_and_predict_their_mean(
     with torch.no_grad():
         each = module.link(module.network(module.standardize(torch.from_numpy(X))))
         columns = module.unstandardize(each.mean(dim=1))
-    np.testing.assert_allclose(module.link.central(columns)[:, 0], reg.predict(X), rtol=1e-12)
+    np.testing.assert_allclose(module.link.point_prediction(columns)[:, 0], reg.predict(X), rtol=1e-12)
     assert each.shape[:2] == (60, 4) and reg.loss_ < reg.loss_curve_[0]
     reg.save(tmp_path / "reg")
     other = torchreg.load(tmp_path / "reg", module=of_members)
@@ -466,4 +466,4 @@ def test_with_folds_the_link_takes_the_mean_of_what_their_networks_give(
     with torch.no_grad():
         each = torch.stack([m(module.standardize(x)) for m in module.network.members])
         columns = module.unstandardize(module.link(each.mean(dim=0)))
-    np.testing.assert_allclose(module.link.central(columns)[:, 0], reg.predict(X), rtol=1e-12)
+    np.testing.assert_allclose(module.link.point_prediction(columns)[:, 0], reg.predict(X), rtol=1e-12)

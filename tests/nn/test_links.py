@@ -12,11 +12,11 @@ from torch import nn
 
 from torchreg.nn import Exponential, Link, Normal, Quantiles, Unstandardize
 from torchreg.nn.links import (
-    central_of,
-    column_of,
-    for_each_number,
+    point_prediction,
+    prediction_column,
+    repeat_per_column,
     link_of,
-    numbers_per_output,
+    columns_per_output,
     target_layer,
 )
 
@@ -49,7 +49,7 @@ def test_quantiles_do_not_cross_whatever_comes_in(levels: Any, dtype: torch.dtyp
 def test_any_quantiles_in_order_can_be_given(levels: Any) -> None:
     wanted = numbers(20, len(levels)).exp().cumsum(dim=1)
     layer = Quantiles(levels)
-    m = layer.place
+    m = layer.index
     steps = wanted.diff(dim=1).expm1().log()
     parts = [steps[:, :m], wanted[:, m : m + 1], steps[:, m:]]
     found = layer(torch.cat(parts, dim=1) - layer.offset)
@@ -61,7 +61,7 @@ def test_the_numbers_of_an_output_stand_beside_each_other_and_know_no_others() -
     both = layer(p)
     np.testing.assert_array_equal(both[:, :3], layer(p[:, :3]))
     np.testing.assert_array_equal(both[:, 3:], layer(p[:, 3:]))
-    np.testing.assert_array_equal(layer.central(both), p[:, [1, 4]])
+    np.testing.assert_array_equal(layer.point_prediction(both), p[:, [1, 4]])
     # Whatever dimensions come before.
     np.testing.assert_array_equal(layer(p.reshape(7, 1, 6))[:, 0], both)
 
@@ -79,12 +79,12 @@ def test_levels_are_put_in_order_and_the_median_is_the_prediction(
     levels: list[float], ordered: tuple[float, ...], place: int
 ) -> None:
     layer = Quantiles(levels)
-    assert (layer.levels, layer.place, layer.per_output) == (ordered, place, len(ordered))
+    assert (layer.levels, layer.index, layer.per_output) == (ordered, place, len(ordered))
 
 
 def test_a_level_is_found_whatever_rounding_left_of_it() -> None:
     layer = Quantiles([0.1, 0.3])
-    assert (layer.find(0.1 + 0.2), layer.find(0.1), layer.find(0.2)) == (1, 0, None)
+    assert (layer.find_level(0.1 + 0.2), layer.find_level(0.1), layer.find_level(0.2)) == (1, 0, None)
 
 
 def test_a_normal_distribution_starts_as_the_standard_one_and_its_spread_stays_above_0() -> None:
@@ -110,7 +110,7 @@ def test_means_and_scales_are_repeated_for_each_number_and_a_distance_is_not_shi
         (Normal(), [1, 0, 2, 0], [10, 10, 20, 20]),
         (Quantiles([0.1, 0.2, 0.3]), [1, 1, 1, 2, 2, 2], [10, 10, 10, 20, 20, 20]),
     ):
-        found = for_each_number(link, mean, scale)
+        found = repeat_per_column(link, mean, scale)
         np.testing.assert_array_equal(found[0], means)
         np.testing.assert_array_equal(found[1], scales)
         children: dict[str, nn.Module] = {"network": nn.Identity()}
@@ -123,21 +123,21 @@ def test_means_and_scales_are_repeated_for_each_number_and_a_distance_is_not_shi
         np.testing.assert_array_equal(layer.mean, mean)
         np.testing.assert_array_equal(layer.scale, scale)
         assert link_of(module) is link
-        assert numbers_per_output(module) == len(means) // 2
+        assert columns_per_output(module) == len(means) // 2
         values = numbers(3, len(means))
-        central = central_of(module, values)
+        central = point_prediction(module, values)
         assert central.shape == (3, 2)
         for output in (0, 1):
-            np.testing.assert_array_equal(central[:, output], values[:, column_of(module, output)])
+            np.testing.assert_array_equal(central[:, output], values[:, prediction_column(module, output)])
     assert target_layer(nn.Sequential()) is None
 
 
 def test_a_network_is_shown_what_it_should_give_roughly() -> None:
     t = torch.tensor([[0.0, 1.0], [0.5, 3.0]])
-    found = Exponential().working(t)
+    found = Exponential().initial_target(t)
     np.testing.assert_allclose(found, [[-1, 0], [-0.5, np.log(3)]], rtol=1e-6)
-    np.testing.assert_array_equal(Normal().working(t), [[0, 0, 1, 0], [0.5, 0, 3, 0]])
-    found = Quantiles([0.2, 0.5]).working(t)
+    np.testing.assert_array_equal(Normal().initial_target(t), [[0, 0, 1, 0], [0.5, 0, 3, 0]])
+    found = Quantiles([0.2, 0.5]).initial_target(t)
     np.testing.assert_array_equal(found, [[0, 0, 0, 1], [0, 0.5, 0, 3]])
 
 
