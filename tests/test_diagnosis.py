@@ -138,7 +138,7 @@ def test_the_built_in_network_is_silent_on_birds_and_says_how_it_does_on_rows_he
     assert diagnosis.findings == ()
     each = diagnosis.summary["n_parameters"] // 8
     assert f"8 networks with {each} parameters each, averaged; 333 rows" in str(diagnosis)
-    assert "of single networks on rows that they held out" in str(diagnosis)
+    assert "of single networks on their validation rows" in str(diagnosis)
     assert diagnosis.summary["n_validation"] == 333
     assert [layer["n_units"] for layer in diagnosis.summary["layers"]] == [8 * 64, 8 * 64]
 

@@ -134,7 +134,7 @@ def test_a_script_leaves_nothing_for_a_linter(written: dict[str, Written]) -> No
 
 def test_a_script_says_what_each_number_is(written: dict[str, Written]) -> None:
     text = written["quantiles"].text
-    assert "PinballLoss(quantile=[0.1, 0.5, 0.9])" in text
+    assert "MeanPinball((0.1, 0.5, 0.9))" in text
     assert "# y, level 0.9" in text
     assert "return network(X)[:, 1::3]  # of the levels 0.1, 0.5, 0.9 that of 0.5" in text
     text = written["careful_gaussian_nll"].text

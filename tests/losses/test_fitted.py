@@ -275,7 +275,9 @@ def test_members_train_on_the_mean_of_their_losses_and_predict_their_mean(
     with torch.no_grad():
         each = module.link(module.network(module.standardize(torch.from_numpy(X))))
         columns = module.unstandardize(each.mean(dim=1))
-    np.testing.assert_allclose(module.link.point_prediction(columns)[:, 0], reg.predict(X), rtol=1e-12)
+    np.testing.assert_allclose(
+        module.link.point_prediction(columns)[:, 0], reg.predict(X), rtol=1e-12
+    )
     assert each.shape[:2] == (60, 4) and reg.loss_ < reg.loss_curve_[0]
     reg.save(tmp_path / "reg")
     other = torchreg.load(tmp_path / "reg", module=of_members)
@@ -466,4 +468,6 @@ def test_with_folds_the_link_takes_the_mean_of_what_their_networks_give(
     with torch.no_grad():
         each = torch.stack([m(module.standardize(x)) for m in module.network.members])
         columns = module.unstandardize(module.link(each.mean(dim=0)))
-    np.testing.assert_allclose(module.link.point_prediction(columns)[:, 0], reg.predict(X), rtol=1e-12)
+    np.testing.assert_allclose(
+        module.link.point_prediction(columns)[:, 0], reg.predict(X), rtol=1e-12
+    )

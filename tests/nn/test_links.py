@@ -12,11 +12,11 @@ from torch import nn
 
 from torchreg.nn import Exponential, Link, Normal, Quantiles, Unstandardize
 from torchreg.nn.links import (
+    columns_per_output,
+    link_of,
     point_prediction,
     prediction_column,
     repeat_per_column,
-    link_of,
-    columns_per_output,
     target_layer,
 )
 
@@ -84,7 +84,11 @@ def test_levels_are_put_in_order_and_the_median_is_the_prediction(
 
 def test_a_level_is_found_whatever_rounding_left_of_it() -> None:
     layer = Quantiles([0.1, 0.3])
-    assert (layer.find_level(0.1 + 0.2), layer.find_level(0.1), layer.find_level(0.2)) == (1, 0, None)
+    assert (layer.find_level(0.1 + 0.2), layer.find_level(0.1), layer.find_level(0.2)) == (
+        1,
+        0,
+        None,
+    )
 
 
 def test_a_normal_distribution_starts_as_the_standard_one_and_its_spread_stays_above_0() -> None:
@@ -128,7 +132,9 @@ def test_means_and_scales_are_repeated_for_each_number_and_a_distance_is_not_shi
         central = point_prediction(module, values)
         assert central.shape == (3, 2)
         for output in (0, 1):
-            np.testing.assert_array_equal(central[:, output], values[:, prediction_column(module, output)])
+            np.testing.assert_array_equal(
+                central[:, output], values[:, prediction_column(module, output)]
+            )
     assert target_layer(nn.Sequential()) is None
 
 

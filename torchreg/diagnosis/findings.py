@@ -18,6 +18,7 @@ from torchreg.diagnosis import (
 from torchreg.diagnosis.evidence import Evidence, gather, listed, reference_loss
 from torchreg.diagnosis.record import FitSummary
 from torchreg.diagnosis.report import Diagnosis, Finding
+from torchreg.losses import find_loss
 
 #: Who looks for what.
 FINDERS: tuple[Callable[[Evidence], Iterator[Finding]], ...] = (
@@ -136,9 +137,10 @@ def summarize(evidence: Evidence) -> dict[str, Any]:
     if r2 is not None:
         where = f"on {look.n_rows} rows" if look is not None else ""
         words.append(f"R2 = {r2:.3f} {where}")
-    held_out = _held_out_r2(evidence) if several else None
+    held_out = _validation_score(evidence) if several else None
     if held_out is not None:
-        words.append(f"R2 = {held_out:.3f} of single networks on rows that they held out")
+        name = find_loss(summary.loss).score_name
+        words.append(f"{name} = {held_out:.3f} of single networks on their validation rows")
     if n_units:
         words.append(f"{n_bending} of {n_units} hidden units bend within the data")
     if evidence.bends:
@@ -175,8 +177,8 @@ def summarize(evidence: Evidence) -> dict[str, Any]:
     }
 
 
-def _held_out_r2(evidence: Evidence) -> float | None:
-    """Give the share of y's variance that was explained on held-out rows, where it is known."""
+def _validation_score(evidence: Evidence) -> float | None:
+    """Compute the explained share of the validation loss, if the loss of the mean is known."""
     reference = reference_loss(evidence.summary)
     if not evidence.validation or reference is None or not any(evidence.summary.y.scale):
         return None

@@ -72,6 +72,7 @@ class PinballLoss(Loss, name="quantile"):
     """
 
     per_row = True
+    score_name = "D2"
 
     def __init__(self, quantile: float | Iterable[float] = 0.5) -> None:
         function = MeanPinball(_complete_levels(quantile))

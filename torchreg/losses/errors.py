@@ -70,6 +70,7 @@ class AbsoluteError(Loss, name="absolute_error"):
     per_row = True
     output_is_prediction = True
     is_robust = True
+    score_name = "D2"
     raw_error = RawError("MAE", lambda loss, std: loss * std, lambda error, std: error / std)
     torch_names = ("L1Loss", "l1_loss")
 

@@ -58,13 +58,15 @@ class Loss:
     ----------
     per_row : bool or None
         Whether ``function`` returns one value per row or element. One that returns a single number
-        is called once for each row if rows have weights. ``None``: :func:`probe_loss` finds out.
+        is called once for each row if rows have weights. ``None``: to be found by ``probe_loss``.
     center_target : bool
         Whether y is centred before it is scaled; otherwise it is divided by its mean.
     output_is_prediction : bool
         Whether the network's output is the prediction, so that findings may compare it with y.
     is_robust : bool
         Whether large residuals have a bounded influence, so that findings may recommend the loss.
+    score_name : str
+        Name of :meth:`score` in findings: ``"R2"``, or ``"D2"`` for the share of another loss.
     raw_error : RawError or None
         Error in the unit of y that is equivalent to the loss of one output.
     torch_names : tuple of str
@@ -91,6 +93,7 @@ class Loss:
     center_target: bool = True
     output_is_prediction: ClassVar[bool] = False
     is_robust: ClassVar[bool] = False
+    score_name: ClassVar[str] = "R2"
     raw_error: ClassVar[RawError | None] = None
     torch_names: ClassVar[tuple[str, ...]] = ()
 
@@ -187,13 +190,13 @@ class Loss:
         """
         if weight is None:
             values = self.function(prediction, target)
-            return values.mean() if self.per_row else values
+            return values if self.per_row is False else values.mean()
         # A captured step computes the quotient once if the weights are the same in every step.
         return self.of_each_row(prediction, target) @ (weight / len(weight))
 
     def of_each_row(self, prediction: Tensor, target: Tensor) -> Tensor:
         """Compute the loss of each row: shape (n, ...) to (n,)."""
-        if not self.per_row:
+        if self.per_row is False:
             pairs = zip(prediction.split(1), target.split(1), strict=True)
             return torch.stack([self.function(p, t) for p, t in pairs])
         values = self.function(prediction, target)

@@ -135,7 +135,7 @@ def mean_loss(loss: Loss, prediction: Tensor, t: Tensor, weight: Tensor | None) 
     """
     if prediction.ndim < 3:
         return loss.mean(prediction, t, weight)
-    if weight is None and not loss.per_row:
+    if weight is None and loss.per_row is False:
         return torch.stack([loss.function(p, t) for p in prediction.unbind(dim=1)]).mean()
     row_losses = losses_per_row(loss, prediction, t)
     # A captured step computes weight / n once where the weights are the same in every step.
