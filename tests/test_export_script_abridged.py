@@ -70,7 +70,7 @@ def f(a: int, /, *rest: int, b: str = ":", **more: Any) -> dict[str, int]:
         b += "x"
     elif b:
         raise ValueError(b)
-    a = as_size(a, name="a")
+    a = check_size(a, name="a")
     return {b: a}
 """
     assert (

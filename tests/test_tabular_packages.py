@@ -1,4 +1,4 @@
-"""The packages of the extra ``tabular``: their embeddings and TabM beside ours, and inside."""
+"""The packages of the extra ``tabular``: TabM and embeddings as modules of a regressor."""
 
 from __future__ import annotations
 
@@ -21,19 +21,19 @@ X = 200 + 15 * rng.normal(size=(60, 3))
 y = X @ [1.0, -2.0, 0.5] + 3 * np.abs(X[:, 0] - 200)
 
 
-def test_periodic_embeddings_are_the_packages_but_for_phases_and_the_number_itself() -> None:
+def test_periodic_embeddings_generalize_those_of_rtdl_num_embeddings() -> None:
     theirs = PeriodicEmbeddings(3, 5, n_frequencies=4, activation=False, lite=False).double()
     ours = PeriodicEmbedding(3, n_frequencies=8, n_outputs=5).double()
     with torch.no_grad():
-        # A sine is a cosine a quarter of a wave later.
+        # A sine is a cosine with another phase.
         ours.frequency.copy_(theirs.periodic.weight.repeat(1, 2))
         ours.phase.copy_(torch.tensor([0.0] * 4 + [-math.pi / 2] * 4))
         ours.weight.copy_(theirs.linear.weight.mT)
         ours.bias.copy_(theirs.linear.bias)
     x = torch.randn(7, 3, dtype=torch.float64)
-    values, made = ours(x).split([3, 15], dim=1)
+    values, embedded = ours(x).split([3, 15], dim=1)
     assert torch.equal(values, x)
-    torch.testing.assert_close(made, theirs(x).flatten(1))
+    torch.testing.assert_close(embedded, theirs(x).flatten(1))
 
 
 def build(in_features: int, out_features: int, dropout: float = 0.0) -> nn.Module:
@@ -59,7 +59,7 @@ def test_tabm_trains_on_the_losses_of_its_members_and_predicts_their_mean(
     np.testing.assert_allclose(reg.predict(X), mean)
 
 
-def test_tabm_is_kept_in_a_file(tmp_path: Path) -> None:
+def test_tabm_is_saved_and_loaded(tmp_path: Path) -> None:
     reg = TorchRegressor(build, module__dropout=0.1, max_epochs=3, random_state=0).fit(X, y)
     reg.save(tmp_path / "tabm")
     loaded = load(tmp_path / "tabm", module=build)
@@ -67,7 +67,7 @@ def test_tabm_is_kept_in_a_file(tmp_path: Path) -> None:
 
 
 def test_embeddings_of_the_package_train_inside_tabm() -> None:
-    def embedded(in_features: int, out_features: int) -> nn.Module:
+    def with_embeddings(in_features: int, out_features: int) -> nn.Module:
         embeddings = PeriodicEmbeddings(
             in_features, 4, n_frequencies=8, frequency_init_scale=0.3, lite=False
         )
@@ -80,5 +80,5 @@ def test_embeddings_of_the_package_train_inside_tabm() -> None:
             d_block=16,
         )
 
-    reg = TorchRegressor(embedded, max_epochs=40, lr=1e-2, random_state=0).fit(X, y)
+    reg = TorchRegressor(with_embeddings, max_epochs=40, lr=1e-2, random_state=0).fit(X, y)
     assert reg.score(X, y) > 0.9

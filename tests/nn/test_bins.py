@@ -1,4 +1,4 @@
-"""Laws of the embedding of numbers in bins."""
+"""Laws of the piecewise linear embedding."""
 
 from __future__ import annotations
 
@@ -29,21 +29,20 @@ def test_edges_are_quantiles() -> None:
     np.testing.assert_allclose(edges, expected)
 
 
-def test_shares_are_those_of_the_package_less_their_mean() -> None:
+def test_the_encoding_is_that_of_rtdl_num_embeddings_minus_its_mean() -> None:
     embedding = embedding_of(X, n_bins=8, n_outputs=8)
     with torch.no_grad():
         embedding.weight.copy_(torch.eye(8).expand(3, 8, 8))
     theirs = PiecewiseLinearEncoding(compute_bins(X.float(), n_bins=8))
-    made = theirs(X.float()).double().reshape(400, 3, 8)
-    # Theirs goes on beyond the outer edges; no training row lies there.
-    expected = made - made.mean(dim=0)
+    encoded = theirs(X.float()).double().reshape(400, 3, 8)
+    expected = encoded - encoded.mean(dim=0)
     found = embedding(X).detach().reshape(400, 3, 8)
     assert float((found - expected).abs().max()) < 0.1  # quantiles are defined in many ways
     np.testing.assert_allclose(found.mean(dim=0), 0, atol=1e-12)
 
 
 @pytest.mark.parametrize("weighted", [False, True])
-def test_a_weight_is_worth_as_many_rows(weighted: bool) -> None:
+def test_an_integer_weight_is_equivalent_to_repeated_rows(weighted: bool) -> None:
     counts = torch.arange(400) % 3 + 1
     one = embedding_of(X, counts.double() if weighted else torch.ones(400), n_bins=4)
     other = embedding_of(X.repeat_interleave(counts, dim=0) if weighted else X, n_bins=4)
@@ -51,25 +50,25 @@ def test_a_weight_is_worth_as_many_rows(weighted: bool) -> None:
         torch.testing.assert_close(getattr(one, name), getattr(other, name))
 
 
-def test_few_values_are_their_own_edges() -> None:
+def test_the_edges_of_a_column_with_few_values_are_these_values() -> None:
     values = torch.tensor([4.0, 1.0, 2.0, 2.0, 9.0] * 30)
     (edges,) = bin_edges(values.reshape(1, -1), None, 16)
     assert edges.tolist() == [1, 2, 4, 9]
 
 
-def test_of_few_rows_there_are_few_bins() -> None:
+def test_few_rows_have_few_bins() -> None:
     embedding = embedding_of(X[:60], n_bins=16)
     assert (embedding.slope > 0).sum(dim=1).tolist() == [3, 3, 3]
 
 
-def test_beyond_the_outer_edges_nothing_changes() -> None:
+def test_the_embedding_is_constant_beyond_the_outer_edges() -> None:
     embedding = embedding_of(X)
     outer = torch.stack([X.amin(0), X.amax(0), X.amin(0) - 5, X.amax(0) + 5])
-    made = embedding(outer)
-    torch.testing.assert_close(made[:2], made[2:])
+    inside, outside = embedding(outer).chunk(2)
+    torch.testing.assert_close(inside, outside)
 
 
-def test_between_edges_it_is_a_straight_line() -> None:
+def test_the_embedding_is_linear_between_edges() -> None:
     embedding = embedding_of(X[:, :1], n_bins=4)
     low, high = embedding.low[0, 1:3].tolist()
     line = torch.linspace(low, high, 5, dtype=torch.float64)[:, None]
@@ -77,7 +76,7 @@ def test_between_edges_it_is_a_straight_line() -> None:
     assert float(bent.abs().max()) < 1e-12
 
 
-def test_a_step_between_neighbours_is_learned_where_waves_are_slow() -> None:
+def test_a_network_learns_a_step_between_two_values() -> None:
     torch.manual_seed(0)
     hours = torch.arange(24.0).repeat(20)[:, None]
     t = ((hours == 8) | (hours == 17)).float()
@@ -94,7 +93,7 @@ def test_a_step_between_neighbours_is_learned_where_waves_are_slow() -> None:
     assert float(closure().detach()) < 1e-4
 
 
-def test_columns_that_are_not_named_are_left_out() -> None:
+def test_other_columns_are_not_embedded() -> None:
     embedding = embedding_of(X, columns=[0, 2])
     assert embedding(X).shape == (400, 6) == (400, embedding.out_features)
     moved = X.clone()
@@ -103,19 +102,19 @@ def test_columns_that_are_not_named_are_left_out() -> None:
     assert embedding_of(X, columns=[])(X).shape == (400, 0)
 
 
-def test_before_it_has_seen_rows_nothing_comes_out() -> None:
+def test_the_output_is_0_before_initialization() -> None:
     assert not bool(BinEmbedding(3)(torch.randn(5, 3)).any())
 
 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"columns": [0, 3]}, "BinEmbedding expects columns from 0 to 2"),
-        ({"columns": [1, 1]}, "each named once"),
-        ({"n_bins": 0}, "BinEmbedding: n_bins of 1 or more"),
-        ({"n_outputs": 1.5}, "BinEmbedding: n_outputs of 1 or more"),
+        ({"columns": [0, 3]}, "BinEmbedding expects distinct columns from 0 to 2"),
+        ({"columns": [1, 1]}, "distinct columns"),
+        ({"n_bins": 0}, "BinEmbedding: n_bins must be an integer of 1 or more, got 0"),
+        ({"n_outputs": 1.5}, "BinEmbedding: n_outputs .* got 1.5"),
     ],
 )
-def test_what_does_not_fit_is_refused(options: dict[str, Any], message: str) -> None:
+def test_invalid_arguments_are_refused(options: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         BinEmbedding(3, **options)

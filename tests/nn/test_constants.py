@@ -1,4 +1,4 @@
-"""Fixed numbers inside a network: always there, never trained."""
+"""Layers with constants compute what NumPy does and are not trained."""
 
 from __future__ import annotations
 
@@ -8,30 +8,13 @@ import pickle
 from typing import Any
 
 import numpy as np
-import pandas as pd
 import pytest
 import torch
-from sklearn.linear_model import LinearRegression
 from torch import nn
 
 from torchreg.nn import AddConstant, FrozenLinear, MultiplyByConstant
 
 BOTH = pytest.mark.parametrize("layer", [AddConstant, MultiplyByConstant])
-
-
-def lesson(seed: int) -> nn.Sequential:
-    """The network of the lesson: millimetres in, grams out."""
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
-        return nn.Sequential(
-            AddConstant(-200),
-            MultiplyByConstant(1 / 10),
-            nn.Linear(1, 5),
-            nn.ReLU(),
-            nn.Linear(5, 1),
-            MultiplyByConstant(800),
-            AddConstant(4200),
-        )
 
 
 @pytest.mark.parametrize("constant", [-200, 0.1, 0, [1.0, -2.0, 3.0], (4,), np.arange(3)])
@@ -72,16 +55,10 @@ def test_a_constant_is_moved_and_cast_with_its_network(layer: Any) -> None:
 
 
 @BOTH
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_a_single_number_leaves_the_dtype_of_the_input(layer: Any, dtype: torch.dtype) -> None:
-    assert layer(3)(torch.zeros(2, 1, dtype=dtype)).dtype == dtype
-
-
-@BOTH
 @pytest.mark.parametrize("constant", [3, 2.5, [1, 2], np.array([1.0, 2.0])])
-def test_float32_input_comes_out_as_float32_for_the_next_layer(layer: Any, constant: Any) -> None:
-    network = nn.Sequential(layer(constant), nn.Linear(2, 1))
-    assert network(torch.zeros(3, 2)).dtype == torch.float32
+def test_float32_input_gives_float32_output(layer: Any, constant: Any) -> None:
+    assert layer(constant)(torch.zeros(3, 2)).dtype == torch.float32
+    assert layer(3)(torch.zeros(3, 2, dtype=torch.float64)).dtype == torch.float64
 
 
 @BOTH
@@ -112,9 +89,7 @@ def test_a_floating_tensor_keeps_its_dtype_and_is_copied(layer: Any) -> None:
         (torch.tensor(3), "3"),
     ],
 )
-def test_a_constant_is_shown_as_the_number_that_was_typed(
-    layer: Any, constant: Any, shown: str
-) -> None:
+def test_a_constant_is_printed_with_few_digits(layer: Any, constant: Any, shown: str) -> None:
     assert repr(layer(constant)) == f"{layer.__name__}({shown})"
 
 
@@ -150,14 +125,14 @@ def test_a_copy_computes_the_same(layer: Any, constant: Any) -> None:
         (1e300, ValueError, "expects finite numbers, got 1e"),
     ],
 )
-def test_what_is_no_finite_number_is_refused_by_name(
+def test_other_constants_are_refused(
     layer: Any, constant: Any, error: type[Exception], message: str
 ) -> None:
     with pytest.raises(error, match=f"^{layer.__name__} {message}"):
         layer(constant)
 
 
-def test_a_fixed_linear_map_is_that_of_a_linear_layer_and_is_never_trained() -> None:
+def test_a_frozen_linear_layer_computes_what_a_linear_layer_does_and_is_not_trained() -> None:
     layer = nn.Linear(3, 2)
     fixed = FrozenLinear(layer.weight, layer.bias)
     x = torch.randn(4, 3, generator=torch.Generator().manual_seed(0))
@@ -176,45 +151,8 @@ def test_a_fixed_linear_map_is_that_of_a_linear_layer_and_is_never_trained() -> 
         (torch.ones(2, 3), torch.tensor(1.0), r"\(2, 3\) and \(\)"),
     ],
 )
-def test_a_fixed_linear_map_whose_shapes_do_not_fit_is_refused(
+def test_shapes_that_do_not_match_are_refused(
     weight: torch.Tensor, bias: torch.Tensor, shapes: str
 ) -> None:
-    words = "a matrix, and a vector of one number for each of its rows, got shapes"
-    with pytest.raises(ValueError, match=f"^FrozenLinear expects {words} {shapes}"):
+    with pytest.raises(ValueError, match=f"^FrozenLinear expects .* got {shapes}"):
         FrozenLinear(weight, bias)
-
-
-def test_the_networks_of_the_lesson_speak_grams_before_any_training() -> None:
-    flipper_mm = torch.linspace(170, 230, 61)[:, None]
-    away, away_plain = [], []
-    for seed in range(20):
-        network = lesson(seed)
-        with torch.no_grad():
-            away.append((network(flipper_mm) - 4200).abs().mean() / 800)
-            away_plain.append((network[2:5](flipper_mm) - 4200).abs().mean() / 800)
-    # A standard deviation or two; the same networks without their constants miss by five.
-    assert np.max(away) < 3
-    assert np.median(away) < 1
-    assert np.min(away_plain) > 4.5
-
-
-def test_the_network_of_the_lesson_learns_in_a_loop_of_ones_own(penguins: pd.DataFrame) -> None:
-    X = penguins[["flipper_length_mm"]].to_numpy(np.float32)
-    y = penguins[["body_mass_g"]].to_numpy(np.float32)
-    x, t = torch.tensor(X), torch.tensor(y)
-    line = LinearRegression().fit(X, y)
-    network = lesson(seed=0)
-    optimizer = torch.optim.Rprop(network.parameters(), lr=0.01)
-    for _ in range(500):
-        optimizer.zero_grad()
-        loss = ((network(x) - t) ** 2).mean()
-        loss.backward()
-        optimizer.step()
-    rmse = float(loss.detach()) ** 0.5
-    assert rmse < np.sqrt(np.mean((line.predict(X) - y) ** 2)) - 10
-    assert [repr(network[i]) for i in (0, 1, 5, 6)] == [
-        "AddConstant(-200)",
-        "MultiplyByConstant(0.1)",
-        "MultiplyByConstant(800)",
-        "AddConstant(4200)",
-    ]

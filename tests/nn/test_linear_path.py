@@ -1,4 +1,4 @@
-"""Laws of a linear path beside a network."""
+"""Laws of a network with a linear skip connection."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from torchreg import TorchRegressor
 from torchreg.nn import MLP, LinearPath, MemberLinear
-from torchreg.nn.linear_path import zero_output
+from torchreg.nn.linear_path import zero_last_layer
 from torchreg.nn.ridge import ridge
 
 torch.manual_seed(0)
@@ -21,7 +21,7 @@ T = X @ torch.randn(4, 2, dtype=torch.float64) + 0.3 + 0.01 * torch.randn(80, 2)
 
 
 @pytest.mark.parametrize("n_members", [None, 3])
-def test_it_begins_at_the_linear_answer(n_members: int | None) -> None:
+def test_initialization_gives_the_ridge_solution(n_members: int | None) -> None:
     network = (
         MLP(4, 2, [8])
         if n_members is None
@@ -42,14 +42,14 @@ def test_it_begins_at_the_linear_answer(n_members: int | None) -> None:
     assert not any(bool(p.any()) for p in after[2:])
 
 
-def test_the_network_is_asked_about_what_the_line_leaves() -> None:
-    class FitContext(nn.Linear):
+def test_the_network_is_initialized_from_the_residuals() -> None:
+    class Recorder(nn.Linear):
         def initialize_from(self, x: Tensor, t: Tensor, weight: Tensor | None) -> None:
-            self.left = t
+            self.targets = t
 
-    path = LinearPath(FitContext(4, 2), 4, 2).double()
+    path = LinearPath(Recorder(4, 2), 4, 2).double()
     path.initialize_from(X, T, None)
-    torch.testing.assert_close(path.network.left, T - path.linear(X).detach())
+    torch.testing.assert_close(path.network.targets, T - path.linear(X).detach())
 
 
 @pytest.mark.parametrize(
@@ -60,9 +60,9 @@ def test_the_network_is_asked_about_what_the_line_leaves() -> None:
         nn.ReLU(),
     ],
 )
-def test_a_network_whose_last_layer_is_another_is_left_alone(network: nn.Module) -> None:
+def test_another_last_layer_is_not_changed(network: nn.Module) -> None:
     before = [p.detach().clone() for p in network.parameters()]
-    zero_output(network)
+    zero_last_layer(network)
     assert all(map(torch.equal, before, network.parameters()))
 
 
@@ -71,7 +71,7 @@ def build(in_features: int, out_features: int) -> nn.Module:
 
 
 @pytest.mark.parametrize("options", [{}, {"optimizer": "sgd"}, {"dtype": "float32"}], ids=str)
-def test_a_regressor_has_the_linear_answer_after_one_step(options: Any) -> None:
+def test_a_regressor_starts_from_the_linear_fit(options: Any) -> None:
     reg = TorchRegressor(build, max_epochs=1, lr=1e-6, random_state=0, **options)
     reg.fit(1e3 + 50 * X.numpy(), T.numpy())
     np.testing.assert_allclose(

@@ -1,4 +1,4 @@
-"""Laws of layers that compute several members at once."""
+"""Laws of layers of several members."""
 
 from __future__ import annotations
 
@@ -25,19 +25,18 @@ def test_a_member_is_a_linear_layer(bias: bool, dtype: torch.dtype) -> None:
         torch.testing.assert_close(layer(each)[:, m], alone(each[:, m]))
 
 
-def test_members_begin_as_linear_layers_do_and_differ() -> None:
+def test_members_are_initialized_as_linear_layers_and_differ() -> None:
     torch.manual_seed(0)
     layer = MemberLinear(8, 200, 16)
     bound = 1 / 200**0.5
     assert layer.bias is not None
     for parameter in (layer.weight.detach(), layer.bias.detach()):
-        # As wide as nn.Linear's, and as even.
         assert float(parameter.abs().max()) <= bound
         assert float(parameter.std()) == pytest.approx(bound / 3**0.5, rel=0.1)
     assert not torch.equal(layer.weight[0], layer.weight[1])
 
 
-def test_the_sum_of_a_layer_has_the_slopes_of_each_member() -> None:
+def test_the_gradient_is_that_of_finite_differences() -> None:
     layer = MemberLinear(3, 4, 2).double()
     x = torch.randn(5, 3, 4, dtype=torch.float64, requires_grad=True)
     assert torch.autograd.gradcheck(layer, (x,))
@@ -50,12 +49,12 @@ def test_the_next_layer_needs_no_copy() -> None:
 
 
 @pytest.mark.parametrize("sizes", [(0, 1, 1), (1, 2.0, 1), (1, 1, True)], ids=str)
-def test_a_size_is_a_whole_number(sizes: Any) -> None:
-    with pytest.raises(ValueError, match=r"MemberLinear: \w+ of 1 or more expected, a whole"):
+def test_other_sizes_are_refused(sizes: Any) -> None:
+    with pytest.raises(ValueError, match=r"MemberLinear: \w+ must be an integer of 1 or more"):
         MemberLinear(*sizes)
 
 
-def test_the_average_leaves_what_has_no_members() -> None:
+def test_the_average_of_an_output_without_members_is_the_output() -> None:
     average, y = AverageMembers(), torch.randn(5, 3, 2)
     torch.testing.assert_close(average(y), y.mean(1))
     for other in (y[:, 0], y[:, 0, 0]):

@@ -1,4 +1,4 @@
-"""Laws of a line with a penalty that the rows choose."""
+"""Laws of ridge regression with a penalty from the restricted likelihood."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ T = X @ torch.randn(4, 2, dtype=torch.float64) + 0.3 + 0.01 * torch.randn(80, 2)
 WEIGHT = torch.randint(1, 4, (80,)).double()
 
 
-@pytest.mark.parametrize("weight", [None, WEIGHT], ids=["alike", "weights"])
-def test_with_little_noise_the_line_is_that_of_least_squares(weight: Tensor | None) -> None:
+@pytest.mark.parametrize("weight", [None, WEIGHT], ids=["unweighted", "weighted"])
+def test_with_little_noise_the_fit_is_least_squares(weight: Tensor | None) -> None:
     slopes, bias, _ = ridge(X, T, weight)
     expected = LinearRegression().fit(X, T, weight)
     np.testing.assert_allclose(slopes, expected.coef_, rtol=1e-3)
     np.testing.assert_allclose(bias, expected.intercept_, rtol=1e-3)
 
 
-def test_columns_that_are_copies_share_their_weight() -> None:
+def test_identical_columns_have_equal_weights() -> None:
     twice = torch.cat([X, X[:, :1]], dim=1)
     slopes, bias, _ = ridge(twice, T)
     torch.testing.assert_close(slopes[:, 0], slopes[:, 4])
@@ -37,32 +37,31 @@ def test_columns_that_are_copies_share_their_weight() -> None:
 
 @pytest.mark.parametrize("shape", [(30, 8), (30, 29), (30, 200)], ids=str)
 @pytest.mark.parametrize("noise", [0.2, 2.0])
-def test_the_penalty_makes_contrasts_of_the_targets_most_likely(
+def test_the_penalty_maximizes_the_density_of_contrasts_of_the_targets(
     shape: tuple[int, int], noise: float
 ) -> None:
-    """Of each penalty, the density of what of y the mean leaves, with the best variance."""
     rng = np.random.default_rng(1)
     x = rng.normal(size=shape)
     t = x[:, :3].sum(axis=1) + noise * rng.normal(size=len(x))
     centred = x - x.mean(axis=0)
     contrasts = null_space(np.ones((1, len(x)))).T  # (n - 1, n), orthonormal
-    left = contrasts @ t
+    contrast = contrasts @ t
     found = []
     for penalty in 10.0 ** np.arange(-6, 2.5, 0.5) * np.square(centred).sum() / shape[1]:
         covariance = np.eye(len(x)) + centred @ centred.T / penalty
         covariance = contrasts @ covariance @ contrasts.T
-        variance = left @ np.linalg.solve(covariance, left) / len(left)
-        density = multivariate_normal(cov=variance * covariance).logpdf(left)
+        variance = contrast @ np.linalg.solve(covariance, contrast) / len(contrast)
+        density = multivariate_normal(cov=variance * covariance).logpdf(contrast)
         found.append((density, Ridge(alpha=penalty).fit(x, t).coef_))
-    slopes, _, surprise = ridge(torch.as_tensor(x), torch.as_tensor(t)[:, None])
+    slopes, _, deviance = ridge(torch.as_tensor(x), torch.as_tensor(t)[:, None])
     density, expected = max(found, key=lambda pair: pair[0])
     np.testing.assert_allclose(slopes[0], expected, rtol=1e-6, atol=1e-9)
-    # They count from different constants: of two tables, differences tell.
+    # The deviance has an additive constant: only differences are comparable.
     other = ridge(torch.as_tensor(x), 3 * torch.as_tensor(t)[:, None])[2]
-    np.testing.assert_allclose(other - surprise, 2 * (len(x) - 1) * np.log(3))
+    np.testing.assert_allclose(other - deviance, 2 * (len(x) - 1) * np.log(3))
 
 
-def test_of_two_tables_the_one_that_the_targets_come_from_surprises_less() -> None:
+def test_the_table_that_generated_the_targets_has_the_lower_deviance() -> None:
     x = torch.randn(200, 3, dtype=torch.float64)
     t = x.sum(dim=1, keepdim=True) + 0.5 * torch.randn(200, 1, dtype=torch.float64)
     assert ridge(x, t)[2] < ridge(x.tanh(), t)[2]
@@ -70,6 +69,6 @@ def test_of_two_tables_the_one_that_the_targets_come_from_surprises_less() -> No
     assert ridge(x.tanh(), t)[2] < ridge(x, t)[2]
 
 
-def test_where_nothing_varies_the_line_is_the_mean() -> None:
+def test_the_fit_on_constant_columns_is_the_mean() -> None:
     slopes, bias, _ = ridge(torch.ones(5, 3), torch.arange(5.0)[:, None])
     assert slopes.tolist() == [[0, 0, 0]] and bias.tolist() == [2]

@@ -1,4 +1,4 @@
-"""Laws of the scaling by quartiles."""
+"""Laws of robust scaling."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def test_center_and_scale_are_numpys_quartiles(n: int, weighted: bool) -> None:
     x = ROWS[:n]
     weight = torch.as_tensor(rng.integers(0, 4, n)) + torch.eye(n, dtype=torch.int64)[0]
     many = x.repeat_interleave(weight, 0) if weighted else x
-    # Any unit of weight does, and what rounding leaves of it.
+    # The unit of the weights is arbitrary.
     center, scale, _ = robust_statistics(x, weight / 3 if weighted else None)
     low, median, high = quartiles(many.numpy())
     several = (many.unique(dim=0).shape[0] > 2) & (high > low)
@@ -34,47 +34,47 @@ def test_center_and_scale_are_numpys_quartiles(n: int, weighted: bool) -> None:
     np.testing.assert_allclose(scale[several], (high - low)[several], rtol=1e-12)
 
 
-def test_a_measurement_is_scaled_by_quartiles_and_clipped_smoothly() -> None:
+def test_a_continuous_column_is_scaled_by_quartiles_and_clipped_smoothly() -> None:
     low, median, high = quartiles(ROWS.numpy())
     z = (ROWS.numpy() - median) / (high - low)
     layer = RobustStandardize.from_rows(ROWS)
     np.testing.assert_allclose(layer(ROWS), z / np.sqrt(1 + (z / 3) ** 2), rtol=1e-12)
 
 
-def test_scaled_columns_lie_beside_clipped_ones() -> None:
+def test_scaled_columns_precede_clipped_ones() -> None:
     layer, both = RobustStandardize.from_rows(ROWS), ScaledAndClipped.from_rows(ROWS)
-    assert torch.equal(both(ROWS), torch.cat([layer.scaled(ROWS), layer(ROWS)], dim=1))
+    assert torch.equal(both(ROWS), torch.cat([layer.rescale(ROWS), layer(ROWS)], dim=1))
 
 
 @pytest.mark.parametrize("weighted", [False, True])
-def test_a_value_counts_as_far_beyond_the_rows_as_their_ends_are_apart(weighted: bool) -> None:
+def test_values_are_clamped_to_the_range_of_the_rows_extended_by_its_width(weighted: bool) -> None:
     rows = torch.tensor([[170.0], [200.0], [210.0], [230.0]])
     weight = torch.tensor([1.0, 2.0, 1.0, 1.0]) if weighted else None
-    if weighted:  # what weighs nothing is no row
+    if weighted:  # a row of weight 0 does not count
         rows, weight = torch.cat([rows, torch.tensor([[1e6]])]), torch.tensor([1.0, 2, 1, 1, 0])
     layer = ScaledAndClipped.from_rows(rows, weight)
     assert (float(layer.low), float(layer.high)) == (110, 290)
     near, far = torch.tensor([[111.0], [289.0]]), torch.tensor([[-1e9], [1e9]])
     plain = RobustStandardize(layer.center, layer.scale)
-    assert torch.equal(layer.scaled(near), plain.scaled(near))
+    assert torch.equal(layer.rescale(near), plain.rescale(near))
     assert torch.equal(layer(far), layer(torch.tensor([[110.0], [290.0]])))
 
 
 @pytest.mark.parametrize("low", [[1.0, 2.0], float("nan"), [[0.0]]])
-def test_bounds_of_another_shape_or_none_are_refused(low: Any) -> None:
+def test_invalid_bounds_are_refused(low: Any) -> None:
     with pytest.raises(ValueError, match=r"ScaledAndClipped\(low=...\) expects a number, or one"):
         ScaledAndClipped([0.0], [1.0], low=low)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_nothing_lies_further_away_than_three(dtype: torch.dtype) -> None:
+def test_clipped_values_are_within_3(dtype: torch.dtype) -> None:
     layer = RobustStandardize([0.0], [1.0])
     far = torch.tensor([[1e30], [-1e30], [1e9], [1e3]], dtype=dtype)
     expected = torch.tensor([[3.0], [-3.0], [3.0], [3.0]], dtype=dtype)
     torch.testing.assert_close(layer(far), expected, rtol=1e-5, atol=0)
 
 
-def test_units_do_not_matter() -> None:
+def test_the_output_is_independent_of_the_unit() -> None:
     for factor, offset in ((1e-3, 0.0), (-254.0, 17.0)):
         other = factor * ROWS + offset
         expected = np.sign(factor) * RobustStandardize.from_rows(ROWS)(ROWS)
@@ -85,7 +85,7 @@ def test_units_do_not_matter() -> None:
 
 @pytest.mark.parametrize("n_ones", [1, 10, 500, 999])
 @pytest.mark.parametrize("values", [(0.0, 1.0), (-7.5, 1e6)])
-def test_two_values_are_two_apart_with_mean_zero_however_rare_one_is(
+def test_a_binary_column_has_mean_0_and_range_2_however_rare_a_value_is(
     n_ones: int, values: tuple[float, float]
 ) -> None:
     x = torch.full((1000, 1), values[0], dtype=torch.float64)
@@ -98,36 +98,30 @@ def test_two_values_are_two_apart_with_mean_zero_however_rare_one_is(
     assert float(z.abs().amax()) <= 2
 
 
-def test_a_constant_column_contributes_nothing() -> None:
+def test_a_constant_column_is_0() -> None:
     x = torch.tensor([[7.0, 0.3], [7.0, 0.1 + 0.2]], dtype=torch.float64)
     layer = RobustStandardize.from_rows(x)
     assert layer.scale.tolist() == [0, 0]
     assert layer(torch.tensor([[1e9, -1e9]])).tolist() == [[0, 0]]
 
 
-def test_where_the_quartiles_coincide_half_the_range_is_the_scale() -> None:
+def test_the_scale_is_half_the_range_if_the_quartiles_coincide() -> None:
     x = torch.tensor([[0.0]] * 10 + [[1.0], [5.0]])
     assert robust_statistics(x)[1].tolist() == [2.5]
-    # What rounding makes of ties is no distance of quartiles.
+    # Rounding errors of ties are no interquartile range.
     noise = torch.tensor([[0.3], [0.1 + 0.2]] * 5 + [[1.0], [5.0]], dtype=torch.float64)
     assert float(robust_statistics(noise)[1]) == pytest.approx(2.35)
 
 
-def test_a_weight_of_zero_leaves_a_row_out() -> None:
+def test_rows_of_weight_0_do_not_count() -> None:
     x = torch.tensor([[1.0], [2.0], [3.0], [1e6]])
     one = robust_statistics(x, torch.tensor([2.0, 2.0, 2.0, 0.0]))
     assert all(map(torch.equal, one, robust_statistics(x[:3])))
-    with pytest.raises(ValueError, match="expects rows to compute its numbers from, got none"):
+    with pytest.raises(ValueError, match="expects rows with a weight above 0, got none"):
         robust_statistics(x, torch.zeros(4))
 
 
-def test_columns_in_blocks_are_columns(monkeypatch: pytest.MonkeyPatch) -> None:
-    whole = robust_statistics(ROWS, ROWS[:, 0])
-    monkeypatch.setattr("torchreg.nn.robust._SORTED", 80)
-    assert all(map(torch.equal, robust_statistics(ROWS, ROWS[:, 0]), whole))
-
-
-def test_the_subtraction_keeps_its_digits() -> None:
+def test_the_subtraction_precedes_the_cast() -> None:
     time = torch.tensor([[1.7e9], [1.7e9 + 50], [1.7e9 + 100], [1.7e9 + 7]], dtype=torch.float64)
     layer = RobustStandardize.from_rows(time, dtype=torch.float32)
     centred = RobustStandardize.from_rows(time - 1.7e9, dtype=torch.float32)
@@ -136,7 +130,7 @@ def test_the_subtraction_keeps_its_digits() -> None:
     assert layer.double()(time).dtype == torch.float64
 
 
-def test_rows_already_standardized_do_as_well() -> None:
+def test_standardized_rows_give_the_same_output() -> None:
     standard = (ROWS - ROWS.mean(0)) / ROWS.std(0)
     layer = RobustStandardize(torch.zeros(5), torch.ones(5)).float()
     layer.initialize_from(standard.float(), None, None)
@@ -144,10 +138,10 @@ def test_rows_already_standardized_do_as_well() -> None:
     torch.testing.assert_close(layer(standard.float()), expected, rtol=1e-4, atol=1e-5)
 
 
-def test_a_copy_by_its_state_is_the_same() -> None:
+def test_a_state_dict_restores_the_layer() -> None:
     x = torch.cat([ROWS, (ROWS[:, :1] > 1).double(), torch.ones(len(ROWS), 1)], dim=1)
     layer = RobustStandardize.from_rows(x)
-    assert layer.measurements() == [0, 1, 2, 3, 4]
+    assert layer.continuous_columns() == [0, 1, 2, 3, 4]
     other = RobustStandardize(torch.zeros(7), torch.ones(7))
     other.load_state_dict(layer.state_dict())
     assert torch.equal(other(x), layer(x))
@@ -161,10 +155,10 @@ def test_a_copy_by_its_state_is_the_same() -> None:
         (([[1.0]], [[1.0]]), r"RobustStandardize\(center=...\) expects a finite number, or one"),
         (([1.0], [float("nan")]), r"RobustStandardize\(scale=...\) expects a finite number"),
         (([1.0], [-1.0]), "RobustStandardize expects scales of 0 or more"),
-        (([1.0], [1.0], [0.5]), "expects binary as True or False, or one of them for each"),
-        (([1.0], [1.0], [True, False]), "expects binary as True or False, or one of them for each"),
+        (([1.0], [1.0], [0.5]), "expects binary as a bool, or one for each column"),
+        (([1.0], [1.0], [True, False]), "expects binary as a bool, or one for each column"),
     ],
 )
-def test_what_is_no_scaling_is_refused(arguments: Any, message: str) -> None:
+def test_invalid_arguments_are_refused(arguments: Any, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         RobustStandardize(*arguments)

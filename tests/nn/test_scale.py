@@ -1,4 +1,4 @@
-"""Laws of a learned scale."""
+"""Laws of a trained scale."""
 
 from __future__ import annotations
 
@@ -9,7 +9,9 @@ from torchreg.nn import Scale
 
 
 @pytest.mark.parametrize("shape", [(5, 3), (5, 4, 3)])
-def test_it_begins_as_nothing_and_multiplies_each_column(shape: tuple[int, ...]) -> None:
+def test_each_column_is_multiplied_by_a_parameter_that_is_initially_1(
+    shape: tuple[int, ...],
+) -> None:
     scale, x = Scale(3), torch.randn(shape)
     assert torch.equal(scale(x), x)
     scale.scale.data = torch.tensor([1.0, 2.0, -3.0])
@@ -18,6 +20,8 @@ def test_it_begins_as_nothing_and_multiplies_each_column(shape: tuple[int, ...])
     assert torch.equal(scale(x), x)
 
 
-def test_a_size_is_a_whole_number() -> None:
-    with pytest.raises(ValueError, match="Scale: n_features of 1 or more"):
+def test_another_size_is_refused() -> None:
+    with pytest.raises(
+        ValueError, match="Scale: n_features must be an integer of 1 or more, got 0"
+    ):
         Scale(0)

@@ -1,4 +1,4 @@
-"""The parts of torchreg.nn as one network: everything that a fit offers works with them."""
+"""A network of all layers of torchreg.nn works with all that a fit offers."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from torchreg import TorchRegressor, load
 from torchreg.nn import LinearPath, MemberLinear, PeriodicEmbedding, RobustStandardize, Scale
 
 rng = np.random.default_rng(0)
-#: Skewed, skewed, of two values of which one is rare, constant.
+#: Two skewed columns, a binary one with a rare value, and a constant.
 X = np.column_stack(
     [1e3 * np.exp(rng.normal(size=(90, 2))), rng.permutation(90) < 6, np.full(90, 7.0)]
 )
@@ -24,7 +24,7 @@ y = np.sin(X[:, 0] / 500) + X[:, 1] / 1e3 + 2 * X[:, 2]
 
 
 class Composed(nn.Module):
-    """Looks at its rows, and embeds what is a measurement."""
+    """Embeds the continuous columns."""
 
     def __init__(self, in_features: int, out_features: int, n_members: int = 3) -> None:
         super().__init__()
@@ -44,7 +44,7 @@ class Composed(nn.Module):
 
     def initialize_from(self, x: Tensor, t: Tensor, weight: Tensor | None) -> None:
         self.robust.initialize_from(x, t, weight)
-        self.layers = self.build(x.shape[1], self.robust.measurements())
+        self.layers = self.build(x.shape[1], self.robust.continuous_columns())
 
     def forward(self, x: Tensor) -> Tensor:
         return self.layers(self.robust(x))
@@ -56,7 +56,7 @@ def composed(in_features: int, out_features: int, n_members: int = 3) -> nn.Modu
 
 
 def fixed() -> nn.Module:
-    """The same of parts alone, which need no class of one's own."""
+    """A similar network without a class of the user's."""
     return LinearPath(
         nn.Sequential(
             RobustStandardize([0.0] * 4, [1.0, 1.0, 2.0, 0.0], [False, False, True, False]),
@@ -71,7 +71,7 @@ def fixed() -> nn.Module:
     )
 
 
-def test_what_a_column_is_decides_how_it_is_treated() -> None:
+def test_columns_are_treated_according_to_their_kind() -> None:
     reg = TorchRegressor(composed, max_epochs=2, random_state=0).fit(X, y)
     network = reg.module_.network.network
     assert network.layers[0].columns == [0, 1]
@@ -80,7 +80,7 @@ def test_what_a_column_is_decides_how_it_is_treated() -> None:
 
 
 @pytest.mark.parametrize("batch_size", [None, 32])
-def test_searches_together_find_what_one_after_another_does(batch_size: int | None) -> None:
+def test_a_search_with_the_joblib_backend_has_the_same_scores(batch_size: int | None) -> None:
     reg = TorchRegressor(composed, batch_size=batch_size, max_epochs=8, random_state=0)
     search = GridSearchCV(reg, {"lr": [1e-3, 1e-2]}, cv=3)
     alone = search.fit(X, y).cv_results_["mean_test_score"]
@@ -89,7 +89,7 @@ def test_searches_together_find_what_one_after_another_does(batch_size: int | No
     np.testing.assert_allclose(together, alone, rtol=1e-6)
 
 
-def test_they_go_where_fits_go(tmp_path: Path) -> None:
+def test_saved_files_onnx_files_and_scripts_predict_the_same(tmp_path: Path) -> None:
     import onnxruntime
 
     reg = TorchRegressor(fixed(), batch_size=32, max_epochs=8, random_state=0).fit(X, y)
@@ -113,7 +113,7 @@ def test_they_go_where_fits_go(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
-def test_repeating_a_row_is_giving_it_a_weight(dtype: str) -> None:
+def test_an_integer_weight_is_equivalent_to_repeated_rows(dtype: str) -> None:
     weight = rng.integers(1, 4, len(X))
     many = np.repeat(np.arange(len(X)), weight)
     options = {"batch_size": None, "max_epochs": 8, "random_state": 0, "dtype": dtype}

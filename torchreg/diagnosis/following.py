@@ -22,7 +22,7 @@ from torchreg.nn import (
     ScaledAndClipped,
     TabularMLP,
 )
-from torchreg.nn.plain import ACTIVATION_OF, has_default_forward, sequential_layers
+from torchreg.nn.sequential import ACTIVATION_OF, has_default_forward, sequential_layers
 
 #: What in a :class:`TabularMLP` prepares rows: all numbers in it belong to one column each.
 _OF_COLUMNS: dict[str, type[nn.Module]] = {
@@ -42,7 +42,7 @@ class Member(NamedTuple):
     table : TabularMLP or None
         What prepares the rows for the layers, and adds a line to what they give.
     layers : list of nn.Module
-        From :func:`torchreg.nn.plain.sequential_layers`.
+        From :func:`torchreg.nn.sequential.sequential_layers`.
     """
 
     table: TabularMLP | None

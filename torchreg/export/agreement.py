@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from torchreg.exceptions import ExportError
-from torchreg.nn.constants import show
+from torchreg.nn.constants import format_values
 
 #: A graph may differ from ``predict`` by so many standard deviations of y: float32 leaves
 #: about 1e-7 of them, an input that has lost its digits much more.
@@ -123,9 +123,10 @@ def _require_agreement(
         (difference / spread).masked_fill(agrees, -1).nan_to_num(nan=torch.inf, posinf=torch.inf)
     )
     row, output = divmod(int(share.argmax()), expected.shape[1])
+    x = format_values(rows[row])
     raise ExportError(
         f"{by} gives {float(found[row, output])} where predict gives "
-        f"{float(expected[row, output])} (output {output}, X = {show(rows[row])}): they differ "
-        f"by {float(share[row, output]):.2g} standard deviations of y, more than {TOLERANCE:g}, "
+        f"{float(expected[row, output])} (output {output}, X = {x}): they differ by "
+        f"{float(share[row, output]):.2g} standard deviations of y, more than {TOLERANCE:g}, "
         f"as do {int((~agrees).any(dim=1).sum())} of {len(rows)} rows. Nothing was written."
     )

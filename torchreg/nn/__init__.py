@@ -1,7 +1,6 @@
-"""Plain modules: fixed numbers, standardization, networks and their parts, links, several as one.
+"""Torch modules: constants, scaling, networks and their layers, links, ensembles.
 
-Each one is complete by itself and works in any ``nn.Sequential``, with or without
-:class:`torchreg.TorchRegressor`.
+Each can be used in any ``nn.Sequential``, with or without :class:`torchreg.TorchRegressor`.
 """
 
 from torchreg.nn.bins import BinEmbedding

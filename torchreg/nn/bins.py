@@ -1,4 +1,4 @@
-"""Numbers as shares of bins: piecewise linear embeddings of numeric columns."""
+"""Piecewise linear embeddings of numeric columns."""
 
 from __future__ import annotations
 
@@ -9,57 +9,56 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from torchreg.nn.constants import as_columns, as_size
+from torchreg.nn.constants import check_columns, check_size
 
-#: Rows that a bin holds at least, on average.
-ROWS_IN_BIN = 20
-#: No bin is narrower than this, so that its slope is a finite number.
-_NARROWEST = 1e-30
-#: Shares of the weights that differ by less are the same: weights may come in float32.
-_SAME_SHARE = 1e-6
+#: Smallest mean number of rows per bin.
+MIN_ROWS_PER_BIN = 20
+#: Smallest width of a bin, so that its slope is finite.
+_MIN_WIDTH = 1e-30
+#: Cumulative weights that differ by less are equal, because weights may be float32.
+_WEIGHT_TOLERANCE = 1e-6
 
 
 class BinEmbedding(nn.Module):
-    r"""Give each number a few features of its own, linear between the edges of bins.
+    r"""Embed each column as features that are linear between the edges of bins.
 
     .. math:: x_j \mapsto W_j\, e(x_j), \qquad
               e_b(x) = \min\left(\max\left(\frac{x - l_b}{u_b - l_b},\, 0\right),\, 1\right)
                        - \overline{e_b}
 
-    A bin from :math:`l_b` to :math:`u_b` is 0 for what lies below, 1 for what lies above, and
-    between them the share that is reached, less its mean over the training rows. So each column
-    can follow a curve with corners at the edges, and a step where a value is common.
+    The encoding :math:`e_b` of the bin from :math:`l_b` to :math:`u_b` rises from 0 to 1 within the
+    bin; its mean over the training rows is subtracted. So the embedding of a column is a curve
+    with corners at the edges.
 
-    The edges are quantiles of the training rows, or the values themselves where a column has
-    few: :meth:`initialize_from` finds them. Until then nothing comes out but 0.
+    :meth:`initialize_from` sets the edges to quantiles of the training rows, or to the distinct
+    values of a column that has few. Until then the output is 0.
 
     Parameters
     ----------
     in_features : int
         Number of columns of the input.
     columns : sequence of int or None, default=None
-        Which of them are embedded. ``None`` embeds all. A column of two values has nothing
-        between them: leave it out.
+        Columns to embed; ``None`` embeds all. Leave out columns of two values.
     n_bins : int, default=16
-        Bins of each column at most; of few rows fewer, so that each holds 20.
+        Largest number of bins of a column. It is smaller for few rows: a bin has 20 on average.
     n_outputs : int, default=3
-        Features that are made of them.
+        Features per embedded column.
     device, dtype : as in ``nn.Linear``
 
     Attributes
     ----------
     out_features : int
-        Number of columns that come out: ``len(columns) * n_outputs``.
+        Number of columns of the output: ``len(columns) * n_outputs``.
     low, slope, mean : Tensor of shape (n_columns, n_bins)
-        Lower edge, one over the width, and mean share of each bin: buffers. A bin whose slope is
-        0 is not used.
+        Buffers: lower edge, reciprocal width and mean encoding of each bin. The slope of an
+        unused bin is 0.
     weight : Parameter of shape (n_columns, n_outputs, n_bins)
-        It begins uniform within :math:`\pm 1/\sqrt{\mathrm{n\_bins}}`, as in ``nn.Linear``.
+        Initially uniform within :math:`\pm 1/\sqrt{\mathrm{n\_bins}}`, as in ``nn.Linear``.
 
     Raises
     ------
     ValueError
-        If a number is out of its range, or a column is not there or named twice.
+        If a size is below 1, or a column does not exist or is repeated.
 
     References
     ----------
@@ -94,10 +93,10 @@ class BinEmbedding(nn.Module):
     ) -> None:
         super().__init__()
         owner = type(self).__name__
-        self.in_features = as_size(in_features, name=f"{owner}: in_features")
-        self.n_bins = as_size(n_bins, name=f"{owner}: n_bins")
-        self.n_outputs = as_size(n_outputs, name=f"{owner}: n_outputs")
-        chosen = as_columns(columns, self.in_features, name=owner)
+        self.in_features = check_size(in_features, name=f"{owner}: in_features")
+        self.n_bins = check_size(n_bins, name=f"{owner}: n_bins")
+        self.n_outputs = check_size(n_outputs, name=f"{owner}: n_outputs")
+        chosen = check_columns(columns, self.in_features, name=owner)
         self.columns = None if columns is None else chosen
         self.out_features = len(chosen) * self.n_outputs
         for name in ("low", "slope", "mean"):
@@ -112,49 +111,49 @@ class BinEmbedding(nn.Module):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Draw the weights anew."""
+        """Draw new weights."""
         bound = 1 / math.sqrt(self.n_bins)
         nn.init.uniform_(self.weight, -bound, bound)
 
     @torch.no_grad()
     def initialize_from(self, x: Tensor, t: Tensor | None, weight: Tensor | None) -> None:
-        """Take the edges from rows.
+        """Set the edges and means from training rows.
 
         Parameters
         ----------
         x : Tensor of shape (n, in_features)
         t : Tensor or None
-            Not looked at.
+            Ignored.
         weight : Tensor of shape (n,) or None
-            A weight stands for a repetition; only ratios matter.
+            Sample weights; only ratios matter.
         """
-        rows = self._chosen(x)
+        rows = self._select(x)
         for column, edges in enumerate(bin_edges(rows, weight, self.n_bins)):
             used = len(edges) - 1
-            widths = edges.diff().clamp(min=_NARROWEST)
+            widths = edges.diff().clamp(min=_MIN_WIDTH)
             self.low[column, :used], self.slope[column, :used] = edges[:-1], 1 / widths
         self.mean.zero_()
         # (n_columns, n_bins, n) -> (n_columns, n_bins)
-        shares = self._shares(rows).to(torch.float64)
+        encoded = self._encode(rows).to(torch.float64)
         if weight is None:
-            self.mean.copy_(shares.mean(dim=2))
+            self.mean.copy_(encoded.mean(dim=2))
         else:
-            self.mean.copy_(shares @ weight.to(torch.float64) / weight.sum())
+            self.mean.copy_(encoded @ weight.to(torch.float64) / weight.sum())
 
     def forward(self, x: Tensor) -> Tensor:
         """Embed: shape (n, in_features) to (n, out_features)."""
-        made = torch.bmm(self.weight, self._shares(self._chosen(x)))
-        # The mean is taken away behind the product, from far fewer numbers.
-        made = made - torch.bmm(self.weight, self.mean.unsqueeze(2))
+        embedded = torch.bmm(self.weight, self._encode(self._select(x)))
+        # Subtracting the mean after the product takes far fewer operations.
+        embedded = embedded - torch.bmm(self.weight, self.mean.unsqueeze(2))
         # (n_columns, n_outputs, n) -> (n, n_columns * n_outputs)
-        return made.flatten(0, 1).t()
+        return embedded.flatten(0, 1).t()
 
-    def _chosen(self, x: Tensor) -> Tensor:
-        # (n, in_features) -> (n_columns, n): products of few columns are fast along the rows
+    def _select(self, x: Tensor) -> Tensor:
+        # (n, in_features) -> (n_columns, n): products of few columns are fast in this layout
         values = x.t()
         return values if self.index is None else values.index_select(0, self.index)
 
-    def _shares(self, rows: Tensor) -> Tensor:
+    def _encode(self, rows: Tensor) -> Tensor:
         # (n_columns, 1, n) and (n_columns, n_bins, 1) -> (n_columns, n_bins, n)
         beyond = (rows.unsqueeze(1) - self.low.unsqueeze(2)) * self.slope.unsqueeze(2)
         return beyond.clamp(0, 1)
@@ -168,21 +167,21 @@ class BinEmbedding(nn.Module):
 
 
 def bin_edges(columns: Tensor, weight: Tensor | None, n_bins: int) -> list[Tensor]:
-    """Find for each column the edges of bins that hold about as many rows each.
+    """Compute edges of bins with about equally many rows, for each column.
 
     Parameters
     ----------
     columns : Tensor of shape (n_columns, n)
     weight : Tensor of shape (n,) or None
-        A weight stands for a repetition; only ratios matter.
+        Sample weights; only ratios matter.
     n_bins : int
-        At most; and no more than one for 20 rows, but two.
+        Largest number of bins; at most one per 20 rows, but at least two.
 
     Returns
     -------
     list of Tensor of shape (n_edges,)
-        Ascending, from the least value to the largest: all values where these are few, else
-        quantiles.
+        Ascending, from the smallest to the largest value: all distinct values if they are few,
+        otherwise quantiles.
 
     Examples
     --------
@@ -194,16 +193,16 @@ def bin_edges(columns: Tensor, weight: Tensor | None, n_bins: int) -> list[Tenso
     share = share if weight is None else weight.double()
     share = share / share.sum()
     n_rows = float(1 / share.square().sum())
-    n_bins = max(2, min(n_bins, int(n_rows / ROWS_IN_BIN)))
+    n_bins = max(2, min(n_bins, int(n_rows / MIN_ROWS_PER_BIN)))
     ordered, order = columns.sort(dim=1)
     reached = share[order].cumsum(dim=1)
     levels = torch.arange(1, n_bins, dtype=torch.float64, device=columns.device) / n_bins
     # (n_bins - 1,) -> (n_columns, n_bins - 1)
     levels = levels.repeat(len(columns), 1)
-    # The first value that reaches a level, and the first beyond it: the middle of the two.
+    # A quantile is the midpoint of the first value that reaches a level and the first beyond.
     below, above = (
         ordered.gather(1, torch.searchsorted(reached, levels + error).clamp(max=n - 1))
-        for error in (-_SAME_SHARE, _SAME_SHARE)
+        for error in (-_WEIGHT_TOLERANCE, _WEIGHT_TOLERANCE)
     )
     inner = below + (above - below) / 2
     quantiles = torch.cat([ordered[:, :1], inner, ordered[:, -1:]], dim=1)

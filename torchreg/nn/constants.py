@@ -1,4 +1,4 @@
-"""Fixed, untunable numbers inside a network."""
+"""Layers with constants that are not trained, and checks of arguments."""
 
 from __future__ import annotations
 
@@ -16,33 +16,31 @@ Constant = float | Sequence[float] | ArrayLike | Tensor
 
 
 class _Constant(nn.Module):
-    """A module with one buffer, ``constant``: in the state dict, moved by ``.to``, no gradient."""
+    """Base class of layers with a buffer ``constant``."""
 
     constant: Tensor
 
     def __init__(self, constant: Constant) -> None:
         super().__init__()
-        self.register_buffer("constant", as_constant(constant, name=type(self).__name__))
+        self.register_buffer("constant", check_constant(constant, name=type(self).__name__))
 
     def extra_repr(self) -> str:
-        """Show the number itself."""
-        return show(self.constant)
+        """Show the constant."""
+        return format_values(self.constant)
 
 
 class AddConstant(_Constant):
-    r"""Add a fixed number: :math:`x + c`.
+    r"""Add a constant: :math:`x + c`.
 
     Parameters
     ----------
     constant : float or array-like of shape (n_features,)
-        :math:`c`, in the unit of the input. One number for all columns, or one per column.
+        :math:`c`, in the unit of the input: one number for all columns, or one per column.
 
     Attributes
     ----------
     constant : Tensor of shape () or (n_features,)
-        A buffer: part of ``state_dict``, moved by ``.to()``, never trained. It has torch's
-        default dtype unless a floating tensor was given, so that float32 input comes
-        out as float32.
+        A buffer. It has torch's default dtype unless a floating-point tensor was given.
 
     Raises
     ------
@@ -65,19 +63,18 @@ class AddConstant(_Constant):
 
 
 class MultiplyByConstant(_Constant):
-    r"""Multiply by a fixed number: :math:`c\,x`.
+    r"""Multiply by a constant: :math:`c\,x`.
 
     Parameters
     ----------
     constant : float or array-like of shape (n_features,)
-        :math:`c`, in units of output per unit of input. One number for all columns, or
+        :math:`c`, in units of the output per unit of the input: one number for all columns, or
         one per column.
 
     Attributes
     ----------
     constant : Tensor of shape () or (n_features,)
-        A buffer: part of ``state_dict``, moved by ``.to()``, never trained. It has torch's
-        default dtype unless a floating tensor was given.
+        A buffer. It has torch's default dtype unless a floating-point tensor was given.
 
     Raises
     ------
@@ -86,7 +83,7 @@ class MultiplyByConstant(_Constant):
 
     Examples
     --------
-    A network for penguins that speaks millimetres and grams before any training:
+    A network whose input is in millimetres and whose output is in grams:
 
     >>> import torch
     >>> from torch import nn
@@ -108,7 +105,7 @@ class MultiplyByConstant(_Constant):
 
 
 class FrozenLinear(nn.Module):
-    r"""A linear map of fixed numbers: :math:`W x + b`.
+    r"""A linear layer that is not trained: :math:`W x + b`.
 
     Parameters
     ----------
@@ -120,12 +117,12 @@ class FrozenLinear(nn.Module):
     Attributes
     ----------
     weight, bias : Tensor
-        Buffers: part of ``state_dict``, moved by ``.to()``, never trained.
+        Buffers.
 
     Raises
     ------
     ValueError
-        If the shapes do not fit each other.
+        If the shapes do not match.
 
     Examples
     --------
@@ -141,8 +138,8 @@ class FrozenLinear(nn.Module):
         super().__init__()
         if weight.ndim != 2 or bias.shape != weight.shape[:1]:
             raise ValueError(
-                "FrozenLinear expects a matrix, and a vector of one number for each of its rows, "
-                f"got shapes {tuple(weight.shape)} and {tuple(bias.shape)}."
+                "FrozenLinear expects a weight of shape (out_features, in_features) and a bias of "
+                f"shape (out_features,), got {tuple(weight.shape)} and {tuple(bias.shape)}."
             )
         self.register_buffer("weight", weight.detach().clone())
         self.register_buffer("bias", bias.detach().clone())
@@ -152,13 +149,13 @@ class FrozenLinear(nn.Module):
         return nn.functional.linear(x, self.weight, self.bias)
 
     def extra_repr(self) -> str:
-        """Show the widths."""
+        """Show the sizes."""
         n_out, n_in = self.weight.shape
         return f"in_features={n_in}, out_features={n_out}"
 
 
-def as_constant(value: Constant, *, name: str, dtype: torch.dtype | None = None) -> Tensor:
-    """Check a number or a vector of numbers and make a tensor of its own out of it."""
+def check_constant(value: Constant, *, name: str, dtype: torch.dtype | None = None) -> Tensor:
+    """Check a number or a vector of numbers, and copy it to a tensor."""
     if isinstance(value, Tensor) and value.is_floating_point():
         tensor = value.detach().to(dtype or value.dtype, copy=True)
     else:
@@ -174,31 +171,31 @@ def as_constant(value: Constant, *, name: str, dtype: torch.dtype | None = None)
             f"{name} expects a number or a vector with one number per column, "
             f"got an array of shape {tuple(tensor.shape)}."
         )
-    # A finite sum has finite terms; only where it is not is each of them looked at.
+    # A finite sum has finite terms. The sum of finite terms may overflow.
     if not math.isfinite(float(tensor.sum())) and not bool(torch.isfinite(tensor).all()):
         raise ValueError(f"{name} expects finite numbers, got {value!r} as {tensor.dtype}.")
     return tensor
 
 
-def as_size(value: Any, *, name: str) -> int:
-    """Require a whole number of 1 or more; ``name`` says of what."""
+def check_size(value: Any, *, name: str) -> int:
+    """Check that a value is an integer of 1 or more."""
     if isinstance(value, bool) or not isinstance(value, Integral) or value < 1:
-        raise ValueError(f"{name} of 1 or more expected, a whole number; got {value!r}.")
+        raise ValueError(f"{name} must be an integer of 1 or more, got {value!r}.")
     return int(value)
 
 
-def as_columns(columns: Sequence[int] | None, n_columns: int, *, name: str) -> list[int]:
-    """Require columns of a table, each named once; ``None`` is all of them."""
+def check_columns(columns: Sequence[int] | None, n_columns: int, *, name: str) -> list[int]:
+    """Check distinct column indices; ``None`` is all columns."""
     chosen = [*range(n_columns)] if columns is None else [int(column) for column in columns]
     if len(set(chosen)) < len(chosen) or not set(chosen) <= set(range(n_columns)):
         raise ValueError(
-            f"{name} expects columns from 0 to {n_columns - 1}, each named once, got {columns!r}."
+            f"{name} expects distinct columns from 0 to {n_columns - 1}, got {columns!r}."
         )
     return chosen
 
 
-def show(values: Tensor, *, at_most: int = 6) -> str:
-    """Write a constant the way a person would: ``-200``, ``0.1``, ``[1, 2.5]``."""
+def format_values(values: Tensor, *, at_most: int = 6) -> str:
+    """Format a constant with few digits: ``-200``, ``0.1``, ``[1, 2.5]``."""
     numbers = values.detach().reshape(-1).tolist()
     words = [f"{number:.6g}" for number in numbers[:at_most]]
     if values.ndim == 0:

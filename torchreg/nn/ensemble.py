@@ -1,4 +1,4 @@
-"""Several networks as one."""
+"""Ensembles."""
 
 from __future__ import annotations
 
@@ -14,13 +14,12 @@ class Ensemble(nn.Module):
     Parameters
     ----------
     members : iterable of nn.Module
-        They take the same input and give outputs of the same shape and in the same units. They
-        are contained, not copied.
+        Networks with the same input and output shapes and units. They are not copied.
 
     Raises
     ------
     ValueError
-        If there are none.
+        If there are no members.
 
     Examples
     --------
@@ -49,7 +48,7 @@ class Ensemble(nn.Module):
             raise ValueError("Ensemble expects one member or more, got none.")
 
     def outputs(self, x: Tensor) -> Tensor:
-        """Compute what each member gives: (n, n_features) to (n_members, n, n_outputs)."""
+        """Compute the output of each member: (n, n_features) to (n_members, n, n_outputs)."""
         # n_members of (n, n_outputs) -> (n_members, n, n_outputs)
         return torch.stack([member(x) for member in self.members])
 

@@ -1,4 +1,4 @@
-"""A linear path beside a network, so that what is linear is learned at once."""
+"""A network with a linear skip connection."""
 
 from __future__ import annotations
 
@@ -16,22 +16,20 @@ class LinearPath(nn.Module):
     ----------
     network : nn.Module
         :math:`g`, from (n, in_features) to (n, out_features) or (n, n_members, out_features). It
-        is contained, not copied.
+        is not copied.
     in_features, out_features : int
-        Widths of the linear layer.
+        Sizes of the linear layer.
 
     Attributes
     ----------
     linear : nn.Linear
-        The linear path, which all members share.
+        The skip connection, shared by all members.
     network : nn.Module
 
     Notes
     -----
-    :meth:`initialize_from` begins at the linear answer: :math:`W, b` are those of
-    :func:`torchreg.nn.ridge.ridge`, and the last layer of the network is 0
-    (:func:`zero_output`). What the network
-    has to learn is what the line leaves, and where that is nothing, it has nothing to learn.
+    :meth:`initialize_from` sets :math:`W, b` to the solution of :func:`torchreg.nn.ridge.ridge` and
+    the last layer of the network to 0, so that the network learns the residuals of a linear model.
 
     Examples
     --------
@@ -49,14 +47,14 @@ class LinearPath(nn.Module):
 
     @torch.no_grad()
     def initialize_from(self, x: Tensor, t: Tensor, weight: Tensor | None) -> None:
-        """Begin at the linear answer to rows; the network is asked about what that leaves.
+        """Set the skip connection to a linear fit, and initialize the network from its residuals.
 
         Parameters
         ----------
         x : Tensor of shape (n, in_features)
         t : Tensor of shape (n, out_features)
         weight : Tensor of shape (n,) or None
-            Only ratios matter.
+            Sample weights; only ratios matter.
         """
         slopes, bias, _ = ridge(x, t, weight)
         for parameter, value in zip(self.linear.parameters(), (slopes, bias), strict=True):
@@ -64,22 +62,21 @@ class LinearPath(nn.Module):
         inner = getattr(self.network, "initialize_from", None)
         if inner is not None:
             inner(x, t - self.linear(x), weight)
-        zero_output(self.network)
+        zero_last_layer(self.network)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Add: shape (n, in_features) to the shape that the network gives."""
+        """Add both: shape (n, in_features) to the shape of the network's output."""
         output: Tensor = self.network(x)
-        line: Tensor = self.linear(x)
-        # (n, out) -> (n, 1, out) beside (n, n_members, out)
-        return output + (line.unsqueeze(1) if output.ndim == 3 else line)
+        linear: Tensor = self.linear(x)
+        # (n, out) -> (n, 1, out), to add to (n, n_members, out)
+        return output + (linear.unsqueeze(1) if output.ndim == 3 else linear)
 
 
-def zero_output(network: nn.Module) -> None:
-    """Set the last layer of a network to 0, so that it begins as the function 0.
+def zero_last_layer(network: nn.Module) -> None:
+    """Set the parameters of the last layer of a network to 0, so that its output is 0.
 
-    Its other layers keep their draws, and learn as soon as the last one has moved. The last
-    layer is the one that was made part of the network last, of those with parameters; where it
-    is neither ``nn.Linear`` nor :class:`MemberLinear`, the network is left as it is.
+    The last layer is the last registered module with parameters. Nothing changes if it is neither
+    ``nn.Linear`` nor :class:`MemberLinear`.
 
     Parameters
     ----------
@@ -88,7 +85,7 @@ def zero_output(network: nn.Module) -> None:
     Examples
     --------
     >>> network = nn.Sequential(nn.Linear(1, 4), nn.Tanh(), nn.Linear(4, 1))
-    >>> zero_output(network)
+    >>> zero_last_layer(network)
     >>> network(torch.ones(1, 1)).detach()
     tensor([[0.]])
     """

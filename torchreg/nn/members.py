@@ -1,4 +1,4 @@
-"""Several members inside one module: (rows, members, units)."""
+"""Layers of several networks in one module, with tensors of shape (rows, members, units)."""
 
 from __future__ import annotations
 
@@ -8,47 +8,44 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from torchreg.nn.constants import as_size
+from torchreg.nn.constants import check_size
 
 
 class MemberLinear(nn.Module):
-    r"""Linear layers of several members, computed at once.
+    r"""Independent linear layers of several members, computed in one batched product.
 
     .. math:: y_{rm} = W_m\, x_{rm} + b_m
 
-    for row :math:`r` and member :math:`m`: as many layers ``nn.Linear`` that share nothing.
-    Rows of shape (n, in_features) are given to every member.
+    for row :math:`r` and member :math:`m`. All members share input of shape (n, in_features).
 
     Parameters
     ----------
     n_members : int
         :math:`M`.
     in_features : int
-        Width of the input of each member.
+        Input size of each member.
     out_features : int
-        Width of the output of each member.
+        Output size of each member.
     bias : bool, default=True
-        Whether there is a :math:`b`.
+        Whether to add :math:`b`.
     device, dtype : as in ``nn.Linear``
 
     Attributes
     ----------
     weight : Parameter of shape (n_members, out_features, in_features)
-        ``weight[m]`` is that of a ``nn.Linear``.
     bias : Parameter of shape (n_members, out_features) or None
-        Both begin uniform within :math:`\pm 1/\sqrt{\mathrm{in\_features}}`, as in
-        ``nn.Linear``; each member has a draw of its own.
+        Both are initially uniform within :math:`\pm 1/\sqrt{\mathrm{in\_features}}`, as in
+        ``nn.Linear``, and independent between members.
 
     Raises
     ------
     ValueError
-        If a number is not an integer of 1 or more.
+        If a size is not an integer of 1 or more.
 
     Notes
     -----
-    The members of the output lie one after another in memory, each with all its rows, so that
-    the next layer is one batched product without a copy. What works element by element, as an
-    activation does, keeps that order.
+    In memory the output is ordered by member first, so that the next layer needs no copy.
+    Elementwise functions, such as activations, keep this order.
 
     References
     ----------
@@ -78,9 +75,9 @@ class MemberLinear(nn.Module):
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
-        self.n_members = as_size(n_members, name="MemberLinear: n_members")
-        self.in_features = as_size(in_features, name="MemberLinear: in_features")
-        self.out_features = as_size(out_features, name="MemberLinear: out_features")
+        self.n_members = check_size(n_members, name="MemberLinear: n_members")
+        self.in_features = check_size(in_features, name="MemberLinear: in_features")
+        self.out_features = check_size(out_features, name="MemberLinear: out_features")
         shape = self.n_members, self.out_features, self.in_features
         self.weight = nn.Parameter(torch.empty(shape, device=device, dtype=dtype))
         if bias:
@@ -90,13 +87,13 @@ class MemberLinear(nn.Module):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Draw the weights anew."""
+        """Draw new weights."""
         bound = 1 / math.sqrt(self.in_features)
         for parameter in self.parameters(recurse=False):
             nn.init.uniform_(parameter, -bound, bound)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Send rows through all members.
+        """Apply the layer of each member.
 
         Parameters
         ----------
@@ -126,7 +123,7 @@ class MemberLinear(nn.Module):
 class AverageMembers(nn.Module):
     r"""The mean over members: :math:`\bar y_r = \frac{1}{M} \sum_m y_{rm}`.
 
-    Rows without members, of shape (n, n_outputs) or (n,), go through as they are.
+    Input without members, of shape (n, n_outputs) or (n,), is returned unchanged.
 
     Examples
     --------

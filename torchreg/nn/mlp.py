@@ -1,4 +1,4 @@
-"""The built-in network."""
+"""The multilayer perceptron."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
 
 
 class MLP(nn.Module):
-    r"""Multilayer perceptron: linear layers with an activation between each two.
+    r"""Multilayer perceptron: linear layers with activations between them.
 
     .. math:: h_0 = x, \quad h_{l+1} = \sigma(W_l h_l + b_l), \quad f(x) = W_L h_L + b_L
 
@@ -36,20 +36,20 @@ class MLP(nn.Module):
     out_features : int, default=1
         Number of outputs.
     hidden_sizes : sequence of int, default=(100,)
-        Width of each hidden layer; ``()`` is a linear model.
+        Sizes of the hidden layers; ``()`` is a linear model.
     activation : str or callable, default="relu"
         One of ``"relu"``, ``"tanh"``, ``"silu"``, ``"gelu"``, ``"elu"``, ``"leaky_relu"``,
         ``"sigmoid"``, ``"softplus"``, ``"identity"``, or a callable that builds a module,
-        like ``nn.ReLU``.
+        such as ``nn.ReLU``.
     dropout : float, default=0.0
-        Probability with which a hidden unit is silenced while training, from 0 to less
-        than 1; see Srivastava et al., JMLR 15 (2014).
+        Probability of setting a hidden unit to 0 during training, from 0 to less than 1; see
+        Srivastava et al., JMLR 15 (2014).
 
     Raises
     ------
     ValueError, TypeError
-        If a size is not a positive integer, the activation is unknown, or the dropout is
-        out of its range.
+        If a size is not a positive integer, the activation is unknown, or the dropout is out of
+        range.
 
     Examples
     --------

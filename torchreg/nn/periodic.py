@@ -1,4 +1,4 @@
-"""Numbers as waves: embeddings of numeric columns."""
+"""Periodic embeddings of numeric columns."""
 
 from __future__ import annotations
 
@@ -9,53 +9,51 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from torchreg.nn.constants import as_columns, as_size
+from torchreg.nn.constants import check_columns, check_size
 
 
 class PeriodicEmbedding(nn.Module):
-    r"""Give each number a few features of its own, learned from waves of it.
+    r"""Append learned periodic features of each column.
 
     .. math:: x_j \mapsto \left(x_j,\; W_j \cos(2\pi f_j x_j + \varphi_j) + b_j\right)
 
-    with frequencies :math:`f_j`, phases :math:`\varphi_j`, weights :math:`W_j` and biases
-    :math:`b_j` that each column has to itself, and learns. So the layers that follow can tell
-    values apart that lie near each other, which a network of plain numbers learns slowly. The
-    number itself stays. (PBLD: periodic, with bias, linear, and the number beside it.)
+    with trained frequencies :math:`f_j`, phases :math:`\varphi_j`, weights :math:`W_j` and biases
+    :math:`b_j` of each column. The following layers learn high frequencies of :math:`x_j` faster
+    than from the number alone. (PBLD: periodic, bias, linear, densely connected.)
 
     Parameters
     ----------
     in_features : int
         Number of columns of the input.
     columns : sequence of int or None, default=None
-        Which of them are embedded; the others only go through. ``None`` embeds all. A column of
-        two values has nothing between them: leave it out.
+        Columns to embed; ``None`` embeds all. Leave out columns of two values.
     n_frequencies : int, default=16
-        Waves of each column.
+        Frequencies per embedded column.
     n_outputs : int, default=3
-        Features that are made of them.
+        Features per embedded column.
     frequency_scale : float, default=0.1
-        Standard deviation of the first frequencies, in waves per unit of the input; it is for
-        columns of order 1.
+        Standard deviation of the initial frequencies, in periods per unit of the input. The
+        default suits columns of order 1.
     device, dtype : as in ``nn.Linear``
 
     Attributes
     ----------
     out_features : int
-        Number of columns that come out: ``in_features + len(columns) * n_outputs``.
+        Number of columns of the output: ``in_features + len(columns) * n_outputs``.
     frequency, phase : Parameter of shape (n_columns, n_frequencies)
-        They begin normal with standard deviation ``frequency_scale``, and uniform within
+        Initially normal with standard deviation ``frequency_scale``, and uniform within
         :math:`\pm\pi`.
     weight : Parameter of shape (n_columns, n_outputs, n_frequencies)
     bias : Parameter of shape (n_columns, n_outputs)
-        Both begin uniform within :math:`\pm 1/\sqrt{\mathrm{n\_frequencies}}`, as in
+        Both are initially uniform within :math:`\pm 1/\sqrt{\mathrm{n\_frequencies}}`, as in
         ``nn.Linear``.
     index : Tensor of shape (n_columns,) or None
-        The embedded columns, where these are not all: a buffer that is not in ``state_dict``.
+        The embedded columns, or ``None`` for all: a buffer that is not in ``state_dict``.
 
     Raises
     ------
     ValueError
-        If a number is out of its range, or a column is not there or named twice.
+        If a number is out of range, or a column does not exist or is repeated.
 
     References
     ----------
@@ -90,14 +88,14 @@ class PeriodicEmbedding(nn.Module):
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
-        in_features = as_size(in_features, name="PeriodicEmbedding: in_features")
-        n_frequencies = as_size(n_frequencies, name="PeriodicEmbedding: n_frequencies")
-        n_outputs = as_size(n_outputs, name="PeriodicEmbedding: n_outputs")
+        in_features = check_size(in_features, name="PeriodicEmbedding: in_features")
+        n_frequencies = check_size(n_frequencies, name="PeriodicEmbedding: n_frequencies")
+        n_outputs = check_size(n_outputs, name="PeriodicEmbedding: n_outputs")
         if not (math.isfinite(frequency_scale) and frequency_scale > 0):
             raise ValueError(
                 f"PeriodicEmbedding expects a frequency_scale above 0, got {frequency_scale!r}."
             )
-        chosen = as_columns(columns, in_features, name="PeriodicEmbedding")
+        chosen = check_columns(columns, in_features, name="PeriodicEmbedding")
         self.in_features, self.n_frequencies, self.n_outputs = in_features, n_frequencies, n_outputs
         self.columns = None if columns is None else chosen
         self.frequency_scale = frequency_scale
@@ -116,9 +114,9 @@ class PeriodicEmbedding(nn.Module):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Draw frequencies, phases, weights and biases anew."""
+        """Draw new parameters."""
         if self.frequency is None or self.frequency.is_meta:
-            # A sketch has no numbers; torch would load its compiler to draw them.
+            # Drawing on the meta device would import torch's compiler.
             return
         bound = 1 / math.sqrt(self.n_frequencies)
         nn.init.normal_(self.frequency, std=self.frequency_scale)
@@ -127,20 +125,20 @@ class PeriodicEmbedding(nn.Module):
         nn.init.uniform_(self.bias, -bound, bound)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Embed: shape (n, in_features) to (n, out_features), the numbers themselves first."""
-        return x if self.frequency is None else torch.cat([x, self.waves(x)], dim=1)
+        """Append the features: shape (n, in_features) to (n, out_features)."""
+        return x if self.frequency is None else torch.cat([x, self.embed(x)], dim=1)
 
-    def waves(self, x: Tensor) -> Tensor:
-        """Embed, without the numbers: shape (n, in_features) to (n, n_columns * n_outputs)."""
-        # (n, in_features) -> (in_features, n): products of few columns are fast along the rows
+    def embed(self, x: Tensor) -> Tensor:
+        """Compute only the features: shape (n, in_features) to (n, n_columns * n_outputs)."""
+        # (n, in_features) -> (in_features, n): products of few columns are fast in this layout
         values = x.t()
         chosen = values if self.index is None else values.index_select(0, self.index)
         # (n_columns, 1, n) * (n_columns, n_frequencies, 1) -> (n_columns, n_frequencies, n)
         angle = chosen.unsqueeze(1) * (2 * math.pi * self.frequency).unsqueeze(2)
-        waves = torch.cos(angle + self.phase.unsqueeze(2))
-        made = torch.bmm(self.weight, waves) + self.bias.unsqueeze(2)
+        cosines = torch.cos(angle + self.phase.unsqueeze(2))
+        embedded = torch.bmm(self.weight, cosines) + self.bias.unsqueeze(2)
         # (n_columns, n_outputs, n) -> (n, n_columns * n_outputs)
-        return made.flatten(0, 1).t()
+        return embedded.flatten(0, 1).t()
 
     def extra_repr(self) -> str:
         """Show the settings."""

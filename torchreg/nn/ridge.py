@@ -1,48 +1,47 @@
-"""Straight lines through rows, with a penalty that the rows themselves choose."""
+"""Ridge regression with a penalty chosen by restricted maximum likelihood."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
 
-#: Penalties that are tried, as shares of the mean variance of the columns. The least of them is
-#: minimal: it only keeps copies of columns from having opposite weights of any size.
+#: Candidate penalties relative to the mean variance of the columns. The smallest one only
+#: prevents large opposite weights of identical columns.
 _PENALTIES = 10.0 ** torch.arange(2, -6.5, -0.5, dtype=torch.float64)
-#: What rounding leaves of a target that a line explains.
+#: Relative rounding error of the residuals of an exact fit.
 _ROUNDING = 1e-14
 
 
 def ridge(x: Tensor, t: Tensor, weight: Tensor | None = None) -> tuple[Tensor, Tensor, float]:
-    r"""Fit lines by least squares, with the penalty under which the targets are most likely.
+    r"""Fit a ridge regression whose penalty maximizes the restricted likelihood.
 
     .. math:: \min_{W, b} \sum_i w_i \lVert t_i - W x_i - b \rVert^2 + \lambda \lVert W \rVert^2
 
-    Seen as a prior, the penalty makes the centred targets of an output normal with a covariance
-    in proportion to :math:`C_\lambda = I + X X^\top / \lambda`. Of a grid that
-    :math:`\lambda` is taken which has the largest restricted likelihood, all outputs together:
+    With a normal prior on :math:`W`, the covariance of the centred targets of an output is
+    proportional to :math:`C_\lambda = I + X X^\top / \lambda`. From a grid, the
+    :math:`\lambda` with the largest restricted likelihood of all outputs is selected:
 
     .. math:: -2 \log L = \sum_k (n - 1) \log\bigl(t_k^\top C_\lambda^{-1} t_k\bigr)
                           + \log \det C_\lambda
 
-    Without a penalty, a table of as many columns as rows would be learned by heart; chosen by
-    cross-validation, it is by far too small for one in ten tables of few rows. :math:`n` counts
-    the rows by their weights, :math:`(\sum w)^2 / \sum w^2`.
+    Cross-validation selects a far too small penalty for one in ten tables of few rows. :math:`n` is
+    the effective number of rows, :math:`(\sum w)^2 / \sum w^2`.
 
     Parameters
     ----------
     x : Tensor of shape (n, in_features)
-        Of order 1: the penalty is the same for all columns.
+        Scaled to order 1, because the penalty is the same for all columns.
     t : Tensor of shape (n, out_features)
     weight : Tensor of shape (n,) or None
-        Only ratios matter.
+        Sample weights; only ratios matter.
 
     Returns
     -------
     weight : Tensor of shape (out_features, in_features)
     bias : Tensor of shape (out_features,)
         In float64.
-    surprise : float
-        :math:`-2 \log L`: of two tables for the same targets, the one with less explains more.
+    deviance : float
+        :math:`-2 \log L`, to compare tables of features for the same targets.
 
     References
     ----------
@@ -71,20 +70,20 @@ def ridge(x: Tensor, t: Tensor, weight: Tensor | None = None) -> tuple[Tensor, T
     total = variance.sum()
     if not float(total) > 0:
         return x.new_zeros(t.shape[1], x.shape[1]), mean_t, float("inf")
-    # 2. How much of each target lies along each: (n_directions, n_outputs)
-    along = directions.mT @ (t if wide else x.mT @ t)
-    explained = along.square()
+    # 2. The share of each target in each direction: (n_directions, n_outputs)
+    projection = directions.mT @ (t if wide else x.mT @ t)
+    explained = projection.square()
     if not wide:
         explained = explained / variance.clamp(min=float(total) * _ROUNDING).unsqueeze(1)
-    # 3. How likely the targets are with each penalty: (n_penalties,)
+    # 3. The likelihood of each penalty: (n_penalties,)
     penalties = (_PENALTIES.to(x.device) * total / x.shape[1]).unsqueeze(1)
     kept = variance / (variance + penalties)  # (n_penalties, n_directions)
-    whole = t.square().sum(dim=0).clamp(min=torch.finfo(t.dtype).tiny)
-    missed = torch.maximum(whole - kept @ explained, whole * _ROUNDING)
+    total_variance = t.square().sum(dim=0).clamp(min=torch.finfo(t.dtype).tiny)
+    residual = torch.maximum(total_variance - kept @ explained, total_variance * _ROUNDING)
     determinant = torch.log1p(variance / penalties).sum(dim=1)
-    surprise = (n - 1) * missed.log().sum(dim=1) + t.shape[1] * determinant
-    best = int(surprise.argmin())
-    # 4. The answer to the best.
-    slopes = directions @ (along / (variance + penalties[best]).unsqueeze(1))
+    deviance = (n - 1) * residual.log().sum(dim=1) + t.shape[1] * determinant
+    best = int(deviance.argmin())
+    # 4. The solution for the best penalty.
+    slopes = directions @ (projection / (variance + penalties[best]).unsqueeze(1))
     found = (x.mT @ slopes if wide else slopes).mT
-    return found, mean_t - found @ mean_x, float(surprise[best])
+    return found, mean_t - found @ mean_x, float(deviance[best])

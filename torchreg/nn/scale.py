@@ -1,4 +1,4 @@
-"""A scale of each column that is learned."""
+"""A trained scale of each column."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from torchreg.nn.constants import as_size
+from torchreg.nn.constants import check_size
 
 
 class Scale(nn.Module):
-    r"""Multiply each column by a number that is learned: :math:`y_j = s_j\, x_j`.
+    r"""Multiply each column by a parameter: :math:`y_j = s_j\, x_j`.
 
-    It lets an optimizer that moves every parameter by about as much, as Adam does, make a column
-    more or less important at once, where a linear layer has to change a weight for each unit.
+    An optimizer with equal step sizes for all parameters, such as Adam, can change the importance
+    of a column by this one parameter instead of a weight of each unit.
 
     Parameters
     ----------
@@ -25,7 +25,7 @@ class Scale(nn.Module):
     Attributes
     ----------
     scale : Parameter of shape (n_features,)
-        :math:`s`; begins at 1.
+        :math:`s`, initially 1.
 
     Raises
     ------
@@ -49,11 +49,11 @@ class Scale(nn.Module):
         self, n_features: int, device: Any = None, dtype: torch.dtype | None = None
     ) -> None:
         super().__init__()
-        self.n_features = as_size(n_features, name="Scale: n_features")
+        self.n_features = check_size(n_features, name="Scale: n_features")
         self.scale = nn.Parameter(torch.ones(self.n_features, device=device, dtype=dtype))
 
     def reset_parameters(self) -> None:
-        """Begin at 1 again."""
+        """Set the scales to 1."""
         nn.init.ones_(self.scale)
 
     def forward(self, x: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""Standardization as two layers, each the exact inverse of the other."""
+"""Standardization and its exact inverse as layers."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from typing import Self
 import torch
 from torch import Tensor, nn
 
-from torchreg.nn.constants import Constant, as_constant, show
+from torchreg.nn.constants import Constant, check_constant, format_values
 
 
 class _Affine(nn.Module):
-    """What both layers share: a mean and a scale as float64 buffers, and how they print."""
+    """Base class of both layers, with a mean and a scale as float64 buffers."""
 
     mean: Tensor
     scale: Tensor
@@ -22,7 +22,7 @@ class _Affine(nn.Module):
         super().__init__()
         name = type(self).__name__
         for key, value in (("mean", mean), ("scale", scale)):
-            number = as_constant(value, name=f"{name}({key}=...)", dtype=torch.float64)
+            number = check_constant(value, name=f"{name}({key}=...)", dtype=torch.float64)
             self.register_buffer(key, number)
         if self.mean.shape != self.scale.shape:
             raise ValueError(
@@ -30,21 +30,21 @@ class _Affine(nn.Module):
                 f"{tuple(self.mean.shape)} and {tuple(self.scale.shape)}."
             )
         if bool((self.scale < 0).any()):
-            raise ValueError(f"{name} expects scales of 0 or more, got {show(self.scale)}.")
+            shown = format_values(self.scale)
+            raise ValueError(f"{name} expects scales of 0 or more, got {shown}.")
 
     def extra_repr(self) -> str:
-        """Show the numbers themselves."""
-        return f"mean={show(self.mean)}, scale={show(self.scale)}"
+        """Show mean and scale."""
+        return f"mean={format_values(self.mean)}, scale={format_values(self.scale)}"
 
 
 class Standardize(_Affine):
-    r"""Bring raw units to order 1: :math:`z = (x - \mathrm{mean}) / \mathrm{scale}`.
+    r"""Standardize raw units: :math:`z = (x - \mathrm{mean}) / \mathrm{scale}`.
 
-    The subtraction happens in the dtype of the buffers (float64), *before* the cast to the
-    dtype of the layers that follow, so that a feature like a Unix time
-    (:math:`1.7\cdot10^9 \pm 100`) keeps all its digits. A column whose scale is 0 was
-    constant when the statistics were computed: it becomes 0 and contributes nothing,
-    whatever it holds later, as in ``LinearRegression``.
+    The subtraction has the dtype of the buffers (float64) and precedes the cast to the dtype of
+    the following layers, so that a feature such as a Unix time (:math:`1.7\cdot10^9 \pm 100`)
+    keeps its digits. The output of a column whose scale is 0, which was constant in the training
+    rows, is 0 for any input.
 
     Parameters
     ----------
@@ -53,9 +53,9 @@ class Standardize(_Affine):
     scale : float or array-like of shape (n_features,)
         Standard deviation, in the unit of the input; 0 marks a constant column.
     dtype : torch.dtype or None, default=None
-        Dtype that comes out, whatever goes in. ``None`` gives back a floating input's own
-        dtype, and torch's default dtype for integers. ``.to(dtype)``, ``.float()`` and
-        ``.double()`` change it together with the rest of a network.
+        Dtype of the output. ``None``: the dtype of a floating-point input, and torch's default
+        dtype for integers. ``.to(dtype)``, ``.float()`` and ``.double()`` change it together with
+        the rest of a network.
 
     Attributes
     ----------
@@ -89,18 +89,17 @@ class Standardize(_Affine):
         dtype = self.dtype
         if dtype is None:
             dtype = x.dtype if x.is_floating_point() else torch.get_default_dtype()
-        # Whatever a constant column holds, divided by infinity it is 0, and so is its gradient.
+        # Any value of a constant column, divided by infinity, is 0, and so is its gradient.
         mean, scale = self.mean, self.scale
         divisor = scale.masked_fill(scale == 0, math.inf)
         return ((x.to(mean.dtype) - mean) / divisor).to(dtype)
 
     def inverse(self) -> Unstandardize:
-        """Build the layer that undoes this one."""
+        """Build the inverse layer."""
         return Unstandardize(self.mean, self.scale)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
-        # What .to(), .float() and .double() do to the layers that follow, the dtype
-        # that this layer hands to them must follow.
+        # The output dtype follows .to(), .float() and .double(), as the next layers do.
         if self.dtype is not None:
             self.dtype = fn(torch.empty(0, dtype=self.dtype)).dtype
         super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
@@ -108,10 +107,10 @@ class Standardize(_Affine):
 
 
 class Unstandardize(_Affine):
-    r"""Bring order 1 back to raw units: :math:`y = \mathrm{mean} + \mathrm{scale}\, z`.
+    r"""Convert standardized values to raw units: :math:`y = \mathrm{mean} + \mathrm{scale}\, z`.
 
-    The exact inverse of :class:`Standardize` with the same numbers. A target that was
-    constant has scale 0 and is predicted exactly.
+    The exact inverse of :class:`Standardize`. A constant target has scale 0 and is predicted
+    exactly.
 
     Parameters
     ----------
@@ -123,7 +122,7 @@ class Unstandardize(_Affine):
     Attributes
     ----------
     mean, scale : Tensor of shape () or (n_outputs,)
-        Buffers in float64; float32 comes in and, with vectors, float64 goes out.
+        Buffers in float64. With vectors, the output is float64, too.
 
     Raises
     ------
@@ -147,5 +146,5 @@ class Unstandardize(_Affine):
         return mean + self.scale * z.to(mean.dtype)
 
     def inverse(self) -> Standardize:
-        """Build the layer that undoes this one."""
+        """Build the inverse layer."""
         return Standardize(self.mean, self.scale)

@@ -1,4 +1,4 @@
-"""A network for tables whose columns differ in kind."""
+"""A network for tables with continuous and binary columns."""
 
 from __future__ import annotations
 
@@ -14,39 +14,37 @@ from torchreg.nn.periodic import PeriodicEmbedding
 from torchreg.nn.ridge import ridge
 from torchreg.nn.robust import ScaledAndClipped
 
-#: By how much the last layer is drawn smaller than elsewhere.
-_SMALL = 0.1
-#: Of more measured columns than this none is embedded: what each tells by itself is little, and
-#: together they would take most of the time.
-_MOST_EMBEDDED = 500
+#: Factor of the initial parameters of the last layer.
+_OUTPUT_SCALE = 0.1
+#: With more continuous columns none is embedded, because embeddings would dominate the run time.
+_MAX_EMBEDDED = 500
 
 
 class TabularMLP(nn.Module):
-    r"""A multilayer perceptron for the columns of a table, measured or of two values.
+    r"""Multilayer perceptron with embeddings of continuous columns and a linear skip connection.
 
     .. math:: f(x) = W (s, z) + b
               + \mathrm{MLP}\bigl(z,\; \mathrm{waves}(z) + \mathrm{bins}(z)\bigr),
               \qquad s = \mathrm{scale}(x), \quad z = \mathrm{clip}(s)
 
-    Columns are scaled by their quartiles and clipped smoothly (:class:`RobustStandardize`), so
-    that neither long tails nor rare values reach far. Each measured column is also embedded, in
-    waves (:class:`PeriodicEmbedding`) and in bins (:class:`BinEmbedding`) of its own, by which a
-    network follows what is not smooth; of more than 500 none is. Columns of two values are left
-    as they are, and constant ones are 0. Below lies the straight line through the training rows
-    (:class:`FrozenLinear`), in scaled numbers :math:`s` or in clipped ones, whichever make the
-    targets more likely; so what is linear need not be learned, and is not unlearned. A value
-    that lies further beyond the training rows than these are apart counts as one that does not
-    (:class:`ScaledAndClipped`), so that one absurd number makes no absurd prediction.
+    Columns are scaled by their quartiles and clipped smoothly (:class:`ScaledAndClipped`). Each
+    continuous column also has a periodic (:class:`PeriodicEmbedding`) and a piecewise linear
+    embedding (:class:`BinEmbedding`), so that the network fits functions that are not smooth;
+    with more than 500 continuous columns there are no embeddings. Binary columns are not embedded
+    or clipped, and constant ones are 0. The linear skip connection (:class:`FrozenLinear`) is a
+    ridge regression on the training rows, on the scaled values :math:`s` or the clipped values
+    :math:`z`, whichever have the larger likelihood; it is not trained. Beyond the training data
+    it extrapolates for one more data range, then it is constant.
 
-    Which columns are which, their quartiles, the bins and the line, :meth:`initialize_from`
-    finds in the training rows; :class:`torchreg.TorchRegressor` calls it.
+    :meth:`initialize_from` finds the kinds of columns, quartiles, bins and linear weights in the
+    training rows; :class:`torchreg.TorchRegressor` calls it.
 
     Parameters
     ----------
     in_features, out_features : int
-        Widths of input and output.
+        Sizes of input and output.
     hidden_sizes : sequence of int, default=(128, 128)
-        Units of each hidden layer.
+        Sizes of the hidden layers.
     activation : str or callable, default="relu"
         See :class:`MLP`.
     dropout : float, default=0.0
@@ -56,14 +54,14 @@ class TabularMLP(nn.Module):
     n_bins : default=32
         See :class:`BinEmbedding`.
     n_outputs : int, default=3
-        Features that are made of the waves and bins of a column.
+        Features per embedded column.
 
     Attributes
     ----------
     scale : ScaledAndClipped
-        Gives both :math:`s` and :math:`z`, side by side.
+        Computes :math:`s` and :math:`z`.
     line : FrozenLinear
-        Of scaled and of clipped numbers, side by side; the weights of one half are 0.
+        The linear skip connection; its weights of either :math:`s` or :math:`z` are 0.
     waves : PeriodicEmbedding
     bins : BinEmbedding
     mlp : MLP
@@ -71,14 +69,14 @@ class TabularMLP(nn.Module):
     References
     ----------
     D. Holzmueller, L. Grinsztajn and I. Steinwart, "Better by Default: Strong Pre-Tuned MLPs and
-    Boosted Trees on Tabular Data", NeurIPS 2024: scale, clip and waves.
+    Boosted Trees on Tabular Data", NeurIPS 2024: scaling, clipping and periodic embeddings.
 
     Examples
     --------
     >>> x = torch.tensor([[0.1, 0.0], [0.7, 1.0], [0.2, 0.0], [9.0, 0.0]])
     >>> network = TabularMLP(2, 1, hidden_sizes=(32,))
     >>> network.initialize_from(x, x[:, :1], None)
-    >>> network.waves.columns  # the second column has two values
+    >>> network.waves.columns  # the second column is binary
     [0]
     >>> network(x).shape
     torch.Size([4, 1])
@@ -98,8 +96,8 @@ class TabularMLP(nn.Module):
     ) -> None:
         super().__init__()
         self.scale = ScaledAndClipped(torch.zeros(in_features), torch.ones(in_features))
-        flat = torch.zeros(out_features, 2 * in_features)
-        self.line = FrozenLinear(flat, torch.zeros(out_features))
+        zeros = torch.zeros(out_features, 2 * in_features)
+        self.line = FrozenLinear(zeros, torch.zeros(out_features))
         self.waves = PeriodicEmbedding(
             in_features,
             n_frequencies=n_frequencies,
@@ -111,38 +109,35 @@ class TabularMLP(nn.Module):
 
     @torch.no_grad()
     def initialize_from(self, x: Tensor, t: Tensor, weight: Tensor | None) -> None:
-        """Take quartiles, bins and the line from rows.
-
-        Only columns that are measured are embedded. The last layer of the network becomes small,
-        so that all begins near the line (:func:`torchreg.nn.ridge.ridge`).
+        """Set scaling, bins and skip connection from training rows, and scale the last layer down.
 
         Parameters
         ----------
         x : Tensor of shape (n, in_features)
         t : Tensor of shape (n, out_features)
         weight : Tensor of shape (n,) or None
-            A weight stands for a repetition.
+            Sample weights; only ratios matter.
         """
-        # 1. Which columns are which, and how large.
+        # 1. Kinds and scales of the columns.
         self.scale.initialize_from(x, t, weight)
-        scaled = self.scale.scaled(x)
+        scaled = self.scale.rescale(x)
         z = self.scale.clip(scaled)
-        # 2. The line, through whichever numbers explain more.
-        plain, clipped = ridge(scaled, t, weight), ridge(z, t, weight)
-        slopes, bias, _ = min(plain, clipped, key=lambda line: line[2])
+        # 2. The linear fit with the larger likelihood.
+        on_scaled, on_clipped = ridge(scaled, t, weight), ridge(z, t, weight)
+        slopes, bias, _ = min(on_scaled, on_clipped, key=lambda fit: fit[2])
         unused = torch.zeros_like(slopes)
-        halves = [slopes, unused] if bias is plain[1] else [unused, slopes]
+        halves = [slopes, unused] if bias is on_scaled[1] else [unused, slopes]
         self.line.weight.copy_(torch.cat(halves, dim=1))
         self.line.bias.copy_(bias)
-        # 3. The network beside it.
-        measured = self.scale.measurements()
-        self._embed(measured if len(measured) <= _MOST_EMBEDDED else [])
+        # 3. The network.
+        continuous = self.scale.continuous_columns()
+        self._embed_columns(continuous if len(continuous) <= _MAX_EMBEDDED else [])
         self.bins.initialize_from(z, t, weight)
         for parameter in self.mlp.layers[-1].parameters():
-            parameter.mul_(_SMALL)
+            parameter.mul_(_OUTPUT_SCALE)
 
-    def _embed(self, columns: list[int]) -> None:
-        """Embed some of the columns instead of all."""
+    def _embed_columns(self, columns: list[int]) -> None:
+        """Replace the embeddings of all columns by those of some."""
         old, bins = self.waves, self.bins
         if len(columns) == old.in_features:
             return
@@ -160,12 +155,12 @@ class TabularMLP(nn.Module):
         return outputs
 
     def prepare(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Compute what the line and what the perceptron are given: shape (n, ...) each."""
+        """Compute the inputs of the skip connection and of the MLP: shape (n, ...) each."""
         both: Tensor = self.scale(x)
         # (n, 2 * in_features) -> (n, in_features)
         z = both[:, both.shape[1] // 2 :]
         if not self.bins.out_features:
             return both, z
-        made = self.waves.waves(z) + self.bins(z)
-        # (n, n_columns) -> (n_columns, n) and back: embeddings lie along the rows
-        return both, torch.cat([z.t(), made.t()]).t()
+        embedded = self.waves.embed(z) + self.bins(z)
+        # (n, n_columns) -> (n_columns, n) and back: the embeddings have this memory layout
+        return both, torch.cat([z.t(), embedded.t()]).t()

@@ -16,7 +16,7 @@ from torchreg.engine.data import Table
 from torchreg.engine.spec import TrainTask, reraise_interrupt
 from torchreg.engine.stack.grouping import HELD
 from torchreg.engine.stack.vmap_objective import leave_out
-from torchreg.nn.plain import sequential_layers
+from torchreg.nn.sequential import sequential_layers
 
 #: So many rows show which layers come first and only scale.
 _FEW = 4

@@ -21,7 +21,7 @@ _FORMULA = re.compile(r":math:`([^`]+)`")
 #: What only other tools read.
 _FOR_TOOLS = re.compile(r"[ ]*# (?:noqa|type: ignore).*")
 #: Functions that give back what they are given, if it is valid.
-_GUARDS = {"as_size"}
+_GUARDS = {"check_size"}
 #: Methods that only say how a module prints or was made, or refuse rows.
 _UNSPOKEN = {"extra_repr", "quantile", "std", "describe", "combine_members"}
 
@@ -74,7 +74,7 @@ def find_constant(name: str, home: str) -> str | None:
     Examples
     --------
     >>> print(find_constant("LIMIT", "torchreg.nn.robust"))
-    # Where the smooth clip ends: no value lies further from 0 than this.
+    # Limit of the smooth clip.
     LIMIT = 3.0
     """
     text = inspect.getsource(sys.modules[home])

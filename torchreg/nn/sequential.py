@@ -1,4 +1,4 @@
-"""Networks that are nothing but known layers, one after the other."""
+"""Networks that are a sequence of known layers."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from torch import nn
 
 from torchreg.nn.mlp import MLP
 
-#: Layers that call one activation and do nothing else: the name of its function in torch.
+#: Activation layers, with the name of their function in ``torch.nn.functional``.
 ACTIVATION_OF: dict[type[nn.Module], str] = {
     nn.ELU: "elu",
     nn.GELU: "gelu",
@@ -21,10 +21,7 @@ _LAYERS = {*ACTIVATION_OF, nn.Dropout, nn.Identity, nn.Linear}
 
 
 def sequential_layers(network: nn.Module) -> list[nn.Module] | None:
-    """List the layers of a plain network in their order.
-
-    What such a network does is known without calling it, and to call its layers one after the
-    other is to call it.
+    """List the layers of a network whose call is equivalent to calling them in order.
 
     Parameters
     ----------
@@ -33,9 +30,9 @@ def sequential_layers(network: nn.Module) -> list[nn.Module] | None:
     Returns
     -------
     list of nn.Module or None
-        ``None`` if there is anything in it but linear layers, the activations of
-        :class:`torchreg.nn.MLP` and dropout; if one of them overwrites its input, has a hook,
-        or a ``forward`` of its own.
+        ``None`` if the network contains other layers than linear ones, dropout and the activations
+        of :class:`torchreg.nn.MLP`, or a layer that works in place or has a hook or a ``forward``
+        attribute of its own.
 
     Examples
     --------
@@ -49,7 +46,7 @@ def sequential_layers(network: nn.Module) -> list[nn.Module] | None:
 
 
 def has_default_forward(module: nn.Module) -> bool:
-    """Tell whether a call of a module is its class's ``forward`` and nothing else.
+    """Check that a module has no forward hooks and no ``forward`` attribute of its own.
 
     Examples
     --------
@@ -74,14 +71,14 @@ def _append_layers(network: nn.Module, layers: list[nn.Module]) -> bool:
     return kind in _LAYERS and not own.get("inplace", False)
 
 
-def is_plain(network: nn.Module, *, in_features: int, out_features: int) -> bool:
-    """Tell whether a network is plain, on the CPU, and takes and gives so many columns.
+def is_sequential(network: nn.Module, *, in_features: int, out_features: int) -> bool:
+    """Check that a network is a sequence of known layers on the CPU, with these sizes.
 
     Examples
     --------
-    >>> is_plain(MLP(3, hidden_sizes=[5]), in_features=3, out_features=1)
+    >>> is_sequential(MLP(3, hidden_sizes=[5]), in_features=3, out_features=1)
     True
-    >>> is_plain(MLP(3, hidden_sizes=[5]), in_features=2, out_features=1)
+    >>> is_sequential(MLP(3, hidden_sizes=[5]), in_features=2, out_features=1)
     False
     """
     layers = sequential_layers(network)

@@ -1,4 +1,4 @@
-"""A plain network is its layers, one after the other."""
+"""Calling a sequence of known layers is equivalent to calling the network."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from torch.nn.utils import parametrizations, prune
 
 from torchreg.nn import MLP, AddConstant
 from torchreg.nn.mlp import ACTIVATIONS
-from torchreg.nn.plain import is_plain, sequential_layers
+from torchreg.nn.sequential import is_sequential, sequential_layers
 
 
 @pytest.mark.parametrize("activation", ACTIVATIONS)
-def test_to_call_the_layers_is_to_call_the_network(activation: str) -> None:
+def test_calling_the_layers_is_equivalent_to_calling_the_network(activation: str) -> None:
     torch.manual_seed(0)
     built_in = MLP(3, hidden_sizes=[4, 5], activation=activation, dropout=0.5)
     network = nn.Sequential(nn.Sequential(nn.Identity(), built_in), nn.Tanh()).eval()
@@ -31,7 +31,7 @@ class Doubling(nn.Linear):
         return 2 * super().forward(input)
 
 
-def with_forward_of_its_own() -> nn.Module:
+def with_forward_attribute() -> nn.Module:
     layer = nn.Linear(3, 1)
     layer.forward = lambda x: x[:, :1]  # type: ignore[method-assign]
     return layer
@@ -43,13 +43,13 @@ def with_hook(network: nn.Module, on: str) -> nn.Module:
 
 
 OTHERS = {
-    "a class of the user's": lambda: Doubling(3, 1),
-    "a layer that is not known": lambda: nn.Sequential(AddConstant(1.0), nn.Linear(3, 1)),
+    "a subclass": lambda: Doubling(3, 1),
+    "an unknown layer": lambda: nn.Sequential(AddConstant(1.0), nn.Linear(3, 1)),
     "normalization": lambda: nn.Sequential(nn.Linear(3, 1), nn.BatchNorm1d(1)),
     "in place": lambda: nn.Sequential(nn.ReLU(inplace=True), nn.Linear(3, 1)),
-    "a forward of its own": with_forward_of_its_own,
+    "a forward attribute": with_forward_attribute,
     "a hook": lambda: with_hook(nn.Linear(3, 1), ""),
-    "a hook on the whole": lambda: with_hook(MLP(3), "layers"),
+    "a hook on a child": lambda: with_hook(MLP(3), "layers"),
     "a parametrized weight": lambda: parametrizations.weight_norm(nn.Linear(3, 1)),
     "a pruned weight": lambda: prune.random_unstructured(nn.Linear(3, 1), "weight", amount=1),
     "a lazy layer": lambda: nn.LazyLinear(1),
@@ -57,19 +57,18 @@ OTHERS = {
 
 
 @pytest.mark.parametrize("name", OTHERS)
-def test_anything_else_is_not_plain(name: str) -> None:
+def test_other_networks_are_not_recognized(name: str) -> None:
     network = OTHERS[name]()
     assert sequential_layers(network) is None
-    assert not is_plain(network, in_features=3, out_features=1)
+    assert not is_sequential(network, in_features=3, out_features=1)
 
 
-def test_widths_are_those_of_the_linear_layers() -> None:
+def test_sizes_are_those_of_the_linear_layers() -> None:
     network = nn.Sequential(nn.Tanh(), nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 2))
-    assert is_plain(network, in_features=3, out_features=2)
-    assert not is_plain(network, in_features=2, out_features=2)
-    assert not is_plain(network, in_features=3, out_features=1)
+    assert is_sequential(network, in_features=3, out_features=2)
+    assert not is_sequential(network, in_features=2, out_features=2)
+    assert not is_sequential(network, in_features=3, out_features=1)
     network[2] = nn.Linear(5, 4)
-    assert not is_plain(network, in_features=3, out_features=2)
-    # Without a linear layer, as many columns come out as went in.
-    assert is_plain(nn.Identity(), in_features=2, out_features=2)
-    assert not is_plain(nn.Identity(), in_features=2, out_features=1)
+    assert not is_sequential(network, in_features=3, out_features=2)
+    assert is_sequential(nn.Identity(), in_features=2, out_features=2)
+    assert not is_sequential(nn.Identity(), in_features=2, out_features=1)
