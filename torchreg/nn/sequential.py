@@ -69,26 +69,3 @@ def _append_layers(network: nn.Module, layers: list[nn.Module]) -> bool:
         return all(_append_layers(layer, layers) for layer in own["_modules"].values())
     layers.append(network)
     return kind in _LAYERS and not own.get("inplace", False)
-
-
-def is_sequential(network: nn.Module, *, in_features: int, out_features: int) -> bool:
-    """Check that a network is a sequence of known layers on the CPU, with these sizes.
-
-    Examples
-    --------
-    >>> is_sequential(MLP(3, hidden_sizes=[5]), in_features=3, out_features=1)
-    True
-    >>> is_sequential(MLP(3, hidden_sizes=[5]), in_features=2, out_features=1)
-    False
-    """
-    layers = sequential_layers(network)
-    if layers is None:
-        return False
-    width = in_features
-    for layer in layers:
-        if isinstance(layer, nn.Linear):
-            n_outputs, n_inputs = layer.weight.shape
-            if n_inputs != width or layer.weight.device.type != "cpu":
-                return False
-            width = n_outputs
-    return width == out_features
