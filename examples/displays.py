@@ -1,10 +1,11 @@
-"""What does a fitted network look like, from outside and inside?
+"""How can a fitted network be inspected?
 
-A network with five ReLU units predicts a penguin's body mass from the length of its flippers.
-Four displays show what it learned, how, how well, and what its layers do; one page holds them all.
+A network with five ReLU units predicts the body mass of penguins from their flipper length. Four
+displays show the fitted curve, the losses, the predictions and the activations; a report collects
+them on one page.
 """
 
-# %% The data: 233 penguins to train on, 100 to hold it against
+# %% The data: 233 penguins for training, 100 for validation
 from pathlib import Path
 
 import matplotlib.pyplot as plt
@@ -26,7 +27,7 @@ X, X_new, mass_g, mass_g_new = train_test_split(
 )
 
 # %% The network
-# Early stopping watches the 100 penguins, and keeps the weights that suited them best.
+# Early stopping keeps the weights with the lowest loss on the 100 validation penguins.
 reg = TorchRegressor(
     module=MLP,
     module__hidden_sizes=[5],
@@ -38,31 +39,31 @@ reg = TorchRegressor(
 )
 reg.fit(X, mass_g, X_val=X_new, y_val=mass_g_new)
 
-# %% Four looks
-# Displays are made as scikit-learn's are, and draw on any axes. They take names from the
-# DataFrame; units are what a DataFrame does not know.
+# %% Four displays
+# Displays have the interface of scikit-learn's displays. Names come from the DataFrame; units are
+# given separately.
 units = {"flipper_length_mm": "mm", "body_mass_g": "g"}
 fig, axes = plt.subplots(2, 2, figsize=(10, 7))
 
-# What it learned: a broken line, with a circle at each bend.
+# The fitted curve, with a circle at each bend.
 fit = FitDisplay.from_estimator(reg, X, mass_g, units=units, ax=axes[0, 0])
 
-# How it learned: the loss of standardized masses on the left, in grams on the right.
+# The losses: in standardized units on the left axis, in grams on the right.
 losses = LossCurveDisplay.from_estimator(reg, units=units, ax=axes[0, 1])
 
-# How well it predicts penguins that it did not learn from.
+# Predictions of the validation penguins.
 prediction = PredictionDisplay.from_estimator(
     reg, X_new, mass_g_new, kind="actual_vs_predicted", units=units, ax=axes[1, 0]
 )
 
-# What its layers give, before the fit and after: what a ReLU sets to 0 is half of them or so.
+# Activations of the layers, before and after the fit: ReLUs set about half of them to 0.
 activations = ActivationDisplay.from_estimator(reg, X, ax=axes[1, 1])
 
 fig.savefig(FIGURES / "displays.png", dpi=100)
 
-# %% One page
-# The same figures, what torchreg finds to say about the fit, the network, the data and the
-# settings, in one file that needs nothing but a browser: figures/displays.html.
+# %% The report
+# The same figures with findings, network, data and settings, in one HTML file:
+# figures/displays.html.
 page = reg.report(
     FIGURES / "displays.html", X_new, mass_g_new, units=units, title="Flippers and body mass"
 )
@@ -72,6 +73,6 @@ print(f"{page.name}: {page.stat().st_size / 1000:.0f} kB")
 ((rmse_g, r2),) = prediction.scores_
 bends_mm = ", ".join(f"{bend:.0f}" for bend in fit.bends)
 print(
-    f"The fit is a line that bends at {bends_mm} mm. It predicts 100 other penguins with an RMSE "
-    f"of {rmse_g:.0f} g, R2 = {r2:.2f}."
+    f"The fitted curve bends at {bends_mm} mm. It predicts 100 validation penguins with an RMSE of "
+    f"{rmse_g:.0f} g, R2 = {r2:.2f}."
 )

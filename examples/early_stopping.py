@@ -1,11 +1,11 @@
-"""When does learning turn into memorizing?
+"""When does a network start to overfit?
 
-A network with two hidden layers of 100 units has 10,600 parameters, and 100 penguins are few. It
-learns what penguins have in common first, and the hundred penguins by heart later. Penguins that
-it does not train on show when the one turns into the other.
+A network with two hidden layers of 100 units has 10,600 parameters, many more than 100 training
+rows. At first the losses of training and validation rows both fall; later only the training loss
+does. Early stopping keeps the weights with the lowest validation loss.
 """
 
-# %% The data: 100 penguins to train on, the other 233 to watch
+# %% The data: 100 penguins for training, 233 for validation
 from pathlib import Path
 
 import matplotlib.pyplot as plt
@@ -28,9 +28,9 @@ X, X_val, mass_g, mass_g_val = train_test_split(
 )
 
 # %% Train to the end, and train with early stopping
-# Both record the loss of the validation rows. Only the second acts on it: after 30 epochs without
-# an improvement it stops, and takes the weights of the best epoch. Without rows of one's own,
-# `early_stopping=True` would hold out a tenth of the training rows.
+# Both record the validation loss. The second stops after 30 epochs without an improvement and keeps
+# the weights of the best epoch. Without `X_val` and `y_val`, `early_stopping=True` holds out a
+# tenth of the training rows.
 to_the_end = TorchRegressor(
     module=MLP, module__hidden_sizes=[100, 100], max_epochs=600, random_state=0
 )
@@ -48,8 +48,8 @@ stopped.fit(X, mass_g, X_val=X_val, y_val=mass_g_val)
 
 
 # %% In grams
-# Curves are in standardized units: a mean squared error of 1 is that of always predicting the
-# mean. Its root times the standard deviation of y, which the network holds, is an RMSE in grams.
+# Losses are in standardized units: predicting the mean has a mean squared error of 1. The square
+# root times the standard deviation of y, a buffer of the network, is the RMSE in grams.
 std_g = stopped.module_.unstandardize.scale.item()
 
 
@@ -64,8 +64,8 @@ def to_loss(rmse_g):
 # %% The figure
 fig, ax = plt.subplots()
 epochs = np.arange(1, to_the_end.n_iter_ + 1)
-ax.plot(epochs, to_the_end.loss_curve_, color="C0", label="100 penguins it trains on")
-ax.plot(epochs, to_the_end.validation_loss_curve_, color="C1", label="233 it does not train on")
+ax.plot(epochs, to_the_end.loss_curve_, color="C0", label="training: 100 penguins")
+ax.plot(epochs, to_the_end.validation_loss_curve_, color="C1", label="validation: 233 penguins")
 best, last = stopped.best_epoch_, stopped.n_iter_
 best_loss = stopped.validation_loss_curve_[best - 1]
 ax.axvspan(best, last, color="0.9", linewidth=0, label="30 epochs of patience")
@@ -80,7 +80,7 @@ fig.savefig(FIGURES / "early_stopping.png")
 
 # %% The answer
 print(
-    f"The network learns for {best} epochs, to {to_grams(best_loss):.0f} g on penguins it does not "
-    f"train on, and memorizes from then on: without early stopping it ends at "
+    f"The validation RMSE falls for {best} epochs, to {to_grams(best_loss):.0f} g; then the "
+    f"network overfits. Without early stopping it ends at "
     f"{to_grams(to_the_end.validation_loss_curve_[-1]):.0f} g."
 )

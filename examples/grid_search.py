@@ -1,8 +1,8 @@
-"""Does a network predict a penguin's mass better than a straight line, once it is tuned?
+"""Does a tuned network predict a penguin's mass better than linear regression?
 
-``GridSearchCV`` tunes the arguments of the network (``module__*``) and of its optimizer
-(``optimizer__*``) by name. Beside it stand ``LinearRegression``, and ``MLPRegressor`` tuned over
-the same grid: once as it is, and once with X and y scaled around it.
+``GridSearchCV`` tunes arguments of the network (``module__*``) and of the optimizer
+(``optimizer__*``) by name. The example compares it with ``LinearRegression`` and with
+``MLPRegressor`` tuned over the same grid, with and without scaling of X and y.
 """
 
 # %% The data
@@ -33,9 +33,9 @@ X = penguins[["bill_length_mm", "bill_depth_mm", "flipper_length_mm"]]
 mass_g = penguins["body_mass_g"]
 
 # %% The candidates
-# Both networks get the same widths, two strengths of weight decay, Adam with the same learning
-# rate, and 100 epochs. `alpha` of MLPRegressor and `weight_decay` of AdamW shrink the weights by
-# different formulas, so their numbers differ.
+# All networks have the same widths, two values of weight decay, Adam with the same learning rate,
+# and 100 epochs. `alpha` of MLPRegressor and `weight_decay` of AdamW are defined differently, so
+# their values differ.
 SIZES = [[5], [50], [50, 50]]
 
 torch_regressor = TorchRegressor(
@@ -51,7 +51,7 @@ candidates = {
         mlp,
         {"hidden_layer_sizes": SIZES, "alpha": [1e-4, 1]},
     ),
-    "MLPRegressor, scaled around it": (
+    "MLPRegressor, scaled": (
         scaled_mlp,
         {
             "regressor__mlpregressor__hidden_layer_sizes": SIZES,
@@ -65,8 +65,8 @@ candidates = {
 }
 
 # %% The searches
-# From scikit-learn 1.9 on, a search hands callbacks down to the estimators that know them: the bar
-# of the search is followed by one for every fit of TorchRegressor.
+# Since scikit-learn 1.9, a search passes callbacks on to estimators that support them: the progress
+# bar of the search is followed by one for every fit of TorchRegressor.
 folds = KFold(3, shuffle=True, random_state=0)
 searches = {
     name: GridSearchCV(regressor, grid, cv=folds, scoring="neg_root_mean_squared_error")
@@ -78,8 +78,8 @@ if hasattr(GridSearchCV, "set_callbacks"):
     searches["TorchRegressor"].set_callbacks(ProgressBar())
 
 with warnings.catch_warnings():
-    # MLPRegressor warns when 100 epochs are not enough for its `tol`; the budget is the same for
-    # both networks, and meant so.
+    # MLPRegressor warns if 100 epochs are not enough for its `tol`; the budget is the same for all
+    # networks on purpose.
     warnings.simplefilter("ignore", ConvergenceWarning)
     for search in searches.values():
         search.fit(X, mass_g)
@@ -121,6 +121,6 @@ fig.savefig(FIGURES / "grid_search.png")
 # %% The answer
 line_g, network_g = (-searches[n].best_score_ for n in ["LinearRegression", "TorchRegressor"])
 print(
-    f"\nA tuned network errs by {network_g:.0f} g where a straight line errs by {line_g:.0f} g, "
-    "and TorchRegressor needs no scaler around it to get there."
+    f"\nThe RMSE of a tuned network is {network_g:.0f} g, that of linear regression "
+    f"{line_g:.0f} g; TorchRegressor needs no scaler."
 )

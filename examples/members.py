@@ -1,8 +1,8 @@
-"""Are sixteen networks in one better than one network, for the mass of a penguin?
+"""Does TabM with sixteen members predict the mass of a penguin better than one network?
 
-TabM (Gorishniy, Kotelnikov and Babenko, 2025) is many networks that share most of their weights.
-Its output has the shape (rows, members, outputs): `TorchRegressor` trains on the mean of the
-members' losses and predicts their mean. Needs `pip install "torchreg[tabular]"`.
+TabM (Gorishniy, Kotelnikov and Babenko, 2025) is an ensemble whose networks share most weights.
+Its output has shape (n_rows, n_members, n_outputs): `TorchRegressor` trains on the mean of the
+members' losses and predicts their mean. This needs `pip install "torchreg[tabular]"`.
 """
 
 # %% The data: 333 penguins, three lengths in millimetres, species and sex
@@ -30,7 +30,7 @@ mass_g = penguins["body_mass_g"]
 
 
 # %% A function that builds TabM
-# `in_features` and `out_features` are filled in from the data, the rest is `module__*`.
+# `in_features` and `out_features` come from the data, other arguments from `module__*`.
 def build_tabm(in_features, out_features, members=16, width=32):
     return TabM.make(
         n_num_features=in_features,
@@ -49,14 +49,14 @@ models = {
     "TabM, 16 members": TorchRegressor(build_tabm, **settings),
 }
 
-# %% What unseen penguins say
+# %% Cross-validation
 folds = KFold(5, shuffle=True, random_state=0)
 rmse_g = {
     name: -cross_val_score(model, X, mass_g, cv=folds, scoring="neg_root_mean_squared_error")
     for name, model in models.items()
 }
 
-# %% A fitted one, with raw units outside
+# %% A fitted TabM: raw units to raw units
 module = models["TabM, 16 members"].fit(X, mass_g).module_
 print(f"{module.network.k} members, then {module.average}, then {module.unstandardize}.")
 
@@ -67,12 +67,12 @@ for place, values in enumerate(rmse_g.values()):
     ax.scatter(values.mean(), place, color=f"C{place}", marker="|", s=600)
 ax.set_yticks(range(len(models)), list(models))
 ax.set_ylim(-0.5, len(models) - 0.5)
-ax.set(xlabel="RMSE of unseen penguins (g): five folds, and their mean")
+ax.set(xlabel="cross-validated RMSE (g): five folds and their mean")
 fig.savefig(FIGURES / "members.png")
 
 # %% The answer
 means = {name: values.mean() for name, values in rmse_g.items()}
 print(
-    f"Sixteen networks in one are wrong by {means['TabM, 16 members']:.0f} g, one network by "
-    f"{means['one network']:.0f} g, and a straight line by {means['straight line']:.0f} g."
+    f"The RMSE of TabM is {means['TabM, 16 members']:.0f} g, that of one network "
+    f"{means['one network']:.0f} g, and that of a straight line {means['straight line']:.0f} g."
 )

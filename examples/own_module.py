@@ -1,12 +1,12 @@
-"""How sure is a network of penguins that it has never seen?
+"""Does dropout detect inputs outside the training data?
 
-Dropout silences hidden units at random while a network is trained. Left on afterwards, it turns
-one network into many (Gal and Ghahramani, 2016): where their predictions differ, the network is
-not sure. Here one learns the mass of Adelie penguins, and is asked about the longer flippers of
-the Gentoo.
+Dropout sets hidden units to 0 at random during training. If it stays on for predictions, the
+predictions vary, and their standard deviation is a measure of uncertainty (Gal and Ghahramani,
+2016). Here a network is trained on Adelie penguins and predicts Gentoo penguins, which have longer
+flippers.
 """
 
-# %% The data: 146 Adelie to train on, 119 Gentoo to be asked about
+# %% The data: 146 Adelie penguins for training, 119 Gentoo penguins for testing
 from pathlib import Path
 
 import matplotlib.pyplot as plt
@@ -27,11 +27,10 @@ adelie = penguins[penguins["species"] == "Adelie"]
 gentoo = penguins[penguins["species"] == "Gentoo"]
 
 
-# %% A module and a loss of one's own
-# `in_features` and `out_features` are filled in from the data, the rest is `module__*`. The loss
-# is a function of predictions and targets in units of y's standard deviation: the logarithm of
-# cosh is a square for small errors and grows like the error itself for large ones, so that odd
-# birds count less.
+# %% A custom module and a custom loss
+# `in_features` and `out_features` come from the data, other arguments from `module__*`. The loss is
+# a function of standardized predictions and targets: log(cosh) is quadratic for small errors and
+# linear for large ones, so that outliers have less influence.
 class NetworkWithDropout(nn.Module):
     def __init__(self, in_features, out_features, hidden_size=50, dropout=0.1):
         super().__init__()
@@ -58,27 +57,27 @@ reg = TorchRegressor(
 )
 reg.fit(adelie[["flipper_length_mm"]].to_numpy(), adelie["body_mass_g"])
 
-# %% One network, a thousand opinions
-# `module_` is plain torch, from mm to g. In training mode its dropout is on; its scaling is
-# the same in either mode.
+# %% A thousand predictions with dropout
+# `module_` is a plain torch module from mm to g. In training mode dropout is on; the scaling is the
+# same in both modes.
 flipper_mm = torch.arange(170, 235).reshape(-1, 1)  # (n, 1)
 torch.manual_seed(0)
 reg.module_.train()
 with torch.no_grad():
-    opinions_g = torch.stack([reg.module_(flipper_mm)[:, 0] for _ in range(1000)])  # (1000, n)
+    predictions_g = torch.stack([reg.module_(flipper_mm)[:, 0] for _ in range(1000)])  # (1000, n)
 reg.module_.eval()
-doubt_g = opinions_g.std(dim=0).numpy()
+std_g = predictions_g.std(dim=0).numpy()
 
 # %% The figure
 fig, ax = plt.subplots()
 length_mm = flipper_mm[:, 0].numpy()
 middle_g = reg.predict(flipper_mm.numpy())
 for width, alpha in [(2, 0.2), (1, 0.3)]:
-    low_g, high_g = middle_g - width * doubt_g, middle_g + width * doubt_g
+    low_g, high_g = middle_g - width * std_g, middle_g + width * std_g
     label = f"dropout on, ±{width} s.d."
     ax.fill_between(length_mm, low_g, high_g, color="C0", alpha=alpha, linewidth=0, label=label)
 ax.plot(length_mm, middle_g, color="C0", label="dropout off")
-for birds, color, label in [(adelie, "0.4", "Adelie, seen"), (gentoo, "C1", "Gentoo, never seen")]:
+for birds, color, label in [(adelie, "0.4", "Adelie, training"), (gentoo, "C1", "Gentoo, test")]:
     points = birds["flipper_length_mm"], birds["body_mass_g"]
     ax.scatter(*points, s=14, color=color, alpha=0.6, linewidths=0, label=label)
 ax.set(xlabel="flipper length (mm)", ylabel="body mass (g)")
@@ -87,13 +86,13 @@ fig.savefig(FIGURES / "own_module.png")
 
 
 # %% The answer
-def doubt_at(birds):
-    return np.interp(birds["flipper_length_mm"].median(), length_mm, doubt_g)
+def std_at(birds):
+    return np.interp(birds["flipper_length_mm"].median(), length_mm, std_g)
 
 
 error_g = (gentoo["body_mass_g"] - reg.predict(gentoo[["flipper_length_mm"]].to_numpy())).mean()
 print(
-    f"Its doubt grows from {doubt_at(adelie):.0f} g at the median Adelie to "
-    f"{doubt_at(gentoo):.0f} g at the median Gentoo, yet Gentoo are {error_g:.0f} g heavier than "
-    "it predicts: dropout warns of the unknown, and is still far too sure."
+    f"The standard deviation grows from {std_at(adelie):.0f} g at the median Adelie to "
+    f"{std_at(gentoo):.0f} g at the median Gentoo, but Gentoo are {error_g:.0f} g heavier than "
+    "predicted: dropout detects unknown inputs, but underestimates the error."
 )

@@ -1,16 +1,16 @@
-"""Can five ReLU units bend a line through 333 penguins?
+"""Can five ReLU units fit a bent line to 333 penguins?
 
-The body mass of a penguin (about 4200 g) grows with the length of its flippers (about 200 mm),
-but not along a straight line. A network with five ReLU units can follow the bends, *if* what it
-sees is of order 1. Five models try:
+The body mass of a penguin (about 4200 g) increases with its flipper length (about 200 mm), but not
+along a straight line. A network with five ReLU units can fit the bends, *if* its inputs and outputs
+are of order 1. This example compares five models:
 
-1. a straight line,
+1. linear regression,
 2. scikit-learn's ``MLPRegressor`` on millimetres and grams,
-3. a loop in plain PyTorch on millimetres and grams,
+3. a plain PyTorch loop on millimetres and grams,
 4. the same loop with four constants, chosen by hand, inside the network,
-5. ``TorchRegressor``, which finds these constants alone.
+5. ``TorchRegressor``, which computes these constants.
 
-And in the end, ``diagnose`` tells what went wrong with the third.
+At the end, ``diagnose`` reports what went wrong with the third model.
 """
 
 # %% The data
@@ -41,8 +41,8 @@ mass_g = penguins["body_mass_g"].to_numpy(dtype=float)  # (333,)
 
 
 # %% The network, and a loop to train it
-# This is what one writes on the first day with PyTorch. Rprop needs no tuning: every parameter
-# has a step of its own, which grows while the gradient keeps its sign.
+# A plain PyTorch network and training loop. Rprop needs no tuning: every parameter has its own
+# step size, which grows while the gradient keeps its sign.
 class NeuralNetworkWithReLU(nn.Module):
     def __init__(self, hidden_layer_size):
         super().__init__()
@@ -81,14 +81,11 @@ def predict_with(network):
 
 
 # %% The five models
-# Every network starts from seed 0, so models 3, 4 and 5 even start from the same weights. Other
-# seeds tell the same story; of the seeds 0 to 49
+# All networks use seed 0; models 3, 4 and 5 start from the same weights. Other seeds give similar
+# results. For seeds 0 to 49,
 #
-# - model 2 ended as the straight line for 35, as a constant for 4, and found one bend for 11
-#   (375 to 392 g). It gets its solver for small data, "lbfgs"; its default, "adam", is not even
-#   at the straight line after 1000 epochs (580 g or more for every seed);
-# - model 3 ended as the straight line for 46 and as a constant for 4;
-# - models 4 and 5 ended between 369.7 and 375.3 g for all 50, with 2 to 5 bends.
+#   (375 to 392 g). It uses "lbfgs", its solver for small data; with its default, "adam", it is
+#   worse than the straight line after 1000 epochs (580 g or more for every seed);
 straight_line = LinearRegression()
 mlp = MLPRegressor(hidden_layer_sizes=[5], solver="lbfgs", max_iter=EPOCHS, random_state=0)
 
@@ -113,8 +110,8 @@ reg = TorchRegressor(
 )
 
 # %% Fit them
-# The first step of a torch optimizer in a process loads a large part of torch, for a second or
-# so. A short fit of each kind takes that away, so that it isn't charged to whoever comes first.
+# The first step of a torch optimizer in a process imports a large part of torch, which takes about
+# a second. A short fit of each model keeps this time out of the measurement.
 train(NeuralNetworkWithReLU(5), epochs=1)
 TorchRegressor(module=MLP, optimizer="rprop", max_epochs=1).fit(flipper_mm, mass_g)
 straight_line.fit(flipper_mm, mass_g)
@@ -142,12 +139,11 @@ models = {
 }
 
 
-# %% Look at the curves
-# A network of ReLUs is a broken line: its slope is constant but where it bends. So a bend is
-# found where the slope between neighbours on a fine grid, from the shortest flipper to the
-# longest, changes by more than 1 g/mm, 2 % of the slope of the straight line; rounding in
-# float32 changes it far less. A bend between two points of the grid changes the slope twice in
-# a row, and counts once.
+# %% Count the bends
+# A ReLU network is piecewise linear: its slope is constant between bends. A bend is where the slope
+# between neighbours on a fine grid, from the shortest to the longest flipper, changes by more than
+# 1 g/mm, which is 2 % of the slope of the straight line and much more than rounding in float32. A
+# bend between two grid points changes the slope twice in a row and counts once.
 grid_mm = np.arange(flipper_mm.min(), flipper_mm.max() + 0.05, 0.1).reshape(-1, 1)  # (n, 1)
 
 
@@ -175,8 +171,8 @@ print("\n".join(table))
 (FIGURES / "penguins.txt").write_text("\n".join(table) + "\n")
 
 # %% The figure: the penguins and the five curves
-# Models 1, 2 and 3 draw the same line, and so nearly do 4 and 5: hence the dashes and the widths.
-# Circles mark the bends of TorchRegressor.
+# Models 1, 2 and 3 give the same line, and models 4 and 5 nearly the same curve; dashes and widths
+# keep them visible. Circles mark the bends of TorchRegressor.
 styles = {
     "LinearRegression": {"color": "0.65", "linewidth": 5},
     "MLPRegressor, raw units": {"color": "C3", "linestyle": (0, (3, 3))},
@@ -195,11 +191,11 @@ ax.set(xlabel="flipper length (mm)", ylabel="body mass (g)")
 ax.legend(title="training RMSE", alignment="left", loc="upper left", handlelength=3)
 fig.savefig(FIGURES / "penguins_fit.png")
 
-# %% The figure: how they learned
-# The best fit known for five ReLU units has an RMSE of 369.64 g. On a logarithmic axis, the
-# distance from it shows both the thousands of grams at the start and the few at the end. The
-# loss of TorchRegressor is in units of y's standard deviation, which the network itself holds.
-# MLPRegressor keeps no curve with "lbfgs", so only its end is drawn.
+# %% The figure: training curves
+# The best known fit of five ReLU units has an RMSE of 369.64 g. The difference to it, on a
+# logarithmic axis, shows both the thousands of grams at the start and the few at the end. The loss
+# of TorchRegressor is in units of the standard deviation of y, which is a buffer of the network.
+# MLPRegressor records no curve with "lbfgs", so only its final value is drawn.
 BEST_KNOWN_G = 369.64
 std_g = reg.module_.unstandardize.scale.item()
 curves_g = {
@@ -212,7 +208,7 @@ epochs = np.arange(1, EPOCHS + 1)
 for name, curve_g in curves_g.items():
     ax.plot(epochs, curve_g - BEST_KNOWN_G, label=name, **styles[name] | {"linestyle": "-"})
 end_g = rows["MLPRegressor, raw units"][0] - BEST_KNOWN_G
-ax.plot(mlp.n_iter_, end_g, "o", color="C3", label="MLPRegressor, raw units: its end")
+ax.plot(mlp.n_iter_, end_g, "o", color="C3", label="MLPRegressor, raw units: final value")
 line_g = rows["LinearRegression"][0] - BEST_KNOWN_G
 ax.axhline(line_g, color="0.65", zorder=0, label="LinearRegression")
 ax.set(xscale="log", yscale="log", xlabel="epoch")
@@ -220,10 +216,9 @@ ax.set_ylabel(f"training RMSE above the best known, {BEST_KNOWN_G} g (g)")
 ax.legend(loc="upper right", fontsize=9)
 fig.savefig(FIGURES / "penguins_loss.png")
 
-# %% The ending that the lesson lacked
-# Nothing told us that the third model's ReLUs were ignored; we had to step through the pieces to
-# find out. The same fit, with TorchRegressor's own scaling switched off, tells; and the one with
-# scaling has nothing to tell. (A fit warns of it at once, too: that's what is caught here.)
+# %% The diagnosis
+# Nothing reported that the ReLUs of the third model had no effect. The same fit with TorchRegressor
+# and without its scaling does: `fit` warns, and `diagnose` explains. The scaled fit has no finding.
 raw_reg = clone(reg).set_params(standardize=False)
 with warnings.catch_warnings(record=True) as caught:
     warnings.simplefilter("always")
@@ -235,6 +230,6 @@ print(f"\nScaled:\n\n{reg.diagnose()}")
 # %% The answer
 rmse_g = rows["TorchRegressor"][0]
 print(
-    "\nOn raw units five ReLU units silently end as a straight line; TorchRegressor bends it "
-    f"{len(bends)} times, to {rmse_g - BEST_KNOWN_G:.0f} g above the best fit known."
+    "\nOn raw units five ReLU units end as a straight line; TorchRegressor fits "
+    f"{len(bends)} bends, to {rmse_g - BEST_KNOWN_G:.0f} g above the best known fit."
 )

@@ -1,8 +1,7 @@
-"""How much do species, island and sex tell about a penguin's mass?
+"""How much do species, island and sex improve the prediction of a penguin's mass?
 
-Categories have to become numbers, which is the work of a ``ColumnTransformer``. Nothing else has
-to be done: millimetres and zeros and ones go into ``TorchRegressor`` side by side, and grams come
-out of the pipeline.
+A ``ColumnTransformer`` encodes the categories. No other step is needed: ``TorchRegressor`` takes
+millimetres, zeros and ones, and the pipeline predicts grams.
 """
 
 # %% The data
@@ -29,8 +28,8 @@ penguins = pd.read_csv(HERE.parent / "data" / "penguins.csv").dropna()
 mass_g = penguins["body_mass_g"]
 
 # %% One pipeline, five sets of columns
-# Every set holds the three measurements, in mm. What a set of columns can tell is measured on
-# penguins that the model has not seen: the RMSE of each of five folds.
+# Every set has the three measurements, in mm. The score is the RMSE on each of five
+# cross-validation folds.
 MEASUREMENTS = ["bill_length_mm", "bill_depth_mm", "flipper_length_mm"]
 categories_of = {
     "measurements alone": [],
@@ -65,7 +64,7 @@ rmse_g = {
 }
 
 # %% The table
-print(f"{'RMSE of unseen penguins (g)':<28}" + "".join(f"{name:>18}" for name in regressors))
+print(f"{'cross-validated RMSE (g)':<28}" + "".join(f"{name:>18}" for name in regressors))
 for columns in categories_of:
     means = "".join(f"{rmse_g[name][columns].mean():18.0f}" for name in regressors)
     print(f"{columns:<28}{means}")
@@ -82,7 +81,7 @@ for (name, of_columns), color, shift in zip(
 ax.set(
     yticks=rows,
     yticklabels=list(categories_of),
-    xlabel="RMSE of unseen penguins (g); dots: one fold, diamonds: mean",
+    xlabel="cross-validated RMSE (g); dots: one fold, diamonds: mean",
 )
 ax.grid(axis="y", visible=False)
 ax.legend(loc="lower right")
@@ -94,6 +93,6 @@ without, with_all = (
     for columns in ["measurements alone", "+ island, species, sex"]
 )
 print(
-    f"\nSpecies, island and sex explain {1 - with_all / without:.0%} of the variance that a "
-    "network leaves over when it knows the measurements alone."
+    f"\nSpecies, island and sex explain {1 - with_all / without:.0%} of the variance that the "
+    "measurements alone leave unexplained."
 )

@@ -1,8 +1,8 @@
-"""What does a grid search cost, if all of its networks are trained together?
+"""How long does a grid search take if all its networks train together?
 
-``with joblib.parallel_config(backend="torchreg")`` around any of scikit-learn's searches is all
-that it takes: every fit waits for the others, networks of one shape are trained as one stack,
-and the table of the search is the one that fits one after another give.
+Inside ``joblib.parallel_config(backend="torchreg")``, the fits of a scikit-learn search train
+together: networks of the same architecture become one batched computation, and the results of the
+search stay the same.
 """
 
 # %% The data
@@ -28,7 +28,7 @@ X = penguins[["bill_length_mm", "bill_depth_mm", "flipper_length_mm"]]
 mass_g = penguins["body_mass_g"]
 
 # %% The search
-# 24 settings times five folds are 120 networks, of two shapes.
+# 24 settings times five folds are 120 networks of two architectures.
 regressor = TorchRegressor(
     module=MLP,
     optimizer="adamw",
@@ -48,7 +48,7 @@ search = GridSearchCV(
     scoring="neg_root_mean_squared_error",
     cv=KFold(5, shuffle=True, random_state=0),
 )
-regressor.fit(X, mass_g)  # what torch loads at its first fit is no part of either time
+regressor.fit(X, mass_g)  # imports of the first fit are in neither time
 
 # %% One after another
 start = time.perf_counter()
@@ -56,7 +56,7 @@ search.fit(X, mass_g)
 alone_s = time.perf_counter() - start
 alone = pd.DataFrame(search.cv_results_)
 
-# %% Together: one line more
+# %% Together
 start = time.perf_counter()
 with joblib.parallel_config(backend="torchreg"):
     search.fit(X, mass_g)
@@ -64,7 +64,7 @@ together_s = time.perf_counter() - start
 together = pd.DataFrame(search.cv_results_)
 
 
-# %% The table of best settings, twice
+# %% The best settings of both searches
 def best_settings(results):
     rows = results.sort_values("rank_test_score", kind="stable").head(5)
     lines = [f"{'hidden':>6} {'lr':>6} {'weight decay':>12} {'RMSE (g)':>9}"]
@@ -98,6 +98,6 @@ difference = np.max(np.abs(alone_g / together_g - 1))
 same = best_settings(alone) == best_settings(together)
 print(
     f"All {len(alone) * 5} networks took {alone_s:.1f} s one after another and {together_s:.1f} s "
-    f"together; the tables of best settings are {'the same' if same else 'not the same'}, and no "
-    f"RMSE differs by more than {difference:.0e} of itself."
+    f"together; the best settings are {'the same' if same else 'not the same'}, and the largest "
+    f"relative difference of an RMSE is {difference:.0e}."
 )

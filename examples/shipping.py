@@ -1,8 +1,7 @@
-"""Can a network leave Python, and still take millimetres and give grams?
+"""Can a network run without Python, from millimetres to grams?
 
-A fitted ``TorchRegressor`` is a network with its scaling inside. Written as an ONNX file it runs
-wherever an ONNX runtime does, in C++, in a browser, on a telephone, and nobody there has to know
-the means and the standard deviations of the penguins.
+A fitted ``TorchRegressor`` is a network that includes its scaling. As an ONNX file it runs with any
+ONNX runtime, in C++, in a browser or on a phone, without separate preprocessing.
 """
 
 # %% The regressor
@@ -32,15 +31,14 @@ reg = TorchRegressor(
 reg.fit(flipper_mm, mass_g)
 
 # %% An ONNX file
-# The file is written only if onnxruntime computes from it what ``predict`` does, over the range of
-# the training rows, to 1e-5 standard deviations of y. It knows the names of the columns.
+# ``to_onnx`` checks that onnxruntime and ``predict`` agree to 1e-5 standard deviations of y over
+# the range of the training rows. The file contains the names of the columns.
 grid_mm = np.linspace(170, 235, 300).reshape(-1, 1)  # (n, 1)
 folder = tempfile.TemporaryDirectory()
 onnx_file = Path(folder.name, "penguins.onnx")
 reg.to_onnx(onnx_file, feature_units={"flipper_length_mm": "mm"}, target_units="g")
 
-# All that is needed from here on is onnxruntime and numpy. X is float64, of shape (n, 1), and so
-# is y.
+# From here on, only onnxruntime and numpy are needed. X and y are float64 of shape (n, 1).
 session = onnxruntime.InferenceSession(onnx_file)
 facts = session.get_modelmeta().custom_metadata_map
 names, units = json.loads(facts["feature_names"]), json.loads(facts["feature_units"])
@@ -48,16 +46,16 @@ onnx_g = session.run(["y"], {"X": grid_mm})[0][:, 0]
 print(f"{onnx_file.stat().st_size} bytes that take {names[0]} in {units[0]}")
 
 # %% A program of torch.export
-# Where torch is but torchreg is not, or the code of one's own module is not.
+# For environments with torch, but without torchreg or the code of the module.
 program_file = Path(folder.name, "penguins.pt2")
 torch.export.save(reg.to_exported_program(), program_file)
 compute = torch.export.load(program_file).module()
 with torch.no_grad():
     program_g = compute(torch.from_numpy(grid_mm)).numpy()[:, 0]
 
-# %% A Unix time keeps its digits
-# The times of 333 weighings within ten minutes are all 1.76e9 s, and float32 tells apart only every
-# 128 s of them. The graph subtracts the mean in float64, and casts afterwards.
+# %% Precision of Unix times
+# 333 times within ten minutes are about 1.76e9 s; float32 resolves only steps of 128 s there. The
+# graph subtracts the mean in float64 before it casts.
 rng = np.random.default_rng(0)
 time_s = 1.76e9 + rng.uniform(0, 600, size=(333, 1))
 drift_g = 4200 + 30 * np.sin((time_s[:, 0] - 1.76e9) / 60)
@@ -93,6 +91,6 @@ folder.cleanup()
 apart_g = max(np.abs(way_g - reg.predict(named)).max() for way_g in (onnx_g, program_g))
 bound_g = 1e-5 * mass_g.std()
 print(
-    "\nIt can: millimetres go in and grams come out, of onnxruntime and of torch without torchreg, "
+    "\nonnxruntime and torch.export compute grams from millimetres without torchreg, "
     f"{'less' if apart_g < bound_g else 'more'} than {bound_g:.2g} g from predict."
 )

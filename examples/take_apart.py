@@ -1,8 +1,8 @@
 """What is inside a fitted regressor?
 
-A network, two numbers in front of it, two behind, and a loop that moved its parameters. Here a
-regressor writes all of that down as a plain PyTorch script, in which every line can be changed,
-and the script is run where torchreg cannot be imported.
+A network, two scaling constants before it, two after it, and a training loop. ``to_script`` writes
+all of it as a plain PyTorch script, which can be edited. This example runs the script in a process
+in which torchreg cannot be imported.
 """
 
 # %% The data, and a fit
@@ -30,8 +30,8 @@ reg = TorchRegressor(
 reg.fit(flipper_mm, mass_g)
 
 # %% The script
-# With X and y, the rows are written beside it, so that it can train at once; the fitted
-# parameters always are, as a state dict. What stands between these two lines is the network.
+# With X and y, the rows are written to a file next to the script, so that it can train; the fitted
+# parameters are always written, as a state dict. The example prints the network of the script.
 script = FIGURES / "take_apart.py"
 reg.to_script(script, flipper_mm, mass_g)
 
@@ -39,10 +39,10 @@ text = script.read_text(encoding="utf-8")
 print("def build_network" + text.partition("def build_network")[2].partition("\n\n\n")[0])
 
 # %% The script, run
-# `None` in the place of a module is how Python is told that it cannot be imported. The script
-# runs twice. First with the rows of the fit: it predicts with the fitted parameters, trains the
-# same network again from the same seed, and draws both into the figure (matplotlib takes its
-# style from a file that is named to it). Then with flippers alone, which it answers with masses.
+# `sys.modules["torchreg"] = None` makes the import of torchreg fail. The script runs twice: without
+# arguments it predicts with the fitted parameters, trains the same network again from the same
+# seed, and draws both (the environment variable sets the style of the figure); with a file of new
+# rows it prints predictions.
 new_mm = pd.DataFrame({"flipper_length_mm": [175, 200, 225]})
 new_rows = FIGURES / "take_apart_new.csv"
 new_mm.to_csv(new_rows, index=False)
@@ -67,9 +67,8 @@ print(f"\n{done.stdout}")
 n_parameters = sum(p.numel() for p in reg.module_.parameters())
 answers_g = np.array(done.stdout.split()[-3:], dtype=float)
 difference_g = np.abs(answers_g - reg.predict(new_mm)).max()
-agreement = "to the last bit" if difference_g == 0 else f"within {difference_g:.0e} g"
+agreement = "exactly" if difference_g == 0 else f"within {difference_g:.0e} g"
 print(
-    f"\nInside is a network of {n_parameters} parameters between four constants: written down in "
-    f"{len(text.splitlines())} lines of plain PyTorch, it predicts what the regressor predicts, "
-    f"{agreement}."
+    f"\nThe regressor is a network of {n_parameters} parameters and four constants: as a script of "
+    f"{len(text.splitlines())} lines of plain PyTorch, its predictions agree {agreement}."
 )

@@ -120,4 +120,4 @@ def test_search_together_finds_the_table_of_one_after_another(run: Runner) -> No
         r"^.*: \d+\.\d\d s$|^All \d+ networks", process.stdout, flags=re.M
     )
     assert alone == together
-    assert "the tables of best settings are the same" in answer
+    assert "the best settings are the same" in answer
