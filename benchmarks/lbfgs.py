@@ -1,7 +1,7 @@
-"""LBFGS on the penguins: seconds until one start has come near the best curve known.
+"""L-BFGS on the penguins: expected seconds until a start reaches the lowest known loss.
 
-Five ReLU units reach 369.64 g at best, from some of the initial weights. What counts is the mean
-time of a fit times the number of starts that are needed: 1 / (share of starts that succeed).
+Five ReLU units reach a training RMSE of 369.64 g from some initial weights only. The expected time
+is the mean time of a fit divided by the fraction of starts that succeed.
 """
 
 from __future__ import annotations
@@ -24,18 +24,17 @@ from torchreg.nn import MLP
 
 BEST_KNOWN_G = 369.64
 NEAR_G = 1.005 * BEST_KNOWN_G
-#: Iterations that one epoch of torch's LBFGS runs.
+#: Iterations per epoch.
 ITERATIONS_PER_EPOCH = 20
 BUDGETS = (40, 100, 200)
 
 NOTES = """\
-{seeds} starts each, in turn; a start succeeds if its training RMSE is within 0.5 % of 369.64 g.
-*Expected* is the mean time of a fit over the share of successes; *ratio* is to the best of
-MLPRegressor. Both have the same budgets of iterations (a torchreg epoch is {per_epoch} of them)
-and may stop before when they have converged: MLPRegressor at its default tolerance of the
-gradient, 1e-4, and at 1e-8; torchreg with its default tolerances. Both standardize X and y,
-MLPRegressor in a pipeline with a `TransformedTargetRegressor`. To reach: no slower than
-MLPRegressor, 1.0."""
+{seeds} interleaved starts each; a start succeeds if its training RMSE is within 0.5 % of 369.64 g.
+*Expected* is the mean time of a fit divided by the fraction of successes; *ratio* is relative to
+the best MLPRegressor. Both have the same maximum number of iterations (a torchreg epoch has
+{per_epoch}) and may converge earlier: MLPRegressor with its default gradient tolerance of 1e-4 and
+with 1e-8, torchreg with its default tolerances. Both standardize X and y, MLPRegressor in a
+pipeline with a `TransformedTargetRegressor`. Target: no slower than MLPRegressor, 1.0."""
 
 
 def fit_torchreg(X: np.ndarray, y: np.ndarray, budget: int, seed: int) -> TorchRegressor:
@@ -71,7 +70,7 @@ def succeeded(timing: Timing, X: np.ndarray, y: np.ndarray) -> list[bool]:
 
 
 def expected_seconds(seconds: np.ndarray, successes: np.ndarray) -> np.ndarray:
-    """Return mean seconds over the share of successes, along the last axis."""
+    """Return mean seconds divided by the fraction of successes, along the last axis."""
     with np.errstate(divide="ignore"):
         return seconds.mean(axis=-1) / successes.mean(axis=-1)
 
@@ -79,7 +78,7 @@ def expected_seconds(seconds: np.ndarray, successes: np.ndarray) -> np.ndarray:
 def interval_of_ratio(
     ours: tuple[np.ndarray, np.ndarray], theirs: tuple[np.ndarray, np.ndarray]
 ) -> tuple[float, float]:
-    """Return the middle 95 % of the ratio of expected seconds when starts are drawn anew."""
+    """Return a bootstrap interval (95 %) of the ratio of expected seconds."""
     draws = np.random.default_rng(0).integers(len(ours[0]), size=(2, 10_000, len(ours[0])))
     with np.errstate(invalid="ignore"):
         ratios = expected_seconds(*(part[draws[0]] for part in ours)) / expected_seconds(
@@ -123,11 +122,11 @@ def main() -> None:
     ]
     low, high = interval_of_ratio(starts[best["torchreg"]], starts[best["MLPRegressor"]])
     run.report(
-        "LBFGS on the penguins",
+        "L-BFGS on the penguins",
         NOTES.format(seeds=len(starts[best["torchreg"]][0]), per_epoch=ITERATIONS_PER_EPOCH),
         table(["iterations", "median, s", "mean, s", "near", "expected, s", "ratio"], rows),
         f"Best against best: {expected[best['torchreg']] / expected[best['MLPRegressor']]:.2f} "
-        f"({low:.2f} to {high:.2f} when the starts are drawn anew, 95 %).",
+        f"({low:.2f} to {high:.2f}, 95 % bootstrap interval).",
     )
 
 

@@ -1,4 +1,4 @@
-"""A small table, and regressors that train on it for a few epochs."""
+"""A small table of numbers, and regressors that train for a few epochs."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ N = 50
 
 
 def table_of_numbers() -> Table:
-    """Rows of order 1, of which y is no straight line."""
+    """Return standardized X and a nonlinear y."""
     rng = np.random.default_rng(0)
     X = rng.normal(size=(N, 3))
     return X, np.sin(2 * X[:, 0]) + X[:, 1] * X[:, 2] + 0.1 * rng.normal(size=N)
@@ -33,5 +33,5 @@ def quick(schedule: Any, optimizer: Any = "adam", **params: Any) -> TorchRegress
 
 
 def rates_of(reg: TorchRegressor) -> list[float]:
-    """The learning rate of each epoch."""
+    """Return the learning rate of each epoch."""
     return [row["lr"] for row in reg.history_]

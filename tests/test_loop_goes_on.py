@@ -100,6 +100,10 @@ CASES: dict[str, dict[str, Any]] = {
     "a tolerance": {"tol": 0.05, "n_iter_no_change": 4, "max_epochs": 60},
     "eager steps": {"module": LooksAtValues, "batch_size": 25},
     "centered": {"optimizer": "rmsprop", "optimizer__centered": True, "optimizer__momentum": 0.5},
+    "cosine": {"schedule": "cosine", "optimizer": "nadam", "batch_size": 20},
+    "one_cycle": {"schedule": "one_cycle", "batch_size": 20},
+    "plateau": {"schedule": "reduce_on_plateau", "schedule__patience": 0, "early_stopping": True},
+    "by epoch": {"schedule": torch.optim.lr_scheduler.ExponentialLR, "schedule__gamma": 0.8},
     "one epoch": {"max_epochs": 1},
     "diverges": {"optimizer": "sgd", "lr": 1e3, "max_epochs": 30, "batch_size": 20},
 }

@@ -127,18 +127,6 @@ def test_the_steps_of_torch_are_taken_with_any_valid_options(
     assert_same_path(name, options, near=1e-12 if name == "rprop" else 1e-9, seed=seed)
 
 
-@pytest.mark.parametrize("name", FLAT_OPTIMIZERS)
-def test_each_parameter_depends_on_its_own_gradient_only(name: str) -> None:
-    together, optimizer = torch.zeros(12, dtype=torch.float64), FLAT_OPTIMIZERS[name](lr=0.01)
-    for grad in gradients(20):
-        optimizer.step(together, grad)
-    for i in range(12):
-        alone, optimizer = torch.zeros(1, dtype=torch.float64), FLAT_OPTIMIZERS[name](lr=0.01)
-        for grad in gradients(20):
-            optimizer.step(alone, grad[i : i + 1])
-        torch.testing.assert_close(alone, together[i : i + 1], rtol=1e-14, atol=0)
-
-
 @pytest.mark.parametrize(("name", "options"), [("adam", {"eps": 0.0}), ("rprop", {})])
 @pytest.mark.parametrize("exponent", [-30, 30])
 def test_adam_and_rprop_do_not_depend_on_the_scale_of_the_gradients(

@@ -81,49 +81,38 @@ def make_warm_up(optimizer: torch.optim.Optimizer) -> lr_scheduler.SequentialLR:
     return lr_scheduler.SequentialLR(optimizer, phases, milestones=[4])
 
 
-#: Parameters of a regressor, torch's scheduler for n steps, and when it changes the rate.
-CASES: dict[str, tuple[dict[str, Any], Callable[..., Any], str]] = {
+#: Schedule and its options, torch's scheduler, when it changes the rate, and the arguments that the
+#: fit sets, given the number of steps.
+CASES: dict[str, tuple[Any, dict[str, Any], Callable[..., Any], str, Callable[[int], Any]]] = {
     "cosine": (
-        {"schedule": "cosine"},
-        lambda o, n: lr_scheduler.CosineAnnealingLR(o, n),
+        "cosine",
+        {"eta_min": 1e-3},
+        lr_scheduler.CosineAnnealingLR,
         "step",
-    ),
-    "cosine above 0": (
-        {"schedule": "cosine", "schedule__eta_min": 1e-3},
-        lambda o, n: lr_scheduler.CosineAnnealingLR(o, n, eta_min=1e-3),
-        "step",
+        lambda n: {"T_max": n},
     ),
     "one_cycle": (
-        {"schedule": "one_cycle", "schedule__pct_start": 0.2, "schedule__div_factor": 5.0},
-        lambda o, n: lr_scheduler.OneCycleLR(o, 0.02, n, pct_start=0.2, div_factor=5.0),
+        "one_cycle",
+        {"pct_start": 0.2, "div_factor": 5.0},
+        lr_scheduler.OneCycleLR,
         "step",
+        lambda n: {"max_lr": 0.02, "total_steps": n},
     ),
-    "reduce_on_plateau": (
-        {
-            "schedule": "reduce_on_plateau",
-            "schedule__patience": 0,
-            "schedule__factor": 0.5,
-            "schedule__threshold": 0.2,
-        },
-        lambda o, _: lr_scheduler.ReduceLROnPlateau(o, factor=0.5, patience=0, threshold=0.2),
+    "plateau": (
+        "reduce_on_plateau",
+        {"factor": 0.5, "patience": 0, "threshold": 0.2},
+        lr_scheduler.ReduceLROnPlateau,
         "loss",
+        lambda n: {},
     ),
-    "a class by epoch": (
-        {"schedule": lr_scheduler.StepLR, "schedule__step_size": 3, "schedule__gamma": 0.5},
-        lambda o, _: lr_scheduler.StepLR(o, 3, 0.5),
-        "epoch",
-    ),
-    "a class by step": (
-        {
-            "schedule": lr_scheduler.CyclicLR,
-            "schedule__base_lr": 1e-3,
-            "schedule__max_lr": 0.03,
-            "schedule__step_size_up": 4,
-        },
-        lambda o, _: lr_scheduler.CyclicLR(o, 1e-3, 0.03, step_size_up=4),
-        "step",
-    ),
-    "a callable": ({"schedule": make_warm_up}, lambda o, _: make_warm_up(o), "epoch"),
+    **{
+        cls.__name__: (cls, options, cls, interval, lambda n: {})
+        for cls, options, interval in (
+            (lr_scheduler.StepLR, {"step_size": 3, "gamma": 0.5}, "epoch"),
+            (lr_scheduler.CyclicLR, {"base_lr": 1e-3, "max_lr": 0.03, "step_size_up": 4}, "step"),
+            (make_warm_up, {}, "epoch"),
+        )
+    },
 }
 
 
@@ -133,14 +122,18 @@ CASES: dict[str, tuple[dict[str, Any], Callable[..., Any], str]] = {
 def test_a_loop_of_torch_with_the_same_scheduler_gives_the_same_weights(
     case: str, optimizer: str, batch_size: int | None, table: Table
 ) -> None:
-    params, make_scheduler, interval = CASES[case]
+    schedule, params, make_scheduler, interval, extra = CASES[case]
     cls, options = OPTIMIZERS[optimizer]
     network, losses, rates = train_by_hand(
-        table, partial(cls, **options), make_scheduler, batch_size=batch_size, interval=interval
+        table,
+        partial(cls, **options),
+        lambda o, n: make_scheduler(o, **params, **extra(n)),
+        batch_size=batch_size,
+        interval=interval,
     )
     nested = {f"optimizer__{name}": value for name, value in options.items()}
-    settings = {"lr": 0.02, "batch_size": batch_size, **nested, **params}
-    reg = quick(optimizer=optimizer, **settings).fit(*table)
+    nested |= {f"schedule__{name}": value for name, value in params.items()}
+    reg = quick(schedule, optimizer, lr=0.02, batch_size=batch_size, **nested).fit(*table)
     np.testing.assert_allclose(rates_of(reg), rates, rtol=1e-14)
     assert len(set(rates)) > 1
     np.testing.assert_allclose(reg.loss_curve_, losses, rtol=1e-12)

@@ -16,7 +16,7 @@ from torchreg.nn import MLP
 from torchreg.optim import LBFGS, build_optimizer
 
 Array = np.ndarray
-UNUSABLE = {"Muon": "refuses the biases", "SparseAdam": "sparse gradients only"}
+UNUSABLE = {"Muon": "matrices only", "SparseAdam": "sparse gradients only"}
 CLASSES = [
     value
     for value in vars(torch.optim).values()
@@ -197,19 +197,6 @@ def test_what_is_not_an_optimizer_raises(table: tuple[Array, Array]) -> None:
 
 
 # lr
-
-
-@pytest.mark.parametrize("optimizer", ["sgd", torch.optim.SGD])
-@pytest.mark.parametrize("lr", [1e-3, 0.5])
-def test_lr_is_the_factor_of_the_gradient_in_the_first_step(optimizer: Any, lr: float) -> None:
-    change, gradient = first_step(optimizer=optimizer, lr=lr)
-    np.testing.assert_allclose(change, -lr * gradient, rtol=1e-12)
-
-
-@pytest.mark.parametrize("optimizer", ["adam", "rprop"])
-def test_lr_is_the_size_of_the_first_step_of_adam_and_rprop(optimizer: str) -> None:
-    change, gradient = first_step(optimizer=optimizer, lr=0.03)
-    np.testing.assert_allclose(change, -0.03 * np.sign(gradient), rtol=1e-6)
 
 
 @pytest.mark.parametrize("cls", USABLE)

@@ -48,8 +48,8 @@ DEFAULT_OPTIONS: dict[str, dict[str, Any]] = {
 
 #: Why a class of torch.optim cannot train a dense network by itself.
 UNUSABLE: dict[str, str] = {
-    "muon": "it takes matrices only and refuses the biases that every layer has",
-    "sparseadam": "it takes sparse gradients only, and a dense network has dense ones",
+    "muon": "it supports matrices only, and the biases of layers are vectors",
+    "sparseadam": "it supports sparse gradients only, and those of a dense network are dense",
 }
 
 
