@@ -206,9 +206,15 @@ def test_shutdown_does_not_wait_forever_for_a_running_task(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(WorkerPool, "SHUTDOWN_TIMEOUT_S", 0.02)
-    pool, end = WorkerPool(), threading.Event()
+    pool, begun, end = WorkerPool(), threading.Event(), threading.Event()
+
+    def blocks() -> None:
+        begun.set()
+        end.wait(20)
+
     call = pool.open_call(8, 0)
-    pool.submit(call, lambda: end.wait(20), None)
+    pool.submit(call, blocks, None)
+    assert begun.wait(10)
     (thread,) = [t for t in threading.enumerate() if t.name.startswith("torchreg")]
     pool.shutdown()
     assert thread.is_alive()
