@@ -133,7 +133,7 @@ def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
 def load_edited(saved: Path, tmp_path: Path) -> Callable[..., Any]:
     """Load the module's saved file with an edited record and tensors, and the digest they have."""
     import torchreg
-    from torchreg._serialization.container import read_file, write_file
+    from torchreg._serialization import read_file, write_file
 
     def load(edit: Callable[[dict[str, Any], dict[str, Any]], Any], **options: Any) -> Any:
         record, tensors = read_file(saved)

@@ -78,7 +78,7 @@ def load(path: str | os.PathLike[str], *, trusted: Iterable[Any] = (), **params:
     >>> bool((loaded.predict(X) == reg.predict(X)).all())
     True
     """
-    from torchreg._serialization.container import read_bytes
+    from torchreg._serialization import read_bytes
 
     data = read_bytes(path)
     try:

@@ -220,8 +220,8 @@ def test_what_is_no_checkpoint_is_refused_and_left_as_it_is(
     flipped = bytearray(whole)
     flipped[len(whole) // 2] ^= 1
     for content, why in [
-        (b"", "header has 0 bytes"),
-        (b"a,b\n1,2\n", "says that its header"),
+        (b"", "header of 0 bytes"),
+        (b"a,b\n1,2\n", "not written by torchreg"),
         (whole[:-1], "is damaged"),
         (bytes(flipped), ""),
         (saved.read_bytes(), "the file is no checkpoint"),

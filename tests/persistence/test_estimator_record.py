@@ -13,7 +13,7 @@ import torch
 
 import torchreg
 from torchreg import FileError, TorchRegressor, UntrustedError
-from torchreg._serialization.container import read_file
+from torchreg._serialization import read_file
 from torchreg.nn import MLP
 
 X = np.linspace(-1, 1, 60).reshape(20, 3)
@@ -125,7 +125,7 @@ BAD: dict[str, tuple[Callable[[Record, Tensors], None], str]] = {
     ),
     "no module": (drop("module"), "does not hold a fitted regressor: 'module'"),
     "a module without layers": (put({}, "module"), "does not hold a fitted regressor: 'prefix'"),
-    "no layers": (put([], *LAYERS), "tensors that the module has not"),
+    "no layers": (put([], *LAYERS), "tensors that the module does not have"),
     "layers of no fit": (
         lambda record, tensors: record["module"]["layers"]["children"].append(["after", TANH]),
         r"module has \['standardize', 'network', 'unstandardize', 'after'\], which are not the la",
@@ -152,7 +152,7 @@ BAD: dict[str, tuple[Callable[[Record, Tensors], None], str]] = {
     "a layer of a broken width": (put(2.5, *FIRST, "arguments", "in_features"), "fitted"),
     "a layer with more arguments": (
         put("cuda", *FIRST, "arguments", "device"),
-        r"Linear takes no \['device'\]",
+        r"Linear has no arguments \['device'\]",
     ),
     "a name that is no name": (put("a.b", *LAYERS, 0, 0), "fitted regressor"),
     "a name of a method": (put("forward", *LAYERS, 0, 0), "fitted regressor"),
@@ -168,11 +168,11 @@ BAD: dict[str, tuple[Callable[[Record, Tensors], None], str]] = {
     ),
     "another prefix": (put(":x.", "module", "prefix"), "fitted regressor"),
     "extra state for nobody": (put({"network": 3}, "module", "extra"), "fitted regressor"),
-    "a tensor too many": (put_tensor(torch.zeros(1), "more"), r"module has not: \['more'\]"),
+    "a tensor too many": (put_tensor(torch.zeros(1), "more"), r"module does not have: \['more'\]"),
     "a setting too many": (put_tensor(torch.zeros(1), ":more"), r"tensors too many: \[':more'\]"),
     "a tensor too few": (
         lambda r, t: drop("network.layers.0.bias")(t, t),
-        "no tensor 'network.layers.0.bias', which the module has",
+        "no tensor 'network.layers.0.bias', which the module needs",
     ),
     "a curve too few": (
         lambda record, tensors: drop(":loss_curve_")(tensors, tensors),

@@ -44,7 +44,7 @@ def test_a_file_saved_before_the_restructuring_still_predicts_the_same(name: str
 
 
 def test_the_latest_format_has_its_file() -> None:
-    from torchreg._serialization.container import FORMAT
+    from torchreg._serialization import FORMAT
 
     assert max(FORMATS) == FORMAT
 

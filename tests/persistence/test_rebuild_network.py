@@ -105,7 +105,7 @@ def test_a_network_that_is_given_gets_the_files_numbers(
     ):
         edit = functools.partial(give_without_options)
         assert np.array_equal(load_edited(edit, module=module).predict(X), expected)
-    with pytest.raises(FileError, match=r"no tensor 'network\.0\.weight', which the module has"):
+    with pytest.raises(FileError, match=r"no tensor 'network\.0\.weight', which the module needs"):
         load_edited(give_without_options, module=nn.Sequential(nn.Linear(3, 1)))
     with pytest.raises(
         FileError,

@@ -31,7 +31,7 @@ from torch.nn import functional
 import torchreg
 from torchreg import TorchRegressor, UnserializedWarning
 from torchreg._estimator.history import written_out
-from torchreg._serialization.placeholder import Unserialized
+from torchreg._serialization import Unserialized
 from torchreg.nn import MLP
 
 # One of the regressors standardizes nothing, on purpose.
@@ -424,8 +424,7 @@ def test_what_cannot_be_saved_is_named(tmp_path: Path) -> None:
     reg.friend_ = object()
     with pytest.raises(
         TypeError,
-        match=r"^The attribute friend_ of this TorchRegressor cannot be saved: a object cannot be "
-        r"written\. A file holds numbers, text, tensors, arrays and collections of those\.$",
+        match=r"friend_ of this TorchRegressor cannot be saved: .* object .*holds numbers, text,",
     ):
         reg.save(file)
     del reg.friend_

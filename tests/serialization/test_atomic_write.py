@@ -1,4 +1,4 @@
-"""Whatever happens while a file is written, the old one or the new one is there, whole."""
+"""A file has either its old or its new content, whatever happens while it is written."""
 
 from __future__ import annotations
 
@@ -12,17 +12,18 @@ from pathlib import Path
 
 import pytest
 
-from torchreg._serialization import atomic_write as atomic
-from torchreg._serialization.atomic_write import remove_leftovers, write_atomically
+from torchreg._serialization import remove_leftovers, write_atomically
 
 OLD, NEW = b"old" * 1000, b"new" * 50_000
 
-#: A process that forks children who write, and kills them; it alone pays for the import.
-CHILDREN = """
-import os, random, signal, sys, time
-from pathlib import Path
-from torchreg._serialization.atomic_write import remove_leftovers, write_atomically
+ATOMIC_WRITE = sys.modules[write_atomically.__module__]
 
+#: A script that forks children. It runs the module as a file, because importing torch takes long.
+CHILDREN = """
+import os, random, runpy, signal, sys, time
+from pathlib import Path
+
+write_atomically = runpy.run_path(sys.argv[2])["write_atomically"]
 file = Path(sys.argv[1])
 OLD, NEW = b"old" * 1000, b"new" * 50_000
 
@@ -39,17 +40,16 @@ def fork(work):
 
 def run(script: str, file: Path) -> subprocess.CompletedProcess[str]:
     done = subprocess.run(
-        [sys.executable, "-c", CHILDREN + script, str(file)],
+        [sys.executable, "-c", CHILDREN + script, str(file), str(ATOMIC_WRITE.__file__)],
         capture_output=True,
         text=True,
         check=False,
-        cwd=Path(__file__).parents[2],
     )
     assert done.returncode == 0, done.stderr
     return done
 
 
-def test_a_new_file_has_the_permissions_of_any_new_file(tmp_path: Path) -> None:
+def test_a_new_file_has_default_permissions(tmp_path: Path) -> None:
     (tmp_path / "plain").write_bytes(b"")
     write_atomically(tmp_path / "ours", NEW)
     modes = [(tmp_path / name).stat().st_mode for name in ("plain", "ours")]
@@ -66,7 +66,7 @@ def test_a_replaced_file_keeps_its_permissions(tmp_path: Path) -> None:
     assert file.read_bytes() == NEW
 
 
-def test_a_link_stays_a_link(tmp_path: Path) -> None:
+def test_the_target_of_a_link_is_replaced(tmp_path: Path) -> None:
     (tmp_path / "elsewhere").mkdir()
     file, link = tmp_path / "elsewhere" / "file", tmp_path / "link"
     file.write_bytes(OLD)
@@ -75,13 +75,13 @@ def test_a_link_stays_a_link(tmp_path: Path) -> None:
     assert link.is_symlink() and file.read_bytes() == NEW
 
 
-def test_a_name_may_be_as_long_as_the_system_takes_it(tmp_path: Path) -> None:
+def test_a_name_can_have_255_bytes(tmp_path: Path) -> None:
     write_atomically(str(tmp_path / ("n" * 255)), NEW)
     with pytest.raises(OSError, match="name too long"):
         write_atomically(tmp_path / ("n" * 256), NEW)
 
 
-def test_a_place_where_no_file_can_be_is_an_error_that_names_it(tmp_path: Path) -> None:
+def test_a_folder_or_a_missing_folder_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(OLD)
     with pytest.raises(IsADirectoryError, match="A file is expected, this is a folder"):
         write_atomically(tmp_path, NEW)
@@ -92,43 +92,27 @@ def test_a_place_where_no_file_can_be_is_an_error_that_names_it(tmp_path: Path) 
 
 
 @pytest.mark.parametrize("call", ["open", "chmod", "fsync", "replace"])
-@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EACCES, errno.EIO])
-def test_a_write_that_fails_leaves_the_old_file_and_nothing_else(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: str, number: int
+@pytest.mark.parametrize("error", [OSError(errno.ENOSPC, "No space left"), KeyboardInterrupt()])
+def test_a_failed_or_interrupted_write_leaves_only_the_old_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: str, error: BaseException
 ) -> None:
     file = tmp_path / "file"
     file.write_bytes(OLD)
 
     def fail(*_: object) -> None:
-        raise OSError(number, os.strerror(number))
+        raise error
 
-    if call == "open":  # A folder that may be read only refuses here.
-        monkeypatch.setattr(atomic, "open", fail, raising=False)
+    if call == "open":  # As in a read-only folder.
+        monkeypatch.setattr(ATOMIC_WRITE, "open", fail, raising=False)
     else:
         monkeypatch.setattr(os, call, fail)
-    with pytest.raises(OSError, match=os.strerror(number)):
+    with pytest.raises(type(error)):
         write_atomically(file, NEW)
     assert list(tmp_path.iterdir()) == [file]
     assert file.read_bytes() == OLD
 
 
-def test_an_interrupted_write_leaves_the_old_file_and_nothing_else(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    file = tmp_path / "file"
-    file.write_bytes(OLD)
-
-    def interrupt(*_: object) -> None:
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(os, "fsync", interrupt)
-    with pytest.raises(KeyboardInterrupt):
-        write_atomically(file, NEW)
-    assert list(tmp_path.iterdir()) == [file]
-    assert file.read_bytes() == OLD
-
-
-def test_a_folder_that_cannot_be_flushed_does_not_lose_the_file(
+def test_a_file_is_written_even_if_its_folder_cannot_be_synchronized(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     flush: Callable[[int], None] = os.fsync
@@ -143,10 +127,10 @@ def test_a_folder_that_cannot_be_flushed_does_not_lose_the_file(
     assert (tmp_path / "file").read_bytes() == NEW
 
 
-def test_a_disk_that_fills_up_in_the_middle_leaves_the_old_file(tmp_path: Path) -> None:
+def test_a_disk_that_fills_up_during_a_write_leaves_the_old_file(tmp_path: Path) -> None:
     file = tmp_path / "file"
     file.write_bytes(OLD)
-    # The kernel itself refuses to let a file grow beyond 64 kB.
+    # The kernel refuses to let a file grow beyond 64 kB.
     done = run(
         "import resource\n"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (2**16, 2**16))\n"
@@ -184,7 +168,7 @@ def test_a_process_killed_at_any_moment_leaves_a_whole_file(tmp_path: Path) -> N
     assert done.stdout == "2\n"
 
 
-def test_of_two_processes_that_write_one_file_one_wins_whole(tmp_path: Path) -> None:
+def test_two_processes_that_write_one_file_never_mix_their_content(tmp_path: Path) -> None:
     file = tmp_path / "file"
     run(
         "def work(content):\n"
@@ -200,12 +184,12 @@ def test_of_two_processes_that_write_one_file_one_wins_whole(tmp_path: Path) -> 
     )
 
 
-def test_leftovers_of_one_file_are_removed_and_nothing_else(
+def test_only_leftovers_of_the_given_file_are_removed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     file, other = tmp_path / ("n" * 255), tmp_path / "other"
     with monkeypatch.context() as patch:
-        # As if the process were killed before the new name.
+        # As if the process were killed before the renaming.
         patch.setattr(os, "replace", lambda *_: None)
         write_atomically(file, NEW)
         write_atomically(other, NEW)

@@ -1,8 +1,7 @@
-"""10,500 mutated files: each is refused, or loads what it says; none runs code or takes memory.
+"""4,500 mutated files: each is refused, or loads what it says; none runs code or takes memory.
 
-More than half are broken blindly, as a disk or a line breaks them: their digest betrays them, so
-that whatever loads is the whole file. The others carry the right digest, as only someone who means
-it writes them: they reach the code behind the digest.
+Two thirds are damaged at random, as by a disk or a transfer, which their digest reveals. The others
+have the right digest, as a forged file has, and reach the code behind the digest.
 """
 
 from __future__ import annotations
@@ -24,17 +23,17 @@ from torch import nn
 
 import torchreg
 from torchreg import FileError, TorchRegressor
-from torchreg._serialization.container import pack, unpack
+from torchreg._serialization import pack, unpack
 from torchreg.nn import MLP
 
-BLIND, SEALED = 6000, 4500
+DAMAGED, FORGED = 3000, 1500
 X = np.linspace(-1, 1, 60).reshape(20, 3)
 
-#: Things that happen when code runs, libraries are loaded or the outside is reached.
-CODE = {
+#: Audit events of running code, loading libraries and accessing the system.
+AUDITED = {
     *("exec", "compile", "import", "pickle.find_class", "marshal.loads", "code.__new__"),
     *("os.system", "os.exec", "os.fork", "os.posix_spawn", "subprocess.Popen", "ctypes.dlopen"),
-    *("socket.connect", "urllib.FitConfig", "os.remove", "os.rename", "shutil.rmtree"),
+    *("socket.connect", "urllib.Request", "os.remove", "os.rename", "shutil.rmtree"),
 }
 
 
@@ -51,25 +50,25 @@ class Net(nn.Module):
         return outputs
 
 
-class Watch:
-    """Notes what happens to the process while it is on."""
+class Audit:
+    """Records audit events of the process while it is enabled."""
 
     def __init__(self) -> None:
-        self.on = False
-        self.seen: list[Any] = []
-        sys.addaudithook(self.hear)
+        self.enabled = False
+        self.events: list[Any] = []
+        sys.addaudithook(self.record)
 
-    def hear(self, event: str, arguments: Any) -> None:
-        if self.on and event in CODE:
-            self.seen.append((event, arguments))
+    def record(self, event: str, arguments: Any) -> None:
+        if self.enabled and event in AUDITED:
+            self.events.append((event, arguments))
 
 
-WATCH = Watch()
+AUDIT = Audit()
 
 
 @pytest.fixture(scope="module")
 def originals(tmp_path_factory: pytest.TempPathFactory) -> list[tuple[bytes, dict[str, Any]]]:
-    """Small files of every sort, with what must be passed to load them."""
+    """Small files, with the arguments that load them."""
     template = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4), nn.PReLU(), nn.Linear(4, 2))
     y = X[:, 0]
     fits: list[tuple[TorchRegressor, Any, dict[str, Any]]] = [
@@ -87,7 +86,7 @@ def originals(tmp_path_factory: pytest.TempPathFactory) -> list[tuple[bytes, dic
         if reg.random_state is None:
             reg.set_params(random_state=0)
         reg.set_params(max_epochs=17).fit(X, target).save(file)
-        # What torch imports when it first loads or shows something, it has imported now.
+        # Modules that torch imports on first use are imported here.
         repr(torchreg.load(file, **options).module_.state_dict())
         saved.append((file.read_bytes(), options))
     return saved
@@ -96,22 +95,22 @@ def originals(tmp_path_factory: pytest.TempPathFactory) -> list[tuple[bytes, dic
 def load(data: bytes, file: Path, options: dict[str, Any]) -> Any:
     """Load bytes as a file; ``None`` if they are refused."""
     file.touch()
-    with open(file, "r+b") as place:  # Cutting it to nothing first would wait for the disk.
-        place.write(data)
-        place.truncate()
-    WATCH.on = True
+    with open(file, "r+b") as stream:  # Truncating it first would wait for the disk.
+        stream.write(data)
+        stream.truncate()
+    AUDIT.enabled = True
     try:
         return torchreg.load(file, **options)
     except FileError:
         return None
     finally:
-        WATCH.on = False
+        AUDIT.enabled = False
 
 
-def break_blindly(rng: random.Random, data: bytes, other: bytes) -> bytes:
-    """Do to a file what disks, lines and editors do."""
+def damage(rng: random.Random, data: bytes, other: bytes) -> bytes:
+    """Damage a file as disks, transfers and editors do."""
     broken = bytearray(data)
-    # Headers are where parsers are; so half of the damage is there.
+    # Half of the damage is in the header, which is parsed.
     end = len(data) if rng.random() < 0.5 else 8 + int.from_bytes(data[:8], "little")
     start, size = rng.randrange(end), rng.choice([1, 2, 8, 64, 1000])
     match rng.randrange(9):
@@ -141,22 +140,22 @@ def break_blindly(rng: random.Random, data: bytes, other: bytes) -> bytes:
     return bytes(broken)
 
 
-def test_damage_is_always_seen(
+def test_damage_is_always_detected(
     originals: list[tuple[bytes, dict[str, Any]]], tmp_path: Path
 ) -> None:
     rng = random.Random(0)
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    for _ in range(BLIND):
+    for _ in range(DAMAGED):
         (data, options), (other, _) = rng.choice(originals), rng.choice(originals)
-        broken = break_blindly(rng, data, other)
+        broken = damage(rng, data, other)
         loaded = load(broken, tmp_path / "file", options)
         assert loaded is None or broken in (data, other)
-    assert WATCH.seen == []
+    assert AUDIT.events == []
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 300_000
 
 
-#: What stands in a file in the place of something else: of every kind, and as bad as it gets.
-NASTY: list[Any] = [
+#: Replacements for values in a file.
+REPLACEMENTS: list[Any] = [
     *(None, True, False, 0, 1, 2, 3, -1, 17, 2**31, 2**63, 10**12, 10**30, 0.5, -0.0, 1e308),
     *("", "a", "\ud800", "0", "network", "torch.nn.Linear", "torch.nn.ReLU", "torch.nn.GRU"),
     *("os:system", "builtins:eval", "torch.hub:load", "torch.load", "torch.nn.Module.__init__"),
@@ -178,7 +177,7 @@ NASTY: list[Any] = [
 
 
 def nodes(value: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
-    """Name every place in a record."""
+    """Yield the path of every value in a record."""
     if path:
         yield path
     if isinstance(value, dict | list):
@@ -193,19 +192,19 @@ def at(value: Any, path: tuple[Any, ...]) -> Any:
 
 
 def forge_record(rng: random.Random, record: dict[str, Any]) -> str:
-    """Change one place in a record, and name the part it belongs to."""
+    """Change one value in a record, and return the part that it belongs to."""
     paths = [path for path in nodes(record) if path[0] != "versions"]
     path = rng.choice(paths)
     place, key = at(record, path[:-1]), path[-1]
     match rng.randrange(6):
         case 0 | 1 | 2:
-            place[key] = copy.deepcopy(rng.choice(NASTY))
+            place[key] = copy.deepcopy(rng.choice(REPLACEMENTS))
         case 3:
             place[key] = copy.deepcopy(at(record, rng.choice(paths)))
         case 4:
             del place[key]
         case 5 if isinstance(place, list):
-            place.insert(key, copy.deepcopy(rng.choice([*place, *NASTY])))
+            place.insert(key, copy.deepcopy(rng.choice([*place, *REPLACEMENTS])))
         case 5:
             place[rng.choice(["", "a", "lr", "module", "arguments", "0"])] = place.pop(key)
             return "two places"
@@ -241,13 +240,13 @@ def forge_tensors(rng: random.Random, tensors: dict[str, torch.Tensor]) -> str:
 
 
 def settings(reg: Any, but: str) -> dict[str, str]:
-    """Show every parameter and attribute, except one and what shows its place in memory."""
+    """Return the repr of every parameter and attribute but one, and those with addresses."""
     values = {**vars(reg), **reg.get_params()}
     left_out = {but, "module_", "random_state", "_nested"}
     return {name: repr(value) for name, value in values.items() if name not in left_out}
 
 
-def test_a_forged_file_is_refused_or_is_what_it_says(
+def test_a_forged_file_is_refused_or_loads_what_it_says(
     originals: list[tuple[bytes, dict[str, Any]]], tmp_path: Path
 ) -> None:
     rng = random.Random(1)
@@ -257,7 +256,7 @@ def test_a_forged_file_is_refused_or_is_what_it_says(
         for data, options in originals
     ]
     n_loaded = 0
-    for _ in range(SEALED):
+    for _ in range(FORGED):
         (record, tensors), options, original = rng.choice(opened)
         record, tensors = json.loads(json.dumps(record)), dict(tensors)
         in_record = rng.random() < 0.7
@@ -266,7 +265,7 @@ def test_a_forged_file_is_refused_or_is_what_it_says(
         if loaded is None:
             continue
         n_loaded += 1
-        # Whatever was not forged is as it was.
+        # Everything else is unchanged.
         assert type(loaded) is TorchRegressor
         if in_record and changed.startswith(("params.", "attributes.")):
             name = changed.partition(".")[2]
@@ -274,9 +273,9 @@ def test_a_forged_file_is_refused_or_is_what_it_says(
         for key, number in loaded.module_.state_dict().items():
             given = tensors[record["module"]["ties"].get(key, key)]
             assert torch.equal(number.nan_to_num(), given.nan_to_num())
-        # And it predicts, or says why it does not.
+        # It predicts, or raises a ValueError.
         with contextlib.suppress(ValueError):
             assert len(loaded.predict(X)) == len(X)
-    assert 0 < n_loaded < SEALED / 2
-    assert WATCH.seen == []
+    assert 0 < n_loaded < FORGED / 2
+    assert AUDIT.events == []
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 300_000

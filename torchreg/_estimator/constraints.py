@@ -16,7 +16,7 @@ from torchreg._estimator.sklearn_compat import (
     make_constraint,
     validate_parameter_constraints,
 )
-from torchreg._serialization.placeholder import Unserialized
+from torchreg._serialization import Unserialized
 
 #: The limits of the parameters, in scikit-learn's notation.
 LIMITS: dict[str, list[Any]] = {

@@ -10,7 +10,7 @@ from sklearn.base import BaseEstimator, RegressorMixin
 
 from torchreg._estimator.dataset import to_tensor
 from torchreg._estimator.params import nested_parameters
-from torchreg._serialization.placeholder import Unserialized
+from torchreg._serialization import Unserialized
 from torchreg.losses import build_loss
 from torchreg.losses.scores import r2
 

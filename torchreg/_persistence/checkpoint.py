@@ -11,10 +11,14 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from torchreg._serialization.allowlist import ImportAllowlist
-from torchreg._serialization.atomic_write import remove_leftovers
-from torchreg._serialization.container import read_file, write_file
-from torchreg._serialization.values import Reader, Writer
+from torchreg._serialization import (
+    ImportAllowlist,
+    Reader,
+    Writer,
+    read_file,
+    remove_leftovers,
+    write_file,
+)
 from torchreg.exceptions import CheckpointError, FileError
 
 #: Seconds between two writes, at least, ...
@@ -68,7 +72,7 @@ class Checkpoint:
         writer = Writer()
         content = {"description": self.description, "seed": self.seed, "state": state}
         try:
-            written = writer.write(content, at="")
+            written = writer.write(content, path="")
             write_file(self.path, {"checkpoint": written}, writer.tensors)
         except OSError as error:
             raise CheckpointError(

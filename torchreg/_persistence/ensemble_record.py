@@ -17,8 +17,7 @@ from torchreg._persistence.estimator_record import (
     write_estimator,
     write_unfitted,
 )
-from torchreg._serialization.module_spec import write_module
-from torchreg._serialization.values import Writer
+from torchreg._serialization import Writer, write_module
 from torchreg.exceptions import FileError
 
 #: Where the tensors of the template's settings stand.
@@ -52,7 +51,7 @@ def write_ensemble(ensemble: BaseEstimator) -> tuple[dict[str, Any], Writer]:
 
 def _collect(whole: Writer, part: Writer, rename: Callable[[str], str]) -> None:
     for name, tensor in part.tensors.items():
-        whole.keep(tensor, rename(name))
+        whole.add_tensor(tensor, rename(name))
     whole.named |= part.named
 
 

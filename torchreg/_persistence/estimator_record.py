@@ -19,17 +19,18 @@ from torchreg._estimator.defaults import AUTO_PARAMS
 from torchreg._estimator.history import written_out
 from torchreg._estimator.validation import ArrayFormat
 from torchreg._persistence.rebuild_network import rebuild_network
-from torchreg._serialization.allowlist import ImportAllowlist
-from torchreg._serialization.codecs import UnwritableError
-from torchreg._serialization.known_layers import LINKS
-from torchreg._serialization.module_spec import (
+from torchreg._serialization import (
+    LINKS,
+    ImportAllowlist,
+    Reader,
+    UnwritableError,
+    Writer,
     needs_network,
     read_link,
     read_module,
     write_module,
     write_network,
 )
-from torchreg._serialization.values import Reader, Writer
 from torchreg.engine.spec import check_output, has_members
 from torchreg.exceptions import FileError
 from torchreg.nn import AverageMembers, Standardize, Unstandardize
@@ -100,10 +101,10 @@ def write_estimator(estimator: BaseEstimator) -> tuple[dict[str, Any], Writer]:
     try:
         for name, value in written_out(vars(estimator)).items():
             if name not in apart:
-                attributes[name] = writer.write(value, at=name)
+                attributes[name] = writer.write(value, path=name)
         name = "_form"
         form = [estimator._form.namespace, estimator._form.device, estimator._form.x_dtype]
-        written_form = writer.write(form, at=name)
+        written_form = writer.write(form, path=name)
         name = "module_"
         module = write_network(writer, estimator.module_)
         _check_module(estimator.module_, estimator)
@@ -130,7 +131,7 @@ def write_unfitted(
     return {
         "estimator": _name_of_kind(type(estimator)),
         "params": {
-            name: writer.write_or_describe(value, at=name)
+            name: writer.write_or_describe(value, path=name)
             for name, value in params.items()
             if name not in apart
         },
@@ -256,7 +257,7 @@ def _read_unfitted(
     reader: Reader, record: dict[str, Any], base: type, params: Mapping[str, Any]
 ) -> Any:
     name = record["estimator"]
-    kind = base if name == _name_of_kind(base) else reader.names.find(name)
+    kind = base if name == _name_of_kind(base) else reader.allowlist.resolve(name)
     if not (isinstance(kind, type) and issubclass(kind, base)):
         raise FileError(f"The file names {record['estimator']!r} as the kind of regressor.")
     settings = {}
@@ -268,7 +269,7 @@ def _read_unfitted(
                 raise type(error)(f"Parameter {name}: {error}") from error
     for key in [*reader.tensors]:
         if key[:1] == ":" and key[1:].partition(".")[0] in params:
-            reader.take(key)
+            reader.pop_tensor(key)
     estimator = kind(**settings)
     requests = record["requests"]
     if requests:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from torchreg._estimator.dataset import Data
-from torchreg._serialization.values import Writer
+from torchreg._serialization import Writer
 from torchreg.engine.data import Rows, SparseRows
 
 #: Parameters that change nothing of what is learned.
@@ -56,8 +56,8 @@ def _parts(rows: Rows) -> list[Tensor]:
 
 
 def _of_value(value: Any) -> str:
-    writer = Writer(write_module=lambda _, module, at: _of_module(module))
-    text = json.dumps(writer.write_or_describe(value, at=""))
+    writer = Writer(write_module=lambda _, module, path: _of_module(module))
+    text = json.dumps(writer.write_or_describe(value, path=""))
     return _of_tensors(*writer.tensors.values(), text=text)
 
 

@@ -15,9 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from torchreg._estimator.params import nested_parameters
-from torchreg._serialization.allowlist import built_in
-from torchreg._serialization.known_layers import CONSTANTS, CONTAINERS, LAYERS
-from torchreg._serialization.placeholder import Unserialized
+from torchreg._serialization import CONSTANTS, CONTAINERS, LAYERS, Unserialized, builtin_objects
 from torchreg._utils import with_seed
 from torchreg.engine.build import build_network, materialize
 from torchreg.exceptions import FileError, UntrustedError
@@ -127,7 +125,7 @@ def _require_harmless(value: Any, *, called: bool) -> None:
         _require_harmless(part, called=False)
     if isinstance(value, partial):
         _require_harmless(value.func, called=True)
-    elif called and callable(value) and value in built_in().values() and value not in _TABLE:
+    elif called and callable(value) and value in builtin_objects().values() and value not in _TABLE:
         raise UntrustedError(
             f"The network is built by {value!r}. Pass it: torchreg.load(path, module=...)."
         )

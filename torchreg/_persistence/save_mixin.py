@@ -25,7 +25,7 @@ def pack_estimator(estimator: BaseEstimator) -> tuple[bytes, list[Any]]:
     """
     from torchreg._persistence.ensemble_record import write_ensemble
     from torchreg._persistence.estimator_record import write_estimator
-    from torchreg._serialization.container import pack
+    from torchreg._serialization import pack
 
     is_ensemble = hasattr(estimator, "estimators_")
     record, writer = write_ensemble(estimator) if is_ensemble else write_estimator(estimator)
@@ -59,7 +59,7 @@ def unpack_estimator(
     """Make a fitted estimator of a file's bytes; see :func:`torchreg.load`."""
     from torchreg._persistence.ensemble_record import read_ensemble
     from torchreg._persistence.estimator_record import read_estimator
-    from torchreg._serialization.container import unpack
+    from torchreg._serialization import unpack
 
     record, tensors = unpack(data)
     if ensemble is not None and "ensemble" in record:
@@ -164,7 +164,7 @@ class SavingMixin(BaseEstimator):
         >>> bool(same.all())
         True
         """
-        from torchreg._serialization.atomic_write import write_atomically
+        from torchreg._serialization import write_atomically
 
         check_is_fitted(self)
         write_atomically(path, pack_estimator(self)[0])

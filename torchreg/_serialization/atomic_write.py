@@ -1,4 +1,4 @@
-"""Writing a file so that, whatever happens, the old one or the new one is there, whole."""
+"""Atomic writes: after a crash, a file has either its old or its new content."""
 
 from __future__ import annotations
 
@@ -12,24 +12,23 @@ from pathlib import Path
 
 
 def write_atomically(path: str | os.PathLike[str], data: bytes) -> None:
-    """Write a file that is either there whole or not at all.
+    """Write a file as a whole or not at all.
 
-    The bytes go into a temporary file in the same folder, which takes the name only when
-    they are on the disk. A new file has the permissions that any new file would have, and a
-    replaced one keeps its own; a symbolic link stays, and what it points to is replaced.
+    The bytes are written to a temporary file in the same folder, which is renamed once they are on
+    the disk. A new file has default permissions, and a replaced one keeps its own. The target
+    of a symbolic link is replaced, not the link.
 
     Parameters
     ----------
     path : str or path
-        Where. The folder must exist.
+        The folder must exist.
     data : bytes
-        What.
 
     Raises
     ------
     OSError
-        If it cannot be written (no such folder, a full disk, no permission). What was there
-        before is still there.
+        If the file cannot be written (no such folder, a full disk, no permission). An
+        existing file is unchanged.
 
     Examples
     --------
@@ -45,9 +44,9 @@ def write_atomically(path: str | os.PathLike[str], data: bytes) -> None:
         raise IsADirectoryError(errno.EISDIR, "A file is expected, this is a folder", str(path))
     if not target.parent.is_dir():
         raise FileNotFoundError(errno.ENOENT, "There is no such folder", str(target.parent))
-    temporary = target.with_name(f".{_mark_of(target)}.{secrets.token_hex(8)}.tmp")
-    # Like open(path, "w"), which leaves the permissions to the umask; "x" is for nobody else's.
+    temporary = target.with_name(f".{_short_name(target)}.{secrets.token_hex(8)}.tmp")
     try:
+        # Not tempfile, whose files ignore the umask; "x" fails if the file exists.
         with open(temporary, "xb") as file:
             if target.exists():
                 os.chmod(temporary, stat.S_IMODE(target.stat().st_mode))
@@ -63,22 +62,22 @@ def write_atomically(path: str | os.PathLike[str], data: bytes) -> None:
 
 
 def remove_leftovers(path: str | os.PathLike[str]) -> None:
-    """Remove what killed writes of a file have left; nobody may be writing it just now."""
+    """Remove temporary files of killed writes; no other process may be writing the file."""
     target = Path(os.path.realpath(os.fspath(path)))
-    for leftover in target.parent.glob(f".{_mark_of(target)}.*.tmp"):
+    for leftover in target.parent.glob(f".{_short_name(target)}.*.tmp"):
         leftover.unlink(missing_ok=True)
 
 
-def _mark_of(target: Path) -> str:
-    """Shorten a file's name, which may be as long as a name can be, to a part of another."""
+def _short_name(target: Path) -> str:
+    """Digest a file's name, which may be too long to be extended."""
     return hashlib.blake2b(os.fsencode(target.name), digest_size=4).hexdigest()
 
 
 def _sync_folder(folder: Path) -> None:
-    """Have the new name on the disk too, where the system can be asked for that."""
+    """Flush the renaming to the disk, if the system supports it."""
     if os.name != "posix":
         return
-    # The file is in place by now: a file system that cannot do this has not lost it.
+    # A file system that does not support this has not lost the file.
     with contextlib.suppress(OSError):
         descriptor = os.open(folder, os.O_RDONLY)
         try:

@@ -1,15 +1,12 @@
-r"""The container: tensors as safetensors, everything else as JSON in the header.
+"""The bytes of a file: a safetensors file whose header holds a JSON record.
 
-A file is what `safetensors <https://github.com/huggingface/safetensors>`_ writes, so any of
-its readers opens it: 8 bytes with the length of the header, the header in JSON, the numbers.
-The header's ``__metadata__`` has one entry, ``torchreg``, a JSON object that begins with
+The record begins with two entries.
 
-- ``format``: the version of what follows it. It is raised when an older torchreg would misread
-  a file. A reader takes every format up to its own, forever (the tests keep a file of each);
-  of a later one it says which version to install.
-- ``sha256``: of the whole file, with 64 zeros in the place of the digest itself, so that no
-  flipped bit goes unseen. It protects from damage, not from someone who writes a file on
-  purpose: what such a file says is checked where it is read.
+- ``format``: the version of the format. It is raised when an older torchreg would misread a
+  file. Every version up to the current one is read (the tests keep a file of each), and a later
+  one raises an error that says how to update.
+- ``sha256``: the digest of the whole file, with zeros in its own place, which detects any flipped
+  bit. It does not protect from a forged file: its content is checked where it is read.
 """
 
 from __future__ import annotations
@@ -31,23 +28,23 @@ from torchreg.exceptions import FileError
 #: The version of the format that is written, and the latest that is read.
 FORMAT = 1
 
-#: Bytes of a header, at most: parsed JSON takes up to 25 times its length in memory.
-LARGEST_HEADER = 2**24
+#: The largest size of a header in bytes, because parsed JSON takes up to 25 times its length.
+MAX_HEADER_BYTES = 2**24
 
-#: The entry of safetensors' ``__metadata__``.
-ENTRY = "torchreg"
+#: The key in safetensors' ``__metadata__``.
+METADATA_KEY = "torchreg"
 
-_NO_DIGEST = "0" * 64
-_NOTHING_WRITTEN = "torchreg's save did not write it, or not the whole of it"
+_EMPTY_DIGEST = "0" * 64
+_NOT_A_SAVED_FILE = "it was not written by torchreg's save, or is incomplete"
 
 
 def pack(record: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> bytes:
-    """Make the bytes of a file; the same record and tensors give the same bytes.
+    """Return the bytes of a file; the same record and tensors give the same bytes.
 
     Parameters
     ----------
     record : mapping
-        Whatever JSON can say.
+        Serializable as JSON.
     tensors : mapping of str to Tensor
         Dense, on any device.
 
@@ -58,7 +55,7 @@ def pack(record: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> bytes:
     Raises
     ------
     ValueError
-        If the record is larger than a reader would take.
+        If the header is larger than ``MAX_HEADER_BYTES``.
     ImportError
         If safetensors is not installed.
 
@@ -71,29 +68,29 @@ def pack(record: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> bytes:
     """
     safetensors = _safetensors()
     text = json.dumps(
-        {"format": FORMAT, "sha256": _NO_DIGEST, **record}, allow_nan=False, ensure_ascii=True
+        {"format": FORMAT, "sha256": _EMPTY_DIGEST, **record}, allow_nan=False, ensure_ascii=True
     )
-    # A clone: safetensors takes no two tensors that share their memory.
+    # Cloned, because safetensors refuses tensors that share memory.
     owned = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
-    data: bytes = safetensors.save(owned, metadata={ENTRY: text})
+    data: bytes = safetensors.save(owned, metadata={METADATA_KEY: text})
     length = int.from_bytes(data[:8], "little")
-    if length > LARGEST_HEADER:
+    if length > MAX_HEADER_BYTES:
         raise ValueError(
-            f"What is to be saved beside the tensors takes {length} bytes; a file holds at most "
-            f"{LARGEST_HEADER}."
+            f"The header takes {length} bytes without the tensors; expected at most "
+            f"{MAX_HEADER_BYTES}. Fitted attributes are too large."
         )
-    place = data.index(_NO_DIGEST.encode(), 8)
+    start = data.index(_EMPTY_DIGEST.encode(), 8)
     digest = hashlib.sha256(data).hexdigest().encode()
-    return data[:place] + digest + data[place + len(digest) :]
+    return data[:start] + digest + data[start + len(digest) :]
 
 
 def unpack(data: bytes) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """Read the bytes of a file; nothing in them is run.
+    """Read the bytes of a file without running code.
 
     Parameters
     ----------
     data : bytes
-        What :func:`pack` made.
+        As returned by :func:`pack`.
 
     Returns
     -------
@@ -104,22 +101,22 @@ def unpack(data: bytes) -> tuple[dict[str, Any], dict[str, Tensor]]:
     Raises
     ------
     FileError
-        If they are anything else, damaged, or of a later format.
+        If the bytes are anything else, damaged, or of a later format.
     ImportError
         If safetensors is not installed.
     """
     record = _read_record(data[: 8 + _header_length(data[:8], len(data))])
     digest = record.pop("sha256", None)
     if not isinstance(digest, str) or not re.fullmatch("[0-9a-f]{64}", digest):
-        raise FileError(f"The file has no digest: {_NOTHING_WRITTEN}.")
+        raise FileError(f"The file has no digest: {_NOT_A_SAVED_FILE}.")
     start = data.find(digest.encode(), 8)
     computed = hashlib.sha256(data[:start])
-    computed.update(_NO_DIGEST.encode())
+    computed.update(_EMPTY_DIGEST.encode())
     computed.update(memoryview(data)[start + len(digest) :])
     if start < 0 or computed.hexdigest() != digest:
         raise FileError(
-            "The file is damaged: its digest is not that of its bytes. Get it once more from "
-            "where it came."
+            "The file is damaged: its content does not match its digest. Copy it again from its "
+            "source."
         )
     try:
         tensors: dict[str, Tensor] = _safetensors().load(data)
@@ -127,14 +124,14 @@ def unpack(data: bytes) -> tuple[dict[str, Any], dict[str, Tensor]]:
         raise
     except Exception as error:
         raise FileError(f"The file's tensors cannot be read: {error}") from error
-    # Memory of torch's own: arithmetic may depend on how it is aligned.
+    # Cloned into memory of torch, because results of arithmetic may depend on its alignment.
     return record, {name: tensor.clone() for name, tensor in tensors.items()}
 
 
 def write_file(
     path: str | os.PathLike[str], record: Mapping[str, Any], tensors: Mapping[str, Tensor]
 ) -> None:
-    """Write a file that is there whole or not at all: :func:`pack`, then onto the disk.
+    """Write a file atomically.
 
     Raises
     ------
@@ -145,18 +142,18 @@ def write_file(
 
 
 def read_bytes(path: str | os.PathLike[str]) -> bytes:
-    """Read a file that looks like one of ours; one that does not is left unread.
+    """Read the bytes of a file, after its header has been checked.
 
     Raises
     ------
     FileError
-        If it is no regular file, or its first bytes say that it is something else.
+        If it is not a regular file, or has another format.
     OSError
-        If there is none, or it cannot be read.
+        If it does not exist or cannot be read.
     """
     status = os.stat(path)
-    if not stat.S_ISREG(status.st_mode):  # A pipe would be waited for.
-        raise FileError(f"{Path(path)}: a regular file is expected.")
+    if not stat.S_ISREG(status.st_mode):  # Reading a pipe would block.
+        raise FileError(f"{Path(path)}: expected a regular file.")
     with open(path, "rb") as file:
         try:
             start = file.read(8)
@@ -168,13 +165,7 @@ def read_bytes(path: str | os.PathLike[str]) -> bytes:
 
 
 def read_file(path: str | os.PathLike[str]) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """Read a file that :func:`write_file` wrote: :func:`read_bytes`, then :func:`unpack`.
-
-    Raises
-    ------
-    FileError, OSError
-        As these do.
-    """
+    """Read a file; see :func:`read_bytes` and :func:`unpack` for the errors."""
     data = read_bytes(path)
     try:
         return unpack(data)
@@ -186,56 +177,58 @@ def _header_length(start: bytes, size: int) -> int:
     length = int.from_bytes(start, "little")
     if len(start) < 8 or not 0 < length <= size - 8:
         raise FileError(
-            f"The file says that its header has {length} bytes, and has {size} bytes itself: "
-            f"{_NOTHING_WRITTEN}."
+            f"The file states a header of {length} bytes and has {size} bytes itself: "
+            f"{_NOT_A_SAVED_FILE}."
         )
-    if length > LARGEST_HEADER:
-        raise FileError(f"The file's header has {length} bytes; at most {LARGEST_HEADER} are read.")
+    if length > MAX_HEADER_BYTES:
+        raise FileError(
+            f"The file's header has {length} bytes; expected at most {MAX_HEADER_BYTES}."
+        )
     return length
 
 
 def _read_record(head: bytes) -> dict[str, Any]:
     header = _parse(head[8:])
     metadata = header.get("__metadata__")
-    text = metadata.get(ENTRY) if isinstance(metadata, dict) else None
+    text = metadata.get(METADATA_KEY) if isinstance(metadata, dict) else None
     if not isinstance(text, str):
-        raise FileError(
-            "The file is one of safetensors, but holds no regressor: another program wrote it."
-        )
+        raise FileError("The file is a safetensors file of another program and holds no regressor.")
     record = _parse(text)
     version = record.pop("format", None)
     if type(version) is not int or version < 1:
-        raise FileError(f"The file has no format version: {_NOTHING_WRITTEN}.")
+        raise FileError(f"The file has no format version: {_NOT_A_SAVED_FILE}.")
     if version > FORMAT:
         raise FileError(
-            f"The file has format {version}, this version of torchreg reads formats up to "
+            f"The file has format {version}; this version of torchreg reads formats up to "
             f"{FORMAT}. Update torchreg: pip install --upgrade torchreg"
         )
     return record
 
 
 def _parse(text: bytes | str) -> dict[str, Any]:
-    """Parse a JSON object in which nothing is ambiguous."""
+    """Parse a JSON object; refuse duplicate keys, and NaN and infinity, which JSON lacks."""
     try:
         if isinstance(text, bytes):
             text = text.decode("utf-8")
-        parsed = json.loads(text, object_pairs_hook=_unique, parse_constant=_refuse)
+        parsed = json.loads(
+            text, object_pairs_hook=_refuse_duplicates, parse_constant=_refuse_constant
+        )
     except (ValueError, RecursionError) as error:
         raise FileError(f"The file's header cannot be read: {error}") from error
     if not isinstance(parsed, dict):
-        raise FileError(f"The file's header is no JSON object: {_NOTHING_WRITTEN}.")
+        raise FileError(f"The file's header is not a JSON object: {_NOT_A_SAVED_FILE}.")
     return parsed
 
 
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def _refuse_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     parsed = dict(pairs)
     if len(parsed) != len(pairs):
-        raise ValueError("a key stands there twice")
+        raise ValueError("duplicate key")
     return parsed
 
 
-def _refuse(constant: str) -> None:
-    raise ValueError(f"{constant} is no JSON")
+def _refuse_constant(constant: str) -> None:
+    raise ValueError(f"{constant} is not valid JSON")
 
 
 def _safetensors() -> Any:
@@ -243,7 +236,7 @@ def _safetensors() -> Any:
         import safetensors.torch
     except ImportError as error:
         raise ImportError(
-            "Files are written and read with safetensors, which is not installed: "
-            'pip install "torchreg[files]"'
+            "Files are written and read with safetensors, which is not installed. "
+            'Install it with: pip install "torchreg[files]"'
         ) from error
     return safetensors.torch

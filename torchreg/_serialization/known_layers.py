@@ -1,9 +1,9 @@
-"""The modules that a file describes in full, so that it opens without the caller's help.
+"""Modules that a file describes in full, so that loading them needs no code of the user's.
 
-One table: a module, and the arguments of its constructor, each of which it keeps as an
-attribute of the same name. Adding a module is one entry. What is left out computes something
-other than one tensor of one (recurrent layers, attention), or can make a small input large
-(transposed convolutions, upsampling); a network with such a layer is the user's own module.
+To add a module, add an entry to :data:`LAYERS`: its class, and the arguments of its constructor,
+which must be attributes of the same names. Layers that do not map one tensor to one (recurrent
+layers, attention), or that can make a small input large (transposed convolutions, upsampling),
+are left out; a network with such a layer is treated as a module of the user's.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ _CONV = (
 )
 _POOL = ("kernel_size", "stride", "padding")
 
-#: Layers and losses. ``bias`` stands for whether there is one.
+#: Layers and losses, and their arguments. ``bias`` is whether the layer has one.
 LAYERS: dict[type[nn.Module], tuple[str, ...]] = {
     # Weights.
     nn.Linear: ("in_features", "out_features", "bias"),
@@ -130,7 +130,7 @@ LAYERS: dict[type[nn.Module], tuple[str, ...]] = {
     nn.SoftMarginLoss: ("reduction",),
 }
 
-#: Modules whose numbers are their buffers: the constructor takes those, in this order.
+#: Modules built from their buffers: the names of these, in order, and of other arguments.
 CONSTANTS: dict[type[nn.Module], tuple[tuple[str, ...], tuple[str, ...]]] = {
     AddConstant: (("constant",), ()),
     FrozenLinear: (("weight", "bias"), ()),
@@ -141,10 +141,10 @@ CONSTANTS: dict[type[nn.Module], tuple[tuple[str, ...], tuple[str, ...]]] = {
     Unstandardize: (("mean", "scale"), ()),
 }
 
-#: What may stand between a network and the layer that unscales its predictions.
+#: Layers that may follow a network, before its outputs are unscaled.
 LINKS: tuple[type[Link], ...] = (Exponential, Normal, Quantiles)
 
-#: Modules that are what their children are.
+#: Modules that are described by their children.
 CONTAINERS: tuple[type[nn.Module], ...] = (
     nn.Sequential,
     MLP,
@@ -155,8 +155,8 @@ CONTAINERS: tuple[type[nn.Module], ...] = (
 )
 
 
-def arguments_of(layer: nn.Module) -> dict[str, Any]:
-    """Read a layer's constructor arguments from its attributes."""
+def layer_arguments(layer: nn.Module) -> dict[str, Any]:
+    """Return the constructor arguments of a layer."""
     return {
         name: layer._parameters.get("bias") is not None if name == "bias" else getattr(layer, name)
         for name in LAYERS[type(layer)]
@@ -164,35 +164,35 @@ def arguments_of(layer: nn.Module) -> dict[str, Any]:
 
 
 def build_layer(kind: type[nn.Module], arguments: dict[str, Any]) -> nn.Module:
-    """Call a layer's constructor, without memory for what will be its parameters.
+    """Build a layer without memory for its parameters.
 
     Raises
     ------
     ValueError
-        If an argument would make a small input large.
+        If an argument is unknown, or would make a small input large.
     Exception
-        Whatever the constructor raises at arguments that it does not take.
+        Any error of the constructor.
     """
     unknown = sorted(arguments.keys() - set(LAYERS[kind]))
     if unknown:
-        raise ValueError(f"{kind.__name__} takes no {unknown}")
+        raise ValueError(f"{kind.__name__} has no arguments {unknown}")
     if kind in (nn.Conv1d, nn.Conv2d):
         _check_padding(**arguments)
-    place = {"device": "meta"} if kind in _with_device() else {}
-    layer = kind(**arguments, **place)
-    # What a link makes of its levels it will get as it was written.
+    device = {"device": "meta"} if kind in _kinds_with_device() else {}
+    layer = kind(**arguments, **device)
+    # A link computes buffers from its arguments; the file's buffers replace them.
     return layer.to("meta") if kind in LINKS else layer
 
 
 @cache
-def _with_device() -> set[type[nn.Module]]:
+def _kinds_with_device() -> set[type[nn.Module]]:
     return {kind for kind in LAYERS if "device" in inspect.signature(kind).parameters}
 
 
 def _check_padding(*, padding: Any, kernel_size: Any, dilation: Any, **others: Any) -> None:
-    """Let padding only make up for what the kernel takes away."""
+    """Require that padding adds at most what the kernel removes."""
     if isinstance(padding, str):
         return
     for added, size, step in zip(padding, kernel_size, dilation, strict=True):
         if not 0 <= added <= step * size:
-            raise ValueError(f"a padding of {added} beside a kernel of {size}")
+            raise ValueError(f"padding={added} with kernel_size={size}")

@@ -1,9 +1,8 @@
-"""Modules as descriptions in JSON, and modules built from descriptions.
+"""Descriptions of modules in JSON, and modules built from descriptions.
 
-A description names layers of the table in :mod:`torchreg._serialization.known_layers` with
-their arguments, and holds no numbers: parameters and buffers are tensors of the file, under the
-names that ``state_dict`` gives them. A network without a description must be given by the caller
-that reads the file.
+A description names layers of :mod:`torchreg._serialization.known_layers` and their arguments.
+Parameters and buffers are tensors of the file, under their names in ``state_dict``. A network that
+has no description is built by the caller.
 """
 
 from __future__ import annotations
@@ -14,52 +13,52 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from torchreg._serialization.allowlist import ImportAllowlist, built_in, name_of
+from torchreg._serialization.allowlist import ImportAllowlist, builtin_objects, import_path
 from torchreg._serialization.codecs import UnwritableError
 from torchreg._serialization.known_layers import (
     CONSTANTS,
     CONTAINERS,
     LAYERS,
     LINKS,
-    arguments_of,
     build_layer,
+    layer_arguments,
 )
 from torchreg._serialization.values import Reader, Writer
 from torchreg.exceptions import FileError
 from torchreg.nn import Link
 
-#: Attributes of every module that are compared in another way, or say nothing about it.
-_INNER = {"training", "_parameters", "_buffers", "_modules", "_compiled_call_impl"}
+#: Attributes that are compared separately, or do not matter.
+_SKIPPED_ATTRIBUTES = {"training", "_parameters", "_buffers", "_modules", "_compiled_call_impl"}
 
-#: Layers of a module that is described, at most: each takes a hundred times its description.
-MOST_LAYERS = 10_000
+#: The largest number of layers: each takes a hundred times the memory of its description.
+MAX_LAYERS = 10_000
 
-#: Where the user's network stands.
-_GIVEN = {"given": True}
+#: In place of the description of a network that the caller builds.
+_UNDESCRIBED = {"given": True}
 
 
-def write_module(writer: Writer, module: nn.Module, at: str) -> dict[str, Any]:
-    """Write a module that is described in full; ``at`` is a name for its place.
+def write_module(writer: Writer, module: nn.Module, path: str) -> dict[str, Any]:
+    """Write a module that is described in full; ``path`` names its tensors.
 
     Raises
     ------
     UnwritableError
-        If a module in it is not in the table, or no longer as its constructor made it.
+        See :func:`describe`.
     """
-    prefix = f":{at}."
-    return {"layers": describe(module), "prefix": prefix} | _write_numbers(writer, module, prefix)
+    prefix = f":{path}."
+    return {"layers": describe(module), "prefix": prefix} | _write_tensors(writer, module, prefix)
 
 
 def write_network(writer: Writer, module: nn.Module) -> dict[str, Any]:
-    """Write a fitted module; its ``network`` may be one that is given when it is read.
+    """Write a fitted module, whose ``network`` may have no description.
 
     Raises
     ------
     UnwritableError
-        If it is not what a fit made.
+        If the module does not have the structure of a fitted module.
     """
     if type(module) is not nn.Sequential or not hasattr(module, "network"):
-        raise UnwritableError(f"module_ is a {type(module).__name__}, and not what fit made")
+        raise UnwritableError(f"module_ is a {type(module).__name__} that fit did not build")
     children: list[Any] = []
     for name, child in module.named_children():
         try:
@@ -67,29 +66,30 @@ def write_network(writer: Writer, module: nn.Module) -> dict[str, Any]:
         except UnwritableError:
             if name != "network":
                 raise
-            children.append([name, _GIVEN])
-    layers = {"layer": name_of(nn.Sequential), "children": children}
-    return {"layers": layers, "prefix": ""} | _write_numbers(writer, module, "")
+            children.append([name, _UNDESCRIBED])
+    layers = {"layer": import_path(nn.Sequential), "children": children}
+    return {"layers": layers, "prefix": ""} | _write_tensors(writer, module, "")
 
 
 def needs_network(written: Any) -> bool:
-    """Tell whether a fitted module was written that has a network to be given."""
-    return any(layer == _GIVEN for _, layer in written["layers"]["children"])
+    """Whether the network of a fitted module has no description."""
+    return any(layer == _UNDESCRIBED for _, layer in written["layers"]["children"])
 
 
 def read_module(
-    reader: Reader, written: Any, give: Callable[[Mapping[str, Tensor]], nn.Module] | None = None
+    reader: Reader,
+    written: Any,
+    build_network: Callable[[Mapping[str, Tensor]], nn.Module] | None = None,
 ) -> nn.Module:
-    """Make the module of a description, with the numbers of the file.
+    """Build a module from its description, with the tensors of the file.
 
     Parameters
     ----------
     reader : Reader
-        Of the file.
     written : dict
-        What :func:`write_module` or :func:`write_network` wrote.
-    give : callable or None
-        Makes the network that is given, when it is told its numbers by name.
+        As returned by :func:`write_module` or :func:`write_network`.
+    build_network : callable or None
+        Builds a network that has no description, given its parameters and buffers by name.
 
     Returns
     -------
@@ -98,14 +98,14 @@ def read_module(
     Raises
     ------
     FileError
-        If layers and numbers do not fit each other, or it is no description.
+        If the description is invalid, or the tensors do not match the layers.
     """
     prefix = written["prefix"]
     keys = [k for k in reader.tensors if (k.startswith(prefix) if prefix else k[:1] != ":")]
-    numbers = {key.removeprefix(prefix): reader.take(key) for key in keys}
-    numbers |= {name: numbers[first] for name, first in written["ties"].items()}
-    module = _build(reader, numbers, written["layers"], "", {}, give)
-    _fill(module, numbers, frozen=set(written["frozen"]))
+    tensors = {key.removeprefix(prefix): reader.pop_tensor(key) for key in keys}
+    tensors |= {name: tensors[first] for name, first in written["ties"].items()}
+    module = _build(reader, tensors, written["layers"], "", {}, build_network)
+    _load_tensors(module, tensors, frozen=set(written["frozen"]))
     names = set(written["training"])
     for name, child in module.named_modules(remove_duplicate=False):
         child.training = name in names
@@ -115,9 +115,9 @@ def read_module(
 
 
 def read_link(reader: Reader, written: Any) -> Link | None:
-    """Make the link of a fitted module that was written, before the module itself."""
+    """Build only the link of a fitted module."""
     for name, description in written["layers"]["children"]:
-        if name == "link" and description.get("layer") in map(name_of, LINKS):
+        if name == "link" and description.get("layer") in map(import_path, LINKS):
             link = _build(reader, {}, description, name, {})
             assert isinstance(link, Link)
             return link
@@ -125,12 +125,12 @@ def read_link(reader: Reader, written: Any) -> Link | None:
 
 
 def describe(module: nn.Module) -> dict[str, Any]:
-    """Describe a module's layers, and make sure that the description makes the same ones.
+    """Describe a module's layers, and check that the description builds an equal module.
 
     Raises
     ------
     UnwritableError
-        If it does not.
+        If a layer is not in the table, or was changed after its construction.
 
     Examples
     --------
@@ -138,14 +138,14 @@ def describe(module: nn.Module) -> dict[str, Any]:
     [['0', {'layer': 'torch.nn.ReLU', 'arguments': {'inplace': False}}]]
     """
     description = _describe(module, "", {})
-    numbers = dict(module.named_buffers(remove_duplicate=False))
+    tensors = dict(module.named_buffers(remove_duplicate=False))
     try:
-        built = _build(Reader({}, ImportAllowlist()), numbers, description, "", {})
-        differs = not _is_same(module, built)
-    except Exception as error:
-        raise UnwritableError(f"{type(module).__name__} is no longer as it was made") from error
-    if differs:
-        raise UnwritableError(f"{type(module).__name__} holds more than its constructor gave it")
+        built = _build(Reader({}, ImportAllowlist()), tensors, description, "", {})
+        is_equal = _is_equal(module, built)
+    except Exception:  # Its attributes are no longer valid arguments.
+        is_equal = False
+    if not is_equal:
+        raise UnwritableError(f"{type(module).__name__} was changed after its construction")
     return description
 
 
@@ -154,7 +154,7 @@ def _describe(module: nn.Module, path: str, seen: dict[int, str]) -> dict[str, A
         return {"same": seen[id(module)]}
     seen[id(module)] = path
     kind = type(module)
-    name = name_of(kind)
+    name = import_path(kind)
     if kind in CONTAINERS:
         children = [
             [key, _describe(child, _join(path, key), seen)]
@@ -165,48 +165,48 @@ def _describe(module: nn.Module, path: str, seen: dict[int, str]) -> dict[str, A
     if kind in CONSTANTS:
         arguments = {key: getattr(module, key) for key in CONSTANTS[kind][1]}
     elif kind in LAYERS:
-        arguments = arguments_of(module)
+        arguments = layer_arguments(module)
     else:
         raise UnwritableError(f"{kind.__name__} is not in the table of layers")
     writer = Writer()
     return {
         "layer": name,
-        "arguments": {key: writer.write(value, at=key) for key, value in arguments.items()},
+        "arguments": {key: writer.write(value, path=key) for key, value in arguments.items()},
     }
 
 
 def _build(
     reader: Reader,
-    numbers: Mapping[str, Tensor],
+    tensors: Mapping[str, Tensor],
     description: Any,
     path: str,
     built: dict[str, nn.Module],
-    give: Callable[[Mapping[str, Tensor]], nn.Module] | None = None,
+    build_network: Callable[[Mapping[str, Tensor]], nn.Module] | None = None,
 ) -> nn.Module:
-    """Make the layers of a description: parameters have shapes by now, but no memory."""
-    if len(built) > MOST_LAYERS:
-        raise FileError(f"The file describes more than {MOST_LAYERS} layers.")
+    """Build the layers of a description; their parameters have shapes, but no memory."""
+    if len(built) > MAX_LAYERS:
+        raise FileError(f"The file describes more than {MAX_LAYERS} layers.")
     if "same" in description:
         return built[description["same"]]
-    if description == _GIVEN and give is not None:
+    if description == _UNDESCRIBED and build_network is not None:
         start = f"{path}."
-        inside = {k.removeprefix(start): n for k, n in numbers.items() if k.startswith(start)}
-        return give(inside)
-    kind = built_in().get(description["layer"])
+        own = {k.removeprefix(start): n for k, n in tensors.items() if k.startswith(start)}
+        return build_network(own)
+    kind = builtin_objects().get(description["layer"])
     if kind in CONTAINERS:
-        module = _empty(kind)
+        module = _empty_container(kind)
         built[path] = module
         for key, child in description["children"]:
             inner = _join(path, key)
-            module.add_module(key, _build(reader, numbers, child, inner, built, give))
+            module.add_module(key, _build(reader, tensors, child, inner, built, build_network))
         return module
     arguments = {key: reader.read(value) for key, value in description["arguments"].items()}
     if kind in CONSTANTS:
         buffers, names = CONSTANTS[kind]
         if set(arguments) != set(names):
-            raise FileError(f"The file has other arguments for {description['layer']}.")
-        constant = kind(*(numbers[_join(path, key)] for key in buffers), **arguments)
-        built[path] = constant.to("meta")  # It took the numbers, and will get them as they are.
+            raise FileError(f"The file has wrong arguments for {description['layer']}.")
+        constant = kind(*(tensors[_join(path, key)] for key in buffers), **arguments)
+        built[path] = constant.to("meta")  # The file's tensors replace its buffers.
     elif kind in LAYERS:
         built[path] = build_layer(kind, arguments)
     else:
@@ -217,10 +217,10 @@ def _build(
     return built[path]
 
 
-def _empty(kind: type[nn.Module]) -> nn.Module:
+def _empty_container(kind: type[nn.Module]) -> nn.Module:
     if kind in (nn.Sequential, nn.ModuleList):
         return kind()
-    module = kind.__new__(kind)  # Its children are described, so that none need be made.
+    module = kind.__new__(kind)  # Its children are added from the description.
     nn.Module.__init__(module)
     return module
 
@@ -229,8 +229,8 @@ def _join(path: str, name: str) -> str:
     return f"{path}.{name}" if path else name
 
 
-def _is_same(module: nn.Module, other: nn.Module) -> bool:
-    """Compare modules in everything but their numbers: settings, hooks, names, shapes."""
+def _is_equal(module: nn.Module, other: nn.Module) -> bool:
+    """Compare attributes, hooks, names and shapes of modules, but not values of tensors."""
     pairs = list(
         zip(
             module.named_modules(remove_duplicate=False),
@@ -239,38 +239,38 @@ def _is_same(module: nn.Module, other: nn.Module) -> bool:
         )
     )
     return all(
-        name == name_of_other
+        name == other_name
         and type(one) is type(two)
-        and _settings(one) == _settings(two)
+        and _attributes(one) == _attributes(two)
         and _shapes(one) == _shapes(two)
-        for (name, one), (name_of_other, two) in pairs
+        for (name, one), (other_name, two) in pairs
     )
 
 
-def _settings(module: nn.Module) -> dict[str, Any]:
-    return {key: value for key, value in vars(module).items() if key not in _INNER}
+def _attributes(module: nn.Module) -> dict[str, Any]:
+    return {key: value for key, value in vars(module).items() if key not in _SKIPPED_ATTRIBUTES}
 
 
 def _shapes(module: nn.Module) -> list[Any]:
     tables = {**module._parameters, **module._buffers}
     return [
-        (name, None if number is None else (type(number), number.shape))
-        for name, number in tables.items()
+        (name, None if tensor is None else (type(tensor), tensor.shape))
+        for name, tensor in tables.items()
     ]
 
 
-def _write_numbers(writer: Writer, module: nn.Module, prefix: str) -> dict[str, Any]:
-    """Keep parameters and buffers, and write down what else belongs to them."""
+def _write_tensors(writer: Writer, module: nn.Module, prefix: str) -> dict[str, Any]:
+    """Write parameters and buffers, which of them are tied or frozen, modes and extra state."""
     first: dict[int, str] = {}
     ties: dict[str, str] = {}
     frozen = []
     parameters = dict(module.named_parameters(remove_duplicate=False))
-    for name, number in [*parameters.items(), *module.named_buffers(remove_duplicate=False)]:
-        if first.setdefault(id(number), name) != name:
-            ties[name] = first[id(number)]
+    for name, tensor in [*parameters.items(), *module.named_buffers(remove_duplicate=False)]:
+        if first.setdefault(id(tensor), name) != name:
+            ties[name] = first[id(tensor)]
         else:
-            writer.keep(number.detach(), f"{prefix}{name}")
-        if name in parameters and not number.requires_grad:
+            writer.add_tensor(tensor.detach(), f"{prefix}{name}")
+        if name in parameters and not tensor.requires_grad:
             frozen.append(name)
     modules = list(module.named_modules(remove_duplicate=False))
     return {
@@ -278,50 +278,50 @@ def _write_numbers(writer: Writer, module: nn.Module, prefix: str) -> dict[str, 
         "frozen": frozen,
         "training": [name for name, child in modules if child.training],
         "extra": {
-            name: writer.write(child.get_extra_state(), at=f"{prefix}{name}.extra")
+            name: writer.write(child.get_extra_state(), path=f"{prefix}{name}.extra")
             for name, child in modules
             if type(child).get_extra_state is not nn.Module.get_extra_state
         },
     }
 
 
-def _fill(module: nn.Module, numbers: Mapping[str, Tensor], *, frozen: set[str]) -> None:
-    """Put numbers into a module; each must have its place, and each place its number."""
-    left = set(numbers)
-    placed: dict[int, Tensor] = {}
+def _load_tensors(module: nn.Module, tensors: Mapping[str, Tensor], *, frozen: set[str]) -> None:
+    """Load tensors into a module; their names must match exactly."""
+    unused = set(tensors)
+    loaded: dict[int, Tensor] = {}
     for path, child in module.named_modules(remove_duplicate=False):
         for table in (child._parameters, child._buffers):
-            for name, there in table.items():
+            for name, current in table.items():
                 key = _join(path, name)
-                number = numbers.get(key)
-                if there is None:
+                tensor = tensors.get(key)
+                if current is None:
                     continue
-                if number is None:
-                    raise FileError(f"The file has no tensor {key!r}, which the module has.")
-                left.discard(key)
-                _require_fit(number, there, key)
-                if id(number) not in placed:
-                    placed[id(number)] = _place(number, there)
-                table[name] = placed[id(number)]
+                if tensor is None:
+                    raise FileError(f"The file has no tensor {key!r}, which the module needs.")
+                unused.discard(key)
+                _check_tensor(tensor, current, key)
+                if id(tensor) not in loaded:
+                    loaded[id(tensor)] = _assign(tensor, current)
+                table[name] = loaded[id(tensor)]
                 if table is child._parameters:
-                    placed[id(number)].requires_grad_(key not in frozen)
-    if left:
-        raise FileError(f"The file has tensors that the module has not: {sorted(left)}.")
+                    loaded[id(tensor)].requires_grad_(key not in frozen)
+    if unused:
+        raise FileError(f"The file has tensors that the module does not have: {sorted(unused)}.")
 
 
-def _require_fit(number: Tensor, there: Tensor, key: str) -> None:
-    # What is made of a description has a shape, and by now no dtype of its own.
-    free = there.is_meta and number.is_floating_point() and there.is_floating_point()
-    if number.shape != there.shape or not (free or number.dtype == there.dtype):
+def _check_tensor(tensor: Tensor, current: Tensor, key: str) -> None:
+    # A module built from a description has no dtype of its own yet.
+    free = current.is_meta and tensor.is_floating_point() and current.is_floating_point()
+    if tensor.shape != current.shape or not (free or tensor.dtype == current.dtype):
         raise FileError(
-            f"The file's tensor {key!r} has shape {tuple(number.shape)} and {number.dtype}, the "
-            f"module's has shape {tuple(there.shape)} and {there.dtype}."
+            f"The file's tensor {key!r} has shape {tuple(tensor.shape)} and {tensor.dtype}, the "
+            f"module's has shape {tuple(current.shape)} and {current.dtype}."
         )
 
 
-def _place(number: Tensor, there: Tensor) -> Tensor:
-    if there.is_meta:
-        return nn.Parameter(number) if isinstance(there, nn.Parameter) else number
-    # In place, so that whatever else refers to it sees the number too.
+def _assign(tensor: Tensor, current: Tensor) -> Tensor:
+    if current.is_meta:
+        return nn.Parameter(tensor) if isinstance(current, nn.Parameter) else tensor
+    # In place, because other objects may refer to the tensor.
     with torch.no_grad():
-        return there.copy_(number)
+        return current.copy_(tensor)

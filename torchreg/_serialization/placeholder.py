@@ -1,15 +1,15 @@
-"""What stands in the place of a setting that no file could hold."""
+"""Placeholder for a parameter that no file can hold."""
 
 from __future__ import annotations
 
 
 class Unserialized:
-    """Stands in a loaded regressor for a setting that its file could not hold.
+    """Value of a loaded regressor's parameter that its file does not hold.
 
     Parameters
     ----------
     text : str
-        What the setting looked like.
+        The ``repr`` of the original value.
 
     Examples
     --------

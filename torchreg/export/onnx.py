@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from torchreg._serialization.atomic_write import write_atomically
+from torchreg._serialization import write_atomically
 from torchreg._utils import did_you_mean
 from torchreg.exceptions import ExportError
 from torchreg.export.graph import Source, first_line, trace, undisturbed

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from torchreg._serialization.atomic_write import write_atomically
+from torchreg._serialization import write_atomically
 from torchreg.plotting._axes import require_matplotlib
 from torchreg.plotting._labels import Labels, as_columns, labels_of
 from torchreg.reporting.code import estimator_code, versions

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.func import vmap
 from torch.overrides import TorchFunctionMode
 
-from torchreg._serialization.known_layers import CONSTANTS
+from torchreg._serialization import CONSTANTS
 from torchreg.engine.data import Batch
 from torchreg.engine.spec import Objective, losses_per_row, mean_loss
 from torchreg.losses import Loss

@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from torchreg._serialization.atomic_write import write_atomically
+from torchreg._serialization import write_atomically
 from torchreg.export.script.files import as_csv, saved
 from torchreg.export.script.layers import (
     OWN,
