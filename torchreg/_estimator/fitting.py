@@ -255,7 +255,7 @@ class FittingMixin(BaseEstimator):
         """Read when a fit ends; with folds, the rows held out always say which weights to keep."""
         if self.n_folds is None or self.early_stopping:
             return Stopping(self.early_stopping, self.n_iter_no_change, self.tol)
-        return Stopping(True, self.max_epochs, self.tol)
+        return Stopping(True, None, self.tol)
 
     def _observers(
         self,

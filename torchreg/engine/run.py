@@ -10,7 +10,7 @@ import torch
 from torchreg._utils import num_threads
 from torchreg.engine.build import FitCache, FitResult, is_small, prepare_fit, select_model
 from torchreg.engine.spec import FitJob, NotStartedError, capture_exception
-from torchreg.engine.stack.train_many import train_together
+from torchreg.engine.stack import train_tasks
 
 
 def unwrap_result(result: FitResult | Exception) -> FitResult:
@@ -58,7 +58,7 @@ def fit_networks(
         fits = [capture_exception(prepare_fit, job, cache) for job in jobs]
     # 2. Train them, those of one architecture as one stack.
     tasks = [task for fit in fits if not isinstance(fit, Exception) for task in fit.tasks]
-    results = train_together(tasks, cancel_event)[::-1]
+    results = train_tasks(tasks, cancel_event)[::-1]
     # 3. Select and summarize the best network of each fit.
     try:
         with num_threads(n_threads, others=available):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -81,6 +82,9 @@ class TabularMLP(nn.Module):
     >>> network(x).shape
     torch.Size([4, 1])
     """
+
+    #: A stack of networks scales its rows once, before it trains.
+    frozen_prefix: ClassVar[tuple[str, ...]] = ("scale",)
 
     def __init__(
         self,

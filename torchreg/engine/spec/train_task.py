@@ -97,8 +97,9 @@ class Stopping:
     ----------
     on_validation : bool, default=False
         Whether to monitor the validation loss and restore its best weights.
-    patience : int, default=10
-        Number of epochs without improvement before training stops.
+    patience : int or None, default=10
+        Number of epochs without improvement before training stops. ``None`` keeps the best
+        weights and never stops early.
     tol : float or None, default=None
         A loss improves if it is below ``best * (1 - tol)``: relative, so that it depends neither
         on the units of y nor on the size of the loss. Without validation, ``None`` disables
@@ -106,7 +107,7 @@ class Stopping:
     """
 
     on_validation: bool = False
-    patience: int = 10
+    patience: int | None = 10
     tol: float | None = None
 
 
@@ -168,15 +169,6 @@ class TrainTask:
     def tables(self) -> list[Table]:
         """Training rows, and validation rows if there are any."""
         return [table for table in (self.training, self.validation) if table is not None]
-
-    @property
-    def is_quiet(self) -> bool:
-        """Whether all steps are full-batch and no epoch's loss is needed during training."""
-        stopping = self.stopping
-        may_stop = stopping.on_validation or stopping.tol is not None
-        observed = bool(self.observers or self.batch_observer or self.checkpoint_store)
-        full_batch = self.batch_size >= len(self.training.t) and self.validation is None
-        return full_batch and not (self.schedule.changes_lr or may_stop or observed)
 
     @property
     def steps_in_epoch(self) -> int:

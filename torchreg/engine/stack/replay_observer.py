@@ -1,4 +1,4 @@
-"""Who listens to a fit hears of each epoch once, however often the fit begins anew."""
+"""An observer that forwards each epoch once, even if training restarts."""
 
 from __future__ import annotations
 
@@ -8,9 +8,10 @@ from torchreg.engine.spec import EpochRecord, Observer, TrainResult
 
 
 class ReplayObserver:
-    """An observer of a network that may leave its stack and train again, alone.
+    """Wraps the observer of a network that may leave its stack and restart alone.
 
-    It takes the same steps then, so that there is nothing new in what was told before.
+    The restarted network takes the same steps, so epochs that the observer has seen are not
+    forwarded again: its answers and what it added to the records are replayed.
 
     Parameters
     ----------
@@ -19,34 +20,34 @@ class ReplayObserver:
 
     def __init__(self, observer: Observer) -> None:
         self.observer = observer
-        #: Epochs of which it has heard the beginning; what it answered to the ends, and noted.
+        #: Epochs whose begin was forwarded; for each end, the answer and the added entries.
         self.n_begun = 0
         self.answers: list[tuple[bool, dict[str, Any]]] = []
         self.is_over = False
         self.reset()
 
     def reset(self) -> None:
-        """Hear that the fit begins once more."""
+        """Count epochs from the start again."""
         self.begun = self.ended = 0
 
     def on_epoch_begin(self) -> None:
-        """Tell that an epoch starts."""
+        """Forward the start of an epoch, unless it was forwarded before."""
         self.begun += 1
         if self.begun > self.n_begun:
             self.n_begun = self.begun
             self.observer.on_epoch_begin()
 
     def on_epoch_end(self, record: EpochRecord) -> bool:
-        """Tell what the epoch saw; give the answer of now or of then."""
+        """Forward the end of an epoch; return the observer's answer, or its earlier answer."""
         self.ended += 1
         if self.ended > len(self.answers):
             self.answers.append((self.observer.on_epoch_end(record), {**record.extra}))
-        stops, noted = self.answers[self.ended - 1]
-        record.extra.update(noted)
+        stops, extra = self.answers[self.ended - 1]
+        record.extra.update(extra)
         return stops
 
     def on_fit_end(self, result: TrainResult) -> None:
-        """Tell that the fit is over."""
+        """Forward the end of the fit, once."""
         if not self.is_over:
             self.is_over = True
             self.observer.on_fit_end(result)

@@ -1,4 +1,4 @@
-"""What networks and optimizers must have in common to train as one stack."""
+"""Signatures of tasks: what networks of one stack have in common."""
 
 from __future__ import annotations
 
@@ -18,25 +18,23 @@ from torchreg.engine.spec import TrainTask
 from torchreg.optim import LBFGS, optimizer_signature
 
 _PLAIN = bool | int | float | complex | str | bytes | None
-#: What every module has, and what is described in a way of its own.
-_EVERY_MODULE = {*vars(nn.Module()), "training"}
-
-
-_HOLDS = ("_parameters", "_buffers", "_modules")
-#: Larger tensors, in bytes, are taken to differ.
-_LARGEST = 2**20
+#: Attributes of every module, which are not settings.
+_MODULE_ATTRIBUTES = {*vars(nn.Module()), "training"}
+_CONTAINERS = ("_parameters", "_buffers", "_modules")
+#: Tensors of more bytes are compared by identity.
+_MAX_NBYTES = 2**20
 
 
 class UnstackableError(Exception):
-    """A problem that can be in no stack; the message completes "because"."""
+    """A task that cannot be in any stack; the message completes "because"."""
 
 
 def stack_signature(task: TrainTask) -> Hashable:
-    """Describe a problem so that those of one description can train as one stack.
+    """Describe a task; tasks with equal signatures can train as one stack.
 
-    They have the same modules in the same order, the same loss and update rule, and take as
-    many steps in an epoch. Their rows, weights, scaling, seeds and budgets are their own, and
-    so are learning rates and the other numbers of a rule, and the rates of ``nn.Dropout``.
+    They have the same modules in the same order, the same loss and update rule, and the same
+    number of steps per epoch. Rows, weights, scaling, seeds and budgets may differ, and so may
+    learning rates and other numbers of the optimizer, and the rates of ``nn.Dropout``.
 
     Parameters
     ----------
@@ -69,21 +67,17 @@ def stack_signature(task: TrainTask) -> Hashable:
         raise UnstackableError(f"optimizer {task.optimizer.name!r} moves one network at a time")
     sizes = compute_batch_sizes(len(task.training.t), task.batch_size)
     whole = task.batch_size >= len(task.training.t)
+    # Padding is impossible where the number of rows or draws of a batch matters.
     exact = task.uses_rng or not loss.per_row or _mixes_rows(task.network)
     return (
         _architecture(task.network),
-        (loss.per_row, _described(loss.function)),
+        (loss.per_row, _describe(loss.function)),
         optimizer_signature(optimizer),
-        (
-            device,
-            task.training.t.dtype,
-            count_columns(task.training.x),
-            task.training.t.shape[1],
-        ),
+        (device, task.training.t.dtype, count_columns(task.training.x), task.training.t.shape[1]),
         (whole, task.batch_size if not whole else 0, len(sizes), tuple(sizes) if exact else ()),
         (task.validation is None, task.stopping.on_validation),
         (task.uses_rng, task.protect_input),
-        # Where a loss does not keep rows apart, there is nothing to pad, and no row to weigh.
+        # The rows of a loss that is not a mean over rows can be neither padded nor weighted.
         () if loss.per_row else _rows_and_weights(task),
     )
 
@@ -103,7 +97,7 @@ def _architecture(network: nn.Module) -> Hashable:
         for named in (network.named_parameters, network.named_buffers, network.named_modules)
     ]
     *named_tensors, named_modules = parts
-    # What stands in several places stands in the same places in all networks.
+    # Shared tensors and modules are described by the first of their names.
     first = {id(thing): name for part in parts for name, thing in reversed(part)}
     tensors = [
         (name, first[id(t)], tuple(t.shape), t.dtype, t.requires_grad)
@@ -115,33 +109,35 @@ def _architecture(network: nn.Module) -> Hashable:
 
 
 def _settings(module: nn.Module) -> Hashable:
-    own = {key: value for key, value in vars(module).items() if key not in _EVERY_MODULE}
+    own = {key: value for key, value in vars(module).items() if key not in _MODULE_ATTRIBUTES}
     if type(module) is nn.Dropout:
         del own["p"]
-    return _described(own)
+    return _describe(own)
 
 
-def _described(value: Any) -> Hashable:
-    """Describe a value: equal where it means the same."""
+def _describe(value: Any) -> Hashable:
+    """Describe a setting; equal settings have equal descriptions."""
     if isinstance(value, _PLAIN):
         return (type(value).__name__, repr(value))
     if isinstance(value, FunctionType | BuiltinFunctionType | type | torch.Generator):
-        # Each generator goes its own way.
+        # Two generators draw different numbers even if their states are equal.
         return ("itself", id(value))
     if isinstance(value, partial):
-        return ("partial", *map(_described, (value.func, value.args, value.keywords)))
+        return ("partial", *map(_describe, (value.func, value.args, value.keywords)))
     if isinstance(value, dict):
-        return ("dict", *((_described(k), _described(v)) for k, v in value.items()))
+        return ("dict", *((_describe(k), _describe(v)) for k, v in value.items()))
     if isinstance(value, list | tuple):
-        return (type(value).__name__, *map(_described, value))
-    if isinstance(value, Tensor) and value.layout == torch.strided and value.nbytes <= _LARGEST:
+        return (type(value).__name__, *map(_describe, value))
+    if isinstance(value, Tensor) and value.layout == torch.strided and value.nbytes <= _MAX_NBYTES:
         content = value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes()
         return ("tensor", value.dtype, value.shape, value.device, content)
     if isinstance(value, nn.Module):
         own = {
-            key: v for key, v in vars(value).items() if key not in _EVERY_MODULE or key in _HOLDS
+            key: v
+            for key, v in vars(value).items()
+            if key not in _MODULE_ATTRIBUTES or key in _CONTAINERS
         }
-        return ("module", type(value), _described(own))
+        return ("module", type(value), _describe(own))
     try:
         return ("pickled", pickle.dumps(value))
     except Exception:

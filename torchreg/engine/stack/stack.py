@@ -1,4 +1,4 @@
-"""Networks of one architecture that train as one stack."""
+"""Step backend of several networks of one architecture that train as one stack."""
 
 from __future__ import annotations
 
@@ -31,291 +31,257 @@ from torchreg.engine.data import (
     stack_tables_in_chunks,
 )
 from torchreg.engine.spec import TrainTask, reraise_interrupt
-from torchreg.engine.stack.grouping import size_of, widest, width_in_numbers
-from torchreg.engine.stack.leading import leading_of, tables_behind
-from torchreg.engine.stack.script import WORTH_SCRIPTING, Script, write_script
+from torchreg.engine.stack.frozen_prefix import apply_prefix, frozen_prefix
+from torchreg.engine.stack.grouping import widest
 from torchreg.engine.stack.verify import NotStackableError, StackVerifier
-from torchreg.engine.stack.vmap_objective import StackedObjective, moving_buffers
+from torchreg.engine.stack.vmap_objective import StackedObjective, mutable_buffers
 from torchreg.engine.train.lr_groups import build_stacked_schedule
 from torchreg.engine.train.step_backend import OnLoss
 from torchreg.optim import FlatOptimizer, stack_optimizers
 
-#: Numbers in the widest layer when validation rows are evaluated, for all networks together.
-_EVALUATED = 2**20
-#: Numbers in the widest layer of all networks together, up to which steps take less time without
-#: Python in between: the products of larger ones take longer so, for torch computes them, and not
-#: NumPy. Beside other threads, that wait for Python, more; ...
-_BESIDE_OTHERS = 2**18
-#: ... and where no other thread is in the way.
-_BY_ITSELF = 2**15
+#: Units times rows of the widest layer of all networks together, when validation rows are
+#: evaluated in pieces.
+_MAX_EVALUATED = 2**20
 
 
 class Stack:
     """Step backend of several networks of one architecture.
 
-    Parameters of network k are row k of one matrix, and its own parameters are views of that
-    row until it leaves: whoever looks at it sees its weights as they are. One program, recorded
-    from one of the networks under ``torch.func.vmap``, computes the gradients of all; one
-    update moves them. The sum of the losses has for each network's parameters the gradient of
-    its own loss, so that nobody disturbs another.
+    The trainable parameters of network k are row k of one matrix; the parameters of its module
+    are views of that row until the network is detached. One program, captured from one of the
+    networks under ``torch.func.vmap``, computes the gradients of all networks, and one update
+    moves them. The sum of the losses is differentiated: the gradient of network k's parameters
+    is that of its own loss, so the networks do not influence each other.
 
     Parameters
     ----------
     tasks : sequence of TrainTask
-        Of one kind (:func:`torchreg.engine.stack.signature.stack_signature`).
+        Of one signature (:func:`torchreg.engine.stack.signature.stack_signature`).
     features_first : bool
-        How rows lie in memory; see :class:`torchreg.engine.stack.vmap_objective.FeaturesFirst`.
-    beside_others : bool, default=False
-        Whether other threads compute at the same time.
+        Memory layout of the rows; see :class:`torchreg.engine.stack.vmap_objective.FeaturesFirst`.
 
     Raises
     ------
     NotStackableError
-        If the module cannot be computed for many at once, or does not give for each network
-        what it gives alone. All networks are then as they were.
+        If the module cannot be computed for many networks at once, or if that gives other
+        numbers than one network alone. The networks are then unchanged.
     """
 
-    #: Only L-BFGS, which trains networks one by one, can tell.
+    #: Only L-BFGS detects that further steps change nothing, and it trains networks one by one.
     converged = False
 
-    def __init__(
-        self, tasks: Sequence[TrainTask], *, features_first: bool, beside_others: bool = False
-    ) -> None:
+    def __init__(self, tasks: Sequence[TrainTask], *, features_first: bool) -> None:
         self.tasks, self.features_first = [*tasks], features_first
-        self.beside_others = beside_others
         first = tasks[0]
         networks = [task.network for task in tasks]
         self.device = first.training.t.device
         self.rng_lock = rng_lock() if first.uses_rng else nullcontext()
         self.generators = self._new_generators()
         self.names = [n for n, p in networks[0].named_parameters() if p.requires_grad]
-        #: Of each network, its parameters and buffers by name.
+        #: Parameters and buffers of each network, by name.
         self.own = [dict(chain(n.named_parameters(), n.named_buffers())) for n in networks]
         parts = [torch.stack([own[name].detach() for own in self.own]) for name in self.names]
-        # (n_networks, the parameter's own shape) -> (n_networks, n) columns
+        # (n_networks, *shape) -> (n_networks, n) columns
         parts = [part.view(len(part), part[0].numel()) for part in parts]
         self.params = torch.cat(parts, dim=1)
-        #: Buffers, and parameters that are not trained: a row for each network.
-        self.fixed = {
+        #: Buffers and frozen parameters, by name, with one row per network.
+        self.buffers = {
             name: torch.stack([own[name].detach() for own in self.own])
             for name in self.own[0]
             if name not in self.names
         }
-        #: Those of them that a step may change.
-        self.moving = moving_buffers(networks[0])
+        self.mutable = mutable_buffers(networks[0])
         optimizers = [task.optimizer.build_flat(self.device) for task in tasks]
         flat = [each for each in optimizers if isinstance(each, FlatOptimizer)]
         self.optimizer = stack_optimizers(flat, self.params)
-        self.pace = build_stacked_schedule(tasks)
+        self.lr_schedule = build_stacked_schedule(tasks)
         self.apply_lr()
-        #: The steps that are to come, at most, as they are captured for all networks.
-        self.n_epochs = max(task.max_epochs for task in tasks)
+        self.max_epochs = max(task.max_epochs for task in tasks)
         try:
-            self.leading = leading_of(tasks)
-            self.tables = [tables_behind(self.leading, task) for task in tasks]
+            self.prefix = frozen_prefix(tasks)
+            self.tables = [apply_prefix(self.prefix, task) for task in tasks]
             self._prepare()
-            self._try_out()
+            self._verify()
         except NotStackableError:
             raise
         except Exception as error:
-            # Under vmap a module can fail in ways of its own, whatever it raises.
+            # Under vmap a module may raise any exception.
             reraise_interrupt(error)
             reason = str(error).partition("\n")[0]
             raise NotStackableError(f"the module cannot be computed for many: {reason}") from error
-        self.started = self.own, *self._values()
-        self.lend()
+        self.initial = self.own, *self._values()
+        self.bind_views()
 
     def _new_generators(self) -> list[torch.Generator]:
-        """Give each network a generator that is where its order of rows begins."""
-        tasks = self.tasks
-        return make_generators([p.seed for p in tasks], [p.training for p in tasks])
+        """Return a generator for each network, at the start of its order of rows."""
+        return make_generators([t.seed for t in self.tasks], [t.training for t in self.tasks])
 
     def _prepare(self) -> None:
-        """Lay rows, parameters and gradients out for the networks that there are."""
-        tasks = self.tasks
+        """Lay out rows, parameters and gradients for the networks in the stack."""
+        first = self.tasks[0]
         tables = [own[0] for own in self.tables]
-        sizes = [task.batch_size for task in tasks]
-        self.deal = StackedLoader(
+        sizes = [task.batch_size for task in self.tasks]
+        self.loader = StackedLoader(
             tables, sizes, self.generators, features_first=self.features_first
         )
-        # A lone batch that is not full by name is dealt out anew, as it is alone.
+        # A single batch that is smaller than batch_size is shuffled, as for one network.
         is_whole = all(n >= len(table.t) for n, table in zip(sizes, tables, strict=True))
-        self.whole = stack_tables(tables, features_first=self.features_first) if is_whole else None
-        self.slope = torch.empty_like(self.params)
-        networks = [task.network for task in tasks]
-        shapes = {name: p.shape for name, p in networks[0].named_parameters()}
-        leaves, out, begin = {}, [], 0
-        for name in self.names:
-            part = slice(begin, begin + shapes[name].numel())
-            # (n_networks, n) columns -> (n_networks, the parameter's own shape)
-            shape = len(self.params), *shapes[name]
-            leaves[name] = self.params[:, part].view(shape).detach().requires_grad_()
-            out.append(self.slope[:, part].view(shape))
-            begin = part.stop
-        self.objective = StackedObjective(
-            networks,
-            {**leaves, **self.fixed},
-            tasks[0].loss,
-            protect_input=tasks[0].protect_input,
-            features_first=self.features_first,
-            leading=self.leading,
+        self.full_batch = (
+            stack_tables(tables, features_first=self.features_first) if is_whole else None
         )
-        taped = EagerGradient(self.objective, list(leaves.values()), out)
-        draws = tasks[0].uses_rng
-        n_steps = self.n_epochs * len(self.deal.batch_widths)
-        self.may_script = self._may_script()
-        self.written: Script | None = None
-        self.captured = CompiledGradient(
-            taped, uses_rng=draws, full_batch=self.whole, n_steps=n_steps, by_torch=self.may_script
+        self.grad = torch.empty_like(self.params)
+        leaves, out = {}, []
+        for name, columns, shape in self._layout():
+            # (n_networks, n) columns -> (n_networks, *shape)
+            leaves[name] = self.params[:, columns].view(shape).detach().requires_grad_()
+            out.append(self.grad[:, columns].view(shape))
+        self.objective = StackedObjective(
+            [task.network for task in self.tasks],
+            {**leaves, **self.buffers},
+            first.loss,
+            protect_input=first.protect_input,
+            features_first=self.features_first,
+            prefix=self.prefix,
+        )
+        self.gradient = CompiledGradient(
+            EagerGradient(self.objective, list(leaves.values()), out),
+            uses_rng=first.uses_rng,
+            full_batch=self.full_batch,
+            n_steps=self.max_epochs * len(self.loader.batch_widths),
         )
         self.validation: list[Batch] = []
-        if tasks[0].validation is not None:
-            held = [own[1] for own in self.tables]
-            at_once = rows_per_chunk(_EVALUATED, len(tasks) * widest(tasks[0]))
+        if first.validation is not None:
+            validation = [own[1] for own in self.tables]
+            at_once = rows_per_chunk(_MAX_EVALUATED, len(self.tasks) * widest(first))
             self.validation = stack_tables_in_chunks(
-                held, at_once, features_first=self.features_first
+                validation, at_once, features_first=self.features_first
             )
-            self.loss_of = CompiledGradient(
-                EagerLoss(self.objective), uses_rng=draws, full_batch=None
-            )
+            evaluation = EagerLoss(self.objective)
+            self.loss_of = CompiledGradient(evaluation, uses_rng=first.uses_rng, full_batch=None)
+
+    def _layout(self) -> Iterator[tuple[str, slice, tuple[int, ...]]]:
+        """Yield the columns of each trainable parameter, and its shape for all networks."""
+        begin = 0
+        for name in self.names:
+            shape = self.own[0][name].shape
+            yield name, slice(begin, begin + shape.numel()), (len(self.params), *shape)
+            begin += shape.numel()
 
     def _values(self) -> tuple[Tensor, dict[str, Tensor]]:
         """Copy all parameters and buffers."""
-        return self.params.clone(), {name: tensor.clone() for name, tensor in self.fixed.items()}
+        return self.params.clone(), {name: tensor.clone() for name, tensor in self.buffers.items()}
 
-    def _try_out(self) -> None:
-        """Take a step of each kind, repeat it, and hold it against networks that compute alone.
+    def _verify(self) -> None:
+        """Compute a step of each kind twice, and compare it with that of single networks.
 
-        Nothing is moved by it.
+        Parameters and buffers are unchanged afterwards.
         """
         before, draws = self._values(), self.tasks[0].uses_rng
         with self.rng_lock:
-            trial = StackVerifier(self.tasks)
-            for number, (batch, counts, raw) in enumerate(self._batches_to_try()):
-                own = partial(select_table, raw, counts=counts, features_first=self.features_first)
+            verifier = StackVerifier(self.tasks)
+            for number, (batch, counts, raw) in enumerate(self._sample_batches()):
+                single = partial(
+                    select_table, raw, counts=counts, features_first=self.features_first
+                )
                 if number == 0:
-                    trial.check_batching_rules(own(0))
-                losses = self.captured(batch)
-                self._require_program()
+                    verifier.check_batching_rules(single(0))
+                losses = self.gradient(batch)
+                self._check_captured()
                 if not draws:
-                    trial.check_step(own, counts, losses, self.slope, self.fixed)
+                    verifier.check_step(single, counts, losses, self.grad, self.buffers)
                 self._restore(before)
-                self.captured(batch)
-                self._require_program()
+                self.gradient(batch)
+                self._check_captured()
                 self._restore(before)
             if self.validation:
                 evaluated, again = self.evaluate() or [], self.evaluate()
                 if self.loss_of.capture_blocker is not None:
                     raise NotStackableError(self.loss_of.capture_blocker)
-                # What draws even while it is evaluated cannot be compared.
+                # Networks that draw random numbers in evaluation mode cannot be compared.
                 if evaluated == again or not draws:
-                    trial.check_evaluation(evaluated)
+                    verifier.check_evaluation(evaluated)
                 self._restore(before)
 
-    def _batches_to_try(self) -> Iterator[tuple[Batch, list[int], Batch]]:
-        """Give a batch of each width, padded and not; beside it, how its rows come to a network."""
+    def _sample_batches(self) -> Iterator[tuple[Batch, list[int], Batch]]:
+        """Yield a batch of each width, padded and not, its counts, and its raw rows."""
         tables = [task.training for task in self.tasks]
-        if self.whole is not None:
+        if self.full_batch is not None:
             yield (
-                self.whole,
-                self.deal.batch_counts[0],
+                self.full_batch,
+                self.loader.batch_counts[0],
                 stack_tables(tables, features_first=self.features_first),
             )
             return
         sizes = [task.batch_size for task in self.tasks]
 
-        def deal(tables: Sequence[Table]) -> Iterator[tuple[Batch, list[int]]]:
+        def batches(tables: Sequence[Table]) -> Iterator[tuple[Batch, list[int]]]:
             generators = self._new_generators()
             return StackedLoader(
                 tables, sizes, generators, features_first=self.features_first
             ).batches()
 
-        dealt = [deal([own[0] for own in self.tables]), *([deal(tables)] if self.leading else [])]
+        prefixed = batches([own[0] for own in self.tables])
+        raw_batches = batches(tables) if self.prefix else None
         known = set()
-        for (batch, counts), *others in zip(*dealt, strict=True):
-            raw = others[0][0] if others else batch
+        for batch, counts in prefixed:
+            raw = next(raw_batches)[0] if raw_batches else batch
             kind = max(counts), len(set(counts)) > 1
             if kind not in known:
                 known.add(kind)
                 yield batch, counts, raw
 
     def _restore(self, values: tuple[Tensor, dict[str, Tensor]]) -> None:
-        params, fixed = values
-        restore_tensors([self.params, *self.fixed.values()], [params, *fixed.values()])
+        params, buffers = values
+        restore_tensors([self.params, *self.buffers.values()], [params, *buffers.values()])
 
-    def _require_program(self) -> None:
-        if self.captured.capture_blocker is not None:
-            raise NotStackableError(self.captured.capture_blocker)
-        if not self.captured.mutated_tensors:
+    def _check_captured(self) -> None:
+        if self.gradient.capture_blocker is not None:
+            raise NotStackableError(self.gradient.capture_blocker)
+        if not self.gradient.mutated_tensors:
             return
-        own = {storage_id(tensor) for tensor in [self.params, *self.fixed.values()]}
-        if any(storage_id(tensor) not in own for tensor in self.captured.mutated_tensors):
+        own = {storage_id(tensor) for tensor in [self.params, *self.buffers.values()]}
+        if any(storage_id(tensor) not in own for tensor in self.gradient.mutated_tensors):
             raise NotStackableError("it changes a tensor that is no parameter and no buffer")
 
-    def lend(self) -> None:
-        """Let the networks look at their rows; done twice, it is as if done once."""
-        rows = {name: values.unbind() for name, values in self.fixed.items()}
-        begin = 0
-        for name in self.names:
-            shape = self.own[0][name].shape
-            part = self.params[:, begin : begin + shape.numel()]
-            # (n_networks, n) columns -> (n_networks, the parameter's own shape)
-            rows[name] = part.view(len(part), *shape).unbind()
-            begin += shape.numel()
-        for place, own in enumerate(self.own):
+    def bind_views(self) -> None:
+        """Make the networks' tensors views of their rows; idempotent."""
+        rows = {name: values.unbind() for name, values in self.buffers.items()}
+        for name, columns, shape in self._layout():
+            # (n_networks, n) columns -> (n_networks, *shape)
+            rows[name] = self.params[:, columns].view(shape).unbind()
+        for slot, own in enumerate(self.own):
             for name, values in rows.items():
-                own[name].data = values[place]
+                own[name].data = values[slot]
 
     @property
     def execution_mode(self) -> str:
-        """How the steps are computed, in words."""
-        n, how = len(self.started[0]), "" if self.written is None else " without Python in between"
-        return f"The steps were captured once and repeated{how}, for a stack of {n} networks."
+        """How the steps are computed, as a sentence."""
+        n_networks = len(self.initial[0])
+        return f"The steps were captured once and repeated, for a stack of {n_networks} networks."
 
     def batches(self) -> Iterator[tuple[Batch, list[int]]]:
-        """Deal all rows out anew; beside each batch, how many rows of each network are in it."""
-        return self.deal.batches()
+        """Shuffle the rows; yield batches, each with its number of rows of every network."""
+        return self.loader.batches()
 
     def step(self, batch: Batch, on_loss: OnLoss) -> None:
-        """Take one step down the loss of a batch."""
+        """Take one optimizer step on a batch."""
         with self.rng_lock:
-            losses = self.captured(batch)
-        self._require_program()
+            losses = self.gradient(batch)
+        self._check_captured()
         on_loss(losses, None)
-        self.optimizer.step(self.params, self.slope)
-        if self.pace is not None:
-            self.pace.after_step()
+        self.optimizer.step(self.params, self.grad)
+        if self.lr_schedule is not None:
+            self.lr_schedule.after_step()
             self.apply_lr()
 
-    def _may_script(self) -> bool:
-        """Whether steps are taken without Python in between, if that can be done."""
-        size, is_quiet = size_of(self.tasks[0]), all(p.is_quiet for p in self.tasks)
-        n_numbers = sum(width_in_numbers(task, size) for task in self.tasks)
-        most = _BESIDE_OTHERS if self.beside_others else _BY_ITSELF
-        steps_are_alike = is_quiet and not self.tasks[0].uses_rng
-        return steps_are_alike and self.device.type == "cpu" and n_numbers <= most
-
-    def script(self, n_steps: int) -> Script | None:
-        """Give so many steps on the whole batch as one, if that pays and can be done."""
-        if self.written is None and self.may_script and n_steps >= WORTH_SCRIPTING:
-            self.written = write_script(self._step_on_all, self.tensors(), self.optimizer)
-            self.may_script = self.written is not None
-        return self.written
-
-    def _step_on_all(self) -> Tensor:
-        assert self.whole is not None
-        losses = self.captured(self.whole)
-        self.optimizer.step(self.params, self.slope)
-        return losses
-
     def apply_lr(self) -> None:
-        """Take the next step with the learning rates of the networks' schedules."""
-        if self.pace is not None:
-            for name, values in self.pace.changed_hyperparams().items():
+        """Set the learning rates of the next step to those of the schedules."""
+        if self.lr_schedule is not None:
+            for name, values in self.lr_schedule.changed_hyperparams().items():
                 self.optimizer.set_hyperparam(name, values, like=self.params)
 
     def evaluate(self) -> list[float] | None:
-        """Compute each network's mean loss on its validation rows, if there are any."""
+        """Compute each network's mean loss on its validation rows; ``None`` without any."""
         if not self.validation:
             return None
         rows = 2 if self.features_first else 1
@@ -325,54 +291,54 @@ class Stack:
             with self.rng_lock:
                 losses = self.loss_of(piece)
             total = total + losses * (piece.t.shape[rows] / n_rows if piece.weight is None else 1.0)
-        losses_of_all: list[float] = total.tolist()
-        return losses_of_all
+        mean_losses: list[float] = total.tolist()
+        return mean_losses
 
     def tensors(self) -> list[Tensor]:
-        """List the tensors that training changes, each with a row for each network."""
-        return [self.params, *(self.fixed[name] for name in self.moving)]
+        """List the tensors that training changes, with one row per network."""
+        return [self.params, *(self.buffers[name] for name in self.mutable)]
 
     def are_finite(self) -> list[bool]:
-        """Tell of each network whether its weights are finite as they are now."""
+        """Return for each network whether its weights are finite."""
         # (n_networks, ...) -> (n_networks, n)
         rows = [tensor.reshape(len(tensor), -1) for tensor in self.tensors()]
-        # A finite sum has finite terms; only where it is not is each of them looked at.
+        # A finite sum has finite terms; only other sums need a look at each of them.
         total: Any = sum(each.sum(dim=1) for each in rows)
         finite = torch.isfinite(total)
         if not bool(finite.all()):
             finite = torch.stack([torch.isfinite(each).all(dim=1) for each in rows]).all(dim=0)
-        answers: list[bool] = finite.tolist()
-        return answers
+        are_finite: list[bool] = finite.tolist()
+        return are_finite
 
-    def of(self, places: list[int]) -> Stack:
-        """Build the stack of some of the networks, which train faster than all."""
+    def subset(self, indices: list[int]) -> Stack:
+        """Build a smaller stack of some of the networks; :meth:`bind_views` moves them there."""
         stack = copy.copy(self)
-        stack.tasks = [self.tasks[place] for place in places]
-        stack.own = [self.own[place] for place in places]
-        stack.tables = [self.tables[place] for place in places]
-        stack.generators = [self.generators[place] for place in places]
-        stack.params = self.params[places]
-        stack.fixed = {name: tensor[places] for name, tensor in self.fixed.items()}
-        stack.optimizer = self.optimizer.subset(places)
-        if self.pace is not None:
-            stack.pace = self.pace.subset(places)
+        stack.tasks = [self.tasks[index] for index in indices]
+        stack.own = [self.own[index] for index in indices]
+        stack.tables = [self.tables[index] for index in indices]
+        stack.generators = [self.generators[index] for index in indices]
+        stack.params = self.params[indices]
+        stack.buffers = {name: tensor[indices] for name, tensor in self.buffers.items()}
+        stack.optimizer = self.optimizer.subset(indices)
+        if self.lr_schedule is not None:
+            stack.lr_schedule = self.lr_schedule.subset(indices)
             stack.apply_lr()
         stack._prepare()
         return stack
 
-    def release(self, place: int) -> None:
-        """Leave every parameter and buffer of a network owning its own memory."""
-        for tensor in self.own[place].values():
+    def detach(self, slot: int) -> None:
+        """Give every parameter and buffer of a network its own memory."""
+        for tensor in self.own[slot].values():
             tensor.data = tensor.data.clone()
-        self.tasks[place].network.eval()
+        self.tasks[slot].network.eval()
 
     def undo(self) -> None:
-        """Put all networks back to where they were before they were stacked."""
-        tensors, params, fixed = self.started
-        for place, own in enumerate(tensors):
-            parts = params[place].split([own[name].numel() for name in self.names])
+        """Restore all networks as they were before they were stacked."""
+        tensors, params, buffers = self.initial
+        for slot, own in enumerate(tensors):
+            parts = params[slot].split([own[name].numel() for name in self.names])
             for name, part in zip(self.names, parts, strict=True):
-                # (n,) -> the parameter's own shape
+                # (n,) -> shape of the parameter
                 own[name].data = part.view(own[name].shape).clone()
-            for name, values in fixed.items():
-                own[name].data = values[place].clone()
+            for name, values in buffers.items():
+                own[name].data = values[slot].clone()

@@ -1,4 +1,4 @@
-"""Training of many networks: stacks side by side, and one after another what cannot be stacked."""
+"""Training of many networks: stacks in parallel threads, other networks one after another."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from torchreg.engine.spec import (
     is_interrupted,
     reraise_interrupt,
 )
-from torchreg.engine.stack.grouping import ENOUGH, Group, group_tasks, share_of_threads
+from torchreg.engine.stack.grouping import REASON_LARGE, Group, group_tasks, n_busy_threads
 from torchreg.engine.stack.replay_observer import ReplayObserver
 from torchreg.engine.stack.stack import Stack
 from torchreg.engine.stack.verify import NotStackableError
@@ -28,10 +28,10 @@ from torchreg.engine.train.loop import train
 from torchreg.engine.train.single import SingleBackend
 
 
-def train_together(
+def train_tasks(
     tasks: Sequence[TrainTask], cancel_event: threading.Event | None = None
 ) -> list[TaskResult]:
-    """Train networks in place, those of one kind together.
+    """Train networks in place, those of one architecture as stacks.
 
     Parameters
     ----------
@@ -41,37 +41,38 @@ def train_together(
 
     Returns
     -------
-    list of Outcome or Exception
-        One for each problem, in their order. An interrupt ends them all.
+    list of TrainResult or Exception
+        One for each task, in the same order. An exception is the result of its task alone, an
+        interrupt ends all of them.
 
     Raises
     ------
     KeyboardInterrupt
-        If the user interrupts before anything was learned.
+        If the user interrupts training before the first epoch has ended.
     """
-    work = _StackScheduler(tasks, cancel_event or threading.Event())
-    available = torch.get_num_threads()
-    groups = group_tasks(tasks, n_threads=available) if len(tasks) != 1 else [Group([0])]
-    beside = [group for group in groups if work.can_be_beside_others(group)]
-    n_threads = min(available, len(beside))
+    scheduler = _StackScheduler(tasks, cancel_event or threading.Event())
+    n_available = torch.get_num_threads()
+    groups = group_tasks(tasks, n_threads=n_available) if len(tasks) != 1 else [Group([0])]
+    parallel = [group for group in groups if scheduler.can_run_in_parallel(group)]
+    n_threads = min(n_available, len(parallel))
     try:
         if n_threads > 1:
-            with num_threads(1, others=available):
-                work.run_parallel(beside, n_threads)
-        work.run_serial([group for group in groups if n_threads <= 1 or group not in beside])
+            with num_threads(1, others=n_available):
+                scheduler.run_parallel(parallel, n_threads)
+        scheduler.run_serial([g for g in groups if n_threads <= 1 or g not in parallel])
     except KeyboardInterrupt:
-        # What was learned before shall not be lost, nor that somebody wants an end.
-        results = work.take_results()
+        # Keep what was learned, unless the results would not show the interrupt.
+        results = scheduler.pop_results()
         if not any(isinstance(result, TrainResult) for result in results):
             raise
         if not any(map(is_interrupted, results)):
             raise
         return results
-    return work.take_results()
+    return scheduler.pop_results()
 
 
 class _StackScheduler:
-    """Groups of problems to train, and their answers.
+    """Trains groups of tasks, and collects their results.
 
     Parameters
     ----------
@@ -81,120 +82,122 @@ class _StackScheduler:
 
     def __init__(self, tasks: Sequence[TrainTask], cancel_event: threading.Event) -> None:
         self.tasks, self.cancel_event = tasks, cancel_event
-        self.several_threads = False
         self.results: dict[int, TaskResult] = {}
 
-    def take_results(self) -> list[TaskResult]:
-        """Give the answers away: an error that is kept here would keep all this, in a circle."""
-        results, self.results = self.results, {}
-        return [results.get(number) or NotStartedError() for number in range(len(self.tasks))]
+    def pop_results(self) -> list[TaskResult]:
+        """Return the results, and drop them here.
 
-    def can_be_beside_others(self, group: Group) -> bool:
-        """Whether a stack, or one of a kind, can train in another thread, and gains by it.
-
-        Nobody may be listening, and torch's global generators are one thread's at a time.
+        The traceback of an exception refers to this object, so keeping it would be a cycle.
         """
-        tasks = [self.tasks[place] for place in group.places]
+        results, self.results = self.results, {}
+        return [results.get(index) or NotStartedError() for index in range(len(self.tasks))]
+
+    def can_run_in_parallel(self, group: Group) -> bool:
+        """Return whether a stack, or a large network, may train in a thread and gains by it.
+
+        Observers run in the calling thread only, and torch's global generators are shared.
+        """
+        tasks = [self.tasks[index] for index in group.indices]
         first = tasks[0]
         return (
-            (len(tasks) > 1 or group.apart == ENOUGH)
+            (len(tasks) > 1 or group.not_stacked_reason == REASON_LARGE)
             and first.training.t.device.type == "cpu"
             and not first.uses_rng
             and not any(task.observers for task in tasks)
-            and share_of_threads(tasks) >= 1
+            and n_busy_threads(tasks) >= 1
         )
 
     def run_parallel(self, groups: list[Group], n_threads: int) -> None:
-        """Train stacks in so many threads, of which this is one, each on one processor."""
-        self.several_threads = True
-        todo: SimpleQueue[Group] = SimpleQueue()
+        """Train groups in the calling thread and in ``n_threads - 1`` others, on one core each."""
+        queue: SimpleQueue[Group] = SimpleQueue()
         for group in groups:
-            todo.put(group)
-        helpers = [threading.Thread(target=self._help, args=(todo,)) for _ in range(n_threads - 1)]
-        for helper in helpers:
-            helper.start()
+            queue.put(group)
+        workers = [threading.Thread(target=self._work, args=(queue,)) for _ in range(n_threads - 1)]
+        for worker in workers:
+            worker.start()
         try:
-            self._train_from(todo)
-            for helper in helpers:
-                helper.join()
+            self._run_queue(queue)
+            for worker in workers:
+                worker.join()
         except BaseException:
             self.cancel_event.set()
-            for helper in helpers:
-                helper.join()
+            for worker in workers:
+                worker.join()
             raise
-        self.several_threads = False
 
-    def _help(self, todo: SimpleQueue[Group]) -> None:
+    def _work(self, queue: SimpleQueue[Group]) -> None:
         try:
             with num_threads(1, others=torch.get_num_threads()):
-                self._train_from(todo)
+                self._run_queue(queue)
         except KeyboardInterrupt:
             return
 
-    def _train_from(self, todo: SimpleQueue[Group]) -> None:
+    def _run_queue(self, queue: SimpleQueue[Group]) -> None:
         while not self.cancel_event.is_set():
             try:
-                self.run_serial([todo.get_nowait()])
+                self.run_serial([queue.get_nowait()])
             except Empty:
                 return
 
     def run_serial(self, groups: list[Group]) -> None:
-        """Train one group after another; an interrupt ends the one that it meets, and the rest."""
+        """Train one group after another; an interrupt ends the current one and cancels the rest."""
         for group in groups:
             if self.cancel_event.is_set():
                 return
-            # No name here for the answers: an error holds all frames that it came through.
-            self.results |= zip(group.places, self._train(group), strict=True)
-            if any(is_interrupted(self.results[place]) for place in group.places):
+            # No local name for the results: an exception refers to the frames it passed through.
+            self.results |= zip(group.indices, self._train_group(group), strict=True)
+            if any(is_interrupted(self.results[index]) for index in group.indices):
                 self.cancel_event.set()
 
-    def _train(self, group: Group) -> list[TaskResult]:
-        """Train networks of one kind as one stack, or else one after another."""
-        tasks = [self.tasks[place] for place in group.places]
-        apart = group.apart
+    def _train_group(self, group: Group) -> list[TaskResult]:
+        """Train a group as one stack, or its networks one after another."""
+        tasks = [self.tasks[index] for index in group.indices]
+        reason = group.not_stacked_reason
         if len(tasks) > 1:
-            available = torch.get_num_threads()
-            with num_threads(1, others=available):
+            with num_threads(1, others=torch.get_num_threads()):
                 for features_first in (True, False):
                     try:
                         return self._train_stack(tasks, features_first=features_first)
                     except NotStackableError as error:
-                        apart = str(error)
-        return [self._train_alone(task, apart) for task in tasks]
+                        reason = str(error)
+        return [self._train_single(task, reason) for task in tasks]
 
     def _train_stack(self, tasks: list[TrainTask], *, features_first: bool) -> list[TaskResult]:
         first = tasks[0]
-        listeners = [[ReplayObserver(observer) for observer in task.observers] for task in tasks]
+        observers = [[ReplayObserver(observer) for observer in task.observers] for task in tasks]
 
-        def work() -> list[TaskResult]:
-            stack = Stack(tasks, features_first=features_first, beside_others=self.several_threads)
-            for task, own in zip(tasks, listeners, strict=True):
+        def build_and_train() -> list[TaskResult]:
+            stack = Stack(tasks, features_first=features_first)
+            for task, own in zip(tasks, observers, strict=True):
                 task.observers = [*own]
             try:
                 return train(tasks, stack, self.cancel_event)
             except Exception as error:
                 reraise_interrupt(error)
                 stack.undo()
-                for told in chain(*listeners):
-                    told.reset()
+                for observer in chain(*observers):
+                    observer.reset()
                 raise NotStackableError(f"training as a stack failed: {error}") from error
 
-        device = first.training.t.device
-        return with_seed(first.generators, device, work) if first.uses_rng else work()
+        if not first.uses_rng:
+            return build_and_train()
+        return with_seed(first.generators, first.training.t.device, build_and_train)
 
-    def _train_alone(self, task: TrainTask, apart: str | None) -> TaskResult:
-        """Train, with random numbers of our own if the network draws; other threads wait then."""
-        available = torch.get_num_threads()
-        with num_threads(1 if task.work <= ONE_THREAD else available, others=available):
-            work = partial(self._begin_alone, task, apart)
-            device = task.training.t.device
+    def _train_single(self, task: TrainTask, not_stacked_reason: str | None) -> TaskResult:
+        """Train one network, with its own random numbers if it draws any."""
+        n_available = torch.get_num_threads()
+        with num_threads(1 if task.work <= ONE_THREAD else n_available, others=n_available):
+            build_and_train = partial(self._build_and_train, task, not_stacked_reason)
             try:
-                return with_seed(task.generators, device, work) if task.uses_rng else work()
+                if not task.uses_rng:
+                    return build_and_train()
+                return with_seed(task.generators, task.training.t.device, build_and_train)
             except Exception as error:
                 reraise_interrupt(error)
                 return error
 
-    def _begin_alone(self, task: TrainTask, apart: str | None) -> TaskResult:
+    def _build_and_train(self, task: TrainTask, not_stacked_reason: str | None) -> TaskResult:
         if task.batch_observer is not None:
             task.batch_observer.begin()
-        return train([task], SingleBackend(task, apart), self.cancel_event)[0]
+        backend = SingleBackend(task, not_stacked_reason)
+        return train([task], backend, self.cancel_event)[0]

@@ -1,4 +1,4 @@
-"""Whether networks compute in a stack what each of them computes alone."""
+"""Verification that networks compute in a stack what each of them computes alone."""
 
 from __future__ import annotations
 
@@ -12,30 +12,30 @@ from torchreg.engine.capture import Call, EagerGradient, EagerLoss, Recorder, al
 from torchreg.engine.data import Batch, iter_batches
 from torchreg.engine.spec import Objective, TrainTask
 
-#: Where torch keeps what it knows of an operation under vmap.
-_FOR_MANY = "FuncTorchBatched", "FuncTorchVmapMode", "CompositeImplicitAutograd"
+#: Dispatch keys under which torch registers batching rules and what needs none.
+_BATCHING_KEYS = "FuncTorchBatched", "FuncTorchVmapMode", "CompositeImplicitAutograd"
 
 
 class NotStackableError(Exception):
-    """These networks cannot train as one; the message completes "because"."""
+    """The networks cannot train as one stack; the message completes "because"."""
 
 
 class StackVerifier:
-    """Holds what a stack computes against copies of some of its networks.
+    """Compares the results of a stack with those of copies of some of its networks.
 
     Parameters
     ----------
     tasks : sequence of TrainTask
-        Of the stack; nothing of them is changed.
+        Of the stack; they are not changed.
     """
 
     def __init__(self, tasks: Sequence[TrainTask]) -> None:
         self.tasks = tasks
 
     def check_batching_rules(self, batch: Batch) -> None:
-        """See whether torch knows how to compute each operation for many networks at once.
+        """Check that torch has a batching rule for each operation of the networks.
 
-        It could compute the others in a loop, but would warn of that, and take its time.
+        Without one it would compute the networks in a slow loop, and warn of it.
 
         Parameters
         ----------
@@ -46,78 +46,77 @@ class StackVerifier:
         ------
         NotStackableError
         """
-        objective = self._alone(0)
+        objective = self._single(0)
         for training in (True, False):
             objective.network.train(training)
             with torch.no_grad(), Recorder() as recorder:
                 objective.of(batch)
             for call in recorder.calls:
-                if call.inputs and not any(_has_kernel(call, key) for key in _FOR_MANY):
+                if call.inputs and not any(_has_kernel(call, key) for key in _BATCHING_KEYS):
                     raise NotStackableError(f"torch has no {call.name} for many networks at once")
 
     def check_step(
         self,
-        select_table: Callable[[int], Batch],
+        batch_of: Callable[[int], Batch],
         counts: Sequence[int],
         losses: Tensor,
-        slope: Tensor,
+        grad: Tensor,
         buffers: Mapping[str, Tensor],
     ) -> None:
-        """Compare a step: loss, gradient and buffers.
+        """Compare the loss, the gradient and the buffers of a step.
 
         Parameters
         ----------
-        select_table : callable
-            Gives the batch of one network.
+        batch_of : callable
+            Returns the batch of one network.
         counts : sequence of int
-            How many rows each has.
-        losses, slope : Tensor of shape (n_networks,) and (n_networks, n_parameters)
+            Number of rows in the batch of each network.
+        losses, grad : Tensor of shape (n_networks,) and (n_networks, n_parameters)
         buffers : mapping of str to Tensor
-            With a row for each network.
+            With one row per network.
 
         Raises
         ------
         NotStackableError
         """
-        for place in _some(counts):
-            objective = self._alone(place)
+        for slot in _sample_slots(counts):
+            objective = self._single(slot)
             network = objective.network
             parameters = [p for p in network.parameters() if p.requires_grad]
-            taped = EagerGradient(objective, parameters, ())
-            loss, gradients = taped.compute(select_table(place))
+            loss, gradients = EagerGradient(objective, parameters, ()).compute(batch_of(slot))
             expected = [loss.detach(), torch.cat([g.reshape(-1) for g in gradients])]
-            came = [losses[place], slope[place]]
+            actual = [losses[slot], grad[slot]]
             tensors = dict([*network.named_parameters(), *network.named_buffers()])
             for name, values in buffers.items():
                 expected.append(tensors[name].detach())
-                came.append(values[place])
-            # One whose loss is not finite is refused with its first step, wherever it trains.
-            if torch.isfinite(loss) and not all_close(came, expected):
+                actual.append(values[slot])
+            # A network whose first loss is not finite is refused in the loop, stacked or not.
+            if torch.isfinite(loss) and not all_close(actual, expected):
                 raise NotStackableError("in a stack it does not compute what it computes alone")
 
     def check_evaluation(self, losses: Sequence[float]) -> None:
-        """Compare the losses of the validation rows.
+        """Compare the losses on the validation rows.
 
         Parameters
         ----------
         losses : sequence of float
-            One for each network.
+            One per network.
 
         Raises
         ------
         NotStackableError
         """
-        tables = [p.validation for p in self.tasks if p.validation is not None]
-        for place in _some([len(table.t) for table in tables]):
-            evaluation, table = EagerLoss(self._alone(place)), tables[place]
+        tables = [task.validation for task in self.tasks if task.validation is not None]
+        for slot in _sample_slots([len(table.t) for table in tables]):
+            evaluation, table = EagerLoss(self._single(slot)), tables[slot]
             total = sum(evaluation(batch) * len(batch.t) for batch in iter_batches(table))
             loss = torch.as_tensor(total / len(table.t))
-            if torch.isfinite(loss) and not all_close([loss.new_tensor(losses[place])], [loss]):
+            if torch.isfinite(loss) and not all_close([loss.new_tensor(losses[slot])], [loss]):
                 raise NotStackableError("in a stack it is not evaluated as it is alone")
 
-    def _alone(self, place: int) -> Objective:
-        """Build the objective of one network, on copies of all that a step may change."""
-        task = self.tasks[place]
+    def _single(self, slot: int) -> Objective:
+        """Return the objective of one network, on copies of all that a step may change."""
+        task = self.tasks[slot]
         network = copy.deepcopy(task.network).train()
         return Objective(network, task.loss.copied(), task.protect_input)
 
@@ -128,7 +127,7 @@ def _has_kernel(call: Call, key: str) -> bool:
     return torch._C._dispatch_has_kernel_for_dispatch_key(name, key)
 
 
-def _some(counts: Sequence[int]) -> set[int]:
-    """Choose some networks to look at, those with the most padding too."""
+def _sample_slots(counts: Sequence[int]) -> set[int]:
+    """Return the slots to compare: the first, the last, and those with most and least padding."""
     last = len(counts) - 1
     return {0, last, counts.index(min(counts)), counts.index(max(counts))}

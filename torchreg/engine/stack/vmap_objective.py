@@ -1,4 +1,4 @@
-"""Many networks of one architecture, computed at once: one of them under ``torch.func.vmap``."""
+"""Losses of many networks of one architecture, computed by ``torch.func.vmap``."""
 
 from __future__ import annotations
 
@@ -19,21 +19,21 @@ from torchreg.engine.spec import Objective, losses_per_row, mean_loss
 from torchreg.losses import Loss
 from torchreg.nn import BinEmbedding, PeriodicEmbedding
 
-#: Their buffers are set once: no call changes them.
-_STILL = {*CONSTANTS, BinEmbedding, PeriodicEmbedding}
+#: Layers whose buffers no call changes.
+_CONSTANT_LAYERS = {*CONSTANTS, BinEmbedding, PeriodicEmbedding}
 
 
 class FeaturesFirst(TorchFunctionMode):
-    """Lets linear layers hand on (n, n_units) as the transpose of what lies in memory.
+    """Makes linear layers return (n, n_units) as the transpose of a contiguous tensor.
 
-    A row of memory is then a unit and not a row of the table: with few units and many rows,
-    sums over rows run along memory, and each operation is two to three times as fast.
+    One row in memory is then a unit instead of a row of the table. With few units and many rows,
+    sums over rows run along memory, which makes each operation two to three times as fast.
 
     Attributes
     ----------
     rows : Tensor or None
-        Of shape (n, n_features), what the network is given. A layer that is given them has its
-        biases as the weights of one feature more, which is 1: a product then adds them, and sums
+        Input of the network, of shape (n, n_features). A layer with this input treats its biases
+        as the weights of an additional feature that is 1: one product then adds them, and sums
         their gradients.
     """
 
@@ -46,14 +46,14 @@ class FeaturesFirst(TorchFunctionMode):
         args: tuple[Any, ...] = (),
         kwargs: dict[str, Any] | None = None,
     ) -> Any:
-        """Call the function, or compute W x' instead of x W'."""
+        """Call the function; a linear layer computes W x' instead of x W'."""
         kwargs = kwargs or {}
         if func is not nn.functional.linear or args[0].ndim != 2:
             return func(*args, **kwargs)
-        return _turned_linear(*args, **kwargs, is_first=args[0] is self.rows)
+        return _transposed_linear(*args, **kwargs, is_first=args[0] is self.rows)
 
 
-def _turned_linear(
+def _transposed_linear(
     input: Tensor, weight: Tensor, bias: Tensor | None = None, *, is_first: bool = False
 ) -> Tensor:
     if bias is not None and is_first:
@@ -67,7 +67,7 @@ def _turned_linear(
 
 
 class StackedDropout(nn.Module):
-    """``nn.Dropout`` with a rate that is a buffer, so that each network can have its own."""
+    """``nn.Dropout`` whose rate is a buffer, so that each network has its own."""
 
     rate: Tensor
 
@@ -77,64 +77,54 @@ class StackedDropout(nn.Module):
         self.register_buffer("rate", torch.tensor(rate, dtype=like.dtype, device=like.device))
 
     def forward(self, x: Tensor) -> Tensor:
-        """Silence units while training, and make up for them: shape (...) to the same."""
+        """Drop units during training, and rescale the others: shape (...) to the same."""
         if not self.training:
             return x
-        # A rate of 1 silences all, and there is nothing to make up for.
+        # A rate of 1 drops all units, and leaves none to rescale.
         factor = (torch.rand_like(x) >= self.rate) / (1 - self.rate + (self.rate == 1))
         return x.mul_(factor) if self.inplace else x * factor
 
 
-def leave_out(network: nn.Module, names: Iterable[str]) -> None:
-    """Let layers hand on what they are given, in place."""
-    places = dict(network.named_modules(remove_duplicate=False))
-    for name in names:
-        for place, module in places.items():
-            if module is places[name]:
-                parent, _, own = place.rpartition(".")
-                setattr(network.get_submodule(parent), own, nn.Identity())
-
-
-def moving_buffers(network: nn.Module) -> list[str]:
-    """Name the buffers that a call may change: all but those of modules that are known not to.
+def mutable_buffers(network: nn.Module) -> list[str]:
+    """Return the names of the buffers that a call may change: all but those of known constants.
 
     Examples
     --------
     >>> from torchreg.nn import AddConstant
-    >>> moving_buffers(nn.Sequential(AddConstant(-200), nn.Linear(1, 2), nn.BatchNorm1d(2)))
+    >>> mutable_buffers(nn.Sequential(AddConstant(-200), nn.Linear(1, 2), nn.BatchNorm1d(2)))
     ['2.running_mean', '2.running_var', '2.num_batches_tracked']
     """
-    still = {
+    constant = {
         id(buffer)
         for module in network.modules()
-        if type(module) in _STILL
+        if type(module) in _CONSTANT_LAYERS
         for buffer in module.buffers()
     }
-    return [name for name, buffer in network.named_buffers() if id(buffer) not in still]
+    return [name for name, buffer in network.named_buffers() if id(buffer) not in constant]
 
 
 class StackedObjective:
-    """The losses of many networks on batches of their own.
+    """The losses of many networks, each on its own batch.
 
     Parameters
     ----------
     networks : sequence of nn.Module
         Of one architecture; they are not called, and need not be kept.
     values : dict of str to Tensor
-        Parameters and buffers by name, each with a row for each network.
+        Parameters and buffers by name, with one row per network.
     loss : Loss
     protect_input : bool
         Whether the networks overwrite their input.
     features_first : bool
-        Whether batches come as (n_networks, n_features, n), and layers compute that way.
-    leading : sequence of str, default=()
-        Layers that the rows have gone through before
-        (:func:`torchreg.engine.stack.leading.leading_layers`).
+        Whether batches have shape (n_networks, n_features, n); see :class:`FeaturesFirst`.
+    prefix : sequence of str, default=()
+        Layers that were applied to the rows before
+        (:func:`torchreg.engine.stack.frozen_prefix.frozen_prefix`).
 
     Attributes
     ----------
     network : nn.Module
-        The copy of one of them that is called for all, with the values in place of its own.
+        Copy of a network that is called for all, with ``values`` in place of its own.
     """
 
     many: ClassVar[bool] = True
@@ -147,24 +137,25 @@ class StackedObjective:
         *,
         protect_input: bool,
         features_first: bool,
-        leading: Sequence[str] = (),
+        prefix: Sequence[str] = (),
     ) -> None:
         self.network = copy.deepcopy(networks[0])
-        leave_out(self.network, leading)
+        for name in prefix:
+            setattr(self.network, name, nn.Identity())
         self.network.train()
         parts = self.network.named_parameters, self.network.named_buffers
         known = {name for part in parts for name, _ in part(remove_duplicate=False)}
         self.values = {name: value for name, value in values.items() if name in known}
         self.loss = loss.copied()
         self.features_first = features_first
-        self.constants = self._give_rates(networks)
+        self.constants = self._stack_dropout(networks)
         self.objective = Objective(self.network, self.loss, protect_input)
 
-    def _give_rates(self, networks: Sequence[nn.Module]) -> dict[str, Tensor]:
-        """Replace ``nn.Dropout`` where the networks differ in its rate."""
+    def _stack_dropout(self, networks: Sequence[nn.Module]) -> dict[str, Tensor]:
+        """Replace ``nn.Dropout`` where the networks differ in its rate; return the rates."""
         rates: dict[str, Tensor] = {}
         like = next(self.network.parameters())
-        # One that stands in several places is replaced in each of them.
+        # A layer with several names is replaced under each of them.
         for name, module in list(self.network.named_modules(remove_duplicate=False)):
             if type(module) is not nn.Dropout:
                 continue
@@ -178,7 +169,7 @@ class StackedObjective:
 
     @property
     def stable(self) -> list[Tensor]:
-        """The tensors whose memory stays: parameters, buffers and rates."""
+        """The tensors that keep their memory: parameters, buffers and dropout rates."""
         return [*self.values.values(), *self.constants.values()]
 
     @property
