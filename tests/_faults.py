@@ -22,7 +22,7 @@ from sklearn.model_selection import GridSearchCV, cross_val_predict
 from skorch.callbacks import Callback
 from torch import Tensor, nn
 
-from tests._trials import Array, StackVerifier, rows
+from tests._trials import Array, RefitTrial, rows
 from torchreg import TorchRegressor
 from torchreg.nn import MLP
 
@@ -33,7 +33,7 @@ REFUSED = (ValueError, TypeError)
 # An error comes from nowhere
 
 
-def error_at_a_call(trial: StackVerifier, injection: Any, error: BaseException) -> None:
+def error_at_a_call(trial: RefitTrial, injection: Any, error: BaseException) -> None:
     with injection() as counted:
         clone(trial.reg).fit(trial.X, trial.y)
     at = int(trial.rng.integers(1, counted.calls + 1))
@@ -45,17 +45,17 @@ def error_at_a_call(trial: StackVerifier, injection: Any, error: BaseException) 
     trial.refit(type(error), fit=fit)
 
 
-def interrupt_at_a_call(trial: StackVerifier, injection: Any) -> None:
+def interrupt_at_a_call(trial: RefitTrial, injection: Any) -> None:
     """Ctrl-C comes on entry to a function, whichever it is."""
     error_at_a_call(trial, injection, KeyboardInterrupt())
 
 
-def no_memory_at_a_call(trial: StackVerifier, injection: Any) -> None:
+def no_memory_at_a_call(trial: RefitTrial, injection: Any) -> None:
     """Memory ends on entry to a function, whichever it is."""
     error_at_a_call(trial, injection, MemoryError("there is none left"))
 
 
-def interrupt_at_a_time(trial: StackVerifier, injection: Any) -> None:
+def interrupt_at_a_time(trial: RefitTrial, injection: Any) -> None:
     """Ctrl-C comes as a signal, at any time."""
     started = time.perf_counter()
     clone(trial.reg).fit(trial.X, trial.y)
@@ -125,7 +125,7 @@ class FailingCallback(Callback):
     on_batch_end = on_grad_computed = on_train_end = on_epoch_end
 
 
-def error_of_the_user(trial: StackVerifier, injection: Any) -> None:
+def error_of_the_user(trial: RefitTrial, injection: Any) -> None:
     """A module, a loss or a callback raises something, sooner or later."""
     error = ERRORS[trial.rng.integers(len(ERRORS))]("the user's")
     failure = Failure(error, at=0)
@@ -164,7 +164,7 @@ NESTED = ["module__hidden_sizes", "module__activation", "module__dropout"]
 NESTED += ["optimizer__weight_decay", "optimizer__betas", "loss__delta", "callbacks__a__b"]
 
 
-def absurd_parameters(trial: StackVerifier, injection: Any) -> None:
+def absurd_parameters(trial: RefitTrial, injection: Any) -> None:
     """Some parameters are what nobody would give."""
     names = [name for name in trial.reg.get_params() if "__" not in name and name != "verbose"]
     chosen = trial.rng.choice([*names, *NESTED], size=2, replace=False)
@@ -176,7 +176,7 @@ def absurd_parameters(trial: StackVerifier, injection: Any) -> None:
     trial.refit(*REFUSED)
 
 
-def spoilt_data(trial: StackVerifier, injection: Any) -> None:
+def spoilt_data(trial: RefitTrial, injection: Any) -> None:
     """Somewhere a number is none, or too large, or a row is missing."""
     tables = {"X": trial.X.copy(), "y": trial.y.copy(), "sample_weight": np.ones(len(trial.y))}
     name = ("X", "y", "sample_weight")[trial.rng.integers(3)]
@@ -196,7 +196,7 @@ def spoilt_data(trial: StackVerifier, injection: Any) -> None:
             trial.reg.predict(tables["X"])
 
 
-def other_shapes(trial: StackVerifier, injection: Any) -> None:
+def other_shapes(trial: RefitTrial, injection: Any) -> None:
     """Another width, number of outputs, dtype and kind of table."""
     width, n_outputs = int(trial.rng.integers(1, 6)), int(trial.rng.integers(0, 4))
     X, y = rows(trial.rng, width)
@@ -222,7 +222,7 @@ def other_shapes(trial: StackVerifier, injection: Any) -> None:
 # Others are at work
 
 
-def threads(trial: StackVerifier, injection: Any) -> None:
+def threads(trial: RefitTrial, injection: Any) -> None:
     """Sixteen threads predict while others fit clones, and so does this one."""
     reg, X = trial.reg.set_params(callbacks=None), trial.X
     twins = [clone(reg) for _ in range(3)]
@@ -251,7 +251,7 @@ def threads(trial: StackVerifier, injection: Any) -> None:
         trial.compare(twin)
 
 
-def search(trial: StackVerifier, injection: Any) -> None:
+def search(trial: RefitTrial, injection: Any) -> None:
     """A search in two workers finds what it finds alone."""
     reg, X, y = clone(trial.reg).set_params(callbacks=None), trial.X, trial.y
     alone = GridSearchCV(reg, {"lr": [0.001, 0.01]}, cv=2).fit(X, y)
@@ -276,7 +276,7 @@ class Until(Callback):
             raise KeyboardInterrupt
 
 
-def fork(trial: StackVerifier, injection: Any) -> None:
+def fork(trial: RefitTrial, injection: Any) -> None:
     """A forked process predicts and fits as its parent, where a thread holds the generators."""
     begun, end = threading.Event(), threading.Event()
     busy = TorchRegressor(
@@ -310,7 +310,7 @@ def fork(trial: StackVerifier, injection: Any) -> None:
     np.testing.assert_array_equal(new, reg.fit(trial.X, trial.y).predict(trial.X))
 
 
-FAULTS: list[Callable[[StackVerifier, Any], None]] = [
+FAULTS: list[Callable[[RefitTrial, Any], None]] = [
     interrupt_at_a_call,
     no_memory_at_a_call,
     interrupt_at_a_time,

@@ -1,4 +1,4 @@
-"""Fits as the engine is asked for them: together, as stacks, or one after another."""
+"""Fits through the engine: several in one call, which may train as stacks, or one at a time."""
 
 from __future__ import annotations
 
@@ -11,18 +11,16 @@ from unittest.mock import patch
 import numpy as np
 import torch
 
-import torchreg.engine.stack.train_many
 import torchreg.regressor
 from torchreg import TorchRegressor
-from torchreg.engine.build import FitResult
+from torchreg.engine.build import FitCache, FitResult, prepare_fit
 from torchreg.engine.run import fit_networks, unwrap_result
-from torchreg.engine.spec import FitJob
-from torchreg.engine.stack.stack import Stack
-from torchreg.engine.stack.verify import NotStackableError
+from torchreg.engine.spec import FitJob, TrainTask
+from torchreg.engine.stack import NotStackableError, Stack
 
 Array = np.ndarray
 Rows = dict[str, Any]
-#: Sums in another order: a few units in the last place, amplified over some tens of steps.
+#: Tolerance for sums in another order, whose rounding grows over some tens of steps.
 NEAR = 1e-9
 
 
@@ -31,7 +29,7 @@ class _CaughtError(Exception):
 
 
 def job_of(reg: TorchRegressor, rows: Rows) -> FitJob:
-    """Let a regressor fit as ever, and catch what it asks the engine for."""
+    """Return the job that ``fit`` passes to the engine."""
     caught: list[FitJob] = []
 
     def catch(job: FitJob) -> FitResult:
@@ -43,12 +41,17 @@ def job_of(reg: TorchRegressor, rows: Rows) -> FitJob:
             reg.fit(**rows)
         except _CaughtError:
             return caught[0]
-    raise AssertionError("the engine was not asked")
+    raise AssertionError("fit did not call the engine")
+
+
+def task_of(reg: TorchRegressor, rows: Rows) -> TrainTask:
+    """Return the first training task of a fit."""
+    return prepare_fit(job_of(reg, rows), FitCache(finds_equal=False)).tasks[0]
 
 
 @dataclass
 class Seen:
-    """Which stacks were built, with how many networks, and why others were not."""
+    """Stacks that were built, their sizes, and the reasons why others were not."""
 
     sizes: list[int] = field(default_factory=list)
     reasons: list[str] = field(default_factory=list)
@@ -58,25 +61,24 @@ class Seen:
 
 @contextmanager
 def watched() -> Iterator[Seen]:
-    """See which stacks are built inside the block."""
-    seen = Seen()
+    """Record the stacks that are built inside the block."""
+    seen, build = Seen(), Stack.__init__
 
-    class Spy(Stack):
-        def __init__(self, problems: Any, *, features_first: bool, **how: Any) -> None:
-            try:
-                super().__init__(problems, features_first=features_first, **how)
-            except NotStackableError as error:
-                seen.reasons.append(str(error))
-                raise
-            seen.sizes.append(len(problems))
-            seen.stacks.append(self)
-            seen.features_first.append(features_first)
+    def spy(stack: Stack, tasks: Any, *, features_first: bool) -> None:
+        try:
+            build(stack, tasks, features_first=features_first)
+        except NotStackableError as error:
+            seen.reasons.append(str(error))
+            raise
+        seen.sizes.append(len(tasks))
+        seen.stacks.append(stack)
+        seen.features_first.append(features_first)
 
-    with patch.object(torchreg.engine.stack.train_many, "Stack", Spy):
+    with patch.object(Stack, "__init__", spy):
         yield seen
 
 
-def answer_alone(job: FitJob) -> FitResult | Exception:
+def fit_alone(job: FitJob) -> FitResult | Exception:
     try:
         return unwrap_result(*fit_networks([job]))
     except Exception as error:
@@ -87,8 +89,8 @@ Builder = Callable[[], Sequence[tuple[TorchRegressor, Rows]]]
 
 
 def both_ways(fits: Builder) -> tuple[list[Any], list[Any], Seen]:
-    """Fit the same twice: together, and one after another."""
-    alone = [answer_alone(job) for job in [job_of(*fit) for fit in fits()]]
+    """Run the same fits twice: all in one call of the engine, and one at a time."""
+    alone = [fit_alone(job) for job in [job_of(*fit) for fit in fits()]]
     jobs = [job_of(*fit) for fit in fits()]
     with watched() as seen:
         together = fit_networks(jobs)
@@ -96,7 +98,7 @@ def both_ways(fits: Builder) -> tuple[list[Any], list[Any], Seen]:
 
 
 def assert_same(one: FitResult, other: FitResult, *, near: float = NEAR) -> None:
-    """Require of two fits the same weights, losses and ends."""
+    """Require the same weights, losses and end of two fits."""
     first, second = one.module.state_dict(), other.module.state_dict()
     assert list(first) == list(second)
     for name, tensor in first.items():

@@ -113,7 +113,7 @@ def surroundings() -> dict[str, Any]:
     }
 
 
-class StackVerifier:
+class RefitTrial:
     """A fitted regressor, other rows to fit it to, and what it was before.
 
     `reg` has another seed than it was fitted with, so that a new fit cannot pass for the old.

@@ -21,7 +21,7 @@ import pytest
 
 from tests._faults import FAULTS
 from tests._resources import resources
-from tests._trials import StackVerifier, surroundings
+from tests._trials import RefitTrial, surroundings
 
 #: Seconds for which the slow test goes on.
 LONG = 600.0
@@ -40,7 +40,7 @@ def take_round(seed: int, number: int, injection: Any, fault: Any = None) -> str
     before = surroundings()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        fault(StackVerifier(rng), injection)
+        fault(RefitTrial(rng), injection)
     assert surroundings() == before
     return str(fault.__name__)
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import torchreg.engine.stack.train_many as together
-from tests._stacks import answer_alone, assert_same, job_of
+from tests._stacks import fit_alone, assert_same, job_of
 from torchreg import TorchRegressor
 from torchreg.engine.run import fit_networks
 from torchreg.engine.spec import EpochRecord
@@ -63,7 +63,7 @@ def test_who_listens_hears_of_each_epoch_once_though_a_stack_fails(
 
     rows = {"X": X, "y": X[:, 0]}
     alone = fits()
-    expected = [answer_alone(job_of(reg, rows)) for reg in alone]
+    expected = [fit_alone(job_of(reg, rows)) for reg in alone]
     monkeypatch.setattr(together.Stack, "step", fail)
     together_ = fits()
     answers = fit_networks([job_of(reg, rows) for reg in together_])

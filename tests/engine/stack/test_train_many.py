@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 import torchreg.engine.stack.grouping as groups
 import torchreg.engine.stack.train_many as together
-from tests._stacks import Rows, answer_alone, assert_same, both_ways, job_of
+from tests._stacks import Rows, fit_alone, assert_same, both_ways, job_of
 from tests._trials import surroundings
 from tests._zoo import Body
 from torchreg import TorchRegressor
@@ -125,7 +125,7 @@ def test_networks_of_a_kind_that_are_large_enough_by_themselves_train_side_by_si
     answers: list[Any] = fit_networks(jobs_of(fits))
     assert begun.n_waiting == 0 and len(side_by_side) == 4
     for one, fit in zip(answers, fits, strict=True):
-        assert_same(one, answer_alone(job_of(*fit)))
+        assert_same(one, fit_alone(job_of(*fit)))
         assert "because it is large enough by itself" in one.train_result.execution_mode
 
 
@@ -298,7 +298,7 @@ def test_threads_that_fit_at_the_same_time_do_not_meet(side_by_side: list[str]) 
         thread.start()
     for thread in threads:
         thread.join(30)
-    expected = [answer_alone(job) for job in jobs_of([fit_of(k) for k in range(8)])]
+    expected = [fit_alone(job) for job in jobs_of([fit_of(k) for k in range(8)])]
     assert len(results) == 3
     for answers in results:
         for one, other in zip(answers, expected, strict=True):

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 import torchreg.engine.train.loop as loop
-from tests._stacks import Rows, Seen, answer_alone, assert_same, both_ways, job_of, watched
+from tests._stacks import Rows, Seen, fit_alone, assert_same, both_ways, job_of, watched
 from tests._zoo import Body
 from torchreg import TorchRegressor
 from torchreg.engine.run import fit_networks
@@ -270,7 +270,7 @@ def watching(n: int, each: Each, **options: Any) -> tuple[list[Any], list[Any]]:
         fits = begin()
         jobs = [job_of(*fit) for fit in fits]
         with watched() as seen:
-            answers = fit_networks(jobs) if together else [answer_alone(job) for job in jobs]
+            answers = fit_networks(jobs) if together else [fit_alone(job) for job in jobs]
         assert seen.sizes == ([n] if together else [])
         ways.append([(answer, reg.heard) for answer, (reg, _) in zip(answers, fits, strict=True)])
     return ways[0], ways[1]
@@ -361,7 +361,7 @@ def test_an_interrupt_leaves_all_as_they_were_after_the_last_whole_epoch(
     expected = build(module, budget, [rows(k, 40, 5) for k in range(3)], **options)
     for answer, fit in zip(answers, expected, strict=True):
         assert answer.train_result.reason == "interrupted" and answer.interrupted
-        other = answer_alone(job_of(*fit))
+        other = fit_alone(job_of(*fit))
         assert not isinstance(other, Exception)
         other.train_result.reason = "interrupted"
         assert_same(answer, other)
@@ -388,7 +388,7 @@ def test_an_interrupt_among_epochs_that_nobody_looks_at_leaves_all_as_they_were(
         tables = [rows(k) for k in range(3)]
         return [job_of(*fit) for fit in build(plain, each, tables, batch_size=None, **options)]
 
-    jobs, expected = fits(), [answer_alone(job) for job in fits(max_epochs=epoch - 1)]
+    jobs, expected = fits(), [fit_alone(job) for job in fits(max_epochs=epoch - 1)]
     monkeypatch.setattr(Stack, "step", interrupting)
     answers = fit_networks(jobs)
     reasons = [
@@ -477,7 +477,7 @@ def test_an_interrupt_that_meets_closing_ranks_mixes_no_weights(
     short = build(normalized, lambda _: {}, tables, **options)
     for k, (answer, fit) in enumerate(zip(answers, short, strict=True)):
         assert answer.train_result.reason == ("budget" if k in (1, 2) else "interrupted")
-        other = answer_alone(job_of(*fit))
+        other = fit_alone(job_of(*fit))
         assert not isinstance(other, Exception)
         other.train_result.reason = answer.train_result.reason
         assert_same(answer, other)
