@@ -97,7 +97,9 @@ def test_networks_with_a_wrong_declaration_train_one_at_a_time(module: Any, reas
 
 def test_networks_that_draw_random_numbers_keep_their_prefix() -> None:
     def fits() -> list[tuple[TorchRegressor, Rows]]:
-        return [(TorchRegressor(WithDropout, max_epochs=20, random_state=k), rows(0)) for k in (0, 1)]
+        return [
+            (TorchRegressor(WithDropout, max_epochs=20, random_state=k), rows(0)) for k in (0, 1)
+        ]
 
     _, _, seen = both_ways(fits)
     assert [stack.prefix for stack in seen.stacks] == [()]

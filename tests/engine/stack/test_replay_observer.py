@@ -1,89 +1,89 @@
-"""A fit that begins anew tells its epochs once."""
+"""Observers see each epoch once, even if a stack fails and its networks start again."""
 
 from __future__ import annotations
 
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 import pytest
 
-import torchreg.engine.stack.train_many as together
-from tests._stacks import fit_alone, assert_same, job_of
+from tests._stacks import assert_same, fit_alone, job_of
 from torchreg import TorchRegressor
 from torchreg.engine.run import fit_networks
-from torchreg.engine.spec import EpochRecord
-from torchreg.engine.stack.replay_observer import ReplayObserver
+from torchreg.engine.spec import EpochRecord, TrainResult
+from torchreg.engine.stack import ReplayObserver, Stack
 from torchreg.nn import MLP
 
-RNG = np.random.default_rng(0)
-X = RNG.normal(size=(30, 3))
+X = np.random.default_rng(0).normal(size=(30, 3))
+ROWS = {"X": X, "y": X[:, 0]}
 
 
-class Listening(TorchRegressor):
-    """Writes down what it hears; stops, or notes something."""
+class Log:
+    """Observer that records its calls, adds an entry to each record, and may stop the fit."""
 
-    heard: list[Any]
-
-    def _settled(self, *given: Any) -> Self:
-        # The copy that is asked for observers shares the list.
-        self.heard = []
-        return super()._settled(*given)
-
-    def _observers(self, *given: Any) -> list[Any]:
-        return [self]
+    def __init__(self, stop_at: int = 0) -> None:
+        self.calls: list[Any] = []
+        self.stop_at = stop_at
 
     def on_epoch_begin(self) -> None:
-        self.heard.append("begin")
+        self.calls.append("begin")
 
     def on_epoch_end(self, record: EpochRecord) -> bool:
-        self.heard.append(record.epoch)
-        record.extra["seen"] = len(self.heard)
-        return bool(self.random_state == 1 and record.epoch == 4)
+        self.calls.append(record.epoch)
+        record.extra["n_calls"] = len(self.calls)
+        return record.epoch == self.stop_at
 
-    def on_fit_end(self, outcome: Any) -> None:
-        self.heard.append(outcome.reason)
-
-
-def fits() -> list[Listening]:
-    options: dict[str, Any] = {"module__hidden_sizes": (3,), "max_epochs": 20}
-    return [Listening(MLP, random_state=k, **options) for k in range(3)]
+    def on_fit_end(self, result: TrainResult) -> None:
+        self.calls.append(result.reason)
 
 
-@pytest.mark.parametrize("failing", [[7], [3, 30]], ids=["one layout", "both layouts"])
-def test_who_listens_hears_of_each_epoch_once_though_a_stack_fails(
+class Observed(TorchRegressor):
+    log: Log
+
+    def _observers(self, *args: Any) -> list[Any]:
+        return [self.log]
+
+
+def fits() -> list[Observed]:
+    regs = [Observed(MLP, max_epochs=20, random_state=k) for k in range(3)]
+    for k, reg in enumerate(regs):
+        reg.log = Log(stop_at=4 if k == 1 else 0)
+    return regs
+
+
+@pytest.mark.parametrize("failing", [[7], [3, 10]], ids=["one layout", "both layouts"])
+def test_observers_see_each_epoch_once_although_a_stack_fails(
     failing: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    step, calls = together.Stack.step, [0]
+    step, n_steps = Stack.step, [0]
 
     def fail(self: Any, *args: Any) -> None:
-        calls[0] += 1
-        if calls[0] in failing:
+        n_steps[0] += 1
+        if n_steps[0] in failing:
             raise RuntimeError("the matrix is singular")
         step(self, *args)
 
-    rows = {"X": X, "y": X[:, 0]}
-    alone = fits()
-    expected = [fit_alone(job_of(reg, rows)) for reg in alone]
-    monkeypatch.setattr(together.Stack, "step", fail)
-    together_ = fits()
-    answers = fit_networks([job_of(reg, rows) for reg in together_])
-    for one, other, ours, theirs in zip(answers, expected, together_, alone, strict=True):
-        assert ours.heard == theirs.heard
-        assert_same(one, other)  # type: ignore[arg-type]
-        assert one.train_result.extra == other.train_result.extra  # type: ignore[union-attr]
+    regs, references = fits(), fits()
+    expected: list[Any] = [fit_alone(job_of(reg, ROWS)) for reg in references]
+    monkeypatch.setattr(Stack, "step", fail)
+    results: list[Any] = fit_networks([job_of(reg, ROWS) for reg in regs])
+    assert n_steps[0] >= failing[-1]
+    for one, other, reg, reference in zip(results, expected, regs, references, strict=True):
+        assert reg.log.calls == reference.log.calls
+        assert_same(one, other)
+        assert one.train_result.extra == other.train_result.extra
 
 
-def test_answers_and_notes_are_given_again() -> None:
-    reg = Listening(random_state=1)
-    reg.heard = []
-    told = ReplayObserver(reg._observers()[0])
+def test_answers_and_added_entries_are_replayed() -> None:
+    log = Log(stop_at=4)
+    observer = ReplayObserver(log)
     for _ in range(2):
-        answers: list[Any] = []
-        for epoch in range(1, 5):
-            told.on_epoch_begin()
-            record = EpochRecord(epoch, 1.0)
-            answers.append((told.on_epoch_end(record), record.extra))
-        assert [stops for stops, _ in answers] == [False, False, False, True]
-        assert answers[0][1] == {"seen": 2}
-        told.reset()
-    assert reg.heard == ["begin", 1, "begin", 2, "begin", 3, "begin", 4]
+        records = [EpochRecord(epoch, 1.0) for epoch in range(1, 5)]
+        stops = []
+        for record in records:
+            observer.on_epoch_begin()
+            stops.append(observer.on_epoch_end(record))
+        assert stops == [False, False, False, True]
+        assert [record.extra["n_calls"] for record in records] == [2, 4, 6, 8]
+        observer.reset()
+    assert log.calls == ["begin", 1, "begin", 2, "begin", 3, "begin", 4]

@@ -1,4 +1,4 @@
-"""What differs keeps networks apart; what may differ does not."""
+"""Tasks with equal signatures train as one stack; every other difference keeps them apart."""
 
 from __future__ import annotations
 
@@ -15,32 +15,31 @@ from skorch.callbacks import Callback
 from torch import Tensor, nn
 from torch.nn import functional
 
-from tests._stacks import job_of
+from tests._stacks import task_of
 from tests._zoo import Body
 from torchreg import TorchRegressor
-from torchreg.engine.build import FitCache, prepare_fit
-from torchreg.engine.stack.signature import UnstackableError, stack_signature
+from torchreg.engine.stack import UnstackableError, stack_signature
 from torchreg.nn import MLP
 
 RNG = np.random.default_rng(0)
 X, Y = RNG.normal(size=(60, 4)), RNG.normal(size=(60, 2))
 
 
-def kind(n: int = 40, held_out: int = 0, rows: dict[str, Any] | None = None, **options: Any) -> Any:
-    """Describe a fit to some rows."""
+def signature(
+    n: int = 40, held_out: int = 0, rows: dict[str, Any] | None = None, **options: Any
+) -> Any:
+    """Return the signature of a fit to the first n rows."""
     settings: dict[str, Any] = {"max_epochs": 20, "random_state": 0, "dtype": "float64"}
     settings |= {} if "module" in options else {"module__hidden_sizes": (3,)}
     given: dict[str, Any] = {"X": X[:n], "y": Y[:n, 0]}
     if held_out:
         given |= {"X_val": X[:held_out], "y_val": Y[:held_out, 0]}
-    job = job_of(
-        TorchRegressor(**{"module": MLP, **settings, **options}), {**given, **(rows or {})}
-    )
-    return stack_signature(prepare_fit(job, FitCache(finds_equal=False)).tasks[0])
+    reg = TorchRegressor(**{"module": MLP, **settings, **options})
+    return stack_signature(task_of(reg, {**given, **(rows or {})}))
 
 
 class Set(nn.Module):
-    """A layer with something set on it."""
+    """A linear layer with one more attribute."""
 
     def __init__(self, value: Any) -> None:
         super().__init__()
@@ -51,12 +50,12 @@ class Set(nn.Module):
 
 
 class Tied(nn.Module):
-    """Two layers of which one lends its weights to a third."""
+    """A third layer shares the weights of the first or the second."""
 
-    def __init__(self, lender: str) -> None:
+    def __init__(self, owner: str) -> None:
         super().__init__()
         self.a, self.b, self.c = (nn.Linear(4, 4) for _ in range(3))
-        self.c.weight = getattr(self, lender).weight
+        self.c.weight = getattr(self, owner).weight
         self.last = nn.Linear(4, 1)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -85,7 +84,7 @@ def mean_of_all(prediction: Tensor, target: Tensor) -> Tensor:
 
 
 class Scaled(nn.Module):
-    """A loss with a tensor."""
+    """A loss with a buffer."""
 
     def __init__(self, scale: float) -> None:
         super().__init__()
@@ -109,8 +108,8 @@ SAME: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "validation rows": ({"held_out": 5}, {"held_out": 9}),
     "standardization": ({}, {"standardize": False}),
     "rate": ({"module__dropout": 0.2}, {"module__dropout": 0.4}),
-    "name of the same loss": ({"loss": half}, {"loss": half}),
-    "a loss of the same tensor": (
+    "the same loss function": ({"loss": half}, {"loss": half}),
+    "a loss with an equal buffer": (
         {"loss": Scaled, "loss__scale": 2.0},
         {"loss": Scaled, "loss__scale": 2.0},
     ),
@@ -134,7 +133,7 @@ DIFFERENT: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "loss": ({}, {"loss": "huber"}),
     "loss option": ({"loss": "huber"}, {"loss": "huber", "loss__delta": 0.5}),
     "loss that is another function": ({"loss": half}, {"loss": lambda p, t: (p - t).abs()}),
-    "tensor of a loss": (
+    "buffer of a loss": (
         {"loss": Scaled, "loss__scale": 2.0},
         {"loss": Scaled, "loss__scale": 3.0},
     ),
@@ -147,41 +146,44 @@ DIFFERENT: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "dtype": ({}, {"dtype": "float32"}),
     "batch size": ({"batch_size": 10}, {"batch_size": 20}),
     "number of batches": ({"batch_size": 10, "n": 40}, {"batch_size": 10, "n": 50}),
-    "whole or dealt": ({"batch_size": None}, {"batch_size": 39}),
+    "full batch or mini-batch": ({"batch_size": None}, {"batch_size": 39}),
     "outputs": ({}, {"rows": {"y": Y[:40]}}),
     "columns": ({}, {"rows": {"X": X[:40, :3]}}),
     "validation or none": ({}, {"held_out": 5}),
-    "who decides": ({"held_out": 5}, {"held_out": 5, "early_stopping": True}),
+    "monitored loss": ({"held_out": 5}, {"held_out": 5, "early_stopping": True}),
     "attribute": (
         {"module": Set, "module__value": 1.0},
         {"module": Set, "module__value": 2.0},
     ),
-    "kind of attribute": (
+    "type of an attribute": (
         {"module": Set, "module__value": 1},
         {"module": Set, "module__value": True},
     ),
-    "tensor that is an attribute": (
+    "tensor as attribute": (
         {"module": Set, "module__value": torch.ones(2)},
         {"module": Set, "module__value": torch.zeros(2)},
     ),
-    "array that is an attribute": (
+    "array as attribute": (
         {"module": Set, "module__value": np.ones(2)},
         {"module": Set, "module__value": np.zeros(2)},
     ),
-    "function that is an attribute": (
+    "function as attribute": (
         {"module": Set, "module__value": torch.tanh},
         {"module": Set, "module__value": torch.sin},
     ),
-    "what cannot be described": (
+    "lambda as attribute": (
         {"module": Set, "module__value": lambda: 1},
         {"module": Set, "module__value": lambda: 1},
     ),
-    "ties": ({"module": Tied, "module__lender": "a"}, {"module": Tied, "module__lender": "b"}),
+    "shared weights": (
+        {"module": Tied, "module__owner": "a"},
+        {"module": Tied, "module__owner": "b"},
+    ),
     "alpha": (
         {"module": Bent, "module__layer": nn.ELU(1.0)},
         {"module": Bent, "module__layer": nn.ELU(2.0)},
     ),
-    "rate of another dropout": (
+    "rate of alpha dropout": (
         {"module": Bent, "module__layer": nn.AlphaDropout(0.1)},
         {"module": Bent, "module__layer": nn.AlphaDropout(0.2)},
     ),
@@ -189,20 +191,20 @@ DIFFERENT: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
         {"module": Bent, "module__layer": nn.Dropout(0.1)},
         {"module": Bent, "module__layer": nn.Dropout(0.1, inplace=True)},
     ),
-    "what is fixed": (
+    "frozen parameters": (
         {"module": Bent, "module__layer": nn.Linear(6, 6)},
         {"module": Bent, "module__layer": nn.Linear(6, 6).requires_grad_(False)},
     ),
-    "rows of a norm of batches": (
+    "rows with batch normalization": (
         {"module": Bent, "module__layer": nn.BatchNorm1d(6), "n": 40},
         {"module": Bent, "module__layer": nn.BatchNorm1d(6), "n": 41},
     ),
-    "rows of what draws": ({"module__dropout": 0.1, "n": 40}, {"module__dropout": 0.1, "n": 41}),
-    "rows of a mean over all": (
+    "rows with dropout": ({"module__dropout": 0.1, "n": 40}, {"module__dropout": 0.1, "n": 41}),
+    "rows with a loss that is no mean over rows": (
         {"loss": mean_of_all, "n": 40},
         {"loss": mean_of_all, "n": 41},
     ),
-    "weights of a mean over all": (
+    "weights with a loss that is no mean over rows": (
         {"loss": mean_of_all},
         {"loss": mean_of_all, "rows": weighted()},
     ),
@@ -210,19 +212,19 @@ DIFFERENT: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
 
 
 @pytest.mark.parametrize("name", SAME)
-def test_what_may_differ_does_not_keep_networks_apart(name: str) -> None:
+def test_tasks_that_may_differ_have_equal_signatures(name: str) -> None:
     one, other = SAME[name]
-    assert kind(**one) == kind(**other)
-    assert hash(kind(**one)) == hash(kind(**other))
+    assert signature(**one) == signature(**other)
+    assert hash(signature(**one)) == hash(signature(**other))
 
 
 @pytest.mark.parametrize("name", DIFFERENT)
-def test_what_differs_keeps_networks_apart(name: str) -> None:
+def test_other_differences_change_the_signature(name: str) -> None:
     one, other = DIFFERENT[name]
-    assert kind(**one) != kind(**other)
-    # It is this that keeps them apart, and no chance.
-    if name != "what cannot be described":
-        assert kind(**one) == kind(**one) and kind(**other) == kind(**other)
+    assert signature(**one) != signature(**other)
+    # The signature itself is reproducible.
+    if name != "lambda as attribute":
+        assert signature(**one) == signature(**one) and signature(**other) == signature(**other)
 
 
 class Prints(Body):
@@ -251,20 +253,23 @@ LONE: dict[str, tuple[dict[str, Any], str]] = {
     "hook": ({"module": hooked}, "Linear has hooks"),
     "print": ({"module": lambda: Prints(nn.Tanh())}, "the module or the loss prints"),
     "lbfgs": ({"optimizer": "lbfgs"}, "optimizer 'lbfgs' moves one network at a time"),
-    "torch's own": ({"optimizer": "adagrad"}, "optimizer 'adagrad' moves one network at a time"),
+    "torch optimizer": (
+        {"optimizer": "adagrad"},
+        "optimizer 'adagrad' moves one network at a time",
+    ),
 }
 
 
 @pytest.mark.parametrize("name", LONE)
-def test_what_can_only_train_alone_is_told_why(name: str) -> None:
+def test_a_task_that_can_only_train_alone_raises_the_reason(name: str) -> None:
     options, because = LONE[name]
     with pytest.raises(UnstackableError, match=because):
-        kind(**options)
+        signature(**options)
 
 
-def test_parameters_of_several_dtypes_are_moved_by_one_network_alone() -> None:
+def test_parameters_of_several_dtypes_cannot_be_stacked() -> None:
     class Mixed(nn.Module):
-        """Keeps a part in another dtype, whatever it is asked for."""
+        """Keeps one parameter in float32."""
 
         def __init__(self) -> None:
             super().__init__()
@@ -279,11 +284,10 @@ def test_parameters_of_several_dtypes_are_moved_by_one_network_alone() -> None:
             return self.linear(x) * self.scale
 
     with pytest.raises(UnstackableError, match="its parameters are of several dtypes"):
-        kind(module=Mixed)
+        signature(module=Mixed)
 
 
-def test_a_fit_whose_state_is_kept_trains_alone() -> None:
-    job = job_of(TorchRegressor(module=MLP, max_epochs=20), {"X": X, "y": Y[:, 0]})
-    task = prepare_fit(job, FitCache(finds_equal=False)).tasks[0]
+def test_a_fit_with_checkpoints_cannot_be_stacked() -> None:
+    task = task_of(TorchRegressor(MLP, max_epochs=20), {"X": X, "y": Y[:, 0]})
     with pytest.raises(UnstackableError, match="its state is kept in a file"):
         stack_signature(replace(task, checkpoint_store=cast(Any, object())))

@@ -497,7 +497,7 @@ def test_a_stack_that_is_undone_leaves_networks_as_they_were() -> None:
     with watched() as seen:
         fit_networks(jobs)
     (stack,) = seen.stacks
-    _, theta, fixed = stack.started
+    _, theta, fixed = stack.initial
     stack.undo()
     for place, task in enumerate(stack.tasks):
         network = task.network

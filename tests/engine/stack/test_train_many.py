@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 import torchreg.engine.stack.grouping as groups
 import torchreg.engine.stack.train_many as together
-from tests._stacks import Rows, fit_alone, assert_same, both_ways, job_of
+from tests._stacks import Rows, assert_same, both_ways, fit_alone, job_of
 from tests._trials import surroundings
 from tests._zoo import Body
 from torchreg import TorchRegressor
@@ -49,8 +49,8 @@ def jobs_of(fits: list[Fit]) -> list[Any]:
 @pytest.fixture
 def side_by_side(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
     """Let small stacks, of four networks, train in two threads; give the threads' names."""
-    monkeypatch.setattr(groups, "MANY", 1)
-    monkeypatch.setattr(groups, "MAX_RELEASED", 4 * 40 * 6)
+    monkeypatch.setattr(groups, "WIDE_LAYER", 1)
+    monkeypatch.setattr(groups, "MAX_STACK_WIDTH", 4 * 40 * 6)
     names: list[str] = []
     train = together.train
 
@@ -113,14 +113,14 @@ def test_stacks_train_side_by_side_and_give_what_they_give_in_turn(side_by_side:
 def test_networks_of_a_kind_that_are_large_enough_by_themselves_train_side_by_side_too(
     side_by_side: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(groups, "MAX_RELEASED", 40 * 6)
-    begun, learn = threading.Barrier(2, timeout=20), together._StackScheduler._train_from
+    monkeypatch.setattr(groups, "MAX_STACK_WIDTH", 40 * 6)
+    begun, learn = threading.Barrier(2, timeout=20), together._StackScheduler._run_queue
 
     def learning(self: Any, todo: Any) -> None:
         begun.wait()
         learn(self, todo)
 
-    monkeypatch.setattr(together._StackScheduler, "_train_from", learning)
+    monkeypatch.setattr(together._StackScheduler, "_run_queue", learning)
     fits = [fit_of(k, batch_size=None) for k in range(4)]
     answers: list[Any] = fit_networks(jobs_of(fits))
     assert begun.n_waiting == 0 and len(side_by_side) == 4
@@ -157,7 +157,7 @@ def test_an_interrupt_ends_stacks_in_all_threads_and_keeps_what_they_learned(
 ) -> None:
     """It comes to the main thread: while it trains, or while it waits for the other one."""
     main_trains, other_has_learned = threading.Event(), threading.Event()
-    step, helping, join = together.Stack.step, together._StackScheduler._help, threading.Thread.join
+    step, helping, join = together.Stack.step, together._StackScheduler._work, threading.Thread.join
     counts = {True: 0, False: 0}
 
     def stepping(self: Any, *args: Any) -> None:
@@ -185,7 +185,7 @@ def test_an_interrupt_ends_stacks_in_all_threads_and_keeps_what_they_learned(
 
     with monkeypatch.context() as patch:
         patch.setattr(together.Stack, "step", stepping)
-        patch.setattr(together._StackScheduler, "_help", helping_later)
+        patch.setattr(together._StackScheduler, "_work", helping_later)
         patch.setattr(threading.Thread, "join", joining)
         budgets = [20, 20, 1_000_000, 1_000_000]
         fits = [fit_of(k, max_epochs=budget) for k, budget in enumerate(budgets)]
@@ -325,14 +325,14 @@ LENT: list[weakref.ref[Any]] = []
 def test_a_stack_is_gone_when_its_fits_are(
     batch_size: int | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    lend = together.Stack.lend
+    lend = together.Stack.bind_views
 
     def noting(self: Any, *given: Any) -> None:
-        tables = [problem.training for problem in self.tasks]
-        LENT.extend(weakref.ref(held) for held in [self, self.theta, *[t.x for t in tables]])
+        tables = [task.training for task in self.tasks]
+        LENT.extend(weakref.ref(held) for held in [self, self.params, *[t.x for t in tables]])
         lend(self, *given)
 
-    monkeypatch.setattr(together.Stack, "lend", noting)
+    monkeypatch.setattr(together.Stack, "bind_views", noting)
 
     def make() -> list[weakref.ref[Any]]:
         options: dict[str, Any] = {"batch_size": batch_size, "early_stopping": True}

@@ -1,7 +1,8 @@
-"""A stack is held against networks that compute alone, before anything is moved by it."""
+"""A stack is compared with single networks before any weight changes."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -9,170 +10,163 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from tests._stacks import job_of, watched
+from tests._stacks import Rows, both_ways, job_of, task_of, watched
 from tests._zoo import ZOO, Body
 from torchreg import TorchRegressor
-from torchreg.engine.build import FitCache, prepare_fit
+from torchreg.engine.data import Batch
 from torchreg.engine.run import fit_networks
 from torchreg.engine.spec import TrainTask
-from torchreg.engine.stack.stack import Stack
-from torchreg.engine.stack.verify import NotStackableError, StackVerifier
+from torchreg.engine.stack import NotStackableError, Stack, StackVerifier
 
-RNG = np.random.default_rng(0)
-X = RNG.normal(size=(60, 4))
+X = np.random.default_rng(0).normal(size=(60, 4))
 
 
-def tasks(module: Any, sizes: list[int], held_out: int = 0, **options: Any) -> list[TrainTask]:
+def tasks_of(
+    module: Any, sizes: Sequence[int], held_out: int = 0, **options: Any
+) -> list[TrainTask]:
     settings = {"max_epochs": 20, "dtype": "float64", "batch_size": None, **options}
-    rows: list[dict[str, Any]] = [{"X": X[:n], "y": X[:n, 0]} for n in sizes]
-    for k, given in enumerate(rows):
+    tasks = []
+    for k, n in enumerate(sizes):
+        rows: Rows = {"X": X[:n], "y": X[:n, 0]}
         if held_out:
-            n = held_out + k
-            given |= {"X_val": X[-n:], "y_val": X[-n:, 0]}
-    return [
-        prepare_fit(
-            job_of(TorchRegressor(module, random_state=k, **settings), given),
-            FitCache(finds_equal=False),
-        ).tasks[0]
-        for k, given in enumerate(rows)
-    ]
+            rows |= {"X_val": X[-held_out - k :], "y_val": X[-held_out - k :, 0]}
+        tasks.append(task_of(TorchRegressor(module, random_state=k, **settings), rows))
+    return tasks
 
 
 def plain() -> nn.Module:
     return Body(nn.Tanh())
 
 
-def values_of(stack: Stack) -> dict[str, Tensor]:
-    return {"theta": stack.theta.clone(), **{n: t.clone() for n, t in stack.fixed.items()}}
+def normalized() -> nn.Module:
+    return Body(nn.BatchNorm1d(6))
 
 
-class Spoilt(Stack):
-    """Computes something for one of its networks wrongly."""
-
-    wrong = ""
-
-    def _prepare(self) -> None:
-        super()._prepare()
-        captured = self.captured
-        place = len(self.tasks) - 1
-
-        def step(batch: Any) -> Tensor:
-            losses = captured(batch)
-            if self.wrong == "loss":
-                losses = losses.clone()
-                losses[place] *= 1 + 1e-6
-            if self.wrong == "slope":
-                self.slope[place, 3] *= 1 + 1e-6
-            if self.wrong == "buffer":
-                self.fixed["middle.running_var"][place, 0] *= 1 + 1e-6
-            return losses
-
-        step.capture_blocker, step.mutated_tensors = None, captured.mutated_tensors  # type: ignore[attr-defined]
-        self.captured = step  # type: ignore[assignment]
+def state_of(tasks: list[TrainTask]) -> list[dict[str, Tensor]]:
+    return [{n: t.clone() for n, t in task.network.state_dict().items()} for task in tasks]
 
 
-@pytest.mark.parametrize("features_first", [True, False])
-@pytest.mark.parametrize("wrong", ["", "loss", "slope", "buffer"])
-def test_a_loss_a_slope_or_a_buffer_that_is_wrong_is_noticed(
-    wrong: str, features_first: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(Spoilt, "wrong", wrong)
-    given = tasks(lambda: Body(nn.BatchNorm1d(6)), [40, 40, 40])
-    before = [{n: t.clone() for n, t in p.network.state_dict().items()} for p in given]
-    if wrong:
-        with pytest.raises(NotStackableError, match="it does not compute what it computes alone"):
-            Spoilt(given, features_first=features_first)
+Step = tuple[Tensor, Tensor, dict[str, Tensor]]
+
+
+def step_of(tasks: list[TrainTask], batch_of: Callable[[int], Batch]) -> Step:
+    """Compute losses, gradients and buffers of one step with autograd, network by network."""
+    losses, grads, buffers = [], [], []
+    for slot, task in enumerate(tasks):
+        network, batch = task.network.train(), batch_of(slot)
+        before = {name: t.clone() for name, t in network.named_buffers()}
+        loss = task.loss.function(network(batch.x), batch.t).mean()
+        parameters = [*network.parameters()]
+        grads.append(torch.cat([g.reshape(-1) for g in torch.autograd.grad(loss, parameters)]))
+        losses.append(loss.detach())
+        buffers.append({name: t.clone() for name, t in network.named_buffers()})
+        for name, tensor in network.named_buffers():
+            tensor.copy_(before[name])
+    stacked = {name: torch.stack([own[name] for own in buffers]) for name in buffers[0]}
+    return torch.stack(losses), torch.stack(grads), stacked
+
+
+@pytest.mark.parametrize("wrong", ["nothing", "loss", "gradient", "buffer"])
+def test_a_wrong_loss_gradient_or_buffer_is_detected(wrong: str) -> None:
+    tasks = tasks_of(normalized, [40, 40, 40])
+    before = state_of(tasks)
+
+    def batch_of(slot: int) -> Batch:
+        return Batch(tasks[slot].training.x, tasks[slot].training.t, None)  # type: ignore[arg-type]
+
+    losses, grads, buffers = step_of(tasks, batch_of)
+    if wrong == "loss":
+        losses[2] *= 1 + 1e-6
+    elif wrong == "gradient":
+        grads[2, 3] *= 1 + 1e-6
+    elif wrong == "buffer":
+        buffers["middle.running_var"][2, 0] *= 1 + 1e-6
+    verifier = StackVerifier(tasks)
+    if wrong == "nothing":
+        verifier.check_step(batch_of, [40] * 3, losses, grads, buffers)
     else:
-        Spoilt(given, features_first=features_first)
-    for task, kept in zip(given, before, strict=True):
-        assert all(torch.equal(kept[n], t) for n, t in task.network.state_dict().items())
+        with pytest.raises(NotStackableError, match="it does not compute what it computes alone"):
+            verifier.check_step(batch_of, [40] * 3, losses, grads, buffers)
+    for old, new in zip(before, state_of(tasks), strict=True):
+        assert all(torch.equal(tensor, new[name]) for name, tensor in old.items())
 
 
-def test_a_loss_of_validation_rows_that_is_wrong_is_noticed() -> None:
-    given = tasks(plain, [40, 40, 40], held_out=6)
-    trial = StackVerifier(given)
-    losses = Stack(given, features_first=True).evaluate()
+def test_a_wrong_validation_loss_is_detected() -> None:
+    tasks = tasks_of(plain, [40, 40, 40], held_out=6)
+    losses = Stack(tasks, features_first=True).evaluate()
     assert losses is not None
-    trial.check_evaluation(losses)
-    # The first, the last, and those with the fewest and the most rows.
-    for place in (0, 2):
-        wrong = [loss * (1 + 1e-6 * (k == place)) for k, loss in enumerate(losses)]
+    verifier = StackVerifier(tasks)
+    verifier.check_evaluation(losses)
+    for slot in (0, 2):
+        wrong = [loss * (1 + 1e-6 * (k == slot)) for k, loss in enumerate(losses)]
         with pytest.raises(NotStackableError, match="it is not evaluated as it is alone"):
-            trial.check_evaluation(wrong)
+            verifier.check_evaluation(wrong)
 
 
 @pytest.mark.parametrize("batch_size", [None, 16])
-def test_a_trial_moves_nothing(batch_size: int | None) -> None:
-    given = tasks(lambda: Body(nn.BatchNorm1d(6)), [40, 40, 40], held_out=6, batch_size=batch_size)
-    rows = [[t.clone() for t in (p.training.x, p.training.t)] for p in given]
-    before = [{n: t.clone() for n, t in p.network.state_dict().items()} for p in given]
-    generator = torch.get_rng_state()
-    stack = Stack(given, features_first=True)
+def test_building_a_stack_changes_no_weight_row_or_random_state(batch_size: int | None) -> None:
+    tasks = tasks_of(normalized, [40, 40, 40], held_out=6, batch_size=batch_size)
+    rows = [[t.clone() for t in (task.training.x, task.training.t)] for task in tasks]  # type: ignore[union-attr]
+    before, generator = state_of(tasks), torch.get_rng_state()
+    Stack(tasks, features_first=True)
     assert torch.equal(torch.get_rng_state(), generator)
-    assert stack.optimizer.state is None  # type: ignore[attr-defined]
-    values = values_of(stack)
-    for place, (task, kept, own) in enumerate(zip(given, before, rows, strict=True)):
-        network = task.network
-        assert all(torch.equal(kept[n], t) for n, t in network.state_dict().items())
-        assert torch.equal(own[0], task.training.x) and torch.equal(own[1], task.training.t)
-        trained = torch.cat([p.detach().reshape(-1) for p in network.parameters()])
-        assert torch.equal(trained, values["theta"][place])
-        assert not any(p.grad is not None for p in network.parameters())
+    for task, old, new, (x, t) in zip(tasks, before, state_of(tasks), rows, strict=True):
+        assert all(torch.equal(tensor, new[name]) for name, tensor in old.items())
+        assert torch.equal(x, task.training.x) and torch.equal(t, task.training.t)  # type: ignore[arg-type]
+        assert not any(p.grad is not None for p in task.network.parameters())
 
 
-def test_each_width_of_batch_is_tried_padded_and_not() -> None:
-    stack = Stack(tasks(plain, [37, 38, 39], batch_size=10), features_first=True)
-    tried = [(batch.x.shape[2], counts) for batch, counts, _ in stack._batches_to_try()]
-    assert tried == [(10, [10] * 3), (9, [7, 8, 9])]
-    # What has been tried is known, and need not be recorded any more.
-    assert len(stack.captured.programs) == 2
-    stack = Stack(tasks(plain, [40, 40], batch_size=10), features_first=True)
-    assert [counts for _, counts, _ in stack._batches_to_try()] == [[10, 10]]
-    # Where a lone last row has joined the batch before it.
-    stack = Stack(tasks(plain, [20, 21], batch_size=10), features_first=True)
-    assert [counts for _, counts, _ in stack._batches_to_try()] == [[10, 10], [10, 11]]
+class WrongIfPadded(Body):
+    """Returns other outputs for a batch of nine rows, which one network alone never has."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x) * (2.0 if len(x) == 9 else 1.0)
 
 
-@pytest.mark.parametrize(
-    "name", [name for name in ZOO if name not in ("transformer", "weight norm")]
-)
-def test_torch_knows_how_to_compute_many_of_a_module_without_a_loop(
-    name: str, recwarn: pytest.WarningsRecorder
-) -> None:
-    jobs = [
-        job_of(
-            TorchRegressor(ZOO[name], max_epochs=20, random_state=k),
-            {"X": np.abs(X[:20]).round() if name == "embedding" else X[:20], "y": X[:20, 0]},
-        )
-        for k in range(2)
-    ]
-    fit_networks(jobs)
-    assert not [w for w in recwarn if "performance drop" in str(w.message)]
+def test_batches_of_each_width_are_verified() -> None:
+    # 39, 38 and 37 rows in batches of 10: the last batches of 9, 8 and 7 rows are padded to 9.
+    def fits() -> list[tuple[TorchRegressor, Rows]]:
+        regs = [
+            TorchRegressor(lambda: WrongIfPadded(nn.Tanh()), max_epochs=20, batch_size=10)
+            for _ in range(3)
+        ]
+        return [(reg, {"X": X[: 37 + k], "y": X[: 37 + k, 0]}) for k, reg in enumerate(regs)]
+
+    _, _, seen = both_ways(fits)
+    assert seen.sizes == []
+    assert set(seen.reasons) == {"in a stack it does not compute what it computes alone"}
+
+
+def fit_two(name: str) -> Any:
+    # An embedding takes the integers of its last column as they are.
+    table = np.abs(X[:20]).round()
+    options: dict[str, Any] = {"standardize": "y" if name == "embedding" else True}
+    regs = [TorchRegressor(ZOO[name], max_epochs=20, random_state=k, **options) for k in (0, 1)]
+    with watched() as seen:
+        results = fit_networks([job_of(reg, {"X": table, "y": X[:20, 0]}) for reg in regs])
+    assert not any(isinstance(result, Exception) for result in results)
+    return seen
 
 
 @pytest.mark.filterwarnings("error")
-def test_an_operation_that_torch_would_compute_in_a_loop_keeps_networks_alone() -> None:
-    rows = {"X": X[:20], "y": X[:20, 0]}
-    jobs = [
-        job_of(TorchRegressor(ZOO["transformer"], max_epochs=20, random_state=k), rows)
-        for k in range(2)
-    ]
-    with watched() as seen:
-        answers = fit_networks(jobs)
-    assert seen.sizes == [] and not any(isinstance(a, Exception) for a in answers)
-    assert all("for many networks at once" in reason for reason in seen.reasons)
+@pytest.mark.parametrize("name", [name for name in ZOO if name != "weight norm"])
+def test_no_stack_uses_the_slow_loop_of_vmap(name: str) -> None:
+    # torch warns of a performance drop.
+    seen = fit_two(name)
+    if name == "transformer":
+        assert seen.sizes == [] and "for many networks at once" in seen.reasons[0]
 
 
-def test_what_draws_is_not_compared_but_must_repeat() -> None:
-    dropout = tasks(lambda: Body(nn.Dropout(0.5)), [40, 40], held_out=6)
-    assert all(task.uses_rng for task in dropout)
+class RandomEvaluation(Body):
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x) + 0.1 * torch.randn_like(x[:, :1])
+
+
+@pytest.mark.parametrize(
+    "module", [lambda: Body(nn.Dropout(0.5)), lambda: RandomEvaluation(nn.Tanh())]
+)
+def test_random_networks_are_stacked_without_comparison(module: Any) -> None:
+    tasks = tasks_of(module, [40, 40], held_out=6)
+    assert all(task.uses_rng for task in tasks)
     with torch.random.fork_rng():
-        Stack(dropout, features_first=True)
-
-    class AlsoInEvaluation(Body):
-        def forward(self, x: Tensor) -> Tensor:
-            return super().forward(x) + 0.1 * torch.randn_like(x[:, :1])
-
-    always = tasks(lambda: AlsoInEvaluation(nn.Tanh()), [40, 40], held_out=6)
-    with torch.random.fork_rng():
-        Stack(always, features_first=True)
+        Stack(tasks, features_first=True)

@@ -12,13 +12,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-import torchreg.engine.train.loop as loop
-from tests._stacks import Rows, Seen, fit_alone, assert_same, both_ways, job_of, watched
+from tests._stacks import Rows, Seen, assert_same, both_ways, fit_alone, job_of, watched
 from tests._zoo import Body
 from torchreg import TorchRegressor
 from torchreg.engine.run import fit_networks
 from torchreg.engine.spec import EpochRecord, TrainResult
-from torchreg.engine.stack.stack import Stack
+from torchreg.engine.stack import Stack
 
 Each = Callable[[int], dict[str, Any]]
 WAYS = pytest.mark.parametrize("batch_size", [None, 16], ids=["whole", "batches"])
@@ -367,68 +366,6 @@ def test_an_interrupt_leaves_all_as_they_were_after_the_last_whole_epoch(
         assert_same(answer, other)
 
 
-@pytest.mark.parametrize("late", [False, True], ids=["before the step", "after it"])
-@pytest.mark.parametrize("epoch", [2, 3, 20, 40])
-def test_an_interrupt_among_epochs_that_nobody_looks_at_leaves_all_as_they_were(
-    monkeypatch: pytest.MonkeyPatch, epoch: int, late: bool
-) -> None:
-    step, n_steps = Stack.step, itertools.count(1)
-
-    def interrupting(stack: Stack, *args: Any) -> None:
-        is_last = next(n_steps) == epoch
-        if late or not is_last:
-            step(stack, *args)
-        if is_last:
-            raise KeyboardInterrupt
-
-    def each(k: int) -> dict[str, Any]:
-        return {"lr": [0.02, 1e200, 0.02][k], "optimizer": "sgd", "optimizer__momentum": 0.0}
-
-    def fits(**options: Any) -> Any:
-        tables = [rows(k) for k in range(3)]
-        return [job_of(*fit) for fit in build(plain, each, tables, batch_size=None, **options)]
-
-    jobs, expected = fits(), [fit_alone(job) for job in fits(max_epochs=epoch - 1)]
-    monkeypatch.setattr(Stack, "step", interrupting)
-    answers = fit_networks(jobs)
-    reasons = [
-        answer.train_result.reason for answer in answers if not isinstance(answer, Exception)
-    ]
-    assert reasons == ["interrupted", "interrupted" if epoch == 2 else "diverged", "interrupted"]
-    for answer, other in zip(answers[::2], expected[::2], strict=True):
-        assert not isinstance(answer, Exception) and not isinstance(other, Exception)
-        other.train_result.reason = "interrupted"
-        assert_same(answer, other)
-
-
-@pytest.mark.parametrize("unseen", [1, 7])
-def test_how_many_epochs_nobody_looks_at_is_no_matter(
-    monkeypatch: pytest.MonkeyPatch, unseen: int
-) -> None:
-    def answers() -> list[Any]:
-        budgets = [30, 33, 60, 60]
-        tables = [rows(k) for k in range(4)]
-        fits = build(
-            plain,
-            lambda k: {"max_epochs": budgets[k], "lr": 1e300 if k == 2 else 0.02},
-            tables,
-            optimizer="sgd",
-            batch_size=None,
-        )
-        return fit_networks([job_of(*fit) for fit in fits])
-
-    before = answers()
-    monkeypatch.setattr(loop, "_UNSEEN", unseen)
-    for one, other in zip(before, answers(), strict=True):
-        assert_same(one, other)
-    assert [answer.train_result.reason for answer in before] == [
-        "budget",
-        "budget",
-        "diverged",
-        "budget",
-    ]
-
-
 def test_an_interrupt_before_anything_was_learned_is_raised() -> None:
     with pytest.raises(KeyboardInterrupt):
         interrupted_at(3, epoch=1, module=plain)
@@ -439,7 +376,7 @@ class _Ranks:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, at: int) -> None:
         self.calls, self.at = itertools.count(1), at
-        for name in ("of", "lend"):
+        for name in ("subset", "bind_views"):
             monkeypatch.setattr(Stack, name, self.wrap(getattr(Stack, name)))
 
     def wrap(self, method: Any) -> Any:
