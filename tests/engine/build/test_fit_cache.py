@@ -1,8 +1,8 @@
-"""Jobs on equal rows share what is made of them, and nothing else."""
+"""Fits on equal rows share what is computed from the rows, and nothing else."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import itertools
 
 import numpy as np
 import pytest
@@ -22,13 +22,13 @@ def rows(**changes: torch.Tensor | None) -> RawData:
     return RawData(**{"x": X.clone(), "y": Y.clone(), "weight": None, **changes})  # type: ignore[arg-type]
 
 
-def test_equal_rows_are_the_same_rows() -> None:
-    shared = FitCache(finds_equal=True)
+def test_equal_rows_are_recognized() -> None:
+    cache = FitCache(finds_equal=True)
     weight = torch.ones(3)
-    assert shared.rows(rows()) is shared.rows(rows())
-    assert shared.rows(rows(weight=weight)) is shared.rows(rows(weight=weight.clone()))
-    # (3, 2) -> (2, 3) -> (3, 2), in another layout
-    assert shared.rows(rows(x=X.T.contiguous().T)) is shared.rows(rows())
+    assert cache.unique(rows()) is cache.unique(rows())
+    assert cache.unique(rows(weight=weight)) is cache.unique(rows(weight=weight.clone()))
+    # (3, 2) -> (2, 3) -> (3, 2), in another memory layout
+    assert cache.unique(rows(x=X.T.contiguous().T)) is cache.unique(rows())
 
 
 @pytest.mark.parametrize(
@@ -42,44 +42,21 @@ def test_equal_rows_are_the_same_rows() -> None:
         {"weight": torch.tensor([1.0, 1.0, 2.0])},
     ],
 )
-def test_rows_that_differ_in_anything_stay_apart(change: dict[str, torch.Tensor]) -> None:
-    shared = FitCache(finds_equal=True)
-    shared.rows(rows())
+def test_rows_that_differ_in_anything_are_not_equal(change: dict[str, torch.Tensor]) -> None:
+    cache = FitCache(finds_equal=True)
+    cache.unique(rows())
     other = rows(**change)
-    assert shared.rows(other) is other
+    assert cache.unique(other) is other
 
 
-def test_something_is_made_once_for_each_rows_and_each_way() -> None:
-    shared, made = FitCache(finds_equal=True), []
-
-    def make(name: str) -> Callable[[], int]:
-        def count() -> int:
-            made.append(name)
-            return len(made)
-
-        return count
-
-    first, second = shared.rows(rows()), shared.rows(rows(y=2 * Y))
-    answers = [
-        shared.once("sum", first, make=make("a")),
-        shared.once("sum", first, make=make("b")),
-        shared.once("sum", first, "float32", make=make("c")),
-        shared.once("sum", second, make=make("d")),
-        shared.once("mean", first, make=make("e")),
-    ]
-    assert answers == [1, 1, 2, 3, 4]
-    assert made == ["a", "c", "d", "e"]
+def test_a_value_is_computed_once_per_key() -> None:
+    cache, first, second = FitCache(finds_equal=True), rows(), rows(y=2 * Y)
+    counter = itertools.count()
+    keys = [("sum", first), ("sum", first), ("sum", first, "float32"), ("sum", second)]
+    assert [cache.get_or_compute(key, lambda: next(counter)) for key in keys] == [0, 0, 1, 2]
 
 
-def test_a_lone_job_shares_nothing_and_is_not_looked_at() -> None:
-    shared = FitCache(finds_equal=False)
-    first, second = rows(), rows()
-    assert shared.rows(first) is first
-    assert shared.rows(second) is second
-    assert [shared.once("sum", first, make=lambda n=n: n) for n in (1, 2)] == [1, 2]  # type: ignore[misc]
-
-
-def test_jobs_that_standardize_in_other_ways_share_no_table() -> None:
+def test_fits_that_standardize_differently_share_no_table() -> None:
     rng = np.random.default_rng(0)
     X, y = rng.normal(0.3, 1.5, size=(30, 2)), rng.normal(0.5, 2, size=30)
     grid = {"standardize": [True, "X", "y", False], "dtype": ["float32", "float64"]}
@@ -91,7 +68,7 @@ def test_jobs_that_standardize_in_other_ways_share_no_table() -> None:
     np.testing.assert_allclose(together, alone, rtol=1e-5)
 
 
-def test_what_is_said_of_a_fit_is_its_own_though_it_was_computed_once() -> None:
+def test_summaries_of_fits_on_equal_rows_are_independent() -> None:
     rng = np.random.default_rng(0)
     X, y = rng.normal(200, 10, size=(30, 2)), rng.normal(4000, 800, size=30)
     ensemble = TorchEnsembleRegressor(
