@@ -13,7 +13,7 @@ from torchreg.diagnosis.record import FitSummary
 from torchreg.engine.build.fit_job import PreparedFit
 from torchreg.engine.build.folds import as_ensemble, merge_results
 from torchreg.engine.build.initial_state import FitCache, ScalingKey
-from torchreg.engine.inspect import fit_summary, parameter_drifts, probe_rows, summarize_rows
+from torchreg.engine.inspect import parameter_drifts, probe_rows, summarize_fit, summarize_rows
 from torchreg.engine.spec import TaskResult, TrainResult, is_interrupted
 from torchreg.nn.links import link_of
 
@@ -93,7 +93,7 @@ def select_model(
     probe = cache.get_or_compute(
         ("probe rows", *key, state.scaled.dtype), partial(probe_rows, state.table, rows.chosen)
     )
-    summary = fit_summary(
+    summary = summarize_fit(
         task,
         result,
         module,

@@ -238,6 +238,8 @@ def _build_module(
         copy.deepcopy(loss.link),
         average=has_members(output),
     )
+    if config.device.type == "cpu":
+        return module
     if statistics_dtype(config.device) != torch.float64:
         module.to(statistics_dtype(config.device))
     return module.to(config.device)

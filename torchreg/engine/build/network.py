@@ -27,6 +27,7 @@ from torchreg.engine.data import (
 from torchreg.engine.spec import FitConfig, RawData, check_output
 from torchreg.nn import AverageMembers, Link, Standardize, Unstandardize
 from torchreg.nn.links import point_prediction, repeat_per_column, target_layer
+from torchreg.nn.sequential import sequential_layers
 
 if TYPE_CHECKING:
     from torchreg.engine.train.skorch_callbacks import SkorchObserver
@@ -140,11 +141,11 @@ def materialize(network: nn.Module, x: Tensor, n_outputs: int, per_output: int =
     TypeError
         If it does not return a tensor.
     """
-    lazy = any(nn.parameter.is_lazy(p) for p in [*network.parameters(), *network.buffers()])
+    tensors = [*network.parameters(), *network.buffers()]
     network.eval()
-    if lazy:
+    if any(nn.parameter.is_lazy(tensor) for tensor in tensors):
         x = x.to(torch.get_default_dtype())
-    else:
+    elif any(tensor.dtype != x.dtype for tensor in tensors):
         network.to(x.dtype)
     try:
         with torch.no_grad():
@@ -186,6 +187,10 @@ def network_traits(network: nn.Module, x: Tensor) -> NetworkTraits:
     x : Tensor of shape (n, n_features)
         A copy of a few rows, which may be overwritten.
     """
+    layers = sequential_layers(network)
+    if layers is not None and not any(isinstance(layer, nn.Dropout) for layer in layers):
+        network.eval()
+        return NetworkTraits(uses_rng=False, mutates_input=False)
     generators: list[Callable[[], Tensor]] = [torch.get_rng_state]
     if x.device.type == "cuda":
         generators.append(lambda: torch.cuda.get_rng_state(x.device))

@@ -43,7 +43,7 @@ def probe_rows(table: Table, chosen: Tensor | slice) -> ProbeRows:
     return ProbeRows(x, lines_of(x, table.t[chosen]))
 
 
-def fit_summary(
+def summarize_fit(
     task: TrainTask,
     result: TrainResult,
     module: nn.Sequential,
