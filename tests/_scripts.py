@@ -8,25 +8,16 @@ import sys
 from pathlib import Path
 from typing import Any
 
-#: Runs scripts where torchreg cannot be imported, and sees to it that its friends are not.
-GUARDED = """
-import json, runpy, sys, warnings
+RUNNER = """
+import json, runpy, sys
 
 class Guard:
     def find_spec(self, name, path=None, target=None):
         if name.partition(".")[0] == "torchreg":
-            raise ModuleNotFoundError(f"{name} is out of reach")
+            raise ModuleNotFoundError(f"{name} must not be imported")
 
 sys.meta_path.insert(0, Guard())
-try:
-    import torchreg
-except ImportError:
-    pass
-else:
-    raise SystemExit("torchreg is within reach")
-folder, *files = sys.argv[1:]
-sys.path.insert(0, folder)
-for file in files:
+for file in sys.argv[1:]:
     script = runpy.run_path(file)
     rows = script["load_rows"](script["DATA"])
     more = script["load_rows"](script["VALIDATION"]) if "VALIDATION" in script else ()
@@ -40,16 +31,15 @@ assert not {"torchreg", "sklearn", "skorch"} & {name.partition(".")[0] for name 
 """
 
 
-def run_guarded(folder: Path, files: list[Path]) -> list[dict[str, Any]]:
-    """Load the rows beside scripts, predict with what was fitted, and train once more."""
-    command = [sys.executable, "-I", "-W", "error", "-c", GUARDED, str(folder), *map(str, files)]
+def run_scripts(files: list[Path]) -> list[dict[str, Any]]:
+    """Load the rows of scripts, predict with the fitted parameters, and train."""
+    command = [sys.executable, "-I", "-W", "error", "-c", RUNNER, *map(str, files)]
     done = subprocess.run(command, capture_output=True, encoding="utf-8", check=False)
     assert done.returncode == 0, done.stderr
     return [json.loads(line) for line in done.stdout.splitlines()]
 
 
-def assert_nothing_to_do(arguments: list[str], files: list[str]) -> None:
-    """Require of ruff, called with these arguments, that it is content with files."""
+def assert_ruff_is_clean(arguments: list[str], files: list[str]) -> None:
     command = [sys.executable, "-m", "ruff", *arguments, "--isolated", "--no-cache", *files]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr

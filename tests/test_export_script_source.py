@@ -1,11 +1,10 @@
-"""Source is found wherever it was written, with all that it refers to."""
+"""Definitions that a script needs are copied with all that they refer to."""
 
 from __future__ import annotations
 
 import linecache
 import math
-from collections.abc import Callable
-from functools import partial
+from functools import partial, wraps
 from itertools import pairwise as neighbours
 from statistics import NormalDist
 from typing import Any
@@ -16,8 +15,9 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from torchreg.export.script.layout import flat, lay_out
-from torchreg.export.script.source import NotWritableError, Source
+import torchreg.nn
+from torchreg.export.script.definitions import find_source, strip_source
+from torchreg.export.script.source import Call, NotWritableError, Source
 
 SCALES = [2.0, math.inf]
 
@@ -47,73 +47,47 @@ def odd(n):
     return n != 0 and even(n - 1)
 
 
-class BareError(Exception):
-    pass
-
-
 def run(source: Source, expression: str) -> Any:
-    """Evaluate an expression where there is nothing but what a source has collected."""
-    lines = [*source.imports.values(), *source.definitions.values()]
-    names: dict[str, Any] = {"__name__": "script"}
-    exec("\n\n".join(lines), names)
+    """Evaluate an expression with nothing but what a source has collected."""
+    names: dict[str, Any] = {"__name__": "script", "torch": torch, "nn": nn}
+    exec("\n".join([*source.imports.values(), source.take_definitions()]), names)
     return eval(expression, names)
 
 
-@pytest.mark.parametrize("thing", [scaled, Derived, even, BareError])
-def test_a_definition_runs_alone_with_all_that_it_refers_to(thing: Any) -> None:
-    source = Source({})
+@pytest.mark.parametrize("thing", [scaled, Derived, even])
+def test_a_definition_runs_with_all_that_it_refers_to(thing: Any) -> None:
+    source = Source()
     name = source.name_of(thing)
-    assert name == thing.__name__
     again = run(source, name)
     assert again is not thing
-    assert again.__name__ == name
+    assert again.__name__ == name == thing.__name__
 
 
-def test_what_is_copied_does_the_same() -> None:
-    source = Source({})
-    x = torch.linspace(-1, 1, 5)
+def test_a_copied_module_computes_the_same() -> None:
+    source, x = Source(), torch.linspace(-1, 1, 5)
     copied = run(source, f"{source.name_of(Derived)}()")
     assert torch.equal(copied(x), Derived()(x))
-
-
-def test_a_definition_comes_once_and_after_those_that_it_needs() -> None:
-    source = Source({})
-    for _ in range(2):
-        source.name_of(Derived)
-    places = {name: place for place, name in enumerate(source.definitions)}
-    assert places.keys() == {"SCALES", "scaled", "odd", "even", "Base", "Derived"}
-    assert places["SCALES"] < places["scaled"] < places["Derived"]
-    assert places["Base"] < places["Derived"]
     assert source.imports["neighbours"] == "from itertools import pairwise as neighbours"
-    assert source.imports["np"] == "import numpy as np"
-    assert source.imports["F"] == "import torch.nn.functional as F"
 
 
-def test_what_a_function_encloses_is_written_down() -> None:
+def test_a_definition_comes_once() -> None:
+    source = Source()
+    assert source.name_of(Derived) == source.name_of(Derived)
+    assert source.take_definitions().count("class Derived") == 1
+
+
+def test_enclosed_values_are_written() -> None:
     width, kinds = 3, {"a": [nn.Tanh, None]}
 
     class Local(nn.Module):
         def forward(self, x):
             return x * width, kinds
 
-    source = Source({})
-    copied = run(source, f"{source.name_of(Local)}()")
-    assert copied(2) == (6, kinds)
-    assert "class Local" in source.definitions["Local"].splitlines()[0]
+    source = Source()
+    assert run(source, f"{source.name_of(Local)}()")(2) == (6, kinds)
 
 
-def annotated(x: Any, activation: Callable[[Any], Any] = torch.tanh) -> Any:
-    return activation(x)
-
-
-def test_what_torch_imports_from_python_is_imported_from_python() -> None:
-    source = Source({})
-    source.expression(annotated)
-    of_python = {"from typing import Any", "from collections.abc import Callable"}
-    assert of_python <= {*source.imports.values()}
-
-
-def test_the_cells_of_a_notebook_are_read() -> None:
+def test_notebook_cells_are_read() -> None:
     cells = {
         "<cell 1>": "class Twice:\n    def __call__(self, x):\n        return 2 * x\n",
         "<cell 2>": "def call_twice(x):\n    return Twice()(x)\n",
@@ -123,24 +97,48 @@ def test_the_cells_of_a_notebook_are_read() -> None:
         for name, text in cells.items():
             linecache.cache[name] = len(text), None, text.splitlines(keepends=True), name
             exec(compile(text, name, "exec"), session)
-        source = Source({})
+        source = Source()
         assert run(source, f"{source.name_of(session['call_twice'])}(4)") == 8
-        assert list(source.definitions) == ["Twice", "call_twice"]
     finally:
         for name in cells:
             del linecache.cache[name]
 
 
-def test_where_there_is_no_source_an_import_stands_and_is_said() -> None:
-    session: dict[str, Any] = {"__name__": "__main__"}
-    exec("def gone(x):\n    return x", session)
-    source = Source({})
-    assert source.name_of(session["gone"]) == "gone"
-    assert source.imports["gone"] == "from definitions import gone"
-    assert source.remarks == [
-        "gone was defined where no source is kept: write it into definitions.py, beside this "
-        "script."
-    ]
+def test_decorators_are_part_of_the_source() -> None:
+    def loud(function: Any) -> Any:
+        return wraps(function)(lambda *arguments: function(*arguments))
+
+    @loud
+    def decorated(x: float) -> float:
+        return x
+
+    found = find_source(decorated)
+    assert found is not None
+    assert found.text.startswith("@loud\ndef decorated(")
+
+
+#: A script has constants in place of these two.
+SCALING = {"Standardize", "Unstandardize"}
+OURS = [getattr(torchreg.nn, name) for name in torchreg.nn.__all__ if name not in SCALING]
+OURS = [thing for thing in OURS if hasattr(thing, "__name__")]
+
+
+@pytest.mark.parametrize("thing", OURS, ids=lambda thing: thing.__name__)
+def test_source_of_torchreg_runs_without_torchreg(thing: Any) -> None:
+    source = Source()
+    name = source.name_of(thing)
+    assert not any("torchreg" in line for line in source.imports.values())
+    text = source.take_definitions()
+    names: dict[str, Any] = {"__name__": "script", "torch": torch, "nn": nn}
+    exec("\n".join([*source.imports.values(), text]), names)
+    assert "Parameters\n    ---" not in text
+    assert text == "" or callable(names[name])
+
+
+def test_a_stripped_definition_differs_in_its_docstrings_only() -> None:
+    code = "\n\n    def f(self):\n        # why\n        return 1"
+    text = f"class A:\n    '''One.\n\n    Two.\n    '''{code}"
+    assert strip_source(text) == f'class A:\n    """One."""{code}'
 
 
 @pytest.mark.parametrize(
@@ -150,109 +148,80 @@ def test_where_there_is_no_source_an_import_stands_and_is_said() -> None:
         (torch.tanh, "torch.tanh"),
         (F.softplus, "nn.functional.softplus"),
         (torch.optim.Adam, "torch.optim.Adam"),
-        (nn.init.zeros_, "nn.init.zeros_"),
         (len, "len"),
     ],
 )
-def test_what_torch_and_python_have_is_called_by_its_name(thing: Any, name: str) -> None:
-    source = Source({})
+def test_names_of_torch_and_python_need_no_import(thing: Any, name: str) -> None:
+    source = Source()
     assert source.name_of(thing) == name
-    assert not source.definitions
+    assert not source.imports
 
 
-VALUES = [
-    None,
-    True,
-    ...,
-    -3,
-    1e-300,
-    math.inf,
-    -math.inf,
-    "both \" and '",
-    "new\nline\\",
-    b"bytes",
-    (),
-    (1,),
-    [1, [2.5, (None, "x")]],
-    {"a": 1, "b c": {"d": [2]}},
-    torch.float64,
-    torch.device("cpu"),
-    np.float32(0.5),
-    np.int64(7),
-    np.bool_(True),
-]
+VALUES = [None, True, -3, 1e-300, -math.inf, "both \" and '", "new\nline\\", (), (1,)]
+VALUES += [[1, [2.5, (None, "x")]], {"a": 1, "b c": {"d": [2]}}, torch.float64, np.float32(0.5)]
 
 
 @pytest.mark.parametrize("value", VALUES, ids=repr)
-def test_a_value_written_down_is_that_value(value: Any) -> None:
-    source = Source({})
-    written = source.expression(value)
-    for text in (flat(written), "\n".join(lay_out(written))):
-        assert run(source, text) == value
+def test_an_expression_evaluates_to_its_value(value: Any) -> None:
+    source = Source()
+    assert run(source, source.expression(value)) == value
 
 
-@pytest.mark.parametrize(
-    "value",
-    [torch.tensor([[0.1, -1e-20]], dtype=torch.float64), torch.tensor(2), np.arange(3.0)],
-    ids=["matrix", "number", "array"],
-)
-def test_arrays_are_written_with_all_their_digits(value: Any) -> None:
-    source = Source({})
-    again = run(source, flat(source.expression(value)))
-    assert type(again) is type(value)
-    assert again.dtype == value.dtype
-    assert again.tolist() == value.tolist()
+def test_a_tensor_is_written_with_all_digits() -> None:
+    source, value = Source(), torch.tensor([[0.1, -1e-20]], dtype=torch.float64)
+    assert torch.equal(run(source, source.expression(value)), value)
 
 
 def test_a_partial_is_written_with_its_arguments() -> None:
-    source = Source({})
-    written = flat(source.expression(partial(scaled, by=0.5)))
-    assert written == "partial(scaled, by=0.5)"
-    x = torch.ones(2)
-    assert torch.equal(run(source, written)(x), scaled(x, by=0.5))
+    assert Source().expression(partial(scaled, by=0.5)) == "partial(scaled, by=0.5)"
 
 
 @pytest.mark.parametrize(
-    "value",
-    [object(), {1: 2}, {1, 2}, torch.zeros(2000)],
-    ids=["object", "dict of numbers", "set", "large tensor"],
+    "written",
+    [
+        "nn.Linear(1, 5)",
+        "nn.Linear(3, 2, bias=False)",
+        "nn.Dropout(p=0.5)",
+        "nn.LeakyReLU(negative_slope=0.2)",
+        'nn.GELU(approximate="tanh")',
+        "nn.BatchNorm1d(4, eps=0.001)",
+        "nn.LayerNorm((4,), bias=False)",
+        "nn.Unflatten(1, (1, 4))",
+        "nn.Sequential(nn.Linear(1, 2), nn.Sequential(nn.Tanh()))",
+    ],
 )
-def test_what_has_no_source_says_so(value: Any) -> None:
-    with pytest.raises(NotWritableError, match="cannot be written as Python source"):
-        Source({}).expression(value)
+def test_a_layer_is_the_call_that_makes_it(written: str) -> None:
+    assert Source().module(eval(written), with_values=False) == written
+
+
+def test_a_long_call_has_one_argument_a_line() -> None:
+    call = Call("f(", ("x" * 50, "y" * 50), ")")
+    assert call.wrap(4, "a = ") == f"a = f(\n        {'x' * 50},\n        {'y' * 50},\n    )"
 
 
 NOWHERE = object()
 
 
-def refers_to_what_has_no_source():
+def refers_to_an_object():
     return NOWHERE
 
 
-def test_what_a_definition_uses_and_cannot_be_written_is_named() -> None:
-    with pytest.raises(
-        NotWritableError,
-        match=r"^NOWHERE, which the module or the loss uses: <object .* cannot be written",
-    ):
-        Source({}).name_of(refers_to_what_has_no_source)
-
-
-def test_what_has_its_name_for_other_reasons_is_no_function() -> None:
-    class Titled:
-        __name__ = 3
-
-        def __call__(self) -> None: ...
-
-    with pytest.raises(NotWritableError, match="cannot be written as Python source"):
-        Source({}).expression(Titled())
-
-
-def test_a_part_of_a_library_that_its_module_does_not_have_is_refused() -> None:
-    # A method of a class, which says of itself that it is the module's.
-    with pytest.raises(
-        NotWritableError, match=r"^statistics\.pdf cannot be imported under that name\.$"
-    ):
-        Source({}).expression(NormalDist.pdf)
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        (object(), "cannot be written as Python source"),
+        ({1: 2}, r"\{1: 2\} cannot be written as Python source"),
+        (torch.zeros(2000), "cannot be written as Python source"),
+        (lambda x: x, "Define a function with def"),
+        (NormalDist.pdf, r"statistics\.pdf cannot be imported under that name"),
+        (refers_to_an_object, r"NOWHERE.* <object object at .* cannot be written"),
+        (nn.CrossEntropyLoss(weight=torch.ones(2)), r"CrossEntropyLoss\(\).* Give the class"),
+    ],
+    ids=["object", "dict", "tensor", "lambda", "method", "reference", "module"],
+)
+def test_values_without_source_are_refused(value: Any, message: str) -> None:
+    with pytest.raises(NotWritableError, match=message):
+        Source().expression(value)
 
 
 def test_one_name_for_two_things_is_refused() -> None:
@@ -262,7 +231,7 @@ def test_one_name_for_two_things_is_refused() -> None:
 
         return scaled
 
-    source = Source({})
+    source = Source()
     source.name_of(scaled)
-    with pytest.raises(NotWritableError, match="'scaled' means two things"):
+    with pytest.raises(NotWritableError, match=r"'scaled' has two meanings.* Rename"):
         source.name_of(other())

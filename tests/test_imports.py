@@ -35,8 +35,6 @@ PACKAGES = [
     "reporting",
     "_parallel",
     "_estimator",
-    "_recipe_parts",
-    "_recipe",
     "_persistence",
     "regressor",
     "ensemble",

@@ -1,11 +1,11 @@
-"""A fitted network taken apart: plain PyTorch, as TorchRegressor.to_script wrote it.
+"""A fitted network as a plain PyTorch script, written by TorchRegressor.to_script.
 
     python take_apart.py           # the rows of the fit, take_apart_data.csv
     python take_apart.py rows.csv  # other rows
 
-It predicts with the fitted parameters, which are beside it (take_apart.pt), trains the same
-network once more, and draws both (take_apart.png). Without targets in the table it prints
-predictions only.
+The script predicts with the fitted parameters (take_apart.pt), trains the network again,
+and plots the predictions of both (take_apart.png). Without targets in the table, it prints
+predictions.
 """
 
 import csv
@@ -13,7 +13,8 @@ import sys
 from pathlib import Path
 
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.nn import functional
 
 HERE = Path(__file__)
 FITTED = HERE.with_suffix(".pt")  # the fitted parameters: a state dict
@@ -27,11 +28,11 @@ SEED = 0
 EPOCHS = 1000
 
 
-# %% Layers that hold a fixed number
-# Networks learn from numbers of order 1. These two bring raw units there, and back: their
-# numbers are part of the network, but nothing that training changes.
+# %% Constants
+# Networks learn best from numbers near 1. These layers convert from and to raw units. Their
+# constants are part of the network, and are not trained.
 class AddConstant(nn.Module):
-    """x + c, with a number or one number for each column, which is not trained."""
+    """x + c, where c is a number or one number for each column."""
 
     def __init__(self, constant):
         super().__init__()
@@ -42,13 +43,8 @@ class AddConstant(nn.Module):
         return x + self.constant
 
 
-class MultiplyByConstant(nn.Module):
-    """x * c, with a number or one number for each column, which is not trained."""
-
-    def __init__(self, constant):
-        super().__init__()
-        constant = torch.tensor(constant, dtype=torch.float64)
-        self.register_buffer("constant", constant, persistent=False)
+class MultiplyByConstant(AddConstant):
+    """x * c, where c is a number or one number for each column."""
 
     def forward(self, x):
         return x * self.constant
@@ -68,118 +64,108 @@ def build_network():
 
 
 def fitted_network():
-    """Build the network with the parameters that were fitted."""
+    """Build the network with its fitted parameters."""
     network = build_network()
     network.load_state_dict(torch.load(FITTED, weights_only=True))
     return network.eval()
 
 
 def predict(network, X):
-    """Predict in raw units: (n, 1) to (n, 1), float64."""
+    """Predict in raw units: (n, 1) to (n, 1)."""
     with torch.no_grad():
         return network(X)
 
 
-def rmse(prediction, y):
-    """Root mean squared error, in the units of y."""
-    return (prediction - y).square().mean().sqrt().item()
-
-
 # %% The data
 def load_rows(path):
-    """Read a CSV file: features (n, 1), targets (n, 1)."""
+    """Read a CSV file: X (n, 1), y (n, 1) or None."""
     with open(path, newline="", encoding="utf-8") as file:
-        names, *rows = (row for row in csv.reader(file) if row)
+        rows = list(csv.DictReader(file))
 
-    def columns(wanted):
-        missing = [name for name in wanted if name not in names]
-        if missing:
-            raise SystemExit(f"{path} has no column {missing}, but {names}.")
-        places = [names.index(name) for name in wanted]
-        numbers = [[float(row[place]) for place in places] for row in rows]
+    def columns(names):
+        numbers = [[float(row[name]) for name in names] for row in rows]
         return torch.tensor(numbers, dtype=torch.float64)
 
-    X = columns(FEATURES)
-    y = columns(TARGETS) if set(TARGETS) <= set(names) else None
+    X, y = columns(FEATURES), columns(TARGETS) if set(TARGETS) <= rows[0].keys() else None
     return X, y
 
 
-# %% The loss: of standardized values, dimensionless
-def squared_error(prediction, target):
-    return (prediction - target) ** 2
+# %% The loss, in standardized units
+def squared_error(prediction: Tensor, target: Tensor) -> Tensor:
+    """Squared error of each element."""
+    return functional.mse_loss(prediction, target, reduction="none")
 
 
-# %% Training, from the seed
-def train(X, y):
-    """Build the network and train it; return it, and the loss of each epoch."""
-    # 1. The network, with the weights that torch draws.
-    torch.manual_seed(SEED)
-    network = build_network()
+def mean_loss(prediction, t):
+    return squared_error(prediction, t).mean()
 
-    # 2. What the core sees, and what it shall answer: numbers of order 1.
-    core = network[2:-2]
-    multiply, add = network[-2:]
+
+# %% Training
+
+
+def standardize(network, X, y):
+    """Convert rows to the units that the loss and the layers between the constants use."""
     x = network[:2](X)
-    t = (y - add.constant) / multiply.constant
+    multiply, add = network[-2:]
+    y = (y - add.constant) / multiply.constant
+    return x, y
 
-    # 3. The loop: loss, gradient, step, for every epoch.
+
+def train_core(core, x, t):
+    """Train the layers between the constants; return the training loss of each epoch."""
     optimizer = torch.optim.Rprop(core.parameters(), lr=0.01)
     losses = []
     for _ in range(EPOCHS):
         optimizer.zero_grad()
-        loss = squared_error(core(x), t).mean()
+        loss = mean_loss(core(x), t)
         loss.backward()
         optimizer.step()
         losses.append(loss.item())
+    return losses
+
+
+def train(X, y):
+    """Train from the initial weights; return the network and the loss of each epoch."""
+    torch.manual_seed(SEED)
+    network = build_network()
+    x, t = standardize(network, X, y)
+    core = network[2:-2]
+    losses = train_core(core, x, t)
     return network.eval(), losses
 
 
-# %% The picture
-def draw(X, y, fitted, trained):
-    """Draw the rows and both curves; where training repeats the fit, one covers the other."""
+# %% The picture, and all of it
+def draw(X, y, predictions):
+    """Plot predictions, which agree if training repeats the fit."""
     import matplotlib.pyplot as plt
 
-    grid = torch.linspace(X.min().item(), X.max().item(), 500, dtype=X.dtype)
-    grid = grid.reshape(-1, 1)  # (500,) -> (500, 1)
-    fig, ax = plt.subplots(layout="constrained")
-    ax.scatter(X[:, 0], y[:, 0], s=14, color="0.3", alpha=0.45, linewidths=0)
-    for name, network, style in [
-        ("fitted parameters", fitted, {"linewidth": 6, "alpha": 0.35}),
-        ("trained here", trained, {}),
-    ]:
-        error = rmse(predict(network, X)[:, 0], y[:, 0])
-        label = f"{name}: RMSE {error:.5g}"
-        ax.plot(grid[:, 0], predict(network, grid)[:, 0], "C0", label=label, **style)
-    ax.set(
-        xlabel="flipper length (mm)",
-        ylabel="body mass (g)",
-        title=f"{len(X)} rows, a network trained by Rprop",
-    )
-    ax.legend()
+    fig, axes = plt.subplots(1, len(TARGETS), squeeze=False, layout="constrained")
+    for i, ax in enumerate(axes[0]):
+        position = X[:, 0]
+        ax.plot(position, y[:, i], ".", color="0.6", label="data")
+        for (name, prediction), size in zip(predictions.items(), (8, 3), strict=True):
+            ax.plot(position, prediction[:, i], "o", markersize=size, alpha=0.5, label=name)
+        ax.set_xlabel(FEATURES[0], parse_math=False)
+        ax.set_ylabel(TARGETS[i], parse_math=False)
+        ax.legend()
     fig.savefig(PICTURE, dpi=150)
 
 
-# %% All of it
 def main():
-    path = Path(sys.argv[1]) if len(sys.argv) > 1 else DATA
-    if not path.exists():
-        raise SystemExit(f"No {path}: give a CSV file with the columns {FEATURES}.")
-    X, y = load_rows(path)
-    fitted = fitted_network()
-    prediction = predict(fitted, X)
+    X, y = load_rows(sys.argv[1] if len(sys.argv) > 1 else DATA)
+    fitted = predict(fitted_network(), X)
     if y is None:
-        csv.writer(sys.stdout).writerows([TARGETS, *prediction.tolist()])
+        csv.writer(sys.stdout).writerows([TARGETS, *fitted.tolist()])
         return
-    trained, losses = train(X, y)
+    network, losses = train(X, y)
     print(f"{len(losses)} epochs, loss from {losses[0]:.4g} to {losses[-1]:.4g}")
-    again = predict(trained, X)
-    for i, name in enumerate(TARGETS):
-        print(f"RMSE of {name}")
-        print(f"    fitted parameters: {rmse(prediction[:, i], y[:, i]):.6g}")
-        print(f"    trained here:      {rmse(again[:, i], y[:, i]):.6g}")
-    difference = (again - prediction).abs().max().item()
+    predictions = {"fitted parameters": fitted, "trained here": predict(network, X)}
+    for name, prediction in predictions.items():
+        rmse = (prediction - y).square().mean(dim=0).sqrt().tolist()
+        print(f"RMSE, {name}:", *(f"{value:.6g}" for value in rmse))
+    difference = (predictions["trained here"] - fitted).abs().max().item()
     print(f"Their predictions differ by {difference:.2g} at most.")
-    draw(X, y, fitted, trained)
+    draw(X, y, predictions)
 
 
 if __name__ == "__main__":

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import runpy
 from pathlib import Path
 
 import joblib
@@ -101,15 +100,6 @@ def test_saved_files_onnx_files_and_scripts_predict_the_same(tmp_path: Path) -> 
     session = onnxruntime.InferenceSession(tmp_path / "reg.onnx")
     (output,) = session.run(None, {session.get_inputs()[0].name: X})
     np.testing.assert_allclose(output.reshape(-1), expected, rtol=1e-5, atol=1e-5)
-
-    reg.to_script(tmp_path / "reg.py", X, y)
-    source = (tmp_path / "reg.py").read_text(encoding="utf-8")
-    assert "import torchreg" not in source and "from torchreg" not in source
-    script = runpy.run_path(str(tmp_path / "reg.py"))
-    rows = torch.as_tensor(X), torch.as_tensor(y[:, None])
-    for network in (script["train"](*rows)[0], script["fitted_network"]()):
-        again = script["predict"](network, rows[0])[:, 0].numpy()
-        np.testing.assert_allclose(again, expected, rtol=1e-6)
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])

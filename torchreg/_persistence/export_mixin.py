@@ -5,15 +5,23 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+import numpy as np
 from numpy.typing import ArrayLike
 from sklearn.base import BaseEstimator
 from sklearn.utils.validation import check_is_fitted
 
-from torchreg._estimator.validation import check_prediction_data
+from torchreg._estimator.dataset import names_of
+from torchreg._estimator.params import nested_parameters
+from torchreg._estimator.validation import (
+    check_prediction_data,
+    check_training_data,
+    check_validation_data,
+)
 from torchreg.engine.data import to_dense
 from torchreg.engine.predict import predict_outputs
+from torchreg.engine.spec import RawData
 from torchreg.nn import Ensemble
 from torchreg.nn.links import columns_per_output
 
@@ -161,33 +169,34 @@ class ExportMixin(GraphMixin):
         y_val: ArrayLike | None = None,
         sample_weight_val: ArrayLike | None = None,
     ) -> None:
-        """Write a plain PyTorch script that rebuilds, trains and draws the network.
+        """Write a plain PyTorch script that rebuilds and trains the network, and predicts.
 
-        The script needs torch, and matplotlib for its picture; no torchreg. Its constants
-        are spelled out, and its training is a visible loop that, from the same seed, gives
-        the same network. It takes a CSV file of rows as its argument.
+        The script needs torch, and matplotlib for its picture, but not torchreg. It contains the
+        constants of the standardization as numbers, the source of the module and the loss, and
+        a visible training loop, which reproduces the fit from the same seed. Run it with a CSV
+        file of rows in raw units.
 
-        Beside it are written ``<stem>.pt``, the fitted parameters as a state dict that
-        ``torch.load(..., weights_only=True)`` opens, and with X and y ``<stem>_data.csv``,
-        so that the script runs at once. What is there already is replaced.
+        Next to the script are written ``<stem>.pt``, the fitted parameters as a state dict for
+        ``torch.load(..., weights_only=True)``, and with X and y ``<stem>_data.csv``. Existing
+        files are replaced.
 
         Parameters
         ----------
         path : str or path-like
-            Of the script; ends in ``.py``.
+            File of the script; ends in ``.py``.
         X, y : array-like or None, default=None
-            The rows of ``fit``, which the estimator does not keep. The names of a Series or
-            of a DataFrame's columns are those that the script uses.
+            The rows of ``fit``, which the estimator does not keep. The script uses the names of
+            their columns. ``None`` writes no data.
         sample_weight : array-like of shape (n_samples,) or None, default=None
-            Their weights.
+            Weights of these rows.
         X_val, y_val, sample_weight_val : array-like or None, default=None
-            Validation rows, if ``fit`` was given any.
+            Validation rows, if ``fit`` had any.
 
         Raises
         ------
         ValueError, TypeError
-            If the path does not end in ``.py``, the rows do not fit the network, or a part of
-            the network, loss or optimizer cannot be written as Python source.
+            If the path does not end in ``.py``, the rows do not fit the network, or the fit is
+            one that scripts do not cover; see Notes.
         FileNotFoundError
             If the folder does not exist.
         sklearn.exceptions.NotFittedError
@@ -195,12 +204,20 @@ class ExportMixin(GraphMixin):
 
         Notes
         -----
-        The script is written from the parameters as they are now. A module, loss or optimizer
-        of yours is contained with its source, where that can be had, and imported where it
-        cannot; the script says so. Modules of ``torchreg.nn`` are contained without their
-        manual and their checks of arguments. Callbacks and the earlier fits of a warm start are not
-        repeated, and L-BFGS amplifies rounding within some hundred iterations; the script says
-        that, too.
+        A script is not written for
+
+        - modules that return members, of shape (n, n_members, n_outputs), that have lazy layers,
+          use a parameter twice or change their input in place;
+        - instances of modules, other than sequences of layers, that do not keep their
+          constructor arguments as attributes, and instances with parameters that are not
+          trained: pass the class;
+        - lambdas, classes and functions without source, and values without a literal;
+        - losses that return one number for all rows, if the rows have weights;
+        - fits that continue others (``warm_start=True``), and another default dtype than float32.
+
+        :meth:`save` and :meth:`to_onnx` write these. What a script contains but does not
+        reproduce (callbacks, restarts with ``n_init``, another device, the rounding of L-BFGS) is
+        a comment in the script.
 
         Examples
         --------
@@ -215,13 +232,39 @@ class ExportMixin(GraphMixin):
         ...     print("MultiplyByConstant(1 / 17.4" in (Path(folder) / "lesson.py").read_text())
         True
         """
-        from torchreg._recipe import recipe_of
-        from torchreg.export.script import check_path, write_script
+        from torchreg.export.script import check_path, describe, write_script
 
         check_is_fitted(self)
         check_path(path)
-        training, validation = (X, y, sample_weight), (X_val, y_val, sample_weight_val)
-        write_script(path, recipe_of(self, training, validation))
+        rows = _rows_of_fit(self, (X, y, sample_weight), (X_val, y_val, sample_weight_val))
+        names = ("module", "loss", "optimizer", "schedule")
+        reg = self._settled()
+        options = {name: nested_parameters(reg._nested, name) for name in names}
+        write_script(path, describe(reg, options, rows, names_of(y)))
+
+
+def _rows_of_fit(
+    estimator: BaseEstimator, training: tuple[Any, Any, Any], validation: tuple[Any, Any, Any]
+) -> tuple[RawData | None, RawData | None]:
+    """Validate the rows of a fit against the fitted estimator."""
+    X, y, _ = training
+    if X is None and y is None:
+        if any(part is not None for part in (training[2], *validation)):
+            raise ValueError("to_script expects X and y with weights or validation rows.")
+        return None, None
+    if X is None or y is None:
+        raise ValueError(f"X and y belong together; {'X' if X is None else 'y'} is missing.")
+    data, _, attributes = check_training_data(estimator, *training)
+    for name, value in (attributes | {"n_outputs_": data.y.shape[1]}).items():
+        expected: Any = getattr(estimator, name, None)
+        if not np.array_equal(value, expected):
+            raise ValueError(
+                f"to_script expects the X and y of fit, with {name}={expected!r}; got {value!r}."
+            )
+    held_out = check_validation_data(estimator, attributes, data, *validation)
+    parts = (data, held_out)
+    train, val = (None if d is None else RawData(d.x, d.y, d.weight) for d in parts)
+    return train, val
 
 
 def _source(estimator: BaseEstimator, X: ArrayLike | None, *, method: str) -> Source:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import runpy
 from pathlib import Path
 from typing import Any
 
@@ -201,46 +200,6 @@ class Centred(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.layer(x)
-
-
-@pytest.mark.parametrize("batch_size", [None, 16])
-@pytest.mark.parametrize("weighted", [False, True])
-def test_a_script_shows_the_network_its_rows(
-    tmp_path: Path, batch_size: Any, weighted: bool
-) -> None:
-    weight = np.arange(1.0, len(X) + 1) if weighted else None
-    reg = fitted(module=Centred, batch_size=batch_size, fit={"sample_weight": weight})
-    reg.to_script(tmp_path / "shown.py", X, y, sample_weight=weight)
-    script = runpy.run_path(str(tmp_path / "shown.py"))
-    rows = [torch.as_tensor(X), torch.as_tensor(y[:, None])]
-    network, _ = script["train"](*rows, *([] if weight is None else [torch.as_tensor(weight)]))
-    np.testing.assert_allclose(
-        script["predict"](network, rows[0])[:, 0].numpy(), reg.predict(X), rtol=1e-6
-    )
-
-
-class Shaped(Centred):
-    """Takes its layers, and a plain number, from what it is shown."""
-
-    def initialize_from(self, x: Tensor, t: Tensor, weight: Tensor | None) -> None:
-        super().initialize_from(x, t, weight)
-        self.layer = nn.Sequential(nn.Linear(x.shape[1], 2), nn.Linear(2, 1))
-        self.n_seen = len(x)
-
-
-@pytest.mark.parametrize("dtype", ["float32", "float64"])
-@pytest.mark.parametrize("module", [Shaped, Shaped(3, 1)], ids=["class", "instance"])
-def test_a_script_gives_a_network_the_shapes_that_its_rows_gave_it(
-    tmp_path: Path, module: Any, dtype: str
-) -> None:
-    reg = fitted(module=module, dtype=dtype)
-    reg.to_script(tmp_path / "shaped.py", X, y)
-    script = runpy.run_path(str(tmp_path / "shaped.py"))
-    rows = [torch.as_tensor(X), torch.as_tensor(y[:, None])]
-    for network in (script["fitted_network"](), script["train"](*rows)[0]):
-        predicted = script["predict"](network, rows[0])[:, 0].numpy()
-        np.testing.assert_allclose(predicted, reg.predict(X), rtol=1e-6)
-    assert "core.n_seen = 60" in (tmp_path / "shaped.py").read_text(encoding="utf-8")
 
 
 def test_the_start_of_a_network_that_looked_at_rows_is_not_made_up() -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import runpy
 from pathlib import Path
 from typing import Any
 
@@ -218,22 +217,6 @@ def test_a_graph_gives_the_mean(tmp_path: Path) -> None:
     session = onnxruntime.InferenceSession(tmp_path / "reg.onnx")
     (output,) = session.run(None, {session.get_inputs()[0].name: X})
     np.testing.assert_allclose(output.reshape(-1), reg.predict(X), rtol=1e-5)
-
-
-@pytest.mark.parametrize("loss", ["squared_error", root_mean_square], ids=["element", "number"])
-@pytest.mark.parametrize("weight", [None, WEIGHT], ids=["alike", "weights"])
-def test_a_script_trains_the_members_again(tmp_path: Path, loss: Any, weight: Any) -> None:
-    reg = fitted(loss=loss, batch_size=16, fit={"sample_weight": weight})
-    script = tmp_path / "members.py"
-    reg.to_script(script, X, y, sample_weight=weight)
-    names = runpy.run_path(str(script))
-    rows = [torch.as_tensor(values) for values in (X, y[:, None])]
-    if weight is not None:
-        rows.append(torch.as_tensor(weight))
-    network, _ = names["train"](*rows)
-    for net in (network, names["fitted_network"]()):
-        predicted = names["predict"](net, rows[0])[:, 0].numpy()
-        np.testing.assert_allclose(predicted, reg.predict(X), rtol=1e-6)
 
 
 def test_a_diagnosis_and_a_report_read_members(tmp_path: Path) -> None:

@@ -7,10 +7,9 @@ the fit. What several fits of one call compute from equal rows, a ``FitCache`` c
 """
 
 from torchreg.engine.build.fit_job import (
-    AUTO_BATCH,
-    AUTO_FULL_BATCH,
     PreparedFit,
     can_merge_rows,
+    choose_batch_size,
     is_small,
     merge_rows,
     prepare_fit,
@@ -28,8 +27,6 @@ from torchreg.engine.build.network import (
 from torchreg.engine.build.rebuild_initial import rebuild_initial_network
 
 __all__ = [
-    "AUTO_BATCH",
-    "AUTO_FULL_BATCH",
     "FitCache",
     "FitResult",
     "PreparedFit",
@@ -37,6 +34,7 @@ __all__ = [
     "arguments_for",
     "build_network",
     "can_merge_rows",
+    "choose_batch_size",
     "has_data_init",
     "is_small",
     "materialize",

@@ -1,12 +1,10 @@
-"""A fitted network as a plain PyTorch script, which rebuilds, trains and draws it.
+"""Export of a fit as a plain PyTorch script.
 
-``writing`` puts a script together from its sections, those of ``network``, ``loss`` and
-``training`` with what ``text`` has ready, and ``files`` lays its files beside it; all of them
-are told by a ``recipe`` what to write. ``layers`` and ``source`` turn modules and values into
-expressions, ``definitions`` finds the code of the user's that they need, and ``layout`` breaks
-the lines.
+``describe`` collects the contents from a fitted regressor; ``source`` and ``definitions`` turn its
+values, classes and functions into source code; ``writing`` fills in ``script.py.jinja``.
 """
 
+from torchreg.export.script.describe import describe
 from torchreg.export.script.writing import check_path, write_script
 
-__all__ = ["check_path", "write_script"]
+__all__ = ["check_path", "describe", "write_script"]

@@ -1,4 +1,4 @@
-"""Where a class or function was written, and what it refers to."""
+"""Source code of classes and functions, and the names that it uses."""
 
 from __future__ import annotations
 
@@ -6,96 +6,83 @@ import ast
 import builtins
 import inspect
 import linecache
+import re
 import symtable
 import sys
 import textwrap
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from types import FunctionType
 from typing import Any, NamedTuple
 
+#: A role of Sphinx, such as :math:`x`.
+_ROLE = re.compile(r":\w+:`~?([^`]+)`")
+
 
 class Found(NamedTuple):
-    """The source of a class or function, and what its names mean."""
+    """Source code of a class or function, and the values of its global and enclosing names."""
 
     text: str
     names: Mapping[str, Any]
-    annotations_are_text: bool
+    lazy_annotations: bool
 
 
 def find_source(thing: Any) -> Found | None:
-    """Find the source of a class or function: in its file, or in a notebook's cell."""
-    if not isinstance(thing, type | FunctionType) or thing.__name__ == "<lambda>":
-        return None
-    functions = list(_methods(thing)) if isinstance(thing, type) else [inspect.unwrap(thing)]
-    home = sys.modules.get(thing.__module__)
-    names = dict(vars(home or builtins))
+    """Find the source of a class or function in its file or in a notebook cell."""
+    values = [*vars(thing).values()] if isinstance(thing, type) else [thing]
+    unwrapped = [inspect.unwrap(getattr(v, "__func__", getattr(v, "fget", v))) for v in values]
+    # A class of a notebook is found by its methods: inspect knows files only.
+    for function in unwrapped:
+        if not isinstance(function, FunctionType):
+            continue
+        text = "".join(linecache.getlines(function.__code__.co_filename))
+        for node in ast.walk(ast.parse(text)):
+            if not isinstance(node, ast.ClassDef | ast.FunctionDef) or node.name != thing.__name__:
+                continue
+            first = min([node.lineno, *(decorator.lineno for decorator in node.decorator_list)])
+            if first <= function.__code__.co_firstlineno <= (node.end_lineno or 0):
+                lines = text.splitlines()[first - 1 : node.end_lineno]
+                lazy = "from __future__ import annotations" in text
+                return Found(textwrap.dedent("\n".join(lines)), _names(thing, unwrapped), lazy)
+    return None
+
+
+def _names(thing: Any, functions: list[Any]) -> dict[str, Any]:
+    names = dict(vars(sys.modules.get(thing.__module__, builtins)))
     for function in functions:
-        names.update(function.__globals__)
-    places = [(f.__code__.co_filename, f.__code__.co_firstlineno) for f in functions]
-    if not functions and getattr(home, "__file__", None):
-        places = [(str(getattr(home, "__file__", "")), 0)]
-    for file, line in places:
-        text = "".join(linecache.getlines(file))
-        node = _definition(text, thing.__name__, line)
-        if node is not None:
-            break
-    else:
-        return None
-    for function in functions:
-        cells = zip(function.__code__.co_freevars, function.__closure__ or (), strict=True)
-        names.update({key: cell.cell_contents for key, cell in cells if key != "__class__"})
-    first = min([node.lineno, *(decorator.lineno for decorator in node.decorator_list)])
-    lines = text.splitlines()[first - 1 : node.end_lineno]
-    return Found(
-        textwrap.dedent("\n".join(lines)), names, "from __future__ import annotations" in text
-    )
+        if isinstance(function, FunctionType):
+            names |= function.__globals__
+            cells = zip(function.__code__.co_freevars, function.__closure__ or (), strict=True)
+            names |= {key: cell.cell_contents for key, cell in cells if key != "__class__"}
+    return names
 
 
 def global_names(text: str) -> list[str]:
-    r"""List the names that a definition takes from outside, built-in ones left out.
+    r"""List the global names that a definition uses, without built-in ones.
 
     Examples
     --------
     >>> global_names("def double(x, by=TWO):\n    y = x * by\n    return abs(y + shift)")
     ['TWO', 'shift']
     """
-    found: dict[str, None] = {}
-
-    def look(table: symtable.SymbolTable) -> None:
+    found: set[str] = set()
+    tables = [symtable.symtable(text, "definition", "exec")]
+    for table in tables:
+        at_top = table.get_type() == "module"
         for symbol in table.get_symbols():
-            outside = symbol.is_global() or (
-                table.get_type() == "module" and not symbol.is_assigned()
-            )
-            if symbol.is_referenced() and outside:
-                found.setdefault(symbol.get_name())
-        for child in table.get_children():
-            look(child)
-
-    look(symtable.symtable(text, "definition", "exec"))
+            is_global = symbol.is_global() or (at_top and not symbol.is_assigned())
+            if symbol.is_referenced() and is_global:
+                found.add(symbol.get_name())
+        tables += table.get_children()
     return sorted(name for name in found if not hasattr(builtins, name))
 
 
-def _methods(cls: type) -> Iterator[FunctionType]:
-    for value in vars(cls).values():
-        inner = inspect.unwrap(getattr(value, "__func__", getattr(value, "fget", value)))
-        # A method that another class lent says nothing about where this one was written.
-        if isinstance(inner, FunctionType) and inner.__qualname__.startswith(cls.__qualname__):
-            yield inner
-
-
-def _definition(
-    text: str, name: str, line: int
-) -> ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef | None:
-    """Find the class or function of a name that has a line in it, or the last of that name."""
-    try:
-        nodes = list(ast.walk(ast.parse(text)))
-    except SyntaxError:
-        return None
-    last = None
-    for node in nodes:
-        if isinstance(node, ast.ClassDef | ast.FunctionDef) and node.name == name:
-            last = node
-            first = min([node.lineno, *(d.lineno for d in node.decorator_list)])
-            if first <= line <= (node.end_lineno or 0):
-                return node
-    return last if line == 0 else None
+def strip_source(text: str) -> str:
+    """Shorten docstrings to their first paragraph."""
+    lines = text.splitlines()
+    for node in reversed([*ast.walk(ast.parse(text))]):
+        if isinstance(node, ast.FunctionDef | ast.ClassDef) and (doc := ast.get_docstring(node)):
+            kept, old = _ROLE.sub(r"\1", doc.partition("\n\n")[0]), node.body[0]
+            prefix = "r" if "\\" in kept else ""
+            quoted = textwrap.indent(f'{prefix}"""{kept}"""', " " * old.col_offset)
+            lines[old.lineno - 1 : old.end_lineno] = [quoted]
+    return "\n".join(lines)
