@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 from unittest.mock import patch
 
@@ -42,6 +42,11 @@ def job_of(reg: TorchRegressor, rows: Rows) -> FitJob:
         except _CaughtError:
             return caught[0]
     raise AssertionError("fit did not call the engine")
+
+
+def with_config(job: FitJob, **changes: Any) -> FitJob:
+    """Return a job with other ``observers`` or another ``checkpoint_store``, for example."""
+    return replace(job, config=replace(job.config, **changes))
 
 
 def task_of(reg: TorchRegressor, rows: Rows) -> TrainTask:

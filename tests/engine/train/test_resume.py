@@ -1,9 +1,8 @@
-"""A fit that goes on in another process ends with the bits of one that was never stopped."""
+"""A resumed fit ends with the same bits as a fit that was never stopped."""
 
 from __future__ import annotations
 
 import copy
-import dataclasses
 from collections.abc import Callable
 from typing import Any
 
@@ -12,18 +11,21 @@ import pytest
 import torch
 from torch import nn
 
+from tests._stacks import fit_alone, job_of, with_config
 from torchreg import TorchRegressor
 from torchreg.nn import MLP
 
-Array = np.ndarray
 State = dict[str, Any]
+RNG = np.random.default_rng(0)
+X = RNG.normal(size=(60, 3)) * [1, 30, 400] + 200
+Y = np.sin(X[:, 0]) + X[:, 1] / 30 + RNG.normal(size=60)
 
 
 class InMemory:
-    """Keeps the state after each epoch; begins from one that an earlier fit left."""
+    """Checkpoint store that keeps the state of each epoch, and may raise an interrupt."""
 
-    def __init__(self, start: State | None = None) -> None:
-        self.start = start
+    def __init__(self, start: State | None = None, interrupt_after: int | None = None) -> None:
+        self.start, self.interrupt_after = copy.deepcopy(start), interrupt_after
         self.states: list[State] = []
         self.ended = False
 
@@ -33,37 +35,19 @@ class InMemory:
     def save(self, state: Callable[[], State], *, ended: bool) -> None:
         self.states.append(copy.deepcopy(state()))
         self.ended = ended
+        if len(self.states) == self.interrupt_after:
+            raise KeyboardInterrupt
 
 
-@pytest.fixture
-def table() -> tuple[Array, Array]:
-    rng = np.random.default_rng(0)
-    X = rng.normal(size=(60, 3)) * [1, 30, 400] + 200
-    return X, np.sin(X[:, 0]) + X[:, 1] / 30 + rng.normal(size=60)
+def fit(store: InMemory | None, **params: Any) -> Any:
+    reg = TorchRegressor(**{"module": MLP, "random_state": 0, **params})
+    return fit_alone(with_config(job_of(reg, {"X": X, "y": Y}), checkpoint_store=store))
 
 
-def fit(
-    monkeypatch: pytest.MonkeyPatch, X: Array, y: Array, store: InMemory, **params: Any
-) -> TorchRegressor:
-    """Fit with someone who keeps the state."""
-    with monkeypatch.context() as patch:
-        ask = TorchRegressor._request
-
-        def with_keeper(self: TorchRegressor, *args: Any, **given: Any) -> Any:
-            return dataclasses.replace(ask(self, *args, **given), checkpoint_store=store)
-
-        patch.setattr(TorchRegressor, "_request", with_keeper)
-        return TorchRegressor(**{"module": MLP, "random_state": 0, **params}).fit(X, y)
-
-
-def same_bits(a: TorchRegressor, b: TorchRegressor) -> bool:
-    states = zip(a.module_.state_dict().values(), b.module_.state_dict().values(), strict=True)
-    return (
-        all(torch.equal(x, y) for x, y in states)
-        and a.history_ == b.history_
-        and a.best_epoch_ == b.best_epoch_
-        and a.loss_ == b.loss_
-    )
+def assert_same_bits(one: Any, other: Any) -> None:
+    first, second = one.module.state_dict(), other.module.state_dict()
+    assert all(torch.equal(tensor, second[name]) for name, tensor in first.items())
+    assert one.train_result == other.train_result
 
 
 def with_dropout_and_batch_norm(in_features: int, out_features: int) -> nn.Module:
@@ -76,7 +60,7 @@ def with_dropout_and_batch_norm(in_features: int, out_features: int) -> nn.Modul
     )
 
 
-class LooksAtValues(nn.Module):
+class ReadsValues(nn.Module):
     """Cannot be captured."""
 
     def __init__(self, in_features: int, out_features: int) -> None:
@@ -98,7 +82,7 @@ CASES: dict[str, dict[str, Any]] = {
     "early stopping": {"early_stopping": True, "n_iter_no_change": 3, "max_epochs": 60, "lr": 0.05},
     "dropout": {"module": with_dropout_and_batch_norm, "batch_size": 13},
     "a tolerance": {"tol": 0.05, "n_iter_no_change": 4, "max_epochs": 60},
-    "eager steps": {"module": LooksAtValues, "batch_size": 25},
+    "eager steps": {"module": ReadsValues, "batch_size": 25},
     "centered": {"optimizer": "rmsprop", "optimizer__centered": True, "optimizer__momentum": 0.5},
     "cosine": {"schedule": "cosine", "optimizer": "nadam", "batch_size": 20},
     "one_cycle": {"schedule": "one_cycle", "batch_size": 20},
@@ -111,53 +95,29 @@ CASES: dict[str, dict[str, Any]] = {
 
 @pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
 @pytest.mark.parametrize("case", CASES)
-def test_from_whatever_epoch_a_fit_goes_on_it_ends_with_the_same_bits(
-    case: str, table: tuple[Array, Array], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    params = {"max_epochs": 25, "module__hidden_sizes": [6], **CASES[case]}
-    if "module" in params:
-        del params["module__hidden_sizes"]
-    whole = InMemory()
-    expected = fit(monkeypatch, *table, whole, **params)
-    n_states = len(whole.states)
-    assert whole.ended
-    assert n_states >= expected.n_iter_
-    assert same_bits(
-        expected, TorchRegressor(**{"module": MLP, "random_state": 0, **params}).fit(*table)
-    )
+def test_a_fit_resumed_after_any_epoch_ends_with_the_same_bits(case: str) -> None:
+    params = {"max_epochs": 25, **CASES[case]}
+    if "module" not in params:
+        params["module__hidden_sizes"] = [6]
+    store = InMemory()
+    expected = fit(store, **params)
+    n_states = len(store.states)
+    assert store.ended and n_states >= len(expected.train_result.losses)
+    assert_same_bits(fit(None, **params), expected)
     for after in sorted({0, 1, 2, n_states // 2, n_states - 2, n_states - 1}):
-        if not 0 <= after < n_states:
-            continue
-        rest = InMemory(copy.deepcopy(whole.states[after]))
-        resumed = fit(monkeypatch, *table, rest, **params)
-        assert same_bits(expected, resumed), f"from epoch {after + 1}"
+        if 0 <= after < n_states:
+            assert_same_bits(fit(InMemory(store.states[after]), **params), expected)
 
 
-def test_what_was_kept_already_is_not_kept_again(
-    table: tuple[Array, Array], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    whole, rest = InMemory(), InMemory()
-    fit(monkeypatch, *table, whole, max_epochs=10)
-    rest.start = copy.deepcopy(whole.states[6])
-    fit(monkeypatch, *table, rest, max_epochs=10)
-    epochs = [len(state["losses"]) for state in rest.states]
-    assert epochs == [8, 9, 10, 10]
+def test_epochs_that_were_saved_are_not_saved_again() -> None:
+    store = InMemory()
+    fit(store, max_epochs=10)
+    resumed = InMemory(store.states[6])
+    fit(resumed, max_epochs=10)
+    assert [len(state["losses"]) for state in resumed.states] == [8, 9, 10, 10]
 
 
-def test_an_interrupted_fit_leaves_the_last_whole_epoch(
-    table: tuple[Array, Array], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    class Interrupted(InMemory):
-        def save(self, state: Callable[[], State], *, ended: bool) -> None:
-            super().save(state, ended=ended)
-            if len(self.states) == 5:
-                raise KeyboardInterrupt
-
-    store = Interrupted()
-    with pytest.warns(UserWarning, match="Interrupted in epoch 6"):
-        fit(monkeypatch, *table, store, max_epochs=10)
-    assert not store.ended
-    rest = InMemory(store.states[-1])
-    resumed = fit(monkeypatch, *table, rest, max_epochs=10)
-    whole = TorchRegressor(module=MLP, random_state=0, max_epochs=10).fit(*table)
-    assert same_bits(whole, resumed)
+def test_an_interrupted_fit_can_be_resumed() -> None:
+    store = InMemory(interrupt_after=5)
+    assert fit(store, max_epochs=10).interrupted and not store.ended
+    assert_same_bits(fit(InMemory(store.states[-1]), max_epochs=10), fit(None, max_epochs=10))
