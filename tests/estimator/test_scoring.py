@@ -1,4 +1,4 @@
-"""The score of a regressor is that of what its loss estimates."""
+"""The score of a regressor depends on what its loss estimates."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def name_of(value: Any) -> str:
 
 
 @pytest.mark.parametrize(("options", "metric"), SCORES, ids=name_of)
-def test_a_score_is_the_share_of_the_loss_that_is_explained(
+def test_the_score_is_the_explained_share_of_the_loss(
     options: dict[str, Any], metric: Any, table: tuple[Array, ...]
 ) -> None:
     X, y, weight = table
@@ -71,7 +71,7 @@ def test_a_score_is_the_share_of_the_loss_that_is_explained(
 
 
 @pytest.mark.parametrize("loss", ["squared_error", "absolute_error", "quantile", "poisson"])
-def test_the_score_of_several_outputs_is_the_mean_of_theirs(
+def test_the_score_of_several_outputs_is_their_mean_score(
     loss: str, table: tuple[Array, ...]
 ) -> None:
     X, y, _ = table
@@ -84,7 +84,7 @@ def test_the_score_of_several_outputs_is_the_mean_of_theirs(
 
 
 @pytest.mark.parametrize("n", [2, 3, 9, 90])
-def test_a_plain_score_has_every_bit_of_scikit_learns(n: int, table: tuple[Array, ...]) -> None:
+def test_r2_equals_that_of_scikit_learn(n: int, table: tuple[Array, ...]) -> None:
     X, y, _ = table
     reg = TorchRegressor(module=MLP, max_epochs=5, random_state=0).fit(X, y)
     for rows in (slice(n), slice(None, None, -(90 // n))):
@@ -110,7 +110,7 @@ def test_a_plain_score_has_every_bit_of_scikit_learns(n: int, table: tuple[Array
     ids=["constant", "nan", "inf", "huge", "short", "column", "int", "float32", "list", "text"],
 )
 @pytest.mark.filterwarnings("ignore:(overflow|invalid value):RuntimeWarning")
-def test_of_other_targets_a_score_says_what_scikit_learn_says(
+def test_r2_of_unusual_targets_is_that_of_scikit_learn_or_its_error(
     truth: Any, table: tuple[Array, ...]
 ) -> None:
     X, y, _ = table
@@ -139,7 +139,7 @@ def test_cross_validation_uses_the_score(
         assert score == pytest.approx(expected, rel=1e-9)
 
 
-def test_only_losses_of_positive_targets_say_that_they_need_them() -> None:
+def test_the_tag_positive_only_is_set_for_losses_of_positive_targets() -> None:
     expected = {"poisson": True, "tweedie": True, "huber": False, nn.L1Loss: False}
     for loss, positive in expected.items():
         reg = TorchRegressor(module=MLP, loss=loss)

@@ -1,4 +1,4 @@
-"""Losses by name, class, instance or function: what they are, estimate, and weigh."""
+"""Losses by name, class, instance or function: values, weights, minimizers, errors."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from torchreg import TorchRegressor
-from torchreg.losses import build_loss, probe_loss
+from torchreg.losses import PinballLoss, TweedieDeviance, build_loss, probe_loss
 from torchreg.nn import MLP
 
 Array = np.ndarray
-Function = Callable[[Tensor, Tensor], Tensor]
+Statistic = Callable[[Array, Array], float]
 
 
 def per_element(prediction: Tensor, target: Tensor) -> Tensor:
@@ -104,7 +104,7 @@ def test_squared_and_absolute_error_are_those_of_scikit_learn(pair: tuple[Tensor
 
 
 @pytest.mark.parametrize("delta", [0.1, 1.0, 2.5])
-def test_hubers_loss_is_quadratic_up_to_delta_and_linear_beyond(delta: float) -> None:
+def test_the_huber_loss_is_quadratic_up_to_delta_and_linear_beyond(delta: float) -> None:
     residual = np.linspace(-5, 5, 201)
     size = np.abs(residual)
     expected = np.where(size <= delta, residual**2 / 2, delta * (size - delta / 2))
@@ -114,9 +114,7 @@ def test_hubers_loss_is_quadratic_up_to_delta_and_linear_beyond(delta: float) ->
 
 
 @EVERY
-def test_a_loss_is_the_mean_over_the_rows_of_what_torch_gives(
-    loss: Any, pair: tuple[Tensor, Tensor]
-) -> None:
+def test_the_mean_loss_is_that_of_torch(loss: Any, pair: tuple[Tensor, Tensor]) -> None:
     by_name = {
         "squared_error": nn.MSELoss(),
         "absolute_error": nn.L1Loss(),
@@ -135,7 +133,7 @@ def test_a_loss_is_the_mean_over_the_rows_of_what_torch_gives(
 
 
 @EVERY
-def test_integer_weights_in_a_loss_are_repeated_rows(
+def test_integer_weights_of_a_loss_are_equivalent_to_repeated_rows(
     loss: Any, pair: tuple[Tensor, Tensor]
 ) -> None:
     prediction, target = pair
@@ -148,9 +146,12 @@ def test_integer_weights_in_a_loss_are_repeated_rows(
     assert float(weighted) == pytest.approx(float(repeated), rel=1e-12)
 
 
-@EVERY
+LINKED = ["poisson", "gamma", TweedieDeviance(1.3), PinballLoss([0.1, 0.9]), "gaussian_nll"]
+
+
+@pytest.mark.parametrize("loss", [*EVERY_KIND, *LINKED], ids=kind_name)
 @pytest.mark.parametrize("batch_size", [None, 40])
-def test_a_fit_with_integer_weights_is_a_fit_with_repeated_rows(
+def test_a_fit_with_integer_weights_is_equivalent_to_repeated_rows(
     loss: Any, batch_size: int | None, table: tuple[Array, Array]
 ) -> None:
     X, y = table
@@ -170,100 +171,87 @@ def test_a_fit_with_integer_weights_is_a_fit_with_repeated_rows(
     np.testing.assert_allclose(weighted, repeated, rtol=1e-9)
 
 
-@EVERY
-def test_every_kind_of_loss_is_brought_down(loss: Any, table: tuple[Array, Array]) -> None:
-    X, y = table
-    reg = TorchRegressor(module=MLP, loss=loss, standardize="X", max_epochs=30, random_state=0).fit(
-        X, y
-    )
-    assert reg.loss_ < reg.loss_curve_[0]
-    assert np.isfinite(reg.predict(X)).all()
-
-
 # Minimizers
 
 
-def constant_fit(y: Array, weight: Array | None = None, **options: Any) -> Any:
-    """Fit a network whose only working parameter is the bias."""
-    settings: dict[str, Any] = {"optimizer": "rprop", "max_epochs": 300, "random_state": 0}
-    reg = TorchRegressor(nn.Linear, **settings, **options)
-    X = np.zeros((len(y), 1))
-    return reg.fit(X, y, sample_weight=weight).predict(X[:1])[0]
+def weighted_mean(y: Array, weight: Array) -> float:
+    return float(np.average(y, weights=weight))
 
 
-@pytest.fixture(scope="module")
-def skewed() -> tuple[Array, Array]:
-    """An odd number of skewed targets, and weights with a unique weighted median."""
+def weighted_quantile(level: float) -> Statistic:
+    def quantile(y: Array, weight: Array) -> float:
+        order = np.argsort(y)
+        index = np.searchsorted(np.cumsum(weight[order]), level * weight.sum())
+        return float(y[order][index])
+
+    return quantile
+
+
+def m_estimate(delta: float) -> Statistic:
+    """Huber's estimate of location, for a delta in standard deviations of y."""
+
+    def estimate(y: Array, weight: Array) -> float:
+        variance = weighted_mean((y - weighted_mean(y, weight)) ** 2, weight)
+        bend = delta * np.sqrt(variance)
+
+        def total(location: float) -> float:
+            size = np.abs(y - location)
+            loss = np.where(size <= bend, size**2 / 2, bend * (size - bend / 2))
+            return float(weight @ loss)
+
+        return float(minimize_scalar(total, bounds=(y.min(), y.max()), options={"xatol": 1e-6}).x)
+
+    return estimate
+
+
+def pinball(prediction: Tensor, target: Tensor, level: float = 0.5) -> Tensor:
+    residual = target - prediction
+    return torch.maximum(level * residual, (level - 1) * residual)
+
+
+#: Losses with their options, the statistic that minimizes them, and a tolerance relative to the
+#: standard deviation of y.
+MINIMIZERS: list[tuple[Any, dict[str, Any], Statistic, float]] = [
+    ("squared_error", {}, weighted_mean, 1e-4),
+    ("absolute_error", {}, weighted_quantile(0.5), 1e-4),
+    ("huber", {"loss__delta": 0.2}, m_estimate(0.2), 1e-3),
+    ("huber", {}, m_estimate(1.0), 1e-3),
+    (pinball, {"loss__level": 0.75}, weighted_quantile(0.75), 1e-4),
+    ("poisson", {}, weighted_mean, 1e-6),
+    ("gamma", {}, weighted_mean, 1e-6),
+    *(("tweedie", {"loss__power": q}, weighted_mean, 1e-6) for q in (1, 1.5, 1.9, 2, 3)),
+]
+
+
+@pytest.mark.parametrize(("loss", "options", "statistic", "tolerance"), MINIMIZERS)
+@pytest.mark.parametrize("weighted", [False, True])
+def test_the_constant_with_the_smallest_loss_is_the_statistic_it_estimates(
+    loss: Any, options: dict[str, Any], statistic: Statistic, tolerance: float, weighted: bool
+) -> None:
+    # An odd number of skewed targets, and weights with a unique weighted median.
     rng = np.random.default_rng(0)
-    return 4200 + 800 * rng.exponential(size=51), rng.uniform(0.1, 3, size=51)
-
-
-@pytest.mark.parametrize("weighted", [False, True])
-def test_the_constant_with_the_least_squared_error_is_the_mean(
-    weighted: bool, skewed: tuple[Array, Array]
-) -> None:
-    y, weight = skewed
-    w = weight if weighted else None
-    assert constant_fit(y, w, loss="squared_error") == pytest.approx(
-        np.average(y, weights=w), abs=1e-4 * y.std()
-    )
-
-
-@pytest.mark.parametrize("weighted", [False, True])
-def test_the_constant_with_the_least_absolute_error_is_the_median(
-    weighted: bool, skewed: tuple[Array, Array]
-) -> None:
-    y, weight = skewed
-    w = weight if weighted else np.ones(len(y))
-    order = np.argsort(y)
-    median = y[order][np.searchsorted(np.cumsum(w[order]), w.sum() / 2)]
-    fitted = constant_fit(y, w if weighted else None, loss="absolute_error")
-    assert fitted == pytest.approx(median, abs=1e-4 * y.std())
-    assert abs(median - y.mean()) > 0.1 * y.std()
-
-
-@pytest.mark.parametrize("weighted", [False, True])
-@pytest.mark.parametrize("delta", [0.2, 1.0])
-def test_the_constant_with_the_least_huber_loss_is_hubers_m_estimate(
-    delta: float, weighted: bool, skewed: tuple[Array, Array]
-) -> None:
-    y, weight = skewed
-    w = weight if weighted else np.ones(len(y))
-    mean = np.average(y, weights=w)
-    bend = delta * np.sqrt(np.average((y - mean) ** 2, weights=w))
-
-    def total(location: float) -> float:
-        size = np.abs(y - location)
-        loss = np.where(size <= bend, size**2 / 2, bend * (size - bend / 2))
-        return float(w @ loss)
-
-    solved = minimize_scalar(total, bounds=(y.min(), y.max()), options={"xatol": 1e-6})
-    fitted = constant_fit(y, w if weighted else None, loss="huber", loss__delta=delta)
-    assert fitted == pytest.approx(solved.x, abs=1e-3 * y.std())
-
-
-def test_a_loss_of_ones_own_gives_its_own_minimizer(skewed: tuple[Array, Array]) -> None:
-    y, _ = skewed
-
-    def pinball(prediction: Tensor, target: Tensor, level: float = 0.5) -> Tensor:
-        residual = target - prediction
-        return torch.maximum(level * residual, (level - 1) * residual)
-
-    # 51 values: the quantile of level 0.75 is the 39th, for 0.75 * 51 = 38.25.
-    fitted = constant_fit(y, loss=pinball, loss__level=0.75)
-    assert fitted == pytest.approx(np.sort(y)[38], abs=1e-4 * y.std())
+    y, weight = 4200 + 800 * rng.exponential(size=51), rng.uniform(0.1, 3, size=51)
+    weight = weight if weighted else np.ones(51)
+    settings: dict[str, Any] = {"optimizer": "rprop", "max_epochs": 300}
+    if tolerance == 1e-6:
+        settings = {"optimizer": "lbfgs", "max_epochs": 20}
+    # The bias is the only parameter that matters.
+    reg = TorchRegressor(nn.Linear, loss=loss, random_state=0, **settings, **options)
+    reg.fit(np.zeros((51, 1)), y, sample_weight=weight if weighted else None)
+    expected = statistic(y, weight)
+    assert reg.predict([[0.0]])[0] == pytest.approx(expected, abs=tolerance * y.std())
 
 
 # Kinds
 
 
-def test_a_loss_instance_is_left_as_it_was(table: tuple[Array, Array]) -> None:
+def test_a_loss_instance_is_not_changed(table: tuple[Array, Array]) -> None:
     loss = nn.SmoothL1Loss(beta=0.5)
     TorchRegressor(module=MLP, loss=loss, max_epochs=2).fit(*table, sample_weight=np.arange(40))
     assert (loss.reduction, loss.beta) == ("mean", 0.5)
 
 
-def test_a_loss_with_numbers_of_its_own_computes_in_the_dtype_of_the_network(
+def test_the_buffers_of_a_loss_are_cast_to_the_dtype_of_the_network(
     table: tuple[Array, Array],
 ) -> None:
     X, y = table
@@ -276,7 +264,7 @@ def test_a_loss_with_numbers_of_its_own_computes_in_the_dtype_of_the_network(
         assert loss.pos_weight.dtype == torch.float32
 
 
-def test_the_options_of_a_class_and_those_of_its_instance_mean_the_same(
+def test_names_classes_and_instances_with_the_same_options_are_equivalent(
     table: tuple[Array, Array],
 ) -> None:
     X, y = table
@@ -290,7 +278,7 @@ def test_the_options_of_a_class_and_those_of_its_instance_mean_the_same(
     assert (by_class.predict(X) != other.predict(X)).any()
 
 
-def test_per_element_per_row_and_a_single_number_are_the_same_loss(
+def test_a_loss_per_element_per_row_and_a_single_number_are_equivalent(
     table: tuple[Array, Array],
 ) -> None:
     X, y = table
@@ -304,3 +292,80 @@ def test_per_element_per_row_and_a_single_number_are_the_same_loss(
     ]
     np.testing.assert_allclose(fits[1], fits[0], rtol=1e-9)
     np.testing.assert_allclose(fits[2], fits[0], rtol=1e-9)
+
+
+# Errors
+
+X_ROWS, Y_ROWS = np.arange(12.0).reshape(6, 2), np.arange(6.0)
+
+
+@pytest.mark.parametrize(
+    ("loss", "options", "error", "message"),
+    [
+        ("squared", {}, ValueError, r"Unknown loss 'squared'\. Did you mean 'squared_error'\?"),
+        ("hubber", {}, ValueError, r"Did you mean 'huber'\? Known: 'absolute_error', 'gamma'"),
+        ("mse", {}, ValueError, r"Unknown loss 'mse'.*torch loss class or any callable works too"),
+        (
+            "huber",
+            {"loss__dleta": 1},
+            ValueError,
+            r"loss 'huber' takes no 'dleta' \(loss__dleta\)\. Did you mean 'delta'\?",
+        ),
+        ("squared_error", {"loss__delta": 1}, ValueError, "takes no 'delta'.* It takes none"),
+        ("huber", {"loss__delta": 0}, ValueError, "huber expects a delta above 0, got 0"),
+        (
+            nn.SmoothL1Loss,
+            {"loss__bta": 1},
+            ValueError,
+            r"loss SmoothL1Loss takes no 'bta' \(loss__bta\)\. Did you mean 'beta'",
+        ),
+        (
+            nn.SmoothL1Loss(),
+            {"loss__beta": 1},
+            ValueError,
+            r"loss instance SmoothL1Loss; give the class instead: takes no 'beta'",
+        ),
+        (per_row, {"loss__power": 3}, ValueError, r"per_row.* could not compare .*'power'"),
+        (int, {}, TypeError, r"loss expects a name \('absolute_error', .* callable .*got <class"),
+        (
+            nn.GaussianNLLLoss,
+            {},
+            ValueError,
+            r"The loss 'GaussianNLLLoss' could not compare predictions of shape \(3, 1\)",
+        ),
+        (
+            lambda p, t: ((p - t) ** 2).mean().item(),
+            {},
+            ValueError,
+            "must return a torch tensor, got float",
+        ),
+        (
+            lambda p, t: ((p - t) ** 2).detach(),
+            {},
+            ValueError,
+            "does not depend on the predictions in a way that torch can differentiate",
+        ),
+        (
+            lambda p, t: ((p - t) ** 2).mean(dim=0),
+            {},
+            ValueError,
+            r"must return one number, one per row or one per element; .* returned shape \(1,\)",
+        ),
+        (
+            lambda p, t: (p - t.new_zeros(7, 3)).mean(dim=1),
+            {},
+            ValueError,
+            r"could not compare predictions of shape \(3, 1\) with targets of that shape",
+        ),
+    ],
+)
+def test_invalid_losses_are_refused(
+    loss: Any, options: dict[str, Any], error: type[Exception], message: str
+) -> None:
+    with pytest.raises(error, match=message):
+        TorchRegressor(module=MLP, loss=loss, max_epochs=2, **options).fit(X_ROWS, Y_ROWS)
+
+
+def test_another_type_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"'loss' parameter.*must be an instance of 'str' or a c"):
+        TorchRegressor(module=MLP, loss=3).fit(X_ROWS, Y_ROWS)

@@ -1,4 +1,4 @@
-"""Poisson, gamma and Tweedie: scikit-learn's numbers, its linear models, and positive means."""
+"""Poisson, gamma and Tweedie deviances agree with scikit-learn; predictions are positive."""
 
 from __future__ import annotations
 
@@ -13,86 +13,64 @@ from sklearn.metrics import mean_tweedie_deviance
 from torch import nn
 
 from torchreg import TorchRegressor
-from torchreg.losses import Loss, build_loss
+from torchreg.losses import GammaDeviance, PoissonDeviance, TweedieDeviance
 from torchreg.nn import MLP
 
 Array = np.ndarray
-#: Each loss by name with its options, and the power of its Tweedie deviance.
-LOSSES: list[tuple[str, dict[str, Any], float]] = [
-    ("poisson", {}, 1),
-    ("gamma", {}, 2),
-    ("tweedie", {}, 1.5),
-    ("tweedie", {"power": 1}, 1),
-    ("tweedie", {"power": 1.9}, 1.9),
-    ("tweedie", {"power": 2}, 2),
-    ("tweedie", {"power": 3}, 3),
-]
-EACH = pytest.mark.parametrize(("name", "options", "power"), LOSSES)
+EACH = pytest.mark.parametrize(
+    "loss",
+    [PoissonDeviance(), GammaDeviance(), *map(TweedieDeviance, (1.5, 1, 1.9, 2, 3))],
+    ids=repr,
+)
+rng = np.random.default_rng(0)
+#: Features with different units, positive targets, weights.
+X = rng.normal(size=(300, 3)) * [1.0, 20.0, 1e-3] + [0.0, 200.0, 1.0]
+Y = 40 * np.exp(0.5 * X[:, 0] - 0.02 * (X[:, 1] - 200)) * rng.gamma(2.0, 0.5, size=300)
+WEIGHT = rng.uniform(0.1, 3, size=300)
 
 
-def nested(options: dict[str, Any]) -> dict[str, Any]:
-    return {f"loss__{key}": value for key, value in options.items()}
-
-
-@pytest.fixture(scope="module")
-def table() -> tuple[Array, Array, Array]:
-    """Features of odd units, positive targets, weights."""
-    rng = np.random.default_rng(0)
-    X = rng.normal(size=(300, 3)) * [1.0, 20.0, 1e-3] + [0.0, 200.0, 1.0]
-    mean = 40 * np.exp(0.5 * X[:, 0] - 0.02 * (X[:, 1] - 200))
-    return X, mean * rng.gamma(2.0, 0.5, size=300), rng.uniform(0.1, 3, size=300)
-
-
-def targets(power: float, y: Array) -> Array:
-    """Put zeros among the targets where they are allowed, and counts where they are meant."""
-    if power >= 2:
+def targets(loss: TweedieDeviance, y: Array = Y) -> Array:
+    """Include zeros if the power allows them, and round to counts for Poisson."""
+    if loss.power >= 2:
         return y
     y = np.where(np.arange(len(y)) % 7 == 0, 0.0, y)
-    return np.round(y) if power == 1 else y
+    return np.round(y) if loss.power == 1 else y
 
 
 # Values
 
 
 @EACH
-def test_half_the_mean_deviance_is_that_of_scikit_learn(
-    name: str, options: dict[str, Any], power: float
-) -> None:
+def test_half_the_mean_deviance_is_that_of_scikit_learn(loss: TweedieDeviance) -> None:
     rng = np.random.default_rng(1)
-    p, t = rng.normal(size=200), targets(power, rng.gamma(1.0, 1.0, size=200))
+    p, t = rng.normal(size=200), targets(loss, rng.gamma(1.0, 1.0, size=200))
     weight = rng.uniform(0.1, 3, size=200)
-    loss = build_loss(name, options)
     # (n,) -> (n, 1)
     columns = [torch.from_numpy(v).reshape(-1, 1) for v in (p, t)]
     for w in (None, weight):
         ours = loss.mean(*columns, None if w is None else torch.from_numpy(w / w.mean()))
-        theirs = mean_tweedie_deviance(t, np.exp(p), sample_weight=w, power=power) / 2
+        theirs = mean_tweedie_deviance(t, np.exp(p), sample_weight=w, power=loss.power) / 2
         assert float(ours) == pytest.approx(theirs, rel=1e-10)
 
 
 @EACH
-def test_the_gradient_is_that_of_scikit_learns_own_loss(
-    name: str, options: dict[str, Any], power: float
-) -> None:
+def test_the_gradient_is_that_of_scikit_learn(loss: TweedieDeviance) -> None:
     rng = np.random.default_rng(2)
-    p, t = rng.normal(size=50), targets(power, rng.gamma(1.0, 1.0, size=50))
-    theirs = {1: HalfPoissonLoss(), 2: HalfGammaLoss()}.get(power, HalfTweedieLoss(power=power))
+    p, t = rng.normal(size=50), targets(loss, rng.gamma(1.0, 1.0, size=50))
+    same: dict[float, Any] = {1: HalfPoissonLoss(), 2: HalfGammaLoss()}
+    theirs = same.get(loss.power, HalfTweedieLoss(power=loss.power))
     prediction = torch.from_numpy(p)[:, None].requires_grad_()
-    loss = build_loss(name, options).function(prediction, torch.from_numpy(t)[:, None])
-    (slope,) = torch.autograd.grad(loss.sum(), prediction)
+    values = loss(prediction, torch.from_numpy(t)[:, None])
+    (slope,) = torch.autograd.grad(values.sum(), prediction)
     np.testing.assert_allclose(slope[:, 0], theirs.gradient(y_true=t, raw_prediction=p), rtol=1e-10)
 
 
 @EACH
-def test_a_deviance_is_0_where_the_mean_is_met_and_positive_elsewhere(
-    name: str, options: dict[str, Any], power: float
-) -> None:
+def test_the_deviance_is_0_at_the_target_and_positive_elsewhere(loss: TweedieDeviance) -> None:
     t = torch.logspace(-3, 3, 61, dtype=torch.float64)[:, None]
-    function = build_loss(name, options).function
-    zero = function(t.log(), t)
-    assert bool((zero.abs() <= 1e-12 * (1 + t ** abs(2 - power))).all())
-    assert bool((function(t.log() + 0.1, t) > 0).all())
-    assert bool((function(t.log() - 0.1, t) > 0).all())
+    zero = loss(t.log(), t)
+    assert bool((zero.abs() <= 1e-12 * (1 + t ** abs(2 - loss.power))).all())
+    assert bool((loss(t.log() + 0.1, t) > 0).all() and (loss(t.log() - 0.1, t) > 0).all())
 
 
 # Minimizers
@@ -100,35 +78,18 @@ def test_a_deviance_is_0_where_the_mean_is_met_and_positive_elsewhere(
 
 @EACH
 @pytest.mark.parametrize("weighted", [False, True])
-def test_the_constant_with_the_least_deviance_is_the_weighted_mean(
-    name: str, options: dict[str, Any], power: float, weighted: bool, table: tuple[Array, ...]
+def test_a_linear_module_agrees_with_the_generalized_linear_models_of_scikit_learn(
+    loss: TweedieDeviance, weighted: bool
 ) -> None:
-    _, y, weight = table
-    y, w = targets(power, y), weight if weighted else None
-    reg = TorchRegressor(nn.Linear, loss=name, optimizer="lbfgs", max_epochs=20, **nested(options))
-    reg.fit(np.zeros((len(y), 1)), y, sample_weight=w)
-    assert reg.predict([[0.0]])[0] == pytest.approx(np.average(y, weights=w), rel=1e-6)
-
-
-@EACH
-@pytest.mark.parametrize("weighted", [False, True])
-def test_a_linear_module_is_the_generalized_linear_model_of_scikit_learn(
-    name: str, options: dict[str, Any], power: float, weighted: bool, table: tuple[Array, ...]
-) -> None:
-    X, y, weight = table
-    y, w = targets(power, y), weight if weighted else None
+    y, w = targets(loss), WEIGHT if weighted else None
     settings: dict[str, Any] = {"alpha": 0, "tol": 1e-8, "max_iter": 1000}
-    # Beyond the gamma distribution the deviance is not convex, and Newton's steps fail.
-    settings["solver"] = "newton-cholesky" if power <= 2 else "lbfgs"
-    theirs = {
-        1: PoissonRegressor(**settings),
-        2: GammaRegressor(**settings),
-    }.get(power, TweedieRegressor(power=power, link="log", **settings))
+    # For larger powers the deviance is not convex, and Newton's method fails.
+    settings["solver"] = "newton-cholesky" if loss.power <= 2 else "lbfgs"
+    same = {1: PoissonRegressor(**settings), 2: GammaRegressor(**settings)}
+    theirs = same.get(loss.power, TweedieRegressor(power=loss.power, link="log", **settings))
     scaled = (X - X.mean(axis=0)) / X.std(axis=0)
     expected = theirs.fit(scaled, y / y.mean(), sample_weight=w).predict(scaled) * y.mean()
-    reg = TorchRegressor(
-        nn.Linear, loss=name, optimizer="lbfgs", max_epochs=60, random_state=0, **nested(options)
-    )
+    reg = TorchRegressor(nn.Linear, loss=loss, optimizer="lbfgs", max_epochs=60, random_state=0)
     ours = reg.fit(X, y, sample_weight=w).predict(X)
     np.testing.assert_allclose(ours, expected, rtol=2e-5)
     assert reg.score(X, y, w) == pytest.approx(theirs.score(scaled, y / y.mean(), w), abs=1e-7)
@@ -138,108 +99,57 @@ def test_a_linear_module_is_the_generalized_linear_model_of_scikit_learn(
 
 
 @EACH
-def test_y_is_divided_by_its_weighted_mean_and_not_centred(
-    name: str, options: dict[str, Any], power: float, table: tuple[Array, ...]
-) -> None:
-    X, y, weight = table
-    y = targets(power, y)
-    reg = TorchRegressor(module=MLP, loss=name, max_epochs=2, **nested(options)).fit(X, y, weight)
+def test_y_is_divided_by_its_weighted_mean_and_not_centred(loss: TweedieDeviance) -> None:
+    y = targets(loss)
+    reg = TorchRegressor(module=MLP, loss=loss, max_epochs=2).fit(X, y, WEIGHT)
     layer = reg.module_.unstandardize
     assert float(layer.mean) == 0.0
-    assert float(layer.scale) == pytest.approx(np.average(y, weights=weight), rel=1e-12)
-    assert [*dict(reg.module_.named_children())] == [
-        "standardize",
-        "network",
-        "link",
-        "unstandardize",
-    ]
+    assert float(layer.scale) == pytest.approx(np.average(y, weights=WEIGHT), rel=1e-12)
+    children = ["standardize", "network", "link", "unstandardize"]
+    assert [*dict(reg.module_.named_children())] == children
 
 
 @EACH
-def test_a_network_that_gives_0_predicts_the_mean(
-    name: str, options: dict[str, Any], power: float, table: tuple[Array, ...]
-) -> None:
-    X, y, weight = table
-    y = targets(power, y)
+def test_a_network_with_output_0_predicts_the_mean(loss: TweedieDeviance) -> None:
+    y = targets(loss)
     linear = nn.Linear(3, 1)
-    with torch.no_grad():
-        linear.weight.zero_()
-        linear.bias.zero_()
-    options = nested(options) | {"optimizer": "sgd", "lr": 1e-300, "max_epochs": 1}
-    reg = TorchRegressor(linear, loss=name, **options).fit(X, y, weight)
-    np.testing.assert_allclose(reg.predict(X), np.average(y, weights=weight), rtol=1e-12)
+    for parameter in linear.parameters():
+        nn.init.zeros_(parameter)
+    reg = TorchRegressor(linear, loss=loss, optimizer="sgd", lr=1e-300, max_epochs=1).fit(
+        X, y, WEIGHT
+    )
+    np.testing.assert_allclose(reg.predict(X), np.average(y, weights=WEIGHT), rtol=1e-12)
 
 
 @EACH
 @pytest.mark.parametrize("factor", [1e-12, 1e12])
-def test_units_of_y_do_not_matter(
-    name: str,
-    options: dict[str, Any],
-    power: float,
-    factor: float,
-    table: tuple[Array, ...],
-) -> None:
-    X, y, _ = table
-    y = targets(power, y)
-    reg = TorchRegressor(module=MLP, loss=name, max_epochs=10, random_state=0, **nested(options))
+def test_predictions_are_equivariant_to_the_unit_of_y(loss: TweedieDeviance, factor: float) -> None:
+    y = targets(loss)
+    reg = TorchRegressor(module=MLP, loss=loss, max_epochs=10, random_state=0)
     expected = reg.fit(X, y).predict(X)
     np.testing.assert_allclose(reg.fit(X, factor * y).predict(X), factor * expected, rtol=1e-6)
 
 
-@EACH
-def test_integer_weights_are_repeated_rows(
-    name: str, options: dict[str, Any], power: float, table: tuple[Array, ...]
-) -> None:
-    X, y, _ = table
-    X, y = X[:60], targets(power, y)[:60]
-    counts = np.arange(60) % 3
-    reg = TorchRegressor(module=MLP, loss=name, batch_size=None, max_epochs=20, random_state=0)
-    reg.set_params(**nested(options))
-    weighted = reg.fit(X, y, sample_weight=counts).predict(X)
-    repeated = reg.fit(X.repeat(counts, axis=0), y.repeat(counts)).predict(X)
-    np.testing.assert_allclose(weighted, repeated, rtol=1e-9)
-
-
 @pytest.mark.parametrize("standardize", [False, "X", "y", True])
-def test_predictions_are_positive_whatever_is_standardized(
-    standardize: Any, table: tuple[Array, ...]
-) -> None:
-    X, y, _ = table
-    X = (X - X.mean(axis=0)) / X.std(axis=0)
+def test_predictions_are_positive_with_any_standardization(standardize: Any) -> None:
+    x, y = (X - X.mean(axis=0)) / X.std(axis=0), Y / Y.mean()
     settings: dict[str, Any] = {"loss": "poisson", "standardize": standardize, "random_state": 0}
-    reg = TorchRegressor(module=MLP, **settings, max_epochs=50).fit(X, y / y.mean())
-    assert (reg.predict(10 * X) > 0).all()
-    assert reg.score(X, y / y.mean()) > 0.2
+    reg = TorchRegressor(module=MLP, **settings, max_epochs=50).fit(x, y)
+    assert (reg.predict(10 * x) > 0).all()
+    assert reg.score(x, y) > 0.2
 
 
-def test_several_outputs_are_scaled_and_learned_each_by_itself(table: tuple[Array, ...]) -> None:
-    X, y, _ = table
-    both = np.column_stack([y, 1e6 * y[::-1]])
-    settings: dict[str, Any] = {"optimizer": "lbfgs", "max_epochs": 60, "random_state": 0}
-    together = TorchRegressor(nn.Linear, loss="gamma", **settings).fit(X, both).predict(X)
-    for column in (0, 1):
-        reg = TorchRegressor(nn.Linear, loss="gamma", **settings).fit(X, both[:, column])
-        np.testing.assert_allclose(together[:, column], reg.predict(X), rtol=1e-4)
-
-
-def test_rows_that_are_all_zero_after_others_were_held_out_are_predicted_as_zero() -> None:
+def test_training_targets_that_are_all_0_are_predicted_as_0() -> None:
     X, y = np.arange(20.0)[:, None], np.zeros(20)
-    seed = 0
-    order = torch.randperm(20, generator=torch.Generator().manual_seed(seed))
-    y[order[0]] = 5.0
-    reg = TorchRegressor(
-        module=MLP,
-        loss="poisson",
-        early_stopping=True,
-        max_epochs=3,
-        random_state=seed,
-        n_iter_no_change=1,
-    ).fit(X, y)
+    # The first row of this order is a validation row.
+    y[torch.randperm(20, generator=torch.Generator().manual_seed(0))[0]] = 5.0
+    settings: dict[str, Any] = {"early_stopping": True, "n_iter_no_change": 1, "max_epochs": 3}
+    reg = TorchRegressor(MLP, loss="poisson", random_state=0, **settings).fit(X, y)
     assert float(reg.module_.unstandardize.scale) == 0.0
     np.testing.assert_array_equal(reg.predict(X), 0.0)
 
 
-# Refusals
+# Errors
 
 X_ROWS, Y_ROWS = np.arange(12.0).reshape(6, 2), np.arange(1.0, 7.0)
 
@@ -281,7 +191,7 @@ X_ROWS, Y_ROWS = np.arange(12.0).reshape(6, 2), np.arange(1.0, 7.0)
         ({"loss": "poisson", "loss__power": 1}, Y_ROWS, r"loss 'poisson' takes no 'power'"),
     ],
 )
-def test_targets_and_options_that_will_not_do_are_refused_and_the_last_fit_is_kept(
+def test_invalid_targets_and_options_are_refused_and_the_last_fit_is_kept(
     options: dict[str, Any], y: Any, message: str
 ) -> None:
     reg = TorchRegressor(module=MLP, max_epochs=2, random_state=0).fit(X_ROWS, Y_ROWS)
@@ -291,7 +201,7 @@ def test_targets_and_options_that_will_not_do_are_refused_and_the_last_fit_is_ke
     np.testing.assert_array_equal(reg.predict(X_ROWS), before)
 
 
-def test_validation_targets_are_checked_too_and_may_all_be_zero() -> None:
+def test_validation_targets_are_checked_and_may_all_be_0() -> None:
     reg = TorchRegressor(module=MLP, loss="poisson", max_epochs=2)
     with pytest.raises(ValueError, match=r"'poisson' expects y_val of 0 or more, got -1 in row 5"):
         reg.fit(X_ROWS, Y_ROWS, X_val=X_ROWS, y_val=[0, 1, 2, 3, 4, -1])
@@ -299,18 +209,7 @@ def test_validation_targets_are_checked_too_and_may_all_be_zero() -> None:
     assert np.isfinite(reg.validation_loss_curve_).all()
 
 
-def test_rows_without_weight_may_hold_any_target() -> None:
-    y = Y_ROWS.copy()
-    y[2] = -1.0
-    weight = np.ones(6)
-    weight[2] = 0.0
-    reg = TorchRegressor(module=MLP, loss="gamma", max_epochs=2).fit(
-        X_ROWS, y, sample_weight=weight
-    )
+def test_rows_of_weight_0_may_have_any_target() -> None:
+    y, weight = np.array([1.0, 2.0, -1.0, 4.0, 5.0, 6.0]), np.array([1, 1, 0, 1, 1, 1])
+    reg = TorchRegressor(MLP, loss="gamma", max_epochs=2).fit(X_ROWS, y, sample_weight=weight)
     assert np.isfinite(reg.predict(X_ROWS)).all()
-
-
-def test_a_loss_without_a_range_takes_any_target() -> None:
-    loss = Loss(nn.functional.mse_loss, "mse_loss")
-    loss.check_target(torch.tensor([[-1.0]]), name="y")
-    assert (loss.link, loss.per_output, loss.center_target) == (None, 1, True)

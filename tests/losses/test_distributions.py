@@ -1,4 +1,4 @@
-"""Quantiles and the normal distribution: what they are, what they estimate, and how well."""
+"""Quantiles and the normal distribution: values, minimizers, calibration."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def columns(*arrays: Array) -> list[torch.Tensor]:
 
 
 @pytest.mark.parametrize("quantile", [0.3, [0.1, 0.9], [0.9, 0.5, 0.1]])
-def test_a_loss_knows_the_argument_that_makes_it_again(quantile: Any) -> None:
+def test_the_attribute_quantile_builds_an_equal_loss(quantile: Any) -> None:
     loss = PinballLoss(quantile)
     assert PinballLoss(loss.quantile).link.levels == loss.link.levels
 
@@ -77,19 +77,18 @@ def test_the_normal_loss_is_the_negative_log_density() -> None:
 # Minimizers
 
 
-@pytest.fixture(scope="module")
-def groups() -> tuple[Array, Array, Array]:
-    """Two groups of 51 and 41 skewed targets of different spread, and weights."""
-    rng = np.random.default_rng(0)
-    group = np.repeat([0.0, 1.0], [51, 41])
-    y = 4200 + 800 * rng.exponential(size=92) * (1 + 2 * group) - 1000 * group
-    return group[:, None], y, rng.uniform(0.1, 3, size=92)
+rng = np.random.default_rng(0)
+#: Two groups of 51 and 41 skewed targets with different variances, and weights.
+GROUP = np.repeat([0.0, 1.0], [51, 41])
+X = GROUP[:, None]
+Y = 4200 + 800 * rng.exponential(size=92) * (1 + 2 * GROUP) - 1000 * GROUP
+WEIGHT = rng.uniform(0.1, 3, size=92)
 
 
 def weighted_quantile(y: Array, weight: Array, level: float) -> float:
     order = np.argsort(y)
-    place = np.searchsorted(np.cumsum(weight[order]), level * weight.sum())
-    return float(y[order][place])
+    index = np.searchsorted(np.cumsum(weight[order]), level * weight.sum())
+    return float(y[order][index])
 
 
 def linear(**options: Any) -> TorchRegressor:
@@ -99,43 +98,39 @@ def linear(**options: Any) -> TorchRegressor:
 
 @pytest.mark.parametrize("weighted", [False, True])
 @pytest.mark.parametrize("quantile", [0.5, 0.83, LEVELS, [0.31]], ids=str)
-def test_quantiles_of_groups_are_their_weighted_quantiles(
-    quantile: Any, weighted: bool, groups: tuple[Array, ...]
+def test_predicted_quantiles_of_groups_are_their_weighted_quantiles(
+    quantile: Any, weighted: bool
 ) -> None:
-    X, y, weight = groups
-    w = weight if weighted else np.ones(92)
-    # A parameter for each group: where two share one, a kinked loss is slow to come down.
+    w = WEIGHT if weighted else np.ones(92)
+    # A parameter for each group: if two share one, a piecewise linear loss converges slowly.
     reg = linear(loss="quantile", loss__quantile=quantile, standardize="y", module__bias=False)
     reg.set_params(optimizer="adam", lr=0.01, max_epochs=3000)
-    reg.fit(np.hstack([1 - X, X]), y, sample_weight=w if weighted else None)
+    reg.fit(np.hstack([1 - X, X]), Y, sample_weight=w if weighted else None)
     levels = reg.module_.link.levels
     assert {*levels} == ({quantile} if isinstance(quantile, float) else {*quantile, 0.5})
     found = reg.predict(np.eye(2), quantiles=levels)
     for group in (0, 1):
-        own = X[:, 0] == group
-        expected = [weighted_quantile(y[own], w[own], level) for level in levels]
-        np.testing.assert_allclose(found[group], expected, atol=0.015 * y.std())
+        own = group == GROUP
+        expected = [weighted_quantile(Y[own], w[own], level) for level in levels]
+        np.testing.assert_allclose(found[group], expected, atol=0.015 * Y.std())
 
 
 @pytest.mark.parametrize("weighted", [False, True])
-def test_the_normal_distribution_of_groups_has_their_means_and_standard_deviations(
-    weighted: bool, groups: tuple[Array, ...]
-) -> None:
-    X, y, weight = groups
-    w = weight if weighted else np.ones(92)
+def test_predicted_means_and_standard_deviations_of_groups_are_theirs(weighted: bool) -> None:
+    w = WEIGHT if weighted else np.ones(92)
     reg = linear(loss="gaussian_nll", optimizer="lbfgs", max_epochs=50)
-    reg.fit(X, y, sample_weight=w if weighted else None)
+    reg.fit(X, Y, sample_weight=w if weighted else None)
     mean, std = reg.predict([[0.0], [1.0]], return_std=True)
     for group in (0, 1):
-        own = X[:, 0] == group
-        expected = np.average(y[own], weights=w[own])
-        variance = np.average((y[own] - expected) ** 2, weights=w[own])
+        own = group == GROUP
+        expected = np.average(Y[own], weights=w[own])
+        variance = np.average((Y[own] - expected) ** 2, weights=w[own])
         assert mean[group] == pytest.approx(expected, rel=1e-6)
         assert std[group] == pytest.approx(np.sqrt(variance), rel=1e-5)
 
 
 @pytest.mark.parametrize("level", [0.1, 0.5, 0.8])
-def test_a_linear_module_is_the_quantile_regressor_of_scikit_learn(level: float) -> None:
+def test_a_linear_module_agrees_with_quantile_regressor(level: float) -> None:
     rng = np.random.default_rng(0)
     X = rng.normal(size=(101, 2)) * [1.0, 30.0] + [0.0, 200.0]
     y = 500 + 40 * X[:, 0] - 3 * X[:, 1] + 30 * rng.standard_t(3, size=101)
@@ -148,25 +143,11 @@ def test_a_linear_module_is_the_quantile_regressor_of_scikit_learn(level: float)
 
 
 @pytest.mark.parametrize("loss", ["quantile", "gaussian_nll"])
-def test_integer_weights_are_repeated_rows(loss: str, groups: tuple[Array, ...]) -> None:
-    X, y, _ = groups
-    counts = np.arange(92) % 3
-    options = {"loss__quantile": LEVELS} if loss == "quantile" else {}
-    reg = TorchRegressor(
-        module=MLP, loss=loss, batch_size=None, max_epochs=20, random_state=0, **options
-    )
-    weighted = reg.fit(X, y, sample_weight=counts).predict(X, quantiles=LEVELS)
-    repeated = reg.fit(X.repeat(counts, axis=0), y.repeat(counts)).predict(X, quantiles=LEVELS)
-    np.testing.assert_allclose(weighted, repeated, rtol=1e-9)
-
-
-@pytest.mark.parametrize("loss", ["quantile", "gaussian_nll"])
 @pytest.mark.parametrize(("factor", "offset"), [(1e-12, 0.0), (2.0**40, 0.0), (1.0, 2.0**20)])
-def test_units_of_y_do_not_matter(
-    loss: str, factor: float, offset: float, groups: tuple[Array, ...]
+def test_predictions_are_equivariant_to_the_unit_of_y(
+    loss: str, factor: float, offset: float
 ) -> None:
-    X, y, _ = groups
-    y = np.round(y)
+    y = np.round(Y)
     options = {"loss__quantile": LEVELS} if loss == "quantile" else {}
     reg = TorchRegressor(module=MLP, loss=loss, max_epochs=20, random_state=0, **options)
     expected = reg.fit(X, y).predict(X, quantiles=LEVELS)
@@ -191,7 +172,7 @@ def heteroscedastic(n: int, seed: int) -> tuple[Array, Array]:
     [{"loss": "quantile", "loss__quantile": [0.1, 0.5, 0.9]}, {"loss": "gaussian_nll"}],
     ids=["quantile", "gaussian_nll"],
 )
-def test_four_in_five_new_targets_lie_between_the_quantiles_of_10_and_90_percent(
+def test_80_percent_of_new_targets_are_between_the_quantiles_of_10_and_90_percent(
     options: dict[str, Any], seed: int
 ) -> None:
     X, y = heteroscedastic(5000, seed)
@@ -201,7 +182,7 @@ def test_four_in_five_new_targets_lie_between_the_quantiles_of_10_and_90_percent
     low, high = reg.predict(X_new, quantiles=[0.1, 0.9]).T
     inside = (low <= y_new) & (y_new <= high)
     assert inside.mean() == pytest.approx(0.8, abs=0.02)
-    # Where y spreads least as where it spreads most.
+    # Also where the variance is small or large.
     for half in (X_new[:, 0] < 0, X_new[:, 0] >= 0):
         assert inside[half].mean() == pytest.approx(0.8, abs=0.03)
     assert ((y_new < low).mean(), (y_new > high).mean()) == pytest.approx((0.1, 0.1), abs=0.02)
@@ -210,7 +191,7 @@ def test_four_in_five_new_targets_lie_between_the_quantiles_of_10_and_90_percent
     )
 
 
-def test_a_standard_deviation_is_that_of_the_noise() -> None:
+def test_the_predicted_standard_deviation_is_that_of_the_noise() -> None:
     X, y = heteroscedastic(5000, 0)
     settings: dict[str, Any] = {"max_epochs": 60, "schedule": "cosine", "random_state": 0}
     reg = TorchRegressor(module=MLP, loss="gaussian_nll", **settings).fit(X, y)
@@ -223,7 +204,7 @@ def test_a_standard_deviation_is_that_of_the_noise() -> None:
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
-def test_quantiles_never_cross_however_far_away(dtype: str, groups: tuple[Array, ...]) -> None:
+def test_quantiles_do_not_cross_far_from_the_training_rows(dtype: str) -> None:
     rng = np.random.default_rng(0)
     X = rng.normal(size=(200, 3))
     y = X[:, 0] + rng.normal(size=200) * np.abs(X[:, 1])
@@ -243,7 +224,7 @@ def test_quantiles_never_cross_however_far_away(dtype: str, groups: tuple[Array,
     np.testing.assert_array_equal(reg.predict(far), found[:, 49])
 
 
-def test_a_constant_target_is_predicted_exactly_and_without_spread() -> None:
+def test_a_constant_target_is_predicted_exactly_with_standard_deviation_0() -> None:
     X, y = np.arange(10.0)[:, None], np.full(10, 4200.0)
     reg = TorchRegressor(module=MLP, loss="quantile", loss__quantile=LEVELS, max_epochs=3).fit(X, y)
     np.testing.assert_array_equal(reg.predict(X, quantiles=LEVELS), 4200.0)
@@ -252,7 +233,7 @@ def test_a_constant_target_is_predicted_exactly_and_without_spread() -> None:
         np.testing.assert_array_equal(found, expected)
 
 
-def test_a_relation_without_noise_has_a_small_spread_and_the_fit_stays_finite() -> None:
+def test_a_fit_without_noise_is_finite_and_has_a_small_standard_deviation() -> None:
     X = np.linspace(0, 1, 50)[:, None]
     reg = linear(loss="gaussian_nll", optimizer="adam", lr=0.05, max_epochs=1000)
     mean, std = reg.fit(X, 10 * X[:, 0]).predict(X, return_std=True)
@@ -264,14 +245,7 @@ def test_a_relation_without_noise_has_a_small_spread_and_the_fit_stays_finite() 
 # Levels
 
 
-def test_one_number_is_the_level_that_is_predicted() -> None:
-    rng = np.random.default_rng(0)
-    X, y = rng.normal(size=(50, 1)), rng.normal(size=50)
-    reg = TorchRegressor(module=MLP, loss="quantile", loss__quantile=0.9, max_epochs=5).fit(X, y)
-    np.testing.assert_array_equal(reg.predict(X), reg.predict(X, quantiles=0.9))
-
-
-def test_the_median_is_trained_along_with_a_list_that_lacks_it() -> None:
+def test_a_list_without_the_median_is_completed_by_it() -> None:
     assert PinballLoss([0.9, 0.1]).link.levels == (0.1, 0.5, 0.9)
     assert PinballLoss(np.array([0.5, 0.2])).link.levels == (0.2, 0.5)
     assert PinballLoss([0.3]).link.levels == (0.3, 0.5)
@@ -289,9 +263,7 @@ def test_the_median_is_trained_along_with_a_list_that_lacks_it() -> None:
         (None, TypeError, r"quantile expects a level between 0 and 1, or a list"),
     ],
 )
-def test_levels_that_will_not_do_are_refused(
-    quantile: Any, error: type[Exception], message: str
-) -> None:
+def test_invalid_levels_are_refused(quantile: Any, error: type[Exception], message: str) -> None:
     with pytest.raises(error, match=message):
         TorchRegressor(module=MLP, loss="quantile", loss__quantile=quantile).fit(
             [[1.0], [2.0]], [1.0, 2.0]
@@ -311,7 +283,7 @@ def test_levels_that_will_not_do_are_refused(
         ),
     ],
 )
-def test_a_module_of_fixed_width_is_told_how_many_numbers_the_loss_asks_for(
+def test_a_module_with_too_few_outputs_is_refused_with_the_number_needed(
     options: dict[str, Any], message: str
 ) -> None:
     with pytest.raises(ValueError, match=message):

@@ -1,9 +1,7 @@
-"""What a regressor whose loss has a link does beside learning: predict, save, ship, stack."""
+"""Regressors whose loss has a link: prediction, training in stacks, ensembles, files, displays."""
 
 from __future__ import annotations
 
-import copy
-import pickle
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +17,7 @@ from torch import nn
 import torchreg
 from tests._stacks import assert_same, both_ways
 from torchreg import TorchEnsembleRegressor, TorchRegressor
-from torchreg.nn import MLP, LinearPath, MemberLinear, Normal
+from torchreg.nn import MLP, LinearPath, MemberLinear
 
 Array = np.ndarray
 LINKED: dict[str, dict[str, Any]] = {
@@ -34,20 +32,18 @@ EACH = pytest.mark.parametrize("options", LINKED.values(), ids=LINKED)
 PER_OUTPUT = {"quantiles": 3, "gaussian_nll": 2}
 
 
-@pytest.fixture(scope="module")
-def table() -> tuple[Array, Array]:
-    rng = np.random.default_rng(0)
-    X = rng.normal(size=(60, 3)) * [1.0, 10.0, 1e-3]
-    return X, 30 * np.exp(0.5 * X[:, 0]) * rng.gamma(3.0, 1 / 3, size=60)
+rng = np.random.default_rng(0)
+X = rng.normal(size=(60, 3)) * [1.0, 10.0, 1e-3]
+Y = 30 * np.exp(0.5 * X[:, 0]) * rng.gamma(3.0, 1 / 3, size=60)
 
 
-def fitted(options: dict[str, Any], table: tuple[Array, Array], **more: Any) -> TorchRegressor:
+def fitted(options: dict[str, Any], X: Any = X, y: Array = Y, **more: Any) -> TorchRegressor:
     settings = {"max_epochs": 10, "random_state": 0, "module__hidden_sizes": [8]}
-    return TorchRegressor(**{"module": MLP, **settings, **options, **more}).fit(*table)
+    return TorchRegressor(**{"module": MLP, **settings, **options, **more}).fit(X, y)
 
 
-def everything(reg: TorchRegressor, X: Array) -> list[Array]:
-    """All that a regressor can predict."""
+def predict_all(reg: TorchRegressor, X: Array) -> list[Array]:
+    """Predict in every way that the loss allows."""
     found = [reg.predict(X)]
     if reg.loss == "gaussian_nll":
         found += [*reg.predict(X, return_std=True), reg.predict(X, quantiles=[0.1, 0.7])]
@@ -65,15 +61,14 @@ def assert_equal(found: list[Array], expected: list[Array]) -> None:
 
 
 @pytest.mark.parametrize("name", LINKED)
-def test_the_module_goes_from_raw_units_to_raw_units(name: str, table: tuple[Array, Array]) -> None:
-    X, y = table
-    reg = fitted(LINKED[name], (X, np.column_stack([y, 100 * y])))
+def test_the_module_computes_all_columns(name: str) -> None:
+    reg = fitted(LINKED[name], y=np.column_stack([Y, 100 * Y]))
     per_output = PER_OUTPUT.get(name, 1)
     with torch.no_grad():
         columns = reg.module_(torch.from_numpy(X)).numpy()
     assert columns.shape == (60, 2 * per_output)
-    place = reg.module_.link.index
-    np.testing.assert_array_equal(columns[:, place::per_output], reg.predict(X))
+    index = reg.module_.link.index
+    np.testing.assert_array_equal(columns[:, index::per_output], reg.predict(X))
     if name == "quantiles":
         # (n, n_outputs * n_levels) -> (n, n_outputs, n_levels)
         found = reg.predict(X, quantiles=[0.1, 0.5, 0.9])
@@ -85,21 +80,19 @@ def test_the_module_goes_from_raw_units_to_raw_units(name: str, table: tuple[Arr
         np.testing.assert_array_equal(columns[:, 1::2], std)
 
 
-def test_a_vector_gives_a_column_for_each_level_and_one_level_a_vector(
-    table: tuple[Array, Array],
-) -> None:
+def test_quantiles_have_a_column_for_each_level_and_one_level_is_a_vector() -> None:
     for name in ("quantiles", "gaussian_nll"):
-        reg = fitted(LINKED[name], table)
-        both = reg.predict(table[0], quantiles=[0.9, 0.1])
+        reg = fitted(LINKED[name])
+        both = reg.predict(X, quantiles=[0.9, 0.1])
         assert both.shape == (60, 2)
         assert (both[:, 0] > both[:, 1]).all()
-        np.testing.assert_array_equal(reg.predict(table[0], quantiles=0.9), both[:, 0])
-        found = reg.predict(table[0].astype(np.float32), quantiles=[0.1])
+        np.testing.assert_array_equal(reg.predict(X, quantiles=0.9), both[:, 0])
+        found = reg.predict(X.astype(np.float32), quantiles=[0.1])
         assert found.dtype == np.float32
 
 
 @pytest.mark.parametrize(
-    ("name", "asked", "message"),
+    ("name", "options", "message"),
     [
         (
             "quantiles",
@@ -125,26 +118,23 @@ def test_a_vector_gives_a_column_for_each_level_and_one_level_a_vector(
         ("gamma", {"return_std": True}, r"this one learned a point prediction"),
     ],
 )
-def test_what_was_not_learned_is_refused(
-    name: str, asked: dict[str, Any], message: str, table: tuple[Array, Array]
+def test_predictions_that_were_not_learned_are_refused(
+    name: str, options: dict[str, Any], message: str
 ) -> None:
-    reg = fitted(LINKED[name], table)
+    reg = fitted(LINKED[name])
     with pytest.raises(ValueError, match=message):
-        reg.predict(table[0], **asked)
-    if "return_std" not in asked:
-        ensemble = TorchEnsembleRegressor(reg, 2, random_state=0).fit(*table)
+        reg.predict(X, **options)
+    if "return_std" not in options:
+        ensemble = TorchEnsembleRegressor(reg, 2, random_state=0).fit(X, Y)
         with pytest.raises(ValueError, match=message):
-            ensemble.predict(table[0], **asked)
+            ensemble.predict(X, **options)
 
 
 @EACH
-def test_sparse_rows_give_what_dense_rows_give(
-    options: dict[str, Any], table: tuple[Array, Array]
-) -> None:
-    X, y = table
-    X = X * (np.abs(X) > 0.5)
-    dense, sparse = fitted(options, (X, y)), fitted(options, (sp.csr_array(X), y))
-    for one, other in zip(everything(sparse, sp.csr_array(X)), everything(dense, X), strict=True):
+def test_sparse_rows_give_the_predictions_of_dense_rows(options: dict[str, Any]) -> None:
+    rows = X * (np.abs(X) > 0.5)
+    dense, sparse = (predict_all(fitted(options, x), x) for x in (rows, sp.csr_array(rows)))
+    for one, other in zip(sparse, dense, strict=True):
         np.testing.assert_allclose(one, other, rtol=1e-9)
 
 
@@ -152,10 +142,7 @@ def test_sparse_rows_give_what_dense_rows_give(
 
 
 @EACH
-def test_fits_that_train_together_become_what_they_become_alone(
-    options: dict[str, Any], table: tuple[Array, Array]
-) -> None:
-    X, y = table
+def test_fits_in_a_stack_are_those_of_single_fits(options: dict[str, Any]) -> None:
 
     def fits() -> list[tuple[TorchRegressor, dict[str, Any]]]:
         settings = {"optimizer": "sgd", "lr": 0.02, "max_epochs": 12, "dtype": "float64"}
@@ -163,7 +150,7 @@ def test_fits_that_train_together_become_what_they_become_alone(
         return [
             (
                 TorchRegressor(module=MLP, random_state=k, **settings, **options),
-                {"X": X[k:], "y": y[k:]},
+                {"X": X[k:], "y": Y[k:]},
             )
             for k in range(3)
         ]
@@ -174,17 +161,7 @@ def test_fits_that_train_together_become_what_they_become_alone(
     assert seen.sizes == [3]
 
 
-@EACH
-def test_several_starts_keep_the_one_with_the_lowest_loss(
-    options: dict[str, Any], table: tuple[Array, Array]
-) -> None:
-    reg = fitted(options, table, n_init=3)
-    assert reg.loss_ == pytest.approx(min(reg.init_losses_), rel=1e-12)
-
-
-def test_a_search_over_losses_and_levels_trains_what_each_fit_trains(
-    table: tuple[Array, Array],
-) -> None:
+def test_a_search_over_losses_and_levels_with_the_joblib_backend_has_the_same_scores() -> None:
     grid = [
         {"loss": ["squared_error", "poisson", "gamma", "gaussian_nll"]},
         {"loss": ["quantile"], "loss__quantile": [0.5, [0.1, 0.9]]},
@@ -192,21 +169,18 @@ def test_a_search_over_losses_and_levels_trains_what_each_fit_trains(
     ]
     reg = TorchRegressor(module=MLP, max_epochs=8, random_state=0, module__hidden_sizes=[6])
     search = GridSearchCV(reg, grid, cv=2, scoring="neg_mean_absolute_error", refit=False)
-    alone = search.fit(*table).cv_results_["mean_test_score"]
+    alone = search.fit(X, Y).cv_results_["mean_test_score"]
     with joblib.parallel_config(backend="torchreg"):
-        together = search.fit(*table).cv_results_["mean_test_score"]
+        together = search.fit(X, Y).cv_results_["mean_test_score"]
     np.testing.assert_allclose(together, alone, rtol=1e-6)
 
 
 @EACH
-def test_a_warm_start_goes_on_with_the_same_scaling(
-    options: dict[str, Any], table: tuple[Array, Array]
-) -> None:
-    X, y = table
-    reg = fitted(options, table, warm_start=True)
+def test_a_warm_start_keeps_the_scaling(options: dict[str, Any]) -> None:
+    reg = fitted(options, warm_start=True)
     scale = reg.module_.unstandardize.scale.clone()
     before = reg.loss_
-    reg.fit(X, 1.01 * y)
+    reg.fit(X, 1.01 * Y)
     assert reg.n_iter_ == 20 and reg.loss_ < before + 0.1
     np.testing.assert_array_equal(reg.module_.unstandardize.scale, scale)
 
@@ -224,53 +198,39 @@ def test_a_warm_start_goes_on_with_the_same_scaling(
     ],
 )
 def test_a_warm_start_with_another_link_is_refused_and_the_last_fit_is_kept(
-    name: str, then: dict[str, Any], message: str, table: tuple[Array, Array]
+    name: str, then: dict[str, Any], message: str
 ) -> None:
-    reg = fitted(LINKED[name], table, warm_start=True)
-    before = reg.predict(table[0])
+    reg = fitted(LINKED[name], warm_start=True)
+    before = reg.predict(X)
     with pytest.raises(ValueError, match=message):
-        reg.set_params(**then).fit(*table)
-    np.testing.assert_array_equal(reg.predict(table[0]), before)
-    reg = fitted({"loss": "squared_error"}, table, warm_start=True)
+        reg.set_params(**then).fit(X, Y)
+    np.testing.assert_array_equal(reg.predict(X), before)
+    reg = fitted({"loss": "squared_error"}, warm_start=True)
     with pytest.raises(ValueError, match=r"ends in no link, but the loss 'gamma' expects Exponen"):
-        reg.set_params(loss="gamma").fit(*table)
+        reg.set_params(loss="gamma").fit(X, Y)
 
 
 @EACH
-def test_callbacks_see_predictions_and_targets_in_raw_units(
-    options: dict[str, Any], table: tuple[Array, Array]
-) -> None:
-    X, y = table
+def test_callbacks_see_predictions_and_targets_in_raw_units(options: dict[str, Any]) -> None:
     scoring = EpochScoring("neg_mean_absolute_error", name="mae", lower_is_better=False)
-    reg = fitted(options, table, callbacks=[scoring], max_epochs=4).fit(X, y, X_val=X, y_val=y)
-    expected = -np.abs(reg.predict(X) - y).mean()
+    reg = fitted(options, callbacks=[scoring], max_epochs=4).fit(X, Y, X_val=X, y_val=Y)
+    expected = -np.abs(reg.predict(X) - Y).mean()
     assert reg.history_[-1]["mae"] == pytest.approx(expected, rel=1e-5)
 
 
-@EACH
-def test_early_stopping_restores_the_epoch_of_the_lowest_validation_loss(
-    options: dict[str, Any], table: tuple[Array, Array]
-) -> None:
-    reg = fitted(options, table, early_stopping=True, max_epochs=60, n_iter_no_change=5, lr=0.05)
-    assert reg.best_epoch_ == 1 + int(np.argmin(reg.validation_loss_curve_))
+# Networks with members, and data-dependent initialization
 
 
-# Networks of members, and such that look at their rows
-
-
-def of_members(in_features: int, out_features: int) -> nn.Module:
+def with_members(in_features: int, out_features: int) -> nn.Module:
     return nn.Sequential(
         MemberLinear(4, in_features, 6), nn.Tanh(), MemberLinear(4, 6, out_features)
     )
 
 
 @EACH
-def test_members_train_on_the_mean_of_their_losses_and_predict_their_mean(
-    options: dict[str, Any], table: tuple[Array, Array], tmp_path: Path
-) -> None:
-    X, y = table
+def test_members_predict_their_mean_and_are_saved(options: dict[str, Any], tmp_path: Path) -> None:
     settings: dict[str, Any] = {"max_epochs": 6, "random_state": 0, **options}
-    reg = TorchRegressor(of_members, **settings).fit(X, y)
+    reg = TorchRegressor(with_members, **settings).fit(X, Y)
     module = reg.module_
     with torch.no_grad():
         each = module.link(module.network(module.standardize(torch.from_numpy(X))))
@@ -280,25 +240,24 @@ def test_members_train_on_the_mean_of_their_losses_and_predict_their_mean(
     )
     assert each.shape[:2] == (60, 4) and reg.loss_ < reg.loss_curve_[0]
     reg.save(tmp_path / "reg")
-    other = torchreg.load(tmp_path / "reg", module=of_members)
-    assert_equal(everything(other, X), everything(reg, X))
+    other = torchreg.load(tmp_path / "reg", module=with_members)
+    assert_equal(predict_all(other, X), predict_all(reg, X))
 
 
-def with_a_line(in_features: int, out_features: int) -> nn.Module:
+def with_skip_connection(in_features: int, out_features: int) -> nn.Module:
     return LinearPath(nn.Linear(in_features, out_features), in_features, out_features)
 
 
 @EACH
-def test_a_network_that_begins_at_the_linear_answer_begins_better_than_the_mean(
-    options: dict[str, Any], table: tuple[Array, Array]
+def test_initialization_from_a_linear_fit_has_a_lower_loss_than_the_mean(
+    options: dict[str, Any],
 ) -> None:
-    X, y = table
     settings: dict[str, Any] = {"optimizer": "sgd", "lr": 1e-30, "max_epochs": 1, **options}
-    linear = TorchRegressor(with_a_line, **settings).fit(X, y)
+    linear = TorchRegressor(with_skip_connection, **settings).fit(X, Y)
     zero = nn.Linear(3, linear.module_.link.per_output)
     nn.init.zeros_(zero.weight)
     nn.init.zeros_(zero.bias)
-    constant = TorchRegressor(zero, **settings).fit(X, y)
+    constant = TorchRegressor(zero, **settings).fit(X, Y)
     assert linear.loss_ < constant.loss_
 
 
@@ -306,12 +265,9 @@ def test_a_network_that_begins_at_the_linear_answer_begins_better_than_the_mean(
 
 
 @EACH
-def test_an_ensemble_predicts_the_mean_of_its_members(
-    options: dict[str, Any], table: tuple[Array, Array]
-) -> None:
-    X, _ = table
+def test_an_ensemble_predicts_the_mean_of_its_members(options: dict[str, Any]) -> None:
     template = TorchRegressor(module=MLP, max_epochs=5, module__hidden_sizes=[6], **options)
-    ensemble = TorchEnsembleRegressor(template, 3, random_state=0).fit(*table)
+    ensemble = TorchEnsembleRegressor(template, 3, random_state=0).fit(X, Y)
     each = np.stack([member.predict(X) for member in ensemble.estimators_])
     np.testing.assert_allclose(ensemble.predict(X), each.mean(axis=0), rtol=1e-12)
     mean, std = ensemble.predict(X, return_std=True)
@@ -326,30 +282,20 @@ def test_an_ensemble_predicts_the_mean_of_its_members(
     np.testing.assert_allclose(ensemble.predict(X, quantiles=0.5), mean, rtol=1e-12)
 
 
-def test_an_ensemble_of_quantiles_averages_them_level_by_level(table: tuple[Array, Array]) -> None:
-    X, _ = table
+def test_an_ensemble_of_quantiles_averages_them_level_by_level() -> None:
     template = TorchRegressor(module=MLP, max_epochs=5, **LINKED["quantiles"])
-    ensemble = TorchEnsembleRegressor(template, 3, random_state=0).fit(*table)
+    ensemble = TorchEnsembleRegressor(template, 3, random_state=0).fit(X, Y)
     each = [member.predict(X, quantiles=[0.1, 0.9]) for member in ensemble.estimators_]
     np.testing.assert_allclose(
         ensemble.predict(X, quantiles=[0.1, 0.9]), np.mean(each, axis=0), rtol=1e-12
     )
 
 
-# Out and back
-
-
-@EACH
-def test_a_pickled_and_a_copied_regressor_predict_the_same_bits(
-    options: dict[str, Any], table: tuple[Array, Array]
-) -> None:
-    reg = fitted(options, table)
-    for other in (pickle.loads(pickle.dumps(reg)), copy.deepcopy(reg)):
-        assert_equal(everything(other, table[0]), everything(reg, table[0]))
+# Files
 
 
 class Own(nn.Module):
-    """A network that a file cannot describe."""
+    """A network that is not described in files."""
 
     def __init__(self, in_features: int, out_features: int) -> None:
         super().__init__()
@@ -361,109 +307,80 @@ class Own(nn.Module):
 
 @EACH
 @pytest.mark.parametrize("module", [None, Own])
-def test_a_saved_and_loaded_regressor_predicts_the_same_bits(
-    module: Any, options: dict[str, Any], table: tuple[Array, Array], tmp_path: Path
+def test_a_saved_and_loaded_regressor_predicts_the_same(
+    module: Any, options: dict[str, Any], tmp_path: Path
 ) -> None:
-    X, y = table
     if module is Own:
         reg = TorchRegressor(Own, max_epochs=5, random_state=0, **options)
-        reg.fit(X, np.column_stack([y, y]))
+        reg.fit(X, np.column_stack([Y, Y]))
     else:
-        reg = fitted(options, table)
+        reg = fitted(options)
     reg.save(tmp_path / "reg")
     other = torchreg.load(tmp_path / "reg", **({} if module is None else {"module": Own}))
-    assert_equal(everything(other, X), everything(reg, X))
+    assert_equal(predict_all(other, X), predict_all(reg, X))
     assert repr(other.module_) == repr(reg.module_)
 
 
-def test_a_file_with_a_link_that_is_none_is_refused(
-    table: tuple[Array, Array], tmp_path: Path
-) -> None:
-    reg = fitted(LINKED["gaussian_nll"], table)
+def test_a_module_with_another_link_is_not_saved(tmp_path: Path) -> None:
+    reg = fitted(LINKED["gaussian_nll"])
     reg.module_.link = nn.Softplus()
     with pytest.raises(TypeError, match=r"layer link is Softplus.*, which is not that of a fit"):
         reg.save(tmp_path / "reg")
 
 
 @pytest.mark.parametrize("name", LINKED)
-def test_an_onnx_file_gives_all_columns_of_the_module(
-    name: str, table: tuple[Array, Array], tmp_path: Path
-) -> None:
+def test_an_onnx_file_computes_all_columns_of_the_module(name: str, tmp_path: Path) -> None:
     import onnxruntime
 
-    X, _ = table
-    reg = fitted(LINKED[name], table)
+    reg = fitted(LINKED[name])
     reg.to_onnx(tmp_path / "reg.onnx", target_units="g")
     session = onnxruntime.InferenceSession(str(tmp_path / "reg.onnx"))
     (found,) = session.run(None, {"X": X})
     with torch.no_grad():
         expected = reg.module_(torch.from_numpy(X)).numpy()
     assert found.shape == (60, PER_OUTPUT.get(name, 1))
-    np.testing.assert_allclose(found, expected, atol=1e-4 * table[1].std())
+    np.testing.assert_allclose(found, expected, atol=1e-4 * Y.std())
 
 
 @pytest.mark.parametrize("name", ["poisson", "quantiles", "gaussian_nll"])
-def test_an_exported_program_gives_all_columns_of_the_module(
-    name: str, table: tuple[Array, Array]
-) -> None:
-    reg = fitted(LINKED[name], table)
-    x = torch.from_numpy(table[0])
+def test_an_exported_program_computes_all_columns_of_the_module(name: str) -> None:
+    reg = fitted(LINKED[name])
+    x = torch.from_numpy(X)
     with torch.no_grad():
         torch.testing.assert_close(reg.to_exported_program().module()(x), reg.module_(x))
 
 
-# Looking inside
+# Diagnosis and displays
 
 
 @EACH
-def test_a_diagnosis_and_a_report_are_written(
-    options: dict[str, Any], table: tuple[Array, Array], tmp_path: Path
-) -> None:
-    reg = fitted(options, table)
-    assert len(str(reg.diagnose())) > 0 and len(str(reg.diagnose(*table))) > 0
-    reg.report(tmp_path / "report.html", *table)
-    assert "<html" in (tmp_path / "report.html").read_text()
-
-
-@EACH
-def test_a_diagnosis_holds_the_prediction_against_y(
-    options: dict[str, Any], table: tuple[Array, Array]
-) -> None:
-    X, y = table
-    reg = fitted(options, table, max_epochs=100)
+def test_a_diagnosis_compares_the_point_prediction_with_y(options: dict[str, Any]) -> None:
+    reg = fitted(options, max_epochs=100)
     structure = reg.fit_summary_["look"]["structure"]
-    expected = 1 - ((y - reg.predict(X)) ** 2).mean() / y.var()
+    expected = 1 - ((Y - reg.predict(X)) ** 2).mean() / Y.var()
     assert structure["network_r2"] == pytest.approx(expected, abs=1e-6)
-    assert reg.fit_summary_["y"]["mean"] == pytest.approx([y.mean()])
-    assert reg.fit_summary_["y"]["scale"] == pytest.approx([y.std()])
+    assert reg.fit_summary_["y"]["mean"] == pytest.approx([Y.mean()])
+    assert reg.fit_summary_["y"]["scale"] == pytest.approx([Y.std()])
 
 
 @EACH
-def test_the_displays_draw_the_central_prediction(
-    options: dict[str, Any], table: tuple[Array, Array]
-) -> None:
+def test_displays_draw_the_point_prediction(options: dict[str, Any]) -> None:
     from torchreg import plotting
 
-    X, y = table
-    reg = fitted(options, (X[:, :1], y))
-    drawn = plotting.FitDisplay.from_estimator(reg, X[:, :1], y)
+    reg = fitted(options, X[:, :1])
+    drawn = plotting.FitDisplay.from_estimator(reg, X[:, :1], Y)
     np.testing.assert_array_equal(drawn.prediction, reg.predict(drawn.grid[0][:, None]))
     plotting.LossCurveDisplay.from_estimator(reg)
-    plotting.PredictionDisplay.from_estimator(reg, X[:, :1], y)
+    plotting.PredictionDisplay.from_estimator(reg, X[:, :1], Y)
     weights = plotting.ParameterDisplay.from_estimator(reg)
     assert all(layer.before is not None for layer in weights.layers)
 
 
-def test_a_normal_link_is_a_child_of_the_module(table: tuple[Array, Array]) -> None:
-    assert isinstance(fitted(LINKED["gaussian_nll"], table).module_.link, Normal)
-
-
 @EACH
-def test_with_folds_the_link_takes_the_mean_of_what_their_networks_give(
-    options: dict[str, Any], table: tuple[Array, Array]
+def test_with_folds_the_link_is_applied_to_the_mean_output_of_the_networks(
+    options: dict[str, Any],
 ) -> None:
-    X, _ = table
-    reg = fitted(options, table, n_folds=3)
+    reg = fitted(options, n_folds=3)
     module, x = reg.module_, torch.from_numpy(X)
     with torch.no_grad():
         each = torch.stack([m(module.standardize(x)) for m in module.network.members])

@@ -2,20 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from torch import nn
 
-from torchreg.nn.mlp import MLP
+from torchreg.nn.mlp import ACTIVATIONS, MLP
 
 #: Activation layers, with the name of their function in ``torch.nn.functional``.
-ACTIVATION_OF: dict[type[nn.Module], str] = {
-    nn.ELU: "elu",
-    nn.GELU: "gelu",
-    nn.LeakyReLU: "leaky_relu",
-    nn.ReLU: "relu",
-    nn.Sigmoid: "sigmoid",
-    nn.SiLU: "silu",
-    nn.Softplus: "softplus",
-    nn.Tanh: "tanh",
+ACTIVATION_OF: dict[Any, str] = {
+    layer: name for name, layer in ACTIVATIONS.items() if layer is not nn.Identity
 }
 _LAYERS = {*ACTIVATION_OF, nn.Dropout, nn.Identity, nn.Linear}
 
