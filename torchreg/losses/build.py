@@ -52,8 +52,9 @@ def build_loss(loss: str | type | Callable[..., Any], options: Mapping[str, Any]
                 f"Unknown loss {loss!r}.{did_you_mean(loss, LOSSES)} "
                 "A torch loss class or any callable works too."
             )
-        _check_options(options, _parameters_of(LOSSES[loss]), owner=f"loss {loss!r}")
-        return _construct(LOSSES[loss], options)
+        named: Any = LOSSES[loss]
+        _check_options(options, _parameters_of(named), owner=f"loss {loss!r}")
+        return _construct(named, options)
     if isinstance(loss, type) and issubclass(loss, Loss | nn.Module):
         parameters = inspect.signature(loss).parameters
         _check_options(options, parameters, owner=f"loss {loss.__name__}")
@@ -162,7 +163,7 @@ def _wrap(function: LossFunction, name: str) -> Loss:
 
 
 @cache
-def _parameters_of(loss: type[Loss]) -> list[str]:
+def _parameters_of(loss: Any) -> list[str]:
     return list(inspect.signature(loss).parameters)
 
 

@@ -72,6 +72,7 @@ class TweedieDeviance(Loss, name="tweedie"):
     per_row = True
     center_target = False
     score_name = "D2"
+    power: float
 
     def __init__(self, power: float = 1.5) -> None:
         if isinstance(power, bool) or not isinstance(power, Real) or not 1 <= power < math.inf:
