@@ -11,7 +11,8 @@ import scipy.sparse
 from sklearn.model_selection import train_test_split
 
 from torchreg import TorchEnsembleRegressor, TorchRegressor
-from torchreg._estimator.defaults import AUTO_PARAMS, batch_size_for, n_folds_for
+from torchreg._estimator import AUTO_PARAMS
+from torchreg._estimator.defaults import batch_size_for, n_folds_for
 from torchreg.nn import MLP, Ensemble, TabularMLP
 
 Array = Any

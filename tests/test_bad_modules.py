@@ -136,8 +136,7 @@ def test_a_loss_that_ceases_to_be_finite_ends_the_fit_and_keeps_the_best_finite_
     reg = quick(Fuse, module__burns_at=6, max_epochs=50, **options)
     with pytest.warns(
         DivergenceWarning,
-        match=r"ceased to be finite in epoch 6 \(it was nan\): the fit stopped there, and the "
-        r"weights of epoch \d were kept.* Likely cause: lr=0\.01 .*optimizer='sgd'.* Lower it",
+        match=r"was nan in epoch 6.*weights of epoch \d.*lr=0\.01 .*optimizer='sgd'.*decrease it",
     ):
         reg.fit(X, Y, **given)
     assert reg.n_iter_ == 6
@@ -155,7 +154,7 @@ def test_a_learning_rate_far_too_large_is_named_as_the_likely_cause(
     optimizer: Any, batch_size: int | None
 ) -> None:
     reg = quick(optimizer=optimizer, lr=1e200, batch_size=batch_size, max_epochs=50)
-    with pytest.warns(DivergenceWarning, match=r"Likely cause: lr=1e\+200 is too large"):
+    with pytest.warns(DivergenceWarning, match=r"lr=1e\+200 is too large"):
         reg.fit(X, Y)
     assert np.isfinite(reg.predict(X)).all()
     # No worse than the untrained network, which is within a few standard deviations of y.
@@ -166,7 +165,7 @@ def test_a_fit_that_diverges_after_a_warm_start_keeps_what_the_first_had_learned
     reg = quick(nn.Linear, warm_start=True, max_epochs=50, lr=0.05).fit(X, Y)
     kept = reg.predict(X)
     reg.set_params(optimizer="sgd", lr=1e200)
-    with pytest.warns(DivergenceWarning, match="weights of epoch 50 were kept"):
+    with pytest.warns(DivergenceWarning, match="weights of epoch 50"):
         reg.fit(X, Y)
     np.testing.assert_array_equal(reg.predict(X), kept)
 

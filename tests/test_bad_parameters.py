@@ -12,7 +12,7 @@ from torch import nn
 
 from tests._refusals import INF, NAN, X, Y, quick, refuse
 from torchreg import TorchRegressor
-from torchreg._estimator.constraints import LIMITS
+from torchreg._estimator import CONSTRAINTS
 from torchreg._utils import devices_present
 from torchreg.nn import MLP
 
@@ -129,7 +129,7 @@ OUTSIDE: dict[str, list[Any]] = {
 
 def test_every_parameter_has_its_limits_and_a_value_outside_them_is_tried() -> None:
     parameters = {name for name in TorchRegressor(module=MLP).get_params() if "__" not in name}
-    assert set(LIMITS) == set(OUTSIDE) == parameters
+    assert set(CONSTRAINTS) == set(OUTSIDE) == parameters
 
 
 @pytest.mark.parametrize(

@@ -30,10 +30,14 @@ BAD_TABLES: list[tuple[str, Callable[[Array], Any], str]] = [
     ("too many digits", lambda a: spoilt(a, 10**400, dtype=object), "(too large|beyond)"),
     ("dates", lambda a: a.astype(int).astype("datetime64[s]"), "{name} expects numbers, got .*19"),
     ("durations", lambda a: a.astype("timedelta64[s]"), r"{name} expects numbers, got '\d+ sec"),
-    ("no values", lambda a: torch.empty(a.shape, device="meta"), "meta device has a shape and no "),
+    ("no values", lambda a: torch.empty(a.shape, device="meta"), "meta device has no values"),
     ("complex", lambda a: a + 1j, "[Cc]omplex data not supported"),
     ("a complex tensor", lambda a: torch.from_numpy(a + 1j), "[Cc]omplex data not supported"),
-    ("too large", lambda a: spoilt(a, 1.7e308), r"{name} holds 1\.7e\+308; values beyond .*escale"),
+    (
+        "too large",
+        lambda a: spoilt(a, 1.7e308),
+        r"{name} has a value of 1\.7e\+308",
+    ),
 ]
 EACH_BAD_TABLE = pytest.mark.parametrize(
     ("spoil", "message"),
@@ -91,8 +95,8 @@ def test_sparse_x_with_anything_but_finite_numbers_is_refused(kind: str, value: 
             spoilt(Y, -1),
             r"Negative values in {name}: weights must be 0 or more, got -1\.0 in row 4",
         ),
-        (np.zeros(30), "{name} must hold at least one non-zero weight; all are zero"),
-        (0, "{name} must hold at least one non-zero weight; all are zero"),
+        (np.zeros(30), "{name} expects at least one weight above 0; all are zero"),
+        (0, "{name} expects at least one weight above 0; all are zero"),
         (Y[:-1], r"{name} expects one weight per row, shape \(30,\), got shape \(29,\)"),
         (Y[:, None], r"{name} expects one weight per row, shape \(30,\), got shape \(30, 1\)"),
         (Y + 1j, "[Cc]omplex data not supported"),
@@ -160,8 +164,8 @@ def test_validation_columns_of_other_names_are_refused() -> None:
 @pytest.mark.parametrize("n", [1, 2])
 def test_too_few_rows_to_hold_any_out_are_refused_with_what_to_do(n: int) -> None:
     message = (
-        rf"holds out validation_fraction=0\.6 of the rows, but with n_samples={n} none would be "
-        r"left to train on\. Give X_val and y_val, more rows, or early_stopping=False"
+        rf"validation_fraction=0\.6 .* n_samples={n} .* "
+        r"Pass X_val and y_val, pass more rows, or set early_stopping=False"
     )
     refuse(quick(early_stopping=True, validation_fraction=0.6), message, X[:n], Y[:n])
     # Enough rows, but not of positive weight.
@@ -208,11 +212,11 @@ def test_predictions_too_large_for_the_dtype_of_x_are_refused_with_what_to_do() 
 
 
 def test_numbers_beyond_float64_are_refused_with_what_to_do() -> None:
-    refuse(quick(), "X holds a number too large for float64", spoilt(X, 10**400, dtype=object), Y)
-    refuse(quick(), "y holds a number too large for float64", X, spoilt(Y, 10**400, dtype=object))
-    beyond = r"holds 1\.7e\+308; values beyond 1\.12e\+307 cannot be subtracted from each other"
-    refuse(quick(), rf"X {beyond} in float64\. Rescale that column\.", spoilt(X, 1.7e308), Y)
-    refuse(quick(), rf"y {beyond} in float64\. Rescale it\.", X, spoilt(Y, -1.7e308))
+    refuse(quick(), "X has a number too large for float64", spoilt(X, 10**400, dtype=object), Y)
+    refuse(quick(), "y has a number too large for float64", X, spoilt(Y, 10**400, dtype=object))
+    value = r"has a value of 1\.7e\+308.* 1\.12e\+307 overflow in float64\."
+    refuse(quick(), rf"X {value} Rescale X\.", spoilt(X, 1.7e308), Y)
+    refuse(quick(), rf"y {value} Rescale y\.", X, spoilt(Y, -1.7e308))
 
 
 @pytest.mark.parametrize("name", ["X", "y", "sample_weight"])

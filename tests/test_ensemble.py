@@ -27,7 +27,7 @@ from torch import Tensor, nn
 import torchreg
 import torchreg._estimator.sklearn_compat
 from torchreg import InterruptWarning, TorchEnsembleRegressor, TorchRegressor
-from torchreg._estimator.dataset import Data, draw_with_replacement
+from torchreg._estimator import Data, bootstrap
 from torchreg.engine.spec import spawn_seeds
 from torchreg.ensemble import member_seeds
 from torchreg.nn import MLP, Ensemble
@@ -168,7 +168,7 @@ def test_its_state_dict_takes_all_that_was_learned_to_another(noisy: Rows) -> No
 def test_before_the_fit_there_is_no_module(noisy: Rows) -> None:
     ensemble = few()
     assert not hasattr(ensemble, "module_")
-    with pytest.raises(AttributeError, match="module_ is there when the ensemble has been fitted"):
+    with pytest.raises(AttributeError, match="module_ is set by fit"):
         _ = ensemble.module_
     for ask in (ensemble.predict, ensemble.to_onnx, ensemble.save):
         with pytest.raises(NotFittedError):
@@ -256,7 +256,7 @@ def test_with_bootstrap_each_member_is_fitted_to_rows_drawn_with_its_seed(noisy:
     X, y = noisy
     ensemble = few(bootstrap=True).fit(X, y)
     for member in ensemble.estimators_:
-        drawn = draw_with_replacement(data_of(X, y), member.random_state)
+        drawn = bootstrap(data_of(X, y), member.random_state)
         alone = clone(member).fit(drawn.x.numpy(), drawn.y[:, 0].numpy())
         np.testing.assert_allclose(member.predict(X), alone.predict(X), rtol=1e-6, atol=1e-9)
         # In a full batch, to draw a row twice is to give it twice the weight.
@@ -277,11 +277,11 @@ def test_weights_weigh_all_members_and_equal_repetition(noisy: Rows) -> None:
 def test_with_bootstrap_weights_are_chances_to_be_drawn() -> None:
     X = np.arange(4000.0)[:, None]
     weight = np.where(X[:, 0] < 1000, 3.0, 1.0) * 1e300
-    drawn = draw_with_replacement(data_of(X, X[:, 0], weight), 0)
+    drawn = bootstrap(data_of(X, X[:, 0], weight), 0)
     assert drawn.weight is None and len(drawn) == 4000
     # Half of all chances; 4000 draws are that within 4 standard deviations.
     assert abs((drawn.y < 1000).double().mean() - 0.5) < 4 * 0.5 / np.sqrt(4000)
-    assert len(torch.unique(draw_with_replacement(data_of(X, X[:, 0]), 0).y)) < 2700
+    assert len(torch.unique(bootstrap(data_of(X, X[:, 0]), 0).y)) < 2700
 
 
 def test_rows_that_are_held_out_are_held_out_before_others_are_drawn(noisy: Rows) -> None:
@@ -308,9 +308,9 @@ def test_rows_that_are_held_out_are_held_out_before_others_are_drawn(noisy: Rows
 def test_sparse_rows_are_taken_as_dense_ones(noisy: Rows) -> None:
     X, y = noisy
     X = np.where(X > 0.5, X, 0.0)
-    for bootstrap in (False, True):
-        dense = few(bootstrap=bootstrap).fit(X, y).predict(X)
-        sparse = few(bootstrap=bootstrap).fit(scipy.sparse.csr_array(X), y)
+    for drawn in (False, True):
+        dense = few(bootstrap=drawn).fit(X, y).predict(X)
+        sparse = few(bootstrap=drawn).fit(scipy.sparse.csr_array(X), y)
         np.testing.assert_allclose(sparse.predict(scipy.sparse.csr_array(X)), dense, rtol=1e-6)
 
 
@@ -397,7 +397,7 @@ def test_a_regressor_with_a_fit_of_its_own_is_referred_to_bagging(noisy: Rows) -
         def fit(self, X: Any, y: Any) -> Any:  # type: ignore[override]
             return super().fit(X, -y)
 
-    with pytest.raises(TypeError, match=r"the fit of Own would not be called\. Use BaggingRegr"):
+    with pytest.raises(TypeError, match=r"that of Own .* Use BaggingRegressor"):
         TorchEnsembleRegressor(Own()).fit(*noisy)
 
     class Same(TorchRegressor):
@@ -425,7 +425,8 @@ def test_what_is_said_of_several_members_is_said_once_and_to_the_caller(noisy: R
     with pytest.warns(ConvergenceWarning) as caught:
         few(tol=1e-6, max_epochs=5).fit(*noisy)
     assert len(caught) == 1 and caught[0].filename == __file__
-    assert str(caught[0].message).startswith("3 of 3 members: The budget of max_epochs=5 ran out")
+    assert str(caught[0].message).startswith("3 of 3 members: ")
+    assert "max_epochs=5" in str(caught[0].message)
 
 
 def test_each_member_has_callbacks_of_its_own(noisy: Rows, tmp_path: Path) -> None:
@@ -435,7 +436,7 @@ def test_each_member_has_callbacks_of_its_own(noisy: Rows, tmp_path: Path) -> No
     ensemble = few(**options).fit(X, y)
     alone = [quick(**options, random_state=seed).fit(X, y) for seed in member_seeds(0, 3)]
     assert [m.n_iter_ for m in ensemble.estimators_] == [one.n_iter_ for one in alone]
-    with pytest.raises(ValueError, match=r"Checkpoint writes the weights.*here 3 networks"):
+    with pytest.raises(ValueError, match=r"Checkpoint writes .* 3 networks.* Remove it"):
         few(callbacks=sk.Checkpoint(dirname=str(tmp_path))).fit(X, y)
 
 
@@ -503,12 +504,12 @@ def interrupted(at: int) -> TorchEnsembleRegressor:
 
 def test_ctrl_c_keeps_the_members_that_have_learned_something(noisy: Rows) -> None:
     X, y = noisy
-    with pytest.warns(InterruptWarning, match="holds what 2 of 3 members had learned") as caught:
+    with pytest.warns(InterruptWarning, match="2 of 3 members") as caught:
         ensemble = interrupted(26).fit(X, y)
     assert len(caught) == 1
     assert [member.n_iter_ for member in ensemble.estimators_] == [20, 5]
     assert ensemble.predict(X).shape == y.shape
-    with pytest.warns(InterruptWarning, match="holds what 1 of 3 members had learned"):
+    with pytest.warns(InterruptWarning, match="1 of 3 members"):
         ensemble = interrupted(21).fit(X, y)
     assert [member.n_iter_ for member in ensemble.estimators_] == [20]
     with pytest.raises(KeyboardInterrupt):

@@ -203,7 +203,7 @@ def test_a_fit_that_is_interrupted_within_an_epoch_is_the_fit_of_the_epochs_befo
     for at in range(whole.module_.network.passes - 6, whole.module_.network.passes):
         monkeypatch.setattr(Moves, "at", at)
         reg = TorchRegressor(Moves, max_epochs=9, random_state=0, **options)
-        with pytest.warns(InterruptWarning, match=r"Interrupted in epoch \d of 9: .* weights of"):
+        with pytest.warns(InterruptWarning, match=r"interrupted in epoch \d of 9: .* weights of"):
             reg.fit(X, Y)
         monkeypatch.setattr(Moves, "at", 0)
         quiet = TorchRegressor(Moves, max_epochs=reg.n_iter_, random_state=0, **options)

@@ -132,13 +132,10 @@ def test_a_unix_time_in_float32_has_lost_its_digits_and_a_warning_says_so(
 ) -> None:
     seconds, y = unix_time
     X = pd.DataFrame((seconds + 1.7e9).astype(np.float32), columns=["time"])
-    with pytest.warns(PrecisionWarning, match=r"column time lies at 1\.7e\+09 .* float32") as seen:
+    message = r"column time has mean 1\.7e\+09 .* float32 is 2e\+02 .*Subtract .* float64"
+    with pytest.warns(PrecisionWarning, match=message):
         small().fit(X, y)
-    said = str(seen[0].message)
-    assert "lies at 1.7e+09 with a standard deviation of" in said
-    assert "but float32 can only tell numbers 2e+02 apart there: digits were lost before" in said
-    assert "digits were lost before fit. Subtract the offset, or pass float64, where" in said
-    with pytest.warns(PrecisionWarning, match="y lies at"):
+    with pytest.warns(PrecisionWarning, match=r"y has mean 1\.7e\+09"):
         small().fit(seconds, (100 * y + 1.7e9).astype(np.float32))
 
 
@@ -146,7 +143,7 @@ def test_a_column_too_coarse_to_vary_counts_as_constant_and_a_warning_says_so() 
     # Around 1.7e18 float64 can tell numbers 256 apart: 4 values are left of 800 nanoseconds.
     nanoseconds = 1.7e18 + np.linspace(-400, 400, 80)
     X = pd.DataFrame({"time": nanoseconds})
-    with pytest.warns(PrecisionWarning, match=r"column time .* counts as constant, but float64"):
+    with pytest.warns(PrecisionWarning, match=r"column time .* numerically 0, .* float64"):
         small().fit(X, np.arange(80.0))
 
 

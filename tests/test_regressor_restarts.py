@@ -208,7 +208,7 @@ def test_the_start_that_is_drawn_again_is_that_of_the_network_that_was_kept(kink
 
 
 def test_a_checkpoint_is_of_one_network(kink: Data, tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="checkpoint expects n_init=1, got 3: it holds the state"):
+    with pytest.raises(ValueError, match="checkpoint expects n_init=1, got 3"):
         quick(n_init=3).fit(*kink, checkpoint=tmp_path / "fit")
     assert not list(tmp_path.iterdir())
     reg = quick(n_init=3, warm_start=True).fit(*kink)
@@ -255,7 +255,7 @@ def test_callbacks_that_would_write_over_each_others_files_are_refused(
     kink: Data, tmp_path: Path
 ) -> None:
     options = {"callbacks": [sk.Checkpoint(dirname=str(tmp_path), monitor="train_loss_best")]}
-    with pytest.raises(ValueError, match=r"Checkpoint writes the weights of one network.*here 3"):
+    with pytest.raises(ValueError, match=r"Checkpoint writes .* 3 networks .*n_init=1"):
         quick(n_init=3, **options).fit(*kink)
     quick(n_init=1, **options).fit(*kink)
     assert list(tmp_path.iterdir())
@@ -325,7 +325,7 @@ if hasattr(torchreg._estimator.sklearn_compat.CallbackSupportMixin, "set_callbac
                 if self.name_of(context) == "fit 0/start 1/epoch 5":
                     os.kill(os.getpid(), signal.SIGINT)
 
-        with pytest.warns(InterruptWarning, match="Interrupted in epoch 6 of 20"):
+        with pytest.warns(InterruptWarning, match="interrupted in epoch 6 of 20"):
             reg = quick(n_init=3).set_callbacks(Impatient(stop_after=20)).fit(*kink)
         five = quick(n_init=3, max_epochs=5).fit(*kink)
         np.testing.assert_allclose(reg.init_losses_, five.init_losses_, rtol=1e-9)
@@ -370,7 +370,7 @@ def test_ctrl_c_ends_all_starts_and_keeps_what_the_best_has_learned(at: int, kin
     X, y = kink
     _Interrupting.calls, _Interrupting.at = 0, at
     options = {**ONE_BY_ONE, "random_state": 0}
-    with pytest.warns(InterruptWarning, match="the regressor holds the weights of epoch"):
+    with pytest.warns(InterruptWarning, match="weights of epoch"):
         reg = TorchRegressor(n_init=3, **options).fit(X, y)
     assert _Interrupting.calls == at
     _Interrupting.at = 0
@@ -392,7 +392,7 @@ def test_of_an_interrupted_fit_it_is_said_what_the_one_that_is_kept_had_seen(kin
     X, y = kink
     _Interrupting.calls, _Interrupting.at = 0, 25
     reg = TorchRegressor(**ONE_BY_ONE, n_init=3, random_state=0)
-    with pytest.warns(InterruptWarning, match="Interrupted before all of n_init=3 networks were"):
+    with pytest.warns(InterruptWarning, match="interrupted before all of n_init=3 networks"):
         reg.fit(X, y)
     assert reg.n_iter_ == 20
     _Interrupting.calls, _Interrupting.at = 0, 1
@@ -411,6 +411,6 @@ def test_a_warm_start_whose_first_step_ruins_it_keeps_what_it_was(kink: Data) ->
     X, y = kink
     reg = quick(warm_start=True, optimizer="sgd").fit(X, y)
     before = reg.predict(X)
-    with pytest.warns(torchreg.DivergenceWarning, match="the weights of epoch 20 were kept"):
+    with pytest.warns(torchreg.DivergenceWarning, match="weights of epoch 20"):
         reg.set_params(lr=1e200).fit(X, y)
     np.testing.assert_array_equal(reg.predict(X), before)

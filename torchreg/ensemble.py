@@ -1,4 +1,4 @@
-"""Several regressors as one: their mean, and how far they differ."""
+"""An ensemble of regressors: the mean and the spread of their predictions."""
 
 from __future__ import annotations
 
@@ -14,15 +14,26 @@ from sklearn.base import BaseEstimator, clone
 from sklearn.utils import Tags
 from sklearn.utils.validation import check_is_fitted
 
-from torchreg._estimator.callbacks import print_members
-from torchreg._estimator.constraints import check_limits, check_parameters
-from torchreg._estimator.dataset import draw_with_replacement
-from torchreg._estimator.fit_warnings import warn_about_members
-from torchreg._estimator.fitting import check_given
-from torchreg._estimator.params import as_callbacks, seed_from
-from torchreg._estimator.scoring import ScoreMixin
-from torchreg._estimator.sklearn_compat import Interval, callback_management_context
-from torchreg._estimator.validation import DATA_ATTRIBUTES, check_prediction_data, to_input_format
+from torchreg._estimator import (
+    DATA_ATTRIBUTES,
+    Interval,
+    ScoreMixin,
+    as_callbacks,
+    bootstrap,
+    build_job,
+    callback_management_context,
+    check_constraints,
+    check_fit_inputs,
+    check_parameters,
+    check_prediction_data,
+    finish_callbacks,
+    format_predictions,
+    issue_ensemble_warnings,
+    print_member_losses,
+    resolve_params,
+    seed_from,
+    set_fitted_attributes,
+)
 from torchreg._parallel import run_fits
 from torchreg._persistence.export_mixin import GraphMixin
 from torchreg._persistence.save_mixin import SavingMixin
@@ -43,50 +54,45 @@ class TorchEnsembleRegressor(GraphMixin, SavingMixin, ScoreMixin, BaseEstimator)
         \hat y(x) = \frac{1}{M} \sum_{m=1}^{M} \hat y_m(x), \qquad
         s(x)^2 = \frac{1}{M} \sum_{m=1}^{M} \bigl(\hat y_m(x) - \hat y(x)\bigr)^2
 
-    The members differ in the seed of their initial weights, of their batches and of the rows
-    that they hold out: a deep ensemble. With ``bootstrap`` each also has a draw of the rows of
-    its own: bagging. All are trained together, and each has its own scaling inside.
+    The members differ in the seeds of their initial weights, batches and validation rows (deep
+    ensemble) and, with ``bootstrap``, in their training rows (bagging). They are trained together,
+    and each has its own scaling.
 
     Parameters
     ----------
     estimator : TorchRegressor or None, default=None
-        The regressor of which the members are copies; it is never fitted. ``None`` is
-        ``TorchRegressor()``. Its ``random_state`` and ``warm_start`` do not count.
+        The members are clones of it; it is not fitted. ``None`` is ``TorchRegressor()``. Its
+        ``random_state`` and ``warm_start`` are not used.
     n_estimators : int, default=10
         Number of members.
     bootstrap : bool, default=False
-        Whether each member trains on as many rows as there are, drawn with replacement (in
-        proportion to ``sample_weight``, which does not count otherwise then). What a member
-        holds out for early stopping, it holds out before.
+        Whether each member is trained on rows drawn with replacement, in proportion to
+        ``sample_weight``, which has no other effect then. Validation rows for early stopping are
+        held out before.
     random_state : int, RandomState or None, default=None
-        From which each member gets an integer as its own ``random_state``; the first one gets
-        an integer as it is.
+        Seeds the ``random_state`` of each member; an integer is that of the first member.
 
     Attributes
     ----------
     estimators_ : list of TorchRegressor
-        The fitted members. They share no numbers, and can be asked one by one, as in
-        ``estimators_[0].diagnose(X, y)``.
+        The fitted members, which share no memory.
     module_ : torchreg.nn.Ensemble
-        The members' networks as one module, from raw units to raw units; it contains the
-        ``module_`` of each, and its ``state_dict`` holds all that was learned.
-    n_outputs_ : int
-        Number of outputs.
-    n_features_in_ : int
-        Number of features.
+        The ``module_`` of all members as one module, from raw units to raw units.
+    n_outputs_, n_features_in_ : int
+        Number of columns of y and of X.
     feature_names_in_ : ndarray of shape (n_features_in_,)
-        Their names, where X had any.
+        Names of the columns of X, if it has names.
 
     See Also
     --------
     TorchRegressor : One network; with ``n_init``, the best of several.
-    sklearn.ensemble.BaggingRegressor : Bagging of any regressors, one after another.
+    sklearn.ensemble.BaggingRegressor : Bagging of any regressors.
 
     Notes
     -----
-    The spread :math:`s` says how far the members disagree, which they do most where there are
-    no data. It is no standard deviation of y: the noise of y itself is not in it, unless the
-    members learn it with ``loss="gaussian_nll"``.
+    The spread :math:`s` is the disagreement of the members, which is largest far from the
+    training data. It does not include the noise of y, unless the members learn it with
+    ``loss="gaussian_nll"``.
 
     References
     ----------
@@ -107,7 +113,7 @@ class TorchEnsembleRegressor(GraphMixin, SavingMixin, ScoreMixin, BaseEstimator)
     True
     """
 
-    _LIMITS: ClassVar[dict[str, list[Any]]] = {
+    _CONSTRAINTS: ClassVar[dict[str, list[Any]]] = {
         "estimator": [None, TorchRegressor],
         "n_estimators": [Interval(Integral, 1, None, closed="left")],
         "bootstrap": ["boolean"],
@@ -138,22 +144,20 @@ class TorchEnsembleRegressor(GraphMixin, SavingMixin, ScoreMixin, BaseEstimator)
         y_val: ArrayLike | None = None,
         sample_weight_val: ArrayLike | None = None,
     ) -> Self:
-        """Fit the members to data in raw units, together.
+        """Fit the members to data in raw units.
 
         Parameters
         ----------
         X : array-like, DataFrame, tensor or sparse matrix of shape (n_samples, n_features)
-            Features, in any units and any numeric dtype.
+            Features, of any numeric dtype.
         y : array-like of shape (n_samples,) or (n_samples, n_outputs)
-            Targets, in any units.
+            Targets.
         sample_weight : array-like of shape (n_samples,) or None, default=None
-            Weights of 0 or more; they weigh the loss and the statistics. With ``bootstrap``,
-            the chances of a row to be drawn.
-        X_val, y_val : array-like or None, default=None
-            Validation rows of your own, the same for all members. Without them and with early
-            stopping, each member holds out other rows.
-        sample_weight_val : array-like of shape (n_samples_val,) or None, default=None
-            Weights of the validation rows.
+            Weights of 0 or more, for the loss and the scaling; with ``bootstrap``, the
+            probabilities of the rows.
+        X_val, y_val, sample_weight_val : array-like or None, default=None
+            Validation rows of all members. Without them, early stopping holds out different rows
+            for each member.
 
         Returns
         -------
@@ -162,46 +166,47 @@ class TorchEnsembleRegressor(GraphMixin, SavingMixin, ScoreMixin, BaseEstimator)
         Raises
         ------
         ValueError, TypeError
-            If parameters or data do not fit, or a member cannot be trained; what was fitted
-            before is kept.
+            If parameters or data are invalid, or a member cannot be trained. The ensemble remains
+            as it was.
 
         Warns
         -----
         ConvergenceWarning, DivergenceWarning, PrecisionWarning and others
-            What :meth:`TorchRegressor.fit` warns of, once for all members.
+            As :meth:`TorchRegressor.fit`, once for all members.
         InterruptWarning
-            If Ctrl-C ended the fit. Members that have learned something are kept.
+            If Ctrl-C ended the fit; members that were trained are kept.
         """
-        # 1. Check everything; until the last step the ensemble stays as it was.
-        check_limits(self, self._LIMITS)
+        # 1. Validate parameters and data. Only the last step changes the ensemble.
+        check_constraints(self, self._CONSTRAINTS)
         members = self._make_members()
-        given = check_given(self, X, y, sample_weight, X_val, y_val, sample_weight_val)
-        draw = draw_with_replacement if self.bootstrap else None
-        with ExitStack() as listening:
+        inputs = check_fit_inputs(self, X, y, sample_weight, X_val, y_val, sample_weight_val)
+        resample = bootstrap if self.bootstrap else None
+        with ExitStack() as stack:
             for member in members:
-                listening.enter_context(callback_management_context(member))
-            # 2. Hold rows out and draw rows, for each member its own.
-            asked = [
-                member._ask(given, chosen=member._choose(given, is_member=True), draw=draw)
-                for member in members
-            ]
-            # 3. Train all of them together.
-            results = run_fits([one.job for one in asked])
-            # 4. Tell who listens, and say what went wrong.
-            heard = [
-                (member, ask, member._hear(ask, result))
-                for member, ask, result in zip(members, asked, _learned(results), strict=True)
+                stack.enter_context(callback_management_context(member))
+            # 2. Choose parameters and rows of each member, and describe the fits.
+            contexts = []
+            for member in members:
+                params = resolve_params(member, inputs, is_member=True)
+                contexts.append(build_job(member, inputs, params, resample=resample))
+            # 3. Train all members together.
+            results = _check_results(run_fits([context.job for context in contexts]))
+            # 4. End callbacks.
+            fits = [
+                (member, context, finish_callbacks(member, context, result))
+                for member, context, result in zip(members, contexts, results, strict=True)
                 if result is not None
             ]
         if self.estimator is not None and self.estimator.verbose:
-            standardized = asked[0].job.config.standardize_y
-            print_members([fitted for _, _, fitted in heard], standardized=standardized)
-        configs = [(fitted, ask.job.config, ask.seen) for _, ask, fitted in heard]
-        warn_about_members(configs, n_members=len(members))
-        # 5. Store what was learned.
-        for member, ask, fitted in heard:
-            member._store(ask, fitted)
-        self._store([member for member, _, _ in heard])
+            standardized = contexts[0].job.config.standardize_y
+            print_member_losses([result for *_, result in fits], standardized=standardized)
+        # 5. Warn.
+        warned = [(result, context.job.config, context.attributes) for _, context, result in fits]
+        issue_ensemble_warnings(warned, n_members=len(members))
+        # 6. Set the fitted attributes.
+        for member, context, result in fits:
+            set_fitted_attributes(member, context, result)
+        self._set_members([member for member, *_ in fits])
         return self
 
     @restore_torch_state
@@ -218,39 +223,35 @@ class TorchEnsembleRegressor(GraphMixin, SavingMixin, ScoreMixin, BaseEstimator)
         X : array-like, DataFrame, tensor or sparse matrix of shape (n_samples, n_features)
             Features, in the units of ``fit``.
         return_std : bool, default=False
-            Whether to return a standard deviation, too.
+            Whether to return a standard deviation too.
         quantiles : float, list of float or None, default=None
-            Levels of the quantiles to return instead, as for :meth:`TorchRegressor.predict`:
-            the means of the members' quantiles or, with ``loss="gaussian_nll"``, those of the
-            normal distribution of ``y_mean`` and ``y_std``.
+            Levels of quantiles to return instead, as :meth:`TorchRegressor.predict`: the means of
+            the members' quantiles or, with ``loss="gaussian_nll"``, those of the normal
+            distribution of ``y_mean`` and ``y_std``.
 
         Returns
         -------
         y_mean : ndarray of shape (n_samples,) or (n_samples, n_outputs)
-            Mean of the members' predictions, in the form that :meth:`TorchRegressor.predict`
-            gives them.
+            Mean of the members' predictions.
         y_std : ndarray of the same shape
-            Standard deviation of the members' predictions around it, in the same units; 0 for a
-            single member. With ``loss="gaussian_nll"`` that of y itself: the square root of the
-            members' mean variance and the variance of their means. Only if ``return_std``.
+            Standard deviation of the members' predictions, in the same units; 0 for a single
+            member. With ``loss="gaussian_nll"``, that of y: the square root of the sum of the mean
+            variance and the variance of the means. Only if ``return_std``.
 
         Raises
         ------
         ValueError
-            If X does not fit the X of ``fit``, a prediction is not finite, or quantiles were not
-            learned.
+            If X does not match the X of ``fit``, a prediction is not finite, or the loss does not
+            provide quantiles.
         sklearn.exceptions.NotFittedError
             If ``fit`` was not called.
         """
         check_is_fitted(self)
-        x, form = check_prediction_data(self, X, method="predict")
+        x, x_format = check_prediction_data(self, X, method="predict")
         outputs = predict_members(self.module_, x, n_outputs=self.n_outputs_)
         link = link_of(self.estimators_[0].module_)
         found = combine_members(link, outputs, return_std=return_std, quantiles=quantiles)
-        # (n, 1, ...) -> (n, ...) where y was a vector
-        shaped = [t.squeeze(1) if self._y_is_vector else t for t in found]
-        restored = [to_input_format(t, X, form) for t in shaped]
-        return tuple(restored) if return_std else restored[0]
+        return format_predictions(self, found, X, x_format)
 
     def _with_loss(self) -> TorchRegressor:
         member: TorchRegressor = self.estimators_[0]
@@ -258,35 +259,35 @@ class TorchEnsembleRegressor(GraphMixin, SavingMixin, ScoreMixin, BaseEstimator)
 
     @property
     def module_(self) -> Ensemble:
-        """The members' networks as one module; it contains them, and no copies."""
+        """The networks of all members as one module, without copies."""
         if not hasattr(self, "estimators_"):
-            raise AttributeError("module_ is there when the ensemble has been fitted.")
+            raise AttributeError("module_ is set by fit.")
         return Ensemble(member.module_ for member in self.estimators_).eval()
 
     @property
     def dtype_(self) -> torch.dtype:
-        """In which the networks compute."""
+        """Dtype of the networks."""
         return next(self.module_.members[0].get_submodule("network").parameters()).dtype
 
     def _make_members(self) -> list[TorchRegressor]:
-        """Copy the template, once for each seed, and check its parameters."""
+        """Clone the template once for each seed, after checking its parameters."""
         template = TorchRegressor() if self.estimator is None else self.estimator
         if type(template).fit is not TorchRegressor.fit:
             raise TypeError(
-                f"estimator expects a TorchRegressor whose fit is TorchRegressor's own; the fit of "
-                f"{type(template).__name__} would not be called. Use BaggingRegressor for it."
+                f"estimator expects a TorchRegressor that does not override fit: that of "
+                f"{type(template).__name__} would not be called. Use BaggingRegressor instead."
             )
         check_parameters(template)
         as_callbacks(template.callbacks, n_networks=self.n_estimators)
         seeds = member_seeds(seed_from(self.random_state), self.n_estimators)
-        # The tables of many that train together would stand in one another.
+        # The printed tables of members that are trained together would interleave.
         return [clone(template).set_params(random_state=seed, verbose=0) for seed in seeds]
 
-    def _store(self, members: list[TorchRegressor]) -> None:
-        """Take what was learned, all at once: an interrupt finds the old fit or the new one."""
-        seen = {name: value for name, value in vars(members[0]).items() if name in DATA_ATTRIBUTES}
+    def _set_members(self, members: list[TorchRegressor]) -> None:
+        """Replace the fitted attributes at once, so that an interrupt leaves a consistent fit."""
+        data = {name: value for name, value in vars(members[0]).items() if name in DATA_ATTRIBUTES}
         kept = {name: v for name, v in vars(self).items() if name != "feature_names_in_"}
-        self.__dict__ = kept | seen | {"estimators_": members}
+        self.__dict__ = kept | data | {"estimators_": members}
 
     def __sklearn_is_fitted__(self) -> bool:
         return hasattr(self, "estimators_")
@@ -302,32 +303,26 @@ class TorchEnsembleRegressor(GraphMixin, SavingMixin, ScoreMixin, BaseEstimator)
 
 
 def member_seeds(seed: int, n_estimators: int) -> list[int]:
-    """Give each member a seed; the first has that of the ensemble.
+    """Derive a seed for each member; the first has that of the ensemble.
 
-    They are none of those from which a member draws networks if it has several
-    (:func:`torchreg.engine.spec.spawn_seeds`), or members would come to be the same.
+    They differ from the seeds that a member derives for several networks, which are those of
+    :func:`torchreg.engine.spec.spawn_seeds`: otherwise networks of two members would be equal.
 
     Examples
     --------
     >>> member_seeds(7, 1), member_seeds(7, 3)[:2] == member_seeds(7, 2)
     ([7], True)
     """
-    others = np.random.SeedSequence(seed, spawn_key=(1,))
-    further: list[int] = others.generate_state(n_estimators - 1).tolist()
-    return [seed, *further]
+    sequence = np.random.SeedSequence(seed, spawn_key=(1,))
+    others: list[int] = sequence.generate_state(n_estimators - 1).tolist()
+    return [seed, *others]
 
 
-def _learned(results: list[FitResult | Exception]) -> list[FitResult | None]:
-    """Read the answers: ``None`` for who was kept from learning by an interrupt.
-
-    Raises
-    ------
-    Exception
-        What was wrong with a member: all are asked for, and one cannot be had.
-    """
-    found: list[FitResult | None] = []
+def _check_results(results: list[FitResult | Exception]) -> list[FitResult | None]:
+    """Replace members that an interrupt prevented from starting by ``None``; raise other errors."""
+    checked: list[FitResult | None] = []
     for result in results:
         if isinstance(result, Exception) and not isinstance(result, NotStartedError):
             raise result
-        found.append(result if isinstance(result, FitResult) else None)
-    return found
+        checked.append(result if isinstance(result, FitResult) else None)
+    return checked

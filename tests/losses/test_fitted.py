@@ -191,7 +191,7 @@ def test_a_warm_start_keeps_the_scaling(options: dict[str, Any]) -> None:
         (
             "poisson",
             {"loss": "squared_error"},
-            r"goes on with a network that ends in Exponential\(\), but the loss 'squared_error' "
+            r"continues a network that ends in Exponential\(\), but the loss 'squared_error' "
             r"expects none\. Set warm_start=False",
         ),
         ("quantiles", {"loss__quantile": [0.2, 0.5]}, r"'quantile' expects Quantiles\(levels=\(0"),

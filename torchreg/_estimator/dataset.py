@@ -1,4 +1,4 @@
-"""Validated rows as tensors: how arrays become them, and what is done to them as a whole."""
+"""Validated rows as tensors: conversion from arrays, splitting and resampling."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ class Data:
     y : Tensor of shape (n, n_outputs)
         float64.
     weight : Tensor of shape (n,) or None
-        float64, positive: rows of weight 0 are gone.
+        float64 and positive: rows of weight 0 are removed.
     x_dtype, y_dtype : torch.dtype
-        As they came.
+        Of the arrays that the user passed.
     y_is_vector : bool
         Whether y had shape (n,).
     """
@@ -44,14 +44,56 @@ class Data:
         return len(self.y)
 
     def take(self, index: Tensor) -> Data:
-        """Keep some of the rows."""
+        """Select rows."""
         x = _take_sparse(self.x, index) if isinstance(self.x, SparseRows) else self.x[index]
         weight = None if self.weight is None else self.weight[index]
         return replace(self, x=x, y=self.y[index], weight=weight)
 
 
-def hold_out(data: Data, fraction: float, *, seed: int) -> tuple[Data, Data]:
-    """Split rows at random into training and validation.
+@dataclass(frozen=True)
+class ArrayFormat:
+    """The format of X, in which predictions are returned.
+
+    Parameters
+    ----------
+    namespace, device : str
+        Of X with array API dispatch; else ``"numpy"`` and ``"cpu"``.
+    x_dtype : torch.dtype
+        Predictions are float32 for float32, else float64.
+    """
+
+    namespace: str
+    device: str
+    x_dtype: torch.dtype
+
+
+@dataclass(frozen=True)
+class FitInputs:
+    """The validated arguments of ``fit``.
+
+    Parameters
+    ----------
+    data : Data
+        Training rows, before any are held out.
+    validation : Data or None
+        Validation rows of the user.
+    x_format : ArrayFormat
+        Format of X.
+    attributes : dict
+        ``n_features_in_`` and, if X has names, ``feature_names_in_``.
+    arrays : dict
+        ``X``, ``y`` and ``sample_weight`` as the user passed them.
+    """
+
+    data: Data
+    validation: Data | None
+    x_format: ArrayFormat
+    attributes: dict[str, Any]
+    arrays: dict[str, Any]
+
+
+def train_validation_split(data: Data, fraction: float, *, seed: int) -> tuple[Data, Data]:
+    """Split rows at random into training and validation rows.
 
     Raises
     ------
@@ -59,47 +101,46 @@ def hold_out(data: Data, fraction: float, *, seed: int) -> tuple[Data, Data]:
         If either part would be empty.
     """
     n_rows = len(data)
-    n_held = math.ceil(fraction * n_rows)
-    if not 0 < n_held < n_rows:
+    n_validation = math.ceil(fraction * n_rows)
+    if not 0 < n_validation < n_rows:
         raise ValueError(
             f"early_stopping=True holds out validation_fraction={fraction} of the rows, but "
-            f"with n_samples={n_rows} none would be left to train on. Give X_val and y_val, "
-            "more rows, or early_stopping=False."
+            f"with n_samples={n_rows} no training rows would be left. Pass X_val and y_val, "
+            "pass more rows, or set early_stopping=False."
         )
     order = torch.randperm(n_rows, generator=torch.Generator().manual_seed(seed))
-    return data.take(order[n_held:]), data.take(order[:n_held])
+    return data.take(order[n_validation:]), data.take(order[:n_validation])
 
 
-def draw_with_replacement(data: Data, seed: int) -> Data:
-    """Draw as many rows as there are, with replacement: a bootstrap.
+def bootstrap(data: Data, seed: int) -> Data:
+    """Draw as many rows as there are, with replacement and in proportion to their weights.
 
-    The chance of a row is its weight, as in :class:`sklearn.ensemble.BaggingRegressor`; what is
-    drawn has no weights any more, so that a weight is worth as much as so many rows.
+    As in :class:`sklearn.ensemble.BaggingRegressor`, the drawn rows have no weights.
     """
-    chances = None
+    probabilities = None
     if data.weight is not None:
         weight = rescale_weights(data.weight)
-        chances = (weight / weight.sum()).numpy()
-    # Another stream than those of the rows held out, the batches and the weights.
-    generator = np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(2,)))
-    index = generator.choice(len(data), size=len(data), p=chances)
+        probabilities = (weight / weight.sum()).numpy()
+    # Independent of the random numbers for the validation rows, the batches and the weights.
+    rng = np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(2,)))
+    index = rng.choice(len(data), size=len(data), p=probabilities)
     return replace(data.take(torch.from_numpy(np.sort(index))), weight=None)
 
 
-def names_of(y: Any) -> list[str]:
-    """Read the names of y's columns off a Series or a DataFrame; empty where there are none."""
+def column_names(y: Any) -> list[str]:
+    """Return the names of the columns of a Series or DataFrame, or an empty list."""
     columns = getattr(y, "columns", None)
     names = [getattr(y, "name", None)] if columns is None else list(columns)
     return [str(name) for name in names] if all(isinstance(n, str) and n for n in names) else []
 
 
 def to_tensor(array: Any, *, name: str) -> Tensor:
-    """Turn a validated array of any library into a tensor on the CPU.
+    """Convert a validated array of any library to a tensor on the CPU.
 
     Raises
     ------
     ValueError
-        If it holds anything but real numbers.
+        If it has anything but real numbers.
     """
     if not isinstance(array, Tensor):
         try:
@@ -107,18 +148,18 @@ def to_tensor(array: Any, *, name: str) -> Tensor:
         except (TypeError, RuntimeError):
             array = torch.utils.dlpack.from_dlpack(array)
     if isinstance(array, np.ndarray):
-        array = torch.from_numpy(_torch_ready(array, name=name))
+        array = torch.from_numpy(_torch_compatible(array, name=name))
     tensor: Tensor = array.detach().cpu()
     if tensor.is_complex():
         raise ValueError(f"Complex data not supported: {name} expects real numbers.")
     return tensor
 
 
-def _torch_ready(array: np.ndarray, *, name: str) -> np.ndarray:
-    """Give an array a dtype, a byte order and a layout that torch can share."""
+def _torch_compatible(array: np.ndarray, *, name: str) -> np.ndarray:
+    """Convert an array to a dtype, a byte order and a layout that torch can share."""
     kind, size = array.dtype.kind, array.dtype.itemsize
     if kind not in "fiub":
-        return _as_numbers(array, name=name)
+        return _to_float64(array, name=name)
     if (kind == "f" and size > 8) or (kind == "u" and size > 1):
         array = array.astype(np.float64)
     array = np.ascontiguousarray(array)
@@ -127,20 +168,21 @@ def _torch_ready(array: np.ndarray, *, name: str) -> np.ndarray:
     return array
 
 
-def _as_numbers(array: np.ndarray, *, name: str) -> np.ndarray:
+def _to_float64(array: np.ndarray, *, name: str) -> np.ndarray:
     numbers = np.empty(array.shape)
     for index, value in np.ndenumerate(array):
-        # A duration counts as an integer for NumPy; which unit it is in would be lost.
+        # NumPy counts durations as integers, but the conversion would lose their unit.
         if not isinstance(value, Real | np.bool_) or isinstance(value, np.timedelta64):
             raise ValueError(f"{name} expects numbers, got {str(value)!r}.")
         try:
             numbers[index] = value
         except OverflowError as error:
-            raise ValueError(f"{name} holds a number too large for float64.") from error
+            raise ValueError(f"{name} has a number too large for float64.") from error
     return numbers
 
 
 def to_sparse_rows(X: Any) -> SparseRows:
+    """Convert a SciPy sparse matrix."""
     X = scipy.sparse.csr_array(X, copy=True)
     X.sum_duplicates()
     return SparseRows(

@@ -1,49 +1,58 @@
-"""What parameters come to that follow from the data: the rules behind ``"auto"``.
+"""The rules behind ``"auto"``: parameters that follow from the data.
 
-``benchmarks/accuracy.py`` measures what they give, ``benchmarks/ablation.py`` what each is worth.
+``benchmarks/accuracy.py`` measures their results, ``benchmarks/ablation.py`` the effect of each.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 from sklearn.base import BaseEstimator
+from torch import nn
 
-from torchreg._estimator.dataset import Data
+from torchreg._estimator.dataset import Data, FitInputs
 from torchreg._estimator.params import nested_parameters
 from torchreg.engine.build import can_merge_rows, merge_rows
 from torchreg.engine.spec import RawData
-from torchreg.nn import Ensemble
-from torchreg.optim import OptimizerSpec, build_optimizer
+from torchreg.losses import Loss, build_loss
+from torchreg.nn import Ensemble, TabularMLP
+from torchreg.optim import OptimizerSpec, ScheduleSpec, build_optimizer, build_schedule
 
-#: Epochs of a given module, and how many are waited for one that is better.
-MANY_EPOCHS, FEW_WAITED_FOR = 200, 10
-#: Epochs of the built-in network in batches, over which a cosine brings the learning rate to 0, ...
+#: Values of "auto" for a given module.
+MODULE_DEFAULTS: dict[str, Any] = {
+    "n_folds": None,
+    "schedule": "constant",
+    "max_epochs": 200,
+    "n_iter_no_change": 10,
+}
+#: Epochs of the built-in network in batches; a cosine decreases the learning rate to 0.
 EPOCHS = 60
-#: ... and for optimizers that take all rows at once; one of L-BFGS is up to 20 iterations.
-EPOCHS_OF_ALL_ROWS = {"rprop": 200, "lbfgs": 5}
-#: Of its epochs the share that is waited for one that is better.
+#: Epochs for optimizers of full batches. An epoch of L-BFGS has up to 20 iterations.
+FULL_BATCH_EPOCHS = {"rprop": 200, "lbfgs": 5}
+#: ``n_iter_no_change`` as a share of ``max_epochs``.
 PATIENCE = 1 / 4
-#: Its learning rate, for the optimizers whose steps have about this size.
+#: Learning rates of the built-in network.
 LR = {"adam": 6e-3, "adamw": 6e-3}
-#: From so many rows on there are more than any rule was measured with.
+#: Rows from which on the wide network is used. The rules were measured below 20,000 rows.
 MANY_ROWS = 30_000
-#: Units of its hidden layers, and waves of each measured column: of fewer than many rows, ...
+#: Sizes of the built-in network below and from MANY_ROWS rows on.
 NARROW: dict[str, Any] = {"module__hidden_sizes": (64, 64), "module__n_frequencies": 8}
 WIDE: dict[str, Any] = {"module__hidden_sizes": (192, 192), "module__n_frequencies": 16}
-#: ... and its bins: of fewer rows the first are as many as can hold 20 rows each, about.
+#: Bins of each column, so that each bin has about 20 rows.
 FEW_BINS, MANY_BINS, ROWS_OF_MANY_BINS = 16, 32, 640
-#: Rows of a batch, of so many rows or more: few of few, so that there are steps enough.
+#: Batch size by the smallest number of rows: small batches for few rows, for enough steps.
 BATCH_SIZES = {MANY_ROWS: 512, 2_000: 128, 201: 64, 0: 32}
-#: Folds: each holds out this many rows at least, ...
+#: Each fold has at least this many rows.
 ROWS_IN_FOLD = 4
-#: ... there are so many of them, and fewer of many rows, ...
+#: Number of folds, below and from MANY_ROWS rows on.
 FOLDS, FEW_FOLDS = 8, 4
-#: ... and from so many on one network with one part of the rows held out does.
+#: Rows from which on one network with one validation set replaces the folds.
 TOO_MANY_ROWS = 50_000
 
-#: The parameters that can be left to the data.
+#: The parameters that the rules may set.
 AUTO_PARAMS = frozenset(
     {
         *NARROW,
@@ -59,57 +68,108 @@ AUTO_PARAMS = frozenset(
 )
 
 
-def resolve_auto(
-    estimator: BaseEstimator, data: Data, *, own_validation: bool, is_member: bool
-) -> dict[str, Any]:
-    """Say what the parameters come to that are left to the data.
+@dataclass(frozen=True)
+class ResolvedParams:
+    """Parameters of a fit, with a value for each ``"auto"``.
+
+    Parameters
+    ----------
+    module : nn.Module or callable
+        The parameter, or ``TabularMLP`` for ``None``.
+    module_options : dict
+        Its ``module__*``.
+    loss, optimizer, schedule : Loss, OptimizerSpec, ScheduleSpec
+        Built from the parameters and their options.
+    batch_size : int, None or "auto"
+        ``"auto"`` for a given module, where it depends on the rows of a batch.
+    max_epochs, n_folds, early_stopping, n_iter_no_change
+        As the parameters of the estimator.
+    chosen : dict
+        Values that the rules chose, by name of the parameter.
+    """
+
+    module: nn.Module | Callable[..., nn.Module]
+    module_options: dict[str, Any]
+    loss: Loss
+    optimizer: OptimizerSpec
+    schedule: ScheduleSpec
+    batch_size: int | str | None
+    max_epochs: int
+    n_folds: int | None
+    early_stopping: bool
+    n_iter_no_change: int
+    chosen: dict[str, Any]
+
+
+def resolve_params(
+    estimator: BaseEstimator, inputs: FitInputs, *, is_member: bool = False
+) -> ResolvedParams:
+    """Choose the parameters that follow from the data.
 
     Parameters
     ----------
     estimator : TorchRegressor
-        Which parameters are given. One that goes on from an earlier fit keeps its networks.
-    data : Data
-        The rows, with those that the fit may hold out.
-    own_validation : bool
-        Whether the user brought validation rows.
+        A warm start keeps the networks of its previous fit.
+    inputs : FitInputs
     is_member : bool
-        Whether it is one of several that are averaged, and so has one network only.
-
-    Returns
-    -------
-    dict
-        Values by name of the parameter, with which an estimator does the same.
+        Whether it is a member of an ensemble, which has one network.
     """
-    options = nested_parameters(estimator._nested, "optimizer")
-    optimizer = build_optimizer(estimator.optimizer, estimator.lr, options)
-    if estimator.module is not None:
-        chosen: dict[str, Any] = {"n_folds": None}
-        chosen |= {"schedule": "constant", "max_epochs": MANY_EPOCHS}
-        chosen |= {"n_iter_no_change": FEW_WAITED_FOR}
-        return {k: value for k, value in chosen.items() if _is_auto(getattr(estimator, k))}
-    n_rows = count_distinct(data)
-    chosen = _steps(estimator, optimizer, n_rows, "lr" in options)
-    network = network_for(n_rows)
-    chosen |= {key: value for key, value in network.items() if key not in estimator._nested}
-    if _is_auto(estimator.n_iter_no_change):
-        budget = chosen.get("max_epochs", estimator.max_epochs)
-        chosen["n_iter_no_change"] = math.ceil(PATIENCE * budget)
-    if estimator.n_folds == "auto":
-        one = is_member or own_validation or estimator.n_init > 1
-        chosen |= _held_out(estimator, n_rows, one)
-    if estimator.warm_start and hasattr(estimator, "module_"):
-        chosen |= _of_before(estimator)
-    return chosen
+    params = estimator.get_params(deep=False)
+    lr = _default_lr(params)
+    options = nested_parameters(params, "optimizer")
+    optimizer = build_optimizer(params["optimizer"], lr or params["lr"], options)
+    if params["module"] is None:
+        n_rows = count_distinct(inputs.data)
+        chosen = _choose_steps(params, optimizer, n_rows)
+        chosen |= {} if lr is None else {"lr": lr}
+        chosen |= {key: v for key, v in network_for(n_rows).items() if key not in params}
+        if is_auto(params["n_iter_no_change"]):
+            max_epochs = chosen.get("max_epochs", params["max_epochs"])
+            chosen["n_iter_no_change"] = math.ceil(PATIENCE * max_epochs)
+        if is_auto(params["n_folds"]):
+            has_validation = inputs.validation is not None
+            one_network = is_member or has_validation or params["n_init"] > 1
+            chosen |= _choose_validation(params, n_rows, one_network)
+        if is_warm_start(estimator):
+            chosen |= _from_previous_fit(estimator)
+    else:
+        chosen = {key: v for key, v in MODULE_DEFAULTS.items() if is_auto(params[key])}
+    params |= chosen
+    return ResolvedParams(
+        module=TabularMLP if params["module"] is None else params["module"],
+        module_options=nested_parameters(params, "module"),
+        loss=build_loss(params["loss"], nested_parameters(params, "loss")),
+        optimizer=optimizer,
+        schedule=build_schedule(
+            params["schedule"], nested_parameters(params, "schedule"), optimizer
+        ),
+        batch_size=params["batch_size"],
+        max_epochs=params["max_epochs"],
+        n_folds=params["n_folds"],
+        early_stopping=params["early_stopping"],
+        n_iter_no_change=params["n_iter_no_change"],
+        chosen=chosen,
+    )
+
+
+def is_warm_start(estimator: BaseEstimator) -> bool:
+    """Return whether ``fit`` continues from the last fit."""
+    return bool(estimator.warm_start) and hasattr(estimator, "module_")
+
+
+def is_auto(value: Any) -> bool:
+    """Return whether a parameter is ``"auto"``; its value may also be an array or a class."""
+    return isinstance(value, str) and value == "auto"
 
 
 def count_distinct(data: Data) -> int:
-    """Count the rows that differ: a weight is worth as much as so many copies of a row."""
+    """Count the distinct rows, so that weights and repeated rows are equivalent."""
     rows = RawData(data.x, data.y, None)
-    return len(merge_rows(rows).y) if can_merge_rows(rows) else len(data)
+    return len((merge_rows(rows) if can_merge_rows(rows) else rows).y)
 
 
 def network_for(n_rows: int) -> dict[str, Any]:
-    """Give the network's sizes: more rows tell more apart.
+    """Choose the sizes of the built-in network.
 
     Examples
     --------
@@ -121,7 +181,7 @@ def network_for(n_rows: int) -> dict[str, Any]:
 
 
 def batch_size_for(n_rows: int) -> int:
-    """Give the rows of a batch: small ones for few rows, so that there are steps enough.
+    """Choose the batch size of the built-in network.
 
     Examples
     --------
@@ -132,7 +192,7 @@ def batch_size_for(n_rows: int) -> int:
 
 
 def n_folds_for(n_rows: int) -> int | None:
-    """Give the number of folds; ``None`` for so few rows that none can be spared, or so many.
+    """Choose the number of folds; ``None`` for one network, with few or very many rows.
 
     Examples
     --------
@@ -144,40 +204,36 @@ def n_folds_for(n_rows: int) -> int | None:
     return FEW_FOLDS if n_rows >= MANY_ROWS else min(FOLDS, n_rows // ROWS_IN_FOLD)
 
 
-def _is_auto(value: Any) -> bool:
-    return isinstance(value, str) and value == "auto"
+def _default_lr(params: dict[str, Any]) -> float | None:
+    """Choose the learning rate of the built-in network, unless the user gave one."""
+    given = params["module"] is not None or params["lr"] is not None or "optimizer__lr" in params
+    name = params["optimizer"]
+    return None if given or not isinstance(name, str) else LR.get(name.lower())
 
 
-def _steps(
-    estimator: BaseEstimator, optimizer: OptimizerSpec, n_rows: int, has_lr: bool
-) -> dict[str, Any]:
-    """Choose epochs, batches and learning rates of the built-in network."""
-    found: dict[str, Any] = {}
-    whole = optimizer.needs_full_batch
-    if _is_auto(estimator.max_epochs):
-        found["max_epochs"] = EPOCHS_OF_ALL_ROWS.get(optimizer.name, EPOCHS)
-    if _is_auto(estimator.schedule):
-        found["schedule"] = "constant" if optimizer.adapts_step_size else "cosine"
-    if _is_auto(estimator.batch_size) and not whole:
-        found["batch_size"] = batch_size_for(n_rows)
-    named = isinstance(estimator.optimizer, str)
-    if estimator.lr is None and not has_lr and named and optimizer.name in LR:
-        found["lr"] = LR[optimizer.name]
-    return found
+def _choose_steps(params: dict[str, Any], optimizer: OptimizerSpec, n_rows: int) -> dict[str, Any]:
+    chosen: dict[str, Any] = {}
+    if is_auto(params["max_epochs"]):
+        chosen["max_epochs"] = FULL_BATCH_EPOCHS.get(optimizer.name, EPOCHS)
+    if is_auto(params["schedule"]):
+        chosen["schedule"] = "constant" if optimizer.adapts_step_size else "cosine"
+    if is_auto(params["batch_size"]) and not optimizer.needs_full_batch:
+        chosen["batch_size"] = batch_size_for(n_rows)
+    return chosen
 
 
-def _held_out(estimator: BaseEstimator, n_rows: int, one: bool) -> dict[str, Any]:
-    """Choose which rows say how far to train: those of folds, or one part for one network."""
-    if estimator.early_stopping or n_rows < 2 * ROWS_IN_FOLD:
+def _choose_validation(params: dict[str, Any], n_rows: int, one_network: bool) -> dict[str, Any]:
+    """Choose the validation rows: one part for each fold, or one part for one network."""
+    if params["early_stopping"] or n_rows < 2 * ROWS_IN_FOLD:
         return {"n_folds": None}
-    return {"n_folds": None if one else n_folds_for(n_rows), "early_stopping": True}
+    return {"n_folds": None if one_network else n_folds_for(n_rows), "early_stopping": True}
 
 
-def _of_before(estimator: BaseEstimator) -> dict[str, Any]:
-    """Keep what the network is that an earlier fit gave, and how many there are of it."""
-    before = getattr(estimator, "chosen_params_", {})
-    kept = {key: before[key] for key in network_for(0) if key in before}
+def _from_previous_fit(estimator: BaseEstimator) -> dict[str, Any]:
+    """Keep the sizes and the number of the networks that a warm start continues."""
+    previous = getattr(estimator, "chosen_params_", {})
+    kept = {key: previous[key] for key in network_for(0) if key in previous}
     network = estimator.module_.get_submodule("network")
-    if isinstance(network, Ensemble) and estimator.n_folds == "auto":
+    if isinstance(network, Ensemble) and is_auto(estimator.n_folds):
         kept |= {"n_folds": len(network.members), "early_stopping": True}
     return kept

@@ -1,4 +1,4 @@
-"""What there is to say about a fit that did not end as it should, in words."""
+"""Warnings about a fit that did not end as it should."""
 
 from __future__ import annotations
 
@@ -32,13 +32,13 @@ from torchreg.exceptions import (
 )
 from torchreg.nn.links import target_layer
 
-#: From a warning up to who called ``fit``: past this file, ``fit``, and its two decorators.
-_CALLER = 5
-#: Of an ensemble, ``fit`` has one decorator.
-_CALLER_OF_ENSEMBLE = 4
+# Frames from warnings.warn up to the caller of fit: this file, fit and its two decorators.
+_STACKLEVEL = 5
+# The fit of an ensemble has one decorator.
+_STACKLEVEL_OF_ENSEMBLE = 4
 
-#: In which class a finding is warned of.
-_WARNINGS: dict[str, type[Warning]] = {
+#: The class of the warning for each finding that is certain after a fit.
+_FINDING_CATEGORIES: dict[str, type[Warning]] = {
     "effectively-linear": EffectivelyLinearWarning,
     "dead-units": DeadUnitsWarning,
     "unscaled-inputs": UnscaledWarning,
@@ -47,162 +47,153 @@ _WARNINGS: dict[str, type[Warning]] = {
 
 
 class FitWarning(NamedTuple):
-    """What there is to say about a fit: the class of a warning, and its text."""
+    """The class and the text of a warning."""
 
     category: type[Warning]
     text: str
 
 
-def issue_fit_warnings(fitted: FitResult, config: FitConfig, attributes: dict[str, Any]) -> None:
-    """Warn the caller of ``fit`` of what there is to say.
+def issue_fit_warnings(result: FitResult, config: FitConfig, attributes: dict[str, Any]) -> None:
+    """Warn the caller of ``fit``.
 
     Raises
     ------
     KeyboardInterrupt
-        If the user interrupted a fit that is a part of something larger, which must end, too.
+        If the user interrupted a fit inside a search or an ensemble, which must end too.
     """
-    if fitted.interrupted and not is_top_level_fit():
+    if result.interrupted and not is_top_level_fit():
         raise KeyboardInterrupt
-    for remark in remarks_on(fitted, config, attributes):
-        warnings.warn(remark.text, remark.category, stacklevel=_CALLER)
+    for warning in fit_warnings(result, config, attributes):
+        warnings.warn(warning.text, warning.category, stacklevel=_STACKLEVEL)
 
 
-def warn_about_members(
+def issue_ensemble_warnings(
     fits: Sequence[tuple[FitResult, FitConfig, dict[str, Any]]], *, n_members: int
 ) -> None:
-    """Warn the caller of an ensemble's ``fit``, once of what there is to say of several members.
+    """Warn the caller of an ensemble's ``fit``, once for each class of warning.
 
     Parameters
     ----------
     fits : sequence of (FitResult, FitConfig, dict)
-        Of those that have learned something; see :func:`issue_fit_warnings`.
+        Of the members that were trained; see :func:`issue_fit_warnings`.
     n_members : int
-        How many there should be.
-
-    Raises
-    ------
-    KeyboardInterrupt
-        As :func:`issue_fit_warnings`.
+        Number of members that were requested.
     """
-    interrupted = len(fits) < n_members or any(fitted.interrupted for fitted, *_ in fits)
+    interrupted = len(fits) < n_members or any(result.interrupted for result, *_ in fits)
     if interrupted:
         if not is_top_level_fit():
             raise KeyboardInterrupt
         warnings.warn(
-            f"Interrupted: the ensemble holds what {len(fits)} of {n_members} members had learned "
-            "by then, and can predict.",
+            f"The fit was interrupted: the ensemble has {len(fits)} of {n_members} members, with "
+            "the weights learned until then. Call fit again to train all members.",
             InterruptWarning,
-            stacklevel=_CALLER_OF_ENSEMBLE,
+            stacklevel=_STACKLEVEL_OF_ENSEMBLE,
         )
-    said: defaultdict[type[Warning], list[str]] = defaultdict(list)
+    texts_of: defaultdict[type[Warning], list[str]] = defaultdict(list)
     for fit in fits:
-        for category, text in {r.category: r.text for r in remarks_on(*fit)}.items():
-            said[category].append(text)
-    said.pop(InterruptWarning, None)
-    for category, texts in said.items():
+        for category, text in {w.category: w.text for w in fit_warnings(*fit)}.items():
+            texts_of[category].append(text)
+    texts_of.pop(InterruptWarning, None)
+    for category, texts in texts_of.items():
         text = f"{len(texts)} of {n_members} members: {texts[0]}"
-        warnings.warn(text, category, stacklevel=_CALLER_OF_ENSEMBLE)
+        warnings.warn(text, category, stacklevel=_STACKLEVEL_OF_ENSEMBLE)
 
 
-def remarks_on(
-    fitted: FitResult, config: FitConfig, attributes: dict[str, Any]
+def fit_warnings(
+    result: FitResult, config: FitConfig, attributes: dict[str, Any]
 ) -> Iterator[FitWarning]:
-    """Put into words why a fit ended, and what is certain about its network."""
-    result = fitted.train_result
-    epoch, kept = result.last_epoch, result.best_epoch
-    summary = fitted.summary
+    """Yield the warnings about the data, the end of training and the network."""
+    training, summary = result.train_result, result.summary
+    epoch, best_epoch = training.last_epoch, training.best_epoch
     if summary.lost_digits is not None:
-        yield FitWarning(PrecisionWarning, summary.lost_digits)
-    if fitted.interrupted:
+        yield FitWarning(
+            PrecisionWarning,
+            f"{summary.lost_digits}: values were already rounded in the input. Subtract the "
+            "offset, or use float64, where the data are computed.",
+        )
+    if result.interrupted:
         when = f"in epoch {epoch + 1} of {config.first_epoch + config.max_epochs}"
-        if result.reason != "interrupted":
+        if training.reason != "interrupted":
             when = f"before all of n_init={config.n_init} networks were trained"
         yield FitWarning(
             InterruptWarning,
-            f"Interrupted {when}: the regressor holds the weights of epoch {kept}, and can "
-            "predict.",
+            f"The fit was interrupted {when}: the regressor has the weights of epoch {best_epoch}.",
         )
-    if result.reason == "diverged":
+    if training.reason == "diverged":
         yield FitWarning(
             DivergenceWarning,
-            f"The loss ceased to be finite in epoch {epoch} (it was {result.losses[-1]}): "
-            f"the fit stopped there, and the weights of epoch {kept} were kept, the best finite "
-            f"ones. Likely cause: lr={config.optimizer.options.get('lr')} is too large for "
-            f"optimizer={config.optimizer.name!r} and this module. Lower it, or clip gradients.",
+            f"Training diverged: the loss was {training.losses[-1]} in epoch {epoch}. The "
+            f"regressor has the weights of epoch {best_epoch}, the best finite ones. Probably "
+            f"lr={config.optimizer.options.get('lr')} is too large for "
+            f"optimizer={config.optimizer.name!r} and this module: decrease it, or clip gradients.",
         )
-    if result.still_falling:
+    if training.still_falling:
         yield FitWarning(
             ConvergenceWarning,
-            f"The budget of max_epochs={config.max_epochs} ran out while the loss still fell by "
-            f"more than tol={config.stopping.tol} of itself in an epoch. Raise max_epochs or "
-            "lr, or set tol=None.",
+            f"Training did not converge: after max_epochs={config.max_epochs} the loss still "
+            f"decreased by more than tol={config.stopping.tol} (relative) per epoch. Increase "
+            "max_epochs or lr, or set tol=None.",
         )
-    # What it needs is needed at the end of a fit, and not by an import.
+    # Imported here to keep `import torchreg` fast.
     from torchreg.diagnosis.findings import certain_findings
 
     names = [str(name) for name in attributes.get("feature_names_in_", [])]
-    for finding in certain_findings(summary, names, n_epochs=len(result.losses)):
+    for finding in certain_findings(summary, names, n_epochs=len(training.losses)):
         text = f"{finding.message} Try: {finding.advice} More: diagnose()."
-        yield FitWarning(_WARNINGS[finding.code], text)
+        yield FitWarning(_FINDING_CATEGORIES[finding.code], text)
 
 
-def describe_lost_digits(
+def describe_rounded_columns(
     data: Data, module: torch.nn.Sequential, attributes: dict[str, Any]
 ) -> str | None:
-    """Write the warning for columns that were too coarse before they came, if there are any."""
+    """Describe the columns that were already rounded in the input, if there are any."""
     names = attributes.get("feature_names_in_", [])
-    found = []
-    for name, layer, values, dtype in (
-        ("standardize", getattr(module, "standardize", None), data.x, data.x_dtype),
-        ("unstandardize", target_layer(module), data.y, data.y_dtype),
+    described = []
+    for table, layer, values, dtype in (
+        ("X", getattr(module, "standardize", None), data.x, data.x_dtype),
+        ("y", target_layer(module), data.y, data.y_dtype),
     ):
         if layer is None:
             continue
-        kind = dtype if dtype.is_floating_point else torch.float64
-        if not any(is_imprecise(layer.mean.tolist(), layer.scale.tolist(), kind)):
+        float_dtype = dtype if dtype.is_floating_point else torch.float64
+        if not any(is_imprecise(layer.mean.tolist(), layer.scale.tolist(), float_dtype)):
             continue
         statistics = ColumnStatistics(layer.mean.cpu(), layer.scale.cpu())
-        flattened = _flattened(values, statistics)
-        for column in sorted({*find_imprecise_columns(statistics, dtype), *flattened}):
-            of_x = name == "standardize"
-            label = f"X column {names[column] if len(names) else column}" if of_x else "y"
+        rounded_to_constant = _rounded_to_constant(values, statistics)
+        for column in sorted({*find_imprecise_columns(statistics, dtype), *rounded_to_constant}):
+            label = f"X column {names[column] if len(names) else column}" if table == "X" else "y"
             mean, scale = float(statistics.mean[column]), float(statistics.scale[column])
-            spread = f"a standard deviation of {scale:.4g}"
-            if column in flattened:
-                spread = "so small a spread that it counts as constant"
-            found.append(
-                f"{label} lies at {mean:.4g} with {spread}, but "
-                f"{str(kind).removeprefix('torch.')} can only tell numbers "
-                f"{abs(mean) * torch.finfo(kind).eps:.2g} apart there"
+            spread = f"standard deviation {scale:.4g}"
+            if column in rounded_to_constant:
+                spread = "a standard deviation that is numerically 0"
+            described.append(
+                f"{label} has mean {mean:.4g} and {spread}, but the spacing of "
+                f"{str(float_dtype).removeprefix('torch.')} is "
+                f"{abs(mean) * torch.finfo(float_dtype).eps:.2g} there"
             )
-    if not found:
-        return None
-    return (
-        f"{'; '.join(found)}: digits were lost before fit. Subtract the offset, or pass float64, "
-        "where the numbers are made."
-    )
+    return "; ".join(described) or None
 
 
-def _flattened(values: Rows, statistics: ColumnStatistics) -> list[int]:
-    """List the columns that count as constant although their values differ."""
-    zero = (statistics.scale.numpy() == 0).nonzero()[0]
-    if isinstance(values, SparseRows) or not len(zero):
+def _rounded_to_constant(values: Rows, statistics: ColumnStatistics) -> list[int]:
+    """List the columns whose scale is 0 although their values differ."""
+    constant = (statistics.scale.numpy() == 0).nonzero()[0]
+    if isinstance(values, SparseRows) or not len(constant):
         return []
-    columns = values[:, torch.from_numpy(zero)]
+    columns = values[:, torch.from_numpy(constant)]
     differ = (columns != columns[:1]).any(dim=0).numpy()
-    return [int(column) for column in zero[differ]]
+    return [int(column) for column in constant[differ]]
 
 
 def is_top_level_fit() -> bool:
-    """Tell whether the running fit stands alone, not inside a search or an ensemble.
+    """Return whether the running fit is not inside a search, an ensemble or joblib.
 
-    Only there may an interrupt be kept quiet: anywhere else the caller must end, too.
+    Only then does an interrupt end with a warning; elsewhere the caller must end too.
     """
-    harmless = ("base", "pipeline", "callback", "compose", "utils")
+    allowed = ("base", "pipeline", "callback", "compose", "utils")
     frame: FrameType | None = sys._getframe(1)
     while frame is not None:
         root, _, rest = str(frame.f_globals.get("__name__", "")).partition(".")
-        if root == "joblib" or (root == "sklearn" and rest.partition(".")[0] not in harmless):
+        if root == "joblib" or (root == "sklearn" and rest.partition(".")[0] not in allowed):
             return False
         frame = frame.f_back
     return True

@@ -1,345 +1,276 @@
-"""From an estimator and its rows to a job for the engine, and back to a fitted estimator."""
+"""The steps of ``fit``: from arrays to a job for the engine, and from its result to attributes."""
 
 from __future__ import annotations
 
-import copy
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any, Self
+from typing import Any
 
 from sklearn.base import BaseEstimator
 from torch import nn
 
 from torchreg._estimator.callbacks import (
-    PrintedTable,
+    EpochPrinter,
     SklearnCallbackBridge,
-    print_folds,
-    print_starts,
+    print_fold_losses,
+    print_init_losses,
 )
-from torchreg._estimator.dataset import Data, hold_out, names_of
-from torchreg._estimator.defaults import resolve_auto
-from torchreg._estimator.fit_warnings import describe_lost_digits
-from torchreg._estimator.history import PAST, HistoryAttribute, Past
+from torchreg._estimator.dataset import Data, FitInputs, column_names, train_validation_split
+from torchreg._estimator.defaults import ResolvedParams, is_warm_start
+from torchreg._estimator.fit_warnings import describe_rounded_columns
 from torchreg._estimator.params import as_callbacks, nested_parameters, seed_from
-from torchreg._estimator.provenance import origin_of
-from torchreg._estimator.validation import (
-    ArrayFormat,
-    check_start,
-    check_training_data,
-    check_validation_data,
-)
 from torchreg._utils import resolve_device
 from torchreg.engine.build import FitResult
 from torchreg.engine.spec import CheckpointStore, FitConfig, FitJob, Observer, RawData, Stopping
-from torchreg.losses import Loss, build_loss
-from torchreg.nn import TabularMLP
+from torchreg.losses import Loss
 from torchreg.nn.links import link_of
-from torchreg.optim import ScheduleSpec, build_optimizer, build_schedule
-
-
-@dataclass(frozen=True)
-class FitInputs:
-    """What ``fit`` was given, checked.
-
-    Parameters
-    ----------
-    data, held_out : Data
-        Training rows, and the user's own validation rows or ``None``.
-    form : ArrayFormat
-        Of X.
-    seen : dict
-        Fitted attributes that are known already: widths and names.
-    arrays : dict
-        ``X``, ``y`` and ``sample_weight`` as they came.
-    """
-
-    data: Data
-    held_out: Data | None
-    form: ArrayFormat
-    seen: dict[str, Any]
-    arrays: dict[str, Any]
-
-
-def check_given(
-    estimator: BaseEstimator,
-    X: Any,
-    y: Any,
-    sample_weight: Any,
-    X_val: Any,
-    y_val: Any,
-    sample_weight_val: Any,
-) -> FitInputs:
-    """Validate the arguments of ``fit``; the estimator itself is left as it was.
-
-    Raises
-    ------
-    ValueError, TypeError
-        With what was expected and what came.
-    """
-    data, form, seen = check_training_data(estimator, X, y, sample_weight)
-    held_out = check_validation_data(estimator, seen, data, X_val, y_val, sample_weight_val)
-    return FitInputs(data, held_out, form, seen, {"X": X, "y": y, "sample_weight": sample_weight})
 
 
 @dataclass(frozen=True)
 class FitContext:
-    """A job for the engine, and what is needed when it is done.
+    """A job for the engine, and what the steps after it need.
 
     Parameters
     ----------
     job : FitJob
-        How, and on what.
-    given : FitInputs
-        What ``fit`` was given.
+    inputs : FitInputs
     data : Data
-        Rows that it trains on, without those held out.
-    seen : dict
-        Fitted attributes that are known before the fit.
-    native : SklearnCallbackBridge or None
-        The fit as scikit-learn's callbacks see it, if there are any.
+        The rows that the network trains on.
+    attributes : dict
+        Fitted attributes that are known before training.
+    callbacks : SklearnCallbackBridge or None
+        Set if the estimator has callbacks of scikit-learn.
     """
 
     job: FitJob
-    given: FitInputs
+    inputs: FitInputs
     data: Data
-    seen: dict[str, Any]
-    native: SklearnCallbackBridge | None
+    attributes: dict[str, Any]
+    callbacks: SklearnCallbackBridge | None
 
 
-class FittingMixin(BaseEstimator):
-    """The steps of ``fit`` before and after the engine's work."""
+def build_job(
+    estimator: BaseEstimator,
+    inputs: FitInputs,
+    params: ResolvedParams,
+    *,
+    checkpoint_store: Any = None,
+    resample: Callable[[Data, int], Data] | None = None,
+) -> FitContext:
+    """Hold out validation rows if early stopping needs them, and describe the fit.
 
-    _nested: dict[str, Any]
-    module_: nn.Sequential
-    n_iter_: int
-    chosen_params_: dict[str, Any]
-    history_ = HistoryAttribute()
-    loss_curve_: list[float]
-    validation_loss_curve_: list[float] | None
-
-    def _ask(
-        self,
-        given: FitInputs,
-        *,
-        chosen: dict[str, Any],
-        checkpoint_store: Any = None,
-        draw: Callable[[Data, int], Data] | None = None,
-    ) -> FitContext:
-        """Hold rows out where early stopping asks for it, and write a job.
-
-        Parameters
-        ----------
-        given : FitInputs
-        chosen : dict
-            What the parameters come to that follow from the data.
-        checkpoint_store : Checkpoint or None
-            Who keeps the state of the fit, and knows its seed.
-        draw : callable or None
-            Draws the rows to train on from those that are not held out, given a seed.
-        """
-        twin = self._settled(chosen)
-        loss = build_loss(self.loss, nested_parameters(self._nested, "loss"))
-        data, held_out = given.data, given.held_out
-        loss.check_target(data.y, name="y")
-        if held_out is not None:
-            loss.check_target(held_out.y, name="y_val", training=False)
-        seed = seed_from(self.random_state) if checkpoint_store is None else checkpoint_store.seed
-        twin._check_folds(given)
-        if twin.early_stopping and twin.n_folds is None and held_out is None:
-            data, held_out = hold_out(data, self.validation_fraction, seed=seed)
-        if draw is not None:
-            data = draw(data, seed)
-        seen = {
-            **given.seen,
-            "_form": given.form,
-            "_y_is_vector": data.y_is_vector,
-            "n_outputs_": data.y.shape[1],
-            "_origin": origin_of(self, seed, data, own_validation=given.held_out is not None),
-            "chosen_params_": chosen,
-        }
-        native = None
-        if getattr(self, "_skl_callbacks", None):
-            native = SklearnCallbackBridge(
-                self, seen, given.arrays, twin._n_networks(), twin.max_epochs
-            )
-        config = twin._request(seed, loss, seen, data, native, checkpoint_store)
-        validation = None if held_out is None else _raw(held_out)
-        return FitContext(FitJob(config, _raw(data), validation), given, data, seen, native)
-
-    def _choose(self, given: FitInputs, *, is_member: bool = False) -> dict[str, Any]:
-        """Say what the parameters come to that follow from the data."""
-        own = given.held_out is not None
-        return resolve_auto(self, given.data, own_validation=own, is_member=is_member)
-
-    def _settled(self, chosen: Mapping[str, Any] | None = None) -> Self:
-        """Copy the estimator with what was chosen, or is about to be, where it is left to the data.
-
-        Parameters
-        ----------
-        chosen : mapping or None
-            Parameters by name; ``None`` takes those of the last fit.
-        """
-        twin = copy.copy(self)
-        twin.set_params(**(getattr(self, "chosen_params_", {}) if chosen is None else chosen))
-        if twin.module is None:
-            twin.module = TabularMLP
-        return twin
-
-    def _request(
-        self,
-        seed: int,
-        loss: Loss,
-        seen: dict[str, Any],
-        data: Data,
-        native: SklearnCallbackBridge | None,
-        checkpoint_store: CheckpointStore | None,
-    ) -> FitConfig:
-        """Read the parameters in the engine's words."""
-        options = nested_parameters(self._nested, "optimizer")
-        optimizer = build_optimizer(self.optimizer, self.lr, options)
-        options = nested_parameters(self._nested, "schedule")
-        schedule = build_schedule(self.schedule, options, optimizer)
-        start, first_epoch = None, 0
-        if self._goes_on():
-            check_start(self, seen, data)
-            _check_link(self.module_, loss)
-            start, first_epoch = self.module_, self.n_iter_
-        return FitConfig(
-            module=self.module,
-            module_options=nested_parameters(self._nested, "module"),
-            loss=loss,
-            optimizer=optimizer,
-            batch_size=self.batch_size,
-            max_epochs=self.max_epochs,
-            standardize_x=self.standardize in (True, "X"),
-            standardize_y=self.standardize in (True, "y"),
-            stopping=self._stopping(),
-            callbacks=as_callbacks(self.callbacks, n_networks=self._n_networks()),
-            callback_options=nested_parameters(self._nested, "callbacks"),
-            device=resolve_device(self.device),
-            dtype=self.dtype,
-            seed=seed,
-            observers=lambda module: self._observers(module, first_epoch, native, schedule),
-            initial_module=start,
-            first_epoch=first_epoch,
-            checkpoint_store=checkpoint_store,
-            n_init=1 if self._goes_on() else self.n_init,
-            n_folds=self.n_folds or 1,
-            schedule=schedule,
-        )
-
-    def _goes_on(self) -> bool:
-        return self.warm_start and hasattr(self, "module_")
-
-    def _n_networks(self) -> int:
-        """Count the networks to train; a warm start goes on with those that there are."""
-        return self.n_folds or (1 if self._goes_on() else self.n_init)
-
-    def _check_folds(self, given: FitInputs) -> None:
-        """Refuse what does not go with networks that hold out a fold each."""
-        if self.n_folds is None:
-            return
-        if given.held_out is not None:
-            raise ValueError(
-                f"n_folds={self.n_folds} holds rows out itself, and X_val, y_val were given, too. "
-                "Set n_folds=None and early_stopping=True to stop by them, or leave them out."
-            )
-        if self.n_init > 1:
-            raise ValueError(
-                f"n_folds={self.n_folds} expects n_init=1, got {self.n_init}: of networks that are "
-                "averaged none is chosen. Set one of them only."
-            )
-
-    def _stopping(self) -> Stopping:
-        """Read when a fit ends; with folds, the rows held out always say which weights to keep."""
-        if self.n_folds is None or self.early_stopping:
-            return Stopping(self.early_stopping, self.n_iter_no_change, self.tol)
-        return Stopping(True, None, self.tol)
-
-    def _observers(
-        self,
-        module: nn.Sequential,
-        before: int,
-        native: SklearnCallbackBridge | None,
-        schedule: ScheduleSpec,
-    ) -> list[Observer]:
-        """List who follows a network: the printed table, and scikit-learn's callbacks."""
-        observers: list[Observer] = []
-        if self.verbose and self._n_networks() == 1:
-            standardized = self.standardize in (True, "y")
-            observers.append(
-                PrintedTable(
-                    self.max_epochs,
-                    first_epoch=before,
-                    verbose=int(self.verbose),
-                    standardized=standardized,
-                    moves=schedule.changes_lr,
-                )
-            )
-        if native is not None:
-            observers.append(native.follow(module))
-        return observers
-
-    def _hear(self, asked: FitContext, fitted: FitResult) -> FitResult:
-        """Tell who listens that all is over, and complete what is known of the fit."""
-        if asked.native is not None:
-            asked.native.conclude(fitted.module)
-        if self.verbose and asked.job.config.n_networks > 1:
-            show = print_folds if asked.job.config.n_folds > 1 else print_starts
-            show(fitted, standardized=asked.job.config.standardize_y)
-        summary = replace(
-            fitted.summary,
-            target_names=names_of(asked.given.arrays["y"]),
-            lost_digits=describe_lost_digits(asked.data, fitted.module, asked.seen),
-        )
-        return replace(fitted, summary=summary)
-
-    def _store(self, asked: FitContext, fitted: FitResult) -> None:
-        """Take what was learned."""
-        result = fitted.train_result
-        learned = {**asked.seen, "fit_summary_": fitted.summary.to_dict()}
-        losses, validation = [*result.losses], result.validation_losses
-        history: dict[str, Any] = {PAST: Past(result)}
-        if self._goes_on():
-            rows = [*self.history_, *result.history()]
-            losses = [row["loss"] for row in rows]
-            if validation is not None:
-                validation = [row.get("validation_loss", math.nan) for row in rows]
-            history = {"history_": rows}
-        else:
-            learned["init_losses_"] = fitted.init_losses
-            learned["_origin"] = {**learned["_origin"], "start_seed": fitted.seed}
-        learned |= {
-            "module_": fitted.module,
-            "dtype_": fitted.dtype,
-            **history,
-            "n_iter_": result.last_epoch,
-            "best_epoch_": result.best_epoch,
-            "loss_curve_": losses,
-            "loss_": losses[max(result.best_epoch, 1) - 1],
-            "validation_loss_curve_": None if validation is None else [*validation],
-        }
-        replaced = {"feature_names_in_", "history_", PAST}
-        kept = {name: v for name, v in vars(self).items() if name not in replaced}
-        # All at once: what comes in between, as Ctrl-C may, finds the old fit or the new one.
-        self.__dict__ = kept | learned
-
-
-def _check_link(module: nn.Module, loss: Loss) -> None:
-    """Require of a warm start that the network gives what the loss asks for.
-
-    Raises
-    ------
-    ValueError
-        If it learned to give something else.
+    Parameters
+    ----------
+    estimator : TorchRegressor
+    inputs : FitInputs
+    params : ResolvedParams
+    checkpoint_store : Checkpoint or None
+        Stores the state of the fit; has its seed.
+    resample : callable or None
+        Resamples the training rows, given the seed.
     """
-    before = link_of(module)
-    if repr(before) != repr(loss.link):
+    data, validation, loss = inputs.data, inputs.validation, params.loss
+    loss.check_target(data.y, name="y")
+    if validation is not None:
+        loss.check_target(validation.y, name="y_val", training=False)
+    seed = getattr(checkpoint_store, "seed", None)
+    seed = seed_from(estimator.random_state) if seed is None else seed
+    _check_folds(params.n_folds, n_init=estimator.n_init, has_validation=validation is not None)
+    if params.early_stopping and params.n_folds is None and validation is None:
+        data, validation = train_validation_split(data, estimator.validation_fraction, seed=seed)
+    if resample is not None:
+        data = resample(data, seed)
+    attributes = {
+        **inputs.attributes,
+        "_x_format": inputs.x_format,
+        "_y_is_vector": data.y_is_vector,
+        "n_outputs_": data.y.shape[1],
+        "_origin": fit_provenance(
+            estimator, seed, data, has_validation=inputs.validation is not None
+        ),
+        "chosen_params_": params.chosen,
+    }
+    n_networks = params.n_folds or (1 if is_warm_start(estimator) else estimator.n_init)
+    callbacks = None
+    if getattr(estimator, "_skl_callbacks", None):
+        callbacks = SklearnCallbackBridge(
+            estimator, attributes, inputs.arrays, n_networks, params.max_epochs
+        )
+    config = _build_config(estimator, params, seed, n_networks, callbacks, checkpoint_store)
+    if config.initial_module is not None:
+        _check_warm_start(estimator, attributes, loss)
+    held_out = None if validation is None else _raw(validation)
+    job = FitJob(config, _raw(data), held_out)
+    return FitContext(job, inputs, data, attributes, callbacks)
+
+
+def _build_config(
+    estimator: BaseEstimator,
+    params: ResolvedParams,
+    seed: int,
+    n_networks: int,
+    callbacks: SklearnCallbackBridge | None,
+    checkpoint_store: CheckpointStore | None,
+) -> FitConfig:
+    warm_start = is_warm_start(estimator)
+    first_epoch = estimator.n_iter_ if warm_start else 0
+    if params.n_folds is None or params.early_stopping:
+        stopping = Stopping(params.early_stopping, params.n_iter_no_change, estimator.tol)
+    else:
+        # Each fold restores its best weights, but none stops early.
+        stopping = Stopping(True, None, estimator.tol)
+    return FitConfig(
+        module=params.module,
+        module_options=params.module_options,
+        loss=params.loss,
+        optimizer=params.optimizer,
+        schedule=params.schedule,
+        batch_size=params.batch_size,
+        max_epochs=params.max_epochs,
+        standardize_x=estimator.standardize in (True, "X"),
+        standardize_y=estimator.standardize in (True, "y"),
+        stopping=stopping,
+        callbacks=as_callbacks(estimator.callbacks, n_networks=n_networks),
+        callback_options=nested_parameters(estimator._nested, "callbacks"),
+        device=resolve_device(estimator.device),
+        dtype=estimator.dtype,
+        seed=seed,
+        observers=lambda module: estimator._observers(
+            module, params, n_networks, first_epoch, callbacks
+        ),
+        initial_module=estimator.module_ if warm_start else None,
+        first_epoch=first_epoch,
+        checkpoint_store=checkpoint_store,
+        n_init=1 if warm_start else estimator.n_init,
+        n_folds=params.n_folds or 1,
+    )
+
+
+def build_observers(
+    estimator: BaseEstimator,
+    module: nn.Sequential,
+    params: ResolvedParams,
+    n_networks: int,
+    first_epoch: int,
+    callbacks: SklearnCallbackBridge | None,
+) -> list[Observer]:
+    """Build the observers of one network: the printed table and scikit-learn's callbacks."""
+    observers: list[Observer] = []
+    if estimator.verbose and n_networks == 1:
+        printer = EpochPrinter(
+            params.max_epochs,
+            first_epoch=first_epoch,
+            verbose=int(estimator.verbose),
+            standardized=estimator.standardize in (True, "y"),
+            show_lr=params.schedule.changes_lr,
+        )
+        observers.append(printer)
+    if callbacks is not None:
+        observers.append(callbacks.observe(module))
+    return observers
+
+
+def finish_callbacks(estimator: BaseEstimator, context: FitContext, result: FitResult) -> FitResult:
+    """End the callbacks, print the losses of several networks, and complete the summary."""
+    config = context.job.config
+    if context.callbacks is not None:
+        context.callbacks.end_fit(result.module)
+    if estimator.verbose and config.n_networks > 1:
+        print_losses = print_fold_losses if config.n_folds > 1 else print_init_losses
+        print_losses(result, standardized=config.standardize_y)
+    summary = replace(
+        result.summary,
+        target_names=column_names(context.inputs.arrays["y"]),
+        lost_digits=describe_rounded_columns(context.data, result.module, context.attributes),
+    )
+    return replace(result, summary=summary)
+
+
+def set_fitted_attributes(estimator: BaseEstimator, context: FitContext, result: FitResult) -> None:
+    """Replace the fitted attributes, all at once, so that an interrupt leaves a consistent fit."""
+    training = result.train_result
+    history, losses = training.history(), [*training.losses]
+    validation_losses = training.validation_losses
+    attributes = context.attributes
+    if is_warm_start(estimator):
+        history = [*estimator.history_, *history]
+        losses = [row["loss"] for row in history]
+        if validation_losses is not None:
+            validation_losses = [row.get("validation_loss", math.nan) for row in history]
+    else:
+        origin = {**attributes["_origin"], "start_seed": result.seed}
+        attributes = {**attributes, "init_losses_": result.init_losses, "_origin": origin}
+    attributes = {
+        **attributes,
+        "fit_summary_": result.summary.to_dict(),
+        "module_": result.module,
+        "dtype_": result.dtype,
+        "history_": history,
+        "n_iter_": training.last_epoch,
+        "best_epoch_": training.best_epoch,
+        "loss_curve_": losses,
+        "loss_": losses[max(training.best_epoch, 1) - 1],
+        "validation_loss_curve_": None if validation_losses is None else [*validation_losses],
+    }
+    previous = {name: v for name, v in vars(estimator).items() if name != "feature_names_in_"}
+    estimator.__dict__ = previous | attributes
+
+
+def fit_provenance(
+    estimator: BaseEstimator, seed: int, data: Data, *, has_validation: bool
+) -> dict[str, int | bool]:
+    """Record the numbers that a script needs to repeat a fit.
+
+    ``start_seed`` is the seed of the initial weights. Of ``n_init`` networks it is known after
+    training.
+    """
+    warm_start = is_warm_start(estimator)
+    previous = getattr(estimator, "_origin", {}) if warm_start else {}
+    return {
+        "seed": seed,
+        "start_seed": previous.get("start_seed", seed),
+        "n_rows": len(data.y),
+        "weighted": data.weight is not None,
+        "own_validation": has_validation,
+        "epochs_before": estimator.n_iter_ if warm_start else 0,
+    }
+
+
+def _check_folds(n_folds: int | None, *, n_init: int, has_validation: bool) -> None:
+    if n_folds is None:
+        return
+    if has_validation:
         raise ValueError(
-            f"warm_start=True goes on with a network that ends in {before or 'no link'}, but the "
+            f"n_folds={n_folds} holds out validation rows itself, but X_val and y_val were given. "
+            "Set n_folds=None and early_stopping=True to stop by them, or leave them out."
+        )
+    if n_init > 1:
+        raise ValueError(
+            f"n_folds={n_folds} expects n_init=1, got {n_init}: all networks of the folds are "
+            "averaged, so that none is selected. Set only one of the two."
+        )
+
+
+def _check_warm_start(estimator: BaseEstimator, attributes: dict[str, Any], loss: Loss) -> None:
+    """Raise ``ValueError`` if the columns or the link differ from those of the last fit."""
+    widths = (estimator.n_features_in_, estimator.n_outputs_)
+    new_widths = (attributes["n_features_in_"], attributes["n_outputs_"])
+    names, new_names = (
+        list(source.get("feature_names_in_", [])) for source in (vars(estimator), attributes)
+    )
+    if widths != new_widths or names != new_names:
+        raise ValueError(
+            f"warm_start=True continues a fit with {widths[0]} features and {widths[1]} "
+            f"outputs, but X has {new_widths[0]} features and y {new_widths[1]} outputs, or their "
+            "names changed. Set warm_start=False to start afresh."
+        )
+    link = link_of(estimator.module_)
+    if repr(link) != repr(loss.link):
+        raise ValueError(
+            f"warm_start=True continues a network that ends in {link or 'no link'}, but the "
             f"loss {loss.name!r} expects {loss.link or 'none'}. Set warm_start=False to start "
-            "afresh, or take the loss of the last fit."
+            "afresh, or use the loss of the last fit."
         )
 
 

@@ -1,4 +1,4 @@
-"""The estimator's methods that look inside: each one hands the fit to a room below."""
+"""Methods of the estimator that inspect a fit: ``diagnose``, ``report`` and the HTML repr."""
 
 from __future__ import annotations
 
@@ -7,19 +7,22 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import torch
 from numpy.typing import ArrayLike
 from sklearn.utils.validation import check_is_fitted
+from torch import nn
 
-from torchreg._estimator.validation import check_given_rows
+from torchreg._estimator.validation import check_optional_data
 
 if TYPE_CHECKING:
     from torchreg.diagnosis.report import Diagnosis
 
 
 class InspectionMixin:
-    """What one can ask a fitted :class:`torchreg.TorchRegressor` about itself."""
+    """Add ``diagnose``, ``report`` and the HTML repr to an estimator."""
 
-    module_: Any
+    module_: nn.Sequential
+    dtype_: torch.dtype
     n_outputs_: int
     fit_summary_: dict[str, Any]
     loss_curve_: list[float]
@@ -27,26 +30,27 @@ class InspectionMixin:
     best_epoch_: int
 
     def diagnose(self, X: ArrayLike | None = None, y: ArrayLike | None = None) -> Diagnosis:
-        """Say what went on inside: what is wrong with a fit, why, and what to try.
+        """Find problems of a fit, their probable causes, and remedies.
 
         Parameters
         ----------
         X : array-like of shape (n_samples, n_features) or None, default=None
-            Rows to look at, in the units of ``fit``. ``None`` takes the numbers that were noted
-            of the training rows.
+            Rows to inspect, in the units of ``fit``. ``None`` uses the statistics of the training
+            rows in ``fit_summary_``.
         y : array-like of shape (n_samples,) or (n_samples, n_outputs) or None, default=None
             Their targets.
 
         Returns
         -------
         torchreg.diagnosis.Diagnosis
-            Its findings, the worst first. It prints as text, shows as HTML in a notebook, and
-            has ``to_frame()`` and ``to_dict()``; ``"dead-units" in diagnosis`` asks for a code.
+            The findings, most severe first. It prints as text, displays as HTML in a notebook,
+            and has ``to_frame()`` and ``to_dict()``; ``"dead-units" in diagnosis`` tests for a
+            code.
 
         Raises
         ------
         ValueError
-            If X or y do not fit those of ``fit``, or y comes without X.
+            If X or y do not match those of ``fit``, or y is given without X.
         sklearn.exceptions.NotFittedError
             If ``fit`` was not called.
 
@@ -65,7 +69,7 @@ class InspectionMixin:
         from torchreg.diagnosis.record import FitSummary
 
         check_is_fitted(self)
-        x, t = check_given_rows(self, X, y, method="diagnose")
+        x, t = check_optional_data(self, X, y, method="diagnose")
         return diagnose(
             self.module_,
             FitSummary.from_dict(self.fit_summary_),
@@ -86,38 +90,37 @@ class InspectionMixin:
         units: Mapping[str, str] | None = None,
         title: str | None = None,
     ) -> Path:
-        """Write a page about the fit: one HTML file that needs no network and no other file.
+        """Write a report about the fit as one self-contained HTML file.
 
-        It holds the findings of :meth:`diagnose`, the figures of :mod:`torchreg.plotting`, the
-        network with its constants, a summary of X and y, and the settings and versions that
-        make the fit again. It reads on a phone, in the dark and on paper.
+        It contains the findings of :meth:`diagnose`, the figures of :mod:`torchreg.plotting`, the
+        network with its scaling, a summary of X and y, and the parameters and versions needed to
+        repeat the fit.
 
         Parameters
         ----------
         path : str or path
-            Where to write, as in ``"report.html"``. A file that is there is replaced, as a
-            whole.
+            The file, such as ``"report.html"``; an existing one is replaced.
         X : array-like, DataFrame, tensor or sparse matrix of shape (n_samples, n_features)
-            The rows to show, in the units of ``fit``: those of the fit, or others.
+            Rows to show, in the units of ``fit``: the training rows, or others.
         y : array-like of shape (n_samples,) or (n_samples, n_outputs)
             Their targets.
         units : mapping of str to str or None, default=None
-            Units by name, as in ``{"flipper_length_mm": "mm", "body_mass_g": "g"}``. What
-            names no feature names y, if y has no name of its own.
+            Units by column, as in ``{"flipper_length_mm": "mm", "body_mass_g": "g"}``. A name that
+            is not that of a feature is used for y, if y has no name.
         title : str or None, default=None
-            Of the page.
+            Title of the page.
 
         Returns
         -------
         Path
-            Of the file.
+            Path of the file.
 
         Raises
         ------
         ImportError
             If matplotlib is missing: ``pip install "torchreg[plot]"``.
         ValueError
-            If X or y do not fit those of ``fit``, or ``units`` names what is not there.
+            If X or y do not match those of ``fit``, or ``units`` has an unknown name.
         sklearn.exceptions.NotFittedError
             If ``fit`` was not called.
 
@@ -139,7 +142,7 @@ class InspectionMixin:
         return write_report(path, self, X, y, diagnosis=diagnosis, units=units, title=title)
 
     def _html_repr(self) -> str:
-        """Show scikit-learn's diagram and, once fitted, the network below it."""
+        """Return scikit-learn's diagram and, after ``fit``, the network."""
         diagram: str = super()._html_repr()  # type: ignore[misc]
         if not hasattr(self, "module_"):
             return diagram

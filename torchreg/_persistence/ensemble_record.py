@@ -10,7 +10,7 @@ import numpy as np
 from sklearn.base import BaseEstimator
 from torch import Tensor
 
-from torchreg._estimator.validation import DATA_ATTRIBUTES
+from torchreg._estimator import DATA_ATTRIBUTES
 from torchreg._persistence.estimator_record import (
     read_estimator,
     read_unfitted,

@@ -15,9 +15,7 @@ import torch
 from sklearn.base import BaseEstimator
 from torch import Tensor, nn
 
-from torchreg._estimator.defaults import AUTO_PARAMS
-from torchreg._estimator.history import written_out
-from torchreg._estimator.validation import ArrayFormat
+from torchreg._estimator import AUTO_PARAMS, ArrayFormat
 from torchreg._persistence.rebuild_network import rebuild_network
 from torchreg._serialization import (
     LINKS,
@@ -37,7 +35,7 @@ from torchreg.nn import AverageMembers, Standardize, Unstandardize
 from torchreg.nn.links import columns_per_output
 
 #: Attributes that are written in another way, or belong to the process: scikit-learn's callbacks.
-_APART = {"_nested", "_form", "_metadata_request", "_skl_callbacks", "module_"}
+_APART = {"_nested", "_x_format", "_metadata_request", "_skl_callbacks", "module_"}
 
 #: Methods whose metadata requests (``set_fit_request``) are kept.
 _REQUESTS = ("fit", "predict", "score")
@@ -99,11 +97,12 @@ def write_estimator(estimator: BaseEstimator) -> tuple[dict[str, Any], Writer]:
     apart = {*estimator.get_params(deep=False), *_APART}
     attributes = {}
     try:
-        for name, value in written_out(vars(estimator)).items():
+        for name, value in vars(estimator).items():
             if name not in apart:
                 attributes[name] = writer.write(value, path=name)
-        name = "_form"
-        form = [estimator._form.namespace, estimator._form.device, estimator._form.x_dtype]
+        name = "_x_format"
+        x_format = estimator._x_format
+        form = [x_format.namespace, x_format.device, x_format.x_dtype]
         written_form = writer.write(form, path=name)
         name = "module_"
         module = write_network(writer, estimator.module_)
@@ -294,7 +293,7 @@ def _read_fitted(
     if not isinstance(x_dtype, torch.dtype):
         raise FileError("The file does not say which dtype X had.")
     vars(estimator).update(attributes)
-    estimator._form = ArrayFormat(namespace, device, x_dtype)
+    estimator._x_format = ArrayFormat(namespace, device, x_dtype)
     n_numbers = sum(tensor.numel() for tensor in reader.tensors.values())
     if estimator.n_features_in_ > max(_MANY_FEATURES, n_numbers):
         raise FileError(f"The file has {estimator.n_features_in_} features, and fewer numbers.")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from functools import partial
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -12,12 +13,12 @@ from numpy.typing import ArrayLike
 from sklearn.base import BaseEstimator
 from sklearn.utils.validation import check_is_fitted
 
-from torchreg._estimator.dataset import names_of
-from torchreg._estimator.params import nested_parameters
-from torchreg._estimator.validation import (
+from torchreg._estimator import (
     check_prediction_data,
     check_training_data,
     check_validation_data,
+    column_names,
+    nested_parameters,
 )
 from torchreg.engine.data import to_dense
 from torchreg.engine.predict import predict_outputs
@@ -238,9 +239,10 @@ class ExportMixin(GraphMixin):
         check_path(path)
         rows = _rows_of_fit(self, (X, y, sample_weight), (X_val, y_val, sample_weight_val))
         names = ("module", "loss", "optimizer", "schedule")
-        reg = self._settled()
-        options = {name: nested_parameters(reg._nested, name) for name in names}
-        write_script(path, describe(reg, options, rows, names_of(y)))
+        params = self._fitted_params()
+        options = {name: nested_parameters(params, name) for name in names}
+        reg = SimpleNamespace(**(vars(self) | params))
+        write_script(path, describe(reg, options, rows, column_names(y)))
 
 
 def _rows_of_fit(

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from torchreg._estimator.dataset import Data
+from torchreg._estimator import Data
 from torchreg._serialization import Writer
 from torchreg.engine.data import Rows, SparseRows
 

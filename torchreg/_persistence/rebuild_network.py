@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from torchreg._estimator.params import nested_parameters
+from torchreg._estimator import nested_parameters
 from torchreg._serialization import CONSTANTS, CONTAINERS, LAYERS, Unserialized, builtin_objects
 from torchreg._utils import with_seed
 from torchreg.engine.build import build_network, materialize
@@ -54,9 +54,8 @@ def rebuild_network(
     UntrustedError
         If it needs something that the caller neither passed nor allowed.
     """
-    estimator = estimator._settled()
-    module = estimator.module
-    options = nested_parameters(estimator._nested, "module")
+    params = estimator._fitted_params()
+    module, options = params["module"], nested_parameters(params, "module")
     if isinstance(module, Unserialized):
         raise UntrustedError(
             f"The network was built by {module.text}, which a file cannot hold. Pass it: "

@@ -11,7 +11,6 @@ from typing import Any
 from sklearn.base import BaseEstimator
 from sklearn.utils.validation import check_is_fitted
 
-from torchreg._estimator.history import written_out
 from torchreg.exceptions import UnserializedWarning
 
 
@@ -171,7 +170,7 @@ class SavingMixin(BaseEstimator):
 
     def __getstate__(self) -> dict[str, Any]:
         # A pickle holds no device memory: it opens on a machine without that device.
-        state = written_out(super().__getstate__())
+        state: dict[str, Any] = super().__getstate__()
         if "module_" not in state and "estimators_" not in state:
             return state
         if "module_" in state and next(state["module_"].parameters()).device.type != "cpu":

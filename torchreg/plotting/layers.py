@@ -219,15 +219,15 @@ def parameters_of(reg: Any) -> list[Layer]:
 def _initial_network(reg: Any) -> nn.Module | None:
     """Rebuild the initial network of a fit, or those of all folds; ``None`` if unknown."""
     seed = int(reg.random_state) if isinstance(reg.random_state, Integral) else None
-    twin = reg._settled()
+    params = reg._fitted_params()
     options = {
         name.removeprefix("module__"): value
-        for name, value in twin.get_params(deep=False).items()
+        for name, value in params.items()
         if name.startswith("module__")
     }
     rebuild = partial(
         rebuild_initial_network,
-        twin.module,
+        params["module"],
         options,
         in_features=reg.n_features_in_,
         out_features=reg.n_outputs_ * columns_per_output(reg.module_),
@@ -237,9 +237,9 @@ def _initial_network(reg: Any) -> nn.Module | None:
         # With `n_init`, the kept network has its own seed.
         seed_of_kept = getattr(reg, "_origin", {}).get("start_seed", seed)
         return rebuild(network, seed=None if seed is None else seed_of_kept)
-    if seed is None or len(network.members) != twin.n_folds:
+    if seed is None or len(network.members) != params["n_folds"]:
         return None
-    seeds = spawn_seeds(seed, twin.n_folds)
+    seeds = spawn_seeds(seed, params["n_folds"])
     starts = [rebuild(one, seed=k) for one, k in zip(network.members, seeds, strict=True)]
     found = [initial_network for initial_network in starts if initial_network is not None]
     return Ensemble(found) if len(found) == len(starts) else None

@@ -109,8 +109,8 @@ def test_a_search_over_cv_finds_what_separate_fits_give() -> None:
 @pytest.mark.parametrize(
     ("settings", "given", "words"),
     [
-        ({"n_init": 2}, {}, "of networks that are averaged none is chosen"),
-        ({}, {"X_val": X, "y_val": Y}, "holds rows out itself, and X_val, y_val were given"),
+        ({"n_init": 2}, {}, "n_folds=4 expects n_init=1, got 2"),
+        ({}, {"X_val": X, "y_val": Y}, "n_folds=4 .* X_val and y_val .*n_folds=None"),
         ({}, {"checkpoint": "fit.checkpoint"}, "checkpoint expects n_folds=None, got"),
         ({"n_folds": 61}, {}, "different rows or more, so that each network has one to hold out"),
     ],

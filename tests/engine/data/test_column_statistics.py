@@ -12,7 +12,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from torchreg._estimator.dataset import to_sparse_rows
+from torchreg._estimator import to_sparse_rows
 from torchreg.engine.data import ColumnStatistics, compute_column_statistics, find_imprecise_columns
 
 Array = np.ndarray

@@ -11,7 +11,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from torchreg._estimator.dataset import to_sparse_rows
+from torchreg._estimator import to_sparse_rows
 from torchreg.engine.data import (
     LazyRows,
     Table,

@@ -166,9 +166,9 @@ def initialize_networks(
             if config.initial_module is None:
                 module = _build_module(config, data, batch_size, *scaling)
             elif config.n_folds > 1:
-                module = copy.deepcopy(member(config.initial_module, number))
+                module = copy.deepcopy(member(config.initial_module, number)).to(config.device)
             else:
-                module = copy.deepcopy(config.initial_module)
+                module = copy.deepcopy(config.initial_module).to(config.device)
             scaled = ScaledNetwork(module, _with_own_callbacks(config))
             full_batch = batch_size >= len(data.y)
             table = cache.get_or_compute(
