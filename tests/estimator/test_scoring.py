@@ -12,7 +12,6 @@ from sklearn.metrics import (
     d2_tweedie_score,
     r2_score,
 )
-from sklearn.model_selection import cross_val_score
 from torch import nn
 
 from torchreg import TorchEnsembleRegressor, TorchRegressor
@@ -21,11 +20,10 @@ from torchreg.nn import MLP
 Array = np.ndarray
 
 
-@pytest.fixture(scope="module")
-def table() -> tuple[Array, Array, Array]:
-    rng = np.random.default_rng(0)
-    X = rng.normal(size=(90, 2))
-    return X, np.exp(0.5 * X[:, 0]) * rng.gamma(3.0, 1 / 3, size=90), rng.uniform(1, 3, size=90)
+rng = np.random.default_rng(0)
+X = rng.normal(size=(90, 2))
+Y = np.exp(0.5 * X[:, 0]) * rng.gamma(3.0, 1 / 3, size=90)
+WEIGHT = rng.uniform(1, 3, size=90)
 
 
 def pinball(level: float) -> Any:
@@ -57,25 +55,19 @@ def name_of(value: Any) -> str:
 
 
 @pytest.mark.parametrize(("options", "metric"), SCORES, ids=name_of)
-def test_the_score_is_the_explained_share_of_the_loss(
-    options: dict[str, Any], metric: Any, table: tuple[Array, ...]
-) -> None:
-    X, y, weight = table
-    reg = TorchRegressor(module=MLP, max_epochs=20, random_state=0, **options).fit(X, y)
-    for w in (None, weight):
-        expected = metric(y, reg.predict(X), sample_weight=w)
-        assert reg.score(X, y, sample_weight=w) == pytest.approx(expected, rel=1e-12)
-    assert reg.score(X, y) > 0
-    ensemble = TorchEnsembleRegressor(reg, 2, random_state=0).fit(X, y)
-    assert ensemble.score(X, y) == pytest.approx(metric(y, ensemble.predict(X)), rel=1e-12)
+def test_the_score_is_the_explained_share_of_the_loss(options: dict[str, Any], metric: Any) -> None:
+    reg = TorchRegressor(module=MLP, max_epochs=20, random_state=0, **options).fit(X, Y)
+    for w in (None, WEIGHT):
+        expected = metric(Y, reg.predict(X), sample_weight=w)
+        assert reg.score(X, Y, sample_weight=w) == pytest.approx(expected, rel=1e-12)
+    assert reg.score(X, Y) > 0
+    ensemble = TorchEnsembleRegressor(reg, 2, random_state=0).fit(X, Y)
+    assert ensemble.score(X, Y) == pytest.approx(metric(Y, ensemble.predict(X)), rel=1e-12)
 
 
 @pytest.mark.parametrize("loss", ["squared_error", "absolute_error", "quantile", "poisson"])
-def test_the_score_of_several_outputs_is_their_mean_score(
-    loss: str, table: tuple[Array, ...]
-) -> None:
-    X, y, _ = table
-    both = np.column_stack([y, 1000 * y[::-1]])
+def test_the_score_of_several_outputs_is_their_mean_score(loss: str) -> None:
+    both = np.column_stack([Y, 1000 * Y[::-1]])
     reg = TorchRegressor(module=MLP, loss=loss, max_epochs=20, random_state=0).fit(X, both)
     metric = dict((o["loss"], m) for o, m in SCORES if len(o) == 1)[loss]
     each = [metric(both[:, j], reg.predict(X)[:, j]) for j in (0, 1)]
@@ -84,12 +76,11 @@ def test_the_score_of_several_outputs_is_their_mean_score(
 
 
 @pytest.mark.parametrize("n", [2, 3, 9, 90])
-def test_r2_equals_that_of_scikit_learn(n: int, table: tuple[Array, ...]) -> None:
-    X, y, _ = table
-    reg = TorchRegressor(module=MLP, max_epochs=5, random_state=0).fit(X, y)
+def test_r2_equals_that_of_scikit_learn(n: int) -> None:
+    reg = TorchRegressor(module=MLP, max_epochs=5, random_state=0).fit(X, Y)
     for rows in (slice(n), slice(None, None, -(90 // n))):
         for offset in (0.0, 1e6):
-            truth = y[rows] + offset
+            truth = Y[rows] + offset
             assert reg.score(X[rows], truth) == r2_score(truth, reg.predict(X[rows]))
 
 
@@ -110,11 +101,8 @@ def test_r2_equals_that_of_scikit_learn(n: int, table: tuple[Array, ...]) -> Non
     ids=["constant", "nan", "inf", "huge", "short", "column", "int", "float32", "list", "text"],
 )
 @pytest.mark.filterwarnings("ignore:(overflow|invalid value):RuntimeWarning")
-def test_r2_of_unusual_targets_is_that_of_scikit_learn_or_its_error(
-    truth: Any, table: tuple[Array, ...]
-) -> None:
-    X, y, _ = table
-    reg = TorchRegressor(module=MLP, max_epochs=5, random_state=0).fit(X, y)
+def test_r2_of_unusual_targets_is_that_of_scikit_learn_or_its_error(truth: Any) -> None:
+    reg = TorchRegressor(module=MLP, max_epochs=5, random_state=0).fit(X, Y)
 
     def outcome(score: Any) -> Any:
         try:
@@ -124,19 +112,6 @@ def test_r2_of_unusual_targets_is_that_of_scikit_learn_or_its_error(
 
     expected = outcome(lambda: r2_score(truth, reg.predict(X)))
     assert outcome(lambda: reg.score(X, truth)) == expected
-
-
-@pytest.mark.parametrize(("options", "metric"), SCORES[3:8], ids=name_of)
-def test_cross_validation_uses_the_score(
-    options: dict[str, Any], metric: Any, table: tuple[Array, ...]
-) -> None:
-    X, y, _ = table
-    reg = TorchRegressor(module=MLP, max_epochs=5, random_state=0, **options)
-    scores = cross_val_score(reg, X, y, cv=2)
-    halves = (slice(45), slice(45, 90))
-    for score, test, train in zip(scores, halves, halves[::-1], strict=True):
-        expected = metric(y[test], reg.fit(X[train], y[train]).predict(X[test]))
-        assert score == pytest.approx(expected, rel=1e-9)
 
 
 def test_the_tag_positive_only_is_set_for_losses_of_positive_targets() -> None:

@@ -37,16 +37,6 @@ def test_a_constant_is_a_buffer_and_not_a_parameter(layer: Any, constant: Any) -
 
 
 @BOTH
-def test_a_gradient_flows_through_a_constant_but_not_into_it(layer: Any) -> None:
-    module = layer([3.0, -2.0])
-    x = torch.ones(4, 2, requires_grad=True)
-    module(x).sum().backward()
-    expected = [1.0, 1.0] if layer is AddConstant else [3.0, -2.0]
-    np.testing.assert_array_equal(x.grad, np.tile(expected, (4, 1)))
-    assert module.constant.grad is None
-
-
-@BOTH
 def test_a_constant_is_moved_and_cast_with_its_network(layer: Any) -> None:
     network = nn.Sequential(nn.Linear(2, 2), layer([1.0, 2.0]))
     assert network.double()[1].constant.dtype == torch.float64
