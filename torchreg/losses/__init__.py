@@ -5,11 +5,19 @@ its function and its class there; the class keyword ``name`` makes it available 
 ``TorchRegressor(loss=name)``.
 """
 
-from torchreg.losses.build import build_loss, loss_name, probe_loss
 from torchreg.losses.deviances import GammaDeviance, PoissonDeviance, TweedieDeviance
 from torchreg.losses.distributions import GaussianNLL, PinballLoss
 from torchreg.losses.errors import AbsoluteError, HuberLoss, SquaredError
-from torchreg.losses.loss import LOSSES, Loss, LossFunction, RawError, find_loss
+from torchreg.losses.loss import (
+    LOSSES,
+    Loss,
+    LossFunction,
+    RawError,
+    build_loss,
+    find_loss,
+    loss_name,
+    probe_loss,
+)
 
 __all__ = [
     "LOSSES",

@@ -1,10 +1,11 @@
-"""The base class of losses: all that the library knows about a loss is an attribute of it."""
+"""The base class of losses, and how the ``loss`` parameter becomes one."""
 
 from __future__ import annotations
 
 import copy
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import cache, partial
 from typing import Any, ClassVar, NamedTuple, Self
 
 import numpy as np
@@ -12,6 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from torchreg._utils import did_you_mean
 from torchreg.losses.scores import r2
 from torchreg.nn.links import Link
 
@@ -22,14 +24,10 @@ Values = NDArray[np.float64]
 class RawError(NamedTuple):
     """Conversion of a loss of standardized values to an error in the unit of y, and back.
 
-    Parameters
-    ----------
-    name : str
-        Name of the error, such as ``"RMSE"``.
-    to_raw, to_loss : callable
-        Functions of an array of losses or errors and the standard deviation of y.
+    Both functions take an array of losses or errors, and the standard deviation of y.
     """
 
+    #: Name of the error, such as ``"RMSE"``.
     name: str
     to_raw: Callable[[Values, float], Values]
     to_loss: Callable[[Values, float], Values]
@@ -129,35 +127,15 @@ class Loss:
         return 1 if self.link is None else self.link.per_output
 
     def check_target(self, y: Tensor, *, name: str, training: bool = True) -> None:
-        """Check that the loss is defined for some targets.
+        """Raise a ``ValueError`` if the loss is not defined for targets in raw units.
 
-        Parameters
-        ----------
-        y : Tensor of shape (n, n_outputs)
-            Raw units.
-        name : str
-            ``"y"`` or ``"y_val"``.
-        training : bool, default=True
-            Whether these are training rows.
-
-        Raises
-        ------
-        ValueError
-            If it is not.
+        They have the shape (n, n_outputs); ``name`` is ``"y"`` or ``"y_val"``.
         """
 
     def score(self, y: Any, prediction: Any, sample_weight: Any = None) -> float:
-        """Score predictions in raw units by what the loss estimates: 1 is perfect.
+        """Score predictions in raw units, of shape (n,) or (n, n_outputs): 1 is perfect.
 
-        Parameters
-        ----------
-        y, prediction : array-like of shape (n,) or (n, n_outputs)
-        sample_weight : array-like of shape (n,) or None, default=None
-
-        Returns
-        -------
-        float
-            :math:`R^2`, unless a subclass has another score.
+        The score is :math:`R^2`, unless a subclass has another.
         """
         return r2(y, prediction, sample_weight)
 
@@ -165,28 +143,14 @@ class Loss:
     def loss_of_mean(cls, std: Sequence[float]) -> float | None:
         """Compute the loss of predicting the mean of y; ``None`` if that is not known.
 
-        Parameters
-        ----------
-        std : sequence of float
-            Standard deviations of the targets that the loss compares: 1 if they are standardized.
+        ``std`` are the standard deviations of the outputs: 1 if they are standardized.
         """
         return None
 
     def mean(self, prediction: Tensor, target: Tensor, weight: Tensor | None) -> Tensor:
         r"""Average over the rows, :math:`\frac1n \sum_i w_i\, \ell_i`.
 
-        Parameters
-        ----------
-        prediction : Tensor of shape (n, n_outputs * per_output)
-            Output of the network.
-        target : Tensor of shape (n, n_outputs)
-            Standardized.
-        weight : Tensor of shape (n,) or None
-            Weights whose mean over the whole training set is 1. ``None``: all are 1.
-
-        Returns
-        -------
-        Tensor of shape ()
+        The mean of the weights, of shape (n,), over the whole training set is 1.
         """
         if weight is None:
             values = self.function(prediction, target)
@@ -237,3 +201,142 @@ def find_loss(name: str) -> type[Loss]:
         if name == loss.name or name in loss.torch_names:
             return loss
     return Loss
+
+
+def build_loss(loss: str | type | Callable[..., Any], options: Mapping[str, Any]) -> Loss:
+    """Build a loss from a name, a class, an instance or a function.
+
+    Parameters
+    ----------
+    loss : str, class or callable
+        A name of :data:`LOSSES`, a subclass of :class:`Loss` or of ``torch.nn.Module`` or an
+        instance of one, or a function of predictions and targets. A module may have the
+        attributes ``link``, ``center_target`` and ``check_target`` of :class:`Loss`.
+    options : mapping
+        Keyword arguments (``loss__*``).
+
+    Raises
+    ------
+    ValueError
+        If the name or an option is unknown.
+    TypeError
+        If ``loss`` is none of these.
+
+    Examples
+    --------
+    >>> build_loss("huber", {"delta": 0.5})
+    HuberLoss(delta=0.5)
+    >>> build_loss(nn.SmoothL1Loss, {}).name
+    'SmoothL1Loss'
+    """
+    if isinstance(loss, str):
+        if loss not in LOSSES:
+            raise ValueError(
+                f"Unknown loss {loss!r}.{did_you_mean(loss, LOSSES)} "
+                "A torch loss class or any callable works too."
+            )
+        named: Any = LOSSES[loss]
+        _check_options(options, _parameters_of(named), owner=f"loss {loss!r}")
+        return named(**options)  # type: ignore[no-any-return]
+    if isinstance(loss, type) and issubclass(loss, Loss | nn.Module):
+        parameters = inspect.signature(loss).parameters
+        _check_options(options, parameters, owner=f"loss {loss.__name__}")
+        if issubclass(loss, Loss):
+            return loss(**options)
+        settings = dict(options)
+        if "reduction" in parameters:
+            settings["reduction"] = "none"
+        return _wrap(loss(**settings), loss.__name__)
+    if not callable(loss) or isinstance(loss, type):
+        names = ", ".join(map(repr, sorted(LOSSES)))
+        raise TypeError(
+            f"loss expects a name ({names}), a torch loss class or a callable of predictions and "
+            f"targets, got {loss!r}."
+        )
+    name = loss_name(loss)
+    if isinstance(loss, Loss | nn.Module):
+        _check_options(options, (), owner=f"loss instance {name}; give the class instead:")
+        loss = copy.deepcopy(loss)
+        if isinstance(loss, Loss):
+            return loss
+        if hasattr(loss, "reduction"):
+            loss.reduction = "none"  # type: ignore[assignment]
+    elif options:
+        loss = partial(loss, **options)
+    return _wrap(loss, name)
+
+
+def loss_name(loss: Any) -> str:
+    """Return the name of a ``loss`` parameter.
+
+    Examples
+    --------
+    >>> loss_name("huber"), loss_name(nn.L1Loss), loss_name(nn.L1Loss())
+    ('huber', 'L1Loss', 'L1Loss')
+    """
+    if isinstance(loss, Loss) or (isinstance(loss, type) and issubclass(loss, Loss)):
+        return loss.name
+    if isinstance(loss, str) or not callable(loss):
+        return str(loss)
+    return getattr(loss, "__name__", type(loss).__name__)
+
+
+def probe_loss(loss: Loss, n_outputs: int) -> Loss:
+    """Set ``per_row`` of a loss, unless it is known, by evaluating it on generated rows.
+
+    Raises
+    ------
+    ValueError
+        If the loss cannot be evaluated, or its result has the wrong type or shape.
+    """
+    if loss.per_row is not None:
+        return loss
+    # More rows than outputs, so that a mean over the rows is not taken for one over outputs.
+    shape = (n_outputs + 2, n_outputs)
+    target = torch.linspace(-1, 1, shape[0] * shape[1]).reshape(shape)
+    prediction = (0.5 * target).repeat_interleave(loss.per_output, dim=1).requires_grad_()
+    try:
+        values = loss.function(prediction, target)
+    except (RuntimeError, TypeError, ValueError, IndexError) as error:
+        raise ValueError(
+            f"The loss {loss.name!r} could not compare predictions of shape {shape} with "
+            f"targets of that shape: {error}"
+        ) from error
+    if not isinstance(values, Tensor):
+        raise ValueError(
+            f"The loss {loss.name!r} must return a torch tensor, got {type(values).__name__}."
+        )
+    if not values.requires_grad:
+        raise ValueError(
+            f"The loss {loss.name!r} does not depend on the predictions in a way that torch can "
+            "differentiate. Compute it from the prediction with torch operations."
+        )
+    if values.ndim and values.shape[0] != shape[0]:
+        raise ValueError(
+            f"The loss {loss.name!r} must return one number, one per row or one per element; "
+            f"for predictions of shape {shape} it returned shape {tuple(values.shape)}."
+        )
+    probed = copy.copy(loss)
+    probed.per_row = values.ndim > 0
+    return probed
+
+
+def _wrap(function: LossFunction, name: str) -> Loss:
+    loss = Loss(function, name)
+    for attribute in ("link", "center_target", "check_target"):
+        if hasattr(function, attribute):
+            setattr(loss, attribute, getattr(function, attribute))
+    return loss
+
+
+@cache
+def _parameters_of(loss: Any) -> list[str]:
+    return list(inspect.signature(loss).parameters)
+
+
+def _check_options(options: Mapping[str, Any], known: Any, *, owner: str) -> None:
+    for option in options:
+        if option not in known:
+            raise ValueError(
+                f"{owner} takes no {option!r} (loss__{option}).{did_you_mean(option, known)}"
+            )
