@@ -28,7 +28,7 @@ import torchreg
 import torchreg._estimator.sklearn_compat
 from torchreg import InterruptWarning, TorchEnsembleRegressor, TorchRegressor
 from torchreg._estimator import Data, bootstrap
-from torchreg.engine.spec import spawn_seeds
+from torchreg._utils import spawn_seeds
 from torchreg.ensemble import member_seeds
 from torchreg.nn import MLP, Ensemble
 

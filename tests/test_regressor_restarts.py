@@ -19,8 +19,8 @@ from torch import Tensor, nn
 import torchreg
 import torchreg._estimator.sklearn_compat
 from torchreg import InterruptWarning, TorchRegressor
+from torchreg._utils import spawn_seeds
 from torchreg.engine.build import rebuild_initial_network
-from torchreg.engine.spec import spawn_seeds
 from torchreg.nn import MLP
 
 Array = np.ndarray

@@ -306,7 +306,7 @@ def member_seeds(seed: int, n_estimators: int) -> list[int]:
     """Derive a seed for each member; the first has that of the ensemble.
 
     They differ from the seeds that a member derives for several networks, which are those of
-    :func:`torchreg.engine.spec.spawn_seeds`: otherwise networks of two members would be equal.
+    :func:`torchreg._utils.spawn_seeds`: otherwise networks of two members would be equal.
 
     Examples
     --------

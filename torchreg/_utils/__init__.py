@@ -7,6 +7,7 @@ from torchreg._utils.device import (
     resolve_dtype,
     rng_lock,
     set_generator_states,
+    spawn_seeds,
     statistics_dtype,
     with_seed,
 )
@@ -24,6 +25,7 @@ __all__ = [
     "restore_torch_state",
     "rng_lock",
     "set_generator_states",
+    "spawn_seeds",
     "statistics_dtype",
     "with_seed",
 ]

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager
 from typing import Any, TypeVar
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -197,3 +198,17 @@ def set_generator_states(device: torch.device, states: list[Tensor]) -> None:
         torch.set_rng_state(states[0])
     if len(states) > 1:
         torch.cuda.set_rng_state(states[1], device)
+
+
+def spawn_seeds(seed: int, n_networks: int) -> list[int]:
+    """Derive the seeds of several networks; the first is the seed itself.
+
+    Examples
+    --------
+    >>> spawn_seeds(7, 1), spawn_seeds(7, 3)[:2] == spawn_seeds(7, 2)
+    ([7], True)
+    """
+    if n_networks == 1:
+        return [seed]
+    further: list[int] = np.random.SeedSequence(seed).generate_state(n_networks - 1).tolist()
+    return [seed, *further]

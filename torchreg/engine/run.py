@@ -8,8 +8,15 @@ from collections.abc import Sequence
 import torch
 
 from torchreg._utils import num_threads
-from torchreg.engine.build import FitCache, FitResult, is_small, prepare_fit, select_model
-from torchreg.engine.spec import FitJob, NotStartedError, capture_exception
+from torchreg.engine.build import (
+    FitCache,
+    FitResult,
+    PreparedFit,
+    is_small,
+    prepare_fit,
+    select_model,
+)
+from torchreg.engine.spec import FitJob, NotStartedError, capture_exception, reraise_interrupt
 from torchreg.engine.stack import train_tasks
 
 
@@ -53,9 +60,15 @@ def fit_networks(
     available = torch.get_num_threads()
     n_threads = 1 if all(is_small(job) for job in jobs) else available
     cache = FitCache(finds_equal=len(jobs) > 1)
+    fits: list[PreparedFit | Exception] = []
     # 1. Build networks between scaling layers, and scale the rows.
     with num_threads(n_threads, others=available):
-        fits = [capture_exception(prepare_fit, job, cache) for job in jobs]
+        for job in jobs:
+            try:
+                fits.append(prepare_fit(job, cache))
+            except Exception as error:
+                reraise_interrupt(error)
+                fits.append(error)
     # 2. Train them, those of one architecture as one stack.
     tasks = [task for fit in fits if not isinstance(fit, Exception) for task in fit.tasks]
     results = train_tasks(tasks, cancel_event)[::-1]

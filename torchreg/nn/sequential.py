@@ -37,7 +37,19 @@ def sequential_layers(network: nn.Module) -> list[nn.Module] | None:
     True
     """
     layers: list[nn.Module] = []
-    return layers if _append_layers(network, layers) else None
+    pending = [network]
+    while pending:
+        module = pending.pop()
+        if not has_default_forward(module):
+            return None
+        if type(module) is MLP or type(module) is nn.Sequential:
+            # Not children(), which omits repetitions of a layer.
+            pending += [m for m in reversed(module._modules.values()) if m is not None]
+        elif type(module) in _LAYERS and not getattr(module, "inplace", False):
+            layers.append(module)
+        else:
+            return None
+    return layers
 
 
 def has_default_forward(module: nn.Module) -> bool:
@@ -54,13 +66,3 @@ def has_default_forward(module: nn.Module) -> bool:
     """
     own = vars(module)
     return not (own["_forward_hooks"] or own["_forward_pre_hooks"] or "forward" in own)
-
-
-def _append_layers(network: nn.Module, layers: list[nn.Module]) -> bool:
-    kind, own = type(network), vars(network)
-    if not has_default_forward(network):
-        return False
-    if kind is MLP or kind is nn.Sequential:
-        return all(_append_layers(layer, layers) for layer in own["_modules"].values())
-    layers.append(network)
-    return kind in _LAYERS and not own.get("inplace", False)

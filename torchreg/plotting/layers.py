@@ -12,8 +12,8 @@ import torch
 from sklearn.utils import check_array
 from torch import nn
 
+from torchreg._utils import spawn_seeds
 from torchreg.engine.build import rebuild_initial_network
-from torchreg.engine.spec import spawn_seeds
 from torchreg.nn import Ensemble
 from torchreg.nn.links import columns_per_output
 from torchreg.plotting._axes import require_matplotlib

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
-
 import numpy as np
 import pytest
 import torch
@@ -47,13 +45,6 @@ def test_rows_that_differ_in_anything_are_not_equal(change: dict[str, torch.Tens
     cache.unique(rows())
     other = rows(**change)
     assert cache.unique(other) is other
-
-
-def test_a_value_is_computed_once_per_key() -> None:
-    cache, first, second = FitCache(finds_equal=True), rows(), rows(y=2 * Y)
-    counter = itertools.count()
-    keys = [("sum", first), ("sum", first), ("sum", first, "float32"), ("sum", second)]
-    assert [cache.get_or_compute(key, lambda: next(counter)) for key in keys] == [0, 0, 1, 2]
 
 
 def test_fits_that_standardize_differently_share_no_table() -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import partial
 
 from torchreg.engine.build.folds import assign_folds, split_rows, split_table
 from torchreg.engine.build.initial_state import (
@@ -62,7 +61,9 @@ def prepare_fit(job: FitJob, cache: FitCache) -> PreparedFit:
     loss = probe_loss(config.loss, n_outputs)
     batch_size = choose_batch_size(config.batch_size, n_rows, config.optimizer)
     if merges_rows(config, data, loss, batch_size):
-        data = cache.get_or_compute(("merged", data), partial(merge_rows, data))
+        if ("merged", data) not in cache:
+            cache["merged", data] = merge_rows(data)
+        data = cache["merged", data]
         batch_size = min(batch_size, len(data.y))
     # 2. Networks between their scaling layers, and the rows in their units.
     states = initialize_networks(config, data, batch_size, cache)
@@ -91,7 +92,7 @@ def merges_rows(config: FitConfig, data: RawData, loss: Loss, batch_size: int) -
     """
     if batch_size >= len(data.y) and (loss.per_row or data.weight is not None):
         return True
-    return config.n_folds > 1 and loss.per_row and can_merge_rows(data)
+    return config.n_folds > 1 and bool(loss.per_row) and can_merge_rows(data)
 
 
 def can_merge_rows(data: RawData) -> bool:
@@ -117,10 +118,10 @@ def build_tasks(
     validation = None
     if job.validation is not None:
         rows = cache.unique(job.validation)
-        validation = cache.get_or_compute(
-            ("table", rows, data, ScalingKey.of(config), first.scaled.dtype),
-            partial(first.scaled.table, rows, full_batch=False),
-        )
+        key = "table", rows, data, ScalingKey.of(config), first.scaled.dtype
+        if key not in cache:
+            cache[key] = first.scaled.table(rows, full_batch=False)
+        validation = cache[key]
     splits = [(state.table, validation) for state in states]
     raw_splits = [(data, job.validation) for _ in states]
     if config.n_folds > 1:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
-from functools import partial
 
 import torch
 from torch import nn
@@ -13,7 +12,14 @@ from torchreg.diagnosis.record import FitSummary
 from torchreg.engine.build.fit_job import PreparedFit
 from torchreg.engine.build.folds import as_ensemble, merge_results
 from torchreg.engine.build.initial_state import FitCache, ScalingKey
-from torchreg.engine.inspect import parameter_drifts, probe_rows, summarize_fit, summarize_rows
+from torchreg.engine.inspect import (
+    ProbeRows,
+    RowSummary,
+    parameter_drifts,
+    probe_rows,
+    summarize_fit,
+    summarize_rows,
+)
 from torchreg.engine.spec import TaskResult, TrainResult, is_interrupted
 from torchreg.nn.links import link_of
 
@@ -87,12 +93,12 @@ def select_model(
         drifts = parameter_drifts(task.network, state.parameters)
     module.eval()
     key = fit.data, ScalingKey.of(config), fit.n_rows
-    rows = cache.get_or_compute(
-        ("row summary", *key), partial(summarize_rows, module, fit.data, fit.n_rows)
-    )
-    probe = cache.get_or_compute(
-        ("probe rows", *key, state.scaled.dtype), partial(probe_rows, state.table, rows.chosen)
-    )
+    if ("row summary", *key) not in cache:
+        cache["row summary", *key] = summarize_rows(module, fit.data, fit.n_rows)
+    rows: RowSummary = cache["row summary", *key]
+    if ("probe rows", *key, state.scaled.dtype) not in cache:
+        cache["probe rows", *key, state.scaled.dtype] = probe_rows(state.table, rows.chosen)
+    probe: ProbeRows = cache["probe rows", *key, state.scaled.dtype]
     summary = summarize_fit(
         task,
         result,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import hashlib
-from collections.abc import Callable, Hashable
+from collections.abc import Hashable
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, NamedTuple, TypeVar
@@ -16,6 +16,7 @@ from torchreg._utils import (
     generator_states,
     resolve_dtype,
     rng_lock,
+    spawn_seeds,
     statistics_dtype,
     with_seed,
 )
@@ -39,7 +40,6 @@ from torchreg.engine.spec import (
     FitConfig,
     RawData,
     has_members,
-    spawn_seeds,
     trainable_parameters,
 )
 from torchreg.nn import Link, Standardize
@@ -56,10 +56,11 @@ DATA_INIT = "initialize_from"
 MAX_INIT_NUMBERS = 2**22
 
 
-class FitCache:
-    """Shares what several fits compute from equal rows, for the time of one call.
+class FitCache(dict[tuple[Hashable, ...], Any]):
+    """Values that several fits compute from equal rows, for the time of one call.
 
-    The folds of a search, for example, occur once per setting.
+    The folds of a search, for example, occur once per setting. Keys name the value, the rows and
+    the settings that it depends on.
 
     Parameters
     ----------
@@ -72,14 +73,12 @@ class FitCache:
     >>> a, b = (RawData(torch.zeros(3, 2), torch.ones(3, 1), None) for _ in range(2))
     >>> cache.unique(a) is cache.unique(b)
     True
-    >>> cache.get_or_compute(("sum", a), lambda: float(a.y.sum()))
-    3.0
     """
 
     def __init__(self, *, finds_equal: bool) -> None:
+        super().__init__()
         self.finds_equal = finds_equal
         self._data: dict[bytes, RawData] = {}
-        self._values: dict[Hashable, Any] = {}
 
     def unique(self, data: RawData) -> RawData:
         """Return the first of all equal data that was passed."""
@@ -93,13 +92,6 @@ class FitCache:
             digest.update(repr((tensor.dtype, tuple(tensor.shape))).encode())
             digest.update(tensor.contiguous().numpy().data)
         return self._data.setdefault(digest.digest(), data)
-
-    def get_or_compute(self, key: tuple[Hashable, ...], compute: Callable[[], R]) -> R:
-        """Return the value of a key, which is computed when it is first requested."""
-        if key not in self._values:
-            self._values[key] = compute()
-        value: R = self._values[key]
-        return value
 
 
 class ScalingKey(NamedTuple):
@@ -156,25 +148,28 @@ def initialize_networks(
     config: FitConfig, data: RawData, batch_size: int, cache: FitCache
 ) -> list[InitialState]:
     """Draw one network or several, which share one table of scaled rows."""
-    key = ScalingKey.of(config)
-    scaling = cache.get_or_compute(
-        ("statistics", data, key), partial(compute_statistics, config, data)
-    )
+    scaling = ScalingKey.of(config)
+    if ("statistics", data, scaling) not in cache:
+        cache["statistics", data, scaling] = compute_statistics(config, data)
+    x_statistics, y_statistics = cache["statistics", data, scaling]
 
     def initialize(number: int, seed: int) -> InitialState:
         with rng_lock():
             if config.initial_module is None:
-                module = _build_module(config, data, batch_size, *scaling)
+                network, average = _draw_network(config, data, batch_size, x_statistics)
+                link = copy.deepcopy(config.loss.link)
+                module = add_scaling(network, x_statistics, y_statistics, link, average=average)
+                if statistics_dtype(config.device) != torch.float64:
+                    module.to(statistics_dtype(config.device))
             elif config.n_folds > 1:
-                module = copy.deepcopy(member(config.initial_module, number)).to(config.device)
+                module = copy.deepcopy(member(config.initial_module, number))
             else:
-                module = copy.deepcopy(config.initial_module).to(config.device)
-            scaled = ScaledNetwork(module, _with_own_callbacks(config))
-            full_batch = batch_size >= len(data.y)
-            table = cache.get_or_compute(
-                ("table", data, key, scaled.dtype, full_batch),
-                partial(scaled.table, data, full_batch=full_batch),
-            )
+                module = copy.deepcopy(config.initial_module)
+            scaled = ScaledNetwork(module.to(config.device), _with_own_callbacks(config))
+            key = "table", data, scaling, scaled.dtype, batch_size >= len(data.y)
+            if key not in cache:
+                cache[key] = scaled.table(data, full_batch=batch_size >= len(data.y))
+            table: Table = cache[key]
             if config.initial_module is None:
                 initialize_from_data(scaled.network, table, config.loss.link)
             few = table.x[torch.arange(min(4, len(table.t)))]
@@ -183,11 +178,10 @@ def initialize_networks(
             parameters = [p.detach().clone() for p in scaled.network.parameters()]
             return InitialState(seed, scaled, table, traits, generators, parameters)
 
-    seeds = spawn_seeds(config.seed, config.n_networks)
-    return [
-        with_seed(seed, config.device, partial(initialize, number, seed))
-        for number, seed in enumerate(seeds)
-    ]
+    states = []
+    for number, seed in enumerate(spawn_seeds(config.seed, max(config.n_init, config.n_folds))):
+        states.append(with_seed(seed, config.device, partial(initialize, number, seed)))
+    return states
 
 
 def compute_statistics(
@@ -204,14 +198,10 @@ def compute_statistics(
     return x, y
 
 
-def _build_module(
-    config: FitConfig,
-    data: RawData,
-    batch_size: int,
-    x_statistics: ColumnStatistics | None,
-    y_statistics: ColumnStatistics | None,
-) -> nn.Sequential:
-    """Build the untrained network between its scaling layers, on its device."""
+def _draw_network(
+    config: FitConfig, data: RawData, batch_size: int, x_statistics: ColumnStatistics | None
+) -> tuple[nn.Module, bool]:
+    """Build an untrained network; also return whether it has several members to average."""
     loss, n_outputs = config.loss, data.y.shape[1]
     network = build_network(
         config.module,
@@ -219,10 +209,10 @@ def _build_module(
         in_features=count_columns(data.x),
         out_features=n_outputs * loss.per_output,
     )
-    x, dtype = data.x[torch.arange(min(4, len(data.x)))], torch.get_default_dtype()
+    x, default_dtype = data.x[torch.arange(min(4, len(data.x)))], torch.get_default_dtype()
     if x_statistics is not None:
-        x = Standardize(*x_statistics, dtype=dtype)(x)
-    output = materialize(network, x.to(dtype), n_outputs, loss.per_output)
+        x = Standardize(*x_statistics, dtype=default_dtype)(x)
+    output = materialize(network, x.to(default_dtype), n_outputs, loss.per_output)
     trainable_parameters(network)
     dtype = resolve_dtype(
         config.dtype,
@@ -230,30 +220,19 @@ def _build_module(
         device=config.device,
         exact=config.optimizer.uses_line_search,
     )
-    module = add_scaling(
-        network.to(dtype),
-        x_statistics,
-        y_statistics,
-        dtype,
-        copy.deepcopy(loss.link),
-        average=has_members(output),
-    )
-    if config.device.type == "cpu":
-        return module
-    if statistics_dtype(config.device) != torch.float64:
-        module.to(statistics_dtype(config.device))
-    return module.to(config.device)
+    return network.to(dtype), has_members(output)
 
 
 def _with_own_callbacks(config: FitConfig) -> FitConfig:
     """Copy the callbacks if several networks are trained, because callbacks have state."""
-    if config.n_networks == 1:
+    n_networks = max(config.n_init, config.n_folds)
+    if n_networks == 1:
         return config
     try:
         return replace(config, callbacks=copy.deepcopy(config.callbacks))
     except Exception as error:
         raise ValueError(
-            f"Each of {config.n_networks} networks needs its own copy of the callbacks, but one of "
+            f"Each of {n_networks} networks needs its own copy of the callbacks, but one of "
             f"{[*config.callbacks]} cannot be copied: {error}. Set n_init=1 and n_folds=None, or "
             "remove it."
         ) from error

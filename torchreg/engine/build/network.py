@@ -212,7 +212,6 @@ def add_scaling(
     network: nn.Module,
     x_statistics: ColumnStatistics | None,
     y_statistics: ColumnStatistics | None,
-    dtype: torch.dtype,
     link: Link | None = None,
     *,
     average: bool = False,
@@ -225,8 +224,6 @@ def add_scaling(
         Standardized inputs to standardized outputs.
     x_statistics, y_statistics : ColumnStatistics or None
         ``None`` omits that layer.
-    dtype : torch.dtype
-        Dtype that the network computes in.
     link : Link or None, default=None
         Maps the network's output to predictions.
     average : bool, default=False
@@ -238,6 +235,7 @@ def add_scaling(
         With the children ``standardize``, ``network``, ``link``, ``average`` and
         ``unstandardize``, of which all but the network may be missing.
     """
+    dtype = next(network.parameters()).dtype
     layers: OrderedDict[str, nn.Module] = OrderedDict()
     if x_statistics is not None:
         layers["standardize"] = Standardize(*x_statistics, dtype=dtype)
@@ -247,7 +245,7 @@ def add_scaling(
     if average:
         layers["average"] = AverageMembers()
     if y_statistics is not None:
-        mean, scale = repeat_per_column(link, *y_statistics)
+        mean, scale = y_statistics if link is None else repeat_per_column(link, *y_statistics)
         layers["unstandardize"] = Unstandardize(mean, scale)
     return nn.Sequential(layers)
 
@@ -289,7 +287,9 @@ class ScaledNetwork:
         n_numbers = len(data.y) * count_columns(data.x)
         lazy = isinstance(data.x, SparseRows) or (not full_batch and n_numbers > LARGE)
         scale_x = self._scaled_by(x_layer)
-        scale_y = self._scaled_by(None if y_layer is None else y_layer.inverse())
+        scale_y = self._scaled_by(
+            None if y_layer is None else Standardize(y_layer.mean, y_layer.scale)
+        )
         x = LazyRows(data.x, scale_x) if lazy else self._in_chunks(data.x, scale_x)
         return Table(x, self._in_chunks(data.y, scale_y), weight)
 

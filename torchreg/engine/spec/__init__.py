@@ -6,7 +6,7 @@ it into one ``TrainTask`` per network, in standardized units; training turns eac
 ``BatchObserver`` and ``CheckpointStore`` are the interfaces that the training loop calls.
 """
 
-from torchreg.engine.spec.fit_config import FitConfig, FitJob, RawData, spawn_seeds
+from torchreg.engine.spec.fit_config import FitConfig, FitJob, RawData
 from torchreg.engine.spec.objective import (
     MeanLoss,
     Objective,
@@ -55,6 +55,5 @@ __all__ = [
     "losses_per_row",
     "mean_loss",
     "reraise_interrupt",
-    "spawn_seeds",
     "trainable_parameters",
 ]

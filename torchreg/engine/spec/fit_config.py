@@ -6,7 +6,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -105,17 +104,3 @@ class FitJob:
     config: FitConfig
     training: RawData
     validation: RawData | None = None
-
-
-def spawn_seeds(seed: int, n_networks: int) -> list[int]:
-    """Derive the seeds of several networks; the first is the seed itself.
-
-    Examples
-    --------
-    >>> spawn_seeds(7, 1), spawn_seeds(7, 3)[:2] == spawn_seeds(7, 2)
-    ([7], True)
-    """
-    if n_networks == 1:
-        return [seed]
-    further: list[int] = np.random.SeedSequence(seed).generate_state(n_networks - 1).tolist()
-    return [seed, *further]

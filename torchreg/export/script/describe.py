@@ -10,8 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from torchreg._utils import spawn_seeds
 from torchreg.engine.data import to_dense
-from torchreg.engine.spec import RawData, spawn_seeds
+from torchreg.engine.spec import RawData
 from torchreg.export.script.describe_parts import (
     describe_loss,
     describe_network,
