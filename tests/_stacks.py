@@ -32,11 +32,11 @@ def job_of(reg: TorchRegressor, rows: Rows) -> FitJob:
     """Return the job that ``fit`` passes to the engine."""
     caught: list[FitJob] = []
 
-    def catch(job: FitJob) -> FitResult:
-        caught.append(job)
+    def catch(jobs: Sequence[FitJob]) -> list[FitResult | Exception]:
+        caught.extend(jobs)
         raise _CaughtError
 
-    with patch.object(torchreg.regressor, "run_fit", catch):
+    with patch.object(torchreg.regressor, "run_fits", catch):
         try:
             reg.fit(**rows)
         except _CaughtError:

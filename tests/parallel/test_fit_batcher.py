@@ -14,9 +14,14 @@ from typing import Any
 import pytest
 
 from tests._deadline import within
-from torchreg._parallel import FitBatcher, is_training, run_fit, run_fits
+from torchreg._parallel import FitBatcher, is_training, run_fits
+from torchreg.engine.run import unwrap_result
 
 Action = Callable[[], Any]
+
+
+def run_fit(job: Any) -> Any:
+    return unwrap_result(*run_fits([job]))
 
 
 class Trainer:

@@ -15,7 +15,7 @@ Rule 1 makes the batches as large as the tasks allow, and rule 2 prevents deadlo
 change under one lock, that of the batcher. Outside of a pool, fits are trained at once.
 """
 
-from torchreg._parallel.fit_batcher import FitBatcher, is_training, run_fit, run_fits
+from torchreg._parallel.fit_batcher import FitBatcher, is_training, run_fits
 from torchreg._parallel.tasks import ParallelCall, Task, TaskError
 from torchreg._parallel.worker_pool import MAX_WORKERS, WorkerPool, current_pool
 
@@ -28,6 +28,5 @@ __all__ = [
     "WorkerPool",
     "current_pool",
     "is_training",
-    "run_fit",
     "run_fits",
 ]

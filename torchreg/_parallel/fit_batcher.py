@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from torchreg.engine.build import FitResult
-from torchreg.engine.run import fit_networks, unwrap_result
+from torchreg.engine.run import fit_networks
 from torchreg.engine.spec import FitJob
 
 #: A process that uses less than this share of one core counts as idle.
@@ -39,29 +39,8 @@ if hasattr(os, "register_at_fork"):  # Not on Windows.
     os.register_at_fork(after_in_child=_reset_thread_state)
 
 
-def run_fit(job: FitJob) -> FitResult:
-    """Run one fit, in a batch if the calling thread belongs to a :class:`FitBatcher`.
-
-    Parameters
-    ----------
-    job : FitJob
-
-    Returns
-    -------
-    FitResult
-
-    Raises
-    ------
-    ValueError, TypeError
-        If module, loss, optimizer and data do not fit each other.
-    KeyboardInterrupt
-        If the batcher was cancelled.
-    """
-    return unwrap_result(*run_fits([job]))
-
-
 def run_fits(jobs: Sequence[FitJob]) -> Results:
-    """Run several fits; see :func:`run_fit`.
+    """Run fits, in a batch if the calling thread belongs to a :class:`FitBatcher`.
 
     Parameters
     ----------
