@@ -1,4 +1,4 @@
-"""Neural networks for regression that take and give raw units, the scikit-learn way."""
+"""Neural networks for regression with the scikit-learn API, in raw units."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ __version__ = "0.1.0"
 
 
 def _backend(**options: Any) -> TorchregBackend:
-    """Make the backend of ``joblib.parallel_config(backend="torchreg")``, when it is used."""
+    """Create the backend of ``joblib.parallel_config(backend="torchreg")`` on first use."""
     from torchreg.parallel import TorchregBackend
 
     return TorchregBackend(**options)

@@ -1,4 +1,4 @@
-"""From a file back to a fitted regressor."""
+"""Load a fitted regressor from a file."""
 
 from __future__ import annotations
 
@@ -21,29 +21,28 @@ def load(path: str | os.PathLike[str], *, trusted: Iterable[Any] = (), **params:
     path : str or path
         The file.
     trusted : iterable of str, class or function, default=()
-        What the file may name beside torch's and torchreg's own classes: packages
-        (``"mypackage"``, which is then imported), import paths (``"mypackage.nets.MyNet"``), or
-        the classes and functions themselves.
+        Classes and functions that the file may name in addition to those of torch and torchreg:
+        packages (``"mypackage"``, which is then imported), import paths
+        (``"mypackage.nets.MyNet"``), or the objects themselves.
     **params : dict
-        Parameters that replace the file's, like ``module=MyNet``, ``loss=my_loss`` or
-        ``device="cuda"``; of an ensemble those of its members. What is passed is trusted.
+        Parameters that replace those of the file, like ``module=MyNet``, ``loss=my_loss`` or
+        ``device="cuda"``; for an ensemble, those of its members. They are trusted.
 
     Returns
     -------
     TorchRegressor or TorchEnsembleRegressor
-        As it was saved, on the CPU: it predicts the same bits, and has the same parameters and
-        fitted attributes. A setting that the file could not hold stands there as a placeholder
-        that says so; only ``fit`` needs it.
+        On the CPU, with the same parameters, fitted attributes and predictions as the saved one.
+        A parameter that the file could not store is a placeholder, which only ``fit`` rejects.
 
     Raises
     ------
     torchreg.FileError
-        If the file is damaged, is no such file, is one of a later version, or says what cannot
-        be; a ``ValueError``.
+        If the file is damaged or inconsistent, was not written by ``save``, or was written by a
+        later version; a ``ValueError``.
     torchreg.UntrustedError
-        If it names a class or function that was neither passed nor allowed; a ``FileError``.
+        If it names a class or function that was neither passed nor trusted; a ``FileError``.
     OSError
-        If it cannot be read.
+        If the file cannot be read.
     TypeError
         If a parameter does not exist.
     ImportError
@@ -51,16 +50,15 @@ def load(path: str | os.PathLike[str], *, trusted: Iterable[Any] = (), **params:
 
     See Also
     --------
-    TorchRegressor.save : The way into the file, and what it keeps.
+    TorchRegressor.save : Save a fitted regressor.
 
     Notes
     -----
-    A file of any earlier version of torchreg loads: its header has the version of its format,
-    and the reader of each remains. A file of a later format is refused with the remedy.
+    Files of all earlier versions of torchreg can be loaded.
 
-    Layers of ``torch.nn`` in any ``nn.Sequential``, and :mod:`torchreg.nn`, are described in the
-    file. Any other network is built as ``fit`` would build it, from ``module`` and
-    ``module__*``, and then given its weights; so its class must be passed or allowed.
+    The file describes layers of ``torch.nn`` in any ``nn.Sequential``, and of :mod:`torchreg.nn`.
+    Any other network is built from ``module`` and ``module__*``, as by ``fit``, before its weights
+    are loaded. Its class must be passed or trusted.
 
     Examples
     --------

@@ -1,6 +1,6 @@
-"""What torchreg takes from scikit-learn that is private there, or not in every version.
+"""Private parts of scikit-learn, and parts that not all supported versions have.
 
-The one file that may import private parts of scikit-learn.
+Only this file may import private parts of scikit-learn.
 """
 
 from __future__ import annotations
@@ -37,17 +37,14 @@ try:
 except ImportError:  # scikit-learn below 1.9 has no callbacks of its own.
 
     class CallbackSupportMixin:  # type: ignore[no-redef]
-        """Nothing to support."""
+        """Placeholder."""
 
     def callback_management_context(estimator: Any) -> AbstractContextManager[None]:
         """Do nothing."""
         return nullcontext()
 
     def with_callbacks(method: Callable[..., Any]) -> Callable[..., Any]:
-        """Call the method through one frame more, as scikit-learn's own decorator does.
-
-        A warning that counts frames up to the caller counts the same in every version.
-        """
+        """Add one frame, as scikit-learn's decorator does, for the ``stacklevel`` of warnings."""
 
         @wraps(method)
         def called(*args: Any, **kwargs: Any) -> Any:
