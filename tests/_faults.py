@@ -192,7 +192,7 @@ def spoilt_data(trial: RefitTrial, injection: Any) -> None:
 
     trial.refit(*REFUSED, fit=fit)
     if name == "X":
-        with pytest.raises(ValueError, match=r"X (contains|holds) "):
+        with pytest.raises(ValueError, match=r"X (contains|has) "):
             trial.reg.predict(tables["X"])
 
 

@@ -21,13 +21,13 @@ Array = np.ndarray
 
 #: The reasons for which numbers may be refused, each in our words or in scikit-learn's.
 REASONS = [
-    r"(X|y|X_val: X|y_val) holds .*; values beyond .* cannot be subtracted .* Rescale",
+    r"(X|y|X_val: X|y_val) has a value of .* overflow in float64\. Rescale",
     r"Input (X|y|X_val|y_val) contains (NaN|infinity or a value too large for dtype)",
     r"The loss '\w+' is (inf|nan) at the first step, before anything was learned. Likely causes",
     r"The prediction for row \d+ is not finite .* Check the units of X",
     r"Predictions do not fit float32, the dtype of X.* Pass X as float64",
-    r"holds out validation_fraction=.* but with n_samples=\d+ none would be left to train on",
-    r"sample_weight must hold at least one non-zero weight; all are zero",
+    r"holds out validation_fraction=.* but with n_samples=\d+ no training rows would be left",
+    r"sample_weight expects at least one weight above 0; all are zero",
 ]
 
 SIZES = st.sampled_from(

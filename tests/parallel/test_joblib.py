@@ -258,4 +258,5 @@ def test_the_backend_is_imported_on_first_use() -> None:
         "assert 'torchreg.parallel' in sys.modules\n"
     )
     root = Path(__file__).parents[2]
-    subprocess.run([sys.executable, "-W", "error", "-c", script], cwd=root, check=True)
+    command = [sys.executable, "-W", "error", "-c", script]
+    assert subprocess.run(command, cwd=root, check=False).returncode == 0

@@ -148,3 +148,4 @@ def test_layers_without_a_spread_are_drawn_too(values: list[float]) -> None:
     for xscale in ("auto", "symlog"):
         display = ActivationDisplay(layers=[layer]).plot(xscale=xscale)
         display.figure_.draw_without_rendering()
+        assert np.isfinite(display.ax_.get_xlim()).all()
