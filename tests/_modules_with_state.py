@@ -1,17 +1,39 @@
-"""Modules that do more than compute: they count, draw, look at values or overwrite memory."""
+"""Modules that count, draw, look at values or overwrite memory, and fits of them."""
 
 from __future__ import annotations
 
 import random
 import types
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-#: Steps after which something changes, when nobody looks any more.
+from tests._capture import eager_steps
+from torchreg import TorchRegressor
+
+#: Steps after which something changes: more than are compared with a program.
 LATE = 10
 STEPS = [0]
+N_EPOCHS = 24
+RNG = np.random.default_rng(1)
+X = RNG.normal(size=(23, 3))
+Y = np.sin(X[:, 0]) + X[:, 1]
+#: Returns the line in which the last fit says how its steps ran.
+Mode = Callable[[], str]
+
+
+def fit(module: Any, **options: Any) -> TorchRegressor:
+    settings: dict[str, Any] = {"optimizer": "sgd", "lr": 0.02, "dtype": "float64"}
+    settings |= {"max_epochs": N_EPOCHS, "batch_size": None, "random_state": 0, "verbose": 1}
+    return TorchRegressor(module, **{**settings, **options}).fit(X, Y)
+
+
+def fit_eagerly(module: Any, **options: Any) -> TorchRegressor:
+    with eager_steps():
+        return fit(module, **options)
 
 
 class Net(nn.Module):
@@ -34,7 +56,7 @@ class Net(nn.Module):
 
 
 class Changes(Net):
-    """Doubles its hidden values from a late step on, after which nobody looks."""
+    """Doubles its hidden values from a late step on."""
 
     def between(self, h: Tensor) -> Tensor:
         return h * 2 if self.is_step() and self.count() > LATE else h
@@ -186,7 +208,7 @@ class SparseGradient(Net):
         return h + self.embedding(torch.arange(len(h)) % 10)
 
 
-# What repeats exactly although it looks as if it did not.
+# Steps that a program can repeat, although they change tensors.
 
 
 class DecaysItsWeights(Net):

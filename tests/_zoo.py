@@ -28,7 +28,7 @@ def center_target(loss: Any) -> bool:
 
 
 class Body(nn.Module):
-    """Something between two linear layers."""
+    """A module between two linear layers."""
 
     def __init__(self, middle: nn.Module, width: int = 6, out_features: int = 1) -> None:
         super().__init__()

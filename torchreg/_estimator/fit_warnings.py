@@ -156,9 +156,9 @@ def describe_rounded_columns(
         if layer is None:
             continue
         float_dtype = dtype if dtype.is_floating_point else torch.float64
-        if not any(is_imprecise(layer.mean.tolist(), layer.scale.tolist(), float_dtype)):
-            continue
         statistics = ColumnStatistics(layer.mean.cpu(), layer.scale.cpu())
+        if not bool(is_imprecise(statistics, float_dtype).any()):
+            continue
         rounded_to_constant = _rounded_to_constant(values, statistics)
         for column in sorted({*find_imprecise_columns(statistics, dtype), *rounded_to_constant}):
             label = f"X column {names[column] if len(names) else column}" if table == "X" else "y"

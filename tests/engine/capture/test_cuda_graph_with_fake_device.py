@@ -1,4 +1,4 @@
-"""A program in a CUDA graph, with a stand-in for the device, which machines for tests lack."""
+"""A CUDA graph of a program, on a fake device: CPU tensors and a replaced ``torch.cuda``."""
 
 from __future__ import annotations
 
@@ -14,22 +14,20 @@ from torchreg.engine.data import Batch
 
 
 class Program:
-    """Writes where it wrote first, as kernels in a graph do, and counts its runs."""
+    """Writes its loss to the same memory in every call, as kernels in a graph do."""
 
     def __init__(self) -> None:
         self.loss = torch.zeros(())
-        self.runs = 0
         self.arguments: tuple[Any, ...] = ()
 
     def __call__(self, x: Tensor, t: Tensor, weight: Tensor | None) -> Tensor:
-        self.runs += 1
         self.arguments = (x, t, weight)
         factor = 1.0 if weight is None else weight
         return self.loss.copy_(((x - t).square().sum(dim=1) * factor).sum())
 
 
-def stand_in(monkeypatch: pytest.MonkeyPatch, program: Program) -> None:
-    """Let a graph repeat the program on the memory that it saw last while it was captured."""
+def fake_device(monkeypatch: pytest.MonkeyPatch, program: Program) -> None:
+    """Make a graph repeat the program on the memory of its last call during the capture."""
 
     class Stream:
         def wait_stream(self, other: Any) -> None:
@@ -46,36 +44,25 @@ def stand_in(monkeypatch: pytest.MonkeyPatch, program: Program) -> None:
     monkeypatch.setattr(torch.cuda, "CUDAGraph", Graph)
 
 
-def batch(seed: int, *, weighted: bool) -> Batch:
+def batch(seed: int, *, weighted: bool = True) -> Batch:
     generator = torch.Generator().manual_seed(seed)
     x, t = torch.rand(5, 2, generator=generator), torch.rand(5, 1, generator=generator)
     return Batch(x, t, torch.rand(5, generator=generator) if weighted else None)
 
 
 @pytest.mark.parametrize("weighted", [False, True])
-def test_a_replay_sees_the_values_of_the_batch_that_came(
+def test_a_replay_uses_the_values_of_the_given_batch(
     weighted: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    program = Program()
-    stand_in(monkeypatch, program)
-    replay = build_cuda_graph(program, batch(0, weighted=weighted))
-    assert replay is not None
-    for seed in (1, 2, 1):
-        came = batch(seed, weighted=weighted)
-        loss = float(replay(*came))
-        assert loss == float(Program()(*came))
-
-
-def test_the_batch_that_a_graph_was_captured_with_keeps_its_values(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    program, first = Program(), batch(0, weighted=True)
-    stand_in(monkeypatch, program)
+    program, first = Program(), batch(0, weighted=weighted)
+    fake_device(monkeypatch, program)
     replay = build_cuda_graph(program, first)
     assert replay is not None
-    replay(*batch(1, weighted=True))
-    for kept, expected in zip(first, batch(0, weighted=True), strict=True):
-        assert torch.equal(kept, expected)
+    for seed in (1, 2, 1):
+        given = batch(seed, weighted=weighted)
+        assert float(replay(*given)) == float(Program()(*given))
+    # The batch of the capture keeps its values.
+    assert torch.equal(first.x, batch(0).x) and torch.equal(first.t, batch(0).t)
 
 
 def test_without_a_cuda_device_there_is_no_graph(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -83,12 +70,12 @@ def test_without_a_cuda_device_there_is_no_graph(monkeypatch: pytest.MonkeyPatch
         raise RuntimeError("no CUDA device")
 
     monkeypatch.setattr(torch.cuda, "Stream", absent)
-    assert build_cuda_graph(Program(), batch(0, weighted=False)) is None
+    assert build_cuda_graph(Program(), batch(0)) is None
 
 
-def test_what_cannot_be_captured_is_not(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_program_that_synchronizes_has_no_graph(monkeypatch: pytest.MonkeyPatch) -> None:
     def synchronizes(*args: Any) -> Tensor:
         raise RuntimeError("operation not permitted when stream is capturing")
 
-    stand_in(monkeypatch, Program())
-    assert build_cuda_graph(synchronizes, batch(0, weighted=False)) is None
+    fake_device(monkeypatch, Program())
+    assert build_cuda_graph(synchronizes, batch(0)) is None

@@ -1,9 +1,10 @@
-"""What both lanes leave behind: buffers, generators, and other threads' fits."""
+"""Captured and eager steps leave the same state: buffers, generators, fits of other threads."""
 
 from __future__ import annotations
 
-import itertools
 import threading
+from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
 from typing import Any
 
 import numpy as np
@@ -12,11 +13,15 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from tests._capture import CAPTURED, FORCED, assert_same_fit, eager, eager_steps
 from torchreg import TorchRegressor
-from torchreg.engine.capture import EagerGradient, gradient
+from torchreg.engine.capture import CompiledGradient, EagerGradient
+from torchreg.engine.data import Batch
+from torchreg.engine.spec.objective import Objective
+from torchreg.losses import build_loss, probe_loss
 
 N_EPOCHS = 24
-CAPTURED = "The steps were captured once and repeated."
+FAILED = "a repetition of the recorded step failed"
 RNG = np.random.default_rng(2)
 X = RNG.normal(size=(22, 3))
 Y = np.sin(X[:, 0]) + X[:, 1]
@@ -38,7 +43,7 @@ class Net(nn.Module):
 
 
 class DrawsAgain(Net):
-    """Computes again what backward needs, with the same draws: no repetition can do that."""
+    """Recomputes activations in the backward pass with the same random numbers."""
 
     def between(self, h: Tensor) -> Tensor:
         return checkpoint(super().between, h, use_reentrant=False)
@@ -50,26 +55,18 @@ def fit(module: Any = Net, **options: Any) -> TorchRegressor:
     return TorchRegressor(module, **settings).fit(X, Y)
 
 
-@pytest.fixture(params=["captured", "eager"])
-def lane(
-    request: pytest.FixtureRequest,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-) -> str:
-    """Every fit goes this way."""
-    if request.param == "eager":
-        monkeypatch.setattr(gradient, "find_capture_blocker", lambda *_: "this test asks for it")
-    fit(verbose=1)
-    ran = capsys.readouterr().out.splitlines()[-1]
-    assert (ran == CAPTURED) == (request.param == "captured")
-    return str(request.param)
+@pytest.fixture(params=[CAPTURED, FORCED], ids=["captured", "eager"])
+def mode(request: pytest.FixtureRequest, capsys: pytest.CaptureFixture[str]) -> Iterator[str]:
+    """Run the test with captured and with eager steps."""
+    with eager_steps() if request.param == FORCED else nullcontext():
+        fit(verbose=1)
+        assert capsys.readouterr().out.splitlines()[-1] == request.param
+        yield request.param
 
 
 @pytest.mark.parametrize("batch_size", [None, 5])
 @pytest.mark.parametrize("module", [Net, DrawsAgain])
-def test_each_step_is_counted_once_by_the_buffers(
-    module: Any, batch_size: int | None, lane: str
-) -> None:
+def test_buffers_count_each_step_once(module: Any, batch_size: int | None, mode: str) -> None:
     reg = fit(module, batch_size=batch_size)
     # 22 rows in batches of 5 are 5 steps an epoch.
     n_steps = N_EPOCHS * (1 if batch_size is None else 5)
@@ -77,98 +74,68 @@ def test_each_step_is_counted_once_by_the_buffers(
 
 
 @pytest.mark.parametrize("batch_size", [None, 5])
-def test_after_a_repetition_that_failed_the_fit_goes_on_as_if_none_had_been_tried(
-    batch_size: int | None, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+def test_a_failed_repetition_leaves_no_trace_in_the_fit(
+    batch_size: int | None, capsys: pytest.CaptureFixture[str]
 ) -> None:
     tried = fit(DrawsAgain, batch_size=batch_size, verbose=1)
-    assert capsys.readouterr().out.splitlines()[-1] == (
-        "The steps ran eagerly, because a repetition of the recorded step failed."
-    )
-    monkeypatch.setattr(gradient, "find_capture_blocker", lambda *_: "this test asks for it")
-    plain = fit(DrawsAgain, batch_size=batch_size)
-    assert tried.loss_curve_ == plain.loss_curve_
-    for name, tensor in plain.module_.state_dict().items():
-        assert torch.equal(tried.module_.state_dict()[name], tensor), name
+    assert capsys.readouterr().out.splitlines()[-1] == eager(FAILED)
+    with eager_steps():
+        plain = fit(DrawsAgain, batch_size=batch_size)
+    assert_same_fit(tried, plain, X, tolerance=0.0)
 
 
-def tip(tipped: tuple[int, ...], monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let some calls of a program give another gradient, as at a kink."""
-    calls, compile_trace = itertools.count(1), gradient.compile_trace
+class Disturbed(EagerGradient):
+    """Eager gradient that differs, or fails, in some of its calls.
 
-    def as_at_a_kink(*args: Any, out: Any, **options: Any) -> Any:
-        program = compile_trace(*args, out=out, **options)
+    The first call is recorded, the second compared with the program where it is, the third and
+    the fourth at perturbed parameters.
+    """
 
-        def run(*batch: Any) -> Tensor:
-            loss = program(*batch)
-            if next(calls) in tipped:
-                out[0].add_(1.0)
-            return loss
+    def __init__(self, *args: Any, differs: Sequence[int], fails: Sequence[int]) -> None:
+        super().__init__(*args)
+        self.differs, self.fails, self.n_calls = differs, fails, 0
 
-        return run
-
-    monkeypatch.setattr(gradient, "compile_trace", as_at_a_kink)
+    def compute(self, batch: Batch) -> tuple[Tensor, Sequence[Tensor]]:
+        self.n_calls += 1
+        if self.n_calls in self.fails:
+            raise RuntimeError("not defined here")
+        loss, gradients = super().compute(batch)
+        if self.n_calls in self.differs:
+            gradients = [gradients[0] + 1.0, *gradients[1:]]
+        return loss, gradients
 
 
 @pytest.mark.parametrize(
-    ("tipped", "ran"),
+    ("differs", "fails", "blocker"),
     [
-        ((1,), CAPTURED),
-        ((1, 2), "The steps ran eagerly, because a repetition of the recorded step failed."),
-        ((1, 3), "The steps ran eagerly, because a repetition of the recorded step failed."),
+        ([2], [], None),
+        ([2, 3], [], FAILED),
+        ([2, 4], [], FAILED),
+        ([2], [3], FAILED),
+        ([], [1], "the step cannot be recorded"),
     ],
 )
-def test_a_repetition_that_fails_at_one_place_must_succeed_at_two_others(
-    tipped: tuple[int, ...],
-    ran: str,
-    capsys: pytest.CaptureFixture[str],
-    monkeypatch: pytest.MonkeyPatch,
+def test_a_program_that_differs_at_one_point_must_agree_at_two_others(
+    differs: list[int], fails: list[int], blocker: str | None
 ) -> None:
-    plain = fit()
-    tip(tipped, monkeypatch)
-    reg = fit(verbose=1)
-    assert capsys.readouterr().out.splitlines()[-1] == ran
-    np.testing.assert_allclose(reg.loss_curve_, plain.loss_curve_, rtol=1e-12)
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 1)).double()
+    parameters = [*network.parameters()]
+    before = [p.detach().clone() for p in parameters]
+    objective = Objective(network, probe_loss(build_loss("squared_error", {}), 1))
+    batch = Batch(torch.from_numpy(X), torch.from_numpy(Y)[:, None], None)
+    expected = torch.autograd.grad(objective.of(batch), parameters)
+    out = [torch.empty_like(p) for p in before]
+    disturbed = Disturbed(objective, parameters, out, differs=differs, fails=fails)
+    gradient = CompiledGradient(disturbed, uses_rng=False, full_batch=None)
+    for _ in range(8):
+        gradient(batch)
+    assert gradient.capture_blocker == blocker
+    torch.testing.assert_close(out, list(expected))
+    assert all(map(torch.equal, parameters, before))
 
 
-def test_a_network_that_fails_where_it_is_tried_nearby_trains_eagerly(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    plain, calls = fit(), itertools.count(1)
-    compute = EagerGradient.compute
-
-    def fails_nearby(self: Any, batch: Any) -> Any:
-        # The first is recorded, the second tried where it is, the third elsewhere.
-        if next(calls) == 3:
-            raise RuntimeError("not defined here")
-        return compute(self, batch)
-
-    tip((1,), monkeypatch)
-    monkeypatch.setattr(EagerGradient, "compute", fails_nearby)
-    reg = fit(verbose=1)
-    assert capsys.readouterr().out.splitlines()[-1] == (
-        "The steps ran eagerly, because a repetition of the recorded step failed."
-    )
-    np.testing.assert_allclose(reg.loss_curve_, plain.loss_curve_, rtol=1e-12)
-
-
-def test_a_step_that_cannot_be_recorded_is_taken_without_the_recorder(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    plain = fit()
-
-    def refuses(*_: Any, **__: Any) -> None:
-        raise RuntimeError("no")
-
-    monkeypatch.setattr(gradient.Recorder, "__torch_dispatch__", refuses)
-    reg = fit(verbose=1)
-    assert capsys.readouterr().out.splitlines()[-1] == (
-        "The steps ran eagerly, because the step cannot be recorded."
-    )
-    np.testing.assert_allclose(reg.loss_curve_, plain.loss_curve_, rtol=1e-9)
-    assert int(reg.module_.network.norm.num_batches_tracked) == N_EPOCHS
-
-
-def test_a_fit_that_draws_leaves_torchs_generator_as_it_was(lane: str) -> None:
+def test_a_fit_with_dropout_leaves_the_global_generator_unchanged(mode: str) -> None:
     with torch.random.fork_rng():
         torch.manual_seed(3)
         expected = torch.rand(4)
@@ -177,7 +144,7 @@ def test_a_fit_that_draws_leaves_torchs_generator_as_it_was(lane: str) -> None:
         assert torch.equal(torch.rand(4), expected)
 
 
-def test_what_a_fit_draws_depends_on_its_seed_and_on_no_other_generator(lane: str) -> None:
+def test_dropout_depends_on_random_state_alone(mode: str) -> None:
     with torch.random.fork_rng():
         torch.manual_seed(1)
         one = fit().loss_curve_
@@ -186,14 +153,14 @@ def test_what_a_fit_draws_depends_on_its_seed_and_on_no_other_generator(lane: st
         assert fit(random_state=1).loss_curve_ != one
 
 
-def test_every_step_draws_anew(lane: str) -> None:
-    # Nothing but the draws can change the loss where the parameters stand still.
+def test_every_step_draws_new_random_numbers(mode: str) -> None:
+    # Parameters do not move, so that only dropout can change the loss.
     losses = fit(lr=1e-300).loss_curve_
     assert len(set(losses)) == N_EPOCHS
 
 
 @pytest.mark.parametrize("dropout", [0.0, 0.3])
-def test_fits_in_several_threads_are_the_fits_alone(dropout: float, lane: str) -> None:
+def test_fits_in_several_threads_are_those_of_one_thread(dropout: float, mode: str) -> None:
     class Some(Net):
         def __init__(self) -> None:
             super().__init__(dropout)

@@ -1,9 +1,10 @@
-"""What keeps steps from being captured is named, and every step is then an ordinary one."""
+"""Steps that a program could not repeat stay eager, and the fit says why."""
 
 from __future__ import annotations
 
 import random
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -11,231 +12,14 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from torchreg import TorchRegressor
-from torchreg.engine.capture import gradient
+from tests import _modules_with_state as modules
+from tests._capture import CAPTURED, assert_same_fit, eager
+from tests._modules_with_state import LATE, N_EPOCHS, Mode, Net, X, fit, fit_eagerly
+from torchreg.engine.capture import snapshot_python_state
 
-Array = np.ndarray
-N_EPOCHS = 20
-CAPTURED = "The steps were captured once and repeated."
 STATE = "the module or the loss changes Python state while it runs"
-LOOKS = "the module or the loss looks at values while it runs"
-RNG = np.random.default_rng(1)
-X = RNG.normal(size=(22, 3))
-Y = np.sin(X[:, 0]) + X[:, 1]
-
-
-def fit(module: Any, *, capsys: Any = None, **options: Any) -> tuple[TorchRegressor, str]:
-    """Fit, and say in which lane."""
-    settings: dict[str, Any] = {"batch_size": None, "lr": 0.02, "dtype": "float64"}
-    settings |= {"optimizer": "sgd", "max_epochs": N_EPOCHS, "random_state": 0, **options}
-    reg = TorchRegressor(module, verbose=1, **settings).fit(X, Y)
-    return reg, capsys.readouterr().out.splitlines()[-1]
-
-
-def is_step(module: nn.Module) -> bool:
-    """Whether a pass belongs to a step, and is no probe before the fit."""
-    return module.training and torch.is_grad_enabled()
-
-
-class Net(nn.Module):
-    def __init__(self) -> None:
-        super().__init__()
-        self.first, self.last = nn.Linear(3, 4), nn.Linear(4, 1)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.last(self.between(torch.tanh(self.first(x))))
-
-    def between(self, h: Tensor) -> Tensor:
-        return h
-
-
-COUNT = 0
-
-
-class CountsInAnAttribute(Net):
-    count = 0
-
-    def forward(self, x: Tensor) -> Tensor:
-        self.count += is_step(self)
-        return super().forward(x)
-
-    def counted(self) -> int:
-        return self.count
-
-
-class CountsInItsClass(Net):
-    count = 0
-
-    def forward(self, x: Tensor) -> Tensor:
-        CountsInItsClass.count += is_step(self)
-        return super().forward(x)
-
-    def counted(self) -> int:
-        return CountsInItsClass.count
-
-
-class CountsInAGlobal(Net):
-    def forward(self, x: Tensor) -> Tensor:
-        global COUNT
-        COUNT += is_step(self)
-        return super().forward(x)
-
-    def counted(self) -> int:
-        return COUNT
-
-
-class CountsInAList(Net):
-    def __init__(self) -> None:
-        super().__init__()
-        self.shapes: list[torch.Size] = []
-
-    def forward(self, x: Tensor) -> Tensor:
-        if is_step(self):
-            self.shapes.append(x.shape)
-        return super().forward(x)
-
-    def counted(self) -> int:
-        return len(self.shapes)
-
-
-class CountsInADictionary(Net):
-    def __init__(self) -> None:
-        super().__init__()
-        self.seen = {"steps": 0}
-
-    def forward(self, x: Tensor) -> Tensor:
-        self.seen["steps"] += is_step(self)
-        return super().forward(x)
-
-    def counted(self) -> int:
-        return self.seen["steps"]
-
-
-@pytest.mark.parametrize("batch_size", [None, 5])
-@pytest.mark.parametrize(
-    "module",
-    [
-        CountsInAnAttribute,
-        CountsInItsClass,
-        CountsInAGlobal,
-        CountsInAList,
-        CountsInADictionary,
-    ],
-)
-def test_what_a_module_counts_in_Python_it_counts_in_every_step(
-    module: Any, batch_size: int | None, capsys: pytest.CaptureFixture[str]
-) -> None:
-    global COUNT
-    COUNT = CountsInItsClass.count = 0
-    reg, lane = fit(module, batch_size=batch_size, capsys=capsys)
-    # 22 rows in batches of 5: the last one has 2.
-    assert reg.module_.network.counted() == N_EPOCHS * (1 if batch_size is None else 5)
-    assert lane == f"The steps ran eagerly, because {STATE}."
-
-
-def test_what_a_loss_counts_in_a_closure_it_counts_in_every_step(
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    seen: list[int] = []
-
-    def loss(prediction: Tensor, target: Tensor) -> Tensor:
-        seen.append(len(target))
-        return (prediction - target) ** 2
-
-    _, lane = fit(Net, loss=loss, capsys=capsys)
-    assert seen.count(len(X)) == N_EPOCHS
-    assert lane == f"The steps ran eagerly, because {STATE}."
-
-
-class DrawsFromPython(Net):
-    def forward(self, x: Tensor) -> Tensor:
-        return super().forward(x) * (random.uniform(0.9, 1.1) if is_step(self) else 1.0)
-
-
-class DrawsFromNumPy(Net):
-    def forward(self, x: Tensor) -> Tensor:
-        return super().forward(x) * (np.random.uniform(0.9, 1.1) if is_step(self) else 1.0)
-
-
-@pytest.mark.parametrize("module", [DrawsFromPython, DrawsFromNumPy])
-def test_a_module_that_draws_from_another_generator_draws_in_every_step(
-    module: Any, capsys: pytest.CaptureFixture[str]
-) -> None:
-    states = random.getstate(), np.random.get_state()
-    try:
-        random.seed(0)
-        np.random.seed(0)
-        _, lane = fit(module, capsys=capsys)
-        after = random.random(), np.random.random()
-        random.seed(0)
-        np.random.seed(0)
-        for _ in range(N_EPOCHS):
-            _ = random.random() if module is DrawsFromPython else np.random.random()
-        assert after == (random.random(), np.random.random())
-    finally:
-        random.setstate(states[0])
-        np.random.set_state(states[1])
-    assert lane == f"The steps ran eagerly, because {STATE}."
-
-
-class Prints(Net):
-    def forward(self, x: Tensor) -> Tensor:
-        if is_step(self):
-            print("a step")
-        return super().forward(x)
-
-
-def test_a_module_that_prints_prints_in_every_step(capsys: pytest.CaptureFixture[str]) -> None:
-    TorchRegressor(Prints, max_epochs=N_EPOCHS, verbose=1, random_state=0).fit(X, Y)
-    out = capsys.readouterr().out
-    assert out.count("a step\n") == N_EPOCHS
-    assert "The steps ran eagerly, because" in out and "prints" in out.splitlines()[-1]
-
-
-class Hooked(Net):
-    """With a hook that counts."""
-
-    calls = 0
-
-    def count(self, *_: Any) -> None:
-        Hooked.calls += self.training
-
-
-def with_hook(register: Callable[[Hooked], Any]) -> Callable[[], nn.Module]:
-    def build() -> nn.Module:
-        module = Hooked()
-        register(module)
-        return module
-
-    return build
-
-
-HOOKS: dict[str, tuple[Callable[[Hooked], Any], str]] = {
-    "forward": (lambda m: m.first.register_forward_hook(m.count), "Linear has hooks"),
-    "pre-forward": (lambda m: m.first.register_forward_pre_hook(m.count), "Linear has hooks"),
-    "backward": (lambda m: m.last.register_full_backward_hook(m.count), "Linear has hooks"),
-    "pre-backward": (
-        lambda m: m.last.register_full_backward_pre_hook(m.count),
-        "Linear has hooks",
-    ),
-    "own": (lambda m: m.register_forward_hook(m.count), "Hooked has hooks"),
-    "parameter": (lambda m: m.first.weight.register_hook(m.count), "a parameter has a hook"),
-}
-
-
-@pytest.mark.parametrize("name", HOOKS)
-def test_a_hook_is_called_in_every_step(name: str, capsys: pytest.CaptureFixture[str]) -> None:
-    register, because = HOOKS[name]
-    Hooked.calls = 0
-    _, lane = fit(with_hook(register), capsys=capsys)
-    # A forward pass in training mode comes before the fit, to find out what the module does.
-    assert Hooked.calls - N_EPOCHS in (0, 1)
-    assert lane == f"The steps ran eagerly, because {because}."
-
-
-class LooksAtANumber(Net):
-    def between(self, h: Tensor) -> Tensor:
-        return h / h.detach().abs().max().item()
+READS = "the module or the loss looks at values while it runs"
+SPARSE = "a tensor is sparse"
 
 
 class Decides(Net):
@@ -243,90 +27,250 @@ class Decides(Net):
         return h if h.mean() > 0.0 else 2 * h
 
 
-class Selects(Net):
+class ReadsAMaximum(Net):
+    def between(self, h: Tensor) -> Tensor:
+        return h / h.detach().abs().max().item()
+
+
+class SelectsByMask(Net):
     def between(self, h: Tensor) -> Tensor:
         return h + h[h > 0].mean()
 
 
-class Cumulative(Net):
-    def __init__(self) -> None:
-        super().__init__()
-        self.norm = nn.BatchNorm1d(4, momentum=None)
+class CumulativeNorm(Net):
+    def begin(self) -> None:
+        self.norm = nn.BatchNorm1d(5, momentum=None)
 
     def between(self, h: Tensor) -> Tensor:
         return self.norm(h)
 
 
-class Scripted(Net):
-    def __init__(self) -> None:
-        super().__init__()
-        self.inner = torch.jit.script(nn.Sequential(nn.Linear(4, 4), nn.Tanh()))
+CASES: dict[Any, str | None] = {
+    modules.InAHelper: STATE,
+    modules.DeepInADictionary: STATE,
+    modules.InAnArray: STATE,
+    modules.Derived: STATE,
+    modules.InAFunction: STATE,
+    modules.InAGeneratorOfPython: STATE,
+    modules.InAGeneratorOfNumPy: STATE,
+    modules.InAForwardOfItsOwn: STATE,
+    modules.WithAGeneratorOfTorch: STATE,
+    modules.InNumPy: READS,
+    modules.InAList: READS,
+    modules.InAnArrayOfTheWeights: READS,
+    Decides: READS,
+    ReadsAMaximum: READS,
+    CumulativeNorm: READS,
+    SelectsByMask: "the shape of what index returns depends on values",
+    modules.WithNoiseThatIsAlwaysTheSame: "it draws random numbers in a way of its own",
+    modules.ReplacesMemory: "the module replaces a parameter's memory",
+    modules.Sparse: SPARSE,
+    modules.SparseGradient: SPARSE,
+    modules.DecaysItsWeights: None,
+    modules.AveragesInATensor: None,
+    modules.CountsInATensor: None,
+    modules.SelectsColumns: None,
+    modules.AsksWhetherTangentsFit: None,
+}
 
-    def between(self, h: Tensor) -> Tensor:
-        return self.inner(h)
+
+# torch's own forward-mode derivatives are scripted.
+@pytest.mark.filterwarnings("ignore:.torch.jit.script. is deprecated:DeprecationWarning")
+@pytest.mark.parametrize("batch_size", [None, 6], ids=["full", "batches"])
+@pytest.mark.parametrize("module", CASES, ids=lambda module: module.__name__)
+def test_a_late_change_is_the_same_captured_and_eager(
+    module: Any, batch_size: int | None, mode: Mode
+) -> None:
+    reg = fit(module, batch_size=batch_size)
+    blocker = CASES[module]
+    assert mode() == (CAPTURED if blocker is None else eager(blocker))
+    assert_same_fit(reg, fit_eagerly(module, batch_size=batch_size), X)
+
+
+def test_a_change_in_small_batches_alone_affects_the_large_ones() -> None:
+    module = modules.InASmallBatch
+    assert_same_fit(fit(module, batch_size=6), fit_eagerly(module, batch_size=6), X)
+
+
+COUNT = 0
+
+
+class Counts(Net):
+    """Counts its steps in an attribute, in the class, in a global, a list and a dictionary."""
+
+    in_class = 0
+
+    def begin(self) -> None:
+        self.in_attribute = 0
+        self.in_list: list[torch.Size] = []
+        self.in_dictionary = {"steps": 0}
+
+
+def in_attribute(net: Counts, x: Tensor) -> None:
+    net.in_attribute += 1
+
+
+def in_class(net: Counts, x: Tensor) -> None:
+    Counts.in_class += 1
+
+
+def in_global(net: Counts, x: Tensor) -> None:
+    global COUNT
+    COUNT += 1
+
+
+def in_list(net: Counts, x: Tensor) -> None:
+    net.in_list.append(x.shape)
+
+
+def in_dictionary(net: Counts, x: Tensor) -> None:
+    net.in_dictionary["steps"] += 1
+
+
+@pytest.mark.parametrize("batch_size", [None, 5])
+@pytest.mark.parametrize("count", [in_attribute, in_class, in_global, in_list, in_dictionary])
+def test_python_code_of_a_module_runs_in_every_step(
+    count: Callable[[Counts, Tensor], None], batch_size: int | None, mode: Mode
+) -> None:
+    global COUNT
+    COUNT = Counts.in_class = 0
+
+    class Counting(Counts):
+        def forward(self, x: Tensor) -> Tensor:
+            if self.is_step():
+                count(self, x)
+            return super().forward(x)
+
+    reg = fit(Counting, batch_size=batch_size)
+    assert mode() == eager(STATE)
+    net = reg.module_.network
+    counted = [net.in_attribute, Counts.in_class, COUNT, len(net.in_list)]
+    # 23 rows in batches of 5 are 5 steps an epoch.
+    expected = N_EPOCHS * (1 if batch_size is None else 5)
+    assert sum(counted) + net.in_dictionary["steps"] == expected
+
+
+@pytest.mark.parametrize("library", [random, np.random])
+def test_a_module_that_draws_from_a_global_generator_draws_in_every_step(
+    library: Any, mode: Mode
+) -> None:
+    class Draws(Net):
+        def between(self, h: Tensor) -> Tensor:
+            return h * (library.uniform(0.9, 1.1) if self.is_step() else 1.0)
+
+    states = random.getstate(), np.random.get_state()
+    try:
+        library.seed(0)
+        fit(Draws)
+        after = library.random()
+        library.seed(0)
+        assert after == [library.random() for _ in range(N_EPOCHS + 1)][-1]
+    finally:
+        random.setstate(states[0])
+        np.random.set_state(states[1])
+    assert mode() == eager(STATE)
+
+
+class LateLoss:
+    """Doubles from the tenth step on."""
+
+    def __init__(self) -> None:
+        self.n = 0
+
+    def __call__(self, prediction: Tensor, target: Tensor) -> Tensor:
+        self.n += 1
+        return (prediction - target) ** 2 * (2 if self.n > LATE else 1)
+
+    def with_bias(self, bias: float, prediction: Tensor, target: Tensor) -> Tensor:
+        return self(prediction, target) + bias
+
+
+def closure_loss() -> Callable[[Tensor, Tensor], Tensor]:
+    seen: list[int] = []
+
+    def loss(prediction: Tensor, target: Tensor) -> Tensor:
+        seen.append(len(target))
+        return (prediction - target) ** 2 * (2 if len(seen) > LATE else 1)
+
+    return loss
 
 
 @pytest.mark.parametrize(
-    ("module", "because"),
+    "build",
     [
-        (LooksAtANumber, LOOKS),
-        (Decides, LOOKS),
-        (Cumulative, LOOKS),
-        (Selects, "the shape of what index returns depends on values"),
+        LateLoss,
+        lambda: LateLoss().__call__,
+        lambda: partial(LateLoss().with_bias, 1.0),
+        closure_loss,
     ],
 )
-@pytest.mark.parametrize("batch_size", [None, 5])
-def test_control_flow_on_values_is_followed_in_every_step(
-    module: Any,
-    because: str,
-    batch_size: int | None,
-    capsys: pytest.CaptureFixture[str],
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    reg, lane = fit(module, batch_size=batch_size, capsys=capsys)
-    assert lane == f"The steps ran eagerly, because {because}."
-    monkeypatch.setattr(gradient, "find_capture_blocker", lambda *_: "this test asks for it")
-    plain, lane = fit(module, batch_size=batch_size, capsys=capsys)
-    assert lane == "The steps ran eagerly, because this test asks for it."
-    assert reg.loss_curve_ == plain.loss_curve_
-    np.testing.assert_array_equal(reg.predict(X), plain.predict(X))
+def test_the_state_of_a_loss_is_detected(build: Callable[[], Any], mode: Mode) -> None:
+    reg = fit(Net, loss=build())
+    assert mode() == eager(STATE)
+    assert_same_fit(reg, fit_eagerly(Net, loss=build()), X)
 
 
-@pytest.mark.filterwarnings("ignore:.*torch.jit.script.*:DeprecationWarning")
-@pytest.mark.filterwarnings("ignore:.*torch.jit.script.*:FutureWarning")
-def test_a_compiled_part_runs_as_it_is(capsys: pytest.CaptureFixture[str]) -> None:
-    _, lane = fit(Scripted, capsys=capsys)
-    assert lane == "The steps ran eagerly, because a part of the module is compiled."
+def test_a_buffer_of_a_loss_changes_once_in_every_step(mode: Mode) -> None:
+    class Fading(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.register_buffer("scale", torch.ones(()))
+
+        def forward(self, prediction: Tensor, target: Tensor) -> Tensor:
+            self.scale.mul_(0.9)
+            return (prediction - target) ** 2 * (1 + self.scale)
+
+    reg = fit(Net, loss=Fading)
+    assert mode() == CAPTURED
+    assert_same_fit(reg, fit_eagerly(Net, loss=Fading), X)
 
 
-def test_too_few_steps_are_not_captured(capsys: pytest.CaptureFixture[str]) -> None:
-    assert fit(Net, max_epochs=15, capsys=capsys)[1] == (
-        "The steps ran eagerly, because 15 steps are too few."
-    )
-    assert fit(Net, max_epochs=16, capsys=capsys)[1] == CAPTURED
-    # 22 rows in batches of 5 are 5 steps an epoch.
-    assert fit(Net, max_epochs=3, batch_size=5, capsys=capsys)[1] == (
-        "The steps ran eagerly, because 15 steps are too few."
-    )
+def test_a_parameter_with_replaced_memory_is_trained_as_torch_trains_it() -> None:
+    class Torchs(torch.optim.SGD):
+        """A name without a flat implementation."""
+
+    ours = fit(modules.ReplacesMemory, optimizer="sgd", optimizer__momentum=0.0)
+    torchs = fit(modules.ReplacesMemory, optimizer=Torchs, optimizer__momentum=0.0)
+    assert_same_fit(ours, torchs, X)
 
 
-def test_an_optimizer_that_only_torch_has_runs_eagerly(capsys: pytest.CaptureFixture[str]) -> None:
-    _, lane = fit(Net, optimizer=torch.optim.Adadelta, lr=None, capsys=capsys)
-    assert lane == "The steps ran eagerly, because 'adadelta' has no flat implementation."
+@pytest.mark.parametrize("run", [fit, fit_eagerly])
+def test_a_factorization_that_fails_late_raises_the_error_of_torch(run: Any) -> None:
+    class Factors(Net):
+        def begin(self) -> None:
+            self.register_buffer("room", torch.tensor(20.0))
+
+        def between(self, h: Tensor) -> Tensor:
+            if self.is_step():
+                self.room.sub_(1.0)
+            return h @ torch.linalg.cholesky(self.room * torch.eye(5, dtype=h.dtype))
+
+    with pytest.raises(ValueError, match=r"The module failed on a batch of 23 rows.*cholesky"):
+        run(Factors)
 
 
-def test_a_callback_that_listens_to_batches_hears_each_of_them(
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    from skorch.callbacks import Callback
+@pytest.mark.parametrize(
+    "build",
+    [
+        modules.InAHelper,
+        modules.DeepInADictionary,
+        modules.InAnArray,
+        modules.InAGeneratorOfNumPy,
+        modules.InAFunction,
+    ],
+)
+def test_snapshots_are_equal_until_the_state_changes(build: Any) -> None:
+    def loss(prediction: Tensor, target: Tensor) -> Tensor:
+        return (prediction - target) ** 2
 
-    heard: list[float] = []
+    module = build()
+    before = snapshot_python_state(module, loss)
+    assert before == snapshot_python_state(module, loss)
+    module.count()
+    assert before != snapshot_python_state(module, loss)
 
-    class Listens(Callback):
-        def on_batch_end(self, net: Any, batch: Any, training: bool, **_: Any) -> None:
-            if training:
-                heard.append(len(batch[0]))
 
-    _, lane = fit(Net, batch_size=5, callbacks=[Listens()], capsys=capsys)
-    assert heard == [5, 5, 5, 5, 2] * N_EPOCHS
-    assert lane == "The steps ran eagerly, because a callback observes batches."
+def test_gradients_that_are_turned_off_outside_are_on_inside_a_fit() -> None:
+    expected = fit(Net).loss_curve_
+    with torch.no_grad():
+        assert fit(Net).loss_curve_ == expected

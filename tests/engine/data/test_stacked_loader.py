@@ -1,4 +1,4 @@
-"""Rows side by side: each table deals as it deals alone, and what is padded has no weight."""
+"""Stacked batches hold what each table alone gives, and padding has no weight."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-import torchreg.engine.data.stacked_loader as stacked_rows
 from torchreg.engine.data import (
     StackedLoader,
     Table,
@@ -27,9 +26,8 @@ def table(n: int, seed: int, *, weighted: bool = False) -> Table:
     return Table(x, t, weight)
 
 
-def shares_of(table: Table, weight: Tensor | None) -> Tensor:
-    own = torch.ones(len(table.t), dtype=torch.float64) if weight is None else weight
-    return own / len(own)
+def weights_in_mean(weight: Tensor | None, n: int) -> Tensor:
+    return (torch.ones(n, dtype=torch.float64) if weight is None else weight) / n
 
 
 @given(
@@ -37,18 +35,18 @@ def shares_of(table: Table, weight: Tensor | None) -> Tensor:
     size=st.integers(2, 5),
     rest=st.lists(st.integers(0, 3), min_size=1, max_size=5),
     weights=st.integers(0, 31),
-    turned=st.booleans(),
-    gathered=st.sampled_from([1, 30, 2**20]),
+    features_first=st.booleans(),
+    gather_size=st.sampled_from([1, 30, 2**20]),
     copies=st.lists(st.integers(0, 4), max_size=4),
     seeds=st.integers(0, 511),
 )
-def test_each_table_deals_out_the_rows_that_it_deals_alone_in_the_same_order(
+def test_each_table_has_the_rows_and_the_order_that_it_has_alone(
     n_steps: int,
     size: int,
     rest: list[int],
     weights: int,
-    turned: bool,
-    gathered: int,
+    features_first: bool,
+    gather_size: int,
     copies: list[int],
     seeds: int,
 ) -> None:
@@ -65,76 +63,61 @@ def test_each_table_deals_out_the_rows_that_it_deals_alone_in_the_same_order(
     own_seeds = [10 + (seeds >> k & 1) for k in range(len(tables))]
     dealt = make_generators(own_seeds, tables)
     alone = [torch.Generator().manual_seed(seed) for seed in own_seeds]
-    before, stacked_rows._GATHERED = stacked_rows._GATHERED, gathered
-    try:
-        deal = StackedLoader(tables, [size] * len(tables), dealt, features_first=turned)
-        # Twice: the second epoch has another order.
-        for _ in range(2):
-            batches = list(deal.batches())
-            own = [
-                list(iter_shuffled_batches(t, sizes, generator))
-                for t, sizes, generator in zip(tables, each, alone, strict=True)
-            ]
-            for step, (batch, counts) in enumerate(batches):
-                assert counts == [sizes[step] for sizes in each]
-                assert batch.x.is_contiguous() and batch.t.is_contiguous()
-                plain = all(t.weight is None for t in tables) and len(set(map(tuple, each))) == 1
-                assert (batch.weight is None) == plain
-                for place, one in enumerate(tables):
-                    expected = own[place][step]
-                    seen = select_table(batch, place, counts, features_first=turned)
-                    assert torch.equal(seen.x, expected.x) and torch.equal(seen.t, expected.t)
-                    if batch.weight is None:
-                        assert seen.weight is None
-                        continue
-                    share = torch.zeros(max(counts), dtype=torch.float64)
-                    share[: counts[place]] = shares_of(
-                        Table(expected.x, expected.t, None), expected.weight
-                    )
-                    torch.testing.assert_close(batch.weight[place], share, rtol=1e-14, atol=0)
-                    assert one.t.dtype == batch.weight.dtype
-    finally:
-        stacked_rows._GATHERED = before
+    loader = StackedLoader(
+        tables,
+        [size] * len(tables),
+        dealt,
+        features_first=features_first,
+        gather_size=gather_size,
+    )
+    unweighted = all(t.weight is None for t in tables) and len(set(map(tuple, each))) == 1
+    # The second epoch has another order.
+    for _ in range(2):
+        own = [
+            list(iter_shuffled_batches(t, sizes, generator))
+            for t, sizes, generator in zip(tables, each, alone, strict=True)
+        ]
+        for step, (batch, counts) in enumerate(loader.batches()):
+            assert counts == [sizes[step] for sizes in each]
+            assert batch.x.is_contiguous() and batch.t.is_contiguous()
+            assert (batch.weight is None) == unweighted
+            for index in range(len(tables)):
+                expected = own[index][step]
+                found = select_table(batch, index, counts, features_first=features_first)
+                assert torch.equal(found.x, expected.x) and torch.equal(found.t, expected.t)
+                if batch.weight is None:
+                    assert found.weight is None
+                    continue
+                weight = torch.zeros(max(counts), dtype=torch.float64)
+                n = counts[index]
+                weight[:n] = weights_in_mean(expected.weight, n)
+                torch.testing.assert_close(batch.weight[index], weight, rtol=1e-14, atol=0)
 
 
-@pytest.mark.parametrize("turned", [False, True])
+@pytest.mark.parametrize("features_first", [False, True])
 @pytest.mark.parametrize("weighted", [False, True])
 @pytest.mark.parametrize("lengths", [[7, 7], [7, 4, 1]])
-def test_whole_tables_lie_side_by_side_in_their_order(
-    lengths: list[int], weighted: bool, turned: bool
+def test_whole_tables_are_stacked_in_their_order(
+    lengths: list[int], weighted: bool, features_first: bool
 ) -> None:
     tables = [table(n, n, weighted=weighted) for n in lengths]
     tables, lengths = [*tables, tables[0]], [*lengths, lengths[0]]
-    batch = stack_tables(tables, features_first=turned)
-    shape = (len(tables), 3, 7) if turned else (len(tables), 7, 3)
+    batch = stack_tables(tables, features_first=features_first)
+    shape = (len(tables), 3, 7) if features_first else (len(tables), 7, 3)
     assert tuple(batch.x.shape) == shape and batch.x.is_contiguous()
     assert (batch.weight is None) == (not weighted and len(set(lengths)) == 1)
-    for place, one in enumerate(tables):
-        seen = select_table(batch, place, lengths, features_first=turned)
-        assert torch.equal(seen.x, one.x) and torch.equal(seen.t, one.t)
+    for index, (one, n) in enumerate(zip(tables, lengths, strict=True)):
+        found = select_table(batch, index, lengths, features_first=features_first)
+        assert torch.equal(found.x, one.x) and torch.equal(found.t, one.t)
         if batch.weight is not None:
-            share = shares_of(one, one.weight)
-            torch.testing.assert_close(batch.weight[place, : lengths[place]], share)
-            assert not bool(batch.weight[place, lengths[place] :].any())
+            torch.testing.assert_close(batch.weight[index, :n], weights_in_mean(one.weight, n))
+            assert not bool(batch.weight[index, n:].any())
 
 
-def test_what_several_networks_see_is_gathered_once() -> None:
-    one, other, longer = table(6, 0), table(6, 1), table(7, 2)
-    tables = [one, other, one, one, longer]
-    drawn = make_generators([5, 5, 5, 6, 5], tables)
-    # The order of more rows is another one.
-    assert drawn[0] is drawn[1] is drawn[2]
-    assert len({id(generator) for generator in drawn}) == 3
-    deal = StackedLoader(tables, [3] * 5, drawn, features_first=False)
-    assert deal.tables == [one, other, one, longer]
-    assert deal.which is not None and deal.which.tolist() == [0, 1, 0, 2, 3]
-    assert StackedLoader([one, other], [3, 3], None, features_first=False).which is None
-
-
-def test_rows_that_are_taken_out_can_be_written_to() -> None:
+def test_selected_rows_are_copies() -> None:
     batch = stack_tables([table(5, 0), table(5, 1)], features_first=False)
     before = batch.x.clone()
-    seen = select_table(batch, 0, [5, 5], features_first=False)
-    seen.x.zero_()
-    seen.t.zero_()
+    selected = select_table(batch, 0, [5, 5], features_first=False)
+    selected.x.zero_()
+    selected.t.zero_()
     assert torch.equal(batch.x, before) and bool(batch.t[0].any())

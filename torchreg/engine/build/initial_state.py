@@ -288,5 +288,5 @@ def _init_rows(table: Table) -> tuple[Tensor, Tensor, Tensor | None]:
     n, at_most = len(table.t), max(1, MAX_INIT_NUMBERS // max(count_columns(table.x), 1))
     if isinstance(table.x, LazyRows) and n > at_most:
         table = table.take(torch.randperm(n)[:at_most].sort().values)
-    batch = table.whole()
+    batch = table.as_batch()
     return batch.x, batch.t, batch.weight

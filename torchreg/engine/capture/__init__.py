@@ -1,4 +1,21 @@
-"""Record a training step, compile it to a straight-line program and replay it."""
+"""Record a training step, compile it to a straight-line program and replay it.
+
+A step of a small network spends most of its time in Python and autograd, not in arithmetic. Its
+operations are the same in every step, so they are recorded once:
+
+1. :class:`EagerGradient` computes loss and gradients of a batch with autograd (``eager.py``).
+2. :class:`Recorder`, a dispatch mode, lists the ATen calls of one such step (``recorder.py``).
+3. ``TraceGraph`` names their tensors, drops calls whose results are constant, and refuses calls
+   that depend on values (``trace.py``).
+4. :func:`compile_trace` writes the rest as the source of one Python function, with gradients
+   written to their destination and memory reused (``codegen.py``; ``ops.py`` lists what
+   operations allow, ``numpy_kernels.py`` which products NumPy computes faster).
+5. :class:`CompiledGradient` runs the second step both ways, and replays the function if both agree
+   (``gradient.py``); on a GPU as a CUDA graph (``cuda_graph.py``).
+
+A step stays eager if it changes Python state, prints or has hooks (``python_state.py``), or if it
+cannot be compiled; ``CompiledGradient.capture_blocker`` says why.
+"""
 
 from torchreg.engine.capture.codegen import Program, compile_trace
 from torchreg.engine.capture.eager import EagerGradient, EagerLoss

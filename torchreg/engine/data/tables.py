@@ -1,4 +1,4 @@
-"""Rows of a table as tensors: dense or sparse, whole, in batches or in chunks."""
+"""Tables of rows as tensors: dense or sparse, in batches or in chunks."""
 
 from __future__ import annotations
 
@@ -10,28 +10,27 @@ import numpy as np
 import torch
 from torch import Tensor
 
-#: As many numbers stay in a processor's cache while something is done with them.
+#: Numbers per chunk, which a processor's cache holds.
 CHUNK_SIZE = 2**16
-#: As many are gathered at once, which costs less than one batch after the other.
-_GATHERED = 2**18
-#: Beyond this, the difference of two values may not fit float64.
+#: Numbers that are gathered at a time: one gather for several batches is faster.
+_GATHER_SIZE = 2**18
+#: The difference of two larger values may overflow float64.
 MAX_MAGNITUDE = 2.0**1020
 
 
 @dataclass(frozen=True)
 class SparseRows:
-    """Rows in compressed sparse row form, made dense a few at a time.
+    """Rows in compressed sparse row format, made dense a few at a time.
 
     Parameters
     ----------
     starts : Tensor of shape (n + 1,), int64
-        Where each row's entries begin.
+        Index of the first entry of each row.
     columns : Tensor of shape (n_entries,), int64
         Column of each entry.
     values : Tensor of shape (n_entries,)
         Value of each entry; no entry is stored twice.
     n_columns : int
-        Width of the table.
     """
 
     starts: Tensor
@@ -43,7 +42,7 @@ class SparseRows:
         return len(self.starts) - 1
 
     def __getitem__(self, index: Tensor | slice) -> Tensor:
-        """Make the rows of ``index`` dense: shape (len(index), n_columns)."""
+        """Return rows as a dense tensor of shape (len(index), n_columns)."""
         if isinstance(index, slice):
             index = torch.arange(len(self))[index]
         begin = self.starts[index]
@@ -56,7 +55,7 @@ class SparseRows:
         return dense
 
     def rows_of_entries(self) -> Tensor:
-        """Give the row of each entry: shape (n_entries,)."""
+        """Return the row of each entry: shape (n_entries,)."""
         return torch.repeat_interleave(torch.arange(len(self)), self.starts.diff())
 
 
@@ -73,16 +72,16 @@ class Batch(NamedTuple):
 
 @dataclass(frozen=True)
 class LazyRows:
-    """Rows in raw units that are prepared for the network when they are asked for.
+    """Rows in raw units that are standardized when they are indexed.
 
     Parameters
     ----------
     rows : Tensor of shape (n, n_columns) or SparseRows
-        In raw units.
+        Raw units.
     prepare : callable
-        Brings some of them into the network's units.
+        Converts rows to the network's units.
     chosen : Tensor of shape (m,) or None
-        Which of them there are; ``None``: all.
+        Indices of the rows that belong to the table; ``None`` for all.
     """
 
     rows: Rows
@@ -90,7 +89,7 @@ class LazyRows:
     chosen: Tensor | None = None
 
     def __getitem__(self, index: Tensor | slice) -> Tensor:
-        """Give the prepared rows of ``index``: shape (len(index), n_columns)."""
+        """Return prepared rows: shape (len(index), n_columns)."""
         if self.chosen is not None:
             index = self.chosen[index.cpu() if isinstance(index, Tensor) else index]
         if isinstance(index, slice):
@@ -99,48 +98,43 @@ class LazyRows:
 
 
 class Table(NamedTuple):
-    """All rows that a network sees, standardized: x (n, n_features), t (n, n_outputs)."""
+    """All rows of a network, standardized: x (n, n_features), t (n, n_outputs), weights (n,)."""
 
     x: Tensor | LazyRows
     t: Tensor
     weight: Tensor | None
 
-    def whole(self) -> Batch:
-        """Give all rows as one batch."""
+    def as_batch(self) -> Batch:
+        """Return all rows as one batch."""
         x = self.x if isinstance(self.x, Tensor) else self.x[torch.arange(len(self.t))]
         return Batch(x, self.t, self.weight)
 
     def take(self, index: Tensor) -> Table:
-        """Keep some of the rows."""
-        here = index.to(self.t.device)
+        """Return the table of some of the rows."""
+        on_device = index.to(self.t.device)
         x: Tensor | LazyRows
         if isinstance(self.x, Tensor):
-            x = self.x[here]
+            x = self.x[on_device]
         else:
             chosen = index if self.x.chosen is None else self.x.chosen[index]
             x = LazyRows(self.x.rows, self.x.prepare, chosen)
-        return Table(x, self.t[here], None if self.weight is None else self.weight[here])
-
-    def rows_at_once(self) -> int:
-        """Count the rows that may be gathered together; 1 where each batch is made dense."""
-        if isinstance(self.x, LazyRows) and isinstance(self.x.rows, SparseRows):
-            return 1
-        return rows_per_chunk(_GATHERED, count_columns(self.x))
+        weight = None if self.weight is None else self.weight[on_device]
+        return Table(x, self.t[on_device], weight)
 
 
 def to_dense(rows: Rows) -> Tensor:
-    """Make all rows dense."""
+    """Return all rows as a dense tensor."""
     return rows if isinstance(rows, Tensor) else rows[torch.arange(len(rows))]
 
 
 def binary_exponent(largest: Tensor) -> Tensor:
-    """Find the power of two that brings numbers of this size to order 1."""
+    """Return the exponent of the power of two whose inverse scales numbers to order 1."""
     # Clamped so that 2 ** -exponent is itself a normal number.
     return torch.frexp(largest).exponent.clamp(-1000, 1020)
 
 
 def rescale_weights(weight: Tensor) -> Tensor:
-    """Bring weights to order 1 by a power of two, so that their sum is finite."""
+    """Scale weights to order 1 by a power of two, so that their sum is finite."""
     weight = weight.to(torch.float64)
     return torch.ldexp(weight, -binary_exponent(weight.amax()))
 
@@ -148,11 +142,11 @@ def rescale_weights(weight: Tensor) -> Tensor:
 def merge_identical(
     x: Tensor, y: Tensor, weight: Tensor | None
 ) -> tuple[Tensor, Tensor, Tensor | None]:
-    """Merge rows that are the same in X and y, summing their weights; sort the rest.
+    """Merge rows that are identical in X and y, and sum their weights; the result is sorted.
 
-    What comes out depends on the rows and their weights alone, not on their order nor on
-    how often one was written down. So repeating a row *is* giving it an integer weight,
-    to the last bit, however long a full-batch fit runs.
+    The result depends on the rows and their total weights alone, not on their order. Repeating a
+    row therefore *is* giving it an integer weight, to the last bit, however long a full-batch fit
+    runs.
 
     Parameters
     ----------
@@ -163,7 +157,7 @@ def merge_identical(
     Returns
     -------
     x, y, weight : tensors of m <= n rows
-        The weight is ``None`` where all weights are equal.
+        The weight is ``None`` if all weights are equal.
 
     Examples
     --------
@@ -171,33 +165,33 @@ def merge_identical(
     >>> merge_identical(x, y, None)[2]
     tensor([1., 2.], dtype=torch.float64)
     """
-    # Adding 0 makes one zero out of the two.
+    # Adding 0 makes 0.0 of -0.0.
     table = torch.cat([x.to(torch.float64), y.to(torch.float64)], dim=1).numpy() + 0.0
     order = np.lexsort(table.T[::-1])
     table = table[order]
     is_first = np.ones(len(table), dtype=bool)
     is_first[1:] = (table[1:] != table[:-1]).any(axis=1)
-    counted = None if weight is None else rescale_weights(weight).numpy()[order]
-    total = np.bincount(is_first.cumsum() - 1, weights=counted).astype(np.float64)
+    sorted_weight = None if weight is None else rescale_weights(weight).numpy()[order]
+    total = np.bincount(is_first.cumsum() - 1, weights=sorted_weight).astype(np.float64)
     unique = torch.from_numpy(table[is_first])
-    width = x.shape[1]
+    n_features = x.shape[1]
     merged = None if (total == total[0]).all() else torch.from_numpy(total)
-    return unique[:, :width].to(x.dtype), unique[:, width:], merged
+    return unique[:, :n_features].to(x.dtype), unique[:, n_features:], merged
 
 
 def compute_batch_sizes(n: int, batch_size: int) -> list[int]:
-    """Cut n rows into batches: none is dropped, and none is left with a single row.
+    """Split n rows into batches, none of them dropped.
 
-    A lone last row, on which batch normalization would fail, joins the batch before it.
+    A last batch of a single row, on which batch normalization would fail, joins the one before.
 
     Examples
     --------
     >>> compute_batch_sizes(10, 4), compute_batch_sizes(9, 4), compute_batch_sizes(3, 1)
     ([4, 4, 2], [4, 5], [1, 1, 1])
     """
-    whole, rest = divmod(n, batch_size)
-    sizes = [batch_size] * whole
-    if rest == 1 and whole and batch_size > 1:
+    n_full, rest = divmod(n, batch_size)
+    sizes = [batch_size] * n_full
+    if rest == 1 and n_full and batch_size > 1:
         sizes[-1] += 1
     elif rest:
         sizes.append(rest)
@@ -207,38 +201,34 @@ def compute_batch_sizes(n: int, batch_size: int) -> list[int]:
 def iter_shuffled_batches(
     table: Table, sizes: list[int], generator: torch.Generator
 ) -> Iterator[Batch]:
-    """Deal all rows out in a fresh random order, without a second copy of them.
+    """Iterate over all rows in random order, without copying the whole table.
 
-    As many batches at once are gathered as memory is kind to, and then sliced; rows that
-    are made dense when they are asked for come batch by batch.
+    Several batches are gathered at a time and then sliced; sparse rows are made dense batch by
+    batch.
     """
     order = torch.randperm(len(table.t), generator=generator).to(table.t.device)
-    at_once = table.rows_at_once()
+    is_sparse = isinstance(table.x, LazyRows) and isinstance(table.x.rows, SparseRows)
+    max_rows = 1 if is_sparse else rows_per_chunk(_GATHER_SIZE, count_columns(table.x))
     start = 0
-    for group in _groups(sizes, at_once):
+    for group in _group_batches(sizes, max_rows):
         index = order[start : start + sum(group)]
         start += len(index)
         x, t = _gather(table.x, index), _gather(table.t, index)
         weight = None if table.weight is None else table.weight[index]
-        for batch_x, batch_t, batch_weight in zip(
-            x.split(group),
-            t.split(group),
-            [None] * len(group) if weight is None else weight.split(group),
-            strict=True,
-        ):
-            yield Batch(batch_x, batch_t, batch_weight)
+        weights = [None] * len(group) if weight is None else weight.split(group)
+        yield from map(Batch, x.split(group), t.split(group), weights)
 
 
 def _gather(rows: Rows | LazyRows, index: Tensor) -> Tensor:
-    # index_select copies rows as a whole, twice as fast as indexing.
+    # index_select copies whole rows, twice as fast as indexing.
     return rows.index_select(0, index) if isinstance(rows, Tensor) else rows[index]
 
 
-def _groups(sizes: list[int], at_once: int) -> Iterator[list[int]]:
-    """Put batches together while they have at most so many rows, but one batch at least."""
+def _group_batches(sizes: list[int], max_rows: int) -> Iterator[list[int]]:
+    """Group batches of at most ``max_rows`` rows together, but at least one."""
     group: list[int] = []
     for size in sizes:
-        if group and sum(group) + size > at_once:
+        if group and sum(group) + size > max_rows:
             yield group
             group = []
         group.append(size)
@@ -246,14 +236,14 @@ def _groups(sizes: list[int], at_once: int) -> Iterator[list[int]]:
 
 
 def iter_batches(table: Table) -> Iterator[Batch]:
-    """Deal all rows out in their order, as many at a time as memory is kind to."""
-    for piece in iter_chunks(len(table.t), count_columns(table.x)):
-        weight = None if table.weight is None else table.weight[piece]
-        yield Batch(table.x[piece], table.t[piece], weight)
+    """Iterate over all rows in their order, in chunks."""
+    for chunk in iter_chunks(len(table.t), count_columns(table.x)):
+        weight = None if table.weight is None else table.weight[chunk]
+        yield Batch(table.x[chunk], table.t[chunk], weight)
 
 
 def iter_chunks(n_rows: int, n_columns: int) -> Iterator[slice]:
-    """Cut rows into pieces of some 100,000 numbers, which a processor's cache holds.
+    """Split rows into chunks of about 65,000 numbers, which a processor's cache holds.
 
     Examples
     --------
@@ -268,12 +258,12 @@ def iter_chunks(n_rows: int, n_columns: int) -> Iterator[slice]:
 
 
 def rows_per_chunk(n_numbers: int, n_columns: int) -> int:
-    """Count the rows that so many numbers make, at least one and at most 16,384."""
+    """Return how many rows have ``n_numbers`` numbers: at least 1 and at most 16,384."""
     return max(1, min(16_384, n_numbers // max(n_columns, 1)))
 
 
 def count_columns(rows: Rows | LazyRows) -> int:
-    """Count the columns."""
+    """Return the number of columns."""
     if isinstance(rows, LazyRows):
         return count_columns(rows.rows)
     return rows.n_columns if isinstance(rows, SparseRows) else rows.shape[1]

@@ -35,7 +35,7 @@ class SingleBackend:
         self.objective = Objective(task.network, task.loss, task.protect_input)
         n = len(task.training.t)
         self.sizes = compute_batch_sizes(n, min(task.batch_size, n))
-        self.full_batch = task.training.whole() if task.batch_size >= n else None
+        self.full_batch = task.training.as_batch() if task.batch_size >= n else None
         self.device = task.training.t.device
         self.generator = torch.Generator().manual_seed(task.seed)
         self.rng_lock = rng_lock() if task.uses_rng else nullcontext()
