@@ -26,7 +26,7 @@ from sklearn.exceptions import NotFittedError
 from torch import Tensor, nn
 
 from torchreg import TorchRegressor
-from torchreg.engine.predict import predict_rows
+from torchreg.engine.predict import predict_outputs
 from torchreg.exceptions import ExportError
 from torchreg.export import onnx as room
 from torchreg.export.graph import Source
@@ -372,7 +372,7 @@ def source_of(reg: TorchRegressor, **changes: Any) -> Source:
         "n_features": reg.n_features_in_,
         "n_outputs": reg.n_outputs_,
         "dtype": reg.dtype_,
-        "predict": lambda rows: predict_rows(
+        "predict": lambda rows: predict_outputs(
             reg.module_, rows, n_outputs=reg.n_outputs_, dtype=reg.dtype_
         ),
     }

@@ -1,4 +1,4 @@
-"""``predict`` of one fitted regressor in many threads gives what it gives in one."""
+"""Threads that share a fitted regressor get the predictions of one thread."""
 
 from __future__ import annotations
 
@@ -15,7 +15,6 @@ import torch
 from torch import Tensor, nn
 
 from torchreg import TorchRegressor
-from torchreg.engine.data import iter_chunks
 from torchreg.nn import MLP
 
 Array = np.ndarray
@@ -23,7 +22,7 @@ N_THREADS = 16
 RNG = np.random.default_rng(0)
 X = RNG.normal(size=(60, 4)) * [1.0, 100.0, 0.01, 10.0] + [0.0, 1000.0, 5.0, 200.0]
 Y = 4000 + 800 * (np.sin(X[:, 0]) + (X[:, 1] - 1000) / 100)
-#: Three chunks and a rest.
+#: Several chunks.
 MANY = np.tile(X, (850, 1))[:50_000] + RNG.normal(size=(50_000, 4)) * 1e-3
 SIZES = {"one row": X[:1], "few rows": X, "chunks": MANY}
 
@@ -61,7 +60,7 @@ MODULES: dict[str, Any] = {
 
 @pytest.fixture(autouse=True)
 def eager_switching() -> Iterator[None]:
-    """Let Python hand over from thread to thread a hundred times as often as it does."""
+    """Switch threads a hundred times as often as usual."""
     before = sys.getswitchinterval()
     sys.setswitchinterval(5e-5)
     yield
@@ -69,7 +68,7 @@ def eager_switching() -> Iterator[None]:
 
 
 def in_threads(works: list[Callable[[], Any]]) -> list[Any]:
-    """Let all start at one moment; return what each gave, or raise what one raised."""
+    """Start all at the same time and return their results."""
     barrier = threading.Barrier(len(works))
     results: list[Any] = [None] * len(works)
     errors: list[BaseException] = []
@@ -97,8 +96,7 @@ def repeat(call: Callable[[], Array], times: int) -> Callable[[], list[Array]]:
 @pytest.mark.parametrize("size", SIZES)
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize("name", MODULES)
-def test_sixteen_threads_predict_the_same_bits_as_one(name: str, dtype: str, size: str) -> None:
-    assert len(list(iter_chunks(*MANY.shape))) == 4
+def test_sixteen_threads_predict_the_same_as_one(name: str, dtype: str, size: str) -> None:
     reg = TorchRegressor(MODULES[name], dtype=dtype, max_epochs=5, random_state=0).fit(X, Y)
     rows, times = SIZES[size], 1 if size == "chunks" else 20
     expected = reg.predict(rows)
@@ -113,7 +111,7 @@ def test_sixteen_threads_predict_the_same_bits_as_one(name: str, dtype: str, siz
         assert torch.equal(value, state[key])
 
 
-def test_threads_of_many_sizes_and_forms_do_not_mix_up_their_rows() -> None:
+def test_threads_with_tables_of_many_sizes_get_their_own_rows() -> None:
     reg = TorchRegressor(module=MLP, max_epochs=5, random_state=0).fit(X, Y)
     forms = [
         X[:1],
@@ -154,14 +152,14 @@ def test_predictions_do_not_depend_on_fits_in_other_threads() -> None:
     assert torch.equal(torch.get_rng_state(), state)
 
 
-class Reluctant(nn.Module):
-    """Takes its time to leave the training mode, as a large network does."""
+class SlowToSwitch(nn.Module):
+    """Takes long to leave training mode, as a large network does."""
 
     def __init__(self) -> None:
         super().__init__()
         self.first, self.dropout, self.last = nn.Linear(4, 8), nn.Dropout(0.5), nn.Linear(8, 1)
 
-    def train(self, mode: bool = True) -> Reluctant:
+    def train(self, mode: bool = True) -> SlowToSwitch:
         if not mode:
             time.sleep(0.01)
         return super().train(mode)
@@ -170,8 +168,8 @@ class Reluctant(nn.Module):
         return self.last(self.dropout(self.first(x)))
 
 
-def test_what_is_in_training_mode_is_brought_out_of_it_before_any_thread_predicts() -> None:
-    reg = TorchRegressor(Reluctant, max_epochs=5, random_state=0).fit(X, Y)
+def test_no_thread_predicts_with_a_module_in_training_mode() -> None:
+    reg = TorchRegressor(SlowToSwitch, max_epochs=5, random_state=0).fit(X, Y)
     expected = reg.predict(X)
     for _ in range(3):
         reg.module_.train()

@@ -1,4 +1,4 @@
-"""From rows to predictions, a bounded number of rows at a time."""
+"""Predictions of fitted modules, in chunks of rows."""
 
 from __future__ import annotations
 
@@ -13,49 +13,27 @@ from torch import Tensor, nn
 from torchreg._utils import statistics_dtype
 from torchreg.engine.data import CHUNK_SIZE, Rows, count_columns, iter_chunks
 from torchreg.nn import Ensemble, Link
-from torchreg.nn.links import columns_per_output, point_prediction
+from torchreg.nn.links import columns_per_output
 
 
-def predict_rows(module: nn.Module, rows: Rows, *, n_outputs: int, dtype: torch.dtype) -> Tensor:
-    """Send rows through a fitted module.
+def predict_outputs(module: nn.Module, rows: Rows, *, n_outputs: int, dtype: torch.dtype) -> Tensor:
+    """Compute all output columns of a fitted module.
 
     Parameters
     ----------
     module : nn.Module
-        Raw units to raw units.
+        Raw units to raw units. It is put in evaluation mode.
     rows : Tensor of shape (n, n_features) or SparseRows
         Raw units.
     n_outputs : int
-        Number of outputs.
     dtype : torch.dtype
-        In which the network computes, for a module that does not standardize X itself.
-
-    Returns
-    -------
-    Tensor of shape (n, n_outputs)
-        float64, or what the module gives if it does not unstandardize.
-
-    Raises
-    ------
-    ValueError
-        If a prediction is not finite.
-    """
-    one = module.members[0] if isinstance(module, Ensemble) else module
-    columns = predict_outputs(module, rows, n_outputs=n_outputs, dtype=dtype)
-    return point_prediction(one, columns)
-
-
-def predict_outputs(module: nn.Module, rows: Rows, *, n_outputs: int, dtype: torch.dtype) -> Tensor:
-    """Send rows through a fitted module, and keep all that it gives.
-
-    Parameters
-    ----------
-    module, rows, n_outputs, dtype : see :func:`predict_rows`
+        Dtype of the network, for a module that does not standardize X itself.
 
     Returns
     -------
     Tensor of shape (n, n_outputs * per_output)
-        Several columns per output where the module has a link that gives several.
+        float64, or the dtype of a module that does not unstandardize. A link may have several
+        columns per output.
 
     Raises
     ------
@@ -64,51 +42,48 @@ def predict_outputs(module: nn.Module, rows: Rows, *, n_outputs: int, dtype: tor
     """
     if isinstance(module, Ensemble):
         return predict_members(module, rows, n_outputs=n_outputs).mean(dim=0)
-    width = n_outputs * columns_per_output(module)
+    n_columns = n_outputs * columns_per_output(module)
     standardize = getattr(module, "standardize", None)
     device = next(module.parameters()).device if standardize is None else standardize.mean.device
     if module.training:
-        # The whole last: another thread that finds it in evaluation mode finds all of it so.
+        # The root last: a thread that sees it in evaluation mode may rely on its children.
         for child in module.children():
             child.eval()
         module.training = False
 
-    # Standardize casts, and writes to memory of its own; another first layer does neither.
-    bare = standardize is None
-    cast = dtype if bare or device.type == "mps" else None
+    # Standardize casts and copies; another first layer may overwrite its input.
+    is_raw = standardize is None
+    cast = dtype if is_raw or device.type == "mps" else None
 
-    def send(x: Tensor) -> Tensor:
-        # (n,) or (n, width) -> (n, width)
-        output: Tensor = module(x.to(device, cast, copy=bare)).reshape(-1, width)
+    def forward(x: Tensor) -> Tensor:
+        # (n,) or (n, n_columns) -> (n, n_columns)
+        output: Tensor = module(x.to(device, cast, copy=is_raw)).reshape(-1, n_columns)
         return output
 
     with torch.no_grad():
         if isinstance(rows, Tensor) and rows.numel() <= CHUNK_SIZE:
-            prediction = send(rows)
+            prediction = forward(rows)
         else:
-            prediction = torch.empty(0, width)
-            for piece in iter_chunks(len(rows), count_columns(rows)):
-                output = send(rows[piece])
+            prediction = torch.empty(0, n_columns)
+            for chunk in iter_chunks(len(rows), count_columns(rows)):
+                output = forward(rows[chunk])
                 if not len(prediction):
-                    # At once: small pieces that stay would lie between large ones that go, and
-                    # keep their places from being used again.
-                    prediction = output.new_empty(len(rows), width)
-                prediction[piece] = output
-    _require_finite(prediction)
+                    # Allocated once, because small results that stay alive between large freed
+                    # activations would fragment memory.
+                    prediction = output.new_empty(len(rows), n_columns)
+                prediction[chunk] = output
+    _check_finite(prediction)
     return prediction
 
 
 def predict_members(ensemble: Ensemble, rows: Rows, *, n_outputs: int) -> Tensor:
-    """Send rows through each of several fitted modules.
+    """Compute all output columns of each member of an ensemble.
 
     Parameters
     ----------
     ensemble : Ensemble
         Of modules from raw units to raw units.
-    rows : Tensor of shape (n, n_features) or SparseRows
-        Raw units.
-    n_outputs : int
-        Number of outputs.
+    rows, n_outputs : see :func:`predict_outputs`
 
     Returns
     -------
@@ -120,13 +95,13 @@ def predict_members(ensemble: Ensemble, rows: Rows, *, n_outputs: int) -> Tensor
     ValueError
         If a prediction is not finite.
     """
-    found = []
+    outputs = []
     for member in ensemble.members:
         dtype = next(member.get_submodule("network").parameters()).dtype
         output = predict_outputs(member, rows, n_outputs=n_outputs, dtype=dtype)
-        found.append(output.to(statistics_dtype(output.device)))
-    # n_members of (n, width) -> (n_members, n, width)
-    return torch.stack(found)
+        outputs.append(output.to(statistics_dtype(output.device)))
+    # n_members of (n, n_columns) -> (n_members, n, n_columns)
+    return torch.stack(outputs)
 
 
 def select_predictions(
@@ -136,29 +111,29 @@ def select_predictions(
     return_std: bool = False,
     quantiles: float | Iterable[float] | None = None,
 ) -> list[Tensor]:
-    """Read what was asked for out of all that a fitted module gives.
+    """Select point predictions, standard deviations or quantiles from output columns.
 
     Parameters
     ----------
     link : Link or None
-        Of the module.
+        Link of the module.
     columns : Tensor of shape (n, n_outputs * per_output)
         Raw units.
     return_std : bool, default=False
-        Whether the standard deviation is asked for, too.
+        Whether to return standard deviations, too.
     quantiles : float, iterable of float or None, default=None
-        Levels that are asked for instead.
+        Levels to return instead of the point predictions.
 
     Returns
     -------
     list of Tensor
-        The prediction of shape (n, n_outputs), and the standard deviation of that shape; or
+        Point predictions of shape (n, n_outputs), and standard deviations of that shape; or
         quantiles of shape (n, n_outputs, n_levels), or (n, n_outputs) for one number.
 
     Raises
     ------
     ValueError
-        If the module does not give what is asked for.
+        If the module does not predict what is asked for.
     """
     if quantiles is not None:
         if return_std:
@@ -188,15 +163,15 @@ def combine_members(
     return_std: bool = False,
     quantiles: float | Iterable[float] | None = None,
 ) -> list[Tensor]:
-    """Read what was asked for out of what several fitted modules give.
+    """Combine the output columns of several modules to predictions of their ensemble.
 
-    Normal distributions are taken as one mixture, of which mean and variance are kept; of
-    anything else the mean over the members is taken, and the spread around it.
+    Normal distributions are combined to the mean and the variance of their mixture. Other outputs
+    are averaged, and their standard deviation is that of the members.
 
     Parameters
     ----------
     link : Link or None
-        Of each module.
+        Link of each module.
     outputs : Tensor of shape (n_members, n, n_outputs * per_output)
         Raw units.
     return_std, quantiles : see :func:`select_predictions`
@@ -204,12 +179,12 @@ def combine_members(
     Returns
     -------
     list of Tensor
-        As :func:`select_predictions`.
+        See :func:`select_predictions`.
 
     Raises
     ------
     ValueError
-        If the modules do not give what is asked for.
+        If the modules do not predict what is asked for.
 
     References
     ----------
@@ -218,8 +193,8 @@ def combine_members(
     """
     columns = outputs.mean(dim=0) if link is None else link.combine_members(outputs)
     if return_std and quantiles is None and (link is None or link.std(columns) is None):
-        prediction = outputs if link is None else link.point_prediction(outputs)
-        return [prediction.mean(dim=0), prediction.std(dim=0, correction=0)]
+        predictions = outputs if link is None else link.point_prediction(outputs)
+        return [predictions.mean(dim=0), predictions.std(dim=0, correction=0)]
     return select_predictions(link, columns, return_std=return_std, quantiles=quantiles)
 
 
@@ -241,15 +216,15 @@ def _describe(link: Link | None) -> str:
     return "a point prediction" if link is None else link.describe()
 
 
-def _require_finite(prediction: Tensor) -> None:
-    # A finite sum has finite terms; only where it is not is each of them looked at.
+def _check_finite(prediction: Tensor) -> None:
+    # A finite sum has finite terms.
     if math.isfinite(float(prediction.sum())):
         return
-    unsound = ~torch.isfinite(prediction).all(dim=1)
-    if bool(unsound.any()):
-        row = int(torch.nonzero(unsound)[0])
+    is_bad = ~torch.isfinite(prediction).all(dim=1)
+    if bool(is_bad.any()):
+        row = int(torch.nonzero(is_bad)[0])
         raise ValueError(
-            f"The prediction for row {row} is not finite ({int(unsound.sum())} of "
-            f"{len(prediction)} rows): its features lie so far from the training rows that the "
+            f"The prediction for row {row} is not finite ({int(is_bad.sum())} of "
+            f"{len(prediction)} rows): its features are so far from the training rows that the "
             "network's arithmetic overflows. Check the units of X."
         )
