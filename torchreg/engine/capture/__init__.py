@@ -22,7 +22,7 @@ from torchreg.engine.capture.eager import EagerGradient, EagerLoss
 from torchreg.engine.capture.gradient import WORTH_CAPTURING, CompiledGradient
 from torchreg.engine.capture.python_state import find_capture_blocker, snapshot_python_state
 from torchreg.engine.capture.recorder import Call, NotCapturableError, Recorder, storage_id
-from torchreg.engine.capture.tensors import all_close, iter_tensors, restore_tensors
+from torchreg.engine.capture.tensors import all_close, restore_tensors
 
 __all__ = [
     "WORTH_CAPTURING",
@@ -36,7 +36,6 @@ __all__ = [
     "all_close",
     "compile_trace",
     "find_capture_blocker",
-    "iter_tensors",
     "restore_tensors",
     "snapshot_python_state",
     "storage_id",

@@ -60,7 +60,6 @@ class CompiledGradient:
         uses_rng: bool,
         full_batch: Batch | None,
         n_steps: int | None = None,
-        by_torch: bool = False,
     ) -> None:
         self.eager, self.uses_rng, self.full_batch = eager, uses_rng, full_batch
         self.network = eager.objective.network
