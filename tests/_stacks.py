@@ -20,6 +20,7 @@ from torchreg.engine.stack import NotStackableError, Stack
 
 Array = np.ndarray
 Rows = dict[str, Any]
+Options = Callable[[int], dict[str, Any]]
 #: Tolerance for sums in another order, whose rounding grows over some tens of steps.
 NEAR = 1e-9
 
@@ -130,3 +131,48 @@ def assert_same(one: FitResult, other: FitResult, *, near: float = NEAR) -> None
         np.testing.assert_allclose(ours, theirs, rtol=near, atol=near)
     assert one.seed == other.seed and one.dtype == other.dtype
     np.testing.assert_allclose(one.init_losses, other.init_losses, rtol=near, atol=near)
+
+
+def rows(n: int, seed: int, *, weighted: bool = False, held_out: int = 0) -> Rows:
+    """Return a table of four columns, the last of small integers."""
+    rng = np.random.default_rng(seed)
+    X = rng.normal(size=(n + held_out, 4))
+    X[:, 3] = rng.integers(0, 5, size=n + held_out)
+    y = np.sin(X[:, 0]) + X[:, 1] + 0.1 * X[:, 3]
+    given: Rows = {"X": X[:n], "y": y[:n]}
+    if weighted:
+        given["sample_weight"] = rng.uniform(0.5, 2.0, size=n)
+    if held_out:
+        given |= {"X_val": X[n:], "y_val": y[n:]}
+    return given
+
+
+def fits(
+    module: Any,
+    tables: Sequence[Rows],
+    each: Options = lambda _: {},
+    **options: Any,
+) -> list[tuple[TorchRegressor, Rows]]:
+    """Return one fit per table; ``each`` gives the parameters of its own."""
+    settings: dict[str, Any] = {"optimizer": "sgd", "lr": 0.02, "dtype": "float64"}
+    settings |= {"max_epochs": 20, "batch_size": None, **options}
+    return [
+        (TorchRegressor(module, **{**settings, "random_state": k, **each(k)}), table)
+        for k, table in enumerate(tables)
+    ]
+
+
+def compare(
+    module: Any, tables: Sequence[Rows], each: Options = lambda _: {}, **options: Any
+) -> tuple[list[Any], Seen]:
+    """Require that fits give the same as a stack and alone."""
+    near = 2e-4 if options.get("dtype") == "float32" else 1e-9
+    together, alone, seen = both_ways(lambda: fits(module, tables, each, **options))
+    for one, other in zip(together, alone, strict=True):
+        assert_same(one, other, near=near)
+    return together, seen
+
+
+#: Three tables of equal, and of unequal numbers of rows.
+EQUAL = [rows(23, seed) for seed in range(3)]
+UNEQUAL = [rows(23 + n, n, weighted=n == 1) for n in range(3)]

@@ -1,4 +1,4 @@
-"""Many networks in one call: each with its own values, rows and rates, in either layout."""
+"""The losses of stacked networks, each with its own weights, rows and dropout rate."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def test_each_network_has_the_loss_of_its_own_rows(weighted: bool, features_firs
         torch.testing.assert_close(losses[place], alone.of(Batch(x[place], t[place], weight)))
 
 
-def test_the_networks_are_not_called_nor_changed() -> None:
+def test_the_original_networks_are_neither_called_nor_changed() -> None:
     built = networks(2, lambda: nn.BatchNorm1d(6))
     before = [{name: t.clone() for name, t in n.state_dict().items()} for n in built]
     for network in built:
@@ -76,7 +76,7 @@ def test_the_networks_are_not_called_nor_changed() -> None:
     assert {id(t) for name, t in objective.values.items() if "running" in name} <= changed
 
 
-def test_a_linear_layer_with_features_first_gives_the_same_in_the_other_layout() -> None:
+def test_features_first_changes_the_layout_of_a_linear_layer_only() -> None:
     x, weight, bias = numbers(5, 3), numbers(4, 3), numbers(4)
     for own in (bias, None):
         with FeaturesFirst():
@@ -87,23 +87,23 @@ def test_a_linear_layer_with_features_first_gives_the_same_in_the_other_layout()
         assert output.stride() == (1, 5) and deep.shape == (2, 5, 4)
 
 
-def test_the_biases_of_a_first_layer_are_the_weights_of_a_feature_that_is_1() -> None:
+def test_the_first_linear_layer_has_the_same_outputs_and_gradients_with_features_first() -> None:
     x, weight, bias = numbers(5, 3), numbers(4, 3).requires_grad_(), numbers(4).requires_grad_()
-    slope = numbers(5, 4)
+    grad = numbers(5, 4)
     with FeaturesFirst() as mode:
         mode.rows = x
         output = functional.linear(x, weight, bias)
     expected = functional.linear(x, weight, bias)
     torch.testing.assert_close(output, expected)
-    came, due = (
-        torch.autograd.grad(each, [weight, bias], grad_outputs=slope) for each in (output, expected)
+    actual, desired = (
+        torch.autograd.grad(each, [weight, bias], grad_outputs=grad) for each in (output, expected)
     )
-    torch.testing.assert_close(came, due)
+    torch.testing.assert_close(actual, desired)
 
 
 @pytest.mark.parametrize("inplace", [False, True])
 @pytest.mark.parametrize("rate", [0.0, 0.3, 1.0])
-def test_dropout_of_a_rate_that_is_a_tensor_is_that_of_torch(rate: float, inplace: bool) -> None:
+def test_stacked_dropout_drops_and_rescales_like_dropout(rate: float, inplace: bool) -> None:
     layer = StackedDropout(rate, numbers(1), inplace=inplace)
     x = torch.full((300, 100), 2.0, dtype=torch.float64)
     with torch.random.fork_rng():
@@ -120,7 +120,7 @@ def test_dropout_of_a_rate_that_is_a_tensor_is_that_of_torch(rate: float, inplac
     assert layer.eval()(x) is x
 
 
-def test_rates_are_given_where_they_differ_and_wherever_a_layer_stands() -> None:
+def test_dropout_is_replaced_under_each_name_if_the_rates_differ() -> None:
     def layers(rate: float) -> nn.Module:
         twice = nn.Dropout(rate)
         return nn.Sequential(nn.Linear(2, 2), twice, nn.Dropout(0.5), twice).double()
@@ -137,7 +137,7 @@ def test_rates_are_given_where_they_differ_and_wherever_a_layer_stands() -> None
     assert stacked([layers(0.1), layers(0.1)], features_first=False).constants == {}
 
 
-def test_what_a_loss_holds_is_copied() -> None:
+def test_buffers_of_the_loss_are_copied() -> None:
     class Counting(nn.Module):
         def __init__(self) -> None:
             super().__init__()

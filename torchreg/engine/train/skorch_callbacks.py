@@ -1,13 +1,12 @@
-"""A skorch net that lives for the time of one fit, so that skorch's callbacks can listen.
+"""Adapter that runs skorch callbacks in the training loop of torchreg.
 
-The loop stays ours. The net holds what callbacks reach for (``module_``, ``optimizer_``,
-``history``, ``predict``) and is told what happens: every batch, every epoch. Callbacks see
-losses in standardized units, and ``X``, ``y`` and predictions in raw units.
+A skorch net exists for the time of a fit. It has the attributes that callbacks use (``module_``,
+``optimizer_``, ``history``, ``predict``) and is notified of every batch and epoch. Callbacks see
+losses in standardized units; ``X``, ``y`` and predictions in raw units.
 """
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -24,16 +23,16 @@ from torchreg.optim import OptimizerSpec, ScheduleSpec
 
 
 class _Net(skorch.NeuralNet):
-    """skorch's net around a module and an optimizer that exist already."""
+    """skorch net around an existing module and optimizer."""
 
     def initialize_optimizer(self, triggered_directly: bool | None = None) -> _Net:
-        """Take the optimizer as it is."""
+        """Use the existing optimizer."""
         self.optimizer_ = self.optimizer
         return self
 
 
 class SkorchObserver:
-    """Tells skorch callbacks what happens; what they note ends up in the records.
+    """Notifies skorch callbacks, and copies what they record to the records of epochs.
 
     Parameters
     ----------
@@ -42,27 +41,27 @@ class SkorchObserver:
     options : mapping
         Parameters of named callbacks, ``name__parameter``.
     module : nn.Module
-        The whole network, raw units to raw units.
+        The network with its scaling layers: raw units to raw units.
     optimizer : OptimizerSpec
-        Built over the module's parameters, so that schedulers can reach it.
+        Builds the torch optimizer, which schedulers of callbacks may change.
     to_raw : callable
-        What the network gives to predictions in raw units.
+        Transforms outputs of the network to predictions in raw units.
     targets_to_raw : callable or None
-        Standardized targets to raw units; ``None`` where they are the same.
+        Transforms standardized targets to raw units; ``None`` for the identity.
     training, validation : pair of tensors (X, y), or None
-        What data sets callbacks are shown, in raw units.
+        Data sets for the callbacks, in raw units.
     device : torch.device
-        Where the module lives.
+        Device of the module.
     max_epochs, batch_size : int
-        What progress bars count.
+        For progress bars.
     schedule : ScheduleSpec
-        How the learning rate moves, if no callback moves it.
+        Learning-rate schedule of the fit.
 
     Raises
     ------
     ValueError
-        If an option names no callback or parameter, or a callback moves the learning rate
-        beside a schedule.
+        If an option names no callback or parameter, or if both a callback and ``schedule``
+        change the learning rate.
     """
 
     def __init__(
@@ -107,8 +106,8 @@ class SkorchObserver:
         schedulers = [c for _, c in self.net.callbacks_ if isinstance(c, LRScheduler)]
         if schedulers and schedule.changes_lr:
             raise ValueError(
-                f"callbacks has skorch's LRScheduler beside schedule={schedule.name!r}, but one "
-                "alone can move the learning rate. Leave the callback out, or set "
+                f"callbacks has an LRScheduler and schedule={schedule.name!r}, but only one of "
+                "them can change the learning rate. Remove the callback, or set "
                 "schedule='constant'."
             )
         self.training = training
@@ -118,31 +117,31 @@ class SkorchObserver:
         }
 
     def begin(self) -> None:
-        """Tell that training begins."""
+        """Notify the callbacks that training begins."""
         self.net.notify("on_train_begin", X=self.training[0], y=self.training[1])
 
     def on_fit_end(self, result: TrainResult) -> None:
-        """Tell that training ends; a callback may put other weights back."""
+        """Notify the callbacks that training has ended; they may restore other weights."""
         self.net.notify("on_train_end", X=self.training[0], y=self.training[1])
 
     def on_epoch_begin(self) -> None:
-        """Open a new epoch in the history."""
+        """Start a new epoch in the history."""
         self.counts = {"train": 0, "valid": 0}
         self.net.notify("on_epoch_begin", **self.data)
 
     def on_batch_begin(self, batch: Batch, *, training: bool) -> None:
-        """Open a new batch in the history."""
+        """Start a new batch in the history."""
         self.net.notify("on_batch_begin", batch=self._raw(batch), training=training)
 
     def on_gradient(self) -> None:
-        """Show the gradient, which a callback may clip."""
+        """Notify the callbacks of the gradient, which they may clip."""
         named = list(self.net.get_all_learnable_params())
         self.net.notify("on_grad_computed", named_parameters=iter(named), training=True)
 
     def on_batch_end(
         self, batch: Batch, loss: float, prediction: Tensor, *, training: bool
     ) -> None:
-        """Record the batch's loss and size, and show its predictions in raw units."""
+        """Record loss and size of the batch; pass predictions in raw units to the callbacks."""
         kind = "train" if training else "valid"
         self.counts[kind] += 1
         self.net.history.record_batch(f"{kind}_loss", loss)
@@ -156,7 +155,7 @@ class SkorchObserver:
         )
 
     def on_epoch_end(self, record: EpochRecord) -> bool:
-        """Close the epoch; skorch's callbacks end a fit by a KeyboardInterrupt."""
+        """Finish the epoch; skorch callbacks stop a fit with a KeyboardInterrupt."""
         for kind, count in self.counts.items():
             if count:
                 self.net.history.record(f"{kind}_batch_count", count)
@@ -165,9 +164,8 @@ class SkorchObserver:
             self.net.notify("on_epoch_end", **self.data)
         except KeyboardInterrupt:
             stop = True
-        ours = ("batches", "epoch", "train_loss", "valid_loss")
-        noted = {k: v for k, v in self.net.history[-1].items() if k not in ours}
-        record.extra.update(copy.copy(noted))
+        own = ("batches", "epoch", "train_loss", "valid_loss")
+        record.extra.update({k: v for k, v in self.net.history[-1].items() if k not in own})
         return stop
 
     def _raw(self, batch: Batch) -> tuple[Tensor, Tensor]:
