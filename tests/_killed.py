@@ -1,7 +1,7 @@
 """Fits that are really killed, again and again, and resumed: run by test_checkpoint.py.
 
-Prints one line of JSON for each case: how often it was killed, and whether it ended as the fit
-that was not.
+Prints one line of JSON for each case: how often it was killed, whether the result is that of an
+uninterrupted fit, and the files that are left.
 """
 
 from __future__ import annotations
@@ -21,15 +21,15 @@ import numpy as np
 import torch
 from torch import nn
 
-import torchreg._persistence.checkpoint
 from torchreg import TorchRegressor
+from torchreg._persistence.checkpoint import Checkpoint
 from torchreg.nn import MLP
 
 KILLS = 5
 
 
 def drawing(in_features: int, out_features: int) -> nn.Module:
-    """Draws random numbers and has buffers."""
+    """A network that draws random numbers and has buffers."""
     return nn.Sequential(
         nn.Linear(in_features, 8),
         nn.BatchNorm1d(8),
@@ -43,12 +43,12 @@ CASES: dict[str, dict[str, Any]] = {
     "adam, mini-batches, early stopping": {
         "batch_size": 40,
         "early_stopping": True,
-        "n_iter_no_change": 30,
-        "max_epochs": 40,
+        "n_iter_no_change": 15,
+        "max_epochs": 20,
     },
-    "rprop, all rows": {"optimizer": "rprop", "max_epochs": 80},
-    "dropout and batch norm, nadam": {"module": drawing, "optimizer": "nadam", "max_epochs": 25},
-    "lbfgs": {"optimizer": "lbfgs", "max_epochs": 20},
+    "rprop, all rows": {"optimizer": "rprop", "max_epochs": 40},
+    "dropout and batch norm, nadam": {"module": drawing, "optimizer": "nadam", "max_epochs": 15},
+    "lbfgs": {"optimizer": "lbfgs", "max_epochs": 12},
 }
 
 
@@ -59,7 +59,7 @@ def data() -> tuple[np.ndarray, np.ndarray]:
 
 
 def fitted(params: dict[str, Any], path: Path | None) -> dict[str, Any]:
-    """Fit, and give all that was learned."""
+    """Fit, and return everything that was learned."""
     reg = TorchRegressor(**{"module": MLP, "random_state": 0, **params})
     reg.fit(*data(), checkpoint=path)
     return {
@@ -70,7 +70,7 @@ def fitted(params: dict[str, Any], path: Path | None) -> dict[str, Any]:
 
 
 def in_a_child(params: dict[str, Any], path: Path, result: Path, delay: float | None) -> bool:
-    """Fit in a process of its own; kill it after a delay. True if that is what ended it."""
+    """Fit in a child process and kill it after a delay; return whether it was killed."""
     child = os.fork()
     if child == 0:
         try:
@@ -91,8 +91,8 @@ def in_a_child(params: dict[str, Any], path: Path, result: Path, delay: float | 
 def main() -> None:
     torch.set_num_threads(1)
     warnings.simplefilter("ignore")
-    torchreg._persistence.checkpoint.INTERVAL = torchreg._persistence.checkpoint.PAUSE = 0.0
-    moments = random.Random(0)
+    Checkpoint.MIN_INTERVAL_S = Checkpoint.MIN_INTERVAL_WRITES = 0.0
+    rng = random.Random(0)
     for name, params in CASES.items():
         expected = json.loads(json.dumps(fitted(params, None)))
         with tempfile.TemporaryDirectory() as folder:
@@ -103,14 +103,13 @@ def main() -> None:
             result.unlink()
             kills = 0
             while kills < KILLS:
-                kills += in_a_child(params, path, result, moments.uniform(0, duration))
+                kills += in_a_child(params, path, result, rng.uniform(0, duration))
                 if result.exists():
-                    # It had ended before: then the next one is killed on its way, too.
+                    # The fit ended before the kill: start a new one.
                     path.unlink()
                     result.unlink()
             assert not in_a_child(params, path, result, None)
             same = json.loads(result.read_text()) == expected
-            # Nothing that killed writes left, and no lock.
             names = os.listdir(folder)
         print(json.dumps({"case": name, "kills": kills, "same": same, "files": sorted(names)}))
 

@@ -1,4 +1,4 @@
-"""A fit whose process was killed goes on from its checkpoint, and no checkpoint is mistaken."""
+"""A killed fit is resumed from its checkpoint, and the checkpoint of another fit is refused."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def same_bits(a: TorchRegressor, b: TorchRegressor) -> bool:
     return all(map(torch.equal, weights_of(a), weights_of(b))) and a.history_ == b.history_
 
 
-def test_fits_killed_at_twenty_random_moments_end_with_the_bits_of_those_that_were_not() -> None:
+def test_fits_killed_at_twenty_random_moments_give_the_bits_of_uninterrupted_fits() -> None:
     done = subprocess.run(
         [sys.executable, str(Path(__file__).parents[1] / "_killed.py")],
         capture_output=True,
@@ -61,7 +61,7 @@ def test_fits_killed_at_twenty_random_moments_end_with_the_bits_of_those_that_we
     assert sum(case["kills"] for case in cases) == 20
     for case in cases:
         assert case["same"], case
-        # No litter of writes that were killed, and no lock.
+        # No temporary files of killed writes, and no lock file.
         assert case["files"] == ["fit.checkpoint", "once", "result.json"]
 
 
@@ -71,16 +71,16 @@ def test_a_fit_is_the_same_with_and_without_a_checkpoint(
     assert same_bits(small().fit(*table, checkpoint=path), small().fit(*table))
 
 
-def test_the_same_call_after_the_end_returns_what_was_learned(
+def test_the_same_call_after_the_end_returns_the_same_fit(
     table: tuple[Array, Array], path: Path
 ) -> None:
-    # Without random_state, the seed of the first call counts.
+    # Without random_state, the checkpoint holds the seed of the first call.
     first = small(random_state=None, early_stopping=True).fit(*table, checkpoint=path)
     again = small(random_state=None, early_stopping=True, verbose=0).fit(*table, checkpoint=path)
     assert same_bits(first, again)
 
 
-def test_an_instance_as_module_and_validation_rows_are_recognized_again(
+def test_a_module_instance_and_validation_data_are_recognized(
     table: tuple[Array, Array], path: Path
 ) -> None:
     X, y = table
@@ -95,7 +95,7 @@ def test_an_instance_as_module_and_validation_rows_are_recognized_again(
     assert same_bits(fit(), fit())
 
 
-def test_a_warm_start_goes_on_from_the_fit_before(table: tuple[Array, Array], path: Path) -> None:
+def test_a_warm_start_can_use_a_checkpoint(table: tuple[Array, Array], path: Path) -> None:
     fits = [small(warm_start=True).fit(*table) for _ in range(3)]
     for reg in fits[:2]:
         reg.fit(*table, checkpoint=path)
@@ -123,7 +123,7 @@ def test_the_checkpoint_of_other_parameters_is_refused(
 ) -> None:
     small().fit(*table, checkpoint=path)
     before = path.read_bytes()
-    with pytest.raises(CheckpointError, match=f"was written by another fit: {changed}. To go on"):
+    with pytest.raises(CheckpointError, match=f"was written by another fit: {changed}. To resume"):
         small(**params).fit(*table, checkpoint=path)
     assert path.read_bytes() == before
 
@@ -150,7 +150,7 @@ def test_two_fits_cannot_use_one_checkpoint_at_a_time(
         def __init__(self, in_features: int, out_features: int) -> None:
             super().__init__()
             self.linear = nn.Linear(in_features, out_features)
-            # In the middle of the first fit, as another process might.
+            # During the first fit, as another process might.
             with pytest.raises(CheckpointError, match="in use by another fit") as error:
                 small().fit(*table, checkpoint=path)
             refused.append(error)
@@ -164,13 +164,13 @@ def test_two_fits_cannot_use_one_checkpoint_at_a_time(
     assert os.listdir(path.parent) == [path.name]
 
 
-def test_a_full_disk_is_an_error_that_loses_nothing(
+def test_a_full_disk_is_an_error_that_keeps_the_fit_and_the_checkpoint(
     table: tuple[Array, Array], path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     reg = small().fit(*table)
     before = weights_of(reg)
-    monkeypatch.setattr("torchreg._persistence.checkpoint.INTERVAL", 0.0)
-    monkeypatch.setattr("torchreg._persistence.checkpoint.PAUSE", 0.0)
+    monkeypatch.setattr(Checkpoint, "MIN_INTERVAL_S", 0.0)
+    monkeypatch.setattr(Checkpoint, "MIN_INTERVAL_WRITES", 0.0)
     with monkeypatch.context() as patch:
         written = []
 
@@ -183,17 +183,19 @@ def test_a_full_disk_is_an_error_that_loses_nothing(
         patch.setattr(os, "fsync", no_room)
         with pytest.raises(
             CheckpointError,
-            match=r"cannot be written: .*No space left on device.*Make room for it or give",
+            match=r"cannot be written: .*No space left on device.*Free some space or pass",
         ):
             reg.set_params(max_epochs=6).fit(*table, checkpoint=path)
     assert all(map(torch.equal, weights_of(reg), before))
     assert os.listdir(path.parent) == [path.name]
-    went_on: list[dict[str, Any] | None] = []
+    resumed_from: list[dict[str, Any] | None] = []
     kept = Checkpoint.load
-    monkeypatch.setattr(Checkpoint, "load", lambda self: went_on.append(kept(self)) or kept(self))
+    monkeypatch.setattr(
+        Checkpoint, "load", lambda self: resumed_from.append(kept(self)) or kept(self)
+    )
     reg.fit(*table, checkpoint=path)
-    assert went_on[0] is not None
-    assert len(went_on[0]["losses"]) == 1
+    assert resumed_from[0] is not None
+    assert len(resumed_from[0]["losses"]) == 1
     assert same_bits(reg, small(max_epochs=6).fit(*table))
 
 
@@ -206,11 +208,11 @@ def test_a_folder_that_cannot_be_written_to_is_an_error_before_the_training(
             pytest.fail("the training began")
 
     place = tmp_path / folder / "fit.checkpoint"
-    with pytest.raises(CheckpointError, match=r"cannot be written: .*Give the path of a file in a"):
+    with pytest.raises(CheckpointError, match=r"cannot be written: .*Pass the path of a file in a"):
         small(module=NeverBuilt).fit(*table, checkpoint=place)
 
 
-def test_what_is_no_checkpoint_is_refused_and_left_as_it_is(
+def test_a_file_that_is_not_a_checkpoint_is_refused_and_unchanged(
     table: tuple[Array, Array], path: Path
 ) -> None:
     reg = small().fit(*table, checkpoint=path)
@@ -224,21 +226,25 @@ def test_what_is_no_checkpoint_is_refused_and_left_as_it_is(
         (b"a,b\n1,2\n", "not written by torchreg"),
         (whole[:-1], "is damaged"),
         (bytes(flipped), ""),
-        (saved.read_bytes(), "the file is no checkpoint"),
+        (saved.read_bytes(), "The file is not a checkpoint"),
     ]:
         path.write_bytes(content)
-        with pytest.raises(CheckpointError, match=f"The checkpoint cannot be read: .*{why}.*anew"):
+        with pytest.raises(
+            CheckpointError, match=f"The checkpoint cannot be read: .*{why}.*start a new fit"
+        ):
             small().fit(*table, checkpoint=path)
         assert path.read_bytes() == content
 
 
-def test_a_checkpoint_is_no_saved_regressor(table: tuple[Array, Array], path: Path) -> None:
+def test_a_checkpoint_cannot_be_loaded_as_a_regressor(
+    table: tuple[Array, Array], path: Path
+) -> None:
     small().fit(*table, checkpoint=path)
     with pytest.raises(torchreg.FileError):
         torchreg.load(path)
 
 
-def test_callbacks_and_a_checkpoint_do_not_go_together(
+def test_callbacks_cannot_be_combined_with_a_checkpoint(
     table: tuple[Array, Array], path: Path
 ) -> None:
     reg = small(callbacks=[EpochScoring("r2")])
@@ -251,7 +257,7 @@ def test_a_checkpoint_must_be_a_path(table: tuple[Array, Array]) -> None:
         small().fit(*table, checkpoint=3)
 
 
-def test_an_optimizer_that_remembers_what_no_file_can_hold_is_refused(
+def test_an_optimizer_whose_state_cannot_be_written_is_refused(
     table: tuple[Array, Array], path: Path
 ) -> None:
     class Stateful(torch.optim.SGD):
@@ -259,7 +265,9 @@ def test_an_optimizer_that_remembers_what_no_file_can_hold_is_refused(
             self.state[self.param_groups[0]["params"][0]]["secret"] = object()
             return super().step(closure)
 
-    with pytest.raises(CheckpointError, match="optimizer remembers what no checkpoint can hold"):
+    with pytest.raises(
+        CheckpointError, match=r"cannot hold the state of the optimizer: .*Choose another"
+    ):
         small(optimizer=Stateful, lr=0.01).fit(*table, checkpoint=path)
 
 

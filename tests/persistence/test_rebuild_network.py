@@ -1,4 +1,4 @@
-"""A network that a file does not describe is built as fit built it, if that does no harm."""
+"""A network without a description is built as fit builds it, if its class is trusted."""
 
 from __future__ import annotations
 
@@ -29,12 +29,12 @@ def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return file
 
 
-def give(record: Record, tensors: Tensors) -> None:
-    """Edit: the network is one that must be given."""
+def undescribe(record: Record, tensors: Tensors) -> None:
+    """Remove the description of the network."""
     record["module"]["layers"]["children"][1][1] = {"given": True}
 
 
-HARMFUL: dict[str, tuple[dict[str, Any], str]] = {
+REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "a class of torch": (
         {"module": {"name": "torch.nn.GRU"}, "module__num_layers": 10**9},
         "The network is built by <class 'torch.nn.modules.rnn.GRU'>",
@@ -56,7 +56,10 @@ HARMFUL: dict[str, tuple[dict[str, Any], str]] = {
         {"module__hidden_sizes": [10**6, 10**6]},
         r"The file's tensor '.*' has shape \(4, 3\), the module's has shape \(1000000, 3\)\.",
     ),
-    "a deep network": ({"module__hidden_sizes": {"integers": "deep"}}, "more layers than it has"),
+    "a deep network": (
+        {"module__hidden_sizes": {"integers": "deep"}},
+        "more layers than it has",
+    ),
     "a deep network in a partial": (
         {
             "module": {
@@ -69,22 +72,22 @@ HARMFUL: dict[str, tuple[dict[str, Any], str]] = {
         },
         "more layers than it has",
     ),
-    "a layer with options of others": (
+    "a layer with options of another": (
         {"module": {"name": "torch.nn.Linear"}, "module__out_features": 10**7},
         "takes no 'hidden_sizes'",
     ),
-    "nothing that builds": ({"module": 3}, "cannot be built from module=3"),
-    "an option of nothing": ({"module__depth": 3}, "takes no 'depth'"),
-    "an activation of nothing": ({"module__activation": "os.system"}, "Unknown activation"),
+    "a number as module": ({"module": 3}, "cannot be built from module=3"),
+    "an unknown option": ({"module__depth": 3}, "takes no 'depth'"),
+    "an unknown activation": ({"module__activation": "os.system"}, "Unknown activation"),
 }
 
 
-@pytest.mark.parametrize(("params", "message"), HARMFUL.values(), ids=HARMFUL)
-def test_a_network_is_built_only_if_that_does_no_harm(
+@pytest.mark.parametrize(("params", "message"), REFUSED.values(), ids=REFUSED)
+def test_a_network_is_not_built_from_untrusted_classes_or_large_arguments(
     params: dict[str, Any], message: str, load_edited: Callable[..., Any]
 ) -> None:
     def edit(record: Record, tensors: Tensors) -> None:
-        give(record, tensors)
+        undescribe(record, tensors)
         record["params"].update(params)
         if "deep" in str(params):
             tensors["deep"] = torch.ones(10**5, dtype=torch.int64)
@@ -93,34 +96,33 @@ def test_a_network_is_built_only_if_that_does_no_harm(
         load_edited(edit)
 
 
-def test_a_network_that_is_given_gets_the_files_numbers(
+def test_a_rebuilt_network_gets_the_parameters_of_the_file(
     load_edited: Callable[..., Any], saved: Path
 ) -> None:
     expected = torchreg.load(saved).predict(X)
-    assert np.array_equal(load_edited(give).predict(X), expected)
-    # The same layers, whoever builds them.
+    assert np.array_equal(load_edited(undescribe).predict(X), expected)
     for module in (
         torchreg.nn.MLP(3, 1, [4]),
         functools.partial(torchreg.nn.MLP, hidden_sizes=[4]),
     ):
-        edit = functools.partial(give_without_options)
+        edit = undescribe_without_options
         assert np.array_equal(load_edited(edit, module=module).predict(X), expected)
     with pytest.raises(FileError, match=r"no tensor 'network\.0\.weight', which the module needs"):
-        load_edited(give_without_options, module=nn.Sequential(nn.Linear(3, 1)))
+        load_edited(undescribe_without_options, module=nn.Sequential(nn.Linear(3, 1)))
     with pytest.raises(
         FileError,
         match=r"has shape \(4, 3\) and torch\.float64, the module's has shape \(5, 3\) and torch\.",
     ):
-        load_edited(give_without_options, module=torchreg.nn.MLP(3, 1, [5]))
+        load_edited(undescribe_without_options, module=torchreg.nn.MLP(3, 1, [5]))
 
 
-def give_without_options(record: Record, tensors: Tensors) -> None:
-    give(record, tensors)
+def undescribe_without_options(record: Record, tensors: Tensors) -> None:
+    undescribe(record, tensors)
     del record["params"]["module__hidden_sizes"]
 
 
 class Sized(nn.Module):
-    """A module whose constructor has to see numbers, and whose width the file chooses."""
+    """A module whose constructor needs the values of a tensor."""
 
     def __init__(self, in_features: int, out_features: int, width: int = 2) -> None:
         super().__init__()
@@ -133,7 +135,7 @@ class Sized(nn.Module):
         return outputs
 
 
-def test_a_constructor_that_has_to_see_numbers_sees_them(tmp_path: Path) -> None:
+def test_a_constructor_can_use_values_of_tensors(tmp_path: Path) -> None:
     reg = TorchRegressor(Sized, max_epochs=2, module__width=3).fit(X, X[:, 0])
     reg.save(tmp_path / "reg")
     loaded = torchreg.load(tmp_path / "reg", module=Sized)
@@ -142,7 +144,7 @@ def test_a_constructor_that_has_to_see_numbers_sees_them(tmp_path: Path) -> None
         torchreg.load(tmp_path / "reg", module=Sized, module__width=4)
 
 
-def test_a_module_that_lacks_what_the_file_has_and_one_that_has_more_are_refused(
+def test_a_passed_module_with_other_parameters_is_refused(
     load_edited: Callable[..., Any],
 ) -> None:
     class More(torchreg.nn.MLP):
@@ -151,6 +153,6 @@ def test_a_module_that_lacks_what_the_file_has_and_one_that_has_more_are_refused
             self.more = nn.Parameter(torch.zeros(1))
 
     with pytest.raises(FileError, match="module has 'more', for which the file has no tensor"):
-        load_edited(give_without_options, module=More)
+        load_edited(undescribe_without_options, module=More)
     with pytest.raises(FileError, match=r"cannot be built from module=.*takes 2 features but X"):
-        load_edited(give_without_options, module=torchreg.nn.MLP(2, 1, [4]))
+        load_edited(undescribe_without_options, module=torchreg.nn.MLP(2, 1, [4]))

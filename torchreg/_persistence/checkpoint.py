@@ -1,4 +1,4 @@
-"""The file from which a fit goes on whose process was killed."""
+"""The file from which a fit is resumed after its process was killed."""
 
 from __future__ import annotations
 
@@ -21,45 +21,44 @@ from torchreg._serialization import (
 )
 from torchreg.exceptions import CheckpointError, FileError
 
-#: Seconds between two writes, at least, ...
-INTERVAL = 10.0
-#: ... and so many times as long as a write takes, so that writing costs a fiftieth of the fit.
-PAUSE = 50.0
-
 
 class Checkpoint:
-    """Keeps the state of one fit in a file; see :meth:`torchreg.TorchRegressor.fit`.
+    """The file with the state of one fit; see :meth:`torchreg.TorchRegressor.fit`.
 
     Parameters
     ----------
     path : path
-        Of the file.
-    description : dict of str to str
-        Digests of all that the fit depends on, by name.
+    fingerprint : dict of str to str
+        Digests of everything that the fit depends on, by name.
     seed : int
-        Of the fit.
+        The seed of the fit.
     state : dict or None
-        What an earlier process left; ``None`` if it, or this one, has just begun.
+        The state to resume from; ``None`` at the beginning of a fit.
     """
 
+    #: The shortest time between two writes in seconds, ...
+    MIN_INTERVAL_S = 10.0
+    #: ... and in multiples of the time of a write, so that writing takes at most 2 % of the fit.
+    MIN_INTERVAL_WRITES = 50.0
+
     def __init__(
-        self, path: Path, description: dict[str, str], seed: int, state: dict[str, Any] | None
+        self, path: Path, fingerprint: dict[str, str], seed: int, state: dict[str, Any] | None
     ) -> None:
-        self.path, self.description, self.seed, self.state = path, description, seed, state
-        self.next_write = time.monotonic() + INTERVAL
+        self.path, self.fingerprint, self.seed, self.state = path, fingerprint, seed, state
+        self.next_write = time.monotonic() + self.MIN_INTERVAL_S
 
     def load(self) -> dict[str, Any] | None:
-        """Give the state to go on from; ``None`` begins anew."""
+        """Return the state to resume from; ``None`` at the beginning of a fit."""
         return self.state
 
     def save(self, state: Callable[[], dict[str, Any]], *, ended: bool) -> None:
-        """Write the state, if it is time."""
-        began = time.monotonic()
-        if not ended and began < self.next_write:
+        """Write the state, unless the last write was recent and the fit has not ended."""
+        start = time.monotonic()
+        if not ended and start < self.next_write:
             return
         self.write(state())
         now = time.monotonic()
-        self.next_write = now + max(INTERVAL, PAUSE * (now - began))
+        self.next_write = now + max(self.MIN_INTERVAL_S, self.MIN_INTERVAL_WRITES * (now - start))
 
     def write(self, state: dict[str, Any] | None) -> None:
         """Write a state.
@@ -67,111 +66,110 @@ class Checkpoint:
         Raises
         ------
         CheckpointError
-            If it cannot be written. The file still holds the one before.
+            If it cannot be written. The file still holds the previous state.
         """
         writer = Writer()
-        content = {"description": self.description, "seed": self.seed, "state": state}
+        content = {"description": self.fingerprint, "seed": self.seed, "state": state}
         try:
             written = writer.write(content, path="")
             write_file(self.path, {"checkpoint": written}, writer.tensors)
         except OSError as error:
             raise CheckpointError(
-                f"The checkpoint {str(self.path)!r} cannot be written: {error}. What it held "
-                "before is whole. Make room for it or give another path, and call fit again."
+                f"The checkpoint {str(self.path)!r} cannot be written: {error}. The previous "
+                "state is still in the file. Free some space or pass another path, and call fit "
+                "again."
             ) from error
         except TypeError as error:
             raise CheckpointError(
-                f"The optimizer remembers what no checkpoint can hold: {error}. Choose another, "
-                "or fit without checkpoint."
+                f"A checkpoint cannot hold the state of the optimizer: {error}. Choose another "
+                "optimizer, or fit without checkpoint."
             ) from error
 
 
 def open_checkpoint(
     path: str | os.PathLike[str],
-    description: Callable[[], dict[str, str]],
-    seed: Callable[[], int],
+    make_fingerprint: Callable[[], dict[str, str]],
+    draw_seed: Callable[[], int],
 ) -> AbstractContextManager[Checkpoint]:
-    """Open the file of a fit, for this process alone: the one that is there, or a new one.
+    """Open or create the checkpoint of a fit, and lock it for this process.
 
     Parameters
     ----------
     path : str or path
-        Of the file.
-    description : callable
-        Gives the digests of all that the fit depends on, by name.
-    seed : callable
-        Draws the seed of a fit that begins.
+    make_fingerprint : callable
+        Returns the digests of everything that the fit depends on, by name.
+    draw_seed : callable
+        Returns the seed of a new fit.
 
     Raises
     ------
     CheckpointError
-        On entry, if it is that of another fit, another process uses it, it is damaged, or
-        cannot be written.
+        On entry, if the checkpoint belongs to another fit, is in use, is damaged or cannot be
+        written.
     TypeError
-        If ``path`` is none.
+        If ``path`` is not a path.
     """
     if not isinstance(path, str | os.PathLike):
         raise TypeError(f"checkpoint expects the path of a file, or None, got {path!r}.")
-    return _opened(Path(path), description, seed)
+    return _open(Path(path), make_fingerprint, draw_seed)
 
 
 @contextmanager
-def _opened(
-    path: Path, description: Callable[[], dict[str, str]], seed: Callable[[], int]
+def _open(
+    path: Path, make_fingerprint: Callable[[], dict[str, str]], draw_seed: Callable[[], int]
 ) -> Iterator[Checkpoint]:
-    with ExitStack() as held:
+    with ExitStack() as stack:
         lock = FileLock(path.with_name(f"{path.name}.lock"), blocking=False)
         try:
             os.stat(path.parent)  # filelock would create a missing folder.
-            held.enter_context(lock)
+            stack.enter_context(lock)
         except Timeout as error:
             raise CheckpointError(
                 f"The checkpoint {str(path)!r} is in use by another fit that is still running. "
-                "Give each fit a path of its own."
+                "Pass a different path for each fit."
             ) from error
         except OSError as error:
             raise CheckpointError(
-                f"The checkpoint {str(path)!r} cannot be written: {error}. Give the path of a file "
-                "in a folder that exists and can be written to."
+                f"The checkpoint {str(path)!r} cannot be written: {error}. Pass the path of a file "
+                "in a folder that exists and is writable."
             ) from error
-        held.callback(_remove, lock.lock_file)
+        stack.callback(_unlink, lock.lock_file)
         remove_leftovers(path)
         if path.exists():
-            yield _read(path, description())
+            yield _read(path, make_fingerprint())
             return
-        checkpoint = Checkpoint(path, description(), seed(), None)
-        # If it cannot be written, it is better to know before the training.
-        checkpoint.write(None)
+        checkpoint = Checkpoint(path, make_fingerprint(), draw_seed(), None)
+        checkpoint.write(None)  # A full disk is an error before the training, too.
         yield checkpoint
 
 
-def _remove(lock_file: str) -> None:
-    """Remove a lock file while it is locked; filelock does not lock a file without a name."""
+def _unlink(lock_file: str) -> None:
+    """Remove a locked file; filelock retries if the file that it has locked was removed."""
     with suppress(OSError):  # Windows removes no open file; there filelock removes it.
         os.unlink(lock_file)
 
 
-def _read(path: Path, description: dict[str, str]) -> Checkpoint:
+def _read(path: Path, fingerprint: dict[str, str]) -> Checkpoint:
     try:
         record, tensors = read_file(path)
         content = Reader(tensors, ImportAllowlist()).read(record.get("checkpoint"))
         if not isinstance(content, dict) or content.keys() != {"description", "seed", "state"}:
-            raise FileError(f"{path}: the file is no checkpoint.")
+            raise FileError(f"{path}: The file is not a checkpoint.")
     except (OSError, FileError) as error:
         raise CheckpointError(
-            f"The checkpoint cannot be read: {error} Delete the file, or give another path, to "
-            "begin anew."
+            f"The checkpoint cannot be read: {error} Delete the file or pass another path to start "
+            "a new fit."
         ) from error
-    before = content["description"]
+    saved = content["description"]
     changed = [
         name
-        for name in sorted(before.keys() | description.keys())
-        if before.get(name) != description.get(name)
+        for name in sorted(saved.keys() | fingerprint.keys())
+        if saved.get(name) != fingerprint.get(name)
     ]
     if changed:
         raise CheckpointError(
             f"The checkpoint {str(path)!r} was written by another fit: {', '.join(changed)} "
-            f"{'differ' if len(changed) > 1 else 'differs'}. To go on with that one, call fit as "
-            "then; to begin anew, delete the file or give another path."
+            f"{'differ' if len(changed) > 1 else 'differs'}. To resume that fit, pass the same "
+            "parameters and data; to start a new fit, delete the file or pass another path."
         )
-    return Checkpoint(path, description, content["seed"], content["state"])
+    return Checkpoint(path, fingerprint, content["seed"], content["state"])

@@ -1,4 +1,4 @@
-"""A fitted ensemble as a record and tensors, and the other way round: a record of each member."""
+"""A fitted ensemble as a record, which contains those of its members, and tensors."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ from torchreg._persistence.estimator_record import (
 from torchreg._serialization import Writer, write_module
 from torchreg.exceptions import FileError
 
-#: Where the tensors of the template's settings stand.
+#: The prefix of the tensors of the unfitted estimator.
 _TEMPLATE = ":estimator"
 
 
 def write_ensemble(ensemble: BaseEstimator) -> tuple[dict[str, Any], Writer]:
-    """Write a fitted ensemble as a record; its tensors are with the writer.
+    """Convert a fitted ensemble to a record, and a writer with its tensors.
 
-    Those of the members have the names that the ``state_dict`` of the module gives them.
+    Parameters and buffers of the members have their names in the ``state_dict`` of the ensemble.
 
     Raises
     ------
@@ -35,29 +35,29 @@ def write_ensemble(ensemble: BaseEstimator) -> tuple[dict[str, Any], Writer]:
         If a fitted attribute of a member cannot be written.
     """
     whole = Writer(write_module)
-    record: dict[str, Any] = {"ensemble": write_unfitted(whole, ensemble, apart=("estimator",))}
+    record: dict[str, Any] = {"ensemble": write_unfitted(whole, ensemble, skip=("estimator",))}
     record["template"] = None
     if ensemble.estimator is not None:
         writer = Writer(write_module)
         record["template"] = write_unfitted(writer, ensemble.estimator)
-        _collect(whole, writer, lambda name: f"{_TEMPLATE}{name}")
+        _add_tensors(whole, writer, lambda name: f"{_TEMPLATE}{name}")
     record["members"] = []
-    for number, member in enumerate(ensemble.estimators_):
+    for i, member in enumerate(ensemble.estimators_):
         written, writer = write_estimator(member)
         record["members"].append(written)
-        _collect(whole, writer, partial(_name_of, number))
+        _add_tensors(whole, writer, partial(_member_key, i))
     return record, whole
 
 
-def _collect(whole: Writer, part: Writer, rename: Callable[[str], str]) -> None:
+def _add_tensors(whole: Writer, part: Writer, rename: Callable[[str], str]) -> None:
     for name, tensor in part.tensors.items():
         whole.add_tensor(tensor, rename(name))
     whole.named |= part.named
 
 
-def _name_of(number: int, name: str) -> str:
-    """Name a member's tensor in the file of all."""
-    return f":members.{number}{name}" if name[:1] == ":" else f"members.{number}.{name}"
+def _member_key(i: int, name: str) -> str:
+    """Return the name of a member's tensor in the file of the ensemble."""
+    return f":members.{i}{name}" if name[:1] == ":" else f"members.{i}.{name}"
 
 
 def read_ensemble(
@@ -69,39 +69,40 @@ def read_ensemble(
     trusted: Iterable[Any],
     params: Mapping[str, Any],
 ) -> Any:
-    """Make a fitted ensemble of a record and its tensors.
+    """Convert a record and its tensors to a fitted ensemble.
 
     Parameters
     ----------
-    record, tensors : as :func:`write_ensemble` made them
+    record, tensors
+        As written by :func:`write_ensemble`.
     base, member : type
-        The classes of the ensemble and of its members that need no trust; see
+        The classes of the ensemble and of its members, which are always trusted; see
         :func:`torchreg._persistence.estimator_record.read_estimator`.
     trusted : iterable
-        See :class:`torchreg._serialization.allowlist.ImportAllowlist`.
+        See :class:`torchreg._serialization.ImportAllowlist`.
     params : mapping
         Parameters that replace those of the members.
 
     Raises
     ------
     FileError
-        If they are not what :func:`write_ensemble` made.
+        If the record is invalid.
     TypeError
         If a parameter does not exist.
     """
     left = dict(tensors)
     written = record.get("members")
     if not isinstance(written, list) or not 0 < len(written) <= len(left):
-        raise FileError("The file holds an ensemble without members, or with more than tensors.")
+        raise FileError("The file holds an ensemble without members, or with too few tensors.")
     known: dict[str, Any] = {"trusted": trusted}
     members = []
-    for number, one in enumerate(written):
-        own = _take(left, f"members.{number}.", "") | _take(left, f":members.{number}:", ":")
+    for i, one in enumerate(written):
+        own = _pop_tensors(left, f"members.{i}.", "") | _pop_tensors(left, f":members.{i}:", ":")
         members.append(read_estimator(one, own, base=member, params=params, **known))
-    _require_alike(members)
+    _check_data_attributes(members)
     template = record.get("template")
     if template is not None:
-        own = _take(left, f"{_TEMPLATE}:", ":")
+        own = _pop_tensors(left, f"{_TEMPLATE}:", ":")
         template = read_unfitted(template, own, base=member, params=params, **known)
     ensemble = read_unfitted(record["ensemble"], left, base=base, params={}, **known)
     shared = {name: value for name, value in vars(members[0]).items() if name in DATA_ATTRIBUTES}
@@ -109,13 +110,13 @@ def read_ensemble(
     return ensemble
 
 
-def _take(left: dict[str, Tensor], prefix: str, instead: str) -> dict[str, Tensor]:
+def _pop_tensors(left: dict[str, Tensor], prefix: str, new_prefix: str) -> dict[str, Tensor]:
     names = [name for name in left if name.startswith(prefix)]
-    return {f"{instead}{name.removeprefix(prefix)}": left.pop(name) for name in names}
+    return {f"{new_prefix}{name.removeprefix(prefix)}": left.pop(name) for name in names}
 
 
-def _require_alike(members: list[Any]) -> None:
-    """Require that all members were fitted to the same columns."""
+def _check_data_attributes(members: list[Any]) -> None:
+    """Check that all members were fitted to the same columns."""
     for name in DATA_ATTRIBUTES:
         first, *others = (vars(member).get(name) for member in members)
         if not all(np.array_equal(first, other) for other in others):

@@ -1,4 +1,4 @@
-"""What a fitted regressor can be turned into: each method is one call into the room below."""
+"""The methods that export a fitted estimator; each calls a function of :mod:`torchreg.export`."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 
 class GraphMixin(BaseEstimator):
-    """Adds to an estimator the graphs of its fitted module."""
+    """Mixin with ``to_onnx`` and ``to_exported_program``."""
 
     def to_onnx(
         self,
@@ -43,33 +43,32 @@ class GraphMixin(BaseEstimator):
         feature_units: Mapping[str, str] | Sequence[str] | None = None,
         target_units: str | Sequence[str] | None = None,
     ) -> None:
-        """Write an ONNX file: raw units in, raw units out, scaling and all.
+        """Export the fitted module to an ONNX file, from raw X to raw y, including all scaling.
 
-        The file is written only if onnxruntime computes from it what ``predict`` does. It
-        needs neither torch nor Python to run: see Notes.
+        The file is written only if onnxruntime gives the same predictions as ``predict``. Using
+        it needs neither torch nor Python.
 
         Parameters
         ----------
         path : str or path-like
-            Where. A file that is there already is replaced when the new one is whole.
+            The file, which is replaced atomically if it exists.
         X : array-like of shape (n_samples, n_features) or None, default=None
             Rows to check the file on, in the units of ``fit``: all at once, and the first
-            alone. ``None`` makes up 512 (fewer, if they are wide) within three standard
+            alone. ``None`` draws 512 (fewer, if they are wide) within three standard
             deviations of the means of the training rows.
         feature_units : dict of str to str, list of str or None, default=None
-            Units to write down beside the names of the features, like ``{"flipper": "mm"}``.
+            Units of the features for the metadata, like ``{"flipper": "mm"}``.
         target_units : str, list of str or None, default=None
-            Units of y.
+            Units of y for the metadata.
 
         Raises
         ------
         ExportError
-            A ``ValueError``. If the module cannot be written as a graph, or a prediction from
-            the file differs by more than 1e-5 standard deviations of y (or of the
-            predictions, where y was not standardized); both numbers are in the message. Or if
-            X is missing for a network that does not standardize X.
+            A ``ValueError``, if the module cannot be exported, if a prediction of the file
+            differs by more than 1e-5 standard deviations of y (of the predictions, where y was
+            not standardized), or if X is missing and the module does not standardize X.
         ValueError
-            If units are not one for each column.
+            If the number of units is not the number of columns.
         ImportError
             If ``torchreg[onnx]`` is not installed.
         sklearn.exceptions.NotFittedError
@@ -77,20 +76,19 @@ class GraphMixin(BaseEstimator):
 
         Notes
         -----
-        The graph takes one input, ``X`` of shape (n_samples, n_features) in float64, of one
-        row or more, and gives one output, ``y`` of shape (n_samples, n_outputs) in float64:
-        two dimensions also where ``predict`` gives one. The means are subtracted in float64, so
-        that a feature like a Unix time keeps its digits. The network is written in its
-        own dtype, or in float32 where onnxruntime cannot compute one of its operators in
-        float64.
+        The graph has one input, ``X`` of shape (n_samples, n_features) in float64 with one row
+        or more, and one output, ``y`` of shape (n_samples, n_outputs) in float64, which has two
+        dimensions even where ``predict`` returns one. The means are subtracted in float64, so
+        that a feature like a Unix time keeps its digits. The network is computed in its own
+        dtype, or in float32 where onnxruntime has no float64 kernel for one of its operators.
 
-        The operator set is ONNX 18, all operators are standard ones, and the file is complete
-        by itself. Its metadata hold ``feature_names``, ``feature_units`` and ``target_units``
-        where they are known, ``versions`` and ``core_dtype``, lists and dictionaries as JSON.
+        The graph uses standard operators of ONNX 18, and the file needs no other file. Its
+        metadata contain ``feature_names``, ``feature_units`` and ``target_units`` where known,
+        ``versions`` and ``core_dtype``; lists and dictionaries are in JSON.
 
         See Also
         --------
-        to_exported_program : A graph that runs where torch is.
+        to_exported_program : A graph that runs in torch.
 
         Examples
         --------
@@ -115,28 +113,27 @@ class GraphMixin(BaseEstimator):
         write_onnx(source, path, labels)
 
     def to_exported_program(self, X: ArrayLike | None = None) -> torch.export.ExportedProgram:
-        """Write the fitted module as a program of ``torch.export``, raw units to raw units.
+        """Export the fitted module to a program of ``torch.export``, from raw X to raw y.
 
-        The program is returned only if it computes what ``predict`` does.
-        ``torch.export.save`` makes a file of it, which ``torch.export.load`` opens in a process
-        that has torch, and neither torchreg nor the code of the module. Like a pickle, such a
-        file may run code when it is loaded: open only those that you trust.
+        The program is returned only if it gives the same predictions as ``predict``. Save it
+        with ``torch.export.save``. ``torch.export.load`` needs torch, but neither torchreg nor the
+        code of the module. Like a pickle, such a file can run code when it is loaded.
 
         Parameters
         ----------
         X : array-like of shape (n_samples, n_features) or None, default=None
-            Rows to check the program on, as for :meth:`to_onnx`.
+            Rows to check the program on; see :meth:`to_onnx`.
 
         Returns
         -------
         torch.export.ExportedProgram
-            ``.module()`` takes a tensor of shape (n_samples, n_features) in float64, of one row
-            or more, and gives one of shape (n_samples, n_outputs) in float64, on the CPU.
+            ``.module()`` maps a tensor of shape (n_samples, n_features) in float64, with one row
+            or more, to one of shape (n_samples, n_outputs) in float64, on the CPU.
 
         Raises
         ------
         ExportError
-            A ``ValueError``. As for :meth:`to_onnx`.
+            A ``ValueError``; see :meth:`to_onnx`.
         sklearn.exceptions.NotFittedError
             If ``fit`` was not called.
 
@@ -157,7 +154,7 @@ class GraphMixin(BaseEstimator):
 
 
 class ExportMixin(GraphMixin):
-    """Adds to an estimator the graphs and the script of its fitted module."""
+    """Mixin with ``to_onnx``, ``to_exported_program`` and ``to_script``."""
 
     def to_script(
         self,
@@ -270,7 +267,7 @@ def _rows_of_fit(
 
 
 def _source(estimator: BaseEstimator, X: ArrayLike | None, *, method: str) -> Source:
-    """Say in the words of the room below what was fitted."""
+    """Describe the fitted estimator for :mod:`torchreg.export`."""
     from torchreg.export.graph import Source
 
     check_is_fitted(estimator)

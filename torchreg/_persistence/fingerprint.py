@@ -1,4 +1,4 @@
-"""Digests of all that a fit depends on, the same in every process."""
+"""Digests of the parameters and data of a fit, which are the same in every process."""
 
 from __future__ import annotations
 
@@ -14,58 +14,56 @@ from torchreg._estimator import Data
 from torchreg._serialization import Writer
 from torchreg.engine.data import Rows, SparseRows
 
-#: Parameters that change nothing of what is learned.
-_OF_NO_CONSEQUENCE = {"verbose"}
+#: Parameters that do not change the result of a fit.
+_IGNORED = {"verbose"}
 
 
 def fingerprint(
     params: Mapping[str, Any], training: Data, validation: Data | None, start: nn.Module | None
 ) -> dict[str, str]:
-    """Digest what a fit depends on.
+    """Digest everything that the result of a fit depends on.
 
     Parameters
     ----------
     params : mapping
         Parameters of the estimator.
     training, validation : Data or None
-        Rows, before any are held out.
+        The data passed to ``fit``, before a validation set is split off.
     start : nn.Module or None
-        The fitted network from which it goes on (warm start).
+        The module that a warm start continues.
 
     Returns
     -------
     dict of str to str
-        By the names under which a caller knows these things.
+        By the name of the parameter or of the argument of ``fit``.
     """
-    digests = {
-        name: _of_value(value) for name, value in params.items() if name not in _OF_NO_CONSEQUENCE
-    }
+    digests = {name: _digest_value(value) for name, value in params.items() if name not in _IGNORED}
     for suffix, data in (("", training), ("_val", validation)):
         if data is not None:
-            digests[f"X{suffix}"] = _of_tensors(*_parts(data.x))
-            digests[f"y{suffix}"] = _of_tensors(data.y)
+            digests[f"X{suffix}"] = _digest_tensors(*_tensors_of_rows(data.x))
+            digests[f"y{suffix}"] = _digest_tensors(data.y)
             if data.weight is not None:
-                digests[f"sample_weight{suffix}"] = _of_tensors(data.weight)
+                digests[f"sample_weight{suffix}"] = _digest_tensors(data.weight)
     if start is not None:
-        digests["module_"] = _of_module(start)
+        digests["module_"] = _digest_module(start)
     return digests
 
 
-def _parts(rows: Rows) -> list[Tensor]:
+def _tensors_of_rows(rows: Rows) -> list[Tensor]:
     return [rows.starts, rows.columns, rows.values] if isinstance(rows, SparseRows) else [rows]
 
 
-def _of_value(value: Any) -> str:
-    writer = Writer(write_module=lambda _, module, path: _of_module(module))
+def _digest_value(value: Any) -> str:
+    writer = Writer(write_module=lambda _, module, path: _digest_module(module))
     text = json.dumps(writer.write_or_describe(value, path=""))
-    return _of_tensors(*writer.tensors.values(), text=text)
+    return _digest_tensors(*writer.tensors.values(), text=text)
 
 
-def _of_module(module: nn.Module) -> str:
-    return _of_tensors(*module.state_dict().values(), text=f"{type(module).__name__} {module}")
+def _digest_module(module: nn.Module) -> str:
+    return _digest_tensors(*module.state_dict().values(), text=f"{type(module).__name__} {module}")
 
 
-def _of_tensors(*tensors: Tensor, text: str = "") -> str:
+def _digest_tensors(*tensors: Tensor, text: str = "") -> str:
     digest = hashlib.blake2b(text.encode(), digest_size=16)
     for tensor in tensors:
         if isinstance(

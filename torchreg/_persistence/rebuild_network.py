@@ -1,7 +1,7 @@
-"""A network that a file does not describe: built as ``fit`` built it, if that does no harm.
+"""Networks without a description, built as ``fit`` builds them.
 
-Whoever wrote the file chose the arguments. So nothing is called but what the caller passed or
-allowed, and the layers that a file may describe; and a sketch without memory comes first.
+The file chooses the arguments, and may be forged. So only classes are called that the caller passed
+or trusts, or that a file may describe, and first on the meta device, to check the memory they take.
 """
 
 from __future__ import annotations
@@ -20,39 +20,39 @@ from torchreg._utils import with_seed
 from torchreg.engine.build import build_network, materialize
 from torchreg.exceptions import FileError, UntrustedError
 
-_TABLE = (*LAYERS, *CONSTANTS, *CONTAINERS)
+_DESCRIBED = (*LAYERS, *CONSTANTS, *CONTAINERS)
 
-#: So many options and sizes ask for no more memory than any file may.
-_FEW = 100
+#: The length of options up to which the number of layers is not limited by that of tensors.
+_SMALL = 100
 
 
 def rebuild_network(
-    estimator: Any, numbers: Mapping[str, Tensor], per_output: int = 1, *, passed: bool
+    estimator: Any, tensors: Mapping[str, Tensor], per_output: int = 1, *, passed: bool
 ) -> nn.Module:
     """Build the network of an estimator's ``module`` and ``module__*``.
 
     Parameters
     ----------
     estimator : TorchRegressor
-        With its parameters, and what ``fit`` saw.
-    numbers : mapping of str to Tensor
-        Its parameters and buffers, by name.
+        With its parameters and data attributes.
+    tensors : mapping of str to Tensor
+        The parameters and buffers of the network, by name.
     per_output : int, default=1
-        How many numbers it gives for each output.
+        The number of columns per output.
     passed : bool
-        Whether the caller passed ``module``, rather than the file naming it.
+        Whether ``module`` was passed by the caller, and not read from the file.
 
     Returns
     -------
     nn.Module
-        With numbers of its own.
+        With initial values of its parameters.
 
     Raises
     ------
     FileError
-        If it cannot be built, or its numbers have other names or shapes.
+        If the network cannot be built, or its parameters have other names or shapes.
     UntrustedError
-        If it needs something that the caller neither passed nor allowed.
+        If ``module`` is missing, or is not trusted.
     """
     params = estimator._fitted_params()
     module, options = params["module"], nested_parameters(params, "module")
@@ -62,8 +62,8 @@ def rebuild_network(
             "torchreg.load(path, module=...)."
         )
     if not passed:
-        _require_harmless(module, called=True)
-        _require_harmless(options, called=False)
+        _check_trusted(module, called=True)
+        _check_trusted(options, called=False)
 
     def build() -> nn.Module:
         return build_network(
@@ -75,15 +75,15 @@ def rebuild_network(
 
     def checked() -> nn.Module:
         if not isinstance(module, nn.Module):
-            _check_size(build, numbers, must_work=own)
+            _check_size(build, tensors, must_succeed=described)
         network = build()
         rows = torch.zeros(2, estimator.n_features_in_)
         materialize(network, rows, estimator.n_outputs_, per_output)
         return network
 
-    own = _is_own(module)
-    if own and _longest([module, options]) > max(len(numbers), _FEW):
-        raise FileError("The file asks for more layers than it has tensors for.")
+    described = _is_described(module)
+    if described and _longest([module, options]) > max(len(tensors), _SMALL):
+        raise FileError("The file describes more layers than it has tensors.")
     try:
         network = with_seed(0, torch.device("cpu"), checked)
     except FileError:
@@ -96,14 +96,14 @@ def rebuild_network(
     return network.to(estimator.dtype_)
 
 
-def _is_own(module: Any) -> bool:
+def _is_described(module: Any) -> bool:
     while isinstance(module, partial):
         module = module.func
-    return module in _TABLE
+    return module in _DESCRIBED
 
 
 def _parts(value: Any) -> list[Any]:
-    """List what a value holds, one level down."""
+    """List the items of a value."""
     if isinstance(value, partial):
         return [*value.args, *value.keywords.values()]
     if isinstance(value, dict):
@@ -118,36 +118,40 @@ def _longest(value: Any) -> int:
     return max([len(parts), *map(_longest, parts)])
 
 
-def _require_harmless(value: Any, *, called: bool) -> None:
-    """Let nothing of torch be called with a file's arguments but the layers of the table."""
+def _check_trusted(value: Any, *, called: bool) -> None:
+    """Check that no object of torch is called except layers that a file may describe."""
     for part in _parts(value):
-        _require_harmless(part, called=False)
+        _check_trusted(part, called=False)
     if isinstance(value, partial):
-        _require_harmless(value.func, called=True)
-    elif called and callable(value) and value in builtin_objects().values() and value not in _TABLE:
+        _check_trusted(value.func, called=True)
+    elif called and callable(value) and _is_builtin(value) and value not in _DESCRIBED:
         raise UntrustedError(
             f"The network is built by {value!r}. Pass it: torchreg.load(path, module=...)."
         )
 
 
+def _is_builtin(value: Any) -> bool:
+    return value in builtin_objects().values()
+
+
 def _check_size(
-    build: Callable[[], nn.Module], numbers: Mapping[str, Tensor], *, must_work: bool
+    build: Callable[[], nn.Module], tensors: Mapping[str, Tensor], *, must_succeed: bool
 ) -> None:
-    """Require that a network is no larger than its numbers, before it takes any memory."""
+    """Check names and shapes of parameters on the meta device, before they take memory."""
     try:
         with torch.device("meta"):
-            sketch = build()
+            network = build()
     except Exception:
-        if must_work:
+        if must_succeed:
             raise
-        return  # The user's constructor wants to see numbers, which a sketch has not.
-    for name, there in [*sketch.named_parameters(), *sketch.named_buffers()]:
-        if nn.parameter.is_lazy(there):
+        return  # The user's constructor may need values, which meta tensors do not have.
+    for name, expected in [*network.named_parameters(), *network.named_buffers()]:
+        if nn.parameter.is_lazy(expected):
             continue
-        if name not in numbers:
+        if name not in tensors:
             raise FileError(f"The module has {name!r}, for which the file has no tensor.")
-        if numbers[name].shape != there.shape:
+        if tensors[name].shape != expected.shape:
             raise FileError(
-                f"The file's tensor {name!r} has shape {tuple(numbers[name].shape)}, the module's "
-                f"has shape {tuple(there.shape)}."
+                f"The file's tensor {name!r} has shape {tuple(tensors[name].shape)}, the module's "
+                f"has shape {tuple(expected.shape)}."
             )

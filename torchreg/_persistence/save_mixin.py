@@ -1,4 +1,4 @@
-"""A fitted regressor on its way out, and back: files, and what pickle and skops see of it."""
+"""The method ``save``, and the state that pickle, joblib and skops store."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from torchreg.exceptions import UnserializedWarning
 
 
 def pack_estimator(estimator: BaseEstimator) -> tuple[bytes, list[Any]]:
-    """Make a file's bytes of a fitted estimator, and list the user's classes that it names.
+    """Return the bytes of a file, and the user's classes and functions that it names.
 
     Warns
     -----
     UnserializedWarning
-        If a setting cannot be written.
+        If a parameter cannot be written.
     """
     from torchreg._persistence.ensemble_record import write_ensemble
     from torchreg._persistence.estimator_record import write_estimator
@@ -29,18 +29,18 @@ def pack_estimator(estimator: BaseEstimator) -> tuple[bytes, list[Any]]:
     is_ensemble = hasattr(estimator, "estimators_")
     record, writer = write_ensemble(estimator) if is_ensemble else write_estimator(estimator)
     regressor = record["template"] or {"params": {}} if is_ensemble else record
-    left_out = {
-        name: written["unwritten"]
-        for name, written in regressor["params"].items()
-        if isinstance(written, dict) and "unwritten" in written
+    unwritten = {
+        name: value["unwritten"]
+        for name, value in regressor["params"].items()
+        if isinstance(value, dict) and "unwritten" in value
     }
-    if left_out:
-        shown = ", ".join(f"{name}={text}" for name, text in left_out.items())
-        again = ", ".join(f"{name}=..." for name in left_out)
+    if unwritten:
+        shown = ", ".join(f"{name}={text}" for name, text in unwritten.items())
+        again = ", ".join(f"{name}=..." for name in unwritten)
         warnings.warn(
-            f"A file cannot hold {shown}. To fit again after loading (and, if module is among "
-            f"them, to load at all unless it builds layers of torch.nn in nn.Sequential only), "
-            f"pass what is missing: torchreg.load(path, {again}).",
+            f"A file cannot hold {shown}. Pass it when the file is loaded, to be able to call fit "
+            "(and if it is the module, to load the file at all, unless it builds only layers of "
+            f"torch.nn in nn.Sequential): torchreg.load(path, {again}).",
             UnserializedWarning,
             stacklevel=3,
         )
@@ -55,7 +55,7 @@ def unpack_estimator(
     trusted: Iterable[Any] = (),
     params: Mapping[str, Any] | None = None,
 ) -> Any:
-    """Make a fitted estimator of a file's bytes; see :func:`torchreg.load`."""
+    """Return the fitted estimator of a file's bytes; see :func:`torchreg.load`."""
     from torchreg._persistence.ensemble_record import read_ensemble
     from torchreg._persistence.estimator_record import read_estimator
     from torchreg._serialization import unpack
@@ -68,16 +68,15 @@ def unpack_estimator(
 
 
 class PickleState:
-    """The state of a fitted regressor, for whoever takes objects apart.
+    """The state of a fitted estimator in a pickle or a file of skops.
 
-    pickle, joblib and copy get the state as it is. skops, which knows no tensors, gets the bytes
-    of a file, and beside them the classes that they name, so that it can ask its user
-    about those.
+    pickle, joblib and copy store the attributes. skops does not support tensors, and stores the
+    bytes of a file and the classes that they name, so that it can ask whether they are trusted.
 
     Parameters
     ----------
     kind : type
-        Of the regressor.
+        The class of the estimator.
     state : dict
         Its attributes.
     """
@@ -97,30 +96,31 @@ class PickleState:
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.kind = state["kind"]
-        members = state.get("members", [])  # Which earlier versions did not write.
+        members = state.get("members", [])  # Missing in files of earlier versions.
         kinds = {"base": members[0], "ensemble": self.kind} if members else {"base": self.kind}
         trusted = [self.kind, *members, *state["named"]]
         self.state = vars(unpack_estimator(state["file"], **kinds, trusted=trusted))
 
 
 class SavingMixin(BaseEstimator):
-    """Adds ``save`` to an estimator, and makes it travel by pickle, joblib and skops."""
+    """Mixin with ``save``, and support for pickle, joblib and skops."""
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Save the fitted regressor as one file: numbers as safetensors, the rest as JSON.
+        """Save the fitted estimator to one file: tensors as safetensors, the rest as JSON.
 
         Parameters
         ----------
         path : str or path
-            Where; ``.safetensors`` is the usual ending. What is there is replaced when all is
-            written: a save that is killed, or has no room, leaves the old file whole.
+            The file, usually with the extension ``.safetensors``. It is replaced atomically: if
+            the process is killed or the disk is full, an existing file is unchanged.
 
         Raises
         ------
         sklearn.exceptions.NotFittedError
             If ``fit`` was not called.
         TypeError
-            If a fitted attribute is neither number, text, tensor nor a collection of those.
+            If a fitted attribute is not a number, a string, a tensor, an array, or a collection
+            of these.
         OSError
             If the file cannot be written.
         ImportError
@@ -129,25 +129,24 @@ class SavingMixin(BaseEstimator):
         Warns
         -----
         UnserializedWarning
-            If a setting cannot be written: a lambda, a local class, a callback object.
-            Predicting needs none of them.
+            If a parameter cannot be written: a lambda, a local class, a callback object.
+            Predicting needs none of these.
 
         See Also
         --------
-        torchreg.load : The way back.
+        torchreg.load : Load the file.
 
         Notes
         -----
         The file holds the parameters (nested ones included), the fitted attributes, the versions
-        of torchreg, torch, scikit-learn, NumPy and Python, and of ``module_`` the layers and all
-        parameters and buffers, under the names of its ``state_dict``. It never holds code:
-        classes and functions are named by their import path. Of an ensemble, it holds this of
-        each member.
+        of torchreg, torch, scikit-learn, NumPy and Python, and the layers, parameters and buffers
+        of ``module_`` under their names in ``state_dict``. It holds no code: classes and functions
+        are named by their import path. The file of an ensemble holds this for each member.
 
-        A network made of the layers of ``torch.nn`` (those that map one tensor to one) in
-        ``nn.Sequential``, and of :mod:`torchreg.nn`, is described layer by layer. Of any other,
-        the file has ``module`` and ``module__*``, which build it, and its parameters and
-        buffers; other attributes of it are what its constructor makes of them.
+        Networks made of layers of ``torch.nn`` that map one tensor to one, in
+        ``nn.Sequential``, and of :mod:`torchreg.nn` are described layer by layer. Any other
+        network is built from ``module`` and ``module__*`` when the file is loaded, and gets its
+        parameters and buffers from the file; other attributes are those of its constructor.
 
         Examples
         --------
@@ -169,7 +168,7 @@ class SavingMixin(BaseEstimator):
         write_atomically(path, pack_estimator(self)[0])
 
     def __getstate__(self) -> dict[str, Any]:
-        # A pickle holds no device memory: it opens on a machine without that device.
+        # Always on the CPU, because the pickle may be loaded without the device.
         state: dict[str, Any] = super().__getstate__()
         if "module_" not in state and "estimators_" not in state:
             return state
@@ -178,5 +177,5 @@ class SavingMixin(BaseEstimator):
         return {"_parcel": PickleState(type(self), state)}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        parcel = state.get("_parcel")
-        super().__setstate__(state if parcel is None else parcel.state)
+        packed = state.get("_parcel")
+        super().__setstate__(state if packed is None else packed.state)
