@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from torchreg._persistence.save_mixin import unpack_estimator
+from torchreg._persistence import unpack_estimator
 from torchreg.ensemble import TorchEnsembleRegressor
 from torchreg.exceptions import FileError
 from torchreg.regressor import TorchRegressor

@@ -35,8 +35,7 @@ from torchreg._estimator import (
     set_fitted_attributes,
 )
 from torchreg._parallel import run_fits
-from torchreg._persistence.export_mixin import GraphMixin
-from torchreg._persistence.save_mixin import SavingMixin
+from torchreg._persistence import GraphMixin, SavingMixin
 from torchreg._utils import restore_torch_state
 from torchreg.engine.build import FitResult
 from torchreg.engine.predict import combine_members, predict_members

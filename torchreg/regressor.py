@@ -36,9 +36,8 @@ from torchreg._estimator import (
     with_callbacks,
 )
 from torchreg._parallel import run_fits
-from torchreg._persistence.export_mixin import ExportMixin
+from torchreg._persistence import ExportMixin, SavingMixin
 from torchreg._persistence.fit_checkpoint import open_checkpoint
-from torchreg._persistence.save_mixin import SavingMixin
 from torchreg._utils import restore_torch_state
 from torchreg.engine.predict import predict_outputs, select_predictions
 from torchreg.engine.run import unwrap_result
