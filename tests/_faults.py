@@ -1,4 +1,4 @@
-"""What may go wrong while an estimator is fitted again; each takes a trial and what it needs."""
+"""Faults during a second fit. Each function takes a trial and the ``injection`` fixture."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ NAN, INF = float("nan"), float("inf")
 REFUSED = (ValueError, TypeError)
 
 
-# An error comes from nowhere
+# Errors at any call
 
 
 def error_at_a_call(trial: RefitTrial, injection: Any, error: BaseException) -> None:
@@ -46,17 +46,17 @@ def error_at_a_call(trial: RefitTrial, injection: Any, error: BaseException) -> 
 
 
 def interrupt_at_a_call(trial: RefitTrial, injection: Any) -> None:
-    """Ctrl-C comes on entry to a function, whichever it is."""
+    """Ctrl-C arrives on entry to any function."""
     error_at_a_call(trial, injection, KeyboardInterrupt())
 
 
 def no_memory_at_a_call(trial: RefitTrial, injection: Any) -> None:
-    """Memory ends on entry to a function, whichever it is."""
+    """Memory is exhausted on entry to any function."""
     error_at_a_call(trial, injection, MemoryError("there is none left"))
 
 
 def interrupt_at_a_time(trial: RefitTrial, injection: Any) -> None:
-    """Ctrl-C comes as a signal, at any time."""
+    """Ctrl-C arrives as a signal at any time."""
     started = time.perf_counter()
     clone(trial.reg).fit(trial.X, trial.y)
     delay = float(trial.rng.uniform(0, time.perf_counter() - started))
@@ -67,7 +67,7 @@ def interrupt_at_a_time(trial: RefitTrial, injection: Any) -> None:
         try:
             timer.start()
             trial.reg.fit(trial.X, trial.y)
-            # Let it come while it is expected.
+            # Let the interrupt arrive inside this function.
             timer.join()
             time.sleep(0.001)
         finally:
@@ -77,7 +77,7 @@ def interrupt_at_a_time(trial: RefitTrial, injection: Any) -> None:
     signal.signal(signal.SIGINT, kept)
 
 
-# An error comes from what the user wrote
+# Errors in code of the user
 
 ERRORS: list[type[BaseException]] = [ValueError, RuntimeError, KeyError, ZeroDivisionError]
 ERRORS += [MemoryError, StopIteration, SystemExit, AssertionError, GeneratorExit, OSError]
@@ -126,7 +126,7 @@ class FailingCallback(Callback):
 
 
 def error_of_the_user(trial: RefitTrial, injection: Any) -> None:
-    """A module, a loss or a callback raises something, sooner or later."""
+    """A module, a loss or a callback raises an error."""
     error = ERRORS[trial.rng.integers(len(ERRORS))]("the user's")
     failure = Failure(error, at=0)
     place = trial.rng.integers(3)
@@ -145,7 +145,7 @@ def error_of_the_user(trial: RefitTrial, injection: Any) -> None:
         try:
             trial.reg.fit(trial.X, trial.y)
         except BaseException as raised:
-            # It is the user's own, or tells what it was.
+            # It is the user's error, or its message contains that of the user's error.
             assert raised is error or "the user's" in str(raised)
             raise
         finally:
@@ -154,7 +154,7 @@ def error_of_the_user(trial: RefitTrial, injection: Any) -> None:
     trial.refit(type(error), ValueError, fit=fit)
 
 
-# What is handed over makes no sense
+# Invalid arguments
 
 ENDLESS = 10**30
 ABSURD: list[Any] = [-1, 0, 1, 2, 0.5, -0.5, 1e-300, 1e300, NAN, INF, True, None, "", "adam", b"x"]
@@ -165,19 +165,19 @@ NESTED += ["optimizer__weight_decay", "optimizer__betas", "loss__delta", "callba
 
 
 def absurd_parameters(trial: RefitTrial, injection: Any) -> None:
-    """Some parameters are what nobody would give."""
+    """Some parameters have absurd values."""
     names = [name for name in trial.reg.get_params() if "__" not in name and name != "verbose"]
     chosen = trial.rng.choice([*names, *NESTED], size=2, replace=False)
     values = {str(name): ABSURD[trial.rng.integers(len(ABSURD))] for name in chosen}
     if values.get("max_epochs") is ENDLESS:
-        # A wish that can be granted, as long as the fit may end.
+        # Valid, if the fit may stop early.
         values |= {"tol": 0.5, "n_iter_no_change": 3}
     trial.reg.set_params(**values)
     trial.refit(*REFUSED)
 
 
 def spoilt_data(trial: RefitTrial, injection: Any) -> None:
-    """Somewhere a number is none, or too large, or a row is missing."""
+    """A value is NaN or too large, or a row is missing."""
     tables = {"X": trial.X.copy(), "y": trial.y.copy(), "sample_weight": np.ones(len(trial.y))}
     name = ("X", "y", "sample_weight")[trial.rng.integers(3)]
     bad = [NAN, INF, -INF, -1.0 if name == "sample_weight" else 1.7e308]
@@ -219,11 +219,11 @@ def other_shapes(trial: RefitTrial, injection: Any) -> None:
             trial.reg.predict(rows(trial.rng)[0])
 
 
-# Others are at work
+# Concurrency
 
 
 def threads(trial: RefitTrial, injection: Any) -> None:
-    """Sixteen threads predict while others fit clones, and so does this one."""
+    """Sixteen threads predict while three threads fit clones."""
     reg, X = trial.reg.set_params(callbacks=None), trial.X
     twins = [clone(reg) for _ in range(3)]
     predictions: list[Array] = []
@@ -252,7 +252,7 @@ def threads(trial: RefitTrial, injection: Any) -> None:
 
 
 def search(trial: RefitTrial, injection: Any) -> None:
-    """A search in two workers finds what it finds alone."""
+    """A search with two workers equals a search with one."""
     reg, X, y = clone(trial.reg).set_params(callbacks=None), trial.X, trial.y
     alone = GridSearchCV(reg, {"lr": [0.001, 0.01]}, cv=2).fit(X, y)
     with parallel_config(backend=str(trial.rng.choice(["threading", "multiprocessing"]))):
@@ -265,7 +265,7 @@ def search(trial: RefitTrial, injection: Any) -> None:
 
 
 class Until(Callback):
-    """Says that a fit is under way, and ends it when it is told to."""
+    """Sets an event in the first epoch, and stops the fit when another event is set."""
 
     def __init__(self, begun: threading.Event, end: threading.Event) -> None:
         self.begun, self.end = begun, end
@@ -277,7 +277,7 @@ class Until(Callback):
 
 
 def fork(trial: RefitTrial, injection: Any) -> None:
-    """A forked process predicts and fits as its parent, where a thread holds the generators."""
+    """A forked process predicts and fits as its parent, in which a thread holds the seed lock."""
     begun, end = threading.Event(), threading.Event()
     busy = TorchRegressor(
         module=MLP, module__dropout=0.5, max_epochs=10**6, callbacks=[Until(begun, end)]
@@ -302,10 +302,10 @@ def fork(trial: RefitTrial, injection: Any) -> None:
         os.kill(child, signal.SIGKILL)
     os.waitpid(child, 0)
     with os.fdopen(reading, "rb") as pipe:
-        came = np.frombuffer(pipe.read())
+        received = np.frombuffer(pipe.read())
     assert answered, "the forked process hangs"
     # (2 n,) -> (2, n)
-    old, new = came.reshape(2, -1)
+    old, new = received.reshape(2, -1)
     np.testing.assert_array_equal(old, trial.old)
     np.testing.assert_array_equal(new, reg.fit(trial.X, trial.y).predict(trial.X))
 

@@ -1,4 +1,4 @@
-"""What the tests share: the penguins, hypothesis without chance, errors that come anywhere."""
+"""Shared fixtures: data sets, a deterministic hypothesis profile, and injected errors."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ settings.load_profile("deterministic")
 
 @pytest.fixture(scope="session")
 def penguins() -> pd.DataFrame:
-    """The 333 penguins of which everything is known, in millimetres and grams."""
+    """The 333 complete rows of the penguins data set (mm, g)."""
     file = Path(__file__).parent.parent / "data" / "penguins.csv"
     return pd.read_csv(file).dropna().reset_index(drop=True)
 
@@ -62,9 +62,9 @@ def noisy() -> tuple[Array, Array]:
 
 
 class Injection:
-    """Counts the calls of Python functions inside a block, and raises an error at one of them.
+    """Counts the calls of Python functions in a block, and raises an error at one of them.
 
-    So comes Ctrl-C: on entry to a function, whichever it is, ``__exit__`` included.
+    This is how Ctrl-C arrives: on entry to any function, including ``__exit__``.
     """
 
     def __init__(self, error: BaseException | None = None, *, at: int = 0) -> None:
@@ -73,12 +73,11 @@ class Injection:
 
     def __enter__(self) -> Injection:
         self.kept = sys.gettrace(), sys.unraisablehook
-        # Where nobody can catch an error (in __del__), Python only reports it.
+        # Python only reports errors that cannot be caught, as in __del__.
         sys.unraisablehook = lambda _: None
-        # This object, which the block holds. A bound method would be held by the interpreter
-        # alone, and gone as soon as it raised. On entry to a function Python 3.11 collects garbage
-        # when it has made up its mind what to call: if the error came in a function that the
-        # collection called, it would call what had been there.
+        # Not a bound method: only the interpreter would refer to it, and it would be freed when
+        # it raises. Python 3.11 may collect garbage on entry to a function, after it has selected
+        # the function to trace.
         sys.settrace(self)
         return self
 
@@ -87,9 +86,9 @@ class Injection:
         sys.unraisablehook = self.kept[1]
 
     def __call__(self, frame: FrameType, event: str, arg: Any) -> None:
-        """Trace an event: there are none but calls, for nothing is returned to trace the rest."""
+        """Trace a call; returning ``None`` disables the other events."""
         code = frame.f_code
-        # A module that is half imported is Python's affair.
+        # An error in the import system would leave modules half imported.
         if code is Injection.__exit__.__code__ or "importlib" in code.co_filename:
             return
         self.calls += 1
@@ -104,7 +103,7 @@ def injection() -> type[Injection]:
 
 @pytest.fixture(autouse=True)
 def close_figures() -> Iterator[None]:
-    """Close what pyplot holds open after a test, where matplotlib was used at all."""
+    """Close all figures after a test that used matplotlib."""
     yield
     pyplot = sys.modules.get("matplotlib.pyplot")
     if pyplot is not None:
@@ -123,7 +122,7 @@ def bent(penguins: pd.DataFrame) -> Any:
 
 @pytest.fixture(scope="session")
 def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
-    """Chromium, found or installed, and started once."""
+    """Start Chromium once; it is installed if it is missing."""
     running = Browser(find_or_install(), tmp_path_factory.mktemp("browser"))
     yield running
     running.close()
@@ -131,7 +130,7 @@ def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
 
 @pytest.fixture
 def load_edited(saved: Path, tmp_path: Path) -> Callable[..., Any]:
-    """Load the module's saved file with an edited record and tensors, and the digest they have."""
+    """Load a saved file after editing its record and tensors; the digest is updated."""
     import torchreg
     from torchreg._serialization import read_file, write_file
 

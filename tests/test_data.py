@@ -1,4 +1,4 @@
-"""The shipped data file is what the note beside it says."""
+"""The penguins data set matches its README."""
 
 from __future__ import annotations
 
@@ -33,31 +33,29 @@ def note() -> str:
     return (DATA / "README.md").read_text(encoding="utf-8")
 
 
-def test_344_penguins_were_caught_and_333_of_them_are_complete(
-    table: pd.DataFrame, penguins: pd.DataFrame
-) -> None:
+def test_333_of_344_rows_are_complete(table: pd.DataFrame, penguins: pd.DataFrame) -> None:
     assert len(table) == 344
     assert len(table.dropna()) == len(penguins) == 333
     assert len(table.dropna(subset=MEASURED)) == 342
 
 
-def test_the_columns_are_those_of_the_note_in_its_order(table: pd.DataFrame, note: str) -> None:
+def test_columns_match_the_readme(table: pd.DataFrame, note: str) -> None:
     assert list(table.columns) == COLUMNS
     assert re.findall(r"^\| `(\w+)` \|", note, flags=re.MULTILINE) == COLUMNS
 
 
-def test_as_many_values_are_missing_as_the_note_says(table: pd.DataFrame, note: str) -> None:
+def test_missing_values_match_the_readme(table: pd.DataFrame, note: str) -> None:
     said = dict(re.findall(r"^\| `(\w+)` \|.*\| (\d+) \|$", note, flags=re.MULTILINE))
     assert {name: int(count) for name, count in said.items()} == table.isna().sum().to_dict()
 
 
-def test_the_counts_in_the_note_are_the_counts_in_the_file(table: pd.DataFrame, note: str) -> None:
+def test_counts_match_the_readme(table: pd.DataFrame, note: str) -> None:
     for column in ("species", "sex"):
         for name, count in table[column].value_counts().items():
             assert f"{name} ({count})" in note
 
 
-def test_the_checksum_in_the_note_is_that_of_the_file(note: str) -> None:
+def test_the_checksum_matches_the_readme(note: str) -> None:
     (said,) = re.findall(r"\b[0-9a-f]{64}\b", note)
     assert hashlib.sha256((DATA / "penguins.csv").read_bytes()).hexdigest() == said
 
@@ -73,7 +71,7 @@ def test_the_checksum_in_the_note_is_that_of_the_file(note: str) -> None:
         ("year", 2007, 2009),
     ],
 )
-def test_every_value_is_possible_in_the_unit_that_its_column_names(
+def test_values_are_plausible_in_the_unit_of_their_column(
     column: str, low: float, high: float, table: pd.DataFrame
 ) -> None:
     values = table[column].dropna()

@@ -1,4 +1,4 @@
-"""An ensemble is its members: their mean, their spread, and nothing that they do not know."""
+"""Ensembles: mean and spread of their members."""
 
 from __future__ import annotations
 
@@ -24,10 +24,7 @@ from sklearn.preprocessing import PolynomialFeatures
 from skorch import callbacks as sk
 from torch import Tensor, nn
 
-import torchreg
-import torchreg._estimator.sklearn_compat
 from torchreg import InterruptWarning, TorchEnsembleRegressor, TorchRegressor
-from torchreg._estimator import Data, bootstrap
 from torchreg._utils import spawn_seeds
 from torchreg.ensemble import member_seeds
 from torchreg.nn import MLP, Ensemble
@@ -64,7 +61,7 @@ KINDS: dict[str, dict[str, Any]] = {
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_it_predicts_the_mean_and_the_spread_of_regressors_fitted_one_by_one(
+def test_predictions_are_mean_and_spread_of_regressors_fitted_one_by_one(
     kind: str, noisy: Rows
 ) -> None:
     X, y = noisy
@@ -88,7 +85,7 @@ def test_an_ensemble_of_one_is_the_regressor_with_its_seed(noisy: Rows) -> None:
     np.testing.assert_array_equal(std, np.zeros(len(y)))
 
 
-def test_without_a_template_it_is_an_ensemble_of_default_regressors(kink: Rows) -> None:
+def test_the_default_estimator_is_a_default_regressor(kink: Rows) -> None:
     X, y = kink
     ensemble = TorchEnsembleRegressor(n_estimators=2, random_state=0).fit(X, y)
     one = {"n_folds": None, "early_stopping": True, "n_iter_no_change": 60}
@@ -119,7 +116,7 @@ def test_mean_and_spread_have_the_shape_of_y(n_outputs: int | None, noisy: Rows)
         assert np.corrcoef(mean[:, 2], Y[:, 2])[0, 1] > 0.5
 
 
-def test_the_dtype_and_the_library_of_x_come_back(noisy: Rows) -> None:
+def test_predictions_have_the_dtype_of_x(noisy: Rows) -> None:
     X, y = noisy
     ensemble = few().fit(X, y)
     for dtype in (np.float32, np.float64):
@@ -137,11 +134,11 @@ def test_units_do_not_matter(noisy: Rows) -> None:
         np.testing.assert_allclose(t * 2.0**20, g, rtol=1e-12)
 
 
-# Its one module
+# Module
 
 
 @pytest.mark.parametrize("options", [{}, {"dtype": "float32"}, {"standardize": "X"}], ids=str)
-def test_its_module_alone_predicts_the_same(options: dict[str, Any], noisy: Rows) -> None:
+def test_module_predicts_as_the_ensemble(options: dict[str, Any], noisy: Rows) -> None:
     X, y = noisy
     ensemble = few(**options).fit(X, y)
     module = ensemble.module_
@@ -155,7 +152,7 @@ def test_its_module_alone_predicts_the_same(options: dict[str, Any], noisy: Rows
     np.testing.assert_allclose(outputs.std(0, correction=0), std, **near)
 
 
-def test_its_state_dict_takes_all_that_was_learned_to_another(noisy: Rows) -> None:
+def test_a_state_dict_transfers_an_ensemble(noisy: Rows) -> None:
     X, y = noisy
     one, other = few().fit(X, y), few().fit(X * 3, -y)
     assert (one.predict(X) != other.predict(X)).all()
@@ -165,7 +162,7 @@ def test_its_state_dict_takes_all_that_was_learned_to_another(noisy: Rows) -> No
         np.testing.assert_array_equal(a.predict(X), b.predict(X))
 
 
-def test_before_the_fit_there_is_no_module(noisy: Rows) -> None:
+def test_an_unfitted_ensemble_has_no_module(noisy: Rows) -> None:
     ensemble = few()
     assert not hasattr(ensemble, "module_")
     with pytest.raises(AttributeError, match="module_ is set by fit"):
@@ -175,10 +172,10 @@ def test_before_the_fit_there_is_no_module(noisy: Rows) -> None:
             ask(noisy[0])
 
 
-# Its members
+# Members
 
 
-def test_its_members_are_regressors_that_can_be_asked_alone(noisy: Rows) -> None:
+def test_members_are_fitted_regressors(noisy: Rows) -> None:
     X, y = noisy
     frame = pd.DataFrame(X, columns=[f"x{i}" for i in range(12)])
     ensemble = few().fit(frame, y)
@@ -191,14 +188,14 @@ def test_its_members_are_regressors_that_can_be_asked_alone(noisy: Rows) -> None
         np.testing.assert_allclose(again.predict(frame), member.predict(frame), rtol=1e-6)
 
 
-def test_the_template_is_never_fitted_nor_changed(noisy: Rows) -> None:
+def test_the_estimator_is_not_fitted_or_changed(noisy: Rows) -> None:
     template = quick(random_state=5)
     before = template.get_params()
     TorchEnsembleRegressor(template, 2, random_state=0).fit(*noisy)
     assert not hasattr(template, "module_") and template.get_params() == before
 
 
-def test_no_two_members_draw_from_the_same_seed_even_if_each_draws_several() -> None:
+def test_seeds_of_members_and_of_their_networks_differ() -> None:
     starts = [s for seed in member_seeds(3, 20) for s in spawn_seeds(seed, 16)]
     assert len(set(starts)) == 20 * 16
 
@@ -217,7 +214,7 @@ def test_the_same_random_state_gives_the_same_bits(noisy: Rows) -> None:
     np.testing.assert_array_equal(a, b)
 
 
-def test_with_early_stopping_each_member_holds_out_rows_of_its_own(noisy: Rows) -> None:
+def test_early_stopping_holds_out_different_rows_for_each_member(noisy: Rows) -> None:
     X, y = noisy
     ensemble = few(early_stopping=True, validation_fraction=0.25).fit(X, y)
     means = [member.module_.standardize.mean for member in ensemble.estimators_]
@@ -227,7 +224,7 @@ def test_with_early_stopping_each_member_holds_out_rows_of_its_own(noisy: Rows) 
     assert all(len(m.validation_loss_curve_) == m.n_iter_ for m in ensemble.estimators_)
 
 
-def test_validation_rows_of_ones_own_are_those_of_all_members(noisy: Rows) -> None:
+def test_all_members_use_the_validation_rows_of_the_user(noisy: Rows) -> None:
     X, y = noisy
     validation = {"X_val": X[:20], "y_val": y[:20], "sample_weight_val": np.arange(20)}
     ensemble = few(early_stopping=True).fit(X[20:], y[20:], **validation)
@@ -241,32 +238,23 @@ def test_validation_rows_of_ones_own_are_those_of_all_members(noisy: Rows) -> No
 # Rows
 
 
-def data_of(X: Array, y: Array, weight: Array | None = None) -> Data:
-    return Data(
-        x=torch.from_numpy(X),
-        y=torch.from_numpy(y)[:, None],
-        weight=None if weight is None else torch.from_numpy(weight),
-        x_dtype=torch.float64,
-        y_dtype=torch.float64,
-        y_is_vector=True,
-    )
-
-
-def test_with_bootstrap_each_member_is_fitted_to_rows_drawn_with_its_seed(noisy: Rows) -> None:
+@pytest.mark.parametrize("weighted", [False, True])
+def test_bootstrap_draws_rows_in_proportion_to_their_weights(weighted: bool, noisy: Rows) -> None:
     X, y = noisy
-    ensemble = few(bootstrap=True).fit(X, y)
+    weight = np.where(np.arange(80) < 20, 3.0, 1.0) * 1e300 if weighted else None
+    ensemble = few(bootstrap=True).fit(X, y, weight)
     for member in ensemble.estimators_:
-        drawn = bootstrap(data_of(X, y), member.random_state)
-        alone = clone(member).fit(drawn.x.numpy(), drawn.y[:, 0].numpy())
+        seed = np.random.SeedSequence(member.random_state, spawn_key=(2,))
+        chances = None if weight is None else weight / 1e300 / 120
+        drawn = np.random.default_rng(seed).choice(80, size=80, p=chances)
+        # In a full batch, a row that is drawn twice has twice the weight.
+        counts = np.bincount(drawn, minlength=80)
+        assert 35 < (counts > 0).sum() < 62
+        alone = clone(member).fit(X, y, counts)
         np.testing.assert_allclose(member.predict(X), alone.predict(X), rtol=1e-6, atol=1e-9)
-        # In a full batch, to draw a row twice is to give it twice the weight.
-        counts = np.array([(drawn.x.numpy() == row).all(axis=1).sum() for row in X])
-        assert counts.sum() == 80 and 40 < (counts > 0).sum() < 62
-        weighted = clone(member).fit(X, y, counts)
-        np.testing.assert_allclose(member.predict(X), weighted.predict(X), rtol=1e-6, atol=1e-9)
 
 
-def test_weights_weigh_all_members_and_equal_repetition(noisy: Rows) -> None:
+def test_integer_weights_equal_repeated_rows(noisy: Rows) -> None:
     X, y = noisy
     weight = np.arange(80) % 3
     weighted = few().fit(X, y, weight)
@@ -274,21 +262,11 @@ def test_weights_weigh_all_members_and_equal_repetition(noisy: Rows) -> None:
     np.testing.assert_allclose(weighted.predict(X), repeated.predict(X), rtol=1e-9, atol=1e-12)
 
 
-def test_with_bootstrap_weights_are_chances_to_be_drawn() -> None:
-    X = np.arange(4000.0)[:, None]
-    weight = np.where(X[:, 0] < 1000, 3.0, 1.0) * 1e300
-    drawn = bootstrap(data_of(X, X[:, 0], weight), 0)
-    assert drawn.weight is None and len(drawn) == 4000
-    # Half of all chances; 4000 draws are that within 4 standard deviations.
-    assert abs((drawn.y < 1000).double().mean() - 0.5) < 4 * 0.5 / np.sqrt(4000)
-    assert len(torch.unique(bootstrap(data_of(X, X[:, 0]), 0).y)) < 2700
-
-
-def test_rows_that_are_held_out_are_held_out_before_others_are_drawn(noisy: Rows) -> None:
+def test_bootstrap_draws_no_validation_rows(noisy: Rows) -> None:
     X, y = noisy
     seen: list[set[float]] = []
 
-    class Listener(sk.Callback):  # type: ignore[misc]
+    class Recording(sk.Callback):  # type: ignore[misc]
         def on_epoch_begin(self, net: Any, **rows: Any) -> None:
             for name in ("dataset_train", "dataset_valid"):
                 seen.append({*map(float, rows[name].y.flatten())})
@@ -298,14 +276,14 @@ def test_rows_that_are_held_out_are_held_out_before_others_are_drawn(noisy: Rows
         early_stopping=True,
         validation_fraction=0.3,
         max_epochs=1,
-        callbacks=Listener(),
+        callbacks=Recording(),
     ).fit(X, y)
     assert len(seen) == 6
     for train, held in zip(seen[::2], seen[1::2], strict=True):
         assert not train & held and len(held) == 24
 
 
-def test_sparse_rows_are_taken_as_dense_ones(noisy: Rows) -> None:
+def test_sparse_rows_equal_dense_rows(noisy: Rows) -> None:
     X, y = noisy
     X = np.where(X > 0.5, X, 0.0)
     for drawn in (False, True):
@@ -317,7 +295,7 @@ def test_sparse_rows_are_taken_as_dense_ones(noisy: Rows) -> None:
 # In scikit-learn
 
 
-def test_it_is_searched_and_cloned_like_any_other(noisy: Rows) -> None:
+def test_grid_search_clone_and_pipeline(noisy: Rows) -> None:
     X, y = noisy
     grid = {
         "n_estimators": [1, 3],
@@ -354,7 +332,7 @@ def test_copies_predict_the_same_bits_and_share_nothing(copy_of: str, noisy: Row
     assert (other.predict(X) != before).any()
 
 
-def test_a_failed_fit_keeps_what_was_fitted(noisy: Rows) -> None:
+def test_a_failed_fit_keeps_the_fitted_members(noisy: Rows) -> None:
     X, y = noisy
     ensemble = few().fit(X, y)
     before, members = ensemble.predict(X), ensemble.estimators_
@@ -382,7 +360,7 @@ def test_a_failed_fit_keeps_what_was_fitted(noisy: Rows) -> None:
         ("random_state", -1),
     ],
 )
-def test_a_value_outside_its_limits_is_refused_by_name(name: str, value: Any, noisy: Rows) -> None:
+def test_a_value_outside_its_limits_is_rejected(name: str, value: Any, noisy: Rows) -> None:
     with pytest.raises(ValueError, match=f"'{name}' parameter of TorchEnsembleRegressor must be"):
         few().set_params(**{name: value}).fit(*noisy)
 
@@ -392,7 +370,7 @@ def test_parameters_of_the_members_are_checked_as_those_of_a_regressor(noisy: Ro
         few(lr=-1).fit(*noisy)
 
 
-def test_a_regressor_with_a_fit_of_its_own_is_referred_to_bagging(noisy: Rows) -> None:
+def test_an_estimator_that_overrides_fit_is_rejected(noisy: Rows) -> None:
     class Own(TorchRegressor):
         def fit(self, X: Any, y: Any) -> Any:  # type: ignore[override]
             return super().fit(X, -y)
@@ -407,7 +385,7 @@ def test_a_regressor_with_a_fit_of_its_own_is_referred_to_bagging(noisy: Rows) -
     assert all(type(member) is Same for member in ensemble.estimators_)
 
 
-# Who listens, and what is said
+# Callbacks, output and warnings
 
 
 def test_one_row_is_printed_for_each_member(
@@ -421,7 +399,7 @@ def test_one_row_is_printed_for_each_member(
     assert len(lines) == 5
 
 
-def test_what_is_said_of_several_members_is_said_once_and_to_the_caller(noisy: Rows) -> None:
+def test_each_warning_is_issued_once_for_all_members(noisy: Rows) -> None:
     with pytest.warns(ConvergenceWarning) as caught:
         few(tol=1e-6, max_epochs=5).fit(*noisy)
     assert len(caught) == 1 and caught[0].filename == __file__
@@ -429,7 +407,7 @@ def test_what_is_said_of_several_members_is_said_once_and_to_the_caller(noisy: R
     assert "max_epochs=5" in str(caught[0].message)
 
 
-def test_each_member_has_callbacks_of_its_own(noisy: Rows, tmp_path: Path) -> None:
+def test_each_member_has_copies_of_the_callbacks(noisy: Rows, tmp_path: Path) -> None:
     X, y = noisy
     stop = sk.EarlyStopping(monitor="train_loss", patience=2, threshold=1e-2)
     options = {"callbacks": stop, "max_epochs": 200}
@@ -440,41 +418,41 @@ def test_each_member_has_callbacks_of_its_own(noisy: Rows, tmp_path: Path) -> No
         few(callbacks=sk.Checkpoint(dirname=str(tmp_path))).fit(X, y)
 
 
-if hasattr(torchreg._estimator.sklearn_compat.CallbackSupportMixin, "set_callbacks"):
+if hasattr(TorchRegressor, "set_callbacks"):  # scikit-learn 1.9
 
     class Recorder:
-        """Writes down in scikit-learn's protocol what it hears."""
+        """Records the events of scikit-learn's callback protocol."""
 
         def __init__(self) -> None:
-            self.heard: list[str] = []
+            self.events: list[str] = []
 
         def setup(self, estimator: Any, context: Any) -> None:
-            self.heard.append("setup")
+            self.events.append("setup")
 
         def teardown(self, estimator: Any, context: Any) -> None:
-            self.heard.append("teardown")
+            self.events.append("teardown")
 
         def on_fit_task_begin(self, estimator: Any, context: Any) -> None:
-            self.heard.append(f"begin {context.task_name}")
+            self.events.append(f"begin {context.task_name}")
 
         def on_fit_task_end(self, estimator: Any, context: Any) -> None:
-            self.heard.append(f"end {context.task_name}")
+            self.events.append(f"end {context.task_name}")
 
-    def test_native_callbacks_of_the_template_hear_each_member_and_are_torn_down(
+    def test_sklearn_callbacks_observe_each_member_and_are_torn_down(
         noisy: Rows,
     ) -> None:
         recorder = Recorder()
         template = quick(max_epochs=2).set_callbacks(recorder)
         TorchEnsembleRegressor(template, 3, random_state=0).fit(*noisy)
-        heard = recorder.heard
+        events = recorder.events
         for event in ("setup", "begin fit", "end fit", "teardown"):
-            assert heard.count(event) == 3
-        assert heard.count("end epoch") == 6
-        recorder.heard.clear()
+            assert events.count(event) == 3
+        assert events.count("end epoch") == 6
+        recorder.events.clear()
         with pytest.raises(ValueError, match="before anything was learned"):
             template.set_params(loss=lambda p, t: (p - t).mean() * float("nan"))
             TorchEnsembleRegressor(template, 3, random_state=0).fit(*noisy)
-        assert recorder.heard.count("setup") == recorder.heard.count("teardown") == 3
+        assert recorder.events.count("setup") == recorder.events.count("teardown") == 3
 
 
 class _Interrupting(nn.Module):
@@ -496,13 +474,13 @@ class _Interrupting(nn.Module):
 
 
 def interrupted(at: int) -> TorchEnsembleRegressor:
-    """What listens to batches trains alone: three members for 20 epochs each, in turn."""
+    """Three members that train one after another because of a batch callback, 20 epochs each."""
     _Interrupting.calls, _Interrupting.at = 0, at
     template = TorchRegressor(_Interrupting, max_epochs=20, callbacks=sk.EpochTimer())
     return TorchEnsembleRegressor(template, 3, random_state=0)
 
 
-def test_ctrl_c_keeps_the_members_that_have_learned_something(noisy: Rows) -> None:
+def test_ctrl_c_keeps_the_members_that_were_trained(noisy: Rows) -> None:
     X, y = noisy
     with pytest.warns(InterruptWarning, match="2 of 3 members") as caught:
         ensemble = interrupted(26).fit(X, y)

@@ -1,8 +1,7 @@
-"""Whatever goes wrong, and when: an estimator keeps its old fit, or has a proper new one.
+"""After any fault an estimator has its previous fit or a complete new one.
 
-`make test-slow` goes on for ten minutes, from a number that it prints, and
-TORCHREG_FAULT=number:round repeats one of its rounds. The ordinary tests take a few rounds of
-each kind.
+`make test-slow` runs random faults for ten minutes from a seed that it prints;
+TORCHREG_FAULT=seed:round repeats one round. The ordinary tests run a few rounds of each kind.
 """
 
 from __future__ import annotations
@@ -23,18 +22,18 @@ from tests._faults import FAULTS
 from tests._resources import resources
 from tests._trials import RefitTrial, surroundings
 
-#: Seconds for which the slow test goes on.
+#: Duration of the slow test in seconds.
 LONG = 600.0
-#: Rounds of each kind in the ordinary tests, fewer of those that take longer.
+#: Rounds in the ordinary tests; 12 for other faults.
 ROUNDS = {"threads": 5, "search": 3, "fork": 3}
-#: Where the random numbers of the ordinary tests start.
+#: Seed of the ordinary tests.
 SEED = 20240229
-#: Rounds in which caches fill, before memory is watched.
+#: Rounds before memory is measured, in which caches fill.
 WARM_UP = 100
 
 
 def take_round(seed: int, number: int, injection: Any, fault: Any = None) -> str:
-    """Let something go wrong, and require that all is well after it."""
+    """Run one fault, and check the estimator and the global state after it."""
     rng = np.random.default_rng([seed, number])
     fault = fault or FAULTS[rng.integers(len(FAULTS))]
     before = surroundings()
@@ -46,15 +45,13 @@ def take_round(seed: int, number: int, injection: Any, fault: Any = None) -> str
 
 
 @pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.__name__)
-def test_whatever_goes_wrong_the_old_fit_is_kept_or_a_proper_one_is_there(
-    fault: Any, injection: Any
-) -> None:
+def test_a_fault_leaves_the_previous_fit_or_a_complete_new_one(fault: Any, injection: Any) -> None:
     for number in range(ROUNDS.get(fault.__name__, 12)):
         take_round(SEED, number, injection, fault)
 
 
 @pytest.mark.slow
-def test_ten_minutes_of_faults_end_with_no_crash_no_leak_and_no_wrong_answer(
+def test_ten_minutes_of_faults_without_crash_leak_or_wrong_result(
     injection: Any, capsys: pytest.CaptureFixture[str]
 ) -> None:
     seed, _, only = os.environ.get("TORCHREG_FAULT", str(secrets.randbits(32))).partition(":")
@@ -78,5 +75,5 @@ def test_ten_minutes_of_faults_end_with_no_crash_no_leak_and_no_wrong_answer(
         assert set(taken) == {fault.__name__ for fault in FAULTS}
         third = len(used) // 3
         early, late = np.median(used[:third], axis=0), np.median(used[-third:], axis=0)
-        # Memory in use breathes; a leak of one network a fit would be many times this.
+        # Memory varies by a few percent; one leaked network per fit would be far more.
         assert (late <= early * [1.05, 1.0, 1.0, 1.02]).all(), (early, late)

@@ -1,4 +1,4 @@
-"""Law 8: whatever comes, a finite prediction or an error in words."""
+"""Law 8: any input gives finite predictions or an error with a known reason."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from torchreg.nn import MLP
 
 Array = np.ndarray
 
-#: The reasons for which numbers may be refused, each in our words or in scikit-learn's.
+#: Messages of the errors that input may raise.
 REASONS = [
     r"(X|y|X_val: X|y_val) has a value of .* overflow in float64\. Rescale",
     r"Input (X|y|X_val|y_val) contains (NaN|infinity or a value too large for dtype)",
@@ -57,7 +57,7 @@ def columns(draw: st.DrawFn, n: int) -> Array:
 
 @st.composite
 def tables(draw: st.DrawFn, n: int, width: int) -> Array:
-    """A table in some dtype; numbers that it cannot hold are clipped to those it can."""
+    """A table of some dtype, clipped to its range."""
     table = np.column_stack([draw(columns(n)) for _ in range(width)])
     dtype = np.dtype(draw(st.sampled_from(["float64", *FLOATS, *INTEGERS])))
     if dtype.kind == "f":
@@ -97,7 +97,7 @@ def configurations(draw: st.DrawFn) -> dict[str, Any]:
 
 @st.composite
 def problems(draw: st.DrawFn) -> dict[str, Any]:
-    """Everything that is given to fit, and other rows to predict."""
+    """All arguments of fit, and rows to predict."""
     n, width, outputs = draw(st.integers(1, 9)), draw(st.integers(1, 4)), draw(st.integers(0, 3))
     X, y = draw(tables(n, width)), draw(tables(n, max(outputs, 1)))
     if draw(st.booleans()):
@@ -125,7 +125,7 @@ def problems(draw: st.DrawFn) -> dict[str, Any]:
 
 
 def assert_finite_or_refused(reg: TorchRegressor, later: list[Any], **given: Any) -> None:
-    """Fit and predict; nothing but finite predictions and known reasons may come of it."""
+    """Fit and predict; accept finite predictions and errors with known reasons."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error")
@@ -140,11 +140,11 @@ def assert_finite_or_refused(reg: TorchRegressor, later: list[Any], **given: Any
                 assert np.isfinite(prediction).all()
     except (ValueError, TypeError) as error:
         if not any(re.search(reason, str(error)) for reason in REASONS):
-            raise AssertionError(f"It gives no reason that is known: {error}") from error
+            raise AssertionError(f"The reason is not known: {error}") from error
 
 
 @given(problem=problems())
-def test_whatever_comes_is_a_finite_prediction_or_an_error_that_says_why(
+def test_any_input_gives_finite_predictions_or_an_error_with_a_known_reason(
     problem: dict[str, Any],
 ) -> None:
     options, later = problem.pop("options"), problem.pop("later")
@@ -153,7 +153,7 @@ def test_whatever_comes_is_a_finite_prediction_or_an_error_that_says_why(
 
 
 @given(problem=problems())
-def test_a_constant_target_is_predicted_exactly_whatever_the_features_hold(
+def test_a_constant_target_is_predicted_exactly_for_any_features(
     problem: dict[str, Any],
 ) -> None:
     options = {**problem.pop("options"), "standardize": True, "lr": None}

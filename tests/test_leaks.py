@@ -1,4 +1,4 @@
-"""Fits, predictions, copies and searches leave no memory, file, thread or object behind."""
+"""Fits, predictions, copies and searches leak no memory, files, threads or objects."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from torchreg.nn import MLP
 
 Array = np.ndarray
 RNG = np.random.default_rng(0)
-#: Rows of 400 kB: to keep those of each fit would be seen after a few.
+#: Rows of 400 kB: a leak of them is visible after a few fits.
 X = 200 + 10 * RNG.normal(size=(100, 500))
 Y = X[:, 0] + RNG.normal(size=100)
 SMALL = X[:40, :3].copy()
@@ -34,7 +34,7 @@ pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceW
 
 
 def use(number: int) -> None:
-    """Fit, predict, copy; refuse now and then, and search."""
+    """Fit, predict and copy; now and then fail, or run a search."""
     options = {"max_epochs": 17, "random_state": number, **KINDS[number % len(KINDS)]}
     if "module" not in options:
         options |= {"module": MLP, "module__hidden_sizes": (3,)}
@@ -50,7 +50,7 @@ def use(number: int) -> None:
 
 
 def kinds_of_objects() -> Counter[str]:
-    # Abstract classes note which types they have seen, and begin anew whenever one is registered.
+    # Abstract base classes cache the types of isinstance checks.
     for thing in gc.get_objects():
         if issubclass(type(thing), ABCMeta):
             thing._abc_caches_clear()
@@ -59,7 +59,7 @@ def kinds_of_objects() -> Counter[str]:
 
 
 @pytest.mark.parametrize("n_fits", [100, pytest.param(1000, marks=pytest.mark.slow)])
-def test_so_many_fits_leave_no_memory_file_thread_or_object_behind(n_fits: int) -> None:
+def test_many_fits_leak_no_memory_files_threads_or_objects(n_fits: int) -> None:
     # All kinds, and a second search.
     for number in (*range(33), 0):
         use(number)
@@ -69,19 +69,19 @@ def test_so_many_fits_leave_no_memory_file_thread_or_object_behind(n_fits: int) 
         if number % (n_fits // 10) == 0:
             gc.collect()
             used.append(resources())
-    # Code that is looked up again, at most 64 programs of it, is no leak.
+    # The cache of at most 64 compiled steps is not a leak.
     more = kinds_of_objects() - objects
     assert sum(more.values()) < 100, more.most_common(5)
     first, last = used[0], used[-1]
     assert (last.files, last.threads) == (first.files, first.threads)
-    # Each tenth fit has 400 kB of rows: kept, they would be an eighth of what a process holds.
+    # Every tenth fit has 400 kB of rows; leaking them would add an eighth to the memory.
     memory = np.array([now.memory for now in used])
     slope = np.polyfit(np.arange(len(memory)), memory, 1)[0] * (len(memory) - 1)
     assert slope < 0.02 * first.memory, memory
 
 
 @pytest.mark.parametrize("options", KINDS, ids=name_of_kind)
-def test_a_fit_and_its_regressor_are_gone_without_the_help_of_the_collector(
+def test_a_fit_and_its_regressor_have_no_reference_cycles(
     options: dict[str, Any],
 ) -> None:
     def fit() -> weakref.ref[Any]:
@@ -104,10 +104,10 @@ def test_a_fit_and_its_regressor_are_gone_without_the_help_of_the_collector(
         gc.garbage.clear()
         gc.enable()
     assert module() is None
-    assert not tensors, "a circle of references held them"
+    assert not tensors, "a reference cycle refers to them"
 
 
-def test_programs_fill_no_cache_without_a_limit() -> None:
+def test_the_caches_of_compiled_steps_are_limited() -> None:
     lines = len(linecache.cache)
     for width in range(1, 80):
         TorchRegressor(module=MLP, module__hidden_sizes=(width,), max_epochs=17).fit(SMALL, Y[:40])

@@ -1,4 +1,4 @@
-"""Any kind of module, table and target: what a user hands over, and gets back."""
+"""Modules, tables and targets of every kind."""
 
 from __future__ import annotations
 
@@ -94,7 +94,7 @@ def test_any_kind_of_module_beats_a_straight_line_on_a_kink(
     assert not reg.module_.training
 
 
-def test_an_instance_is_a_template_that_every_fit_starts_from(kink: tuple[Array, Array]) -> None:
+def test_an_instance_is_copied_for_every_fit(kink: tuple[Array, Array]) -> None:
     X, y = kink
     module = nn.Sequential(nn.Linear(1, 5), nn.ReLU(), nn.Linear(5, 1))
     reg = quick(module)
@@ -131,9 +131,7 @@ def test_a_hidden_size_is_tuned_by_a_grid_search(kink: tuple[Array, Array]) -> N
 
 
 @pytest.mark.parametrize("shape", [(-1,), (-1, 1), (-1, 3)])
-def test_predictions_come_back_in_the_shape_of_y(
-    shape: tuple[int, ...], kink: tuple[Array, Array]
-) -> None:
+def test_predictions_have_the_shape_of_y(shape: tuple[int, ...], kink: tuple[Array, Array]) -> None:
     X, y = kink
     y = (y[:, None] * [1, 2, 3] if shape == (-1, 3) else y).reshape(shape)
     reg = quick(max_epochs=3).fit(X, y)
@@ -223,7 +221,7 @@ def test_sparse_mini_batches_are_dense_mini_batches() -> None:
     np.testing.assert_allclose(sparse, dense, rtol=1e-9)
 
 
-def test_sparse_rows_are_made_dense_a_batch_at_a_time() -> None:
+def test_sparse_rows_are_converted_batch_by_batch() -> None:
     # All rows would be 320 MB dense; a batch of 32 is 5 MB.
     X = scipy.sparse.eye_array(2_000, 20_000, format="csr")
     y = np.arange(2_000.0)
@@ -244,7 +242,7 @@ def test_sparse_rows_are_made_dense_a_batch_at_a_time() -> None:
     assert max(tallest) <= 32
 
 
-def test_columns_are_known_by_name(kink: tuple[Array, Array]) -> None:
+def test_feature_names_are_stored_and_checked(kink: tuple[Array, Array]) -> None:
     X, y = kink
     table = pd.DataFrame({"flipper": X[:, 0], "bill": 1.0})
     reg = quick(max_epochs=2).fit(table, y)
@@ -258,7 +256,7 @@ def test_columns_are_known_by_name(kink: tuple[Array, Array]) -> None:
 # Array API
 
 
-def test_tensors_in_give_tensors_out_where_dispatch_is_on(kink: tuple[Array, Array]) -> None:
+def test_array_api_dispatch_returns_tensors_for_tensors(kink: tuple[Array, Array]) -> None:
     X, y = kink
     plain = quick(max_epochs=5).fit(X, y).predict(X)
     with sklearn.config_context(array_api_dispatch=True):

@@ -1,4 +1,4 @@
-"""Of several networks that are drawn and trained, the best is kept: ``n_init``."""
+"""``n_init``: several networks are trained, and the best one is kept."""
 
 from __future__ import annotations
 
@@ -17,7 +17,6 @@ from skorch import callbacks as sk
 from torch import Tensor, nn
 
 import torchreg
-import torchreg._estimator.sklearn_compat
 from torchreg import InterruptWarning, TorchRegressor
 from torchreg._utils import spawn_seeds
 from torchreg.engine.build import rebuild_initial_network
@@ -36,7 +35,7 @@ def same_bits(a: TorchRegressor, b: TorchRegressor) -> bool:
     return all(map(torch.equal, a.module_.state_dict().values(), b.module_.state_dict().values()))
 
 
-#: Ways to fit, each with and without rows that say which network is best.
+#: Fits, each with and without validation rows.
 KINDS: dict[str, dict[str, Any]] = {
     "full batch": {},
     "batches": {"batch_size": 32},
@@ -48,7 +47,7 @@ KINDS: dict[str, dict[str, Any]] = {
 
 @pytest.mark.parametrize("validated", [False, True], ids=["training", "validation"])
 @pytest.mark.parametrize("kind", KINDS)
-def test_the_best_of_three_is_the_best_of_three_fits_from_its_seeds(
+def test_the_best_of_three_networks_equals_the_best_of_three_fits(
     kind: str, validated: bool, kink: Data
 ) -> None:
     X, y = kink
@@ -70,19 +69,19 @@ def test_the_best_of_three_is_the_best_of_three_fits_from_its_seeds(
     assert len(set(losses)) == 3
 
 
-def test_one_start_is_what_a_fit_was_without_the_parameter(kink: Data) -> None:
+def test_one_network_is_the_default(kink: Data) -> None:
     one, plain = quick(n_init=1).fit(*kink), quick().fit(*kink)
     assert same_bits(one, plain) and one.history_ == plain.history_
     assert one.init_losses_ == [one.loss_]
 
 
-def test_the_first_of_several_starts_is_the_one_that_a_single_start_draws(kink: Data) -> None:
+def test_the_first_network_is_that_of_a_single_fit(kink: Data) -> None:
     one, four = quick(n_init=1).fit(*kink), quick(n_init=4).fit(*kink)
     np.testing.assert_allclose(four.init_losses_[0], one.init_losses_[0], rtol=1e-9)
     assert four.loss_ == min(four.init_losses_) <= four.init_losses_[0]
 
 
-def test_the_same_seed_gives_the_same_whatever_was_fitted_before(kink: Data) -> None:
+def test_the_same_seed_gives_the_same_bits(kink: Data) -> None:
     first, second = quick(n_init=3).fit(*kink), quick(n_init=3)
     second.set_params(random_state=5).fit(*kink)
     second.set_params(random_state=0).fit(*kink)
@@ -91,7 +90,7 @@ def test_the_same_seed_gives_the_same_whatever_was_fitted_before(kink: Data) -> 
     assert not same_bits(state.fit(*kink), clone(state).set_params(n_init=2).fit(*kink))
 
 
-def test_all_starts_hold_the_same_rows_out(kink: Data) -> None:
+def test_all_networks_have_the_same_validation_rows(kink: Data) -> None:
     X, y = kink
     three = quick(n_init=3, early_stopping=True, max_epochs=100).fit(X, y)
     one = quick(early_stopping=True, max_epochs=100).fit(X, y)
@@ -102,7 +101,7 @@ def test_all_starts_hold_the_same_rows_out(kink: Data) -> None:
     np.testing.assert_allclose(three.init_losses_[0], min(one.validation_loss_curve_), rtol=1e-9)
 
 
-def test_starts_that_draw_while_they_train_draw_the_same_again(kink: Data) -> None:
+def test_networks_with_dropout_are_reproducible(kink: Data) -> None:
     X, y = kink
     options = {"module__dropout": 0.2, "batch_size": 50}
     one, again = (quick(n_init=3, **options).fit(X, y) for _ in range(2))
@@ -128,7 +127,7 @@ def explosive(share: float) -> TorchRegressor:
     return TorchRegressor(_Explosive, module__share=share, **options)
 
 
-def test_a_start_whose_first_loss_is_not_finite_is_dropped(kink: Data) -> None:
+def test_a_network_without_a_finite_first_loss_is_dropped(kink: Data) -> None:
     reg = explosive(0.4).fit(*kink)
     dropped = [loss for loss in reg.init_losses_ if loss == float("inf")]
     assert 0 < len(dropped) < 6 == len(reg.init_losses_)
@@ -136,12 +135,12 @@ def test_a_start_whose_first_loss_is_not_finite_is_dropped(kink: Data) -> None:
     assert np.isfinite(reg.predict(kink[0])).all()
 
 
-def test_if_no_start_can_begin_the_error_is_that_of_the_first(kink: Data) -> None:
+def test_if_no_network_can_be_trained_the_first_error_is_raised(kink: Data) -> None:
     with pytest.raises(ValueError, match="at the first step, before anything was learned"):
         explosive(1.1).fit(*kink)
 
 
-def test_a_start_that_goes_wrong_later_is_not_the_one_that_is_kept(kink: Data) -> None:
+def test_a_network_that_diverges_is_not_kept(kink: Data) -> None:
     class Steep(_Explosive):
         """Has gradients for which a learning rate is right, or far too large."""
 
@@ -155,7 +154,7 @@ def test_a_start_that_goes_wrong_later_is_not_the_one_that_is_kept(kink: Data) -
     assert max(reg.init_losses_) > 1e3
 
 
-def test_a_search_over_the_number_of_starts_finds_more_to_be_no_worse(kink: Data) -> None:
+def test_a_search_over_n_init(kink: Data) -> None:
     X, y = kink
     search = GridSearchCV(
         quick(), {"n_init": [1, 4]}, cv=2, return_train_score=True, error_score="raise"
@@ -168,7 +167,7 @@ def test_a_search_over_the_number_of_starts_finds_more_to_be_no_worse(kink: Data
     assert clone(search.best_estimator_).n_init == search.best_params_["n_init"]
 
 
-def test_pickles_and_files_know_the_losses_of_all_starts(kink: Data, tmp_path: Path) -> None:
+def test_pickles_and_files_store_all_final_losses(kink: Data, tmp_path: Path) -> None:
     reg = quick(n_init=3).fit(*kink)
     reg.save(tmp_path / "reg")
     for other in (pickle.loads(pickle.dumps(reg)), torchreg.load(tmp_path / "reg")):
@@ -176,10 +175,10 @@ def test_pickles_and_files_know_the_losses_of_all_starts(kink: Data, tmp_path: P
         assert same_bits(other, reg)
 
 
-# What was chosen before n_init came
+# Warm starts, checkpoints and output
 
 
-def test_a_warm_start_goes_on_with_the_one_that_was_kept(kink: Data) -> None:
+def test_a_warm_start_continues_the_network_that_was_kept(kink: Data) -> None:
     reg = quick(n_init=3, warm_start=True).fit(*kink)
     losses = reg.init_losses_
     kept = spawn_seeds(0, 3)[int(np.argmin(losses))]
@@ -190,7 +189,7 @@ def test_a_warm_start_goes_on_with_the_one_that_was_kept(kink: Data) -> None:
     assert on._origin["start_seed"] == kept
 
 
-def test_the_start_that_is_drawn_again_is_that_of_the_network_that_was_kept(kink: Data) -> None:
+def test_the_initial_weights_of_the_kept_network_can_be_rebuilt(kink: Data) -> None:
     reg = quick(n_init=4, optimizer="sgd", lr=1e-30, max_epochs=1, random_state=5).fit(*kink)
     assert np.argmin(reg.init_losses_) > 0
     options = {"hidden_sizes": [4]}
@@ -207,7 +206,7 @@ def test_the_start_that_is_drawn_again_is_that_of_the_network_that_was_kept(kink
     assert all(torch.equal(began, ended) for began, ended in weights)
 
 
-def test_a_checkpoint_is_of_one_network(kink: Data, tmp_path: Path) -> None:
+def test_a_checkpoint_stores_one_network(kink: Data, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="checkpoint expects n_init=1, got 3"):
         quick(n_init=3).fit(*kink, checkpoint=tmp_path / "fit")
     assert not list(tmp_path.iterdir())
@@ -215,7 +214,7 @@ def test_a_checkpoint_is_of_one_network(kink: Data, tmp_path: Path) -> None:
     assert reg.fit(*kink, checkpoint=tmp_path / "fit").n_iter_ == 40
 
 
-def test_the_printed_table_has_one_row_for_each_start(
+def test_verbose_prints_one_row_for_each_network(
     kink: Data, capsys: pytest.CaptureFixture[str]
 ) -> None:
     reg = quick(n_init=3, verbose=1).fit(*kink)
@@ -236,7 +235,7 @@ def test_the_printed_table_has_one_row_for_each_start(
 # Callbacks
 
 
-def test_each_start_has_callbacks_of_its_own(kink: Data) -> None:
+def test_each_network_has_copies_of_the_callbacks(kink: Data) -> None:
     X, y = kink
     stop = sk.EarlyStopping(monitor="train_loss", patience=3, threshold=1e-2)
     slower = sk.LRScheduler("StepLR", step_size=4, gamma=0.5)
@@ -251,7 +250,7 @@ def test_each_start_has_callbacks_of_its_own(kink: Data) -> None:
     assert all(row["dur"] > 0 for row in three.history_)
 
 
-def test_callbacks_that_would_write_over_each_others_files_are_refused(
+def test_callbacks_that_write_files_are_rejected_for_several_networks(
     kink: Data, tmp_path: Path
 ) -> None:
     options = {"callbacks": [sk.Checkpoint(dirname=str(tmp_path), monitor="train_loss_best")]}
@@ -261,7 +260,7 @@ def test_callbacks_that_would_write_over_each_others_files_are_refused(
     assert list(tmp_path.iterdir())
 
 
-def test_a_callback_that_cannot_be_copied_is_refused_for_several_starts(kink: Data) -> None:
+def test_a_callback_that_cannot_be_copied_is_rejected_for_several_networks(kink: Data) -> None:
     class Unique(sk.Callback):  # type: ignore[misc]
         def __deepcopy__(self, memo: Any) -> Any:
             raise TypeError("there can be only one")
@@ -270,30 +269,30 @@ def test_a_callback_that_cannot_be_copied_is_refused_for_several_starts(kink: Da
         quick(n_init=2, callbacks=[Unique()]).fit(*kink)
 
 
-if hasattr(torchreg._estimator.sklearn_compat.CallbackSupportMixin, "set_callbacks"):
+if hasattr(TorchRegressor, "set_callbacks"):  # scikit-learn 1.9
 
     class Recorder:
-        """Writes down in scikit-learn's protocol what it hears, and at whose."""
+        """Records the events of scikit-learn's callback protocol, with the task of each."""
 
         def __init__(self, stop_after: int) -> None:
             self.stop_after = stop_after
-            self.heard: list[str] = []
+            self.events: list[str] = []
             self.scores: dict[str, float] = {}
 
         def setup(self, estimator: Any, context: Any) -> None:
-            self.heard.append("setup")
+            self.events.append("setup")
 
         def teardown(self, estimator: Any, context: Any) -> None:
-            self.heard.append("teardown")
+            self.events.append("teardown")
 
         def on_fit_task_begin(self, estimator: Any, context: Any) -> None:
-            self.heard.append(f"begin {self.name_of(context)}")
+            self.events.append(f"begin {self.name_of(context)}")
 
         def on_fit_task_end(
             self, estimator: Any, context: Any, *, X: Any, y: Any, fitted_estimator: Any
         ) -> bool:
             name = self.name_of(context)
-            self.heard.append(f"end {name}")
+            self.events.append(f"end {name}")
             self.scores[name] = fitted_estimator.score(X, y)
             return context.task_name == "epoch" and context.task_id + 1 == self.stop_after
 
@@ -301,14 +300,14 @@ if hasattr(torchreg._estimator.sklearn_compat.CallbackSupportMixin, "set_callbac
             own = f"{context.task_name} {context.task_id}"
             return own if context.parent is None else f"{self.name_of(context.parent)}/{own}"
 
-    def test_native_callbacks_hear_each_start_as_a_part_of_one_fit(kink: Data) -> None:
+    def test_sklearn_callbacks_observe_each_network_as_a_task_of_the_fit(kink: Data) -> None:
         X, y = kink
         recorder = Recorder(stop_after=4)
         reg = quick(n_init=3).set_callbacks(recorder).fit(X, y)
-        heard = recorder.heard
-        assert heard[:2] == ["setup", "begin fit 0"] and heard[-2:] == ["end fit 0", "teardown"]
+        events = recorder.events
+        assert events[:2] == ["setup", "begin fit 0"] and events[-2:] == ["end fit 0", "teardown"]
         for number, seed in enumerate(spawn_seeds(0, 3)):
-            own = [line for line in heard if f"fit 0/start {number}" in line]
+            own = [line for line in events if f"fit 0/start {number}" in line]
             name = f"fit 0/start {number}"
             epochs = [f"{end} {name}/epoch {e}" for e in range(4) for end in ("begin", "end")]
             assert own == [f"begin {name}", *epochs, f"end {name}"]
@@ -317,7 +316,7 @@ if hasattr(torchreg._estimator.sklearn_compat.CallbackSupportMixin, "set_callbac
         assert recorder.scores["fit 0"] == reg.score(X, y)
         assert reg.n_iter_ == 4
 
-    def test_ctrl_c_ends_starts_that_train_together_after_their_last_whole_epoch(
+    def test_ctrl_c_keeps_the_last_complete_epoch_of_a_stack(
         kink: Data,
     ) -> None:
         class Impatient(Recorder):
@@ -331,7 +330,7 @@ if hasattr(torchreg._estimator.sklearn_compat.CallbackSupportMixin, "set_callbac
         np.testing.assert_allclose(reg.init_losses_, five.init_losses_, rtol=1e-9)
         np.testing.assert_allclose(reg.predict(kink[0]), five.predict(kink[0]), rtol=1e-9)
 
-    def test_the_progress_bar_of_scikit_learn_shows_starts(
+    def test_the_progress_bar_of_scikit_learn_shows_networks(
         kink: Data, capsys: pytest.CaptureFixture[str]
     ) -> None:
         from sklearn.callback import ProgressBar
@@ -361,12 +360,12 @@ class _Interrupting(nn.Module):
         return output
 
 
-#: What listens to batches trains alone: here three networks for 20 epochs each, in turn.
+#: Networks with a batch callback train one after another: here 20 epochs each.
 ONE_BY_ONE = {"module": _Interrupting, "max_epochs": 20, "lr": 0.02, "callbacks": sk.EpochTimer()}
 
 
 @pytest.mark.parametrize("at", [21, 22, 35, 45], ids=str)
-def test_ctrl_c_ends_all_starts_and_keeps_what_the_best_has_learned(at: int, kink: Data) -> None:
+def test_ctrl_c_keeps_the_best_network_until_then(at: int, kink: Data) -> None:
     X, y = kink
     _Interrupting.calls, _Interrupting.at = 0, at
     options = {**ONE_BY_ONE, "random_state": 0}
@@ -388,7 +387,7 @@ def test_ctrl_c_ends_all_starts_and_keeps_what_the_best_has_learned(at: int, kin
     np.testing.assert_allclose(reg.predict(X), best.predict(X), rtol=1e-9)
 
 
-def test_of_an_interrupted_fit_it_is_said_what_the_one_that_is_kept_had_seen(kink: Data) -> None:
+def test_a_warning_describes_the_interrupt(kink: Data) -> None:
     X, y = kink
     _Interrupting.calls, _Interrupting.at = 0, 25
     reg = TorchRegressor(**ONE_BY_ONE, n_init=3, random_state=0)
@@ -400,14 +399,14 @@ def test_of_an_interrupted_fit_it_is_said_what_the_one_that_is_kept_had_seen(kin
         clone(reg).fit(X, y)
 
 
-def test_ctrl_c_in_any_start_ends_a_search(kink: Data) -> None:
+def test_ctrl_c_in_any_network_ends_a_search(kink: Data) -> None:
     _Interrupting.calls, _Interrupting.at = 0, 25
     reg = TorchRegressor(**ONE_BY_ONE, n_init=3, random_state=0)
     with pytest.raises(KeyboardInterrupt):
         cross_val_score(reg, *kink, cv=2)
 
 
-def test_a_warm_start_whose_first_step_ruins_it_keeps_what_it_was(kink: Data) -> None:
+def test_a_warm_start_that_diverges_at_once_keeps_the_previous_weights(kink: Data) -> None:
     X, y = kink
     reg = quick(warm_start=True, optimizer="sgd").fit(X, y)
     before = reg.predict(X)

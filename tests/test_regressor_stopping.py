@@ -1,4 +1,4 @@
-"""When a fit ends, and what it keeps: early stopping, tolerance, Ctrl-C."""
+"""Early stopping, tolerance and Ctrl-C."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def test_without_early_stopping_or_tol_exactly_max_epochs_run_on_all_rows(
     np.testing.assert_allclose(reg.module_.standardize.mean, X.mean(axis=0), rtol=1e-14)
 
 
-def test_early_stopping_waits_for_patience_and_restores_the_best_weights(
+def test_early_stopping_restores_the_best_weights(
     noisy: tuple[Array, Array],
 ) -> None:
     X, y = noisy
@@ -53,7 +53,7 @@ def test_early_stopping_waits_for_patience_and_restores_the_best_weights(
     assert reg.loss_ == reg.loss_curve_[reg.best_epoch_ - 1]
 
 
-def test_rows_are_held_out_only_where_early_stopping_asks_for_it(
+def test_early_stopping_holds_out_rows_unless_the_user_passes_them(
     noisy: tuple[Array, Array],
 ) -> None:
     X, y = noisy
@@ -66,7 +66,7 @@ def test_rows_are_held_out_only_where_early_stopping_asks_for_it(
     np.testing.assert_allclose(own.module_.standardize.mean, X.mean(axis=0), atol=1e-14)
 
 
-def test_validation_rows_without_early_stopping_are_only_watched(
+def test_validation_rows_without_early_stopping_do_not_change_the_fit(
     noisy: tuple[Array, Array],
 ) -> None:
     X, y = noisy
@@ -89,9 +89,7 @@ def test_weights_of_validation_rows_equal_their_repetition(noisy: tuple[Array, A
 
 
 @pytest.mark.parametrize("unit", [1e-6, 1.0, 1e6])
-def test_tol_stops_at_the_same_epoch_whatever_the_units_of_y(
-    unit: float, kink: tuple[Array, Array]
-) -> None:
+def test_tol_does_not_depend_on_the_units_of_y(unit: float, kink: tuple[Array, Array]) -> None:
     X, y = kink
     reg = quick(tol=1e-3, max_epochs=1000, n_iter_no_change=5, lr=5e-3)
     epochs = reg.fit(X, y).n_iter_
@@ -99,7 +97,7 @@ def test_tol_stops_at_the_same_epoch_whatever_the_units_of_y(
     assert reg.fit(X, y * unit).n_iter_ == epochs
 
 
-def test_a_budget_that_ran_out_while_the_loss_fell_is_a_convergence_warning(
+def test_max_epochs_below_what_tol_needs_is_a_convergence_warning(
     kink: tuple[Array, Array],
 ) -> None:
     with pytest.warns(ConvergenceWarning, match=r"max_epochs=5 .*tol=0\.0001.* Increase"):
@@ -124,7 +122,7 @@ class _Interrupting(nn.Module):
         return output
 
 
-def test_ctrl_c_keeps_what_was_learned_in_a_fit_that_stands_alone(
+def test_ctrl_c_keeps_the_weights_until_then(
     kink: tuple[Array, Array],
 ) -> None:
     X, y = kink
@@ -136,7 +134,7 @@ def test_ctrl_c_keeps_what_was_learned_in_a_fit_that_stands_alone(
     np.testing.assert_array_equal(reg.predict(X), five.predict(X))
 
 
-def test_ctrl_c_in_a_pipeline_keeps_what_was_learned(kink: tuple[Array, Array]) -> None:
+def test_ctrl_c_in_a_pipeline_keeps_the_weights_until_then(kink: tuple[Array, Array]) -> None:
     X, y = kink
     _Interrupting.calls = 0
     with pytest.warns(InterruptWarning):
@@ -153,7 +151,7 @@ def test_ctrl_c_in_a_pipeline_keeps_what_was_learned(kink: tuple[Array, Array]) 
     ],
     ids=["search", "cross-validation", "meta-estimator"],
 )
-def test_ctrl_c_inside_a_search_ends_the_search(surround: Any, kink: tuple[Array, Array]) -> None:
+def test_ctrl_c_in_a_search_ends_the_search(surround: Any, kink: tuple[Array, Array]) -> None:
     _Interrupting.calls = 0
     with pytest.raises(KeyboardInterrupt):
         surround(quick(_Interrupting), *kink)

@@ -1,4 +1,4 @@
-"""Data that cannot be fitted to are refused in words: what was expected, what came, what to do."""
+"""Invalid data are rejected with the expected and the received value and a remedy."""
 
 from __future__ import annotations
 
@@ -47,14 +47,14 @@ EACH_BAD_TABLE = pytest.mark.parametrize(
 
 
 @EACH_BAD_TABLE
-def test_x_with_anything_but_finite_real_numbers_is_refused(
+def test_x_with_anything_but_finite_real_numbers_is_rejected(
     spoil: Callable[[Array], Any], message: str
 ) -> None:
     refuse(quick(), message.format(name="X"), spoil(X), Y)
 
 
 @EACH_BAD_TABLE
-def test_y_with_anything_but_finite_real_numbers_is_refused(
+def test_y_with_anything_but_finite_real_numbers_is_rejected(
     spoil: Callable[[Array], Any], message: str
 ) -> None:
     refuse(quick(), message.format(name="y"), X, spoil(Y))
@@ -62,7 +62,7 @@ def test_y_with_anything_but_finite_real_numbers_is_refused(
 
 
 @EACH_BAD_TABLE
-def test_validation_rows_with_anything_but_finite_real_numbers_are_refused(
+def test_validation_rows_with_anything_but_finite_real_numbers_are_rejected(
     spoil: Callable[[Array], Any], message: str
 ) -> None:
     named = message.format(name="X")
@@ -71,7 +71,7 @@ def test_validation_rows_with_anything_but_finite_real_numbers_are_refused(
 
 
 @EACH_BAD_TABLE
-def test_predict_refuses_anything_but_finite_real_numbers(
+def test_predict_rejects_anything_but_finite_real_numbers(
     spoil: Callable[[Array], Any], message: str
 ) -> None:
     reg = quick().fit(X, Y)
@@ -81,7 +81,7 @@ def test_predict_refuses_anything_but_finite_real_numbers(
 
 @pytest.mark.parametrize("kind", ["csr_array", "csc_matrix"])
 @pytest.mark.parametrize("value", [NAN, INF])
-def test_sparse_x_with_anything_but_finite_numbers_is_refused(kind: str, value: float) -> None:
+def test_sparse_x_with_anything_but_finite_numbers_is_rejected(kind: str, value: float) -> None:
     message = "X contains (NaN|infinity)"
     refuse(quick(), message, getattr(scipy.sparse, kind)(spoilt(X, value)), Y)
 
@@ -103,7 +103,7 @@ def test_sparse_x_with_anything_but_finite_numbers_is_refused(kind: str, value: 
         (spoilt(Y, "heavy", dtype=object), "'heavy'"),
     ],
 )
-def test_weights_that_cannot_weigh_are_refused(bad: Any, message: str) -> None:
+def test_invalid_weights_are_rejected(bad: Any, message: str) -> None:
     refuse(quick(), message.format(name="sample_weight"), X, Y, sample_weight=bad)
     validation = {"X_val": X, "y_val": Y, "sample_weight_val": bad}
     refuse(quick(), message.format(name="sample_weight_val"), X, Y, **validation)
@@ -127,7 +127,7 @@ def test_weights_that_cannot_weigh_are_refused(bad: Any, message: str) -> None:
         (X, [[1], [2, 3]] * 15, "inhomogeneous"),
     ],
 )
-def test_rows_of_the_wrong_shape_are_refused_with_the_shape_that_came(
+def test_rows_of_the_wrong_shape_are_rejected_with_their_shape(
     bad_x: Any, bad_y: Any, message: str
 ) -> None:
     refuse(quick(), message, bad_x, bad_y)
@@ -149,20 +149,20 @@ def test_rows_of_the_wrong_shape_are_refused_with_the_shape_that_came(
         ({"X_val": X[:, 0], "y_val": Y}, "X_val: Expected 2D array, got 1D"),
     ],
 )
-def test_validation_rows_that_do_not_fit_the_training_rows_are_refused(
+def test_validation_rows_that_do_not_fit_the_training_rows_are_rejected(
     given: dict[str, Any], message: str
 ) -> None:
     refuse(quick(), message, X, Y, **given)
 
 
-def test_validation_columns_of_other_names_are_refused() -> None:
+def test_validation_columns_of_other_names_are_rejected() -> None:
     table = pd.DataFrame(X, columns=["a", "b", "c"])
     other = table.rename(columns={"c": "d"})
     refuse(quick(), r"X_val: The feature names[\s\S]*- d", table, Y, X_val=other, y_val=Y)
 
 
 @pytest.mark.parametrize("n", [1, 2])
-def test_too_few_rows_to_hold_any_out_are_refused_with_what_to_do(n: int) -> None:
+def test_too_few_rows_for_validation_are_rejected_with_a_remedy(n: int) -> None:
     message = (
         rf"validation_fraction=0\.6 .* n_samples={n} .* "
         r"Pass X_val and y_val, pass more rows, or set early_stopping=False"
@@ -190,14 +190,14 @@ def test_predict_before_fit_says_so() -> None:
         (X[:0], r"Found array with 0 sample\(s\)"),
     ],
 )
-def test_predict_says_how_many_features_came_and_were_expected(bad: Any, message: str) -> None:
+def test_predict_reports_the_expected_number_of_features(bad: Any, message: str) -> None:
     reg = quick().fit(X, Y)
     with pytest.raises(ValueError, match=message):
         reg.predict(bad)
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
-def test_a_prediction_that_overflows_is_refused_with_its_row(dtype: str) -> None:
+def test_a_prediction_that_overflows_is_rejected_with_its_row(dtype: str) -> None:
     reg = quick(nn.Linear, dtype=dtype, max_epochs=50, lr=0.1).fit(X * 1e-300, Y * 1e200)
     far = X * 1e-300
     far[7] = 1e300
@@ -205,13 +205,13 @@ def test_a_prediction_that_overflows_is_refused_with_its_row(dtype: str) -> None
         reg.predict(far)
 
 
-def test_predictions_too_large_for_the_dtype_of_x_are_refused_with_what_to_do() -> None:
+def test_predictions_too_large_for_the_dtype_of_x_are_rejected_with_a_remedy() -> None:
     reg = quick().fit(X, Y * 1e40)
     with pytest.raises(ValueError, match=r"do not fit float32, the dtype of X.* Pass X as float64"):
         reg.predict(X.astype(np.float32))
 
 
-def test_numbers_beyond_float64_are_refused_with_what_to_do() -> None:
+def test_numbers_beyond_float64_are_rejected_with_a_remedy() -> None:
     refuse(quick(), "X has a number too large for float64", spoilt(X, 10**400, dtype=object), Y)
     refuse(quick(), "y has a number too large for float64", X, spoilt(Y, 10**400, dtype=object))
     value = r"has a value of 1\.7e\+308.* 1\.12e\+307 overflow in float64\."
@@ -220,7 +220,7 @@ def test_numbers_beyond_float64_are_refused_with_what_to_do() -> None:
 
 
 @pytest.mark.parametrize("name", ["X", "y", "sample_weight"])
-def test_complex_tensors_are_refused_where_arrays_are_not_converted(name: str) -> None:
+def test_complex_tensors_are_rejected_where_arrays_are_not_converted(name: str) -> None:
     given = {"X": torch.from_numpy(X), "y": torch.from_numpy(Y), "sample_weight": torch.ones(30)}
     given[name] = given[name] + 1j
     with (

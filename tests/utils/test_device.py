@@ -1,4 +1,4 @@
-"""Devices, dtypes, generators and threads: what is lent is given back."""
+"""Devices, dtypes, random generators and threads."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ from torchreg._utils import (
 CPU = torch.device("cpu")
 
 
-def elsewhere(function: Callable[[], Any]) -> Any:
-    """Call a function in a thread of its own, and give its result."""
+def in_new_thread(function: Callable[[], Any]) -> Any:
+    """Return the result of a function in a new thread."""
     results: list[Any] = []
     thread = threading.Thread(target=lambda: results.append(function()))
     thread.start()
@@ -33,7 +33,7 @@ def elsewhere(function: Callable[[], Any]) -> Any:
 
 @pytest.mark.parametrize("count", [1, 2, 3])
 @pytest.mark.parametrize("before", [1, 3])
-def test_so_many_threads_inside_mean_the_callers_own_count_after(before: int, count: int) -> None:
+def test_num_threads_is_restored(before: int, count: int) -> None:
     kept = torch.get_num_threads()
     try:
         torch.set_num_threads(before)
@@ -47,22 +47,22 @@ def test_so_many_threads_inside_mean_the_callers_own_count_after(before: int, co
         torch.set_num_threads(kept)
 
 
-def test_what_one_thread_takes_for_itself_changes_nothing_for_a_new_one() -> None:
+def test_num_threads_does_not_change_the_default_of_new_threads() -> None:
     kept = torch.get_num_threads()
     try:
         torch.set_num_threads(3)
-        assert elsewhere(torch.get_num_threads) == 3
+        assert in_new_thread(torch.get_num_threads) == 3
         with num_threads(1, others=3):
-            assert elsewhere(torch.get_num_threads) == 3
+            assert in_new_thread(torch.get_num_threads) == 3
             with num_threads(3, others=3):
-                assert (torch.get_num_threads(), elsewhere(torch.get_num_threads)) == (3, 3)
-            assert (torch.get_num_threads(), elsewhere(torch.get_num_threads)) == (1, 3)
-        assert elsewhere(torch.get_num_threads) == 3
+                assert (torch.get_num_threads(), in_new_thread(torch.get_num_threads)) == (3, 3)
+            assert (torch.get_num_threads(), in_new_thread(torch.get_num_threads)) == (1, 3)
+        assert in_new_thread(torch.get_num_threads) == 3
     finally:
         torch.set_num_threads(kept)
 
 
-def test_seeded_work_draws_what_manual_seed_gives_and_outside_the_numbers_go_on() -> None:
+def test_with_seed_equals_manual_seed_and_restores_the_generator() -> None:
     with torch.random.fork_rng():
         torch.manual_seed(7)
         expected = torch.rand(3)
@@ -73,7 +73,7 @@ def test_seeded_work_draws_what_manual_seed_gives_and_outside_the_numbers_go_on(
     assert torch.equal(torch.rand(2), first)
 
 
-def test_generator_states_that_are_put_back_repeat_the_numbers() -> None:
+def test_restored_generator_states_repeat_the_numbers() -> None:
     states = generator_states(CPU)
     numbers = torch.rand(4)
     set_generator_states(CPU, states)
@@ -83,7 +83,7 @@ def test_generator_states_that_are_put_back_repeat_the_numbers() -> None:
 
 
 @pytest.mark.parametrize("device", ["cpu", "cpu:0", "auto", CPU])
-def test_a_device_that_is_there_is_found(device: str | torch.device) -> None:
+def test_an_available_device_is_resolved(device: str | torch.device) -> None:
     assert str(resolve_device(device)) in {*devices_present(), "cpu:0"}
 
 
@@ -98,13 +98,13 @@ def test_a_device_that_is_there_is_found(device: str | torch.device) -> None:
         (torch.float32, 1, False, torch.float32),
     ],
 )
-def test_auto_is_float64_where_a_step_is_small_or_needs_it(
+def test_auto_dtype_is_float64_for_small_steps_on_a_cpu(
     dtype: str | torch.dtype, work: int, exact: bool, expected: torch.dtype
 ) -> None:
     assert resolve_dtype(dtype, work=work, device=CPU, exact=exact) == expected
 
 
-def test_where_there_is_no_float64_it_is_refused_and_auto_is_float32() -> None:
+def test_a_device_without_float64() -> None:
     mps = torch.device("mps")
     assert resolve_dtype("auto", work=1, device=mps, exact=True) == torch.float32
     with pytest.raises(ValueError, match=r"float64.*not available on device='mps'.*'float32'"):

@@ -1,4 +1,4 @@
-"""However a fit or a prediction ends, its thread finds torch as it was."""
+"""Fits and predictions restore the state of torch, even if they are interrupted."""
 
 from __future__ import annotations
 
@@ -14,7 +14,6 @@ from torch.overrides import TorchFunctionMode
 
 from torchreg import InterruptWarning, TorchRegressor
 from torchreg._utils import restore_torch_state
-from torchreg._utils.device import _SEED_LOCK
 from torchreg.engine.capture import Recorder
 from torchreg.nn import MLP
 
@@ -25,7 +24,7 @@ Y = X[:, 0] - X[:, 1] ** 2
 
 
 def settings() -> tuple[Any, ...]:
-    """What torch keeps for this thread and, in the generator, for all."""
+    """Return the thread-local state of torch and the state of the random generator."""
     return (
         torch.get_num_threads(),
         torch.is_grad_enabled(),
@@ -36,24 +35,9 @@ def settings() -> tuple[Any, ...]:
     )
 
 
-def is_free() -> bool:
-    """Whether another thread can have the generators."""
-    found: list[bool] = []
-
-    def take() -> None:
-        if _SEED_LOCK.acquire(timeout=5):
-            found.append(True)
-            _SEED_LOCK.release()
-
-    thread = threading.Thread(target=take)
-    thread.start()
-    thread.join()
-    return bool(found)
-
-
 @pytest.fixture(params=[True, False], ids=["gradients on", "gradients off"])
 def before(request: pytest.FixtureRequest) -> Any:
-    """Three threads, and gradients on or off: not what a fit sets."""
+    """Set three threads, and gradients on or off, which differs from what a fit sets."""
     kept = torch.get_num_threads(), torch.is_grad_enabled()
     torch.set_num_threads(3)
     torch.set_grad_enabled(request.param)
@@ -77,7 +61,7 @@ def small(**options: Any) -> TorchRegressor:
 
 @pytest.mark.filterwarnings("ignore::torchreg.InterruptWarning")
 @pytest.mark.parametrize("options", CONFIGURATIONS.values(), ids=CONFIGURATIONS)
-def test_an_interrupt_at_any_call_of_a_fit_leaves_torch_and_the_old_fit_as_they_were(
+def test_an_interrupt_at_any_call_of_a_fit_restores_torch_and_the_previous_fit(
     options: dict[str, Any], before: Any, injection: Any
 ) -> None:
     reg = small(**options).fit(X, Y)
@@ -86,7 +70,7 @@ def test_an_interrupt_at_any_call_of_a_fit_leaves_torch_and_the_old_fit_as_they_
     with injection() as counted:
         small(**options, random_state=1).fit(X, Y)
     ended = 0
-    # Close together at both ends, where things are lent and given back.
+    # Every call at the end, where the state is restored.
     n = counted.calls
     places = {*range(1, n, max(1, n // 25)), *range(n - 12, n + 1)}
     for at in sorted(places):
@@ -104,11 +88,15 @@ def test_an_interrupt_at_any_call_of_a_fit_leaves_torch_and_the_old_fit_as_they_
             assert reg.n_iter_ == len(reg.loss_curve_) == len(reg.history_)
         vars(reg).update(kept)
     assert ended > 5
-    assert is_free()
+    # No lock is left: another thread can fit.
+    thread = threading.Thread(target=small(max_epochs=1).fit, args=(X, Y), daemon=True)
+    thread.start()
+    thread.join(timeout=30)
+    assert not thread.is_alive()
 
 
 class Garbage:
-    """What only a collection of garbage can remove, which then calls a function."""
+    """A reference cycle whose finalizer is a Python function."""
 
     def __init__(self) -> None:
         self.itself = self
@@ -121,11 +109,11 @@ def litter(depth: int) -> Garbage:
     return Garbage() if depth == 0 else litter(depth - 1)
 
 
-def test_an_interrupt_amid_a_collection_of_garbage_is_lost_or_comes_as_what_it_is(
+def test_an_interrupt_during_garbage_collection_is_lost_or_is_a_keyboard_interrupt(
     injection: Any,
 ) -> None:
     thresholds = gc.get_threshold()
-    came = []
+    raised = []
     try:
         gc.set_threshold(3, 5, 5)
         for at in range(1, 250):
@@ -134,15 +122,13 @@ def test_an_interrupt_amid_a_collection_of_garbage_is_lost_or_comes_as_what_it_i
                     for i in range(30):
                         litter(i % 5)
             except BaseException as error:
-                came.append(type(error))
+                raised.append(type(error))
     finally:
         gc.set_threshold(*thresholds)
-    assert set(came) == {KeyboardInterrupt}
+    assert set(raised) == {KeyboardInterrupt}
 
 
-def test_an_interrupt_at_any_call_of_a_prediction_leaves_torch_as_it_was(
-    before: Any, injection: Any
-) -> None:
+def test_an_interrupt_at_any_call_of_predict_restores_torch(before: Any, injection: Any) -> None:
     reg = small().fit(X, Y)
     expected = reg.predict(X[:, ::-1])
     with injection() as counted:
@@ -153,15 +139,15 @@ def test_an_interrupt_at_any_call_of_a_prediction_leaves_torch_as_it_was(
             try:
                 reg.predict(X[:, ::-1])
             except KeyboardInterrupt:
-                ended += 1  # Unless a collection of garbage comes just there: it is lost in that.
+                ended += 1  # It is lost if it arrives in a garbage collection.
         assert settings() == before, at
     assert ended > counted.calls // 2
     np.testing.assert_array_equal(reg.predict(X[:, ::-1]), expected)
 
 
-def test_modes_that_were_entered_and_never_left_are_left() -> None:
+def test_modes_that_were_not_left_are_left() -> None:
     @restore_torch_state
-    def careless() -> None:
+    def unbalanced() -> None:
         Recorder().__enter__()
         TorchFunctionMode().__enter__()
         torch.set_num_threads(2)
@@ -169,11 +155,11 @@ def test_modes_that_were_entered_and_never_left_are_left() -> None:
 
     before = settings()
     with pytest.raises(ZeroDivisionError):
-        careless()
+        unbalanced()
     assert settings() == before
 
 
-class Moves(nn.Module):
+class InterruptingModule(nn.Module):
     """Raises Ctrl-C in the middle of an epoch, once."""
 
     at = 0
@@ -195,18 +181,20 @@ class Moves(nn.Module):
 
 @pytest.mark.parametrize("early_stopping", [False, True])
 @pytest.mark.parametrize("optimizer", ["sgd", "lbfgs", torch.optim.Adagrad])
-def test_a_fit_that_is_interrupted_within_an_epoch_is_the_fit_of_the_epochs_before(
+def test_a_fit_interrupted_within_an_epoch_equals_the_fit_of_the_epochs_before(
     optimizer: Any, early_stopping: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     options = {"optimizer": optimizer, "batch_size": 8, "early_stopping": early_stopping}
-    whole = TorchRegressor(Moves, max_epochs=4, random_state=0, **options).fit(X, Y)
+    whole = TorchRegressor(InterruptingModule, max_epochs=4, random_state=0, **options).fit(X, Y)
     for at in range(whole.module_.network.passes - 6, whole.module_.network.passes):
-        monkeypatch.setattr(Moves, "at", at)
-        reg = TorchRegressor(Moves, max_epochs=9, random_state=0, **options)
+        monkeypatch.setattr(InterruptingModule, "at", at)
+        reg = TorchRegressor(InterruptingModule, max_epochs=9, random_state=0, **options)
         with pytest.warns(InterruptWarning, match=r"interrupted in epoch \d of 9: .* weights of"):
             reg.fit(X, Y)
-        monkeypatch.setattr(Moves, "at", 0)
-        quiet = TorchRegressor(Moves, max_epochs=reg.n_iter_, random_state=0, **options)
+        monkeypatch.setattr(InterruptingModule, "at", 0)
+        quiet = TorchRegressor(
+            InterruptingModule, max_epochs=reg.n_iter_, random_state=0, **options
+        )
         quiet.fit(X, Y)
         np.testing.assert_array_equal(reg.predict(X), quiet.predict(X))
         assert reg.loss_curve_ == quiet.loss_curve_

@@ -13,7 +13,10 @@ from torchreg._estimator.dataset import (
 from torchreg._estimator.defaults import (
     AUTO_PARAMS,
     ResolvedParams,
+    batch_size_for,
     is_warm_start,
+    n_folds_for,
+    network_for,
     resolve_params,
 )
 from torchreg._estimator.fit_warnings import issue_ensemble_warnings, issue_fit_warnings
@@ -68,6 +71,7 @@ __all__ = [
     "ResolvedParams",
     "ScoreMixin",
     "as_callbacks",
+    "batch_size_for",
     "bootstrap",
     "build_job",
     "build_observers",
@@ -86,7 +90,9 @@ __all__ = [
     "is_warm_start",
     "issue_ensemble_warnings",
     "issue_fit_warnings",
+    "n_folds_for",
     "nested_parameters",
+    "network_for",
     "print_member_losses",
     "resolve_params",
     "seed_from",
