@@ -7,9 +7,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from torchreg.diagnosis import duplicates, units
-from torchreg.diagnosis.duplicates import NOT_EXPLAINED, count_in_array, count_in_lists
-from torchreg.diagnosis.record import Layer
+from torchreg.diagnosis import duplicates
+from torchreg.diagnosis.duplicates import NOT_EXPLAINED, count_duplicates
 from torchreg.diagnosis.slopes import slope_from_output
 from torchreg.diagnosis.units import count_units
 
@@ -22,14 +21,12 @@ def hidden(n_layers: int, n_units: int, seed: int = 0, n: int = 200) -> Tensor:
 
 
 def count(layers: Tensor, which: np.ndarray | None = None) -> list[int]:
-    """Count in arrays, and see that each layer alone has as many as it has in lists."""
+    """Count in all layers at once, and require the counts of each layer alone."""
     bending = np.ones((len(layers), layers.shape[2]), dtype=bool) if which is None else which
-    found = count_in_array(layers, bending)
-    for number, layer in enumerate(layers.double()):
-        rows = layer.T.contiguous()
-        ends = rows.amin(dim=1).tolist(), rows.amax(dim=1).tolist()
-        places = np.flatnonzero(bending[number]).tolist()
-        assert count_in_lists(rows, *ends, places) == found[number]
+    found = count_duplicates(layers, bending)
+    for number in range(len(layers)):
+        alone = slice(number, number + 1)
+        assert count_duplicates(layers[alone], bending[alone]) == found[alone]
     return found
 
 
@@ -62,7 +59,7 @@ def test_of_very_many_units_the_first_bending_ones_are_compared(
     which[1, :10] = False
     monkeypatch.setattr(duplicates, "COMPARED", 25)
     # Units 0 to 24 of the one layer, and 10 to 34 of the other
-    assert count_in_array(layers, which) == [5, 5]
+    assert count_duplicates(layers, which) == [5, 5]
 
 
 def test_as_much_may_be_left_unexplained_as_the_definition_says() -> None:
@@ -77,18 +74,16 @@ def test_as_much_may_be_left_unexplained_as_the_definition_says() -> None:
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf])
-def test_what_is_not_finite_is_like_nothing(value: float) -> None:
+def test_units_that_are_not_finite_have_no_copies(value: float) -> None:
     layers = hidden(1, 40)
     layers[0, :, 30:] = layers[0, :, :10]
     layers[0, 5, [0, 30]] = value
-    assert count_in_array(layers, np.ones((1, 40), dtype=bool)) == [9]
+    assert count_duplicates(layers, np.ones((1, 40), dtype=bool)) == [9]
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("name", ["relu", "tanh", "sigmoid"])
-def test_few_units_and_many_are_counted_alike(
-    name: str, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_layers_at_once_are_counted_like_calls_of_any_shape(name: str, dtype: torch.dtype) -> None:
     before = hidden(3, 24, seed=1) * 4 - 3
     before[:, :, :3] = -1e3
     before[:, :, 3:6] = 1e3
@@ -96,24 +91,17 @@ def test_few_units_and_many_are_counted_alike(
     # Nearly one slope, but not the steepest
     before[1, :, 6] = 1e-3 * before[1, :, 7]
     output = getattr(torch, name)(before).to(dtype)
-
-    def layers() -> list[Layer]:
-        return count_units([1, 3, 5], name, *slope_from_output(name, output))
-
-    few = layers()
-    monkeypatch.setattr(units, "FEW", 0)
-    assert layers() == few
-    assert [layer.name for layer in few] == [f"hidden layer {number}" for number in (1, 3, 5)]
-    assert all(layer.n_duplicates >= 1 and layer.n_bending < 24 for layer in few)
-    # One at a time, and a call of any shape
+    layers = count_units([1, 3, 5], name, *slope_from_output(name, output))
+    assert [layer.name for layer in layers] == [f"hidden layer {number}" for number in (1, 3, 5)]
+    assert all(layer.n_duplicates >= 1 and layer.n_bending < 24 for layer in layers)
     each = [
-        count_units([2 * place + 1], name, *slope_from_output(name, one.reshape(200, 4, 6)))
-        for place, one in enumerate(output)
+        count_units([2 * index + 1], name, *slope_from_output(name, one.reshape(200, 4, 6)))
+        for index, one in enumerate(output)
     ]
-    assert [layer for (layer,) in each] == few
+    assert [layer for (layer,) in each] == layers
 
 
-def test_what_numpy_does_not_know_is_counted_too() -> None:
+def test_units_in_bfloat16_are_counted() -> None:
     output = hidden(1, 40)[0].to(torch.bfloat16)
     (layer,) = count_units([1], "relu", *slope_from_output("relu", output))
     on = (output > 0).double().mean(dim=0)
