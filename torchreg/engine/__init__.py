@@ -1,8 +1,9 @@
-"""The engine: it trains. It knows tensors, modules and hyperparameters, nothing above them.
+"""Training engine: it knows tensors, modules and hyperparameters, but no estimator.
 
-From top to ground: ``fit`` is one fit, from raw rows to a fitted module; ``loop`` is the story of
-its epochs; ``stepper`` moves the parameters by a step, down a ``gradient`` that is computed by
-autograd or by the program that ``capture`` wrote down; ``objective`` is what the steps go
-down. ``network`` builds the module, ``rows`` and ``statistics`` hold the data, ``predict``
-sends rows through a fitted module, and ``skorch_net`` lets skorch's callbacks listen.
+Packages, from the lowest to the highest: ``data`` (tables, batches, column statistics), ``spec``
+(configuration, tasks, results and the objective), ``capture`` (record a training step and replay
+it as a straight-line program), ``train`` (the training loop and the backend of one network),
+``stack`` (many networks of one architecture trained as one), ``inspect`` (summaries for the
+diagnosis), ``build`` (networks and tasks from a configuration, and the selected model from their
+results). ``run.fit_networks`` combines them into fits; ``predict`` evaluates fitted modules.
 """

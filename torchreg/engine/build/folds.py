@@ -1,4 +1,4 @@
-"""Several networks, each of which holds out another part of the rows, as one."""
+"""Cross-validation folds: one network per fold, and the mean of their predictions."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ from torchreg.nn import Ensemble
 
 
 def assign_folds(n_rows: int, n_folds: int, seed: int) -> Tensor:
-    """Deal rows out to folds at random: shape (n_rows,), the fold of each.
+    """Assign rows to folds at random: shape (n_rows,), the fold of each row.
 
-    Folds differ in size by one row at most.
+    Sizes of folds differ by one row at most.
 
     Raises
     ------
@@ -35,61 +35,61 @@ def assign_folds(n_rows: int, n_folds: int, seed: int) -> Tensor:
     """
     if n_rows < n_folds:
         raise ValueError(
-            f"n_folds={n_folds} expects {n_folds} different rows or more, so that each network has "
-            f"one to hold out, got {n_rows}. Lower n_folds, or set n_folds=None."
+            f"n_folds={n_folds} expects at least {n_folds} distinct rows, one to hold out per "
+            f"network, got {n_rows}. Lower n_folds, or set n_folds=None."
         )
-    # Another stream than those of the batches, of further seeds and of bootstraps.
+    # A stream of its own, independent of batches, further seeds and bootstraps.
     generator = np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(3,)))
     return torch.from_numpy(generator.permutation(np.arange(n_rows) % n_folds))
 
 
 def split_table(table: Table, fold: Tensor, number: int) -> tuple[Table, Table]:
-    """Part the rows of a table into those outside a fold and those in it.
+    """Split a table into the rows outside a fold and those in it.
 
     Parameters
     ----------
     table : Table
     fold : Tensor of shape (n,)
-        The fold of each row.
+        Fold of each row.
     number : int
-        Of the fold that is held out.
+        Fold to hold out.
 
     Returns
     -------
     training, validation : Table
-        Weights keep their ratios, and have the mean 1 in each.
+        Weights have the mean 1 in each.
     """
-    held = fold == number
-    return _weighed(table.take(torch.nonzero(~held)[:, 0])), _weighed(
-        table.take(torch.nonzero(held)[:, 0])
-    )
-
-
-def split_rows(rows: RawData, fold: Tensor, number: int) -> tuple[RawData, RawData]:
-    """Part rows in raw units, which callbacks are shown, as :func:`split_table` does."""
-    places = torch.nonzero(fold != number)[:, 0], torch.nonzero(fold == number)[:, 0]
     training, validation = (
-        RawData(rows.x[place], rows.y[place], None if rows.weight is None else rows.weight[place])
-        for place in places
+        _normalize_weights(table.take(torch.nonzero(chosen)[:, 0]))
+        for chosen in (fold != number, fold == number)
     )
     return training, validation
 
 
-def _weighed(table: Table) -> Table:
+def split_rows(data: RawData, fold: Tensor, number: int) -> tuple[RawData, RawData]:
+    """Split rows in raw units, which callbacks receive, as :func:`split_table` does."""
+    training, validation = (
+        RawData(data.x[index], data.y[index], None if data.weight is None else data.weight[index])
+        for index in (torch.nonzero(fold != number)[:, 0], torch.nonzero(fold == number)[:, 0])
+    )
+    return training, validation
+
+
+def _normalize_weights(table: Table) -> Table:
     if table.weight is None:
         return table
     return table._replace(weight=table.weight / table.weight.mean())
 
 
 def as_ensemble(module: nn.Sequential, networks: Sequence[nn.Module]) -> nn.Sequential:
-    """Put the mean of several networks where a module has its network."""
+    """Replace the network of a module by the mean of several networks."""
     layers = dict(module.named_children())
     layers["network"] = Ensemble(networks)
     return nn.Sequential(OrderedDict(layers))
 
 
 def member(module: nn.Sequential, number: int) -> nn.Sequential:
-    """Give a fitted module with one of its several networks, if it has several."""
+    """Return a fitted module with one of its networks, if it averages several."""
     network = module.get_submodule("network")
     if not isinstance(network, Ensemble):
         return module
@@ -99,10 +99,11 @@ def member(module: nn.Sequential, number: int) -> nn.Sequential:
 
 
 def merge_results(results: Sequence[TrainResult]) -> TrainResult:
-    """Write what several networks saw as one: each loss is the mean of those that were training.
+    """Average the losses of several networks, and the numbers that callbacks recorded.
 
-    The best epoch is that of the lowest mean loss of the rows held out; each network itself keeps
-    the weights of its own. Of what callbacks noted, numbers are means, too.
+    The training loss of an epoch is the mean over the networks that were still training. A network
+    that has stopped keeps its best weights, whose validation loss counts in later epochs. The best
+    epoch is that of the lowest mean validation loss.
 
     Parameters
     ----------
@@ -111,23 +112,22 @@ def merge_results(results: Sequence[TrainResult]) -> TrainResult:
     """
     longest = max(results, key=lambda result: len(result.losses))
     n_epochs = len(longest.losses)
-    losses = [_mean(o.losses[e : e + 1] for o in results) for e in range(n_epochs)]
+    losses = [_mean(r.losses[e : e + 1] for r in results) for e in range(n_epochs)]
     validation = [
-        # Who has ended holds its best weights, and their loss counts on.
-        _mean(_so_far(o.validation_losses or [], e) for o in results)
+        _mean(_current_or_best(r.validation_losses or [], e) for r in results)
         for e in range(n_epochs)
     ]
     reasons = [result.reason for result in results]
-    instance_signature = ("interrupted", "diverged", "callback", "budget")
-    reason = next((r for r in instance_signature if r in reasons), reasons[0])
+    by_priority = ("interrupted", "diverged", "callback", "budget")
+    reason = next((r for r in by_priority if r in reasons), reasons[0])
     finite = [value if math.isfinite(value) else math.inf for value in validation]
     return replace(
         longest,
         losses=losses,
         validation_losses=validation,
         extra={
-            epoch: {key: _mean_noted(key, value, results, epoch) for key, value in noted.items()}
-            for epoch, noted in longest.extra.items()
+            epoch: {key: _mean_extra(key, value, results, epoch) for key, value in extra.items()}
+            for epoch, extra in longest.extra.items()
         },
         reason=reason,
         best_epoch=longest.first_epoch + 1 + finite.index(min(finite)),
@@ -135,15 +135,15 @@ def merge_results(results: Sequence[TrainResult]) -> TrainResult:
     )
 
 
-def _so_far(losses: list[float], epoch: int) -> list[float]:
+def _current_or_best(losses: list[float], epoch: int) -> list[float]:
     return losses[epoch : epoch + 1] or [min(losses)]
 
 
-def _mean_noted(key: str, value: Any, results: Sequence[TrainResult], epoch: int) -> Any:
+def _mean_extra(key: str, value: Any, results: Sequence[TrainResult], epoch: int) -> Any:
     if not isinstance(value, Real) or isinstance(value, bool):
         return value
-    noted = (result.extra.get(epoch, {}) for result in results)
-    return _mean([float(of_one[key])] for of_one in noted if key in of_one)
+    extras = (result.extra.get(epoch, {}) for result in results)
+    return _mean([float(extra[key])] for extra in extras if key in extra)
 
 
 def _mean(parts: Iterable[list[float]]) -> float:

@@ -1,4 +1,4 @@
-"""What there is to say of training rows: their ranges, what lies far away, what is a copy."""
+"""Summary of training rows: ranges, outliers and duplicate columns."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import math
 from itertools import pairwise
 from typing import NamedTuple
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -22,25 +21,34 @@ from torchreg.engine.data import (
 from torchreg.engine.spec import RawData
 from torchreg.nn import Standardize, Unstandardize
 
-#: A value beyond this many standard deviations is far. In a normal column one in 10^23 is.
-FAR = 10.0
-#: Pairs of columns that are compared on all rows, at most.
-_COMPARED = 100
-#: Two standardized columns are copies if they are nowhere further apart: above what rounding
-#: leaves of millimetres and inches in float32, below what a measurement can tell.
-SAME = 1e-4
-
-#: Training rows that are sent through the network once more as the fit ends, at most: as many
-#: as a batch or four, so that it costs no more than an epoch of a small table ...
-LOOKED_AT = 512
-#: ... and no more numbers than this, for sparse rows are made dense.
-_NUMBERS = 2**18
+#: Number of standard deviations beyond which a value is an outlier. In a normally distributed
+#: column, one value in 10^23 is.
+OUTLIER = 10.0
+#: Largest number of pairs of columns that are compared on all rows.
+MAX_COMPARED_PAIRS = 100
+#: Largest difference between two standardized columns that are duplicates: more than the rounding
+#: errors between millimetres and inches in float32, less than the error of a measurement.
+TOLERANCE = 1e-4
+#: Largest number of probe rows, so that evaluating them costs no more than an epoch on a small
+#: table ...
+MAX_PROBE_ROWS = 512
+#: ... and of numbers in them, because sparse rows are made dense.
+MAX_PROBE_NUMBERS = 2**18
 
 
 class RowSummary(NamedTuple):
-    """What there is to say of training rows, whatever is trained on them.
+    """Summary of training rows.
 
-    ``chosen`` are those that are sent through the network as the fit ends.
+    Parameters
+    ----------
+    n_rows : int
+    x, y : Columns
+    far : list of FarColumn
+        Columns of X with outliers.
+    copies : list of (int, int)
+        A column of X and a later one that duplicates it.
+    chosen : Tensor of shape (m,) or slice
+        Probe rows, on which the trained network is evaluated.
     """
 
     n_rows: int
@@ -51,66 +59,54 @@ class RowSummary(NamedTuple):
     chosen: Tensor | slice
 
 
-def summarize_rows(module: nn.Sequential, training: RawData, n_rows: int) -> RowSummary:
-    """Describe training rows.
+def summarize_rows(module: nn.Sequential, data: RawData, n_rows: int) -> RowSummary:
+    """Summarize training rows.
 
     Parameters
     ----------
     module : nn.Sequential
-        A network between the scaling layers that hold their statistics.
-    training : RawData
-        In raw units, as they were trained on.
+        A network between the scaling layers that hold the statistics of the rows.
+    data : RawData
+        Training rows.
     n_rows : int
-        How many there were before identical ones were merged.
+        Number of rows before identical ones were merged.
     """
-    x, y, weight = training.x, training.y, training.weight
+    x, y, weight = data.x, data.y, data.weight
     layers = dict(module.named_children())
-    # Where a loss has a link, what scales its predictions may be no mean and spread of y.
-    before, after = layers.get("standardize"), layers.get("unstandardize")
-    if "link" in layers:
-        after = None
-    # Plain lists from here on: for a few columns, a call of numpy costs more than a loop.
-    of_x = Columns(*numbers_of(before, x, weight), *column_ranges(x))
-    of_y = describe_target(y, *numbers_of(after, y, weight), *column_ranges(y))
-    at_most = min(LOOKED_AT, rows_per_chunk(_NUMBERS, count_columns(x)))
+    # With a link, the last layer scales predictions, whose mean and scale are not those of y.
+    y_layer = None if "link" in layers else layers.get("unstandardize")
+    # Lists from here on: for a few columns, a call of NumPy takes longer than a loop.
+    x_columns = Columns(*_mean_and_scale(layers.get("standardize"), x, weight), *column_ranges(x))
+    y_columns = _summarize_target(y, *_mean_and_scale(y_layer, y, weight), *column_ranges(y))
+    at_most = min(MAX_PROBE_ROWS, rows_per_chunk(MAX_PROBE_NUMBERS, count_columns(x)))
     chosen = spread_out(n_rows if weight is not None else y.shape[0], at_most, weight)
-    far, copies = outlier_columns(x, of_x), duplicate_columns(x, chosen, of_x)
-    return RowSummary(n_rows, of_x, of_y, far, copies, chosen)
+    return RowSummary(
+        n_rows,
+        x_columns,
+        y_columns,
+        outlier_columns(x, x_columns),
+        duplicate_columns(x, chosen, x_columns),
+        chosen,
+    )
 
 
-def describe_target(
+def _summarize_target(
     y: Tensor, mean: list[float], scale: list[float], low: list[float], high: list[float]
 ) -> Columns:
-    """Describe y with its skewness and kurtosis (3 for a normal distribution).
-
-    Parameters
-    ----------
-    y : Tensor of shape (n, n_outputs)
-        Raw units, float64.
-    mean, scale, low, high : list of float
-        Of these rows.
-    """
-    # One output a row: (n, n_outputs) -> (n_outputs, n)
-    values = np.ascontiguousarray(y.numpy().T)
-    n_rows = values.shape[1]
-    # Standardized with these rows' own numbers, and before any power is taken; a constant is 0.
-    z = values - np.add.reduce(values, axis=1, keepdims=True) / n_rows
-    z /= np.array([size or math.inf for size in scale])[:, None]
-    powers = np.empty((3, *z.shape))
-    square = np.multiply(z, z, out=powers[0])
-    np.multiply(square, z, out=powers[1])
-    np.multiply(square, square, out=powers[2])
-    second, third, fourth = (np.add.reduce(powers, axis=2) / n_rows).tolist()
-    variance = [number or 1.0 for number in second]
-    skewness = [number / v / math.sqrt(v) for number, v in zip(third, variance, strict=True)]
-    kurtosis = [number / v / v for number, v in zip(fourth, variance, strict=True)]
-    return Columns(mean, scale, low, high, skewness, kurtosis)
+    """Add the skewness and the kurtosis of y, in float64 (3 for a normal distribution)."""
+    # Standardized before any power is taken; a constant is 0.
+    z = (y - y.mean(dim=0)) / torch.tensor([value or math.inf for value in scale])
+    variance = z.square().mean(dim=0)
+    variance = variance.masked_fill(variance == 0, 1.0)
+    skewness = z.pow(3).mean(dim=0) / variance**1.5
+    kurtosis = z.pow(4).mean(dim=0) / variance**2
+    return Columns(mean, scale, low, high, skewness.tolist(), kurtosis.tolist())
 
 
-def numbers_of(
+def _mean_and_scale(
     layer: nn.Module | None, rows: Rows, weight: Tensor | None
 ) -> tuple[list[float], list[float]]:
-    """Read mean and scale out of a scaling layer or, where there is none, compute them."""
+    """Read mean and scale from a scaling layer, or compute them if there is none."""
     if isinstance(layer, Standardize | Unstandardize):
         return layer.mean.tolist(), layer.scale.tolist()
     mean, scale = compute_column_statistics(rows, weight)
@@ -118,7 +114,7 @@ def numbers_of(
 
 
 def column_ranges(rows: Rows) -> tuple[list[float], list[float]]:
-    """Find the smallest and the largest value of each column."""
+    """Return the smallest and the largest value of each column."""
     if isinstance(rows, SparseRows):
         values, columns = rows.values.to(torch.float64), rows.columns
         full = torch.bincount(columns, minlength=rows.n_columns) == len(rows)
@@ -131,43 +127,45 @@ def column_ranges(rows: Rows) -> tuple[list[float], list[float]]:
 
 
 def outlier_columns(rows: Rows, columns: Columns) -> list[FarColumn]:
-    """Look closer at the columns whose range says that they have values far away.
+    """Describe the columns that have outliers.
 
     Parameters
     ----------
     rows : Tensor of shape (n, n_columns) or SparseRows
         Raw units.
     columns : Columns
-        Of these rows.
+        Summary of the columns.
     """
     mean, scale, low, high = columns.mean, columns.scale, columns.low, columns.high
     numbers = enumerate(zip(mean, scale, low, high, strict=True))
-    suspects = [c for c, (m, s, least, most) in numbers if max(most - m, m - least) > FAR * s > 0]
+    suspects = [
+        c for c, (m, s, least, most) in numbers if max(most - m, m - least) > OUTLIER * s > 0
+    ]
     if not suspects:
         return []
     if isinstance(rows, SparseRows):
-        return _far_sparse(rows, columns, suspects)
+        return _sparse_outliers(rows, columns, suspects)
     found = []
     for column in suspects:
         values = _column(rows, column)
-        # The median is the commonest value of a column that hardly varies.
-        commonest = values.median()
+        # The median is the mode of a column that hardly varies.
+        mode = values.median()
         found.append(
             FarColumn(
                 column=column,
-                n_far=int(((values - mean[column]).abs() > FAR * scale[column]).sum()),
-                n_other=int((values != commonest).sum()),
+                n_far=int(((values - mean[column]).abs() > OUTLIER * scale[column]).sum()),
+                n_other=int((values != mode).sum()),
                 two_valued=bool(((values == low[column]) | (values == high[column])).all()),
             )
         )
     return found
 
 
-def _far_sparse(rows: SparseRows, numbers: Columns, suspects: list[int]) -> list[FarColumn]:
-    """Look at the stored entries only, all columns at once; the commonest value is 0."""
+def _sparse_outliers(rows: SparseRows, numbers: Columns, suspects: list[int]) -> list[FarColumn]:
+    """Do the same with the stored entries alone; the mode is 0."""
     mean, scale = torch.tensor([numbers.mean, numbers.scale], dtype=torch.float64)
     values, columns = rows.values.to(torch.float64), rows.columns
-    is_far = (values - mean[columns]).abs() > FAR * scale[columns]
+    is_far = (values - mean[columns]).abs() > OUTLIER * scale[columns]
     n_far = torch.bincount(columns[is_far], minlength=rows.n_columns).tolist()
     n_other = torch.bincount(columns[values != 0], minlength=rows.n_columns).tolist()
     bound = torch.full_like(mean, torch.inf)
@@ -180,40 +178,40 @@ def _far_sparse(rows: SparseRows, numbers: Columns, suspects: list[int]) -> list
 def duplicate_columns(
     rows: Rows, chosen: Tensor | slice, columns: Columns
 ) -> list[tuple[int, int]]:
-    """Find columns that are copies of others, in the same unit or another.
+    """Find columns that duplicate others, in the same unit or another.
 
-    Those that look alike on a few rows are compared on all of them.
+    Columns that agree on a few rows are compared on all rows.
 
     Parameters
     ----------
     rows : Tensor of shape (n, n_columns) or SparseRows
         Raw units.
     chosen : Tensor of shape (m,) or slice
-        The few rows.
+        The few rows to compare first.
     columns : Columns
-        Of all rows.
+        Summary of all rows.
 
     Returns
     -------
     list of (int, int)
-        A column, and a later one that is its copy; each later one is named once.
+        A column, and a later one that duplicates it; each later one occurs once.
     """
-    # Any two columns of two rows are copies.
-    if count_columns(rows) < 2 or not _some_range_alike(columns) or len(sample := rows[chosen]) < 3:
+    # Any two columns of two rows are duplicates.
+    if count_columns(rows) < 2 or not _some_spans_agree(columns) or len(sample := rows[chosen]) < 3:
         return []
     mean, scale = torch.tensor([columns.mean, columns.scale], dtype=torch.float64)
     z = (sample.to(torch.float64) - mean) / scale.masked_fill(scale == 0, torch.inf)
-    # One number per column: the same for a copy, but for its sign, and 0 for what hardly varies.
+    # One number per column: equal in size for duplicates, and 0 if the column hardly varies.
     mark = torch.sin(torch.arange(1, len(z) + 1, dtype=torch.float64)) @ z
     low, high = torch.aminmax(z, dim=0)
-    mark, order = torch.where(high - low > SAME, mark.abs(), 0.0).sort()
-    near = (mark.diff() <= SAME * len(z) ** 0.5) & (mark[:-1] > 0)
+    mark, order = torch.where(high - low > TOLERANCE, mark.abs(), 0.0).sort()
+    near = (mark.diff() <= TOLERANCE * len(z) ** 0.5) & (mark[:-1] > 0)
     if not bool(near.any()):
         return []
     found: dict[int, int] = {}
     pairs = torch.stack([order[:-1][near], order[1:][near]], dim=1).sort(dim=1).values.tolist()
     alike = [(a, b) for a, b in pairs if _same(z[:, a], z[:, b])]
-    for first, second in alike[:_COMPARED]:
+    for first, second in alike[:MAX_COMPARED_PAIRS]:
         whole = (
             (_column(rows, column) - mean[column]) / scale[column] for column in (first, second)
         )
@@ -222,20 +220,20 @@ def duplicate_columns(
     return [(first, second) for second, first in sorted(found.items())]
 
 
-def _some_range_alike(columns: Columns) -> bool:
-    """Tell whether two columns span about as many standard deviations, as copies do."""
+def _some_spans_agree(columns: Columns) -> bool:
+    """Return whether two columns span about as many standard deviations, as duplicates do."""
     numbers = zip(columns.scale, columns.low, columns.high, strict=True)
     spans = sorted((high - low) / scale for scale, low, high in numbers if scale > 0)
-    # At both ends copies differ by SAME at most, and by rounding.
-    return any(after - before <= 3 * SAME for before, after in pairwise(spans))
+    # At both ends, duplicates differ by TOLERANCE at most, and by rounding.
+    return any(after - before <= 3 * TOLERANCE for before, after in pairwise(spans))
 
 
 def _same(a: Tensor, b: Tensor) -> bool:
-    return bool(torch.minimum((a - b).abs().amax(), (a + b).abs().amax()) <= SAME)
+    return bool(torch.minimum((a - b).abs().amax(), (a + b).abs().amax()) <= TOLERANCE)
 
 
 def _column(rows: Rows, column: int) -> Tensor:
-    """Make one column dense: shape (n,), float64."""
+    """Return one column as a dense tensor of shape (n,), float64."""
     if isinstance(rows, Tensor):
         return rows[:, column].to(torch.float64)
     dense = torch.zeros(len(rows), dtype=torch.float64)
