@@ -1,4 +1,4 @@
-"""A reader can follow ``fit``: it passes through few files and few frames before its first step."""
+"""``fit`` enters few files, and calls are few frames deep, before the first gradient step."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ AUTOGRAD = str(Path(torch.autograd.__file__))
 
 
 def frames_of(frame: FrameType | None) -> Iterator[str]:
-    """Name the files of the package on the call stack, from the innermost frame outwards."""
+    """List the files of the package on the call stack, from the innermost frame outwards."""
     while frame is not None:
         if frame.f_code.co_filename.startswith(PACKAGE):
             yield frame.f_code.co_filename.removeprefix(PACKAGE)
@@ -29,7 +29,7 @@ def frames_of(frame: FrameType | None) -> Iterator[str]:
 
 
 class CallPath:
-    """Files and depth of a fit until torch differentiates for the first time."""
+    """Files and depth of a fit until torch computes its first gradient."""
 
     def __init__(self, reg: TorchRegressor) -> None:
         self.files: set[str] = set()
@@ -44,7 +44,7 @@ class CallPath:
             sys.setprofile(before)
 
     def profile(self, frame: FrameType, event: str, arg: Any) -> None:
-        """Note the file that a call enters, and how deep the call stack is."""
+        """Record the file of a call and the depth of the call stack."""
         if event != "call" or self.is_over:
             return
         code = frame.f_code
@@ -57,13 +57,13 @@ class CallPath:
 
 @pytest.mark.parametrize(
     ("reg", "n_files", "depth"),
-    [(TorchRegressor(MLP, max_epochs=3), 55, 25), (TorchRegressor(max_epochs=3), 65, 25)],
+    [(TorchRegressor(MLP, max_epochs=3), 36, 20), (TorchRegressor(max_epochs=3), 46, 27)],
     ids=["a given module", "the default"],
 )
 def test_fit_reaches_its_first_gradient_step_through_few_files_and_frames(
     reg: TorchRegressor, n_files: int, depth: int
 ) -> None:
-    reg.fit(np.arange(12.0).reshape(6, 2), np.arange(6.0))  # what is imported on first use
+    reg.fit(np.arange(12.0).reshape(6, 2), np.arange(6.0))  # lazy imports
     path = CallPath(reg)
     assert path.is_over
     assert len(path.files) <= n_files, sorted(path.files)

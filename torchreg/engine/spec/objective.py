@@ -105,7 +105,10 @@ class Objective:
 
     def of(self, batch: Batch) -> Tensor:
         """Compute the mean loss of a batch: shape ()."""
-        return mean_loss(self.loss, self.predict(batch.x, batch.t), batch.t, batch.weight)
+        prediction = self.predict(batch.x, batch.t)
+        if prediction.ndim < 3:
+            return self.loss.mean(prediction, batch.t, batch.weight)
+        return mean_loss(self.loss, prediction, batch.t, batch.weight)
 
     def mean_loss(self, prediction: Tensor, batch: Batch) -> Tensor:
         """Compute the mean loss of the predictions of a batch: shape ()."""

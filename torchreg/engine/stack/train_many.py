@@ -51,8 +51,10 @@ def train_tasks(
         If the user interrupts training before the first epoch has ended.
     """
     scheduler = _StackScheduler(tasks, cancel_event or threading.Event())
+    if len(tasks) == 1 and not scheduler.cancel_event.is_set():
+        return [scheduler.train_single(tasks[0])]
     n_available = torch.get_num_threads()
-    groups = group_tasks(tasks, n_threads=n_available) if len(tasks) != 1 else [Group([0])]
+    groups = group_tasks(tasks, n_threads=n_available)
     parallel = [group for group in groups if scheduler.can_run_in_parallel(group)]
     n_threads = min(n_available, len(parallel))
     try:
@@ -160,7 +162,7 @@ class _StackScheduler:
                         return self._train_stack(tasks, features_first=features_first)
                     except NotStackableError as error:
                         reason = str(error)
-        return [self._train_single(task, reason) for task in tasks]
+        return [self.train_single(task, reason) for task in tasks]
 
     def _train_stack(self, tasks: list[TrainTask], *, features_first: bool) -> list[TaskResult]:
         first = tasks[0]
@@ -183,7 +185,7 @@ class _StackScheduler:
             return build_and_train()
         return with_seed(first.generators, first.training.t.device, build_and_train)
 
-    def _train_single(self, task: TrainTask, not_stacked_reason: str | None) -> TaskResult:
+    def train_single(self, task: TrainTask, not_stacked_reason: str | None = None) -> TaskResult:
         """Train one network, with its own random numbers if it draws any."""
         n_available = torch.get_num_threads()
         with num_threads(1 if task.work <= ONE_THREAD else n_available, others=n_available):

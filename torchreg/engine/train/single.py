@@ -13,7 +13,7 @@ from torchreg._utils import generator_states, rng_lock, set_generator_states
 from torchreg.engine.capture import CompiledGradient, EagerLoss
 from torchreg.engine.data import Batch, compute_batch_sizes, iter_batches, iter_shuffled_batches
 from torchreg.engine.spec import Objective, TrainTask
-from torchreg.engine.train.lr_groups import build_stacked_schedule
+from torchreg.engine.train.lr_groups import StackedLRSchedule
 from torchreg.engine.train.step_backend import OnLoss
 from torchreg.engine.train.stepper import build_stepper
 
@@ -49,7 +49,7 @@ class SingleBackend:
             batch_observer=self.batch_observer,
         )
         self.loss_of = None if task.validation is None else self._evaluation()
-        self.lr_schedule = build_stacked_schedule([task])
+        self.lr_schedule = StackedLRSchedule([task]) if task.schedule.changes_lr else None
         self.apply_lr()
         self.network.train()
 
