@@ -15,7 +15,8 @@ from torch import nn
 
 from torchreg._estimator.dataset import Data, FitInputs
 from torchreg._estimator.params import nested_parameters
-from torchreg.engine.build import can_merge_rows, merge_rows
+from torchreg.engine.build import can_merge_rows
+from torchreg.engine.data import count_distinct_rows, to_dense
 from torchreg.engine.spec import RawData
 from torchreg.losses import Loss, build_loss
 from torchreg.nn import Ensemble, TabularMLP
@@ -165,7 +166,7 @@ def is_auto(value: Any) -> bool:
 def count_distinct(data: Data) -> int:
     """Count the distinct rows, so that weights and repeated rows are equivalent."""
     rows = RawData(data.x, data.y, None)
-    return len((merge_rows(rows) if can_merge_rows(rows) else rows).y)
+    return count_distinct_rows(to_dense(data.x), data.y) if can_merge_rows(rows) else len(data)
 
 
 def network_for(n_rows: int) -> dict[str, Any]:

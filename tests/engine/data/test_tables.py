@@ -16,6 +16,7 @@ from torchreg.engine.data import (
     LazyRows,
     Table,
     compute_batch_sizes,
+    count_distinct_rows,
     iter_chunks,
     iter_shuffled_batches,
     merge_identical,
@@ -49,6 +50,8 @@ def test_merged_rows_are_the_unique_rows_and_their_counts(
     expected, counts = np.unique(table, axis=0, return_counts=True)
     x, y, weight = merged(table)
     np.testing.assert_array_equal(np.column_stack([x, y]), expected)
+    tensor = torch.from_numpy(table)
+    assert count_distinct_rows(tensor[:, :2], tensor[:, 2:]) == len(expected)
     if weight is None:
         assert (counts == counts[0]).all()
     else:

@@ -11,7 +11,6 @@ from torchreg.engine.build.fit_job import (
     can_merge_rows,
     choose_batch_size,
     is_small,
-    merge_rows,
     prepare_fit,
 )
 from torchreg.engine.build.fit_result import FitResult, select_model
@@ -39,7 +38,6 @@ __all__ = [
     "is_small",
     "materialize",
     "member",
-    "merge_rows",
     "network_traits",
     "prepare_fit",
     "rebuild_initial_network",

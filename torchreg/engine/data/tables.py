@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 #: Numbers per chunk, which a processor's cache holds.
@@ -165,8 +166,7 @@ def merge_identical(
     >>> merge_identical(x, y, None)[2]
     tensor([1., 2.], dtype=torch.float64)
     """
-    # Adding 0 makes 0.0 of -0.0.
-    table = torch.cat([x.to(torch.float64), y.to(torch.float64)], dim=1).numpy() + 0.0
+    table = _join_columns(x, y)
     order = np.lexsort(table.T[::-1])
     table = table[order]
     is_first = np.ones(len(table), dtype=bool)
@@ -177,6 +177,28 @@ def merge_identical(
     n_features = x.shape[1]
     merged = None if (total == total[0]).all() else torch.from_numpy(total)
     return unique[:, :n_features].to(x.dtype), unique[:, n_features:], merged
+
+
+def count_distinct_rows(x: Tensor, y: Tensor) -> int:
+    """Count the rows that :func:`merge_identical` would keep, without sorting them.
+
+    Examples
+    --------
+    >>> count_distinct_rows(torch.tensor([[0.0], [1.0], [-0.0]]), torch.ones(3, 1))
+    2
+    """
+    table = _join_columns(x, y)
+    # Each row becomes one bytes object.
+    return len(set(table.view(f"V{table[:1].nbytes}").ravel().tolist()))
+
+
+def _join_columns(x: Tensor, y: Tensor) -> NDArray[np.float64]:
+    """Join X and y as float64: identical rows have identical bytes."""
+    # Adding 0 makes 0.0 of -0.0.
+    joined: NDArray[np.float64] = (
+        torch.cat([x.to(torch.float64), y.to(torch.float64)], dim=1).numpy() + 0.0
+    )
+    return joined
 
 
 def compute_batch_sizes(n: int, batch_size: int) -> list[int]:
