@@ -84,7 +84,7 @@ def test_a_stack_of_scaled_rows_gives_what_each_network_gives_alone(
 @pytest.mark.parametrize(
     ("module", "reason"),
     [
-        (UsesInputTwice, "it does not compute what it computes alone"),
+        (UsesInputTwice, "its loss or gradient differs"),
         (Trained, "expects names of children without trainable parameters, got 'first'"),
         (Unknown, "expects names of children without trainable parameters, got 'scaling'"),
     ],

@@ -102,7 +102,7 @@ def test_networks_that_share_trainable_parameters_are_not_stacked() -> None:
         tasks = [build_task(9, module=Sharing, **options) for _ in range(3)]
         return group_tasks(tasks, n_threads=1)
 
-    reason = "it shares with another network what is trained"
+    reason = "it shares trainable tensors with another network"
     assert groups(frozen=False) == [([k], reason) for k in range(3)]
     assert groups(frozen=True) == [([0, 1, 2], None)]
 
@@ -117,7 +117,7 @@ def test_networks_that_share_trainable_parameters_are_not_stacked() -> None:
         ),
         (
             copies(build_task(optimizer="lbfgs"), 2),
-            "optimizer 'lbfgs' moves one network at a time",
+            "optimizer 'lbfgs' trains one network at a time",
         ),
         (copies(build_task(max_epochs=15), 2), "15 steps are too few"),
         (copies(build_task(max_epochs=5, batch_size=20), 2), "10 steps are too few"),

@@ -241,21 +241,21 @@ def hooked() -> nn.Module:
 
 
 LONE: dict[str, tuple[dict[str, Any], str]] = {
-    "callback": ({"callbacks": [Callback()]}, "a callback listens to batches"),
+    "callback": ({"callbacks": [Callback()]}, "a callback observes batches"),
     "sparse": (
         {"rows": {"X": sp.csr_array(X[:40])}, "batch_size": 8},
-        "its rows are standardized again in each epoch",
+        "its rows are standardized in each epoch",
     ),
     "sparse validation": (
         {"rows": {"X": sp.csr_array(X[:40]), "X_val": sp.csr_array(X[:5]), "y_val": Y[:5, 0]}},
-        "its rows are standardized again in each epoch",
+        "its rows are standardized in each epoch",
     ),
     "hook": ({"module": hooked}, "Linear has hooks"),
     "print": ({"module": lambda: Prints(nn.Tanh())}, "the module or the loss prints"),
-    "lbfgs": ({"optimizer": "lbfgs"}, "optimizer 'lbfgs' moves one network at a time"),
+    "lbfgs": ({"optimizer": "lbfgs"}, "optimizer 'lbfgs' trains one network at a time"),
     "torch optimizer": (
         {"optimizer": "adagrad"},
-        "optimizer 'adagrad' moves one network at a time",
+        "optimizer 'adagrad' trains one network at a time",
     ),
 }
 
@@ -283,11 +283,11 @@ def test_parameters_of_several_dtypes_cannot_be_stacked() -> None:
         def forward(self, x: Tensor) -> Tensor:
             return self.linear(x) * self.scale
 
-    with pytest.raises(UnstackableError, match="its parameters are of several dtypes"):
+    with pytest.raises(UnstackableError, match="its parameters have several dtypes"):
         signature(module=Mixed)
 
 
 def test_a_fit_with_checkpoints_cannot_be_stacked() -> None:
     task = task_of(TorchRegressor(MLP, max_epochs=20), {"X": X, "y": Y[:, 0]})
-    with pytest.raises(UnstackableError, match="its state is kept in a file"):
+    with pytest.raises(UnstackableError, match="it saves checkpoints"):
         stack_signature(replace(task, checkpoint_store=cast(Any, object())))

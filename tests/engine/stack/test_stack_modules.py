@@ -148,10 +148,10 @@ class EvaluatesInPython(Body):
     ("module", "reason"),
     [
         (InAHelper, "the module or the loss changes Python state while it runs"),
-        (InNumPy, "the module cannot be computed for many: The module failed on a batch"),
+        (InNumPy, "vmap cannot compute the module: The module failed on a batch"),
         (lambda: EvaluatesInPython(nn.Tanh()), "the module or the loss changes Python state"),
-        (Counts, "it changes a tensor that is no parameter and no buffer"),
-        (ZOO["transformer"], "torch has no _scaled_dot_product_flash_attention"),
+        (Counts, "it changes a tensor that is neither a parameter nor a buffer"),
+        (ZOO["transformer"], "torch has no batching rule for _scaled_dot_product_flash_attention"),
     ],
 )
 def test_networks_that_cannot_be_stacked_train_one_at_a_time(module: Any, reason: str) -> None:

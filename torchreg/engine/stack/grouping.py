@@ -71,7 +71,7 @@ def group_tasks(tasks: Sequence[TrainTask], *, n_threads: int) -> list[Group]:
     for index, task in enumerate(tasks):
         try:
             if any(n_owners[tensor] > 1 for tensor in changed[index]):
-                raise UnstackableError("it shares with another network what is trained")
+                raise UnstackableError("it shares trainable tensors with another network")
             by_signature[stack_signature(task)].append(index)
         except UnstackableError as error:
             groups.append(Group([index], str(error)))

@@ -51,20 +51,20 @@ def stack_signature(task: TrainTask) -> Hashable:
     """
     loss = task.loss
     if task.batch_observer is not None:
-        raise UnstackableError("a callback listens to batches")
+        raise UnstackableError("a callback observes batches")
     if task.checkpoint_store is not None:
-        raise UnstackableError("its state is kept in a file")
+        raise UnstackableError("it saves checkpoints")
     if any(isinstance(table.x, LazyRows) for table in task.tables):
-        raise UnstackableError("its rows are standardized again in each epoch")
+        raise UnstackableError("its rows are standardized in each epoch")
     if len({p.dtype for p in task.network.parameters() if p.requires_grad}) > 1:
-        raise UnstackableError("its parameters are of several dtypes")
+        raise UnstackableError("its parameters have several dtypes")
     blocker = find_capture_blocker(task.network, loss.function)
     if blocker is not None:
         raise UnstackableError(blocker)
     device = task.training.t.device
     optimizer = task.optimizer.build_flat(device)
     if optimizer is None or isinstance(optimizer, LBFGS):
-        raise UnstackableError(f"optimizer {task.optimizer.name!r} moves one network at a time")
+        raise UnstackableError(f"optimizer {task.optimizer.name!r} trains one network at a time")
     sizes = compute_batch_sizes(len(task.training.t), task.batch_size)
     whole = task.batch_size >= len(task.training.t)
     # Padding is impossible where the number of rows or draws of a batch matters.

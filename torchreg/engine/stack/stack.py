@@ -108,7 +108,7 @@ class Stack:
             # Under vmap a module may raise any exception.
             reraise_interrupt(error)
             reason = str(error).partition("\n")[0]
-            raise NotStackableError(f"the module cannot be computed for many: {reason}") from error
+            raise NotStackableError(f"vmap cannot compute the module: {reason}") from error
         self.initial = self.own, *self._values()
         self.bind_views()
 
@@ -241,7 +241,7 @@ class Stack:
             return
         own = {storage_id(tensor) for tensor in [self.params, *self.buffers.values()]}
         if any(storage_id(tensor) not in own for tensor in self.gradient.mutated_tensors):
-            raise NotStackableError("it changes a tensor that is no parameter and no buffer")
+            raise NotStackableError("it changes a tensor that is neither a parameter nor a buffer")
 
     def bind_views(self) -> None:
         """Make the networks' tensors views of their rows; idempotent."""

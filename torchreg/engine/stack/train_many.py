@@ -144,31 +144,26 @@ class _StackScheduler:
     def run_serial(self, groups: list[Group]) -> None:
         """Train one group after another; an interrupt ends the current one and cancels the rest."""
         for group in groups:
-            if self.cancel_event.is_set():
-                return
-            # No local name for the results: an exception refers to the frames it passed through.
-            self.results |= zip(group.indices, self._train_group(group), strict=True)
-            if any(is_interrupted(self.results[index]) for index in group.indices):
-                self.cancel_event.set()
+            reason = group.not_stacked_reason
+            if len(group.indices) > 1 and not self.cancel_event.is_set():
+                reason = self._train_stack(group.indices)
+                if reason is None:
+                    continue
+            for index in group.indices:
+                if self.cancel_event.is_set():
+                    return
+                # No local name for the result: an exception refers to the frames it passed through.
+                self.results[index] = self.train_single(self.tasks[index], reason)
+                if is_interrupted(self.results[index]):
+                    self.cancel_event.set()
 
-    def _train_group(self, group: Group) -> list[TaskResult]:
-        """Train a group as one stack, or its networks one after another."""
-        tasks = [self.tasks[index] for index in group.indices]
-        reason = group.not_stacked_reason
-        if len(tasks) > 1:
-            with num_threads(1, others=torch.get_num_threads()):
-                for features_first in (True, False):
-                    try:
-                        return self._train_stack(tasks, features_first=features_first)
-                    except NotStackableError as error:
-                        reason = str(error)
-        return [self.train_single(task, reason) for task in tasks]
-
-    def _train_stack(self, tasks: list[TrainTask], *, features_first: bool) -> list[TaskResult]:
-        first = tasks[0]
+    def _train_stack(self, indices: list[int]) -> str | None:
+        """Train a group as one stack; return why that is impossible, or None."""
+        tasks = [self.tasks[index] for index in indices]
         observers = [[ReplayObserver(observer) for observer in task.observers] for task in tasks]
+        first, reason = tasks[0], ""
 
-        def build_and_train() -> list[TaskResult]:
+        def build_and_train(features_first: bool) -> list[TaskResult]:
             stack = Stack(tasks, features_first=features_first)
             for task, own in zip(tasks, observers, strict=True):
                 task.observers = [*own]
@@ -181,25 +176,37 @@ class _StackScheduler:
                     observer.reset()
                 raise NotStackableError(f"training as a stack failed: {error}") from error
 
-        if not first.uses_rng:
-            return build_and_train()
-        return with_seed(first.generators, first.training.t.device, build_and_train)
+        with num_threads(1, others=torch.get_num_threads()):
+            for features_first in (True, False):
+                work = partial(build_and_train, features_first)
+                try:
+                    if first.uses_rng:
+                        results = with_seed(first.generators, first.training.t.device, work)
+                    else:
+                        results = work()
+                except NotStackableError as error:
+                    reason = str(error)
+                    continue
+                if any(map(is_interrupted, results)):
+                    self.cancel_event.set()
+                self.results |= zip(indices, results, strict=True)
+                # An exception among the results refers to this frame.
+                del results
+                return None
+        return reason
 
     def train_single(self, task: TrainTask, not_stacked_reason: str | None = None) -> TaskResult:
         """Train one network, with its own random numbers if it draws any."""
         n_available = torch.get_num_threads()
+        build = partial(SingleBackend, task, not_stacked_reason)
         with num_threads(1 if task.work <= ONE_THREAD else n_available, others=n_available):
-            build_and_train = partial(self._build_and_train, task, not_stacked_reason)
             try:
-                if not task.uses_rng:
-                    return build_and_train()
-                return with_seed(task.generators, task.training.t.device, build_and_train)
+                if task.uses_rng:
+                    device = task.training.t.device
+                    return with_seed(
+                        task.generators, device, lambda: train([task], build(), self.cancel_event)
+                    )[0]
+                return train([task], build(), self.cancel_event)[0]
             except Exception as error:
                 reraise_interrupt(error)
                 return error
-
-    def _build_and_train(self, task: TrainTask, not_stacked_reason: str | None) -> TaskResult:
-        if task.batch_observer is not None:
-            task.batch_observer.begin()
-        backend = SingleBackend(task, not_stacked_reason)
-        return train([task], backend, self.cancel_event)[0]

@@ -53,7 +53,7 @@ class StackVerifier:
                 objective.of(batch)
             for call in recorder.calls:
                 if call.inputs and not any(_has_kernel(call, key) for key in _BATCHING_KEYS):
-                    raise NotStackableError(f"torch has no {call.name} for many networks at once")
+                    raise NotStackableError(f"torch has no batching rule for {call.name}")
 
     def check_step(
         self,
@@ -92,7 +92,7 @@ class StackVerifier:
                 actual.append(values[slot])
             # A network whose first loss is not finite is refused in the loop, stacked or not.
             if torch.isfinite(loss) and not all_close(actual, expected):
-                raise NotStackableError("in a stack it does not compute what it computes alone")
+                raise NotStackableError("in a stack its loss or gradient differs")
 
     def check_evaluation(self, losses: Sequence[float]) -> None:
         """Compare the losses on the validation rows.
@@ -112,7 +112,7 @@ class StackVerifier:
             total = sum(evaluation(batch) * len(batch.t) for batch in iter_batches(table))
             loss = torch.as_tensor(total / len(table.t))
             if torch.isfinite(loss) and not all_close([loss.new_tensor(losses[slot])], [loss]):
-                raise NotStackableError("in a stack it is not evaluated as it is alone")
+                raise NotStackableError("in a stack its validation loss differs")
 
     def _single(self, slot: int) -> Objective:
         """Return the objective of one network, on copies of all that a step may change."""

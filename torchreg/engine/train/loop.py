@@ -10,7 +10,6 @@ from typing import Any, cast
 import numpy as np
 from torch import Tensor
 
-from torchreg.engine.data import Batch
 from torchreg.engine.spec import Observer, TaskResult, TrainResult, TrainTask
 from torchreg.engine.train.best_weights import BestWeights
 from torchreg.engine.train.run_state import RunState
@@ -152,10 +151,14 @@ class _TrainingLoop:
     def _train_epoch(self) -> list[float]:
         """Take one step per batch; return the mean loss of each network, as before each step."""
         if self.backend.full_batch is not None:
-            return _to_list(self._step(self.backend.full_batch))
+            self.backend.step(self.backend.full_batch, self._before_update)
+            self._check_first_step()
+            return _to_list(self.batch_losses)
         totals: Any = [0.0] * len(self.in_stack) if self.syncs_each_step else 0.0
         for batch, n_rows in self.backend.batches():
-            losses = self._step(batch)
+            self.backend.step(batch, self._before_update)
+            self._check_first_step()
+            losses = self.batch_losses
             if isinstance(losses, Tensor):
                 same = len(set(n_rows)) == 1
                 totals = totals + losses * (n_rows[0] if same else losses.new_tensor(n_rows))
@@ -170,15 +173,15 @@ class _TrainingLoop:
         n_all = [len(run.task.training.t) for run in self.in_stack]
         return [total / n for total, n in zip(_to_list(totals), n_all, strict=True)]
 
-    def _step(self, batch: Batch) -> list[float] | Tensor:
-        self.backend.step(batch, self._before_update)
-        if self.is_first_step:
-            self.is_first_step = False
-            losses = _to_list(self.batch_losses)
-            for run in self.active:
-                if not math.isfinite(losses[run.slot]):
-                    self._finish(run, run.nonfinite_error(losses[run.slot]))
-        return self.batch_losses
+    def _check_first_step(self) -> None:
+        """End the runs whose first loss is infinite or NaN."""
+        if not self.is_first_step:
+            return
+        self.is_first_step = False
+        losses = _to_list(self.batch_losses)
+        for run in self.active:
+            if not math.isfinite(losses[run.slot]):
+                self._finish(run, run.nonfinite_error(losses[run.slot]))
 
     def _before_update(self, loss: Tensor, prediction: Tensor | None) -> None:
         """Receive the losses of a batch while the weights are those that gave them."""
@@ -333,10 +336,7 @@ class _TrainingLoop:
             self._end_budgets()
 
     def pop_results(self) -> list[TaskResult]:
-        """Return the results, and drop them here.
-
-        The traceback of an exception refers to this object, so keeping it would be a cycle.
-        """
+        """Return the results and drop them: tracebacks refer to this object, which is a cycle."""
         results = [run.result for run in self.runs if run.result is not None]
         for run in self.runs:
             run.result = None

@@ -30,6 +30,10 @@ class SingleBackend:
     """
 
     def __init__(self, task: TrainTask, not_stacked_reason: str | None = None) -> None:
+        self.batch_observer = task.batch_observer
+        if self.batch_observer is not None:
+            # It may change the network.
+            self.batch_observer.begin()
         self.task, self.network = task, task.network
         self.not_stacked_reason = not_stacked_reason
         self.objective = Objective(task.network, task.loss, task.protect_input)
@@ -39,7 +43,6 @@ class SingleBackend:
         self.device = task.training.t.device
         self.generator = torch.Generator().manual_seed(task.seed)
         self.rng_lock = rng_lock() if task.uses_rng else nullcontext()
-        self.batch_observer = task.batch_observer
         self.stepper = build_stepper(
             self.objective,
             task.optimizer,
