@@ -1,4 +1,4 @@
-"""How bad input is tried: a fit that is refused leaves what was fitted before as it was."""
+"""A refit with bad input raises, and leaves the fitted regressor as it was."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from torchreg.nn import MLP
 
 Array = np.ndarray
 NAN, INF = float("nan"), float("inf")
-#: What bad input may be refused with, and nothing else.
+#: The only errors that bad input may raise.
 REFUSAL = (ValueError, TypeError)
 
 
@@ -41,7 +41,7 @@ def refuse(
     error: Any = REFUSAL,
     **given: Any,
 ) -> None:
-    """Refit a fitted regressor in a way that fails, and require the bits of before after it."""
+    """Require an error from a refit, and the same predictions and attributes after it."""
     X, y = make_rows()
     args = args or (X, y)
     before = quick().fit(X, y)
@@ -52,7 +52,7 @@ def refuse(
     np.testing.assert_array_equal(before.predict(X), kept)
     assert all(getattr(before, name) is value for name, value in learned.items())
     assert {name for name in vars(before) if name.endswith("_")} == set(learned)
-    # A first fit fails for the same reason, and leaves nothing behind.
+    # A first fit fails with the same error and sets no attributes.
     fresh = TorchRegressor(module=MLP).set_params(**reg.get_params())
     with pytest.raises(error, match=message):
         fresh.fit(*args, **given)

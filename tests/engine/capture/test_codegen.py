@@ -30,7 +30,6 @@ def batch() -> tuple[Tensor, Tensor, Tensor]:
 
 @pytest.fixture
 def parameters() -> dict[str, nn.Parameter]:
-    """Of a network with 3 inputs and 4 hidden units, and some more."""
     GENERATOR.manual_seed(0)
     shapes = {"a": (3, 4), "b": (4,), "c": (4, 1), "d": (4,), "unused": (2, 3)}
     return {name: nn.Parameter(normal(*shape)) for name, shape in shapes.items()}
