@@ -29,7 +29,7 @@ from torchreg.nn.links import columns_per_output
 if TYPE_CHECKING:
     import torch
 
-    from torchreg.export.graph import Source
+    from torchreg.export import Source
 
 
 class GraphMixin(BaseEstimator):
@@ -104,7 +104,7 @@ class GraphMixin(BaseEstimator):
         >>> bool(np.abs(y[:, 0] - reg.predict(flipper_mm)).max() < 1e-2)  # grams
         True
         """
-        from torchreg.export.onnx import label, write_onnx
+        from torchreg.export import label, write_onnx
 
         source = _source(self, X, method="to_onnx")
         names = getattr(self, "feature_names_in_", None)
@@ -148,7 +148,7 @@ class GraphMixin(BaseEstimator):
         >>> compute(torch.tensor([[181.0], [210.0]], dtype=torch.float64)).shape
         torch.Size([2, 1])
         """
-        from torchreg.export.graph import checked_program
+        from torchreg.export import checked_program
 
         return checked_program(_source(self, X, method="to_exported_program"))
 
@@ -268,7 +268,7 @@ def _rows_of_fit(
 
 def _source(estimator: BaseEstimator, X: ArrayLike | None, *, method: str) -> Source:
     """Describe the fitted estimator for :mod:`torchreg.export`."""
-    from torchreg.export.graph import Source
+    from torchreg.export import Source
 
     check_is_fitted(estimator)
     rows = None

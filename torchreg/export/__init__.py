@@ -1,10 +1,22 @@
-"""Where a fitted network goes when it leaves: modules and plain records in, files out.
+"""Export of fitted networks: graphs for other runtimes, and scripts.
 
-Saved regressors: ``file`` is the container (safetensors, a record in JSON, a digest),
-``atomic`` how it comes onto the disk, and ``lock`` keeps others from it; ``architecture``
-describes modules, with the table of ``layers``; ``values`` writes settings, with the table of
-their ``kinds``; and ``names`` says which classes and functions a file may name. Graphs:
-``graph`` makes one, ``onnx`` a file of it, and ``agreement`` holds it against ``predict``.
-Scripts: the rooms of ``script`` write one, part by part.
-Nothing here knows an estimator, and no code from a file is run.
+:mod:`~torchreg.export.graph` converts a module to a program of ``torch.export``,
+:mod:`~torchreg.export.onnx` converts such a program to an ONNX file, and
+:mod:`~torchreg.export.agreement` checks that both give the predictions of ``predict`` before they
+are returned or written. :mod:`torchreg.export.script` writes a training script. This package works
+on modules and plain records, and knows no estimator.
 """
+
+from torchreg.export.agreement import ReferenceOutputs, sample_rows
+from torchreg.export.graph import Source, checked_program
+from torchreg.export.onnx import Labels, label, write_onnx
+
+__all__ = [
+    "Labels",
+    "ReferenceOutputs",
+    "Source",
+    "checked_program",
+    "label",
+    "sample_rows",
+    "write_onnx",
+]

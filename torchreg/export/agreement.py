@@ -1,4 +1,4 @@
-"""When a graph computes what ``predict`` does: on which rows, and how closely."""
+"""Check that a graph gives the predictions of ``predict``."""
 
 from __future__ import annotations
 
@@ -11,22 +11,21 @@ from torch import Tensor
 from torchreg.exceptions import ExportError
 from torchreg.nn.constants import format_values
 
-#: A graph may differ from ``predict`` by so many standard deviations of y: float32 leaves
-#: about 1e-7 of them, an input that has lost its digits much more.
+#: The largest difference from ``predict`` in standard deviations of y. Rounding in float32 is about
+#: 1e-7; an input that was rounded before it was standardized gives much more.
 TOLERANCE = 1e-5
-#: Beside it, a prediction may differ by so many spacings of float64 at its own size: a target
-#: of 1e9 ± 1e-3 cannot be added up more closely.
+#: An additional tolerance in spacings of float64, because y = 1e9 ± 1e-3 has no more digits.
 _SPACINGS = 4
-#: The rows to compare on lie within so many standard deviations of the mean, ...
+#: The range of the sampled rows in standard deviations, ...
 SAMPLE_RANGE = 3.0
-#: ... are at most so many, ...
-_MOST_ROWS = 512
-#: ... and hold at most so many numbers.
-_MOST_NUMBERS = 2**22
+#: ... their largest number, ...
+_MAX_ROWS = 512
+#: ... and the largest number of values in them.
+_MAX_VALUES = 2**22
 
 
-def rows_within(mean: Tensor, scale: Tensor, n_features: int) -> Tensor:
-    """Make up rows in the range of the training rows, the same ones each time.
+def sample_rows(mean: Tensor, scale: Tensor, n_features: int) -> Tensor:
+    """Sample rows in the range of the training rows, from a fixed seed.
 
     Parameters
     ----------
@@ -37,17 +36,17 @@ def rows_within(mean: Tensor, scale: Tensor, n_features: int) -> Tensor:
     Returns
     -------
     Tensor of shape (n, n_features)
-        float64: the mean, corners of the box of three standard deviations around it, and
-        rows drawn at random within.
+        In float64: the mean, corners of the box of three standard deviations around it, and
+        rows drawn uniformly from the box.
 
     Examples
     --------
-    >>> rows_within(torch.tensor([200.0]), torch.tensor([10.0]), 1)[:3]
+    >>> sample_rows(torch.tensor([200.0]), torch.tensor([10.0]), 1)[:3]
     tensor([[200.],
             [170.],
             [230.]], dtype=torch.float64)
     """
-    n_rows = max(16, min(_MOST_ROWS, _MOST_NUMBERS // n_features))
+    n_rows = max(16, min(_MAX_ROWS, _MAX_VALUES // n_features))
     generator = torch.Generator().manual_seed(0)
     z = torch.rand(n_rows, n_features, generator=generator, dtype=torch.float64) * 2 - 1
     z[3 : n_rows // 4].sign_()
@@ -58,15 +57,15 @@ def rows_within(mean: Tensor, scale: Tensor, n_features: int) -> Tensor:
 
 @dataclass(frozen=True)
 class ReferenceOutputs:
-    """What a graph must compute.
+    """Rows and their predictions, with which a graph is compared.
 
     Parameters
     ----------
     batches : list of (Tensor, Tensor)
         Rows (n, n_features) and their predictions (n, n_outputs), in raw units.
     scale : Tensor of shape () or (n_outputs,), or None
-        y's standard deviation. ``None`` takes that of the predictions of the first batch, or
-        where they are all the same their size.
+        The standard deviation of y. ``None`` takes that of the predictions of the first batch, or
+        their absolute value if they are constant.
     """
 
     batches: list[tuple[Tensor, Tensor]]
@@ -78,55 +77,55 @@ class ReferenceOutputs:
         return self.batches[0][0]
 
     def spread(self) -> Tensor:
-        """Give what differences are measured in, per output: shape (n_outputs,)."""
+        """Return the unit of differences per output: shape (n_outputs,)."""
         expected = self.batches[0][1].to(torch.float64)
         if self.scale is not None:
             return self.scale.to(torch.float64).expand(expected.shape[1])
         std = expected.std(dim=0, correction=0)
         return torch.where(std > 0, std, expected.abs().amax(dim=0))
 
-    def hold(self, found: Sequence[Tensor], *, by: str) -> None:
-        """Refuse a graph that does not compute what ``predict`` does.
+    def check(self, outputs: Sequence[Tensor], *, name: str) -> None:
+        """Compare the outputs of a graph with the predictions.
 
         Parameters
         ----------
-        found : sequence of Tensor of shape (n, n_outputs)
-            What the graph gives for the rows of each batch, in raw units.
-        by : str
-            Who computed it.
+        outputs : sequence of Tensor of shape (n, n_outputs)
+            The outputs for the rows of each batch, in raw units.
+        name : str
+            The name of the program for the error message.
 
         Raises
         ------
         ExportError
-            If a prediction differs by more than 1e-5 standard deviations of y.
+            If an output differs by more than 1e-5 standard deviations of y.
         """
         spread = self.spread()
-        for (rows, expected), came in zip(self.batches, found, strict=True):
-            _require_agreement(came, expected, rows, spread, by=by)
+        for (rows, expected), found in zip(self.batches, outputs, strict=True):
+            _check_batch(found, expected, rows, spread, name=name)
 
 
-def _require_agreement(
-    found: Tensor, expected: Tensor, rows: Tensor, spread: Tensor, *, by: str
+def _check_batch(
+    found: Tensor, expected: Tensor, rows: Tensor, spread: Tensor, *, name: str
 ) -> None:
     if found.shape != expected.shape:
         raise ExportError(
-            f"{by} gives predictions of shape {tuple(found.shape)} for {len(rows)} rows, predict "
+            f"{name} gives predictions of shape {tuple(found.shape)} for {len(rows)} rows, predict "
             f"gives {tuple(expected.shape)}. Nothing was written."
         )
     expected = expected.to(torch.float64)
     difference = (found.to(torch.float64) - expected).abs()
     spacing = torch.finfo(torch.float64).eps * expected.abs()
-    agrees = difference <= TOLERANCE * spread + _SPACINGS * spacing
-    if bool(agrees.all()):
+    is_close = difference <= TOLERANCE * spread + _SPACINGS * spacing
+    if bool(is_close.all()):
         return
-    share = (
-        (difference / spread).masked_fill(agrees, -1).nan_to_num(nan=torch.inf, posinf=torch.inf)
+    relative = (
+        (difference / spread).masked_fill(is_close, -1).nan_to_num(nan=torch.inf, posinf=torch.inf)
     )
-    row, output = divmod(int(share.argmax()), expected.shape[1])
+    row, output = divmod(int(relative.argmax()), expected.shape[1])
     x = format_values(rows[row])
     raise ExportError(
-        f"{by} gives {float(found[row, output])} where predict gives "
+        f"{name} gives {float(found[row, output])} where predict gives "
         f"{float(expected[row, output])} (output {output}, X = {x}): they differ by "
-        f"{float(share[row, output]):.2g} standard deviations of y, more than {TOLERANCE:g}, "
-        f"as do {int((~agrees).any(dim=1).sum())} of {len(rows)} rows. Nothing was written."
+        f"{float(relative[row, output]):.2g} standard deviations of y, more than {TOLERANCE:g}, "
+        f"as do {int((~is_close).any(dim=1).sum())} of {len(rows)} rows. Nothing was written."
     )

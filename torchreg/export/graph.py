@@ -1,4 +1,4 @@
-"""A fitted module as a graph: one ``torch.export`` program, held against ``predict``."""
+"""A fitted module as a program of ``torch.export``, compared with ``predict``."""
 
 from __future__ import annotations
 
@@ -16,32 +16,32 @@ import torch
 from torch import Tensor, nn
 
 from torchreg.exceptions import ExportError
-from torchreg.export.agreement import SAMPLE_RANGE, ReferenceOutputs, rows_within
+from torchreg.export.agreement import SAMPLE_RANGE, ReferenceOutputs, sample_rows
 from torchreg.nn import Ensemble
 
-#: torch.export changes what belongs to the whole process, and so do filters of warnings.
-_ONE_AT_A_TIME = threading.RLock()
-_TALKATIVE = ("torch", "onnxscript", "onnx_ir")
+#: torch.export and filters of warnings change the state of the process.
+_EXPORT_LOCK = threading.RLock()
+_LOGGERS = ("torch", "onnxscript", "onnx_ir")
 
 
 @dataclass(frozen=True)
 class Source:
-    """A fitted module, and what a graph of it is held against.
+    """A fitted module, and the predictions that a graph of it must give.
 
     Parameters
     ----------
     module : nn.Sequential or Ensemble
-        Raw units to raw units, with the child ``network`` and perhaps ``standardize`` and
-        ``unstandardize``; or several such. It is copied, never touched.
+        Maps raw units to raw units, with the child ``network`` and optionally ``standardize`` and
+        ``unstandardize``, or an ensemble of such modules. It is copied and not changed.
     n_features, n_outputs : int
-        Widths of X and y.
+        The numbers of columns of X and y.
     dtype : torch.dtype
-        In which the network computes.
+        The dtype of the network.
     predict : callable
-        Rows (n, n_features) in float64 to predictions (n, n_outputs), both in raw units.
+        Maps rows (n, n_features) in float64 to predictions (n, n_outputs), both in raw units.
     rows : Tensor of shape (n, n_features) or None, default=None
-        Rows to compare on, in raw units. ``None`` makes them up within three standard
-        deviations of the means that the module holds.
+        Rows to compare on, in raw units. ``None`` samples them within three standard
+        deviations of the means in ``standardize``.
     """
 
     module: nn.Module
@@ -51,13 +51,13 @@ class Source:
     predict: Callable[[Tensor], Tensor]
     rows: Tensor | None = None
 
-    def yardstick(self) -> ReferenceOutputs:
-        """Predict the rows to compare on: many at once, and one alone.
+    def reference_outputs(self) -> ReferenceOutputs:
+        """Predict the rows to compare on: all at once, and the first alone.
 
         Raises
         ------
         ExportError
-            If there are no rows to compare on, or rows that were made up have no prediction.
+            If there are no rows to compare on, or sampled rows cannot be predicted.
         """
         first = self.module.members[0] if isinstance(self.module, Ensemble) else self.module
         standardize = getattr(first, "standardize", None)
@@ -66,11 +66,11 @@ class Source:
         if rows is None:
             if standardize is None:
                 raise ExportError(
-                    "A graph is checked on rows within the range of the training rows, but this "
-                    "network does not standardize X and so does not know it: give X, some rows "
-                    "of the training data."
+                    "A graph is checked on rows in the range of the training data, which this "
+                    "network does not contain, because it does not standardize X: pass X, some "
+                    "rows of the training data."
                 )
-            rows = rows_within(standardize.mean, standardize.scale, self.n_features)
+            rows = sample_rows(standardize.mean, standardize.scale, self.n_features)
         rows = rows.to("cpu", torch.float64)
         try:
             batches = [(some, self.predict(some).cpu()) for some in (rows, rows[:1])]
@@ -78,16 +78,16 @@ class Source:
             if self.rows is not None:
                 raise
             raise ExportError(
-                f"The rows that a graph is checked on, {SAMPLE_RANGE:g} standard deviations around "
-                f"the mean of the training rows, cannot be predicted: {error} Give X, some rows of "
-                "the training data, to check it on those."
+                f"The rows to check a graph on, within {SAMPLE_RANGE:g} standard deviations "
+                f"of the mean of the training data, cannot be predicted: {error} Pass X, some rows "
+                "of the training data, to check it on these."
             ) from error
         scale = None if unstandardize is None else unstandardize.scale.cpu()
         return ReferenceOutputs(batches, scale)
 
 
 def checked_program(source: Source) -> torch.export.ExportedProgram:
-    """Write a module as a program of ``torch.export``, and hold it against ``predict``.
+    """Convert a module to a program of ``torch.export``, and compare it with ``predict``.
 
     Parameters
     ----------
@@ -96,26 +96,26 @@ def checked_program(source: Source) -> torch.export.ExportedProgram:
     Returns
     -------
     torch.export.ExportedProgram
-        From X of shape (n, n_features) in float64 to y of shape (n, n_outputs), in raw
-        units, for any number of rows n of 1 or more. It needs torch alone.
+        Maps X of shape (n, n_features) in float64 to y of shape (n, n_outputs), in raw
+        units, for any n of 1 or more. It needs only torch.
 
     Raises
     ------
     ExportError
-        If the module cannot be written as a graph, or the graph gives other predictions.
+        If the module cannot be converted, or the program gives other predictions.
     """
-    yardstick = source.yardstick()
-    program = trace(source, yardstick.rows)
+    reference = source.reference_outputs()
+    program = trace(source, reference.rows)
     compute = program.module()
     with torch.no_grad():
-        yardstick.hold([compute(rows) for rows, _ in yardstick.batches], by="The program")
+        reference.check([compute(rows) for rows, _ in reference.batches], name="The program")
     return program
 
 
 def trace(
     source: Source, rows: Tensor, *, core: torch.dtype | None = None
 ) -> torch.export.ExportedProgram:
-    """Write a module as a program, unchecked.
+    """Convert a module to a program without comparing it.
 
     Parameters
     ----------
@@ -123,7 +123,7 @@ def trace(
     rows : Tensor of shape (n, n_features)
         Rows that the module can predict, float64.
     core : torch.dtype or None, default=None
-        Another dtype for the network between the scaling layers.
+        The dtype of the network between the scaling layers, if not that of ``source``.
 
     Returns
     -------
@@ -132,24 +132,24 @@ def trace(
     Raises
     ------
     ExportError
-        If the module cannot be written as a graph; why is in the message.
+        If the module cannot be converted, with the reason.
     """
-    module = _standing_alone(source, core or source.dtype)
+    module = _prepare_module(source, core or source.dtype)
     # (1, n_features) -> (3, n_features): a program traced with one row would be for one row.
     example = rows[:1].repeat(3, 1)
     n_rows = torch.export.Dim("n_samples")
     try:
-        # A graph that it cannot finish it prints.
-        with undisturbed(), contextlib.redirect_stderr(io.StringIO()):
+        # torch prints an incomplete graph to stderr.
+        with silenced(), contextlib.redirect_stderr(io.StringIO()):
             program = torch.export.export(
                 module, (example,), dynamic_shapes=({0: n_rows},), strict=False
             )
     except Exception as error:
         raise ExportError(
-            f"The module cannot be written as a graph: {_reason(error)} (torch.export: "
+            f"The module cannot be converted to a graph: {_reason(error)} (torch.export: "
             f"{first_line(error)})"
         ) from error
-    # What torch noted beside the graph, and would save: a row of data, lines of source code.
+    # Saved programs would contain a row of data and lines of source code.
     program.example_inputs = None
     for part in program.graph_module.modules():
         for node in part.graph.nodes if isinstance(part, torch.fx.GraphModule) else ():
@@ -157,16 +157,16 @@ def trace(
     return program
 
 
-def _standing_alone(source: Source, core: torch.dtype) -> nn.Module:
-    """Copy a module to the CPU, for float64 rows in and predictions (n, n_outputs) out."""
+def _prepare_module(source: Source, core: torch.dtype) -> nn.Module:
+    """Copy a module to the CPU, with float64 input and output of shape (n, n_outputs)."""
     copied = copy.deepcopy(source.module).cpu().eval()
     if isinstance(copied, Ensemble):
-        return Ensemble(_in_float64(member, source, core) for member in copied.members)
-    return _in_float64(copied, source, core)
+        return Ensemble(_with_float64_io(member, source, core) for member in copied.members)
+    return _with_float64_io(copied, source, core)
 
 
-def _in_float64(module: nn.Module, source: Source, core: torch.dtype) -> nn.Sequential:
-    """Make a module of one network ready for rows in float64."""
+def _with_float64_io(module: nn.Module, source: Source, core: torch.dtype) -> nn.Sequential:
+    """Add the conversions from and to float64 to the module of one network."""
     layers: OrderedDict[str, nn.Module] = OrderedDict(module.named_children())
     if core != source.dtype:
         layers["network"].to(core)
@@ -175,12 +175,12 @@ def _in_float64(module: nn.Module, source: Source, core: torch.dtype) -> nn.Sequ
     else:
         layers["cast"] = _Cast(core)
         layers.move_to_end("cast", last=False)
-    layers["rows"] = _Rows(source.n_outputs)
+    layers["outputs"] = _Outputs(source.n_outputs)
     return nn.Sequential(layers)
 
 
 class _Cast(nn.Module):
-    """Bring rows to the dtype of a network that does not standardize them."""
+    """Convert rows to the dtype of a network that does not standardize them."""
 
     def __init__(self, dtype: torch.dtype) -> None:
         super().__init__()
@@ -190,8 +190,8 @@ class _Cast(nn.Module):
         return x.to(self.dtype, copy=True)
 
 
-class _Rows(nn.Module):
-    """Give predictions one row each, in float64."""
+class _Outputs(nn.Module):
+    """Convert predictions to two dimensions and float64."""
 
     def __init__(self, n_outputs: int) -> None:
         super().__init__()
@@ -203,12 +203,12 @@ class _Rows(nn.Module):
 
 
 @contextlib.contextmanager
-def undisturbed() -> Iterator[None]:
-    """Let torch write a graph without a word, and without a trace in this process."""
+def silenced() -> Iterator[None]:
+    """Silence warnings and loggers of torch, and restore them."""
     names = [name for name in list(logging.root.manager.loggerDict) if name.startswith("torch.")]
-    with _ONE_AT_A_TIME, warnings.catch_warnings(), torch.no_grad():
+    with _EXPORT_LOCK, warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("ignore")
-        loggers = [logging.getLogger(name) for name in (*_TALKATIVE, *names)]
+        loggers = [logging.getLogger(name) for name in (*_LOGGERS, *names)]
         levels = [logger.level for logger in loggers]
         try:
             for logger in loggers:
@@ -222,16 +222,16 @@ def undisturbed() -> Iterator[None]:
 def _reason(error: Exception) -> str:
     if type(error).__name__ == "GuardOnDataDependentSymNode":
         return (
-            "it decides by the values of its input (if, while, int() or .item() of a tensor), "
-            "which a graph cannot. torch.where chooses by value."
+            "its control flow depends on the values of its input (if, while, int() or .item() of a "
+            "tensor), which a graph does not support. Use torch.where instead."
         )
     if "Constraints violated" in str(error):
-        return "it depends on the number of rows, and a graph is for any number."
-    return "it does something that torch.export does not follow."
+        return "it depends on the number of rows, which a graph must not."
+    return "torch.export does not support one of its operations."
 
 
 def first_line(error: BaseException) -> str:
-    """Give the first line of the error that all others came from."""
+    """Return the first line of the error that caused the others."""
     while error.__cause__ is not None:
         error = error.__cause__
     return (str(error).strip() or type(error).__name__).splitlines()[0]

@@ -1,4 +1,4 @@
-"""A fitted module as an ONNX file, checked by onnxruntime before it is there."""
+"""A fitted module as an ONNX file, compared with ``predict`` before it is written."""
 
 from __future__ import annotations
 
@@ -16,14 +16,13 @@ from torch import Tensor
 from torchreg._serialization import write_atomically
 from torchreg._utils import did_you_mean
 from torchreg.exceptions import ExportError
-from torchreg.export.graph import Source, first_line, trace, undisturbed
+from torchreg.export.graph import Source, first_line, silenced, trace
 
-#: The oldest operator set that torch writes without converting, so the most runtimes read it:
-#: onnxruntime 1.14 (2023) and later.
+#: The oldest operator set that torch exports without a conversion: onnxruntime 1.14 (2023).
 OPSET = 18
-#: Of a file in bytes: the limit of protocol buffers.
-LARGEST_FILE = 2**31 - 1
-#: Names of the graph's input, output and its first dimension.
+#: The largest size of a file in bytes: the limit of protocol buffers.
+MAX_FILE_BYTES = 2**31 - 1
+#: Names of the input, the output and their first dimension.
 INPUT, OUTPUT, N_ROWS = "X", "y", "n_samples"
 
 _PACKAGES = ("torchreg", "torch", "scikit-learn", "onnx")
@@ -31,7 +30,7 @@ _PACKAGES = ("torchreg", "torch", "scikit-learn", "onnx")
 
 @dataclass(frozen=True)
 class Labels:
-    """What the columns are called and measured in.
+    """Names and units of the columns.
 
     Parameters
     ----------
@@ -45,7 +44,7 @@ class Labels:
     target_units: Sequence[str | None] | None = None
 
     def for_columns(self, n_columns: int) -> Labels:
-        """Repeat the units of the outputs, where the module gives several columns for each."""
+        """Repeat the units of y for modules with several columns per output."""
         if not self.target_units:
             return self
         times = n_columns // len(self.target_units)
@@ -59,12 +58,12 @@ def label(
     feature_units: Mapping[str, str] | Sequence[str] | None,
     target_units: str | Sequence[str] | None,
 ) -> Labels:
-    """Put names and units beside the columns.
+    """Assign names and units to the columns.
 
     Raises
     ------
     ValueError
-        If there are more or fewer units than columns, or one is for an unknown column.
+        If the number of units is not that of columns, or a name is not a column of X.
 
     Examples
     --------
@@ -76,18 +75,18 @@ def label(
         for name in feature_units:
             if name not in (names or []):
                 raise ValueError(
-                    f"feature_units has a unit for {name!r}, which X has no column for."
+                    f"feature_units has a unit for {name!r}, which is not a column of X."
                     f"{did_you_mean(str(name), names or [])}"
                 )
         feature_units = [feature_units.get(name) for name in names or []]  # type: ignore[misc]
     return Labels(
         names,
-        _one_each(feature_units, n_features, name="feature_units", of="features"),
-        _one_each(target_units, n_outputs, name="target_units", of="outputs"),
+        _check_units(feature_units, n_features, name="feature_units", of="features"),
+        _check_units(target_units, n_outputs, name="target_units", of="outputs"),
     )
 
 
-def _one_each(
+def _check_units(
     units: str | Sequence[str | None] | None, count: int, *, name: str, of: str
 ) -> list[str | None] | None:
     if units is None:
@@ -99,48 +98,48 @@ def _one_each(
 
 
 def write_onnx(source: Source, path: str | os.PathLike[str], labels: Labels) -> None:
-    """Write a module as an ONNX file, if onnxruntime computes what ``predict`` does.
+    """Write a module to an ONNX file, if onnxruntime gives the predictions of ``predict``.
 
     Parameters
     ----------
     source : Source
     path : str or path-like
-        A file that is there already is replaced when the new one is whole.
+        Replaced atomically.
     labels : Labels
 
     Raises
     ------
     ExportError
-        If the module cannot be written as a graph, onnxruntime cannot compute it, or it
-        gives other predictions.
+        If the module cannot be converted, or onnxruntime cannot run the graph or gives other
+        predictions.
     ImportError
         If onnx, onnxruntime or onnxscript is missing.
     """
-    with undisturbed():
+    with silenced():
         for package in ("onnx", "onnxscript", "onnxruntime"):
             _require(package)
     size = sum(t.numel() * t.element_size() for t in source.module.state_dict().values())
-    if size > LARGEST_FILE:
+    if size > MAX_FILE_BYTES:
         raise ExportError(
-            f"The network holds {size:,} bytes, and an ONNX file at most {LARGEST_FILE:,}. "
-            "to_exported_program has no limit."
+            f"The network has {size:,} bytes; an ONNX file at most {MAX_FILE_BYTES:,}. "
+            "Use to_exported_program instead."
         )
-    yardstick = source.yardstick()
-    # onnxruntime has no kernels in float64 for many an operator (Elu, Erf, Conv, GRU ...).
+    reference = source.reference_outputs()
+    # onnxruntime lacks float64 kernels of some operators (Elu, Erf, Conv, GRU).
     cores = [source.dtype, *([torch.float32] if source.dtype != torch.float32 else [])]
     for core in cores:
-        model = _translate(source, yardstick.rows, core)
-        _describe(model, source, labels, core)
+        model = _convert(source, reference.rows, core)
+        _set_metadata(model, source, labels, core)
         content: bytes = model.SerializeToString()
         try:
-            found = _compute(content, [rows for rows, _ in yardstick.batches])
+            found = _run(content, [rows for rows, _ in reference.batches])
             break
         except Exception as error:
             if core == torch.float32:
                 raise ExportError(
-                    f"onnxruntime cannot compute the graph: {first_line(error)}"
+                    f"onnxruntime cannot run the graph: {first_line(error)}"
                 ) from error
-    yardstick.hold(found, by="onnxruntime")
+    reference.check(found, name="onnxruntime")
     write_atomically(path, content)
 
 
@@ -149,19 +148,19 @@ def _require(package: str) -> Any:
         return importlib.import_module(package)
     except ImportError as error:
         raise ImportError(
-            f'An ONNX file cannot be written without {package}: pip install "torchreg[onnx]"'
+            f'{package} is needed to write ONNX files: pip install "torchreg[onnx]"'
         ) from error
 
 
-def _translate(source: Source, rows: Tensor, core: torch.dtype) -> Any:
-    """Translate a program into an ``onnx.ModelProto`` of standard operators."""
+def _convert(source: Source, rows: Tensor, core: torch.dtype) -> Any:
+    """Convert a program to an ``onnx.ModelProto`` of standard operators."""
     program = trace(source, rows, core=core)
     rrelu = torch.ops.aten.rrelu.default
     try:
-        with undisturbed():
+        with silenced():
             if any(node.target is rrelu for node in program.graph.nodes):
                 program = program.run_decompositions({rrelu: _rrelu})
-            translated = torch.onnx.export(
+            converted = torch.onnx.export(
                 program,
                 dynamo=True,
                 verbose=False,
@@ -169,24 +168,24 @@ def _translate(source: Source, rows: Tensor, core: torch.dtype) -> Any:
                 output_names=[OUTPUT],
                 opset_version=OPSET,
             )
-            assert translated is not None  # With dynamo=True it never is.
-            return translated.model_proto
+            assert converted is not None  # It is None only with dynamo=False.
+            return converted.model_proto
     except Exception as error:
         raise ExportError(
-            "The module cannot be written as an ONNX graph: it uses an operation that has no "
-            f"translation. (torch.onnx: {first_line(error)})"
+            "The module cannot be converted to ONNX: torch.onnx does not support one of its "
+            f"operations. (torch.onnx: {first_line(error)})"
         ) from error
 
 
 def _rrelu(
     x: Tensor, lower: float = 1 / 8, upper: float = 1 / 3, *_: object, **__: object
 ) -> Tensor:
-    """Compute RReLU as it is when nothing is trained: with the mean slope."""
+    """Compute RReLU in evaluation mode, with the mean slope."""
     return torch.nn.functional.leaky_relu(x, (lower + upper) / 2)
 
 
-def _describe(model: Any, source: Source, labels: Labels, core: torch.dtype) -> None:
-    """Say what goes in and out, and drop what torch noted: names, and lines of source code."""
+def _set_metadata(model: Any, source: Source, labels: Labels, core: torch.dtype) -> None:
+    """Replace the metadata of torch, which contain source code, by names, units and versions."""
     import onnx
 
     graph = model.graph
@@ -208,37 +207,37 @@ def _describe(model: Any, source: Source, labels: Labels, core: torch.dtype) -> 
         f"{source.n_features}) in float64 gives {OUTPUT} of shape ({N_ROWS}, {source.n_outputs}) "
         "in float64."
     )
-    facts: dict[str, Any] = {
+    metadata: dict[str, Any] = {
         "versions": {package: version(package) for package in _PACKAGES},
         "core_dtype": str(core).removeprefix("torch."),
     }
     for key in ("feature_names", "feature_units", "target_units"):
         if getattr(labels, key) is not None:
-            facts[key] = getattr(labels, key)
+            metadata[key] = getattr(labels, key)
     onnx.helper.set_model_props(
         model,
         {
             key: value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
-            for key, value in facts.items()
+            for key, value in metadata.items()
         },
     )
     onnx.checker.check_model(model, full_check=True)
 
 
 def _columns(
-    names: Sequence[str] | None, units: Sequence[str | None] | None, count: int, at_most: int = 50
+    names: Sequence[str] | None, units: Sequence[str | None] | None, count: int, limit: int = 50
 ) -> str:
-    words = [
+    columns = [
         f"{names[i] if names else i}{f' [{units[i]}]' if units and units[i] else ''}"
-        for i in range(min(count, at_most))
+        for i in range(min(count, limit))
     ]
-    return ", ".join(words) + (f", ... {count} in all" if count > at_most else "")
+    return ", ".join(columns) + (f", ... {count} in all" if count > limit else "")
 
 
-def _compute(content: bytes, batches: Sequence[Tensor]) -> list[Tensor]:
+def _run(content: bytes, batches: Sequence[Tensor]) -> list[Tensor]:
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
-    options.log_severity_level = 4  # What is wrong comes as an exception.
+    options.log_severity_level = 4  # Errors are raised as exceptions.
     session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
     return [torch.from_numpy(session.run([OUTPUT], {INPUT: x.numpy()})[0]) for x in batches]

@@ -1,4 +1,4 @@
-"""torch.export and torch.compile of a fitted module compute what predict does."""
+"""Programs of torch.export and torch.compile give the predictions of predict."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def build(module: Any = MLP, **options: Any) -> TorchRegressor:
 
 
 BOTH = np.stack([Y, -Y], axis=1)
-#: name: (regressor, X, y, whether it must be told the range of X)
+#: name: (regressor, X, y, whether the export needs rows)
 ZOO: dict[str, tuple[TorchRegressor, Array, Array, bool]] = {
     "built-in": (build(), X, Y, False),
     "float32": (build(dtype="float32"), X, Y, False),
@@ -59,7 +59,7 @@ ZOO: dict[str, tuple[TorchRegressor, Array, Array, bool]] = {
     "Unix time": (build(max_epochs=50), UNIX, np.sin(UNIX[:, 0] / 50), False),
     "y alone standardized": (build(standardize="y"), (X - X.mean(0)) / X.std(0), Y, True),
 }
-ELSEWHERE = """
+WITHOUT_TORCHREG = """
 import sys
 class Guard:
     def find_spec(self, name, path=None, target=None):
@@ -84,34 +84,36 @@ def fitted() -> None:
 
 
 @pytest.fixture(scope="module")
-def elsewhere(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Save the programs of all, and run them in a process where torchreg is not."""
-    folder = tmp_path_factory.mktemp("elsewhere")
-    for index, (reg, rows, _, told) in enumerate(ZOO.values()):
-        torch.export.save(reg.to_exported_program(rows if told else None), folder / f"{index}.pt2")
+def predictions(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Save all programs, and run them in a process without torchreg."""
+    folder = tmp_path_factory.mktemp("programs")
+    for index, (reg, rows, _, needs_rows) in enumerate(ZOO.values()):
+        torch.export.save(
+            reg.to_exported_program(rows if needs_rows else None), folder / f"{index}.pt2"
+        )
         np.save(folder / f"{index}.npy", np.tile(rows, (17, 1)))  # (1020, 4)
     (folder / "names.json").write_text(json.dumps({name: str(i) for i, name in enumerate(ZOO)}))
-    command = [sys.executable, "-c", ELSEWHERE]
+    command = [sys.executable, "-c", WITHOUT_TORCHREG]
     done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     return folder
 
 
 @pytest.mark.parametrize("name", ZOO)
-def test_a_saved_program_computes_what_predict_does_where_there_is_no_torchreg(
-    name: str, elsewhere: Path
+def test_a_saved_program_gives_the_predictions_without_torchreg(
+    name: str, predictions: Path
 ) -> None:
     reg, rows, y, _ = ZOO[name]
     stem = list(ZOO).index(name)
     for n in (1, 7, 1020):
-        found = np.load(elsewhere / f"{stem}-{n}.npy")
+        found = np.load(predictions / f"{stem}-{n}.npy")
         assert found.shape == (n, reg.n_outputs_) and found.dtype == np.float64
         expected = reg.predict(np.tile(rows, (17, 1))[:n]).reshape(n, -1)
         np.testing.assert_allclose(found, expected, rtol=0, atol=1e-6 * y.std())
 
 
 @pytest.mark.parametrize("name", ["built-in", "float32", "layers, two outputs", "Unix time"])
-def test_torch_export_takes_the_fitted_module_as_it_is(name: str) -> None:
+def test_torch_export_supports_the_fitted_module_itself(name: str) -> None:
     reg, rows, y, _ = ZOO[name]
     x = torch.from_numpy(rows)
     shapes = ({0: torch.export.Dim("n_samples")},)
@@ -123,12 +125,14 @@ def test_torch_export_takes_the_fitted_module_as_it_is(name: str) -> None:
         np.testing.assert_allclose(found, expected, rtol=0, atol=1e-6 * y.std())
 
 
-# Inductor, the default, asks for a C++ compiler and the best part of a minute; these two trace
-# in the same way, and compile nothing.
+# Inductor, the default backend, needs a C++ compiler and almost a minute. These two trace in the
+# same way and compile nothing.
 @pytest.mark.parametrize("backend", ["eager", "aot_eager"])
 @pytest.mark.parametrize("name", ["built-in", "layers, two outputs", "Unix time"])
-def test_torch_compile_takes_the_fitted_module_whole(name: str, backend: str) -> None:
-    torch.compiler.reset()  # It keeps count of the shapes of all modules together.
+def test_torch_compile_supports_the_fitted_module_without_graph_breaks(
+    name: str, backend: str
+) -> None:
+    torch.compiler.reset()  # The recompilation limit counts all modules together.
     reg, rows, y, _ = ZOO[name]
     compiled: Callable[..., Tensor] = torch.compile(reg.module_, backend=backend, fullgraph=True)
     x = torch.from_numpy(rows)
@@ -139,13 +143,13 @@ def test_torch_compile_takes_the_fitted_module_whole(name: str, backend: str) ->
         np.testing.assert_allclose(found, expected, rtol=0, atol=1e-6 * y.std())
 
 
-def test_the_state_of_a_program_has_the_names_of_the_state_of_the_module() -> None:
+def test_a_program_has_the_state_dict_names_of_the_module() -> None:
     reg = ZOO["built-in"][0]
     program = reg.to_exported_program()
     assert set(program.state_dict) == set(reg.module_.state_dict())
 
 
-def test_a_program_is_no_view_of_the_fitted_module() -> None:
+def test_a_program_does_not_share_memory_with_the_fitted_module() -> None:
     reg = build().fit(X, Y)
     expected = reg.predict(X)
     program = reg.to_exported_program()
@@ -156,7 +160,7 @@ def test_a_program_is_no_view_of_the_fitted_module() -> None:
     np.testing.assert_allclose(found.numpy(), expected, rtol=1e-12)
 
 
-def test_no_row_of_data_and_no_line_of_source_code_is_in_the_file(tmp_path: Path) -> None:
+def test_a_saved_program_contains_no_data_and_no_source_code(tmp_path: Path) -> None:
     program = ZOO["layers, two outputs"][0].to_exported_program(X)
     assert program.example_inputs is None
     torch.export.save(program, tmp_path / "m.pt2")
@@ -171,7 +175,7 @@ class ByValue(nn.Linear):
 
 
 class Stateful(nn.Linear):
-    """Gives something else each time, which a graph cannot."""
+    """Gives another result in each call."""
 
     calls = 0
 
@@ -185,13 +189,12 @@ class Stateful(nn.Linear):
     [
         (
             ByValue,
-            r"^The module cannot be written as a graph: it decides by the values of its input "
-            r"\(if, while, .*\. torch\.where chooses by value\. \(torch\.export: ",
+            r"depends on the values of its input .* Use torch\.where instead\. \(torch\.export: ",
         ),
         (Stateful, "The program gives .* where predict gives .* as do 512 of 512 rows"),
     ],
 )
-def test_a_module_that_is_no_graph_has_no_program(
+def test_a_module_that_cannot_be_a_graph_is_refused_with_the_reason(
     module: Any, message: str, capfd: pytest.CaptureFixture[str]
 ) -> None:
     reg = build(lambda: module(4, 1)).fit(X, Y)
@@ -200,6 +203,6 @@ def test_a_module_that_is_no_graph_has_no_program(
     assert capfd.readouterr() == ("", "")
 
 
-def test_only_a_fitted_regressor_has_a_program() -> None:
+def test_an_unfitted_regressor_cannot_be_exported() -> None:
     with pytest.raises(NotFittedError):
         build().to_exported_program()
