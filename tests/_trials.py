@@ -1,4 +1,4 @@
-"""A regressor that is fitted again while something goes wrong, and what must hold after it."""
+"""A second fit during which a fault occurs, and the checks after it."""
 
 from __future__ import annotations
 
@@ -21,9 +21,8 @@ from torchreg import InterruptWarning, PrecisionWarning, TorchRegressor
 from torchreg.nn import MLP
 
 Array = np.ndarray
-#: How near a fit in which an error was got round must be to one in quiet, in standard deviations
-#: of y: its steps may have been computed the other way, which differs in the last bits, and
-#: line searches amplify those.
+#: Tolerance of predictions after a handled error, in standard deviations of y: steps that are
+#: computed in another way differ by rounding, which line searches amplify.
 NEAR, NEAR_LINE_SEARCH = 1e-7, 1e-3
 
 
@@ -33,7 +32,7 @@ def rows(rng: np.random.Generator, width: int = 3) -> tuple[Array, Array]:
 
 
 class Normalized(nn.Module):
-    """Keeps running statistics, which an interrupt must not leave half way."""
+    """Has running statistics, which an interrupt must leave consistent."""
 
     def __init__(self, in_features: int, out_features: int) -> None:
         super().__init__()
@@ -45,7 +44,7 @@ class Normalized(nn.Module):
         return output
 
 
-#: Short fits, of every kind that the engine treats in its own way.
+#: Short fits of every kind that the engine distinguishes.
 KINDS: list[dict[str, Any]] = [
     {},
     {"batch_size": 8},
@@ -73,7 +72,7 @@ def short_fit(rng: np.random.Generator) -> dict[str, Any]:
 
 
 class Ended(TorchRegressor):
-    """A regressor whose fit ends after so many epochs, as if somebody had asked for it."""
+    """A regressor whose fit an observer stops after a number of epochs."""
 
     ends_at = 1
 
@@ -93,7 +92,7 @@ def learned(reg: TorchRegressor) -> dict[str, Any]:
 
 
 def surroundings() -> dict[str, Any]:
-    """The caller's global state, which no fit may change."""
+    """Return the global state, which no fit may change."""
     fresh: list[int] = []
     thread = threading.Thread(target=lambda: fresh.append(torch.get_num_threads()))
     thread.start()
@@ -114,9 +113,9 @@ def surroundings() -> dict[str, Any]:
 
 
 class RefitTrial:
-    """A fitted regressor, other rows to fit it to, and what it was before.
+    """A fitted regressor, new rows, and a record of the fit.
 
-    `reg` has another seed than it was fitted with, so that a new fit cannot pass for the old.
+    The seed of `reg` is changed after the fit, so that a new fit differs from the previous one.
     """
 
     def __init__(self, rng: np.random.Generator) -> None:
@@ -130,7 +129,7 @@ class RefitTrial:
         self.old, self.kept = self.reg.predict(self.X), dict(learned(self.reg))
 
     def refit(self, *may_come: type[BaseException], fit: Callable[[], Any] | None = None) -> None:
-        """Fit again, where some errors may come; then all must be as it was, or as in quiet."""
+        """Fit again; afterwards the fit must be the previous one or equal an undisturbed one."""
         error: BaseException | None = None
         try:
             with warnings.catch_warnings():
@@ -150,11 +149,11 @@ class RefitTrial:
             self.compare(self.reg, exact=MemoryError not in may_come)
 
     def compare(self, reg: TorchRegressor, *, exact: bool = True) -> None:
-        """Require of a new fit what the same parameters give where nothing goes wrong."""
+        """Compare a new fit with an undisturbed fit of the same parameters."""
         assert len(reg.history_) == len(reg.loss_curve_)
         assert np.isfinite(reg.predict(self.X)).all()
         if reg.warm_start or not isinstance(reg.random_state, int | np.integer):
-            return  # What it gives depends on more than its parameters.
+            return  # The fit does not follow from the parameters alone.
         quiet = Ended().set_params(**reg.get_params())
         quiet.ends_at = reg.n_iter_
         quiet.fit(self.X, self.y)

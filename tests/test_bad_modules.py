@@ -1,4 +1,4 @@
-"""Modules that do not fit the data, and losses that are not finite, are named with what to do."""
+"""Modules that do not match the data and losses that are not finite give errors or warnings."""
 
 from __future__ import annotations
 
@@ -50,23 +50,23 @@ class Tuple(nn.Module):
         (nn.Sequential(nn.Linear(3, 4), nn.Flatten(0)), "returns shape .* but y has 1 output"),
         (nn.Sequential(nn.Linear(3, 2), nn.Linear(3, 1)), "could not be evaluated on rows of 3"),
         (Tuple, "must return a tensor, it returned tuple"),
-        (nn.ReLU, "no parameter that can be trained|returns shape"),
-        (nn.Linear(3, 1).requires_grad_(False), "no parameter that can be trained: all are fixed"),
+        (nn.ReLU, "no trainable parameter|returns shape"),
+        (nn.Linear(3, 1).requires_grad_(False), "no trainable parameter"),
         (lambda: 3, "must build a torch.nn.Module, it returned int"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
-def test_a_module_that_does_not_fit_is_refused_with_both_widths(module: Any, message: str) -> None:
+def test_a_module_of_the_wrong_width_is_rejected(module: Any, message: str) -> None:
     refuse(quick(module), message)
 
 
-def test_a_module_with_too_few_outputs_is_refused_with_both_numbers() -> None:
+def test_a_module_with_too_few_outputs_is_rejected_with_both_numbers() -> None:
     message = r"returns shape \(\d+, 1\) .* but y has 2 outputs: shape \(\d+, 2\) is expected"
     refuse(quick(nn.Linear(3, 1)), message, X, np.column_stack([Y, Y]))
 
 
 class Normalized(nn.Module):
-    """Batch normalization, which needs two rows to have a spread."""
+    """Batch normalization needs at least two rows."""
 
     def __init__(self, in_features: int) -> None:
         super().__init__()
@@ -79,8 +79,8 @@ class Normalized(nn.Module):
         return output
 
 
-class FourAtATime(nn.Module):
-    """Works while it is tried out on a few rows, and fails on all of them."""
+class FailsOnManyRows(nn.Module):
+    """Works for up to four rows."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -96,61 +96,61 @@ class FourAtATime(nn.Module):
     [((X[:1], Y[:1]), None), ((X, Y), 1), ((X[:1].repeat(9, axis=0), Y[:1].repeat(9)), None)],
     ids=["one row", "batches of one", "one distinct row"],
 )
-def test_batch_normalization_of_a_single_row_is_refused_with_the_rows_that_came(
+def test_batch_normalization_of_a_single_row_is_rejected(
     rows: tuple[Array, Array], batch_size: int | None
 ) -> None:
     refuse(quick(Normalized, batch_size=batch_size), r"(module|network)[\s\S]* 1 row", *rows)
 
 
-def test_a_module_that_fails_while_it_is_trained_is_refused_with_the_rows_that_came() -> None:
-    refuse(quick(FourAtATime), r"(module|network)[\s\S]* 30 rows")
+def test_an_error_of_the_module_during_training_reports_the_number_of_rows() -> None:
+    refuse(quick(FailsOnManyRows), r"(module|network)[\s\S]* 30 rows")
 
 
-# Losses that cease to be finite
+# Losses that become infinite or NaN
 
 
-class Fuse(nn.Module):
+class FailsLater(nn.Module):
     """A linear network that returns NaN from a given training pass on."""
 
-    def __init__(self, in_features: int, burns_at: int) -> None:
+    def __init__(self, in_features: int, fails_at: int) -> None:
         super().__init__()
         self.linear = nn.Linear(in_features, 1)
-        self.burns_at, self.passes = burns_at, 0
+        self.fails_at, self.passes = fails_at, 0
 
     def forward(self, x: Tensor) -> Tensor:
         output: Tensor = self.linear(x)
-        # Trying a module out takes few rows; training takes all of them.
+        # Only training passes have all rows.
         if self.training and len(x) > 10:
             self.passes += 1
-            if self.passes >= self.burns_at:
+            if self.passes >= self.fails_at:
                 output = output * NAN
         return output
 
 
 @pytest.mark.parametrize("early_stopping", [False, True])
-def test_a_loss_that_ceases_to_be_finite_ends_the_fit_and_keeps_the_best_finite_weights(
+def test_a_divergent_fit_stops_and_keeps_the_best_finite_weights(
     early_stopping: bool,
 ) -> None:
     given = {"X_val": X, "y_val": Y} if early_stopping else {}
     options: dict[str, Any] = {"optimizer": "sgd", "lr": 0.01, "early_stopping": early_stopping}
-    reg = quick(Fuse, module__burns_at=6, max_epochs=50, **options)
+    reg = quick(FailsLater, module__fails_at=6, max_epochs=50, **options)
     with pytest.warns(
         DivergenceWarning,
         match=r"was nan in epoch 6.*weights of epoch \d.*lr=0\.01 .*optimizer='sgd'.*decrease it",
     ):
         reg.fit(X, Y, **given)
     assert reg.n_iter_ == 6
-    # With full batches a loss belongs to the weights before its step: 4 steps are known
-    # to be good, and validation rows vouch for the fifth.
+    # The training loss of a full batch is that of the weights before the step, so that the fifth
+    # step is known to be good only from the validation loss.
     good = 5 if early_stopping else 4
     assert reg.best_epoch_ == good
-    twin = quick(Fuse, module__burns_at=99, max_epochs=good, **options).fit(X, Y, **given)
+    twin = quick(FailsLater, module__fails_at=99, max_epochs=good, **options).fit(X, Y, **given)
     np.testing.assert_array_equal(reg.predict(X), twin.predict(X))
 
 
 @pytest.mark.parametrize("batch_size", [None, 8])
 @pytest.mark.parametrize("optimizer", ["sgd", "adam", torch.optim.SGD])
-def test_a_learning_rate_far_too_large_is_named_as_the_likely_cause(
+def test_the_warning_names_a_learning_rate_that_is_too_large(
     optimizer: Any, batch_size: int | None
 ) -> None:
     reg = quick(optimizer=optimizer, lr=1e200, batch_size=batch_size, max_epochs=50)
@@ -161,7 +161,7 @@ def test_a_learning_rate_far_too_large_is_named_as_the_likely_cause(
     assert np.abs(reg.predict(X) - Y.mean()).max() < 10 * Y.std()
 
 
-def test_a_fit_that_diverges_after_a_warm_start_keeps_what_the_first_had_learned() -> None:
+def test_a_divergent_warm_start_keeps_the_weights_of_the_first_fit() -> None:
     reg = quick(nn.Linear, warm_start=True, max_epochs=50, lr=0.05).fit(X, Y)
     kept = reg.predict(X)
     reg.set_params(optimizer="sgd", lr=1e200)
@@ -173,16 +173,16 @@ def test_a_fit_that_diverges_after_a_warm_start_keeps_what_the_first_had_learned
 @pytest.mark.parametrize(
     ("module", "options"),
     [
-        (Fuse, {"module__burns_at": 1}),
+        (FailsLater, {"module__fails_at": 1}),
         (MLP, {"loss": lambda p, t: (p - t).log()}),
         (MLP, {"loss": lambda p, t: (p - t) ** 2 / 0.0}),
-        # Not a number, but with a gradient that is one.
+        # NaN with a finite gradient.
         (MLP, {"loss": lambda p, t: (p - t) ** 2 + NAN}),
     ],
 )
 @pytest.mark.parametrize("optimizer", ["adam", "lbfgs", "rmsprop"])
 @pytest.mark.parametrize("batch_size", [None, 16])
-def test_a_loss_that_never_was_finite_is_an_error_with_its_likely_causes(
+def test_a_first_loss_that_is_not_finite_is_an_error_with_likely_causes(
     module: Any, options: dict[str, Any], optimizer: str, batch_size: int | None
 ) -> None:
     message = (
@@ -192,20 +192,20 @@ def test_a_loss_that_never_was_finite_is_an_error_with_its_likely_causes(
     refuse(quick(module, optimizer=optimizer, batch_size=batch_size, **options), message)
 
 
-def test_nothing_but_the_divergence_itself_is_warned_about() -> None:
+def test_divergence_gives_one_warning() -> None:
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         quick(optimizer="sgd", lr=1e200, max_epochs=50).fit(X, Y)
     assert [item.category for item in caught] == [DivergenceWarning]
 
 
-def test_what_builds_no_module_is_refused_by_the_engine_too() -> None:
+def test_a_module_that_is_not_callable_is_rejected_by_the_engine() -> None:
     with pytest.raises(TypeError, match=r"module expects a class or callable .* got 3\."):
         build_network(3, {}, in_features=1, out_features=1)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("sizes", [(10**10,), (10**6, 10**6), (10**18,)])
-def test_layers_beyond_all_memory_are_refused_with_their_sizes(sizes: tuple[int, ...]) -> None:
+def test_layers_larger_than_memory_are_rejected_with_their_sizes(sizes: tuple[int, ...]) -> None:
     shown = re.escape(f"in_features=3, out_features=1, hidden_sizes={sizes}")
     message = rf"module MLP could not be built with {shown}: .*(memory|overflow)"
     refuse(quick(module__hidden_sizes=sizes), message)

@@ -1,4 +1,4 @@
-"""scikit-learn's contract: every check of ``check_estimator`` passes, in every configuration."""
+"""Every check of scikit-learn's ``check_estimator`` passes in every configuration."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from torchreg.nn import MLP
 
 
 class Tanh(nn.Module):
-    """A module class that takes its widths from the data."""
+    """A module whose widths follow from the data."""
 
     def __init__(self, in_features: int, out_features: int, width: int = 10) -> None:
         super().__init__()
@@ -28,7 +28,7 @@ class Tanh(nn.Module):
 
 
 class TwoOutputs(TorchRegressor):
-    """Fits every target beside its negative, and predicts the first of the two."""
+    """Fits each target and its negative as two outputs, and predicts the first."""
 
     def fit(self, X: Any, y: Any, sample_weight: Any = None) -> TwoOutputs:
         if y is not None:
@@ -68,15 +68,15 @@ RANDOM = [
 
 
 def expected_failures(estimator: Any) -> dict[str, str]:
-    """Name the checks that no method could pass.
+    """Return the checks that cannot pass, with reasons.
 
-    Two where batches or rows are drawn at random, and one where targets must be positive.
+    They need rows that are not drawn at random, or negative targets.
     """
     if getattr(estimator, "loss", None) == "poisson":
-        return {"check_regressor_multioutput": "it gives negative targets, whatever the tags say"}
+        return {"check_regressor_multioutput": "the check has negative targets"}
     if estimator not in RANDOM:
         return {}
-    reason = "a random draw of rows is another draw where rows are repeated"
+    reason = "random draws of rows differ if rows are repeated"
     return {
         "check_sample_weight_equivalence_on_dense_data": reason,
         "check_sample_weight_equivalence_on_sparse_data": reason,

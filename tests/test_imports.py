@@ -1,4 +1,4 @@
-"""Imports run downwards between packages, and importing torchreg loads no more than it needs."""
+"""Imports between packages are downward, and ``import torchreg`` loads no optional packages."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ def imports_of(name: str) -> Iterator[tuple[str, int]]:
                 yield (full if full in MODULES else source), node.lineno
 
 
-def test_the_list_of_packages_is_the_list_of_folders_and_root_files() -> None:
+def test_every_folder_and_root_file_is_in_the_list_of_packages() -> None:
     assert {package_of(name) for name in MODULES} - {"", "engine"} == set(PACKAGES)
 
 
@@ -92,7 +92,7 @@ def test_imports_between_packages_run_downwards(name: str) -> None:
             )
 
 
-def test_the_reader_of_imports_sees_every_way_to_write_one() -> None:
+def test_imports_of_finds_every_kind_of_import() -> None:
     # Lazy, under TYPE_CHECKING, and in the package's own __init__.
     network = dict(imports_of("torchreg.engine.build.network"))
     assert "torchreg.engine.train.skorch_callbacks" in network
@@ -104,7 +104,7 @@ def outsiders(name: str) -> set[str]:
     return {imported for imported, _ in imports_of(name) if not imported.startswith("torchreg")}
 
 
-def test_one_module_alone_imports_private_parts_of_scikit_learn() -> None:
+def test_only_one_module_imports_private_parts_of_scikit_learn() -> None:
     private = {
         name
         for name in MODULES
@@ -114,7 +114,7 @@ def test_one_module_alone_imports_private_parts_of_scikit_learn() -> None:
     assert private == {"torchreg._estimator.sklearn_compat"}
 
 
-def test_one_module_alone_imports_skorch() -> None:
+def test_only_one_module_imports_skorch() -> None:
     users = {name for name in MODULES for i in outsiders(name) if i.partition(".")[0] == "skorch"}
     assert users == {"torchreg.engine.train.skorch_callbacks"}
 
@@ -158,14 +158,14 @@ heavy()
 
 @pytest.fixture(scope="module")
 def fresh_process() -> list[str]:
-    """What a fresh process has loaded after the import, after four small fits, after a file."""
+    """Modules that a new process has loaded after the import, four small fits and a file."""
     command = [sys.executable, "-W", "error", "-c", SCRIPT]
     done = subprocess.run(command, capture_output=True, text=True, cwd=PACKAGE.parent, check=False)
     assert done.returncode == 0, done.stderr
     return done.stdout.split("\n")[:3]
 
 
-def test_importing_torchreg_imports_nothing_heavy_that_torch_and_scikit_learn_do_not(
+def test_importing_torchreg_loads_no_optional_packages(
     fresh_process: list[str],
 ) -> None:
     assert fresh_process[0] == ""
@@ -175,5 +175,5 @@ def test_a_small_fit_loads_no_compiler_and_no_skorch(fresh_process: list[str]) -
     assert fresh_process[1] == ""
 
 
-def test_a_file_on_its_way_out_and_back_loads_safetensors_alone(fresh_process: list[str]) -> None:
+def test_saving_and_loading_load_safetensors_only(fresh_process: list[str]) -> None:
     assert fresh_process[2] == "safetensors"

@@ -1,4 +1,4 @@
-"""What holds for every fit, whatever the data: the laws that torchreg is built on."""
+"""Laws of every fit: equivalences with other computations and invariances."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ def test_powers_of_two_in_the_units_give_the_same_bits(
     ("x_factors", "y_factor"),
     [((1e-9, 1.0, 1e9), 1e-9), ((1e9, 1e-3, 0.7), 1e9), ((3.0, 1e-9, 1e-9), 7e-5)],
 )
-def test_any_factor_in_the_units_changes_nothing_but_the_units(
+def test_predictions_scale_with_the_units(
     optimizer: str, x_factors: tuple[float, ...], y_factor: float, table: tuple[Array, Array]
 ) -> None:
     X, y = table
@@ -98,7 +98,7 @@ def test_any_factor_in_the_units_changes_nothing_but_the_units(
 @pytest.mark.parametrize(
     ("x_offset", "y_offset"), [(2.0**30, 0.0), (0.0, -(2.0**30)), (512, 2**20)]
 )
-def test_offsets_in_the_units_change_nothing_but_the_units(
+def test_predictions_shift_with_offsets(
     optimizer: str, x_offset: float, y_offset: float, table: tuple[Array, Array]
 ) -> None:
     X, y = table
@@ -107,7 +107,7 @@ def test_offsets_in_the_units_change_nothing_but_the_units(
     assert np.abs(shifted - y_offset - plain).max() < 1e-3 * y.std()
 
 
-# Law 3: a large offset costs no digits, unless they were gone before.
+# Law 3: a large offset does not lose precision, unless the input was already rounded.
 
 
 @pytest.fixture(scope="module")
@@ -117,7 +117,7 @@ def unix_time() -> tuple[Array, Array]:
     return seconds[:, None], np.sin(seconds / 30)
 
 
-def test_a_unix_time_is_learned_as_well_as_its_centred_twin(
+def test_a_unix_time_is_learned_as_well_as_a_centered_time(
     unix_time: tuple[Array, Array],
 ) -> None:
     seconds, y = unix_time
@@ -127,7 +127,7 @@ def test_a_unix_time_is_learned_as_well_as_its_centred_twin(
     assert np.abs(dated - centred).max() < 1e-3 * y.std()
 
 
-def test_a_unix_time_in_float32_has_lost_its_digits_and_a_warning_says_so(
+def test_a_unix_time_in_float32_gives_a_precision_warning(
     unix_time: tuple[Array, Array],
 ) -> None:
     seconds, y = unix_time
@@ -139,8 +139,8 @@ def test_a_unix_time_in_float32_has_lost_its_digits_and_a_warning_says_so(
         small().fit(seconds, (100 * y + 1.7e9).astype(np.float32))
 
 
-def test_a_column_too_coarse_to_vary_counts_as_constant_and_a_warning_says_so() -> None:
-    # Around 1.7e18 float64 can tell numbers 256 apart: 4 values are left of 800 nanoseconds.
+def test_a_column_rounded_to_a_constant_gives_a_precision_warning() -> None:
+    # The spacing of float64 at 1.7e18 is 256: 800 nanoseconds have 4 distinct values.
     nanoseconds = 1.7e18 + np.linspace(-400, 400, 80)
     X = pd.DataFrame({"time": nanoseconds})
     with pytest.warns(PrecisionWarning, match=r"column time .* numerically 0, .* float64"):
@@ -150,7 +150,7 @@ def test_a_column_too_coarse_to_vary_counts_as_constant_and_a_warning_says_so() 
 # Law 4: the scaling is in the state dict.
 
 
-def test_a_state_dict_in_a_fresh_copy_predicts_the_same_from_raw_units(
+def test_a_state_dict_contains_the_scaling(
     table: tuple[Array, Array],
 ) -> None:
     X, y = table
@@ -171,7 +171,7 @@ def test_a_state_dict_in_a_fresh_copy_predicts_the_same_from_raw_units(
 
 @pytest.mark.parametrize("optimizer", BUILT_IN)
 @pytest.mark.parametrize("max_epochs", [20, 400])
-def test_repeating_rows_is_giving_them_integer_weights(
+def test_repeated_rows_equal_integer_weights(
     optimizer: str, max_epochs: int, table: tuple[Array, Array]
 ) -> None:
     X, y = table
@@ -182,7 +182,7 @@ def test_repeating_rows_is_giving_them_integer_weights(
     np.testing.assert_array_equal(weighted, repeated)
 
 
-def test_a_weight_of_zero_is_absence(table: tuple[Array, Array]) -> None:
+def test_a_weight_of_zero_removes_a_row(table: tuple[Array, Array]) -> None:
     X, y = table
     weight = (np.arange(len(y)) % 3 > 0).astype(float)
     y_spoilt = np.where(weight > 0, y, 1e6)
@@ -222,7 +222,7 @@ def test_the_order_of_the_columns_does_not_matter_where_the_solution_is_unique(
 
 
 @pytest.mark.parametrize("constant", [0.0, 7.0, 0.1, 1e-300, 1.7e9])
-def test_a_constant_column_contributes_nothing_whatever_it_holds_later(
+def test_a_constant_column_is_ignored_by_predict(
     constant: float, table: tuple[Array, Array]
 ) -> None:
     X, y = table
@@ -242,7 +242,7 @@ def test_a_constant_target_is_predicted_exactly(
     np.testing.assert_array_equal(reg.predict(X * 3), np.full(len(X), constant))
 
 
-# Law 6: the engine is the loop that one would write by hand.
+# Law 6: the engine equals a hand-written training loop.
 
 BY_HAND: dict[str, Callable[[Any], torch.optim.Optimizer]] = {
     "rprop": lambda p: torch.optim.Rprop(p, lr=0.01),
@@ -266,9 +266,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
 
 
 @pytest.mark.parametrize("optimizer", BY_HAND)
-def test_the_engine_equals_a_loop_written_by_hand_step_for_step(
-    optimizer: str, table: tuple[Array, Array]
-) -> None:
+def test_full_batches_equal_a_hand_written_loop(optimizer: str, table: tuple[Array, Array]) -> None:
     X, y = table
     X, y = X * 30 + 200, y * 800 + 4200
     epochs = 5 if optimizer == "lbfgs" else 30
@@ -302,7 +300,7 @@ def test_the_engine_equals_a_loop_written_by_hand_step_for_step(
         )
 
 
-def test_mini_batches_equal_a_loop_over_a_shuffled_table(table: tuple[Array, Array]) -> None:
+def test_mini_batches_equal_a_hand_written_loop(table: tuple[Array, Array]) -> None:
     X, y = table
     reg = small(batch_size=25, max_epochs=10, lr=0.01).fit(X, y)
     with torch.random.fork_rng():
@@ -323,10 +321,10 @@ def test_mini_batches_equal_a_loop_over_a_shuffled_table(table: tuple[Array, Arr
         )
 
 
-# Law 7: what is the caller's comes out as it went in.
+# Law 7: arguments and global state do not change.
 
 
-def test_the_users_module_arrays_generators_and_threads_come_out_as_they_went_in(
+def test_module_arrays_generators_and_threads_do_not_change(
     table: tuple[Array, Array],
 ) -> None:
     X, y = table
@@ -353,7 +351,7 @@ def test_the_users_module_arrays_generators_and_threads_come_out_as_they_went_in
 
 
 @pytest.mark.parametrize("dropout", [0.0, 0.3])
-def test_fits_in_several_threads_draw_what_they_draw_alone(
+def test_fits_in_several_threads_equal_a_fit_in_one(
     dropout: float, table: tuple[Array, Array]
 ) -> None:
     X, y = table
