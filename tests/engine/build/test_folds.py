@@ -1,4 +1,4 @@
-"""Networks that hold out a fold each: what they see, what they keep, and what their mean is."""
+"""Cross-validation folds: one network per fold, and the mean of their predictions."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from sklearn.base import clone
 from sklearn.model_selection import GridSearchCV
 
 from torchreg import TorchRegressor, load
-from torchreg.engine.build.folds import assign_folds
+from torchreg.engine.build import assign_folds
 from torchreg.nn import MLP, Ensemble, TabularMLP
 
 RNG = np.random.default_rng(0)
@@ -22,7 +22,7 @@ def folds(**settings: object) -> TorchRegressor:
     return TorchRegressor(**(given | {"n_folds": 4} | settings))
 
 
-def test_every_row_is_in_one_fold_and_folds_differ_by_a_row_at_most() -> None:
+def test_every_row_is_in_one_fold_and_fold_sizes_differ_by_at_most_one() -> None:
     for n, k in ((17, 4), (8, 8), (100, 3)):
         counts = assign_folds(n, k, seed=1).bincount(minlength=k)
         assert int(counts.sum()) == n
@@ -40,9 +40,9 @@ def test_the_prediction_is_the_mean_of_the_networks() -> None:
     np.testing.assert_allclose(reg.predict(X), expected, rtol=1e-12)
 
 
-def test_each_network_keeps_the_weights_that_were_best_on_its_own_fold() -> None:
+def test_each_network_has_the_weights_with_the_lowest_loss_on_its_fold() -> None:
     reg = folds(max_epochs=30).fit(X, Y)
-    # Rows come in the order of the table in which identical ones were merged.
+    # Rows are sorted, because identical ones are merged.
     order = np.lexsort(np.column_stack([X, Y]).T[::-1])
     fold = assign_folds(len(X), 4, seed=0).numpy()
     t = (Y[order] - Y.mean()) / Y.std()
@@ -53,7 +53,7 @@ def test_each_network_keeps_the_weights_that_were_best_on_its_own_fold() -> None
         assert np.mean(error**2) == pytest.approx(reg.init_losses_[number], rel=1e-9)
 
 
-def test_the_rows_of_a_network_s_own_fold_do_not_move_it() -> None:
+def test_a_network_does_not_depend_on_the_rows_of_its_fold() -> None:
     order = np.lexsort(np.column_stack([X, Y]).T[::-1])
     held = order[assign_folds(len(X), 4, seed=0).numpy() == 2]
     x, y = X, Y.copy()
@@ -65,33 +65,33 @@ def test_the_rows_of_a_network_s_own_fold_do_not_move_it() -> None:
     assert same == [False, False, True, False]
 
 
-def test_a_weight_is_as_good_as_a_repetition() -> None:
+def test_an_integer_weight_equals_repetitions_of_a_row() -> None:
     weight = RNG.integers(1, 4, size=len(X))
     weighted = folds().fit(X, Y, sample_weight=weight)
     repeated = folds().fit(np.repeat(X, weight, axis=0), np.repeat(Y, weight))
     np.testing.assert_array_equal(weighted.predict(X), repeated.predict(X))
 
 
-def test_curves_have_a_number_for_every_epoch_and_the_best_is_the_lowest() -> None:
+def test_curves_have_one_value_per_epoch_and_the_best_epoch_has_the_lowest() -> None:
     reg = folds(max_epochs=12).fit(X, Y)
     assert len(reg.loss_curve_) == len(reg.validation_loss_curve_) == reg.n_iter_ == 12
     assert reg.best_epoch_ == 1 + int(np.argmin(reg.validation_loss_curve_))
 
 
-def test_early_stopping_ends_each_network_after_its_own_patience() -> None:
+def test_early_stopping_stops_folds() -> None:
     patient = folds(max_epochs=300, early_stopping=True, n_iter_no_change=3, lr=0.05).fit(X, Y)
     assert patient.n_iter_ < 300
 
 
 @pytest.mark.parametrize("module", [MLP, TabularMLP])
-def test_a_file_holds_all_networks(tmp_path: object, module: type) -> None:
+def test_save_and_load_preserve_all_networks(tmp_path: object, module: type) -> None:
     reg = folds(module=module).fit(X, Y)
     reg.save(f"{tmp_path}/folds.safetensors")
     again = load(f"{tmp_path}/folds.safetensors")
     np.testing.assert_array_equal(again.predict(X), reg.predict(X))
 
 
-def test_a_warm_start_goes_on_with_every_network() -> None:
+def test_warm_start_continues_with_every_network() -> None:
     reg = folds(warm_start=True, max_epochs=3).fit(X, Y)
     before = reg.predict(X)
     reg.fit(X, Y)
@@ -100,7 +100,7 @@ def test_a_warm_start_goes_on_with_every_network() -> None:
     assert not np.array_equal(before, reg.predict(X))
 
 
-def test_a_search_over_cv_finds_what_separate_fits_give() -> None:
+def test_a_search_over_n_folds_equals_separate_fits() -> None:
     search = GridSearchCV(folds(), {"n_folds": [None, 3]}, cv=2).fit(X, Y)
     alone = clone(folds()).set_params(**search.best_params_).fit(X, Y)
     np.testing.assert_allclose(search.best_estimator_.predict(X), alone.predict(X), rtol=1e-9)
@@ -115,21 +115,21 @@ def test_a_search_over_cv_finds_what_separate_fits_give() -> None:
         ({"n_folds": 61}, {}, r"at least 61 distinct rows.* got 60\. Lower n_folds"),
     ],
 )
-def test_what_does_not_go_together_is_refused(
+def test_invalid_combinations_raise(
     settings: dict[str, object], given: dict[str, object], words: str
 ) -> None:
     with pytest.raises(ValueError, match=words):
         folds(**settings).fit(X, Y, **given)
 
 
-def test_columns_of_two_values_are_not_embedded() -> None:
+def test_binary_columns_are_not_embedded() -> None:
     x = np.column_stack([X, X[:, 0] > 0])
     reg = folds(module=TabularMLP).fit(x, Y)
     first = reg.module_.network.members[0]
     assert first.waves.columns == first.bins.columns == [0, 1, 2]
 
 
-def test_diagnose_looks_at_the_mean_of_the_networks() -> None:
+def test_diagnose_reads_every_network() -> None:
     reg = folds(max_epochs=30).fit(X, Y)
     assert "members.3.layers.0" in str(reg.fit_summary_)
     reg.diagnose(X, Y)

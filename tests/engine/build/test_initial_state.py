@@ -1,4 +1,4 @@
-"""Laws of the hook by which a network looks at the training rows before its first step."""
+"""A network with ``initialize_from`` receives the training rows before its first step."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ X = 200 + 15 * rng.normal(size=(60, 3))
 y = X @ [1.0, -2.0, 0.5] + np.abs(X[:, 0] - 200)
 
 
-class Shown(nn.Module):
-    """Keeps what it was shown, and draws its bias anew."""
+class Initialized(nn.Module):
+    """Stores a statistic of the rows it receives, and draws its bias."""
 
     seen: Tensor
 
@@ -46,7 +46,7 @@ class Shown(nn.Module):
 def fitted(**options: Any) -> TorchRegressor:
     rows, target = options.pop("rows", (X, y))
     fit = options.pop("fit", {})
-    options = {"module": Shown, "max_epochs": 3, "random_state": 0} | options
+    options = {"module": Initialized, "max_epochs": 3, "random_state": 0} | options
     return TorchRegressor(**options).fit(rows, target, **fit)
 
 
@@ -61,7 +61,7 @@ def assert_same(one: TorchRegressor, other: TorchRegressor) -> None:
 
 @pytest.mark.parametrize("batch_size", [None, 16])
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
-def test_a_network_is_shown_the_standardized_rows_once(batch_size: Any, dtype: str) -> None:
+def test_a_network_receives_the_standardized_rows_once(batch_size: Any, dtype: str) -> None:
     reg = fitted(batch_size=batch_size, dtype=dtype)
     x, t = (X - X.mean(0)) / X.std(0), (y - y.mean()) / y.std()
     np.testing.assert_allclose(state(reg)["seen"], t @ x / len(x), rtol=1e-5, atol=1e-6)
@@ -69,27 +69,27 @@ def test_a_network_is_shown_the_standardized_rows_once(batch_size: Any, dtype: s
 
 
 @pytest.mark.parametrize("batch_size", [None, 16])
-def test_what_is_drawn_there_follows_the_seed(batch_size: Any) -> None:
+def test_its_random_numbers_depend_on_the_seed(batch_size: Any) -> None:
     assert_same(fitted(batch_size=batch_size), fitted(batch_size=batch_size))
     one, other = (fitted(random_state=s, max_epochs=1, lr=1e-9) for s in (0, 1))
     assert not torch.allclose(state(one)["layer.bias"], state(other)["layer.bias"], atol=1e-3)
 
 
-def test_the_callers_generator_is_left_alone() -> None:
+def test_the_global_generator_is_restored() -> None:
     torch.manual_seed(3)
     before = torch.get_rng_state()
     fitted()
     assert torch.equal(before, torch.get_rng_state())
 
 
-def test_a_weight_is_a_repetition_there_too() -> None:
+def test_an_integer_weight_equals_repetitions_of_a_row() -> None:
     weight = rng.integers(1, 4, len(X)).astype(float)
     many = np.repeat(np.arange(len(X)), weight.astype(int))
     one = fitted(fit={"sample_weight": weight}, batch_size=None)
     assert_same(one, fitted(rows=(X[many], y[many]), batch_size=None))
 
 
-def test_a_warm_start_keeps_what_was_learned() -> None:
+def test_a_warm_start_does_not_initialize_again() -> None:
     reg = fitted(warm_start=True)
     seen = state(reg)["seen"].clone()
     reg.fit(X + 5, y * y)
@@ -97,24 +97,24 @@ def test_a_warm_start_keeps_what_was_learned() -> None:
     assert torch.equal(state(reg)["seen"], seen)
 
 
-def test_each_of_several_networks_is_shown_the_rows() -> None:
+def test_each_of_several_networks_receives_the_rows() -> None:
     reg = fitted(n_init=3, lr=1e-9)
     assert len(set(reg.init_losses_)) == 3
     assert state(reg)["calls"] == 1
 
 
-def test_an_instance_is_shown_the_rows_and_left_as_it_is() -> None:
-    module = Shown(3, 1)
+def test_a_copy_of_an_instance_receives_the_rows() -> None:
+    module = Initialized(3, 1)
     assert state(fitted(module=module))["calls"] == 1
     assert module.calls == 0
 
 
-def test_the_parts_of_a_network_are_told_by_the_network_alone() -> None:
-    inner = Shown(3, 1)
+def test_parts_of_a_network_do_not_receive_the_rows() -> None:
+    inner = Initialized(3, 1)
     assert state(fitted(module=nn.Sequential(inner)))["0.calls"] == 0
 
 
-def test_the_folds_of_a_search_have_their_own(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_search_in_the_batching_backend_equals_a_serial_one() -> None:
     import joblib
 
     alone = GridSearchCV(fitted(), {"lr": [1e-3, 1e-2]}, cv=3).fit(X, y)
@@ -124,28 +124,28 @@ def test_the_folds_of_a_search_have_their_own(monkeypatch: pytest.MonkeyPatch) -
         np.testing.assert_allclose(together.cv_results_[key], alone.cv_results_[key], rtol=1e-6)
 
 
-def test_a_fit_that_goes_on_from_its_checkpoint_ends_with_the_same_bits(tmp_path: Path) -> None:
+def test_a_resumed_fit_equals_an_uninterrupted_one(tmp_path: Path) -> None:
     path = tmp_path / "fit.safetensors"
     one = fitted(fit={"checkpoint": path})
     assert_same(one, fitted(fit={"checkpoint": path}))
     assert_same(one, fitted())
 
 
-def test_sparse_rows_are_shown_like_dense_ones() -> None:
+def test_sparse_rows_equal_dense_ones() -> None:
     sparse = scipy.sparse.csr_array(np.where(X > 200, X, 0.0))
     dense = fitted(rows=(sparse.toarray(), y), batch_size=16)
-    shown = state(fitted(rows=(sparse, y), batch_size=16))["seen"]
-    torch.testing.assert_close(shown, state(dense)["seen"])
+    sparse_seen = state(fitted(rows=(sparse, y), batch_size=16))["seen"]
+    torch.testing.assert_close(sparse_seen, state(dense)["seen"])
 
 
-def test_of_many_sparse_rows_a_sample_is_shown_that_follows_the_seed(
+def test_large_sparse_tables_are_sampled_reproducibly(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(initial_state, "MAX_INIT_NUMBERS", 3 * 20)
     sparse = scipy.sparse.csr_array(X)
     shapes = []
 
-    class Counting(Shown):
+    class Counting(Initialized):
         def initialize_from(self, x: Tensor, t: Tensor, weight: Tensor | None) -> None:
             assert weight is not None
             shapes.append((len(x), len(t), len(weight)))
@@ -158,8 +158,8 @@ def test_of_many_sparse_rows_a_sample_is_shown_that_follows_the_seed(
     assert shapes == [(20, 20, 20)] * 2
 
 
-def test_a_network_may_take_its_shape_from_the_rows() -> None:
-    class Shaped(Shown):
+def test_a_network_may_choose_its_shape_from_the_rows() -> None:
+    class Shaped(Initialized):
         def initialize_from(self, x: Tensor, t: Tensor, weight: Tensor | None) -> None:
             self.layer = nn.Sequential(nn.Linear(x.shape[1], len(x) // 10), nn.Linear(6, 1))
 
@@ -168,8 +168,8 @@ def test_a_network_may_take_its_shape_from_the_rows() -> None:
     assert state(reg)["layer.0.weight"].dtype == torch.float64
 
 
-def test_what_fails_there_is_named() -> None:
-    class Failing(Shown):
+def test_an_error_names_the_method_and_the_shape() -> None:
+    class Failing(Initialized):
         def initialize_from(self, x: Tensor, t: Tensor, weight: Tensor | None) -> None:
             raise RuntimeError("no quartiles")
 
@@ -177,8 +177,8 @@ def test_what_fails_there_is_named() -> None:
         fitted(module=Failing)
 
 
-def test_the_rows_are_not_to_be_changed() -> None:
-    class Greedy(Shown):
+def test_modifying_the_rows_raises() -> None:
+    class Greedy(Initialized):
         def initialize_from(self, x: Tensor, t: Tensor, weight: Tensor | None) -> None:
             x.clamp_(-1, 1)
 
@@ -187,7 +187,7 @@ def test_the_rows_are_not_to_be_changed() -> None:
 
 
 class Centred(nn.Module):
-    """Begins where its rows say: no global name of this file is used, so that it can be written."""
+    """Initializes its weights from the rows."""
 
     def __init__(self, in_features: int, out_features: int) -> None:
         super().__init__()
@@ -202,7 +202,7 @@ class Centred(nn.Module):
         return self.layer(x)
 
 
-def test_the_start_of_a_network_that_looked_at_rows_is_not_made_up() -> None:
+def test_a_network_initialized_from_rows_cannot_be_rebuilt() -> None:
     widths = {"in_features": 3, "out_features": 1, "seed": 0}
     assert (
         rebuild_initial_network(Centred, {}, fitted(module=Centred).module_.network, **widths)

@@ -1,4 +1,4 @@
-"""The network as it was before the fit."""
+"""The untrained network is rebuilt from the seed of a fit."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ X = np.linspace(0, 1, 20).reshape(10, 2)
 
 
 def fitted(module: Any, **parameters: Any) -> TorchRegressor:
-    """Fit without moving: what is there in the end is what was there in the beginning."""
+    """Fit with a learning rate of 1e-300, so that the weights keep their initial values."""
     reg = TorchRegressor(
         module, optimizer="sgd", lr=1e-300, max_epochs=1, random_state=3, **parameters
     )
@@ -40,28 +40,28 @@ def rebuilt(reg: TorchRegressor, seed: int | None = 3, **options: Any) -> nn.Mod
         (nn.Sequential(nn.Linear(2, 3), nn.BatchNorm1d(3), nn.Linear(3, 1)), {}),
     ],
 )
-def test_it_is_the_network_that_the_fit_began_with(module: Any, options: dict[str, Any]) -> None:
+def test_the_rebuilt_network_has_the_initial_weights(module: Any, options: dict[str, Any]) -> None:
     reg = fitted(module, **{f"module__{key}": value for key, value in options.items()})
     start = rebuilt(reg, **options)
     assert start is not None
     for (name, before), after in zip(
         start.named_parameters(), reg.module_.network.parameters(), strict=True
     ):
-        # A scale of 0 moves by 1e-300, where a weight of order 1 stays as it is.
+        # A weight of 0 becomes 1e-300, one of order 1 stays the same.
         assert torch.allclose(before, after, rtol=0, atol=1e-200), name
         assert before.dtype == reg.dtype_
 
 
-def test_without_a_seed_only_an_instance_is_known() -> None:
+def test_without_a_seed_only_an_instance_can_be_rebuilt() -> None:
     assert rebuilt(fitted(MLP), seed=None) is None
     assert rebuilt(fitted(nn.Linear(2, 1)), seed=None) is not None
 
 
-def test_what_has_another_shape_is_not_the_start() -> None:
+def test_a_network_of_another_shape_is_rejected() -> None:
     assert rebuilt(fitted(MLP), hidden_sizes=[7]) is None
 
 
-def test_the_callers_random_numbers_are_left_alone() -> None:
+def test_the_global_generator_is_restored() -> None:
     reg = fitted(MLP)
     before = torch.get_rng_state()
     rebuilt(reg)

@@ -17,7 +17,7 @@ from tests._capture import CAPTURED, FORCED, assert_same_fit, eager, eager_steps
 from torchreg import TorchRegressor
 from torchreg.engine.capture import CompiledGradient, EagerGradient
 from torchreg.engine.data import Batch
-from torchreg.engine.spec.objective import Objective
+from torchreg.engine.spec import Objective
 from torchreg.losses import build_loss, probe_loss
 
 N_EPOCHS = 24

@@ -1,4 +1,4 @@
-"""The numbers that are kept of a fit are those that numpy and scipy compute from its rows."""
+"""The summary of a fit agrees with NumPy and SciPy."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def test_ranges_and_moments_are_those_of_numpy(
 
 
 @pytest.mark.parametrize("sparse", [False, True])
-def test_far_rows_are_counted_and_rare_kinds_are_told_from_them(sparse: bool) -> None:
+def test_outliers_are_counted_and_distinguished_from_rare_categories(sparse: bool) -> None:
     rng = np.random.default_rng(0)
     X = rng.normal(size=(1000, 3))
     X[:5, 0] = 300
@@ -61,7 +61,7 @@ def test_far_rows_are_counted_and_rare_kinds_are_told_from_them(sparse: bool) ->
 
 
 @pytest.mark.parametrize("sparse", [False, True])
-def test_copies_are_found_in_any_unit_and_order(sparse: bool) -> None:
+def test_duplicate_columns_are_found_in_any_unit_and_order(sparse: bool) -> None:
     rng = np.random.default_rng(0)
     X = rng.normal(size=(800, 6))
     X[:, 4] = 3 - 25.4 * X[:, 1]
@@ -71,7 +71,7 @@ def test_copies_are_found_in_any_unit_and_order(sparse: bool) -> None:
     assert found == [(1, 4), (2, 5)]
 
 
-def test_a_journey_is_the_way_from_the_first_to_the_last_parameters(
+def test_drift_is_the_distance_between_initial_and_final_parameters(
     rows: tuple[Array, Array],
 ) -> None:
     X, y = rows
@@ -120,7 +120,7 @@ def test_drift_is_finite_where_squares_overflow_float32() -> None:
     assert [other.travelled for other in others] == [0.0] * len(others)
 
 
-def test_a_summary_survives_json(rows: tuple[Array, Array]) -> None:
+def test_a_summary_survives_a_json_round_trip(rows: tuple[Array, Array]) -> None:
     X, y = rows
     reg = TorchRegressor(module=MLP, max_epochs=2, random_state=0, early_stopping=True).fit(X, y)
     written = json.loads(json.dumps(reg.fit_summary_, allow_nan=False))
@@ -128,7 +128,7 @@ def test_a_summary_survives_json(rows: tuple[Array, Array]) -> None:
     assert FitSummary.from_dict(written).n_validation == 70
 
 
-def test_a_repeated_row_counts_as_often_as_it_is_there() -> None:
+def test_merged_rows_count_with_their_multiplicity() -> None:
     x = np.linspace(-1, 1, 40)[:, None] ** 2
     times = np.arange(40) % 3 + 1
     X, y = np.repeat(x, times, axis=0), np.repeat(np.abs(x[:, 0] - 0.5), times)
@@ -140,7 +140,9 @@ def test_a_repeated_row_counts_as_often_as_it_is_there() -> None:
     assert look.input_scale == pytest.approx([1])
 
 
-def test_the_summary_holds_no_rows(rows: tuple[Array, Array]) -> None:
+def test_the_size_of_a_summary_does_not_depend_on_n_rows(
+    rows: tuple[Array, Array],
+) -> None:
     X, y = rows
     few = json.dumps(TorchRegressor(module=MLP, max_epochs=1).fit(X[:200], y[:200]).fit_summary_)
     many = json.dumps(TorchRegressor(module=MLP, max_epochs=1).fit(X, y).fit_summary_)
@@ -148,7 +150,7 @@ def test_the_summary_holds_no_rows(rows: tuple[Array, Array]) -> None:
 
 
 @pytest.mark.parametrize("size", [1e-300, 1.0, 1e308])
-def test_weights_of_any_size_choose_the_same_rows(size: float) -> None:
+def test_probe_rows_do_not_depend_on_the_scale_of_the_weights(size: float) -> None:
     weight = torch.tensor([1.0, 0.25, 0.5, 1.5], dtype=torch.float64)
     chosen = spread_out(40, 10, weight * size)
     assert torch.equal(chosen, spread_out(40, 10, weight))

@@ -14,7 +14,7 @@ from torchreg.engine.build.fit_job import (
     prepare_fit,
 )
 from torchreg.engine.build.fit_result import FitResult, select_model
-from torchreg.engine.build.folds import member
+from torchreg.engine.build.folds import assign_folds, member
 from torchreg.engine.build.initial_state import FitCache, has_data_init
 from torchreg.engine.build.network import (
     add_scaling,
@@ -31,6 +31,7 @@ __all__ = [
     "PreparedFit",
     "add_scaling",
     "arguments_for",
+    "assign_folds",
     "build_network",
     "can_merge_rows",
     "choose_batch_size",

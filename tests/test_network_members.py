@@ -1,4 +1,4 @@
-"""Laws of networks with several members: the mean of their losses, the mean of what they say."""
+"""Networks with several members train on the mean of their losses and predict their mean."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ X = 200 + 15 * rng.normal(size=(50, 3))
 y = X @ [1.0, -2.0, 0.5] + 3 * np.abs(X[:, 0] - 200)
 
 
-class Beside(nn.Module):
-    """Several networks beside each other."""
+class Stacked(nn.Module):
+    """Networks whose outputs are stacked."""
 
     def __init__(self, members: list[nn.Module]) -> None:
         super().__init__()
@@ -66,17 +66,17 @@ BOTH = np.column_stack([y, np.cos(X[:, 1] / 10)])
 )
 @pytest.mark.parametrize("target", [y, BOTH], ids=["vector", "two"])
 @pytest.mark.parametrize("weight", [None, WEIGHT], ids=["alike", "weights"])
-def test_members_learn_what_as_many_separate_networks_do(
+def test_members_equal_separate_networks(
     optimizer: str, times: float, target: Any, weight: Any
 ) -> None:
     options: dict[str, Any] = {"optimizer": optimizer, "batch_size": None, "dtype": "float64"}
-    # Adam is indifferent to the size of a gradient but for what keeps it from dividing by 0.
+    # Adam does not depend on the scale of the gradient, except for eps.
     options |= {"max_epochs": 20} | ({"optimizer__eps": 1e-15} if optimizer == "adam" else {})
     members = networks(1 if target.ndim == 1 else 2)
     fit = {"sample_weight": weight}
-    # The gradient of the mean of three losses is a third of each one's.
+    # The gradient of the mean of three losses is a third of each gradient.
     lr = 1e-2
-    together = fitted(Beside(members), target, lr=times * lr, fit=fit, **options)
+    together = fitted(Stacked(members), target, lr=times * lr, fit=fit, **options)
     each = [fitted(member, target, lr=lr, fit=fit, **options) for member in members]
     for member, alone in zip(together.module_.network.members, each, strict=True):
         for key, value in alone.module_.network.state_dict().items():
@@ -103,14 +103,14 @@ def root_mean_square(prediction: Tensor, target: Tensor) -> Tensor:
     return (prediction - target).square().mean().sqrt()
 
 
-def test_a_loss_of_one_number_is_computed_for_each_member() -> None:
+def test_a_scalar_loss_is_computed_per_member() -> None:
     loss = probe_loss(build_loss(root_mean_square, {}), 2)
     prediction, t = torch.randn(7, 4, 2), torch.randn(7, 2)
     each = [root_mean_square(p, t) for p in prediction.unbind(1)]
     torch.testing.assert_close(mean_loss(loss, prediction, t, None), torch.stack(each).mean())
 
 
-def test_what_has_no_members_is_what_it_was() -> None:
+def test_a_network_without_members_is_not_averaged() -> None:
     loss = build_loss("squared_error", {})
     prediction, t, weight = torch.randn(7, 2), torch.randn(7, 2), torch.rand(7)
     assert torch.equal(mean_loss(loss, prediction, t, weight), loss.mean(prediction, t, weight))
@@ -119,7 +119,7 @@ def test_what_has_no_members_is_what_it_was() -> None:
 
 
 @pytest.mark.parametrize("standardize", [True, "X", "y", False])
-def test_the_fitted_module_gives_the_mean_in_raw_units(standardize: Any) -> None:
+def test_the_fitted_module_returns_the_mean_in_raw_units(standardize: Any) -> None:
     scale = 1.0 if standardize in (True, "X") else 1e-2
     reg = TorchRegressor(Batched, standardize=standardize, max_epochs=3, random_state=0)
     reg.fit(scale * X, BOTH)
@@ -133,7 +133,7 @@ def test_the_fitted_module_gives_the_mean_in_raw_units(standardize: Any) -> None
     np.testing.assert_array_equal(output.numpy(), reg.predict(scale * X))
 
 
-def test_the_loss_of_held_out_rows_is_that_of_their_members() -> None:
+def test_the_validation_loss_is_the_mean_over_members() -> None:
     held = {"X_val": X[:10] + 1, "y_val": y[:10]}
     reg = fitted(early_stopping=True, batch_size=16, dtype="float64", max_epochs=9, fit=held)
     x = torch.as_tensor((X[:10] + 1 - X.mean(0)) / X.std(0))
@@ -144,7 +144,7 @@ def test_the_loss_of_held_out_rows_is_that_of_their_members() -> None:
     assert min(reg.validation_loss_curve_) == pytest.approx(expected, rel=1e-9)
 
 
-def test_a_weight_is_a_repetition() -> None:
+def test_an_integer_weight_equals_repetitions_of_a_row() -> None:
     many = np.repeat(np.arange(len(X)), WEIGHT.astype(int))
     one = fitted(batch_size=None, fit={"sample_weight": WEIGHT})
     other = TorchRegressor(Batched, max_epochs=5, random_state=0, batch_size=None)
@@ -152,7 +152,7 @@ def test_a_weight_is_a_repetition() -> None:
 
 
 @pytest.mark.parametrize("batch_size", [None, 16])
-def test_searches_together_find_what_one_after_another_does(batch_size: Any) -> None:
+def test_a_search_in_the_batching_backend_equals_a_serial_one(batch_size: Any) -> None:
     grid = {"lr": [1e-3, 1e-2], "module__n_members": [2, 3]}
     search = GridSearchCV(TorchRegressor(Batched, max_epochs=4, random_state=0), grid, cv=3)
     search.set_params(estimator__batch_size=batch_size)
@@ -162,21 +162,21 @@ def test_searches_together_find_what_one_after_another_does(batch_size: Any) -> 
     np.testing.assert_allclose(together, alone, rtol=1e-6)
 
 
-def test_several_starts_and_ensembles_take_members() -> None:
+def test_restarts_and_ensembles_accept_members() -> None:
     reg = fitted(n_init=3)
     assert reg.loss_ == pytest.approx(min(reg.init_losses_))
     ensemble = TorchEnsembleRegressor(TorchRegressor(Batched, max_epochs=3), n_estimators=2)
     assert ensemble.set_params(random_state=0).fit(X, y).predict(X).shape == y.shape
 
 
-def test_a_warm_start_goes_on() -> None:
+def test_a_warm_start_continues() -> None:
     options = {"optimizer": "sgd", "optimizer__momentum": 0.0}
     once = fitted(max_epochs=6, **options)
     twice = fitted(max_epochs=3, warm_start=True, **options).fit(X, y)
     np.testing.assert_allclose(twice.predict(X), once.predict(X), rtol=1e-6)
 
 
-def test_callbacks_see_the_mean_in_raw_units() -> None:
+def test_callbacks_receive_the_mean_in_raw_units() -> None:
     def mean_error(net: Any, X: Any, y: Any) -> float:
         return float(np.abs(np.asarray(net.predict(X)) - np.asarray(y)).mean())
 
@@ -186,7 +186,7 @@ def test_callbacks_see_the_mean_in_raw_units() -> None:
     assert reg.history_[0]["mae"] == pytest.approx(expected, rel=1e-6)
 
 
-def test_a_file_of_members_predicts_the_same_bits(tmp_path: Path) -> None:
+def test_save_and_load_preserve_predictions(tmp_path: Path) -> None:
     reg = fitted()
     reg.save(tmp_path / "reg")
     loaded = load(tmp_path / "reg", module=Batched)
@@ -196,20 +196,20 @@ def test_a_file_of_members_predicts_the_same_bits(tmp_path: Path) -> None:
     np.testing.assert_array_equal(load(tmp_path / "own").predict(X), own.predict(X))
 
 
-def test_a_file_without_the_layer_that_averages_is_refused(tmp_path: Path) -> None:
+def test_a_file_without_the_averaging_layer_raises(tmp_path: Path) -> None:
     reg = fitted(nn.Sequential(MemberLinear(3, 3, 1)))
     complete = copy.deepcopy(reg.module_)
     del reg.module_.average
     reg.save(tmp_path / "less")
-    with pytest.raises(FileError, match="several members, but no layer that averages them"):
+    with pytest.raises(FileError, match="several members"):
         load(tmp_path / "less")
     reg.module_ = complete
     reg.module_.average = nn.Identity()
-    with pytest.raises(TypeError, match=r"The layer average is Identity\(\), which is not that of"):
+    with pytest.raises(TypeError, match=r"layer average is Identity\(\)"):
         reg.save(tmp_path / "other")
 
 
-def test_a_graph_gives_the_mean(tmp_path: Path) -> None:
+def test_an_onnx_graph_returns_the_mean(tmp_path: Path) -> None:
     import onnxruntime
 
     reg = fitted()
@@ -219,7 +219,7 @@ def test_a_graph_gives_the_mean(tmp_path: Path) -> None:
     np.testing.assert_allclose(output.reshape(-1), reg.predict(X), rtol=1e-5)
 
 
-def test_a_diagnosis_and_a_report_read_members(tmp_path: Path) -> None:
+def test_diagnose_and_report_accept_members(tmp_path: Path) -> None:
     reg = fitted(max_epochs=30)
     assert reg.diagnose().healthy == reg.diagnose(X, y).healthy
     reg.report(tmp_path / "page.html", X, y)
@@ -228,7 +228,7 @@ def test_a_diagnosis_and_a_report_read_members(tmp_path: Path) -> None:
     assert "AverageMembers" in page
 
 
-def test_a_network_may_have_members_only_while_it_trains() -> None:
+def test_a_network_may_average_its_members_itself_in_evaluation_mode() -> None:
     class Both(Batched):
         def forward(self, x: Tensor) -> Tensor:
             output = super().forward(x)
@@ -239,7 +239,7 @@ def test_a_network_may_have_members_only_while_it_trains() -> None:
     np.testing.assert_allclose(one.predict(X), other.predict(X), rtol=1e-12)
 
 
-def test_a_shape_that_is_no_members_is_refused() -> None:
+def test_members_in_the_last_dimension_raise() -> None:
     class Turned(Batched):
         def forward(self, x: Tensor) -> Tensor:
             return super().forward(x).transpose(1, 2)
