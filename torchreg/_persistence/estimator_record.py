@@ -109,7 +109,8 @@ def write_estimator(estimator: BaseEstimator) -> tuple[dict[str, Any], Writer]:
     except (UnwritableError, FileError) as error:
         raise TypeError(
             f"The attribute {name} of this {type(estimator).__name__} cannot be saved: "
-            f"{str(error).removesuffix('.')}. A file holds numbers, strings, tensors, arrays and collections of these."
+            f"{str(error).removesuffix('.')}. A file holds numbers, strings, tensors, arrays and "
+            "collections of these."
         ) from error
     return record, writer
 
