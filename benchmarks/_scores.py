@@ -1,4 +1,4 @@
-"""Results of the accuracy benchmark: kept as rows of a file, and what follows from them."""
+"""Results of the accuracy benchmarks: a CSV file of fits, and statistics of them."""
 
 from __future__ import annotations
 
@@ -11,15 +11,16 @@ from pathlib import Path
 import numpy as np
 from scipy.stats import rankdata, studentized_range
 
-Averages = dict[str, dict[str, float]]  # of nRMSE: data set, then model
+#: Mean nRMSE by data set and model.
+Averages = dict[str, dict[str, float]]
 
 
 @dataclass(frozen=True)
 class Result:
-    """One fit: what it was, how far it is off, how long it took, and on what.
+    """One fit: its error, its duration, and its environment.
 
-    `data` is a digest of the training rows, `version` that of the regressor and its packages;
-    a result counts as long as both are what they were.
+    ``data`` is a digest of the rows; ``version`` has the versions of the packages and a digest of
+    the code. A result is valid as long as both are unchanged.
     """
 
     dataset: str
@@ -29,7 +30,7 @@ class Result:
     fit_s: float
     fit_cpu_s: float
     predict_s: float
-    n_rows: int  # of the data set, training and test
+    n_rows: int  # training and test rows
     n_columns: int
     data: str
     version: str
@@ -44,7 +45,7 @@ class Result:
 
 
 def read(path: Path) -> dict[tuple[str, int, str], Result]:
-    """Read the results, of each data set, split and model the last that was written."""
+    """Read the latest result of each data set, split and model."""
     if not path.exists():
         return {}
     kinds = {"split": int, "n_rows": int, "n_columns": int, "threads": int}
@@ -58,7 +59,7 @@ def read(path: Path) -> dict[tuple[str, int, str], Result]:
 
 
 def append(path: Path, result: Result) -> None:
-    """Write one more result at the end of the file, so that an end at any time loses none."""
+    """Append a result to the file, so that an interrupted run loses none."""
     new = not path.exists()
     path.parent.mkdir(exist_ok=True)
     with path.open("a", encoding="utf-8", newline="") as file:
@@ -69,7 +70,7 @@ def append(path: Path, result: Result) -> None:
 
 
 def is_done(known: Result | None, data: str, version: str, threads: int) -> bool:
-    """Tell whether a result is there, of the same rows, the same code and as many threads."""
+    """Whether there is a result for these rows, this code and this number of threads."""
     return known is not None and (known.data, known.version, known.threads) == (
         data,
         version,
@@ -78,20 +79,25 @@ def is_done(known: Result | None, data: str, version: str, threads: int) -> bool
 
 
 def nrmse(y: np.ndarray, prediction: np.ndarray) -> float:
-    """Return the RMSE over the standard deviation of y: 1 is no better than the mean.
+    """Return the RMSE divided by the standard deviation of y.
 
-    A prediction that is not finite is infinitely far off.
+    It is 1 for the mean, and infinite if a prediction is not finite.
     """
     error = float(np.sqrt(np.mean((y - prediction) ** 2)) / np.std(y))
     return error if math.isfinite(error) else math.inf
+
+
+def fit_seconds(result: Result) -> float:
+    """Return processor seconds with one thread, wall-clock seconds otherwise."""
+    return result.fit_cpu_s if result.threads == 1 else result.fit_s
 
 
 def geometric_mean(values: Iterable[float]) -> float:
     return math.exp(float(np.mean(np.log(list(values)))))
 
 
-def average(results: Iterable[Result]) -> Averages:
-    """Average the nRMSE of each data set and model over the splits, geometrically."""
+def average_splits(results: Iterable[Result]) -> Averages:
+    """Return the geometric mean over the splits of the nRMSE of each data set and model."""
     errors: dict[str, dict[str, list[float]]] = {}
     for result in results:
         errors.setdefault(result.dataset, {}).setdefault(result.model, []).append(result.nrmse)
@@ -101,17 +107,17 @@ def average(results: Iterable[Result]) -> Averages:
     }
 
 
-def complete(results: Iterable[Result]) -> list[str]:
-    """Return the models that ran on every split that any model ran on, in order of appearance."""
+def complete_models(results: Iterable[Result]) -> list[str]:
+    """Return the models that have results for every split of every data set of the results."""
     fits: dict[str, set[tuple[str, int]]] = {}
     for result in results:
         fits.setdefault(result.model, set()).add((result.dataset, result.split))
     every: set[tuple[str, int]] = set().union(*fits.values())
-    return [model for model, theirs in fits.items() if theirs == every]
+    return [model for model, splits in fits.items() if splits == every]
 
 
-def in_common(results: Iterable[Result], models: Iterable[str]) -> list[Result]:
-    """Keep the results of these models, on the splits that all of them ran on."""
+def common_results(results: Iterable[Result], models: Iterable[str]) -> list[Result]:
+    """Return the results of these models on the splits that all of them have."""
     models = set(models)
     fits: dict[tuple[str, int], list[Result]] = {}
     for result in results:
@@ -121,37 +127,40 @@ def in_common(results: Iterable[Result], models: Iterable[str]) -> list[Result]:
 
 
 def average_ranks(averages: Averages) -> dict[str, float]:
-    """Rank the models within each data set, 1 is best, and average; all need all data sets."""
+    """Return the mean over data sets of the rank of each model; 1 is best."""
     models = list(next(iter(averages.values())))
     ranks = [rankdata([by_model[model] for model in models]) for by_model in averages.values()]
     return dict(zip(models, np.mean(ranks, axis=0).tolist(), strict=True))
 
 
 def critical_difference(n_models: int, n_datasets: int, alpha: float = 0.05) -> float:
-    """Return how far average ranks must lie apart to differ, by Nemenyi's test.
+    """Return the critical difference of average ranks by Nemenyi's test.
 
-    Demšar, Statistical comparisons of classifiers over multiple data sets, JMLR 7 (2006),
-    equation 4: q_alpha sqrt(k (k + 1) / 6 N), q of the Studentized range over sqrt 2.
+    J. Demšar, "Statistical Comparisons of Classifiers over Multiple Data Sets", JMLR 7 (2006):
+    q_alpha sqrt(k (k + 1) / 6 N), with q of the Studentized range divided by sqrt 2.
     """
     q = studentized_range.ppf(1 - alpha, n_models, math.inf) / math.sqrt(2)
     return float(q * math.sqrt(n_models * (n_models + 1) / (6 * n_datasets)))
 
 
-def not_apart(ranks: Mapping[str, float], difference: float) -> list[tuple[float, float]]:
-    """Return the longest stretches of average ranks within which no two models differ."""
+def indistinguishable(ranks: Mapping[str, float], difference: float) -> list[tuple[float, float]]:
+    """Return the maximal intervals of average ranks that are no wider than a difference."""
     ordered = sorted(ranks.values())
-    stretches: list[tuple[float, float]] = []
+    intervals: list[tuple[float, float]] = []
     for start in ordered:
         end = max(rank for rank in ordered if rank - start <= difference)
-        if end > start and (not stretches or end > stretches[-1][1]):
-            stretches.append((start, end))
-    return stretches
+        if end > start and (not intervals or end > intervals[-1][1]):
+            intervals.append((start, end))
+    return intervals
 
 
 def worse_than(
     averages: Averages, model: str, others: Sequence[str], factor: float
 ) -> list[tuple[str, float, float]]:
-    """Return where a model is worse than a factor times the best of others: set, its, theirs."""
+    """Return the data sets on which a model's error exceeds a factor times the best of others.
+
+    Each with the two errors.
+    """
     best = {name: min(by_model[other] for other in others) for name, by_model in averages.items()}
     return [
         (name, by_model[model], best[name])

@@ -1,7 +1,7 @@
-"""What each part of TorchRegressor's default gives: taken away, and alone.
+"""Effect of each part of TorchRegressor's default: without it, and with it alone.
 
-On the data sets and splits that its rules were chosen on. Each result goes to
-``results/ablation.csv`` and is not run again, as in ``accuracy.py``.
+The data sets and splits are those on which its rules were chosen. Results are appended to
+``results/ablation.csv`` and reused, as in ``accuracy.py``.
 """
 
 from __future__ import annotations
@@ -11,34 +11,35 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from _accuracy_report import CHOSEN_ON, versions
+from _accuracy_report import SELECTION_SPLITS, join_splits, provenance
 from _datasets import DATASETS, load
 from _harness import RESULTS, table
-from _parts import GROUPS, VARIANTS
-from _scores import Result, geometric_mean, read
-from _untuned import TORCHREG
+from _models import TORCHREG
+from _scores import Result, fit_seconds, geometric_mean, read
+from _variants import GROUPS, VARIANTS
 from accuracy import run
 from threadpoolctl import threadpool_limits
 
 FILE = RESULTS / "ablation.csv"
-#: Larger data sets are left out, unless asked for by name: they would take most of the time.
-MOST_ROWS = 5_000
+#: Data sets of more rows run only with ``--datasets``, because they would take most of the time.
+MAX_ROWS = 5_000
 
 NOTES = """\
-nRMSE and seconds of a fit over those of `{default}`, geometric means over {n} data sets (splits
-{splits} of {names}). *Worst* and *best* are the ratio of nRMSE on the data sets where it is
-largest and smallest. Above 1 the default is better. *Alone* is a part added to an MLP of the
-same widths, batches and epochs on standardized columns: one network, 10 % of the rows held out,
-Adam at a constant 0.001."""
+nRMSE and seconds of a fit (of the processor, with one thread) divided by those of `{default}`:
+geometric means over {n} data sets (splits {splits} of {names}).
+*Best* and *worst* are the smallest and the largest ratio of nRMSE of a data set. Above 1 the
+default is better. *One part alone* is added to an MLP with the same widths, batch size and epochs
+on standardized columns: one network, 10 % validation rows, Adam with a constant learning rate of
+0.001."""
 TITLES = {
     "without": "## The default without ...",
-    "alone": "## One part alone: an MLP and ...",
-    "with": "## The default with other numbers",
+    "alone": "## One part alone: an MLP with ...",
+    "with": "## The default with ...",
 }
 
 
 def write_report(file: Path) -> None:
-    """Write the tables of the variants beside the file of results."""
+    """Write the tables of the variants next to the file of results."""
     results = read(file)
     default = {key[:2]: result for key, result in results.items() if key[2] == TORCHREG}
     blocks = []
@@ -46,38 +47,38 @@ def write_report(file: Path) -> None:
         rows = []
         for name in variants:
             pairs = [
-                (results[(*place, f"{group} {name}")], reference)
-                for place, reference in default.items()
-                if (*place, f"{group} {name}") in results
+                (results[(*key, f"{group} {name}")], reference)
+                for key, reference in default.items()
+                if (*key, f"{group} {name}") in results
             ]
             if len(pairs) == len(default):
                 rows.append([name, *compare(pairs)])
         header = ["", "nRMSE", "best", "worst", "seconds"]
         blocks += [TITLES[group], table(header, rows)] if rows else []
-    names = list(dict.fromkeys(place[0] for place in default))
+    names = list(dict.fromkeys(dataset for dataset, _ in default))
     notes = NOTES.format(
         default=TORCHREG,
         n=len(names),
-        splits=" and ".join(str(split) for split in sorted({place[1] for place in default})),
+        splits=join_splits(sorted({split for _, split in default})),
         names=", ".join(names),
     )
-    title = "# What each part of the default gives"
-    text = "\n\n".join([title, notes, *blocks, versions(list(results.values()), file)]) + "\n"
+    title = "# Effect of each part of the default"
+    text = "\n\n".join([title, notes, *blocks, provenance(list(results.values()), file)]) + "\n"
     print(text)
     file.with_suffix(".md").write_text(text, encoding="utf-8")
 
 
 def compare(pairs: Sequence[tuple[Result, Result]]) -> list[str]:
-    """Compare a variant with the default: errors over all, best and worst data set, seconds."""
+    """Return ratios to the default: errors over all, the best and worst data set, and seconds."""
     ratios: dict[str, list[float]] = {}
-    for ours, reference in pairs:
-        ratios.setdefault(ours.dataset, []).append(ours.nrmse / reference.nrmse)
-    of_each = [geometric_mean(values) for values in ratios.values()]
-    seconds = geometric_mean(ours.fit_s / reference.fit_s for ours, reference in pairs)
+    for variant, reference in pairs:
+        ratios.setdefault(variant.dataset, []).append(variant.nrmse / reference.nrmse)
+    by_dataset = [geometric_mean(values) for values in ratios.values()]
+    seconds = geometric_mean(fit_seconds(one) / fit_seconds(other) for one, other in pairs)
     return [
-        f"{geometric_mean(of_each):.3f}",
-        f"{min(of_each):.3f}",
-        f"{max(of_each):.3f}",
+        f"{geometric_mean(by_dataset):.3f}",
+        f"{min(by_dataset):.3f}",
+        f"{max(by_dataset):.3f}",
         f"{seconds:.2f}",
     ]
 
@@ -85,13 +86,13 @@ def compare(pairs: Sequence[tuple[Result, Result]]) -> list[str]:
 def read_command_line() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--datasets", nargs="+", choices=DATASETS, metavar="NAME")
-    parser.add_argument("--splits", nargs="+", type=int, default=CHOSEN_ON)
+    parser.add_argument("--splits", nargs="+", type=int, default=SELECTION_SPLITS)
     parser.add_argument("--models", nargs="+", choices=VARIANTS, default=list(VARIANTS))
     parser.add_argument("--again", nargs="+", choices=VARIANTS, default=[])
-    parser.add_argument("--keep", action="store_true", help="what is there counts as it is")
-    parser.add_argument("--report", action="store_true", help="run nothing, write the report")
+    parser.add_argument("--keep", action="store_true", help="reuse results of earlier code")
+    parser.add_argument("--report", action="store_true", help="write only the report")
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--file", type=Path, default=FILE, help="where the results are kept")
+    parser.add_argument("--file", type=Path, default=FILE, help="file of the results")
     return parser.parse_args()
 
 
@@ -99,7 +100,7 @@ def main() -> None:
     options = read_command_line()
     if not options.report:
         if options.datasets is None:
-            options.datasets = [name for name in DATASETS if len(load(name).y) < MOST_ROWS]
+            options.datasets = [name for name in DATASETS if len(load(name).y) < MAX_ROWS]
         torch.set_num_threads(options.threads)
         with threadpool_limits(options.threads):
             run(options, VARIANTS)

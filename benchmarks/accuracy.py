@@ -1,8 +1,8 @@
-"""Accuracy on real data, untuned: TorchRegressor beside boosting and other networks.
+"""Accuracy on real data: TorchRegressor compared with boosting and other networks, untuned.
 
-Each result goes to ``results/accuracy.csv`` as soon as it is there; what is there is not run again
-unless the rows, the regressor's code or its packages have changed. ``accuracy.md`` and
-``accuracy.png`` are written from the file, at the end or with ``--report`` alone.
+Each result is appended to ``results/accuracy.csv`` at once, and reused until the rows, the code of
+the regressor or its packages change. ``accuracy.md`` and ``accuracy.png`` are written from this
+file at the end, or with ``--report`` alone.
 """
 
 from __future__ import annotations
@@ -19,27 +19,31 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from _accuracy_report import CHOSEN_ON, REPORTED_APART, write_report
+from _accuracy_report import SELECTION_SPLITS, TEST_SPLITS, write_report
 from _datasets import DATASETS, OTHERS, Dataset, load, split
 from _harness import RESULTS, processor
+from _models import MODELS, Model
 from _scores import Result, append, is_done, nrmse, read
-from _untuned import MODELS, Model
 from threadpoolctl import threadpool_limits
 
 FILE = RESULTS / "accuracy.csv"
-#: From this size on a data set has one split to choose on and the one that is reported apart.
+#: Data sets of this size or more have one split fewer.
 LARGE = 10_000
 
 
-def splits_of(n_rows: int) -> tuple[int, ...]:
-    """Return the splits that a data set of this size has."""
-    return (CHOSEN_ON[0], *REPORTED_APART) if n_rows >= LARGE else (*CHOSEN_ON, *REPORTED_APART)
+def splits_for(n_rows: int) -> tuple[int, ...]:
+    """Return the splits of a data set of this size."""
+    return (
+        (SELECTION_SPLITS[0], *TEST_SPLITS)
+        if n_rows >= LARGE
+        else (*SELECTION_SPLITS, *TEST_SPLITS)
+    )
 
 
 def measure(
     dataset: Dataset, number: int, name: str, model: Model, threads: int, data: str
 ) -> Result:
-    """Fit one model to the training rows of one split, and see how far it is off on the others."""
+    """Fit a model to the training rows of a split, and compute its error on the test rows."""
     X_train, X_test, y_train, y_test = split(dataset, number)
     error, note = math.inf, ""
     predict_s = math.nan
@@ -51,7 +55,7 @@ def measure(
         prediction = np.asarray(predict(X_test), dtype=np.float64).reshape(-1)  # (n, 1) -> (n,)
         predict_s = time.perf_counter() - start
         error = nrmse(y_test, prediction)
-    except Exception as failure:  # a regressor that gives up is a result, too
+    except Exception as failure:  # A failure is a result, too.
         fit_s, fit_cpu_s = time.perf_counter() - start, time.process_time() - start_cpu
         note = f"{type(failure).__name__}: {failure}".splitlines()[0]
     return Result(
@@ -73,8 +77,8 @@ def measure(
     )
 
 
-def fingerprint(dataset: Dataset, number: int) -> str:
-    """Digest the rows and columns of a split, so that other data are another result."""
+def digest_split(dataset: Dataset, number: int) -> str:
+    """Return a digest of the rows of a split."""
     digest = hashlib.sha256()
     for array in split(dataset, number):
         digest.update(np.ascontiguousarray(array).tobytes())
@@ -86,14 +90,14 @@ def run(
     models: Mapping[str, Model] | None = None,
     datasets: Sequence[Dataset] | None = None,
 ) -> None:
-    """Run what is asked for and not there yet, model by model."""
+    """Run the requested fits that have no valid result, model by model."""
     models = MODELS if models is None else models
     if datasets is None:
         datasets = [load(name) for name in options.datasets]
     work = [
-        (dataset, number, fingerprint(dataset, number))
+        (dataset, number, digest_split(dataset, number))
         for dataset in sorted(datasets, key=lambda dataset: len(dataset.y))
-        for number in splits_of(len(dataset.y))
+        for number in splits_for(len(dataset.y))
         if number in options.splits
     ]
     for name in options.models:
@@ -103,10 +107,10 @@ def run(
             continue
         known, warm = read(options.file), False
         for dataset, number, data in work:
-            there = known.get((dataset.name, number, name))
-            current = options.keep and there is not None
-            current |= is_done(there, data, model.version, options.threads)
-            if current and name not in options.again:
+            result = known.get((dataset.name, number, name))
+            is_valid = options.keep and result is not None
+            is_valid |= is_done(result, data, model.version, options.threads)
+            if is_valid and name not in options.again:
                 continue
             if not warm:
                 model.warm_up(options.threads)
@@ -125,17 +129,20 @@ def read_command_line() -> argparse.Namespace:
     every = (*DATASETS, *OTHERS)
     parser.add_argument("--datasets", nargs="+", choices=every, default=every, metavar="NAME")
     parser.add_argument("--models", nargs="+", choices=MODELS, default=list(MODELS), metavar="NAME")
-    parser.add_argument("--splits", nargs="+", type=int, default=(*CHOSEN_ON, *REPORTED_APART))
+    parser.add_argument("--splits", nargs="+", type=int, default=(*SELECTION_SPLITS, *TEST_SPLITS))
     parser.add_argument(
-        "--again", nargs="+", choices=MODELS, default=[], metavar="MODEL", help="run though there"
+        "--again",
+        nargs="+",
+        choices=MODELS,
+        default=[],
+        metavar="MODEL",
+        help="ignore earlier results",
     )
-    parser.add_argument(
-        "--keep", action="store_true", help="what is there counts, though code has changed since"
-    )
-    parser.add_argument("--report", action="store_true", help="run nothing, write the report")
-    parser.add_argument("--list", action="store_true", help="name the data sets and the models")
+    parser.add_argument("--keep", action="store_true", help="reuse results of earlier code")
+    parser.add_argument("--report", action="store_true", help="write only the report")
+    parser.add_argument("--list", action="store_true", help="list data sets and models")
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--file", type=Path, default=FILE, help="where the results are kept")
+    parser.add_argument("--file", type=Path, default=FILE, help="file of the results")
     return parser.parse_args()
 
 
@@ -145,7 +152,7 @@ def main() -> None:
         print("\n".join([*DATASETS, "", *OTHERS, "", *MODELS]))
         return
     if not options.report:
-        logging.disable(logging.WARNING)  # pytabkit's trainer tells each fit which GPUs there are
+        logging.disable(logging.WARNING)  # pytabkit logs the GPUs at each fit
         torch.set_num_threads(options.threads)
         with threadpool_limits(options.threads):
             run(options)

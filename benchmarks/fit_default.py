@@ -10,8 +10,8 @@ from functools import partial
 
 import numpy as np
 from _harness import Run, Timing, begin, interleave, number, synthetic, table
+from _models import MODELS, QUICK, THOROUGH, TORCHREG, Predict
 from _scores import nrmse
-from _untuned import MODELS, QUICK, THOROUGH, TORCHREG, Predict
 
 REALMLP = "RealMLP-TD"
 NAMES = ("LightGBM", "CatBoost", QUICK, TORCHREG, THOROUGH, REALMLP)

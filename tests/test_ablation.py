@@ -1,10 +1,9 @@
-"""The ablation benchmark takes away what it says, and compares with the default."""
+"""The variants of the ablation lack what their names say, and the report compares them."""
 
 from __future__ import annotations
 
-import importlib
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
@@ -13,49 +12,41 @@ import numpy as np
 import pytest
 import torch
 
+from tests._benchmarks import benchmark_imports
 from torchreg import TorchRegressor
 from torchreg.nn import MLP
 
-BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
-MODULES = ("ablation", "accuracy", "_accuracy_report", "_datasets", "_harness", "_parts")
-
-Import = Callable[[str], ModuleType]
-
 
 @pytest.fixture(scope="module")
-def benchmark() -> Iterator[Import]:
-    """Import a script, or what it shares, from the folder of the benchmarks."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.syspath_prepend(str(BENCHMARKS))
-        yield importlib.import_module
-        for name in (*MODULES, "_scores", "_untuned"):
-            sys.modules.pop(name, None)
+def ablation() -> Iterator[ModuleType]:
+    """Import the script; its variants and its results are ``_variants`` and ``_scores``."""
+    with benchmark_imports() as load:
+        yield load("ablation")
 
 
-@pytest.fixture(scope="module")
-def parts(benchmark: Import) -> ModuleType:
-    return benchmark("_parts")
+@pytest.fixture
+def variants(ablation: ModuleType) -> ModuleType:
+    return sys.modules["_variants"]
 
 
 @pytest.fixture(scope="module")
 def rows() -> tuple[np.ndarray, np.ndarray]:
-    rng = np.random.default_rng(0)
-    X = rng.standard_normal((60, 3))
+    X = np.random.default_rng(0).standard_normal((60, 3))
     X[:, 2] = X[:, 2] > 0
     return X, np.sin(2 * X[:, 0]) + X[:, 1] + X[:, 2]
 
 
-def test_with_nothing_changed_it_is_the_default(
-    parts: ModuleType, rows: tuple[np.ndarray, np.ndarray]
+def test_without_changes_a_variant_is_the_default(
+    variants: ModuleType, rows: tuple[np.ndarray, np.ndarray]
 ) -> None:
     X, y = rows
-    predict = parts.fit_changed(X, y, 3, 1, changes={})
+    predict = variants.fit_variant(X, y, 3, 1, changes={})
     np.testing.assert_array_equal(predict(X), TorchRegressor(random_state=3).fit(X, y).predict(X))
 
 
-def test_without_all_parts_the_network_is_an_mlp(parts: ModuleType) -> None:
+def test_without_all_parts_the_network_is_an_mlp(variants: ModuleType) -> None:
     x = torch.randn(50, 3, generator=torch.Generator().manual_seed(0))
-    network = parts.Without(3, 2, (8,), without=parts.PARTS)
+    network = variants.ReducedTabularMLP(3, 2, (8,), without=variants.PARTS)
     network.initialize_from(x, x[:, :2], None)
     plain = MLP(3, 2, (8,))
     plain.load_state_dict(network.mlp.state_dict())
@@ -63,56 +54,54 @@ def test_without_all_parts_the_network_is_an_mlp(parts: ModuleType) -> None:
 
 
 @pytest.mark.parametrize("part", ["waves", "bins", "line"])
-def test_a_part_that_is_taken_away_has_nothing_that_is_learned_or_added(
-    parts: ModuleType, part: str
-) -> None:
+def test_a_missing_part_has_no_parameters_and_adds_nothing(variants: ModuleType, part: str) -> None:
     x = torch.randn(50, 3, generator=torch.Generator().manual_seed(0))
-    network = parts.Without(3, 1, (8,), without=(part,))
+    network = variants.ReducedTabularMLP(3, 1, (8,), without=(part,))
     network.initialize_from(x, x[:, :1], None)
-    learned = {name.split(".")[0] for name, _ in network.named_parameters()}
-    assert learned == {"waves", "bins", "mlp"} - {part}
+    trained = {name.split(".")[0] for name, _ in network.named_parameters()}
+    assert trained == {"waves", "bins", "mlp"} - {part}
     assert (part == "line") == (not network.line.weight.any())
     assert network(x).shape == (50, 1)
 
 
-def test_without_a_clip_what_lies_far_away_stays_there(parts: ModuleType) -> None:
+@pytest.mark.parametrize(("part", "expected"), [("scale", 1000.0), ("clip", 998.5 / 500.5)])
+def test_without_clipping_an_outlier_stays_far_away(
+    variants: ModuleType, part: str, expected: float
+) -> None:
     x = torch.tensor([[0.0], [1.0], [2.0], [1000.0]])
-    for part, expected in (("scale", 1000.0), ("clip", 998.5 / 500.5)):
-        network = parts.Without(1, without=(part,))
-        network.initialize_from(x, x, None)
-        assert network.scale(x)[-1].tolist() == pytest.approx([expected] * 2, rel=1e-5)
+    network = variants.ReducedTabularMLP(1, without=(part,))
+    network.initialize_from(x, x, None)
+    assert network.scale(x)[-1].tolist() == pytest.approx([expected] * 2, rel=1e-5)
 
 
-def test_every_variant_fits_and_has_a_version_of_its_own(
-    parts: ModuleType, rows: tuple[np.ndarray, np.ndarray]
+def test_every_variant_fits_and_has_its_own_version(
+    variants: ModuleType, rows: tuple[np.ndarray, np.ndarray]
 ) -> None:
     X, y = rows
-    assert len({variant.version for variant in parts.VARIANTS.values()}) == len(parts.VARIANTS)
-    for changes in (*parts.TAKEN_AWAY.values(), *parts.ALONE.values(), *parts.CHANGED.values()):
-        predict = parts.fit_changed(X, y, 0, 1, changes={**changes, "max_epochs": 1})
-        assert np.isfinite(predict(X)).all()
+    versions = {variant.version for variant in variants.VARIANTS.values()}
+    assert len(versions) == len(variants.VARIANTS)
+    for group in variants.GROUPS.values():
+        for changes in group.values():
+            predict = variants.fit_variant(X, y, 0, 1, changes={**changes, "max_epochs": 1})
+            assert np.isfinite(predict(X)).all()
 
 
-def test_the_report_has_ratios_to_the_default_and_leaves_out_what_is_not_complete(
-    benchmark: Import, tmp_path: Path
+def test_the_report_has_ratios_to_the_default_and_only_complete_variants(
+    ablation: ModuleType, tmp_path: Path
 ) -> None:
-    ablation, scores = benchmark("ablation"), benchmark("_scores")
+    scores = sys.modules["_scores"]
     result = scores.Result(
-        *("Auto", 0, ablation.TORCHREG, 0.4, 2.0, 2.0, 0.1, 392, 7),
+        *("Auto", 0, ablation.TORCHREG, 0.4, 9.0, 2.0, 0.1, 392, 7),
         *("data", "torchreg 0.1.0 (0)", 1, "a processor", "2026-11-28"),
     )
     file = tmp_path / "ablation.csv"
     for dataset, ratio in (("Auto", 2.0), ("Wage", 0.5)):
         scores.append(file, replace(result, dataset=dataset))
-        slower = {"model": "without line", "nrmse": 0.4 * ratio, "fit_s": 3.0}
-        scores.append(file, replace(result, dataset=dataset, **slower))
-    scores.append(file, replace(result, model="without bins"))
+        variant = replace(result, dataset=dataset, model="without linear skip connection")
+        scores.append(file, replace(variant, nrmse=0.4 * ratio, fit_cpu_s=3.0))
+    scores.append(file, replace(result, model="without bin embedding"))
     ablation.write_report(file)
     text = file.with_suffix(".md").read_text(encoding="utf-8")
-    cells = [
-        [cell.strip() for cell in line.strip("|").split("|")]
-        for line in text.splitlines()
-        if line.startswith("| ")
-    ]
-    assert ["line", "1.000", "0.500", "2.000", "1.50"] in cells
-    assert all(row[0] != "bins" for row in cells)
+    cells = [[c.strip() for c in line.strip("|").split("|")] for line in text.splitlines()]
+    assert ["linear skip connection", "1.000", "0.500", "2.000", "1.50"] in cells
+    assert "bin embedding" not in text

@@ -1,4 +1,4 @@
-"""The regressors of the accuracy benchmark: each as it is used when nobody tunes it."""
+"""The regressors of the accuracy benchmarks, untuned."""
 
 from __future__ import annotations
 
@@ -32,15 +32,24 @@ from torchreg.nn import MLP
 Predict = Callable[[np.ndarray], np.ndarray]
 Fit = Callable[[np.ndarray, np.ndarray, int, int], Predict]  # X, y, seed, threads
 
-#: Rooms of torchreg that no fit and no prediction enters: their changes keep results valid.
-BYSTANDERS = {"diagnosis", "export", "plotting", "reporting"}
+#: Packages of torchreg that do not affect fits or predictions.
+UNRELATED_PACKAGES = {"diagnosis", "export", "plotting", "reporting"}
 
 
 @dataclass(frozen=True)
 class Model:
-    """How one regressor is fitted, and the packages whose versions decide what comes out.
+    """A regressor: how it is fitted, and what its results depend on.
 
-    `module` is what has to be installed; `sources` is whether torchreg's own code counts.
+    Parameters
+    ----------
+    fit : callable
+        Maps X, y, a seed and a number of threads to ``predict``.
+    module : str
+        Module that must be installed.
+    packages : tuple of str
+        Packages on whose versions the results depend.
+    sources : bool
+        Whether the results depend on the code of torchreg.
     """
 
     fit: Fit
@@ -49,7 +58,7 @@ class Model:
     sources: bool = False
 
     def warm_up(self, threads: int) -> None:
-        """Fit a few rows, so that no fit that counts pays for imports."""
+        """Fit a few rows, so that imports are not timed."""
         rng = np.random.default_rng(0)
         self.fit(rng.standard_normal((100, 2)), rng.standard_normal(100), 0, threads)
 
@@ -59,12 +68,12 @@ class Model:
 
     @property
     def code(self) -> str:
-        """What decides how it is fitted, beside packages and torchreg."""
+        """Code of the benchmark on which the results depend."""
         return inspect.getsource(self.fit)
 
     @property
     def version(self) -> str:
-        """Name the packages' versions, and a digest of the code that is ours."""
+        """Versions of the packages, and a digest of the code."""
         digest = hashlib.sha256(self.code.encode())
         names = [f"{name} {importlib.metadata.version(name)}" for name in self.packages]
         if self.sources:
@@ -193,7 +202,7 @@ MLP_STANDARDIZED = "MLPRegressor, standardized"
 TORCHREG = "TorchRegressor()"
 QUICK, THOROUGH = f"{TORCHREG}, quick", f"{TORCHREG}, thorough"
 
-#: The cheap ones first, so that a run that is cut off has most of what it can have.
+#: Fast ones first, so that an interrupted run has most of the results.
 MODELS: Mapping[str, Model] = {
     LINEAR: Model(fit_linear, "sklearn", ("scikit-learn",)),
     "HistGradientBoosting": Model(fit_hist_gradient_boosting, "sklearn", ("scikit-learn",)),
@@ -213,17 +222,17 @@ MODELS: Mapping[str, Model] = {
 
 @cache
 def _digest_of_torchreg() -> str:
-    """Digest what torchreg's files do: comments, docstrings and layout leave it as it is."""
+    """Return a digest of torchreg's code without comments, docstrings and layout."""
     root = Path(torchreg.__file__).parent
     digest = hashlib.sha256()
     for path in sorted(root.rglob("*.py")):
-        if BYSTANDERS.isdisjoint(path.relative_to(root).parts):
+        if UNRELATED_PACKAGES.isdisjoint(path.relative_to(root).parts):
             digest.update(code_only(path.read_text(encoding="utf-8")).encode())
     return digest.hexdigest()
 
 
 def code_only(source: str) -> str:
-    """Write code as its syntax tree, without docstrings."""
+    """Return the syntax tree of code without docstrings."""
     tree = ast.parse(source)
     for node in ast.walk(tree):
         documented = ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef
