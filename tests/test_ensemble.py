@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import copy
 import io
-import os
 import pickle
-import signal
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +20,9 @@ from sklearn.model_selection import GridSearchCV, cross_val_score
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import PolynomialFeatures
 from skorch import callbacks as sk
-from torch import Tensor, nn
+from torch import nn
 
+from tests._interrupts import InterruptingModule
 from torchreg import InterruptWarning, TorchEnsembleRegressor, TorchRegressor
 from torchreg._utils import spawn_seeds
 from torchreg.ensemble import member_seeds
@@ -455,28 +454,10 @@ if hasattr(TorchRegressor, "set_callbacks"):  # scikit-learn 1.9
         assert recorder.events.count("setup") == recorder.events.count("teardown") == 3
 
 
-class _Interrupting(nn.Module):
-    """Sends Ctrl-C to its own process in one of its passes through all rows."""
-
-    calls = at = 0
-
-    def __init__(self, in_features: int) -> None:
-        super().__init__()
-        self.linear = nn.Linear(in_features, 1)
-
-    def forward(self, x: Tensor) -> Tensor:
-        if self.training and x.shape[0] > 10:
-            type(self).calls += 1
-            if type(self).calls == self.at:
-                os.kill(os.getpid(), signal.SIGINT)
-        output: Tensor = self.linear(x)
-        return output
-
-
 def interrupted(at: int) -> TorchEnsembleRegressor:
     """Three members that train one after another because of a batch callback, 20 epochs each."""
-    _Interrupting.calls, _Interrupting.at = 0, at
-    template = TorchRegressor(_Interrupting, max_epochs=20, callbacks=sk.EpochTimer())
+    InterruptingModule.set_alarm(at)
+    template = TorchRegressor(InterruptingModule, max_epochs=20, callbacks=sk.EpochTimer())
     return TorchEnsembleRegressor(template, 3, random_state=0)
 
 

@@ -20,7 +20,6 @@ from sklearn.model_selection import GridSearchCV
 from tests._resources import resources
 from tests._trials import KINDS, name_of_kind
 from torchreg import TorchRegressor
-from torchreg.engine.capture.codegen import _compile
 from torchreg.nn import MLP
 
 Array = np.ndarray
@@ -107,9 +106,8 @@ def test_a_fit_and_its_regressor_have_no_reference_cycles(
     assert not tensors, "a reference cycle refers to them"
 
 
-def test_the_caches_of_compiled_steps_are_limited() -> None:
+def test_compiled_steps_leave_no_source_in_the_line_cache() -> None:
     lines = len(linecache.cache)
     for width in range(1, 80):
         TorchRegressor(module=MLP, module__hidden_sizes=(width,), max_epochs=17).fit(SMALL, Y[:40])
-    assert _compile.cache_info().currsize <= 64
     assert len(linecache.cache) == lines

@@ -17,6 +17,7 @@ from skorch import callbacks as sk
 from torch import Tensor, nn
 
 import torchreg
+from tests._interrupts import InterruptingModule
 from torchreg import InterruptWarning, TorchRegressor
 from torchreg._utils import spawn_seeds
 from torchreg.engine.build import rebuild_initial_network
@@ -342,37 +343,24 @@ if hasattr(TorchRegressor, "set_callbacks"):  # scikit-learn 1.9
 # Interrupts
 
 
-class _Interrupting(nn.Module):
-    """Sends Ctrl-C to its own process in one of its passes through all rows."""
-
-    calls = at = 0
-
-    def __init__(self, in_features: int) -> None:
-        super().__init__()
-        self.linear = nn.Linear(in_features, 1)
-
-    def forward(self, x: Tensor) -> Tensor:
-        if self.training and x.shape[0] > 10:
-            type(self).calls += 1
-            if type(self).calls == self.at:
-                os.kill(os.getpid(), signal.SIGINT)
-        output: Tensor = self.linear(x)
-        return output
-
-
 #: Networks with a batch callback train one after another: here 20 epochs each.
-ONE_BY_ONE = {"module": _Interrupting, "max_epochs": 20, "lr": 0.02, "callbacks": sk.EpochTimer()}
+ONE_BY_ONE = {
+    "module": InterruptingModule,
+    "max_epochs": 20,
+    "lr": 0.02,
+    "callbacks": sk.EpochTimer(),
+}
 
 
 @pytest.mark.parametrize("at", [21, 22, 35, 45], ids=str)
 def test_ctrl_c_keeps_the_best_network_until_then(at: int, kink: Data) -> None:
     X, y = kink
-    _Interrupting.calls, _Interrupting.at = 0, at
+    InterruptingModule.set_alarm(at)
     options = {**ONE_BY_ONE, "random_state": 0}
     with pytest.warns(InterruptWarning, match="weights of epoch"):
         reg = TorchRegressor(n_init=3, **options).fit(X, y)
-    assert _Interrupting.calls == at
-    _Interrupting.at = 0
+    assert InterruptingModule.calls == at
+    InterruptingModule.at = 0
     trained = []
     for number, seed in enumerate(spawn_seeds(0, 3)):
         if n_epochs := min(20, max(0, at - 1 - 20 * number)):
@@ -389,18 +377,18 @@ def test_ctrl_c_keeps_the_best_network_until_then(at: int, kink: Data) -> None:
 
 def test_a_warning_describes_the_interrupt(kink: Data) -> None:
     X, y = kink
-    _Interrupting.calls, _Interrupting.at = 0, 25
+    InterruptingModule.set_alarm(25)
     reg = TorchRegressor(**ONE_BY_ONE, n_init=3, random_state=0)
     with pytest.warns(InterruptWarning, match="interrupted before all of n_init=3 networks"):
         reg.fit(X, y)
     assert reg.n_iter_ == 20
-    _Interrupting.calls, _Interrupting.at = 0, 1
+    InterruptingModule.set_alarm(1)
     with pytest.raises(KeyboardInterrupt):
         clone(reg).fit(X, y)
 
 
 def test_ctrl_c_in_any_network_ends_a_search(kink: Data) -> None:
-    _Interrupting.calls, _Interrupting.at = 0, 25
+    InterruptingModule.set_alarm(25)
     reg = TorchRegressor(**ONE_BY_ONE, n_init=3, random_state=0)
     with pytest.raises(KeyboardInterrupt):
         cross_val_score(reg, *kink, cv=2)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import signal
 from typing import Any
 
 import numpy as np
@@ -13,8 +11,8 @@ from sklearn.model_selection import GridSearchCV, cross_val_score
 from sklearn.multioutput import MultiOutputRegressor
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
-from torch import Tensor, nn
 
+from tests._interrupts import InterruptingModule
 from torchreg import InterruptWarning, TorchRegressor
 from torchreg.nn import MLP
 
@@ -104,41 +102,23 @@ def test_max_epochs_below_what_tol_needs_is_a_convergence_warning(
         quick(tol=1e-4, max_epochs=5).fit(*kink)
 
 
-class _Interrupting(nn.Module):
-    """Sends Ctrl-C to its own process in the middle of the sixth pass."""
-
-    calls = 0
-
-    def __init__(self, in_features: int) -> None:
-        super().__init__()
-        self.linear = nn.Linear(in_features, 1)
-
-    def forward(self, x: Tensor) -> Tensor:
-        if self.training and x.shape[0] > 10:
-            type(self).calls += 1
-            if type(self).calls == 6:
-                os.kill(os.getpid(), signal.SIGINT)
-        output: Tensor = self.linear(x)
-        return output
-
-
 def test_ctrl_c_keeps_the_weights_until_then(
     kink: tuple[Array, Array],
 ) -> None:
     X, y = kink
-    _Interrupting.calls = 0
+    InterruptingModule.set_alarm(6)
     with pytest.warns(InterruptWarning, match="interrupted in epoch 6 of 60"):
-        reg = quick(_Interrupting).fit(X, y)
+        reg = quick(InterruptingModule).fit(X, y)
     assert reg.n_iter_ == 5
-    five = quick(_Interrupting, max_epochs=5).fit(X, y)
+    five = quick(InterruptingModule, max_epochs=5).fit(X, y)
     np.testing.assert_array_equal(reg.predict(X), five.predict(X))
 
 
 def test_ctrl_c_in_a_pipeline_keeps_the_weights_until_then(kink: tuple[Array, Array]) -> None:
     X, y = kink
-    _Interrupting.calls = 0
+    InterruptingModule.set_alarm(6)
     with pytest.warns(InterruptWarning):
-        pipeline = make_pipeline(StandardScaler(), quick(_Interrupting)).fit(X, y)
+        pipeline = make_pipeline(StandardScaler(), quick(InterruptingModule)).fit(X, y)
     assert pipeline[-1].n_iter_ == 5
 
 
@@ -152,6 +132,6 @@ def test_ctrl_c_in_a_pipeline_keeps_the_weights_until_then(kink: tuple[Array, Ar
     ids=["search", "cross-validation", "meta-estimator"],
 )
 def test_ctrl_c_in_a_search_ends_the_search(surround: Any, kink: tuple[Array, Array]) -> None:
-    _Interrupting.calls = 0
+    InterruptingModule.set_alarm(6)
     with pytest.raises(KeyboardInterrupt):
-        surround(quick(_Interrupting), *kink)
+        surround(quick(InterruptingModule), *kink)
