@@ -1,4 +1,4 @@
-"""Tests that may not wait for ever."""
+"""A time limit for tests that could wait forever."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import pytest
 
 
 def within(seconds: float) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """Fail a test that has not ended in time, and show where each thread stands."""
+    """Fail a test after a time limit, and print the traceback of each thread."""
 
     def limit(test: Callable[..., None]) -> Callable[..., None]:
         @wraps(test)

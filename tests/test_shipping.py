@@ -1,4 +1,4 @@
-"""Every row of the table of how a fitted regressor travels is true."""
+"""The table of ways to save and export a fitted regressor is correct."""
 
 from __future__ import annotations
 
@@ -32,16 +32,16 @@ ROWS = {
     )
 }
 HERE = "`reg.predict`, in this process"
-#: What is taken away from a process, but for what a way says that it needs.
+#: Packages that a process cannot import, except those that a way needs.
 PACKAGES = {"torchreg", "torch", "sklearn", "joblib", "onnx", "onnxruntime", "onnxscript", "pandas"}
 PACKAGES |= {"safetensors", "skops", "skorch"}
-#: What a package cannot be imported without.
+#: The requirements of a package itself.
 BRINGS = {"sklearn": {"joblib"}}
 
 
 @pytest.fixture(scope="module")
 def shipping() -> Iterator[ModuleType]:
-    """Import the script that measures the ways, and knows them."""
+    """Import the benchmark that defines the ways."""
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(str(ROOT / "benchmarks"))
         yield importlib.import_module("shipping")
@@ -69,7 +69,7 @@ def files(
 
 def run_without(packages: set[str], code: str) -> subprocess.CompletedProcess[str]:
     """Run code in a fresh process in which some packages cannot be imported."""
-    # Some releases of scikit-learn take whatever sys.modules has under the name of pandas.
+    # Not None in sys.modules for pandas, which some releases of scikit-learn look up there.
     absent = f"""
 import sys
 from importlib.machinery import ModuleSpec
@@ -83,12 +83,12 @@ class NoPandas:
 if {"pandas" in packages}:
     sys.meta_path.insert(0, NoPandas())
 """
-    # Where names were kept, rows without names are predicted with a warning.
+    # Ways that keep feature names warn about rows without names.
     command = [sys.executable, "-W", "ignore", "-c", absent + code]
     return subprocess.run(command, capture_output=True, text=True, check=False)
 
 
-def test_the_table_has_a_row_for_every_way_and_says_what_is_proven_here(
+def test_the_table_has_a_row_with_the_tested_claims_for_every_way(
     shipping: ModuleType,
 ) -> None:
     assert {words: cells[:5] for words, cells in ROWS.items()} == {
@@ -98,7 +98,7 @@ def test_the_table_has_a_row_for_every_way_and_says_what_is_proven_here(
 
 
 @pytest.mark.parametrize("words", ROWS)
-def test_the_table_has_a_latency_in_every_row_and_a_size_where_there_is_a_file(
+def test_every_row_has_a_latency_and_a_size_if_there_is_a_file(
     words: str, shipping: ModuleType
 ) -> None:
     way = shipping.WAYS.get(words)
@@ -108,14 +108,14 @@ def test_the_table_has_a_latency_in_every_row_and_a_size_where_there_is_a_file(
 
 
 @pytest.mark.parametrize("words", [words for words in ROWS if words != HERE])
-def test_a_way_predicts_in_raw_units_and_keeps_what_the_table_says_with_what_it_needs_alone(
+def test_a_way_gives_the_predictions_and_keeps_its_attributes_with_only_its_packages(
     words: str, shipping: ModuleType, reg: TorchRegressor, files: dict[str, Path]
 ) -> None:
     way = shipping.WAYS[words]
     flipper_mm = np.linspace(170, 235, 40).reshape(-1, 1)
     expected = reg.predict(shipping.pd.DataFrame(flipper_mm, columns=reg.feature_names_in_))
     if words not in files:
-        # Inductor would compile for a minute; it is timed by the script.
+        # Inductor compiles for a minute; the benchmark measures it.
         found = shipping.opened(way, reg, Path(), backend="aot_eager")["predict"](flipper_mm)
         np.testing.assert_allclose(found, expected, rtol=1e-9)
         return
@@ -145,12 +145,12 @@ print(json.dumps([found, kept], default=str))
 
 
 @pytest.mark.parametrize("words", [words for words in ROWS if words != HERE])
-def test_a_way_cannot_do_without_anything_that_the_table_says_it_needs(
+def test_a_way_needs_each_of_its_packages(
     words: str, shipping: ModuleType, files: dict[str, Path]
 ) -> None:
     way = shipping.WAYS[words]
     if words not in files:
-        assert way.needs == ("torchreg", "torch", "sklearn")  # What holds ``reg`` itself.
+        assert way.needs == ("torchreg", "torch", "sklearn")  # The process of ``reg`` itself.
         return
     for need in way.needs:
         done = run_without({need}, f"path = {str(files[words])!r}\n{way.load}")
@@ -158,7 +158,7 @@ def test_a_way_cannot_do_without_anything_that_the_table_says_it_needs(
 
 
 class Intruder:
-    """An object that, unpickled, leaves a file."""
+    """An object that creates a file when it is unpickled."""
 
     def __init__(self, mark: Path) -> None:
         self.mark = mark
@@ -168,7 +168,7 @@ class Intruder:
 
 
 def smuggle(file: Path, mark: Path) -> None:
-    """Put an intruder in the place of a file, or of every pickle in an archive."""
+    """Replace a file, or every pickle in an archive, by an intruder."""
     if file.suffix == ".py":
         file.write_text(f"from pathlib import Path; Path({str(mark)!r}).touch()", encoding="utf-8")
         return
@@ -192,7 +192,7 @@ def smuggle(file: Path, mark: Path) -> None:
 
 
 @pytest.mark.parametrize("words", [words for words in ROWS if words != HERE])
-def test_code_in_a_file_is_run_by_the_ways_that_the_table_says_and_by_no_other(
+def test_only_the_ways_marked_in_the_table_run_code_of_a_file(
     words: str, shipping: ModuleType, files: dict[str, Path], tmp_path: Path
 ) -> None:
     way = shipping.WAYS[words]

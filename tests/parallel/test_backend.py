@@ -16,13 +16,11 @@ from sklearn.linear_model import LinearRegression
 from sklearn.model_selection import (
     GridSearchCV,
     HalvingGridSearchCV,
-    RandomizedSearchCV,
     cross_val_predict,
     cross_val_score,
     cross_validate,
     learning_curve,
     permutation_test_score,
-    validation_curve,
 )
 from sklearn.multioutput import MultiOutputRegressor
 from sklearn.pipeline import Pipeline, make_pipeline
@@ -87,12 +85,6 @@ def evaluated(reg: Any) -> Array:
 #: What is computed, and the sizes of the batches.
 CASES: dict[str, tuple[Callable[[Any], Any], list[int]]] = {
     "grid": (lambda reg: cv_results(GridSearchCV(reg, {"lr": LR}, cv=3).fit(X, Y)), [9]),
-    "randomized": (
-        lambda reg: cv_results(
-            RandomizedSearchCV(reg, {"lr": LR}, n_iter=2, cv=3, random_state=0).fit(X, Y)
-        ),
-        [6],
-    ),
     "halving": (
         lambda reg: cv_results(
             HalvingGridSearchCV(reg, {"lr": LR}, cv=2, random_state=0, min_resources=16).fit(X, Y)
@@ -101,13 +93,8 @@ CASES: dict[str, tuple[Callable[[Any], Any], list[int]]] = {
     ),
     "score": (lambda reg: cross_val_score(reg, X, Y, cv=4), [4]),
     "predict": (lambda reg: cross_val_predict(reg, X, Y, cv=4), [4]),
-    "validate": (lambda reg: cross_validate(reg, X, Y, cv=4)["test_score"], [4]),
     "learning curve": (
         lambda reg: learning_curve(reg, X, Y, cv=3, train_sizes=[0.5, 1.0])[2],
-        [6],
-    ),
-    "validation curve": (
-        lambda reg: validation_curve(reg, X, Y, param_name="lr", param_range=LR, cv=2)[1],
         [6],
     ),
     # Each permutation fits one fold after another.
@@ -139,10 +126,6 @@ CASES: dict[str, tuple[Callable[[Any], Any], list[int]]] = {
     ),
     # Nested: each of two folds searches, over two folds each of two settings, and refits.
     "grid in score": (lambda reg: evaluated(search(reg)), [8, 2]),
-    "bagging in score": (
-        lambda reg: evaluated(BaggingRegressor(reg, n_estimators=3, random_state=0)),
-        [6],
-    ),
     # The regressors, those of its folds, the final one: at each of 2 settings by 2 folds.
     "stacking in grid": (lambda reg: cv_results_of_folds(nested_stacking(reg)), [8, 16, 4]),
     # The same in each of 2 folds: three levels, and six with the folds of the stacks.

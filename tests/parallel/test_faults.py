@@ -6,7 +6,6 @@ import os
 import subprocess
 import sys
 import threading
-import time
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -17,7 +16,7 @@ import numpy as np
 import pytest
 import torch
 from joblib import Parallel, delayed, parallel_config
-from sklearn.base import BaseEstimator, RegressorMixin, clone
+from sklearn.base import BaseEstimator, RegressorMixin
 from sklearn.exceptions import ConvergenceWarning, FitFailedWarning
 from sklearn.model_selection import GridSearchCV, KFold, cross_val_score
 from torch import nn
@@ -194,17 +193,6 @@ def test_tasks_that_share_a_lock_are_fitted_one_after_another(
 
 
 @within(30)
-def test_tasks_that_sleep_before_and_after_their_fit_succeed(sizes: list[int]) -> None:
-    def sleeps(number: int, fit: Callable[[], Any]) -> None:
-        time.sleep(0.01 * number)
-        fit()
-        time.sleep(0.01 * (number % 3))
-
-    np.testing.assert_allclose(scores(search(sleeps, 8)), EXPECTED)
-    assert sum(sizes) == 16
-
-
-@within(30)
 def test_all_tasks_are_in_flight_at_once() -> None:
     together = threading.Barrier(8)
 
@@ -222,19 +210,6 @@ def test_at_most_256_tasks_are_in_flight(
     set_timeouts(1000.0, 1000.0)
     np.testing.assert_allclose(scores(search(None, 150)), EXPECTED)
     assert sizes == [256, 44]
-
-
-@within(60)
-def test_a_thousand_tasks_of_which_few_fit_give_their_results() -> None:
-    reg = network().fit(X, Y)
-
-    def task(number: int) -> float:
-        mine = clone(reg).fit(X, Y) if number % 20 == 0 else reg
-        return float(mine.predict(X)[0]) + number
-
-    with parallel_config(backend="torchreg"):
-        found = Parallel()(delayed(task)(number) for number in range(1000))
-    np.testing.assert_allclose(found, reg.predict(X)[0] + np.arange(1000), rtol=1e-6)
 
 
 @within(30)

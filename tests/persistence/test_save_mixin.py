@@ -137,7 +137,6 @@ CASES: dict[str, Case] = {
         Y / 1e5,
         {},
     ),
-    "X standardized": (lambda: TorchRegressor(module=MLP, standardize="X"), X, Y / 4000, {}),
     "nested": (
         lambda: TorchRegressor(
             module=MLP,
@@ -193,7 +192,6 @@ CASES: dict[str, Case] = {
         Y2,
         {"module": Tanh},
     ),
-    "class of the user, trusted": (lambda: TorchRegressor(Tanh), X, Y, {"trusted": [Tanh]}),
     "function of the user": (lambda: TorchRegressor(network), X, Y, {"module": network}),
     "lazy, shared, with state": (
         lambda: TorchRegressor(Lazy, module__tied=True),
@@ -206,12 +204,6 @@ CASES: dict[str, Case] = {
         X,
         Y,
         {"trusted": [log_cosh, Slow]},
-    ),
-    "loss of the user, passed": (
-        lambda: TorchRegressor(module=MLP, loss=log_cosh),
-        X,
-        Y,
-        {"loss": log_cosh},
     ),
     "regressor of the user": (Shifted, X, Y, {"trusted": [Shifted]}),
     "random state": (
