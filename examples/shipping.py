@@ -91,6 +91,6 @@ folder.cleanup()
 apart_g = max(np.abs(way_g - reg.predict(named)).max() for way_g in (onnx_g, program_g))
 bound_g = 1e-5 * mass_g.std()
 print(
-    "\nonnxruntime and torch.export compute grams from millimetres without torchreg, "
+    "\nONNX Runtime and torch.export compute grams from millimetres without torchreg, "
     f"{'less' if apart_g < bound_g else 'more'} than {bound_g:.2g} g from predict."
 )
