@@ -57,7 +57,7 @@ class CallPath:
 
 @pytest.mark.parametrize(
     ("reg", "n_files", "depth"),
-    [(TorchRegressor(MLP, max_epochs=3), 36, 20), (TorchRegressor(max_epochs=3), 46, 27)],
+    [(TorchRegressor(MLP, max_epochs=3), 36, 18), (TorchRegressor(max_epochs=3), 46, 23)],
     ids=["a given module", "the default"],
 )
 def test_fit_reaches_its_first_gradient_step_through_few_files_and_frames(
