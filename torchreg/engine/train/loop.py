@@ -185,12 +185,9 @@ class _TrainingLoop:
 
     def _before_update(self, loss: Tensor, prediction: Tensor | None) -> None:
         """Receive the losses of a batch while the weights are those that gave them."""
-        if not self.syncs_each_step:
-            self.batch_losses = loss
-            return
-        self.batch_losses = losses = _to_list(loss)
+        self.batch_losses = _to_list(loss) if self.syncs_each_step else loss
         if self.tracks_train_loss:
-            self.best.update_if_better(losses, self.n_epochs - 1)
+            self.best.update_if_better(self.batch_losses, self.n_epochs - 1)
 
     def _record_epoch(self, losses: list[float], validation_losses: list[float] | None) -> None:
         schedule = self.backend.lr_schedule
@@ -200,15 +197,18 @@ class _TrainingLoop:
                 run.validation_losses.append(validation_losses[run.slot])
             if schedule is not None:
                 run.rates.append(schedule.rates[run.slot])
+        # Fast path: a finite sum has finite terms.
+        is_full_batch = self.backend.full_batch is not None
+        if is_full_batch and math.isfinite(sum(losses) + sum(validation_losses or [])):
+            return
         is_finite = np.isfinite(losses)
         if validation_losses is not None:
             is_finite &= np.isfinite(validation_losses)
-        if self.backend.full_batch is None:
+        if not is_full_batch:
             is_finite &= self.backend.are_finite()
-        if not is_finite.all():
-            for run in self.active:
-                if not is_finite[run.slot]:
-                    self._finalize(run, "diverged")
+        for run in self.active:
+            if not is_finite[run.slot]:
+                self._finalize(run, "diverged")
 
     def _check_stopping(self, run: RunState) -> None:
         """Notify the observers of a run, and end it if one of them or its losses say so."""
@@ -345,6 +345,4 @@ class _TrainingLoop:
 
 def _to_list(values: list[float] | Tensor) -> list[float]:
     """Return one float per network: from shape (n_networks,) or ()."""
-    if isinstance(values, Tensor):
-        return values.tolist() if values.ndim else [values.item()]
-    return values
+    return values.reshape(-1).tolist() if isinstance(values, Tensor) else values
