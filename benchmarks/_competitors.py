@@ -1,4 +1,4 @@
-"""The competitors beside the hand-written loop, each told to do the same work."""
+"""TorchRegressor, MLPRegressor and skorch, with the same task as the hand-written loop."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import warnings
 
 import numpy as np
 import torch
-from _eager import OPTIMIZERS, Fit, Work, build_network
+from _eager import OPTIMIZERS, Fit, Task, build_network
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.neural_network import MLPRegressor
 from skorch import NeuralNetRegressor
@@ -16,33 +16,33 @@ from torchreg import TorchRegressor
 from torchreg.nn import MLP
 
 
-def fit_torchreg(X: np.ndarray, y: np.ndarray, work: Work, seed: int) -> Fit:
-    """Fit ``TorchRegressor`` to data in raw units; it standardizes them itself."""
+def fit_torchreg(X: np.ndarray, y: np.ndarray, task: Task, seed: int) -> Fit:
+    """Fit ``TorchRegressor`` to data in raw units."""
     reg = TorchRegressor(
         module=MLP,
-        module__hidden_sizes=work.hidden,
-        optimizer=work.optimizer,
-        lr=work.lr,
-        max_epochs=work.epochs,
-        batch_size=work.batch_size,
+        module__hidden_sizes=task.hidden,
+        optimizer=task.optimizer,
+        lr=task.lr,
+        max_epochs=task.epochs,
+        batch_size=task.batch_size,
         random_state=seed,
     ).fit(X, y)
     return Fit(reg.loss_, str(reg.dtype_).removeprefix("torch."))
 
 
-def fit_mlp_regressor(X: np.ndarray, y: np.ndarray, work: Work, seed: int) -> Fit:
-    """Fit scikit-learn's ``MLPRegressor``, Adam, for exactly the epochs asked for.
+def fit_mlp_regressor(X: np.ndarray, y: np.ndarray, task: Task, seed: int) -> Fit:
+    """Fit scikit-learn's ``MLPRegressor`` with Adam for a fixed number of epochs.
 
-    Its initial weights are its own (Glorot's), and it offers no other.
+    Its initial weights are always Glorot's.
     """
-    mini_batches = work.batch_size is not None and work.batch_size < len(X)
+    mini_batches = task.batch_size is not None and task.batch_size < len(X)
     reg = MLPRegressor(
-        hidden_layer_sizes=work.hidden,
-        learning_rate_init=work.lr,
+        hidden_layer_sizes=task.hidden,
+        learning_rate_init=task.lr,
         alpha=0,
-        batch_size=work.batch_size if mini_batches else len(X),
+        batch_size=task.batch_size if mini_batches else len(X),
         shuffle=mini_batches,
-        max_iter=work.epochs,
+        max_iter=task.epochs,
         tol=0,
         n_iter_no_change=sys.maxsize,
         random_state=seed,
@@ -54,16 +54,16 @@ def fit_mlp_regressor(X: np.ndarray, y: np.ndarray, work: Work, seed: int) -> Fi
     return Fit(2 * reg.loss_, str(reg.coefs_[0].dtype))
 
 
-def fit_skorch(X: np.ndarray, y: np.ndarray, work: Work, seed: int) -> Fit:
-    """Fit skorch's ``NeuralNetRegressor``: no hold-out, nothing printed."""
+def fit_skorch(X: np.ndarray, y: np.ndarray, task: Task, seed: int) -> Fit:
+    """Fit skorch's ``NeuralNetRegressor`` without validation set and output."""
     torch.manual_seed(seed)
-    mini_batches = work.batch_size is not None and work.batch_size < len(X)
+    mini_batches = task.batch_size is not None and task.batch_size < len(X)
     net = NeuralNetRegressor(
-        build_network(X.shape[1], work.hidden),
-        optimizer=OPTIMIZERS[work.optimizer],
-        lr=work.lr,
-        max_epochs=work.epochs,
-        batch_size=work.batch_size if mini_batches else -1,
+        build_network(X.shape[1], task.hidden),
+        optimizer=OPTIMIZERS[task.optimizer],
+        lr=task.lr,
+        max_epochs=task.epochs,
+        batch_size=task.batch_size if mini_batches else -1,
         iterator_train__shuffle=mini_batches,
         train_split=None,
         callbacks__print_log=None,

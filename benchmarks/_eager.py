@@ -1,4 +1,4 @@
-"""The reference: a training loop as one writes it by hand, with torch's default optimizer."""
+"""The reference: a hand-written training loop with torch's optimizers."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ OPTIMIZERS: dict[str, type[torch.optim.Optimizer]] = {
 
 
 @dataclass(frozen=True)
-class Work:
-    """What every competitor does alike; ``batch_size=None`` is all rows at once.
+class Task:
+    """Settings that all competitors share; ``batch_size=None`` is a full batch.
 
-    The learning rate is torch's default, 1e-3 for Adam (scikit-learn's, too) and 1e-2 for Rprop.
+    The learning rate is torch's default: 1e-3 for Adam, as in scikit-learn, and 1e-2 for Rprop.
     """
 
     hidden: tuple[int, ...]
@@ -35,38 +35,38 @@ class Work:
 
 
 class Fit(NamedTuple):
-    """The last epoch's mean squared error in standardized units, and the dtype of the network."""
+    """Mean squared error of the last epoch in standardized units, and dtype of the network."""
 
     loss: float
     dtype: str
 
 
-def standardized(X: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Bring X and y to mean 0 and standard deviation 1, by hand."""
+def standardize(X: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Scale X and y to mean 0 and standard deviation 1."""
     return (X - X.mean(axis=0)) / X.std(axis=0), (y - y.mean()) / y.std()
 
 
 def build_network(n_columns: int, hidden: Sequence[int]) -> nn.Sequential:
-    """Build linear layers with ReLU between them, with torch's initial weights."""
+    """Build linear layers with ReLU between them and torch's initial weights."""
     layers: list[nn.Module] = []
     for fan_in, fan_out in pairwise((n_columns, *hidden)):
         layers += [nn.Linear(fan_in, fan_out), nn.ReLU()]
     return nn.Sequential(*layers, nn.Linear((n_columns, *hidden)[-1], 1))
 
 
-def fit_eager_loop(X: np.ndarray, y: np.ndarray, work: Work, seed: int) -> Fit:
+def fit_eager_loop(X: np.ndarray, y: np.ndarray, task: Task, seed: int) -> Fit:
     """Train in float32 on standardized data; batches are slices of the permuted tensors."""
     torch.manual_seed(seed)
     x = torch.as_tensor(X, dtype=torch.float32)
     t = torch.as_tensor(y, dtype=torch.float32).reshape(-1, 1)  # (n,) -> (n, 1)
-    network = build_network(x.shape[1], work.hidden)
-    optimizer = OPTIMIZERS[work.optimizer](network.parameters())
+    network = build_network(x.shape[1], task.hidden)
+    optimizer = OPTIMIZERS[task.optimizer](network.parameters())
     loss_function = nn.MSELoss()
     total = 0.0
-    for epoch in range(work.epochs):
-        last = epoch == work.epochs - 1
+    for epoch in range(task.epochs):
+        last = epoch == task.epochs - 1
         total = 0.0
-        for x_batch, t_batch in _batches(x, t, work.batch_size):
+        for x_batch, t_batch in _batches(x, t, task.batch_size):
             optimizer.zero_grad()
             loss = loss_function(network(x_batch), t_batch)
             loss.backward()

@@ -1,4 +1,4 @@
-"""What every script here shares: interleaved timing, fresh processes, tables and versions."""
+"""Shared by the benchmarks: interleaved timing, fresh processes, tables and versions."""
 
 from __future__ import annotations
 
@@ -30,9 +30,9 @@ PACKAGES = ("torchreg", "torch", "scikit-learn", "skorch", "numpy", "scipy")
 
 @dataclass(frozen=True)
 class Run:
-    """One run of a script: its name, the threads of every competitor, and whether it is a trial.
+    """A run of a script: its name, the threads of every competitor, and whether it is quick.
 
-    A quick run is for trying a script out: small sizes, one round, nothing written.
+    A quick run tests the script: it has small sizes and one round, and writes no results.
     """
 
     name: str
@@ -40,11 +40,11 @@ class Run:
     quick: bool
 
     def pick(self, full: int, quick: int) -> int:
-        """Choose a size or a number of rounds."""
+        """Return the size or number of rounds of this run."""
         return quick if self.quick else full
 
     def report(self, title: str, *blocks: str) -> None:
-        """Print the blocks and write them, with date and versions, to ``results/``."""
+        """Print the blocks with date and versions, and write them to ``results/``."""
         text = "\n\n".join([f"# {title}", *blocks, environment(self.threads)]) + "\n"
         print(text)
         if not self.quick:
@@ -53,10 +53,10 @@ class Run:
 
 
 def begin(name: str, description: str | None) -> Run:
-    """Read the command line and set the number of threads, once for every competitor."""
+    """Read the command line and set the number of threads."""
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
-    parser.add_argument("--quick", action="store_true", help="small, one round, not written")
+    parser.add_argument("--quick", action="store_true", help="small, one round, writes no results")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     threadpool_limits(options.threads)
@@ -65,7 +65,7 @@ def begin(name: str, description: str | None) -> Run:
 
 @dataclass
 class Timing:
-    """Seconds and results of one competitor, one of each a round."""
+    """Seconds and result of each round of a competitor."""
 
     seconds: list[float] = field(default_factory=list)
     results: list[Any] = field(default_factory=list)
@@ -78,16 +78,16 @@ class Timing:
 def interleave(
     competitors: Mapping[str, Callable[[int], Any]], rounds: int, warm_up: int = 1
 ) -> dict[str, Timing]:
-    """Time the competitors in turn, A B C A B C ..., so that a slow minute hits all of them.
+    """Time the competitors in turn, A B C A B C ..., so that a slow period affects all of them.
 
-    Each is called with the number of the round, as its seed; the warm-up rounds do not count.
+    Each is called with the number of the round as its seed. Warm-up rounds are not recorded.
     """
     timings = {name: Timing() for name in competitors}
     for number in range(-warm_up, rounds):
-        for name, compete in competitors.items():
+        for name, run in competitors.items():
             gc.collect()
             start = time.perf_counter()
-            result = compete(max(number, 0))
+            result = run(max(number, 0))
             seconds = time.perf_counter() - start
             if number >= 0:
                 timings[name].seconds.append(seconds)
@@ -98,9 +98,9 @@ def interleave(
 def run_fresh(
     code: str, threads: int, environment: Mapping[str, str] | None = None
 ) -> tuple[float, str]:
-    """Run code in a fresh Python process that can import what lies beside this file.
+    """Run code in a fresh Python process that can import the modules of this folder.
 
-    Returns the seconds from start to end of the process, and what it printed.
+    Return the seconds from start to end of the process, and its output.
     """
     variables = {**os.environ, "OMP_NUM_THREADS": str(threads), **(environment or {})}
     start = time.perf_counter()
@@ -116,10 +116,10 @@ def run_fresh(
 
 
 def resident_bytes() -> tuple[int, int]:
-    """Return the resident set of this process: now, and the largest it has had.
+    """Return the current and the peak resident set size of this process.
 
-    On Linux they are read from /proc, for ``getrusage`` also counts the process that started
-    this one; elsewhere only the largest is known, and stands for both.
+    On Linux they are read from /proc, because ``getrusage`` includes the parent process. Elsewhere
+    both are the peak.
     """
     status = Path("/proc/self/status")
     if status.exists():
@@ -147,7 +147,7 @@ def penguins() -> tuple[np.ndarray, np.ndarray]:
 def synthetic(
     n_rows: int, n_columns: int, dtype: type[np.floating] = np.float64
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Return X of standard normal columns, and a y of order 1 that bends along three of them."""
+    """Return standard normal X, and a y of order 1 that is nonlinear in two of the columns."""
     rng = np.random.default_rng(0)
     X = rng.standard_normal((n_rows, n_columns), dtype=dtype)
     y = np.sin(X[:, 0]) + 0.5 * np.abs(X[:, -1]) + 0.1 * X[:, n_columns // 2]
@@ -156,7 +156,7 @@ def synthetic(
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Write a markdown table: the first column to the left, numbers to the right."""
+    """Format a markdown table: the first column left-aligned, the others right-aligned."""
     widths = [max(map(len, column)) for column in zip(header, *rows, strict=True)]
 
     def line(cells: Sequence[str]) -> str:
@@ -169,13 +169,13 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def number(value: float) -> str:
-    """Write a number with three significant digits, without an exponent."""
+    """Format a number with three significant digits, without an exponent."""
     digits = 2 if value == 0 else max(0, 2 - int(np.floor(np.log10(abs(value)))))
     return f"{value:,.{digits}f}"
 
 
 def environment(threads: int) -> str:
-    """Return date, versions, threads and processor, as the last paragraph of a result."""
+    """Return date, versions, threads and processor: the last paragraph of a result."""
     versions = [f"{name} {importlib.metadata.version(name)}" for name in PACKAGES]
     return (
         f"{datetime.date.today().isoformat()}; Python {platform.python_version()}, "

@@ -1,4 +1,4 @@
-"""What can be done with MLPRegressor, skorch and torchreg: scikit-learn's checks, and abilities."""
+"""Features of MLPRegressor, skorch and torchreg: scikit-learn's checks, and a list of abilities."""
 
 from __future__ import annotations
 
@@ -28,17 +28,17 @@ from torchreg import TorchRegressor
 LIBRARIES = ("MLPRegressor", "skorch", "TorchRegressor")
 
 CHECKS_NOTES = """\
-`check_estimator(..., on_fail=None)` with `SCIPY_ARRAY_API=1`, in a fresh process each. skorch has
-a network with a `LazyLinear`, for the checks bring data of several widths. Skipped are checks of
-array libraries and devices that are not there."""
+`check_estimator(..., on_fail=None)` with `SCIPY_ARRAY_API=1`, in a fresh process each. The network
+of skorch has a `LazyLinear`, because the checks use data of several widths. Skipped checks need
+array libraries or devices that are not installed."""
 
 ABILITIES_NOTES = """\
-Each *yes* was done by the script; each *no* raised an error, or did nothing. (skorch: with a module
-made for the data, and data of float32 with y of shape (n, 1) wherever the point is another.)"""
+The script tests each ability; *no* means that it raised an error or had no effect. skorch has a
+module of matching width, float32 data and y of shape (n, 1), unless these are the point."""
 
 
 class LazyNetwork(nn.Module):
-    """For data of any width, as scikit-learn's checks bring it; perhaps with a cast to float32."""
+    """Network for data of any width, optionally with a cast to float32."""
 
     def __init__(self, cast: bool = False) -> None:
         super().__init__()
@@ -49,7 +49,7 @@ class LazyNetwork(nn.Module):
         return self.layers(x.to(torch.float32) if self.cast else x)
 
 
-def checked(name: str) -> BaseEstimator:
+def estimator_to_check(name: str) -> BaseEstimator:
     if name == "MLPRegressor":
         return MLPRegressor()
     if name == "TorchRegressor":
@@ -58,10 +58,10 @@ def checked(name: str) -> BaseEstimator:
 
 
 def count_checks(name: str) -> dict[str, int]:
-    """Return how many checks passed, failed, ...; call it in a fresh process."""
+    """Count the checks by status. Call it in a fresh process."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        outcomes = check_estimator(checked(name), on_fail=None)
+        outcomes = check_estimator(estimator_to_check(name), on_fail=None)
     return dict(Counter(outcome["status"] for outcome in outcomes))
 
 
@@ -77,7 +77,7 @@ def checks(run: Run) -> list[str]:
 
 
 def make(library: str, **options: Any) -> BaseEstimator:
-    """Make a quick estimator; the options are for this library."""
+    """Build an estimator with 50 epochs and options of the library."""
     if library == "MLPRegressor":
         return MLPRegressor(**{"max_iter": 50, "random_state": 0, **options})
     if library == "TorchRegressor":
@@ -88,7 +88,7 @@ def make(library: str, **options: Any) -> BaseEstimator:
 
 
 def problem(library: str) -> tuple[np.ndarray, np.ndarray]:
-    """Return a small problem, in the form that the library likes best."""
+    """Return a small data set in the form that the library supports best."""
     X, y = synthetic(300, 3)
     if library == "skorch":
         return X.astype(np.float32), y.astype(np.float32).reshape(-1, 1)  # (n,) -> (n, 1)
@@ -106,7 +106,7 @@ def takes_float64_and_a_vector(library: str) -> bool:
     return make(library).fit(X, y).predict(X).shape == y.shape
 
 
-def gives_y_back_in_its_shape(library: str) -> bool:
+def preserves_the_shape_of_y(library: str) -> bool:
     X, y = problem(library)
     column = y.reshape(-1, 1)  # (n,) or (n, 1) -> (n, 1)
     return make(library).fit(X, column).predict(X).shape == column.shape
@@ -171,7 +171,7 @@ def learns_batch_by_batch(library: str) -> bool:
 
 
 def predicts_in_raw_units_without_the_library(library: str) -> bool:
-    """Send raw X through the fitted network alone, a plain torch module, and compare with raw y."""
+    """Whether the fitted torch module alone maps raw X to raw y."""
     X, y = problem(library)
     X, y = 200 + 10 * X, 4000 + 800 * y
     module = make(library).fit(X, y).module_
@@ -181,18 +181,16 @@ def predicts_in_raw_units_without_the_library(library: str) -> bool:
 
 
 ABILITIES: dict[str, Callable[[str], bool]] = {
-    "learns with X of 200 ± 10 and y of 4000 ± 800 as they are (R2 > 0.5, 50 epochs of Adam)": (
+    "learns from X of 200 ± 10 and y of 4000 ± 800 (R2 > 0.5, 50 epochs of Adam)": (
         learns_in_raw_units
     ),
-    "the fitted network alone, a torch module, takes and gives those units": (
-        predicts_in_raw_units_without_the_library
-    ),
-    "float64 X and a y of shape (n,) work": takes_float64_and_a_vector,
-    "predictions for a y of shape (n, 1) have that shape": gives_y_back_in_its_shape,
+    "the fitted torch module alone has these units": (predicts_in_raw_units_without_the_library),
+    "float64 X and y of shape (n,)": takes_float64_and_a_vector,
+    "predictions of shape (n, 1) for y of shape (n, 1)": preserves_the_shape_of_y,
     "`fit(..., sample_weight=...)`": weights_rows,
     "any `nn.Module` as the network": takes_any_network,
-    "Huber's loss": takes_a_callable_loss,
-    "validation rows of one's own": takes_a_validation_set,
+    "Huber loss": takes_a_callable_loss,
+    "validation data": takes_a_validation_set,
     "skorch's callbacks": takes_callbacks,
     "sparse X": takes_sparse_columns,
     "`device=`": takes_a_device,
@@ -200,28 +198,28 @@ ABILITIES: dict[str, Callable[[str], bool]] = {
 }
 
 
-def is_able(ability: Callable[[str], bool], library: str) -> str:
+def try_ability(ability: Callable[[str], bool], library: str) -> str:
     try:
         return "yes" if ability(library) else "no"
-    except Exception:  # whatever the library raises, it cannot do it
+    except Exception:  # Any error means that it cannot.
         return "no"
 
 
 def abilities() -> list[str]:
     rows = [
-        [words, *(is_able(ability, library) for library in LIBRARIES)]
-        for words, ability in ABILITIES.items()
+        [name, *(try_ability(ability, library) for library in LIBRARIES)]
+        for name, ability in ABILITIES.items()
     ]
-    return ["## What can be done", ABILITIES_NOTES, table(["", *LIBRARIES], rows)]
+    return ["## Abilities", ABILITIES_NOTES, table(["", *LIBRARIES], rows)]
 
 
 def main() -> None:
     run = begin("abilities", __doc__)
     with warnings.catch_warnings():
-        # Of budgets that ran out and weights that overflowed: the answer is in the tables.
+        # Unconverged fits and overflows show in the tables.
         warnings.simplefilter("ignore")
         blocks = [*checks(run), *abilities()]
-    run.report("What can be done with MLPRegressor, skorch and torchreg", *blocks)
+    run.report("Abilities of MLPRegressor, skorch and torchreg", *blocks)
 
 
 if __name__ == "__main__":

@@ -1,8 +1,8 @@
-"""Compare the predictions of two revisions on forty fits, to show that a refactoring changes none.
+"""Compare predictions of two revisions on forty fits, to verify that a refactoring changes none.
 
-Usage: ``python benchmarks/equivalence.py --against REVISION``. Each revision fits in a process of
-its own, from its own checkout. Predictions agree where the largest difference is at most 1e-10
-standard deviations of y in float64, and 1e-5 in float32. The fits use the public interface alone.
+Usage: ``python benchmarks/equivalence.py --against REVISION``. Each revision runs in a separate
+process from its own checkout. Predictions agree where the largest difference is at most 1e-10
+standard deviations of y in float64, and 1e-5 in float32. The fits use only the public interface.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ TOLERANCE = {"float64": 1e-10, "float32": 1e-5}
 
 
 def rows(n: int = 150, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
-    """Return five columns of different units, and a y that bends along two of them."""
+    """Return five columns of different units, and a y that is nonlinear in three of them."""
     rng = np.random.default_rng(seed)
     X = rng.normal([200, 0, 1e6, -3, 0.5], [14, 1, 1e5, 0.01, 0.2], size=(n, 5))
     z = (X - [200, 0, 1e6, -3, 0.5]) / [14, 1, 1e5, 0.01, 0.2]
@@ -36,7 +36,7 @@ def rows(n: int = 150, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
 
 
 class Residual(nn.Module):
-    """A module of the user's that is no plain sequence of layers."""
+    """A user-defined module that is not a sequence of layers."""
 
     def __init__(self, in_features: int, out_features: int) -> None:
         super().__init__()
@@ -44,25 +44,25 @@ class Residual(nn.Module):
         self.last = nn.Linear(16 + in_features, out_features)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Map standardized rows to standardized outputs."""
+        """Compute the outputs: shape (n, in_features) to (n, out_features)."""
         return self.last(torch.cat([x, torch.tanh(self.first(x))], dim=1))
 
 
 def with_dropout() -> nn.Module:
-    """Build a network that draws random numbers."""
+    """Build a network that uses random numbers in training."""
     torch.manual_seed(3)
     return nn.Sequential(nn.Linear(5, 16), nn.ReLU(), nn.Dropout(0.2), nn.Linear(16, 1))
 
 
 def with_batch_norm(in_features: int, out_features: int) -> nn.Module:
-    """Build a network whose buffers change during training."""
+    """Build a network whose buffers change in training."""
     return nn.Sequential(
         nn.Linear(in_features, 16), nn.BatchNorm1d(16), nn.ReLU(), nn.Linear(16, out_features)
     )
 
 
 def fits() -> Iterator[tuple[str, dict[str, Any], dict[str, Any]]]:
-    """Yield name, parameters and arguments of ``fit`` of each of the forty fits."""
+    """Yield name, parameters and arguments of ``fit`` of each fit."""
     small: dict[str, Any] = {"module": MLP, "module__hidden_sizes": [8], "max_epochs": 30}
     weight = np.random.default_rng(1).uniform(0.2, 2, 150)
     for optimizer in ("adam", "adamw", "sgd", "rprop", "rmsprop", "nadam", "lbfgs"):
@@ -93,7 +93,7 @@ def fits() -> Iterator[tuple[str, dict[str, Any], dict[str, Any]]]:
     yield "MLP, float32, batches", {**small, "dtype": "float32", "batch_size": 32}, {}
     for schedule in ("cosine", "one_cycle", "reduce_on_plateau"):
         yield f"MLP, {schedule}", {**small, "schedule": schedule, "batch_size": 32}, {}
-    yield "MLP, y alone standardized", {**small, "standardize": "y", "lr": 1e-3}, {}
+    yield "MLP, only y standardized", {**small, "standardize": "y", "lr": 1e-3}, {}
     yield "residual module", {"module": Residual, "max_epochs": 30, "batch_size": 32}, {}
     yield "dropout", {"module": with_dropout(), "max_epochs": 20, "batch_size": 32}, {}
     yield "batch normalization", {"module": with_batch_norm, "max_epochs": 20}, {}
@@ -105,7 +105,7 @@ def fits() -> Iterator[tuple[str, dict[str, Any], dict[str, Any]]]:
 
 
 def predictions() -> dict[str, np.ndarray]:
-    """Fit all and predict; each result is named with the dtype that its network computes in."""
+    """Fit and predict; names end with the dtype of the network."""
     X, y = rows()
     X_new, _ = rows(60, seed=7)
     torch.set_num_threads(1)
@@ -118,7 +118,7 @@ def predictions() -> dict[str, np.ndarray]:
 
 
 def in_fresh_process(source: Path) -> dict[str, np.ndarray]:
-    """Fit with the package that lies in a folder."""
+    """Fit with the package in a folder, in a fresh process."""
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "predictions.npz"
         environment = {**os.environ, "PYTHONPATH": str(source)}
@@ -129,7 +129,7 @@ def in_fresh_process(source: Path) -> dict[str, np.ndarray]:
 
 
 def at_revision(revision: str, use: Callable[[Path], dict[str, np.ndarray]]) -> Any:
-    """Check a revision out into a temporary folder, and use it there."""
+    """Call a function with a temporary checkout of a revision."""
     with tempfile.TemporaryDirectory() as folder:
         archive = subprocess.run(
             ["git", "-C", str(ROOT), "archive", revision, "torchreg"],
@@ -143,7 +143,7 @@ def at_revision(revision: str, use: Callable[[Path], dict[str, np.ndarray]]) -> 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--against", metavar="REVISION", default="HEAD")
-    parser.add_argument("--write", metavar="FILE", help="fit once, and write the predictions")
+    parser.add_argument("--write", metavar="FILE", help="fit, and write the predictions")
     options = parser.parse_args()
     if options.write:
         np.savez(options.write, **predictions())

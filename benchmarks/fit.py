@@ -1,8 +1,8 @@
-"""Time of a fit, beside a loop written by hand, MLPRegressor and skorch.
+"""Time of a fit, compared with a hand-written loop, MLPRegressor and skorch.
 
-Every competitor trains the same network on the same rows for the same epochs with the same
-optimizer, learning rate, batches and threads. Standardization is part of the timed work: by
-hand (numpy) for the others, inside ``fit`` for torchreg.
+All train the same network on the same rows with the same epochs, optimizer, learning rate, batch
+size and threads. Standardization is part of the timed work: with numpy for the others, inside
+``fit`` for torchreg.
 """
 
 from __future__ import annotations
@@ -14,36 +14,36 @@ from functools import partial
 
 import numpy as np
 from _competitors import fit_mlp_regressor, fit_skorch, fit_torchreg
-from _eager import Fit, Work, fit_eager_loop, standardized
+from _eager import Fit, Task, fit_eager_loop, standardize
 from _harness import Run, begin, interleave, number, penguins, synthetic, table
 
 NOTES = """\
-Median seconds of {rounds} interleaved rounds (of the last scenario, {short_rounds}); *ratio* is
-to the loop written by hand (torch's optimizers as they are, mini-batches as slices of a permuted
-tensor, no DataLoader), and *to reach* and *then* are what torchreg aims at. *Loss* is the median
-last training loss (mean squared error over y's variance), to show that the work is the same. The
-loop and skorch compute in float32, as people write them; MLPRegressor in the dtype of X;
-torchreg as its default decides. MLPRegressor has its own initial weights (Glorot's), the others
-torch's. In a full batch torchreg merges rows that are identical in X and y: {distinct} of the
+Median seconds of {rounds} interleaved rounds ({short_rounds} in the last scenario). *Ratio* is
+relative to the hand-written loop (torch's optimizers with their defaults, mini-batches as slices of
+a permuted tensor, no DataLoader). *Target* and *goal* are the aims of torchreg, now and later.
+*Loss* is the median training loss of the last epoch (mean squared error divided by the variance of
+y), which shows that all do the same work. The loop and skorch compute in float32, MLPRegressor in
+the dtype of X, and torchreg in the dtype that it chooses. MLPRegressor has Glorot's initial
+weights, the others torch's. In a full batch torchreg merges identical rows: {distinct} of the
 {rows} penguins are distinct."""
 
 
 @dataclass(frozen=True)
 class Scenario:
-    """One row of the list of what is to be reached."""
+    """A task on data, with the target ratios."""
 
     title: str
     X: np.ndarray
     y: np.ndarray
-    work: Work
-    to_reach: float
-    then: float
+    task: Task
+    target: float
+    goal: float
     rounds: int
     peers: tuple[str, ...] = ("MLPRegressor", "skorch")
 
 
-PEERS: dict[str, Callable[[np.ndarray, np.ndarray, Work, int], Fit]] = {
-    "loop by hand": fit_eager_loop,
+PEERS: dict[str, Callable[[np.ndarray, np.ndarray, Task, int], Fit]] = {
+    "hand-written loop": fit_eager_loop,
     "MLPRegressor": fit_mlp_regressor,
     "skorch": fit_skorch,
 }
@@ -58,68 +58,71 @@ def scenarios(run: Run) -> list[Scenario]:
             f"penguins, 1-5-1, full batch, Adam, {epochs} epochs",
             X,
             y,
-            Work((5,), epochs),
-            to_reach=0.30,
-            then=0.20,
+            Task((5,), epochs),
+            target=0.30,
+            goal=0.20,
             rounds=rounds,
         ),
         Scenario(
             f"penguins, 1-5-1, full batch, Rprop, {epochs} epochs",
             X,
             y,
-            Work((5,), epochs, optimizer="rprop"),
-            to_reach=0.40,
-            then=0.25,
+            Task((5,), epochs, optimizer="rprop"),
+            target=0.40,
+            goal=0.25,
             rounds=rounds,
             peers=("skorch",),
         ),
         Scenario(
             "20,000 × 8, 100 ReLU, batches of 200, Adam, 10 epochs",
             *synthetic(run.pick(20_000, 2_000), 8),
-            Work((100,), 10, batch_size=200),
-            to_reach=0.40,
-            then=0.28,
+            Task((100,), 10, batch_size=200),
+            target=0.40,
+            goal=0.28,
             rounds=rounds,
         ),
         Scenario(
             "100,000 × 20 (float32), 256-256-256, batches of 1024, Adam, 2 epochs",
             *synthetic(run.pick(100_000, 10_000), 20, np.float32),
-            Work((256, 256, 256), 2, batch_size=1024),
-            to_reach=0.97,
-            then=0.90,
+            Task((256, 256, 256), 2, batch_size=1024),
+            target=0.97,
+            goal=0.90,
             rounds=rounds,
         ),
         Scenario(
-            "300 × 4, 32 ReLU, full batch, Adam, 50 epochs, in a process that has fitted before",
+            "300 × 4, 32 ReLU, full batch, Adam, 50 epochs, not the first of its process",
             *synthetic(300, 4),
-            Work((32,), 50),
-            to_reach=1.0,
-            then=0.6,
+            Task((32,), 50),
+            target=1.0,
+            goal=0.6,
             rounds=run.pick(31, 5),
             peers=(),
         ),
     ]
 
 
-def compete(scenario: Scenario) -> str:
-    """Time one scenario and write its table."""
-    X, y, work = scenario.X, scenario.y, scenario.work
+def time_scenario(scenario: Scenario) -> str:
+    """Time a scenario, and return its table."""
+    X, y, task = scenario.X, scenario.y, scenario.task
 
-    def by_hand(fit: Callable[[np.ndarray, np.ndarray, Work, int], Fit], seed: int) -> Fit:
-        return fit(*standardized(X, y), work, seed)
+    def standardized_fit(fit: Callable[[np.ndarray, np.ndarray, Task, int], Fit], seed: int) -> Fit:
+        return fit(*standardize(X, y), task, seed)
 
     timings = interleave(
         {
-            "torchreg": lambda seed: fit_torchreg(X, y, work, seed),
-            **{name: partial(by_hand, PEERS[name]) for name in ("loop by hand", *scenario.peers)},
+            "torchreg": lambda seed: fit_torchreg(X, y, task, seed),
+            **{
+                name: partial(standardized_fit, PEERS[name])
+                for name in ("hand-written loop", *scenario.peers)
+            },
         },
         scenario.rounds,
     )
-    reference = timings["loop by hand"].median
+    reference = timings["hand-written loop"].median
     rows = []
     for name, timing in timings.items():
         aims = (
-            [f"{scenario.to_reach:.2f}", f"{scenario.then:.2f}"] if name == "torchreg" else ["", ""]
+            [f"{scenario.target:.2f}", f"{scenario.goal:.2f}"] if name == "torchreg" else ["", ""]
         )
         rows.append(
             [
@@ -131,7 +134,7 @@ def compete(scenario: Scenario) -> str:
                 *aims,
             ]
         )
-    header = ["", "dtype", "loss", "seconds", "ratio", "to reach", "then"]
+    header = ["", "dtype", "loss", "seconds", "ratio", "target", "goal"]
     return f"## {scenario.title}\n\n{table(header, rows)}"
 
 
@@ -146,7 +149,7 @@ def main() -> None:
         distinct=distinct,
         rows=len(y),
     )
-    run.report("Time of a fit", notes, *(compete(scenario) for scenario in entries))
+    run.report("Time of a fit", notes, *(time_scenario(scenario) for scenario in entries))
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
-"""Time of a fit by TorchRegressor's default, its quick and its thorough line, beside its peers.
+"""Time of a fit of TorchRegressor's default, quick and thorough, compared with its peers.
 
-What is not installed is left out; `make accuracy` installs it.
+Models that are not installed are left out; ``make accuracy`` installs them.
 """
 
 from __future__ import annotations
@@ -15,18 +15,18 @@ from _scores import nrmse
 
 REALMLP = "RealMLP-TD"
 NAMES = ("LightGBM", "CatBoost", QUICK, TORCHREG, THOROUGH, REALMLP)
-#: Rows, columns and rounds: RealMLP-TD takes minutes of many rows.
+#: Rows, columns and rounds. RealMLP-TD takes minutes on many rows.
 SIZES = ((1_000, 10, 3), (5_000, 20, 1), (20_000, 10, 1))
 N_TEST = 2_000
 
 NOTES = """\
-Columns of the normal distribution, y bends along two of them, with noise; after a warm-up of 100
-rows, the median seconds of interleaved rounds. nRMSE is that of {n_test:,} other rows. *Ratio* is
-to RealMLP-TD in the same rounds. To reach with two threads: `{default}` under 2 s at 1,000 rows,
-under 25 s at 20,000, and a tenth of RealMLP-TD.
+Normally distributed columns, and y with noise and nonlinear in two of them. Median seconds of
+interleaved rounds after a warm-up with 100 rows. nRMSE is on {n_test:,} other rows. *Ratio* is
+relative to RealMLP-TD. Targets with two threads: `{default}` takes less than 2 s at 1,000 rows,
+25 s at 20,000, and a tenth of the time of RealMLP-TD.
 
 - *{quick}*: `TorchRegressor(early_stopping=True, max_epochs=30)`, one network
-  for half of the epochs.
+  for half the epochs.
 - *{thorough}*: `TorchRegressor(n_folds=16, max_epochs=120)`, more networks
   for twice the epochs."""
 
@@ -38,7 +38,7 @@ def fit(name: str, X: np.ndarray, y: np.ndarray, threads: int, seed: int) -> Pre
 def measure(
     run: Run, names: list[str], n_rows: int, n_columns: int, rounds: int
 ) -> dict[str, tuple[Timing, float]]:
-    """Time the fits of one size, and see how far the last of each is off on other rows."""
+    """Time the fits of one size, and compute the error of the last one on other rows."""
     X, y = synthetic(n_rows + N_TEST, n_columns)
     competitors = {name: partial(fit, name, X[:n_rows], y[:n_rows], run.threads) for name in names}
     timings = interleave(competitors, rounds=run.pick(rounds, 1), warm_up=0)
@@ -64,9 +64,9 @@ def tabulate(measured: dict[str, tuple[Timing, float]]) -> str:
 
 def main() -> None:
     run = begin("fit_default", __doc__)
-    logging.disable(logging.WARNING)  # pytabkit's trainer tells each fit which GPUs there are
+    logging.disable(logging.WARNING)  # pytabkit logs the GPUs at each fit
     names = [name for name in NAMES if MODELS[name].installed]
-    if run.quick:  # without the slow ones
+    if run.quick:  # Leave out the slow ones.
         names = [name for name in names if name not in (REALMLP, THOROUGH)]
     for name in names:
         MODELS[name].warm_up(run.threads)
@@ -75,7 +75,7 @@ def main() -> None:
         blocks.append(f"## {n_rows:,} rows of {n_columns} columns, rounds: {run.pick(rounds, 1)}")
         blocks.append(tabulate(measure(run, names, n_rows, n_columns, rounds)))
     notes = NOTES.format(n_test=N_TEST, default=TORCHREG, quick=QUICK, thorough=THOROUGH)
-    run.report("Time of a fit by default", notes, *blocks)
+    run.report("Time of a fit of the default", notes, *blocks)
 
 
 if __name__ == "__main__":

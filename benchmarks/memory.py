@@ -1,8 +1,7 @@
-"""Peak memory of a fit of a million rows, beside MLPRegressor and skorch.
+"""Peak memory of a fit of a million rows, compared with MLPRegressor and skorch.
 
-Each figure comes from a fresh process that has imported every library and holds X and y. The
-data are of order 1 as they are, so that nobody needs a scaled copy; outside of a benchmark,
-MLPRegressor and skorch do.
+Each value is from a fresh process that has imported all libraries and holds X and y. The data have
+order 1, so that MLPRegressor and skorch need no scaled copy, which raw data would require.
 """
 
 from __future__ import annotations
@@ -12,11 +11,11 @@ import statistics
 
 import numpy as np
 from _competitors import fit_mlp_regressor, fit_skorch, fit_torchreg
-from _eager import Work
+from _eager import Task
 from _harness import begin, interleave, resident_bytes, run_fresh, synthetic, table
 
 N_COLUMNS = 50
-WORK = Work((32,), epochs=1, batch_size=1024)
+TASK = Task((32,), epochs=1, batch_size=1024)
 FITS = {"torchreg": fit_torchreg, "MLPRegressor": fit_mlp_regressor, "skorch": fit_skorch}
 COMPETITORS = (
     ("torchreg", "float32"),
@@ -27,20 +26,20 @@ COMPETITORS = (
 
 NOTES = """\
 {rows:,} × {columns}, 32 ReLU, batches of 1024, Adam, one epoch. Medians of {rounds} fresh
-processes, as multiples of X's own size: *fit* is the peak of the fit beyond what is resident
-before it; *with X* adds X itself; *code* is what a fit of the first 2,000 rows takes, which is
-done before (libraries load parts of themselves when they are first used) and is not in the
-others. To reach: 1.2 with X for float32; for float64 X, one float32 copy more."""
+processes, as multiples of the size of X. *Fit* is the peak during the fit minus the memory before
+it; *with X* includes X. *Code* is the memory of an earlier fit of the first 2,000 rows, in which
+libraries are loaded; the other columns exclude it. Target: 1.2 with X for float32, and one float32
+copy more for float64 X."""
 
 
 def peaks(library: str, dtype: str, n_rows: int) -> tuple[float, float]:
-    """Return what the fit and the code take, as multiples of X; call it in a fresh process."""
+    """Return the memory of fit and code as multiples of X. Call it in a fresh process."""
     X, y = synthetic(n_rows, N_COLUMNS, np.float32 if dtype == "float32" else np.float64)
     fit = FITS[library]
     empty, _ = resident_bytes()
-    fit(X[:2000], y[:2000], WORK, 0)
+    fit(X[:2000], y[:2000], TASK, 0)
     before, _ = resident_bytes()
-    fit(X, y, WORK, 0)
+    fit(X, y, TASK, 0)
     _, peak = resident_bytes()
     return (peak - before) / X.nbytes, (before - empty) / X.nbytes
 

@@ -1,7 +1,7 @@
-"""What raw units do to MLPRegressor, skorch and torchreg.
+"""Effect of raw units on MLPRegressor, skorch and torchreg.
 
-How many of many seeds end as a straight line, on the penguins; and what the units of y do, on a
-toy problem.
+It counts the seeds that end as a straight line on the penguins, and varies the units of y on
+synthetic data.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from _eager import build_network, standardized
+from _eager import build_network, standardize
 from _harness import Run, begin, penguins, synthetic, table
 from sklearn.compose import TransformedTargetRegressor
 from sklearn.metrics import r2_score
@@ -25,7 +25,7 @@ from skorch import NeuralNetRegressor
 from torchreg import TorchRegressor
 from torchreg.nn import MLP
 
-#: Training RMSE of a straight line through the penguins, of their mean, and what counts as them.
+#: Training RMSE of a straight line and of the mean of the penguins, less 0.1 %.
 LINE_G, MEAN_G = 392.16 * 0.999, 804.0 * 0.999
 EPOCHS = 200
 BATCH = 128
@@ -53,10 +53,10 @@ def fit_skorch_raw(
     return net.fit(X32, y32).predict(X32)[:, 0]  # (n, 1) -> (n,)
 
 
-def fit_skorch_by_hand(
+def fit_skorch_standardized(
     X: np.ndarray, y: np.ndarray, seed: int, hidden: tuple[int, ...], **options: Any
 ) -> np.ndarray:
-    X_std, y_std = standardized(X, y)
+    X_std, y_std = standardize(X, y)
     return y.mean() + y.std() * fit_skorch_raw(X_std, y_std, seed, hidden, **options)
 
 
@@ -64,8 +64,8 @@ def fit_torchreg(X: np.ndarray, y: np.ndarray, seed: int, **options: Any) -> np.
     return TorchRegressor(module=MLP, random_state=seed, **options).fit(X, y).predict(X)
 
 
-def same_work(hidden: tuple[int, ...]) -> dict[str, FitPredict]:
-    """Return every library with the same network, optimizer, rate, batches and epochs."""
+def same_task(hidden: tuple[int, ...]) -> dict[str, FitPredict]:
+    """Return all libraries with the same network, optimizer, learning rate, batches and epochs."""
     mlp = {
         "hidden_layer_sizes": hidden,
         "alpha": 0,
@@ -94,15 +94,15 @@ def same_work(hidden: tuple[int, ...]) -> dict[str, FitPredict]:
         "MLPRegressor, raw units": partial(fit_mlp_raw, **mlp),
         "MLPRegressor, standardized in a pipeline": partial(fit_mlp_pipeline, **mlp),
         "skorch, raw units": partial(fit_skorch_raw, **skorch),
-        "skorch, standardized by hand": partial(fit_skorch_by_hand, **skorch),
+        "skorch, standardized": partial(fit_skorch_standardized, **skorch),
         "TorchRegressor, raw units": partial(fit_torchreg, **torchreg),
     }
 
 
 LINES_NOTES = """\
-Flipper length to body mass of 333 penguins, five ReLU units. How many seeds end as a *straight
-line* or worse (training RMSE of 392.16 g, less 0.1 %), how many of them as the *mean* or worse
-(804 g), and the median RMSE; the best known is 369.64 g."""
+Body mass from flipper length of 333 penguins, with five ReLU units: the number of seeds that end as
+a *straight line* or worse (a training RMSE of 392.16 g, less 0.1 %), the number that end as the
+*mean* or worse (804 g), and the median RMSE. The best known RMSE is 369.64 g."""
 
 
 def count_lines(fit: FitPredict, n_seeds: int) -> list[str]:
@@ -110,7 +110,7 @@ def count_lines(fit: FitPredict, n_seeds: int) -> list[str]:
     with np.errstate(all="ignore"):
         predictions = (fit(X, y, seed) for seed in range(n_seeds))
         errors_g = np.array([np.sqrt(np.mean((y - p) ** 2)) for p in predictions])
-    errors_g = np.where(np.isfinite(errors_g), errors_g, np.inf)  # NaN is worse than a line
+    errors_g = np.where(np.isfinite(errors_g), errors_g, np.inf)  # NaN is worse than a line.
     lines, means = int(np.sum(errors_g >= LINE_G)), int(np.sum(errors_g >= MEAN_G))
     return [f"{lines} of {n_seeds}", str(means), f"{np.median(errors_g):,.1f}"]
 
@@ -124,13 +124,13 @@ def straight_lines(run: Run) -> list[str]:
     )
     lbfgs = {"solver": "lbfgs", "max_iter": 1000, **five_mlp}
     groups: dict[str, dict[str, FitPredict]] = {
-        "As they come, but for the five units": {
+        "Defaults, with five units": {
             "MLPRegressor, raw units": partial(fit_mlp_raw, **five_mlp),
             "MLPRegressor, standardized in a pipeline": partial(fit_mlp_pipeline, **five_mlp),
             "skorch, raw units": partial(fit_skorch_raw, **five_skorch),
             "TorchRegressor, raw units": partial(fit_torchreg, **five_torchreg),
         },
-        f"The same work: Adam at {LR}, {EPOCHS} epochs, batches of {BATCH}": same_work((5,)),
+        f"The same task: Adam at {LR}, {EPOCHS} epochs, batches of {BATCH}": same_task((5,)),
         "Optimizers for full batches, up to 1000 iterations": {
             "MLPRegressor, LBFGS, raw units": partial(fit_mlp_raw, **lbfgs),
             "MLPRegressor, LBFGS, standardized in a pipeline": partial(fit_mlp_pipeline, **lbfgs),
@@ -153,9 +153,9 @@ def straight_lines(run: Run) -> list[str]:
 
 
 UNITS_NOTES = """\
-500 × 3 standard normal columns, a y of order 1 times a factor; 100 ReLU, Adam at {lr}, {epochs}
-epochs, batches of {batch}; training R2, median of 5 seeds. In other units the problem is the
-same."""
+500 × 3 standard normal values, and y of order 1 multiplied by a factor; 100 ReLU, Adam at {lr},
+{epochs} epochs, batches of {batch}; median training R2 of 5 seeds. The factor only changes the
+units of y."""
 
 FACTORS = (1e-3, 1.0, 1e3)
 
@@ -163,7 +163,7 @@ FACTORS = (1e-3, 1.0, 1e3)
 def units_of_y() -> list[str]:
     X, y = synthetic(500, 3)
     rows = []
-    for name, fit in same_work((100,)).items():
+    for name, fit in same_task((100,)).items():
         if "raw units" in name:
             scores = [
                 np.median([r2_score(factor * y, fit(X, factor * y, seed)) for seed in range(5)])
@@ -180,10 +180,10 @@ def units_of_y() -> list[str]:
 def main() -> None:
     run = begin("peers", __doc__)
     with warnings.catch_warnings():
-        # Of budgets that ran out and weights that overflowed: what comes of it is in the tables.
+        # Unconverged fits and overflows show in the tables.
         warnings.simplefilter("ignore")
         blocks = [*straight_lines(run), *units_of_y()]
-    run.report("What raw units do to MLPRegressor, skorch and torchreg", *blocks)
+    run.report("Effect of raw units on MLPRegressor, skorch and torchreg", *blocks)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
-"""Time and memory of ``predict``: one row, and a million of them.
+"""Time and memory of ``predict`` for one row and for a million rows.
 
-One row is beside MLPRegressor and beside scikit-learn's validation alone; a million rows are
-beside the bare modules, in one go and in chunks.
+One row is compared with MLPRegressor and with scikit-learn's validation alone, a million rows with
+the bare modules in one call and in chunks.
 """
 
 from __future__ import annotations
@@ -22,33 +22,33 @@ from torchreg.nn import MLP
 
 N_COLUMNS = 20
 CHUNK_SIZE = 8192
-#: The first is small enough for torchreg to compute in float64 by default, the second is not.
+#: By default torchreg computes the first in float64 and the second in float32.
 NETWORKS = ((100,), (128, 64))
 
 ONE_ROW_NOTES = """\
-One row of 20 float64 numbers, 100 ReLU: median microseconds a call, over {rounds} interleaved
-rounds of {calls} calls; *ratio* is to MLPRegressor. To reach: no slower than MLPRegressor, 1.0."""
+One row of 20 float64 numbers, 100 ReLU: median microseconds per call of {rounds} interleaved rounds
+of {calls} calls. *Ratio* is relative to MLPRegressor. Target: 1.0."""
 
 MANY_ROWS_NOTES = """\
-Median seconds of {rounds} interleaved rounds; *ratio* is to the quicker way of calling the
-fitted `module_` itself (raw units to raw units, under `no_grad`): in one go, or in chunks of
-{chunk} rows. *Memory* is the peak beyond what is resident when X is there and a few rows have
-been predicted, in one fresh process each, as a multiple of X. The float32 network is the same
-without scaling, as one would call it by hand. To reach: 1.1 of the bare module."""
+Median seconds of {rounds} interleaved rounds. *Ratio* is relative to the faster call of the fitted
+`module_` (raw units to raw units, under `no_grad`): in one call or in chunks of {chunk} rows.
+*Memory* is the peak minus the memory before the call, when X exists and a few rows have been
+predicted, as a multiple of X, in a fresh process each. The float32 network has the same layers
+without scaling. Target: 1.1 times the bare module."""
 
 
-def fitted(hidden: tuple[int, ...]) -> tuple[TorchRegressor, MLPRegressor]:
-    """Fit both, briefly: their weights do not matter here."""
+def fit_both(hidden: tuple[int, ...]) -> tuple[TorchRegressor, MLPRegressor]:
+    """Fit both briefly, because their weights do not matter."""
     X, y = synthetic(1_000, N_COLUMNS)
     ours = TorchRegressor(
         module=MLP, module__hidden_sizes=hidden, max_epochs=20, random_state=0
     ).fit(X, y)
-    # 25 epochs without improvement above 1e6 end a fit that would warn of its budget.
+    # With this tolerance the fit stops before it warns that it did not converge.
     theirs = MLPRegressor(hidden_layer_sizes=hidden, tol=1e6, random_state=0)
     return ours, theirs.fit(X.astype(np.float32), y.astype(np.float32))
 
 
-def in_one_go(module: nn.Module, X: np.ndarray) -> np.ndarray:
+def in_one_call(module: nn.Module, X: np.ndarray) -> np.ndarray:
     with torch.no_grad():
         return module(torch.from_numpy(X)).numpy()
 
@@ -58,22 +58,22 @@ def in_chunks(module: nn.Module, X: np.ndarray) -> np.ndarray:
         return torch.cat([module(part) for part in torch.from_numpy(X).split(CHUNK_SIZE)]).numpy()
 
 
-def ways_of_predicting(hidden: tuple[int, ...]) -> dict[str, Callable[[np.ndarray], np.ndarray]]:
-    ours, theirs = fitted(hidden)
+def predictors(hidden: tuple[int, ...]) -> dict[str, Callable[[np.ndarray], np.ndarray]]:
+    ours, theirs = fit_both(hidden)
     network = build_network(N_COLUMNS, hidden).eval()
     return {
         "TorchRegressor.predict": ours.predict,
-        "its module_, in one go": partial(in_one_go, ours.module_),
+        "its module_, in one call": partial(in_one_call, ours.module_),
         "its module_, in chunks": partial(in_chunks, ours.module_),
-        "float32 network, in one go": partial(in_one_go, network),
+        "float32 network, in one call": partial(in_one_call, network),
         "float32 network, in chunks": partial(in_chunks, network),
         "MLPRegressor.predict": theirs.predict,
     }
 
 
-def extra_memory(way: str, hidden: tuple[int, ...], n_rows: int) -> float:
-    """Return the peak of one prediction as a multiple of X; call it in a fresh process."""
-    predict = ways_of_predicting(hidden)[way]
+def extra_memory(name: str, hidden: tuple[int, ...], n_rows: int) -> float:
+    """Return the peak of one prediction as a multiple of X. Call it in a fresh process."""
+    predict = predictors(hidden)[name]
     X, _ = synthetic(n_rows, N_COLUMNS, np.float32)
     predict(X[:100])
     before, _ = resident_bytes()
@@ -82,7 +82,7 @@ def extra_memory(way: str, hidden: tuple[int, ...], n_rows: int) -> float:
 
 
 def one_row(run: Run) -> str:
-    ours, theirs = fitted((100,))
+    ours, theirs = fit_both((100,))
     row = synthetic(1, N_COLUMNS)[0]
     calls = run.pick(1000, 50)
 
@@ -110,9 +110,12 @@ def one_row(run: Run) -> str:
 def many_rows(run: Run, hidden: tuple[int, ...]) -> str:
     n_rows = run.pick(1_000_000, 100_000)
     X, _ = synthetic(n_rows, N_COLUMNS, np.float32)
-    ways = ways_of_predicting(hidden)
+    functions = predictors(hidden)
     timings = interleave(
-        {name: lambda _, predict=predict: predict(X) is None for name, predict in ways.items()},
+        {
+            name: lambda _, predict=predict: predict(X) is None
+            for name, predict in functions.items()
+        },
         rounds=run.pick(5, 1),
     )
     reference = min(timings[name].median for name in timings if "module_" in name)

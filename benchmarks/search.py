@@ -1,6 +1,6 @@
-"""Grid searches: 50 or 20 settings times 5 folds, trained together and one after another.
+"""Time and memory of grid searches: networks trained together, and one after another.
 
-Beside ``MLPRegressor`` and skorch, standardized by hand, in two processes. And the memory it takes.
+They are compared with ``MLPRegressor`` and skorch in two processes, with standardized data.
 """
 
 from __future__ import annotations
@@ -33,40 +33,40 @@ from torchreg.nn import MLP
 
 COLUMNS = ["flipper_length_mm", "bill_length_mm", "bill_depth_mm"]
 DECAYS = [0.0, 1e-5, 1e-4, 1e-3, 1e-2]
-#: skorch takes minutes for what the others do in seconds: it gets one setting of so many.
+#: skorch, which takes minutes, runs one of this number of settings.
 SKORCH_SHARE = 10
 
 NOTES = """\
-`GridSearchCV(..., cv=5, refit=False)` over learning rates and weight decays, the same networks,
-settings, epochs, batches and folds for all, Adam. torchreg in one process: one after another, and
-inside `joblib.parallel_config(backend="torchreg")`. `MLPRegressor` and skorch are standardized by
-hand (`StandardScaler` on X and y) and run with `n_jobs=2`, in processes that are there before.
-These collect garbage every second where `psutil` is not installed, as here and wherever nobody asks
-for it; where it is, `MLPRegressor` takes about a tenth less.
-skorch is timed on every tenth setting, and its seconds are multiplied accordingly. Medians over
-the rounds; *faster* is the competitor's time divided by that of torchreg together. *Same results*
-is the largest difference of a mean score between torchreg together and one after another.
-Memory: what the peak of a fresh process grows by during the search."""
+`GridSearchCV(..., cv=5, refit=False)` over learning rates and weight decays with Adam, and the same
+networks, settings, epochs, batches and folds for all. torchreg runs in one process: *one after
+another*, and *together* in `joblib.parallel_config(backend="torchreg")`. `MLPRegressor` and skorch
+have standardized data (`StandardScaler` on X and y) and `n_jobs=2`, with processes that were
+started before. These collect garbage every second, because `psutil` is not installed; with it
+`MLPRegressor` takes about a tenth less. skorch runs every tenth setting, and its seconds are scaled
+accordingly. Times are medians over the rounds. Columns *vs.* have the time of a competitor
+divided by that of torchreg together, and the target. *Same results* is the largest difference of a
+mean score between torchreg together and one after another. *Memory* is the growth of the peak of a
+fresh process during the search."""
 
 
 @dataclass(frozen=True)
 class Search:
-    """One search: data, network and settings.
+    """A search: data, network and settings.
 
     Parameters
     ----------
     name : str
     data : callable
-        Gives X and y.
+        Returns X and y.
     hidden : int
     lrs : sequence of float
-        Learning rates, each with each weight decay of ``decays``.
+        Learning rates, each combined with each weight decay of ``decays``.
     decays : sequence of float
     epochs : int
     batch_size : int or None
-        None is all rows at once.
-    to_reach : tuple of float
-        How much faster than MLPRegressor, skorch and one after another.
+        ``None`` is a full batch.
+    targets : tuple of float
+        Target ratios to MLPRegressor, skorch and one after another.
     """
 
     name: str
@@ -76,10 +76,10 @@ class Search:
     decays: Sequence[float]
     epochs: int
     batch_size: int | None
-    to_reach: tuple[float, float, float]
+    targets: tuple[float, float, float]
 
     def grid(self, lr: str, decay: str) -> dict[str, list[float]]:
-        """Name the settings as an estimator does."""
+        """Return the grid under the names of an estimator's parameters."""
         return {lr: list(self.lrs), decay: list(self.decays)}
 
 
@@ -122,7 +122,7 @@ def grid_search(estimator: Any, grid: dict[str, list[float]], n_jobs: int | None
     return GridSearchCV(estimator, grid, cv=folds, refit=False, n_jobs=n_jobs)
 
 
-def by_torchreg(search: Search) -> GridSearchCV:
+def search_torchreg(search: Search) -> GridSearchCV:
     reg = TorchRegressor(
         module=MLP,
         module__hidden_sizes=(search.hidden,),
@@ -138,7 +138,7 @@ def standardized(reg: RegressorMixin, *steps: Any) -> TransformedTargetRegressor
     return TransformedTargetRegressor(pipeline, transformer=StandardScaler())
 
 
-def by_mlp_regressor(search: Search) -> GridSearchCV:
+def search_mlp_regressor(search: Search) -> GridSearchCV:
     reg = MLPRegressor(
         hidden_layer_sizes=(search.hidden,),
         batch_size=search.batch_size or 10**6,
@@ -158,13 +158,13 @@ def single(values: np.ndarray) -> np.ndarray:
 
 
 class Net(NeuralNetRegressor):
-    """skorch's regressor, which wants y as a column."""
+    """skorch's regressor, with y as a column."""
 
     def fit(self, X: np.ndarray, y: np.ndarray) -> Net:
         return super().fit(X, single(y).reshape(-1, 1))
 
 
-def by_skorch(search: Search) -> GridSearchCV:
+def search_skorch(search: Search) -> GridSearchCV:
     X, _ = search.data()
     net = Net(
         build_network(X.shape[1], (search.hidden,)),
@@ -185,9 +185,9 @@ def by_skorch(search: Search) -> GridSearchCV:
 def run_search(
     build: Callable[[Search], GridSearchCV], search: Search, backend: str | None, seed: int
 ) -> np.ndarray:
-    """Search, and return the mean score of each setting."""
+    """Run a search, and return the mean score of each setting."""
     with warnings.catch_warnings():
-        # scikit-learn hands these filters on to its processes.
+        # scikit-learn passes these filters to its processes.
         warnings.simplefilter("ignore", ConvergenceWarning)
         warnings.filterwarnings("ignore", "Got `batch_size` less than 1 or larger")
         if backend is None:
@@ -198,31 +198,31 @@ def run_search(
     return np.asarray(fitted.cv_results_["mean_test_score"])
 
 
-TOGETHER, ALONE, PEER = "together", "one after another", "MLPRegressor, n_jobs=2"
+TOGETHER, SERIAL, PEER = "together", "one after another", "MLPRegressor, n_jobs=2"
 
 
-def times(run: Run, search: Search) -> list[str]:
-    """Time one search by all competitors: a row of the table."""
+def time_search(run: Run, search: Search) -> list[str]:
+    """Time a search with all competitors: a row of the table."""
     competitors: dict[str, Callable[[int], np.ndarray]] = {
-        TOGETHER: partial(run_search, by_torchreg, search, "torchreg"),
-        ALONE: partial(run_search, by_torchreg, search, None),
-        PEER: partial(run_search, by_mlp_regressor, search, None),
+        TOGETHER: partial(run_search, search_torchreg, search, "torchreg"),
+        SERIAL: partial(run_search, search_torchreg, search, None),
+        PEER: partial(run_search, search_mlp_regressor, search, None),
     }
-    # Processes are started, and everything is imported, before the clock runs.
+    # Start processes and import libraries before timing.
     warm = replace(search, lrs=search.lrs[:2], decays=search.decays[:1], epochs=3)
-    for build in (by_torchreg, by_mlp_regressor, by_skorch):
+    for build in (search_torchreg, search_mlp_regressor, search_skorch):
         run_search(build, warm, None, 0)
     timings = interleave(competitors, rounds=run.pick(3, 1), warm_up=0)
     start = time.perf_counter()
-    n_skorch = len(run_search(by_skorch, search, None, 0))
+    n_skorch = len(run_search(search_skorch, search, None, 0))
     n_settings = len(search.lrs) * len(search.decays)
     skorch_s = (time.perf_counter() - start) * n_settings / n_skorch
     together_s = timings[TOGETHER].median
-    difference = np.abs(timings[TOGETHER].results[0] - timings[ALONE].results[0]).max()
-    others_s = (timings[PEER].median, skorch_s, timings[ALONE].median)
+    difference = np.abs(timings[TOGETHER].results[0] - timings[SERIAL].results[0]).max()
+    others_s = (timings[PEER].median, skorch_s, timings[SERIAL].median)
     faster = [
         f"{other_s / together_s:.1f} × ({goal:g} ×)"
-        for other_s, goal in zip(others_s, search.to_reach, strict=True)
+        for other_s, goal in zip(others_s, search.targets, strict=True)
     ]
     return [search.name, number(together_s), *faster, f"{difference:.0e}"]
 
@@ -231,15 +231,16 @@ MEMORY = """
 import search, joblib
 from _harness import resident_bytes
 chosen = search.SEARCHES[{index}]
-search.run_search(search.by_torchreg, search.replace(chosen, lrs=(1e-3,), epochs=3), {backend!r}, 0)
+short = search.replace(chosen, lrs=(1e-3,), epochs=3)
+search.run_search(search.search_torchreg, short, {backend!r}, 0)
 before = resident_bytes()[0]
-search.run_search(search.by_torchreg, chosen, {backend!r}, 0)
+search.run_search(search.search_torchreg, chosen, {backend!r}, 0)
 print(max(0, resident_bytes()[1] - before))
 """
 
 
 def memory_mb(index: int, backend: str | None, threads: int) -> str:
-    """Measure by how much the peak of a fresh process grows during a search."""
+    """Measure the growth of the peak of a fresh process during a search."""
     _, printed = run_fresh(MEMORY.format(index=index, backend=backend), threads)
     return f"{int(printed) / 2**20:.0f} MB"
 
@@ -249,16 +250,16 @@ def main() -> None:
     searches = SEARCHES
     if run.quick:
         searches = tuple(replace(s, lrs=s.lrs[:2], epochs=20) for s in SEARCHES)
-    header = ["", "together, s", "than MLPRegressor", "than skorch", "than one after another"]
-    rows = [times(run, search) for search in searches]
+    header = ["", "together, s", "vs. MLPRegressor", "vs. skorch", "vs. one after another"]
+    rows = [time_search(run, search) for search in searches]
     blocks = [NOTES, table([*header, "same results"], rows)]
     if not run.quick:
         taken = [
             [s.name, memory_mb(i, "torchreg", run.threads), memory_mb(i, None, run.threads)]
             for i, s in enumerate(searches)
         ]
-        blocks.append(table(["memory", TOGETHER, ALONE], taken))
-    run.report("Grid searches: faster than … (to reach)", *blocks)
+        blocks.append(table(["memory", TOGETHER, SERIAL], taken))
+    run.report("Grid searches: time and memory", *blocks)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
-"""The ways in which a fitted regressor travels: what each keeps and needs, its size and its speed.
+"""Methods to store and deploy a fitted regressor: content, requirements, size and speed.
 
-``WAYS`` is what the table says; ``tests/test_shipping.py`` proves it, row by row.
+``METHODS`` has the claims of the table, which ``tests/test_shipping.py`` verifies.
 """
 
 from __future__ import annotations
@@ -24,67 +24,66 @@ from _harness import Run, begin, interleave, number, penguins, run_fresh, table
 from torchreg import TorchRegressor
 from torchreg.nn import MLP
 
-#: What may travel beside the predictions in raw units, which every way keeps.
-KEEPSAKES = ("settings", "history", "feature names")
+#: What a method may keep in addition to predictions in raw units.
+CONTENTS = ("parameters", "history", "feature names")
 
 NOTES = """\
-333 penguins, 5 ReLU, float64. Every way predicts grams from millimetres: the scaling is inside.
-*Runs code* says whether opening a file runs code from it: open only files that you trust.
-*Size* is that of the file, for the script of its parameters too. *First* is the seconds of a fresh
-process from its start to its first prediction, median of {fresh}; *row* the microseconds of a
-prediction of one row (an array of shape (1, 1) in, an array out) once it is loaded, median of
-{rounds} interleaved rounds of {calls} calls.
-Each *yes*, *no* and need is proven by [tests/test_shipping.py](../../tests/test_shipping.py). numpy
-and Python are not counted among the needs of what Python opens; ONNX files open without either.
-onnxruntime {onnxruntime}; torch.compile with its backend {backend}."""
+333 penguins, 5 ReLU, float64. With every method, predictions are grams from millimetres: scaling
+is included. *Runs code* is whether loading a file runs code from it; load such files only from
+sources that you trust. *Size* is that of the file, for the script with its file of weights. *First*
+is the seconds from the start of a fresh process to its first prediction, median of {fresh}. *Row*
+is the microseconds of a prediction of one row (an array of shape (1, 1)) after loading, median of
+{rounds} interleaved rounds of {calls} calls. [tests/test_shipping.py](../../tests/test_shipping.py)
+verifies each *yes*, *no* and requirement. numpy and Python are not listed; ONNX files need neither.
+onnxruntime {onnxruntime}; torch.compile with the backend {backend}."""
 
 
 @dataclass(frozen=True)
-class Way:
-    """One way to travel.
+class Method:
+    """A method to store or deploy a regressor.
 
     Parameters
     ----------
     write : callable or None
-        Writes a fitted regressor to a path; ``None`` for what lives in this process alone.
+        Writes a fitted regressor to a path; ``None`` for a method without a file.
     load : str
-        Code that finds ``path`` (or, in this process, ``reg`` and ``backend``) and leaves
-        ``predict``, from rows (n, n_features) to an array (n,).
+        Code that defines ``predict``, from ``path`` (or ``reg`` and ``backend`` without a file).
+        It maps shape (n, n_features) to (n,).
     needs : tuple of str
-        Packages that the code cannot do without.
+        Packages that the code requires.
     kept : dict of str to str
-        For each keepsake that survives, an expression that finds it after the code has run.
-    beside : str
-        What else is needed, in words.
+        For each of the contents that is kept, an expression that evaluates to it after ``load``.
+    other_needs : str
+        Other requirements, in words.
     runs_code : bool
-        Whether opening a file runs code from it, so that only trusted files may be opened.
+        Whether loading a file runs code from it.
     suffix : str
-        How the name of the file ends.
+        Suffix of the file.
     """
 
     write: Callable[[TorchRegressor, Path], Any] | None
     load: str
     needs: tuple[str, ...]
     kept: dict[str, str] = field(default_factory=dict)
-    beside: str = ""
+    other_needs: str = ""
     runs_code: bool = False
     suffix: str = ""
 
     def claims(self) -> list[str]:
-        """Say what the table says: yes or no to keepsakes and to running code, and the needs."""
-        answers = [*(keepsake in self.kept for keepsake in KEEPSAKES), self.runs_code]
-        needs = ", ".join((*self.needs, *([self.beside] if self.beside else [])))
+        """Return the cells of the table: contents, whether it runs code, and requirements."""
+        answers = [*(content in self.kept for content in CONTENTS), self.runs_code]
+        needs = ", ".join(filter(None, (*self.needs, self.other_needs)))
         return [*("yes" if answer else "no" for answer in answers), needs]
 
 
 ESTIMATOR = {
-    "settings": "reg.get_params()",
+    "parameters": "reg.get_params()",
     "history": "reg.history_",
     "feature names": "list(reg.feature_names_in_)",
 }
 
-WAYS: dict[str, Way] = {
-    "`reg.save(path)`": Way(
+METHODS: dict[str, Method] = {
+    "`reg.save(path)`": Method(
         write=lambda reg, path: reg.save(path),
         load="""
 import torchreg
@@ -95,7 +94,7 @@ predict = reg.predict
         kept=ESTIMATOR,
         suffix=".safetensors",
     ),
-    "`skops.io.dump(reg, path)`": Way(
+    "`skops.io.dump(reg, path)`": Method(
         write=lambda reg, path: skops.io.dump(reg, path),
         load="""
 import skops.io
@@ -105,10 +104,10 @@ predict = reg.predict
 """,
         needs=("skops", "torchreg", "torch", "sklearn", "safetensors"),
         kept=ESTIMATOR,
-        beside="a list of trusted types",
+        other_needs="a list of trusted types",
         suffix=".skops",
     ),
-    "`joblib.dump(reg, path)`": Way(
+    "`joblib.dump(reg, path)`": Method(
         write=joblib.dump,
         load="""
 import joblib
@@ -119,7 +118,7 @@ predict = reg.predict
         kept=ESTIMATOR,
         runs_code=True,
     ),
-    "`reg.to_onnx(path)`": Way(
+    "`reg.to_onnx(path)`": Method(
         write=lambda reg, path: reg.to_onnx(path),
         load="""
 import json
@@ -133,7 +132,7 @@ def predict(rows):
         kept={"feature names": "json.loads(facts['feature_names'])"},
         suffix=".onnx",
     ),
-    "`torch.export.save(reg.to_exported_program(), path)`": Way(
+    "`torch.export.save(reg.to_exported_program(), path)`": Method(
         write=lambda reg, path: torch.export.save(reg.to_exported_program(), path),
         load="""
 import torch
@@ -146,7 +145,7 @@ def predict(rows):
         runs_code=True,
         suffix=".pt2",
     ),
-    "`reg.to_script(path)`": Way(
+    "`reg.to_script(path)`": Method(
         write=lambda reg, path: reg.to_script(path),
         load="""
 import importlib.util
@@ -160,11 +159,11 @@ def predict(rows):
 """,
         needs=("torch",),
         kept={"feature names": "shipped.FEATURES"},
-        beside="the parameters beside it",
+        other_needs="its file of weights",
         runs_code=True,
         suffix=".py",
     ),
-    "`torch.save(reg.module_.state_dict(), path)`": Way(
+    "`torch.save(reg.module_.state_dict(), path)`": Method(
         write=lambda reg, path: torch.save(reg.module_.state_dict(), path),
         load="""
 import torch
@@ -182,9 +181,9 @@ def predict(rows):
         return module(torch.from_numpy(rows)).numpy()[:, 0]
 """,
         needs=("torchreg", "torch", "sklearn"),
-        beside="code that builds the module",
+        other_needs="code that builds the module",
     ),
-    "`torch.compile(reg.module_)`": Way(
+    "`torch.compile(reg.module_)`": Method(
         write=None,
         load="""
 import torch
@@ -194,13 +193,13 @@ def predict(rows):
         return compiled(torch.from_numpy(rows)).numpy()[:, 0]
 """,
         needs=("torchreg", "torch", "sklearn"),
-        beside="a C++ compiler; in this process alone",
+        other_needs="a C++ compiler; only in this process",
     ),
 }
 
 
-def fitted(*, names: bool = False) -> TorchRegressor:
-    """Fit the penguins, from a table with names or from an array."""
+def fit_penguins(*, names: bool = False) -> TorchRegressor:
+    """Fit the penguins, with feature names or without."""
     X, y = penguins()
     reg = TorchRegressor(
         module=MLP, module__hidden_sizes=[5], optimizer="rprop", max_epochs=200, random_state=0
@@ -208,24 +207,24 @@ def fitted(*, names: bool = False) -> TorchRegressor:
     return reg.fit(pd.DataFrame(X, columns=["flipper_length_mm"]) if names else X, y)
 
 
-def opened(way: Way, reg: TorchRegressor, path: Path, backend: str) -> dict[str, Any]:
-    """Run the code of a way in this process."""
-    found: dict[str, Any] = {"path": str(path), "reg": reg, "backend": backend}
-    exec(way.load, found)
-    return found
+def run_load(method: Method, reg: TorchRegressor, path: Path, backend: str) -> dict[str, Any]:
+    """Run the loading code of a method in this process; return its names."""
+    names: dict[str, Any] = {"path": str(path), "reg": reg, "backend": backend}
+    exec(method.load, names)
+    return names
 
 
-def first_prediction(way: Way, path: Path, run: Run, rounds: int) -> float:
-    """Return the median seconds of fresh processes that open a file and predict one row."""
+def first_prediction(method: Method, path: Path, run: Run, rounds: int) -> float:
+    """Return the median seconds of fresh processes that load a file and predict one row."""
     code = (
-        f"path = {str(path)!r}\n{way.load}\n"
+        f"path = {str(path)!r}\n{method.load}\n"
         "import numpy as np\nprint(predict(np.array([[200.0]])).shape)"
     )
     return float(np.median([run_fresh(code, run.threads)[0] for _ in range(rounds)]))
 
 
 def size_of(path: Path) -> int:
-    """Return the bytes of a file, and of those that belong to it."""
+    """Return the bytes of a file and of those with the same stem."""
     return sum(f.stat().st_size for f in path.parent.iterdir() if f.stem == path.stem)
 
 
@@ -233,13 +232,13 @@ def has_compiler() -> bool:
     """Return whether inductor, torch.compile's default, works here."""
     try:
         torch.compile(torch.nn.Linear(1, 1))(torch.zeros(1, 1))
-    except Exception:  # whatever it raises, it does not
+    except Exception:  # It raises various errors.
         return False
     return True
 
 
 def measure(run: Run) -> str:
-    reg, calls = fitted(), run.pick(500, 20)
+    reg, calls = fit_penguins(), run.pick(500, 20)
     row = np.array([[200.0]])
     backend = "inductor" if not run.quick and has_compiler() else "aot_eager"
 
@@ -247,32 +246,33 @@ def measure(run: Run) -> str:
         for _ in range(calls):
             predict(row)
 
-    with tempfile.TemporaryDirectory() as name:
+    with tempfile.TemporaryDirectory() as folder:
         paths = {
-            words: Path(name, f"{index}{way.suffix}")
-            for index, (words, way) in enumerate(WAYS.items())
+            name: Path(folder, f"{index}{method.suffix}")
+            for index, (name, method) in enumerate(METHODS.items())
         }
-        for words, way in WAYS.items():
-            if way.write is not None:
-                way.write(reg, paths[words])
+        for name, method in METHODS.items():
+            if method.write is not None:
+                method.write(reg, paths[name])
         loaded = {
-            words: opened(way, reg, paths[words], backend)["predict"] for words, way in WAYS.items()
+            name: run_load(method, reg, paths[name], backend)["predict"]
+            for name, method in METHODS.items()
         }
         gc.collect()
         timings = interleave(
-            {words: partial(repeat, predict) for words, predict in loaded.items()}
+            {name: partial(repeat, predict) for name, predict in loaded.items()}
             | {"`reg.predict`, in this process": partial(repeat, reg.predict)},
             rounds=run.pick(11, 1),
         )
         rows = []
-        for words, timing in timings.items():
-            way = WAYS.get(words)
-            claims = way.claims() if way else [""] * 5
-            on_disk = way is not None and way.write is not None
-            size = f"{size_of(paths[words]) / 1000:.1f}" if on_disk else ""
-            fresh = first_prediction(way, paths[words], run, run.pick(5, 1)) if on_disk else None
+        for name, timing in timings.items():
+            method = METHODS.get(name)
+            claims = method.claims() if method else [""] * 5
+            on_disk = method is not None and method.write is not None
+            size = f"{size_of(paths[name]) / 1000:.1f}" if on_disk else ""
+            fresh = first_prediction(method, paths[name], run, run.pick(5, 1)) if on_disk else None
             first = "" if fresh is None else number(fresh)
-            rows.append([words, *claims, size, first, number(timing.median / calls * 1e6)])
+            rows.append([name, *claims, size, first, number(timing.median / calls * 1e6)])
     notes = NOTES.format(
         fresh=run.pick(5, 1),
         rounds=run.pick(11, 1),
@@ -280,13 +280,13 @@ def measure(run: Run) -> str:
         onnxruntime=importlib.metadata.version("onnxruntime"),
         backend=backend,
     )
-    header = ["", *KEEPSAKES, "runs code", "needs", "size, kB", "first, s", "row, µs"]
+    header = ["", *CONTENTS, "runs code", "needs", "size, kB", "first, s", "row, µs"]
     return f"{notes}\n\n{table(header, rows)}"
 
 
 def main() -> None:
     run = begin("shipping", __doc__)
-    run.report("How a fitted regressor travels", measure(run))
+    run.report("Storage and deployment of a fitted regressor", measure(run))
 
 
 if __name__ == "__main__":

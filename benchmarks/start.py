@@ -1,7 +1,6 @@
-"""What a fresh process pays: imports, and a first fit.
+"""Time of imports and of a first fit in a fresh process.
 
-Every figure is of a process started for it, in turn with the others; the first round, which
-fills the disk cache, does not count.
+Processes are interleaved. The first round, which fills the disk cache, is not recorded.
 """
 
 from __future__ import annotations
@@ -31,15 +30,15 @@ start = time.perf_counter()
 
 PRINT_SECONDS = "print(time.perf_counter() - start)\n"
 
-#: What comes after it is timed from here on.
+#: Start of the timed code.
 BEGIN = f"import time\n{IMPORTS}start = time.perf_counter()\n"
 
 LOOP = f"""\
-from _eager import Work, fit_eager_loop, standardized
-{MAKE_SMALL}fit_eager_loop(*standardized(X, y), Work((32,), 50), seed=0)
+from _eager import Task, fit_eager_loop, standardize
+{MAKE_SMALL}fit_eager_loop(*standardize(X, y), Task((32,), 50), seed=0)
 {PRINT_SECONDS}"""
 
-#: Scripts; those with a target print the seconds since torch and sklearn.base were imported.
+#: Scripts and their targets; those with a target print the seconds after BEGIN.
 SCRIPTS: dict[str, tuple[str, str]] = {
     "import torch, sklearn.base": (IMPORTS, ""),
     "import torchreg": (f"{BEGIN}import torchreg\n{PRINT_SECONDS}", "0.1"),
@@ -55,7 +54,7 @@ SCRIPTS: dict[str, tuple[str, str]] = {
         f"{PRINT_SECONDS}",
         "0.3",
     ),
-    "the same with MLPRegressor(), data as they are": (
+    "the same with MLPRegressor(), raw data": (
         "import warnings\n"
         "warnings.simplefilter('ignore')\n"
         "from sklearn.neural_network import MLPRegressor\n"
@@ -64,10 +63,10 @@ SCRIPTS: dict[str, tuple[str, str]] = {
     ),
 }
 
-#: The first fit of a process; each prints the seconds of the fit.
+#: First fits of a process; each prints the seconds of the fit.
 FIRST_FITS: dict[str, str] = {
-    "loop by hand": IMPORTS + LOOP,
-    "loop by hand, scikit-learn not imported": LOOP,
+    "hand-written loop": IMPORTS + LOOP,
+    "hand-written loop, scikit-learn not imported": LOOP,
     "torchreg": (
         "from torchreg import TorchRegressor\n"
         f"{MAKE_SMALL}"
@@ -78,13 +77,14 @@ FIRST_FITS: dict[str, str] = {
 }
 
 NOTES = """\
-Median seconds of {rounds} fresh processes each: of the whole process, from start to end, and of
-what the script does after `import torch, sklearn.base`, reading the data included."""
+Median seconds of {rounds} fresh processes: of the whole process, and of the script after
+`import torch, sklearn.base`, which includes reading the data."""
 
 FIRST_FIT_NOTES = """\
-300 × 4, 32 ReLU, full batch, Adam, 50 epochs. *Fit* is the time of the fit alone, after the
-imports, with what torch imports when an optimizer first takes a step; *process* is from start to
-end; the ratios are to the loop by hand, in a process that also imports scikit-learn."""
+300 × 4, 32 ReLU, full batch, Adam, 50 epochs. *Fit* is the fit alone, after the imports; it
+includes what torch imports in the first step of an optimizer. *Process* is the whole process.
+Ratios are relative to the hand-written loop in a process that also imports scikit-learn. *Target*
+and *goal* are the aims of torchreg, now and later."""
 
 
 def printed_median(timing: Timing) -> float:
@@ -106,31 +106,31 @@ def main() -> None:
         [
             name,
             number(timings[name].median),
-            number(printed_median(timings[name])) if to_reach else "",
-            to_reach,
+            number(printed_median(timings[name])) if target else "",
+            target,
         ]
-        for name, (_, to_reach) in SCRIPTS.items()
+        for name, (_, target) in SCRIPTS.items()
     ]
     fit_seconds = {name: printed_median(timings[name]) for name in FIRST_FITS}
     first_fits = [
         [
             name,
             number(fit_seconds[name]),
-            f"{fit_seconds[name] / fit_seconds['loop by hand']:.2f}",
+            f"{fit_seconds[name] / fit_seconds['hand-written loop']:.2f}",
             number(timings[name].median),
-            f"{timings[name].median / timings['loop by hand'].median:.2f}",
+            f"{timings[name].median / timings['hand-written loop'].median:.2f}",
             *(["1.00", "0.60"] if name == "torchreg" else ["", ""]),
         ]
         for name in FIRST_FITS
     ]
     run.report(
-        "What a fresh process pays",
-        "## A script's whole time",
+        "Time of a fresh process",
+        "## Scripts",
         NOTES.format(rounds=run.pick(5, 1)),
-        table(["", "process, s", "after the imports, s", "to reach"], scripts),
+        table(["", "process, s", "after the imports, s", "target"], scripts),
         "## The first fit of a process",
         FIRST_FIT_NOTES,
-        table(["", "fit, s", "ratio", "process, s", "ratio", "to reach", "then"], first_fits),
+        table(["", "fit, s", "ratio", "process, s", "ratio", "target", "goal"], first_fits),
     )
 
 

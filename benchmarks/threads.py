@@ -1,7 +1,7 @@
-"""Time of small fits beside a busy process, and of two at a time.
+"""Time of small fits next to a busy process, and of two fits at a time.
 
-A small step that is spread over two threads waits for the slower one, and where the second
-core is busy, it waits long. Each competitor runs with its own defaults.
+A small step on two threads waits for the slower one, which takes long if the second core is busy.
+Each competitor has its own default number of threads.
 """
 
 from __future__ import annotations
@@ -14,30 +14,30 @@ from functools import partial
 
 import numpy as np
 from _competitors import fit_mlp_regressor, fit_torchreg
-from _eager import Fit, Work, fit_eager_loop
+from _eager import Fit, Task, fit_eager_loop
 from _harness import begin, interleave, number, synthetic, table
 from sklearn.model_selection import cross_val_score
 
 from torchreg import TorchRegressor
 from torchreg.nn import MLP
 
-WORK = Work((100,), 10, batch_size=200)
-FITS: dict[str, Callable[[np.ndarray, np.ndarray, Work, int], Fit]] = {
+TASK = Task((100,), 10, batch_size=200)
+FITS: dict[str, Callable[[np.ndarray, np.ndarray, Task, int], Fit]] = {
     "torchreg": fit_torchreg,
-    "loop by hand": fit_eager_loop,
+    "hand-written loop": fit_eager_loop,
     "MLPRegressor": fit_mlp_regressor,
 }
 NOTES = """\
 {rows:,} × 8, 100 ReLU, batches of 200, Adam, 10 epochs. Median seconds of {rounds} interleaved
-rounds, alone and while another process keeps one core busy; *slower* is their ratio."""
+rounds, alone and while another process keeps one core busy; *slowdown* is their ratio."""
 NESTED = """\
-Ten such fits by `cross_val_score(TorchRegressor(...), cv=10)`, median seconds of {rounds} rounds.
-Two at a time take at best half as long as one after the other."""
+Ten such fits in `cross_val_score(TorchRegressor(...), cv=10)`: median seconds of {rounds} rounds.
+The best ratio of two at a time is 0.5."""
 
 
 @contextmanager
 def busy_core() -> Iterator[None]:
-    """Let another process compute without a pause."""
+    """Keep one core busy with another process."""
     process = subprocess.Popen([sys.executable, "-c", "while True: pass"])
     try:
         yield
@@ -50,16 +50,16 @@ def main() -> None:
     run = begin("threads", __doc__)
     rounds = run.pick(7, 1)
     X, y = synthetic(run.pick(2_000, 1_000), 8)
-    competitors = {name: partial(fit, X, y, WORK) for name, fit in FITS.items()}
+    competitors = {name: partial(fit, X, y, TASK) for name, fit in FITS.items()}
     alone = interleave(competitors, rounds)
     with busy_core():
-        beside = interleave(competitors, rounds)
+        shared = interleave(competitors, rounds)
     rows = [
         [
             name,
             number(alone[name].median),
-            number(beside[name].median),
-            f"{beside[name].median / alone[name].median:.2f}",
+            number(shared[name].median),
+            f"{shared[name].median / alone[name].median:.2f}",
         ]
         for name in FITS
     ]
@@ -77,9 +77,9 @@ def main() -> None:
     once = nested["n_jobs=1"].median
     nested_rows = [[n, number(t.median), f"{t.median / once:.2f}"] for n, t in nested.items()]
     run.report(
-        "Small fits on a machine that is shared",
+        "Small fits on a shared machine",
         NOTES.format(rows=len(X), rounds=rounds),
-        table(["", "alone, s", "beside, s", "slower"], rows),
+        table(["", "alone, s", "shared, s", "slowdown"], rows),
         NESTED.format(rounds=run.pick(5, 1)),
         table(["", "seconds", "ratio"], nested_rows),
     )

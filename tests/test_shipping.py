@@ -1,8 +1,7 @@
-"""The table of ways to save and export a fitted regressor is correct."""
+"""Every claim of the table of methods to store and deploy a regressor is true."""
 
 from __future__ import annotations
 
-import importlib
 import io
 import json
 import pickle
@@ -19,10 +18,10 @@ import pytest
 import skops.io
 import torch
 
+from tests._benchmarks import BENCHMARKS, benchmark_imports
 from torchreg import TorchRegressor
 
-ROOT = Path(__file__).parent.parent
-TABLE = (ROOT / "benchmarks" / "results" / "shipping.md").read_text(encoding="utf-8")
+TABLE = (BENCHMARKS / "results" / "shipping.md").read_text(encoding="utf-8")
 ROWS = {
     cells[0]: cells[1:]
     for cells in (
@@ -31,46 +30,43 @@ ROWS = {
         if line.startswith("| `")
     )
 }
-HERE = "`reg.predict`, in this process"
-#: Packages that a process cannot import, except those that a way needs.
+IN_PROCESS = "`reg.predict`, in this process"
+NAMES = [name for name in ROWS if name != IN_PROCESS]
+#: Packages that are blocked in a process unless a method requires them.
 PACKAGES = {"torchreg", "torch", "sklearn", "joblib", "onnx", "onnxruntime", "onnxscript", "pandas"}
 PACKAGES |= {"safetensors", "skops", "skorch"}
-#: The requirements of a package itself.
-BRINGS = {"sklearn": {"joblib"}}
+#: Packages that a package requires.
+REQUIRES = {"sklearn": {"joblib"}}
 
 
 @pytest.fixture(scope="module")
 def shipping() -> Iterator[ModuleType]:
-    """Import the benchmark that defines the ways."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.syspath_prepend(str(ROOT / "benchmarks"))
-        yield importlib.import_module("shipping")
-        for name in ("shipping", "_harness"):
-            sys.modules.pop(name, None)
+    with benchmark_imports() as load:
+        yield load("shipping")
 
 
 @pytest.fixture(scope="module")
 def reg(shipping: ModuleType) -> TorchRegressor:
-    return shipping.fitted(names=True)
+    return shipping.fit_penguins(names=True)
 
 
 @pytest.fixture(scope="module")
 def files(
     shipping: ModuleType, reg: TorchRegressor, tmp_path_factory: pytest.TempPathFactory
 ) -> dict[str, Path]:
-    folder = tmp_path_factory.mktemp("ways")
-    written = {}
-    for index, (words, way) in enumerate(shipping.WAYS.items()):
-        if way.write is not None:
-            written[words] = folder / f"{index}{way.suffix}"
-            way.write(reg, written[words])
-    return written
+    folder = tmp_path_factory.mktemp("methods")
+    files = {}
+    for index, (name, method) in enumerate(shipping.METHODS.items()):
+        if method.write is not None:
+            files[name] = folder / f"{index}{method.suffix}"
+            method.write(reg, files[name])
+    return files
 
 
 def run_without(packages: set[str], code: str) -> subprocess.CompletedProcess[str]:
     """Run code in a fresh process in which some packages cannot be imported."""
-    # Not None in sys.modules for pandas, which some releases of scikit-learn look up there.
-    absent = f"""
+    # Some releases of scikit-learn use sys.modules["pandas"] even if it is None.
+    blocked = f"""
 import sys
 from importlib.machinery import ModuleSpec
 sys.modules.update(dict.fromkeys({sorted(packages - {"pandas"})!r}))
@@ -83,71 +79,62 @@ class NoPandas:
 if {"pandas" in packages}:
     sys.meta_path.insert(0, NoPandas())
 """
-    # Ways that keep feature names warn about rows without names.
-    command = [sys.executable, "-W", "ignore", "-c", absent + code]
+    # Predictions of rows without feature names warn.
+    command = [sys.executable, "-W", "ignore", "-c", blocked + code]
     return subprocess.run(command, capture_output=True, text=True, check=False)
 
 
-def test_the_table_has_a_row_with_the_tested_claims_for_every_way(
-    shipping: ModuleType,
-) -> None:
-    assert {words: cells[:5] for words, cells in ROWS.items()} == {
-        **{words: way.claims() for words, way in shipping.WAYS.items()},
-        HERE: [""] * 5,
+def test_the_table_has_a_row_for_every_method_with_its_claims(shipping: ModuleType) -> None:
+    assert {name: cells[:5] for name, cells in ROWS.items()} == {
+        **{name: method.claims() for name, method in shipping.METHODS.items()},
+        IN_PROCESS: [""] * 5,
     }
+    for name, (*_, size, first, latency) in ROWS.items():
+        has_file = name != IN_PROCESS and shipping.METHODS[name].write is not None
+        assert float(latency.replace(",", "")) > 0
+        assert bool(size) == bool(first) == has_file
 
 
-@pytest.mark.parametrize("words", ROWS)
-def test_every_row_has_a_latency_and_a_size_if_there_is_a_file(
-    words: str, shipping: ModuleType
+@pytest.mark.parametrize("name", NAMES)
+def test_a_method_gives_predictions_and_contents_with_its_packages_and_no_others(
+    name: str, shipping: ModuleType, reg: TorchRegressor, files: dict[str, Path]
 ) -> None:
-    way = shipping.WAYS.get(words)
-    size, first, latency = ROWS[words][5:]
-    assert float(latency.replace(",", "")) > 0
-    assert bool(size) == bool(first) == (way is not None and way.write is not None)
-
-
-@pytest.mark.parametrize("words", [words for words in ROWS if words != HERE])
-def test_a_way_gives_the_predictions_with_its_packages_and_no_others(
-    words: str, shipping: ModuleType, reg: TorchRegressor, files: dict[str, Path]
-) -> None:
-    way = shipping.WAYS[words]
+    method = shipping.METHODS[name]
     flipper_mm = np.linspace(170, 235, 40).reshape(-1, 1)
     expected = reg.predict(shipping.pd.DataFrame(flipper_mm, columns=reg.feature_names_in_))
-    if words not in files:
-        # Inductor compiles for a minute; the benchmark measures it.
-        found = shipping.opened(way, reg, Path(), backend="aot_eager")["predict"](flipper_mm)
-        np.testing.assert_allclose(found, expected, rtol=1e-9)
-        assert way.needs == ("torchreg", "torch", "sklearn")  # The process of ``reg`` itself.
+    if name not in files:
+        # Inductor would compile for a minute; the script measures it.
+        predict = shipping.run_load(method, reg, Path(), backend="aot_eager")["predict"]
+        np.testing.assert_allclose(predict(flipper_mm), expected, rtol=1e-9)
+        assert method.needs == ("torchreg", "torch", "sklearn")  # as reg itself
         return
-    entries = ", ".join(f"{key!r}: {finds}" for key, finds in way.kept.items())
+    entries = ", ".join(f"{key!r}: {expression}" for key, expression in method.kept.items())
     code = f"""
-path = {str(files[words])!r}
-{way.load}
+path = {str(files[name])!r}
+{method.load}
 import json, sys
 import numpy as np
-found = predict(np.linspace(170, 235, 40).reshape(-1, 1)).tolist()
-kept = {{{entries}}}
+predicted = predict(np.linspace(170, 235, 40).reshape(-1, 1)).tolist()
 imported = [name for name in {sorted(PACKAGES)!r} if sys.modules.get(name)]
-print(json.dumps([found, kept, imported], default=str))
+print(json.dumps([predicted, {{{entries}}}, imported], default=str))
 """
-    needed = {*way.needs, *(name for need in way.needs for name in BRINGS.get(need, ()))}
+    needed = {*method.needs, *(name for need in method.needs for name in REQUIRES.get(need, ()))}
     done = run_without(PACKAGES - needed, code)
     assert done.returncode == 0, done.stderr
-    found, kept, imported = json.loads(done.stdout)
-    assert set(way.needs) <= set(imported)
-    np.testing.assert_allclose(found, expected, rtol=1e-9)
-    originals: dict[str, Any] = {
-        "settings": reg.get_params(),
+    predicted, kept, imported = json.loads(done.stdout)
+    assert set(method.needs) <= set(imported)
+    np.testing.assert_allclose(predicted, expected, rtol=1e-9)
+    contents: dict[str, Any] = {
+        "parameters": reg.get_params(),
         "history": reg.history_,
         "feature names": list(reg.feature_names_in_),
     }
-    as_json = json.loads(json.dumps(originals, default=str))
-    assert kept == {key: as_json[key] for key in way.kept}
-    assert set(originals) == set(shipping.KEEPSAKES)
+    as_json = json.loads(json.dumps(contents, default=str))
+    assert kept == {key: as_json[key] for key in method.kept}
+    assert set(contents) == set(shipping.CONTENTS)
 
 
-class Intruder:
+class Payload:
     """An object that creates a file when it is unpickled."""
 
     def __init__(self, mark: Path) -> None:
@@ -157,40 +144,40 @@ class Intruder:
         return Path.touch, (self.mark,)
 
 
-def smuggle(file: Path, mark: Path) -> None:
-    """Replace a file, or every pickle in an archive, by an intruder."""
+def insert_payload(file: Path, mark: Path) -> None:
+    """Replace a file, or every pickle in an archive, by a payload."""
     if file.suffix == ".py":
         file.write_text(f"from pathlib import Path; Path({str(mark)!r}).touch()", encoding="utf-8")
         return
     if file.suffix == ".skops":
-        skops.io.dump(Intruder(mark), file)
+        skops.io.dump(Payload(mark), file)
         return
     if not zipfile.is_zipfile(file):
-        file.write_bytes(pickle.dumps(Intruder(mark)))
+        file.write_bytes(pickle.dumps(Payload(mark)))
         return
     buffer = io.BytesIO()
-    torch.save(Intruder(mark), buffer)
+    torch.save(Payload(mark), buffer)
     with zipfile.ZipFile(file) as archive:
         contents = {name: archive.read(name) for name in archive.namelist()}
     with zipfile.ZipFile(file, "w") as archive:
         for name, content in contents.items():
             if name.endswith(".pkl"):
-                content = pickle.dumps(Intruder(mark), protocol=2)
+                content = pickle.dumps(Payload(mark), protocol=2)
             elif name.endswith(".pt"):
                 content = buffer.getvalue()
             archive.writestr(name, content)
 
 
-@pytest.mark.parametrize("words", [words for words in ROWS if words != HERE])
-def test_only_the_ways_marked_in_the_table_run_code_of_a_file(
-    words: str, shipping: ModuleType, files: dict[str, Path], tmp_path: Path
+@pytest.mark.parametrize("name", NAMES)
+def test_loading_runs_code_of_a_file_only_where_the_table_says_so(
+    name: str, shipping: ModuleType, files: dict[str, Path], tmp_path: Path
 ) -> None:
-    way = shipping.WAYS[words]
-    if words not in files:
-        assert not way.runs_code  # There is no file.
+    method = shipping.METHODS[name]
+    if name not in files:
+        assert not method.runs_code
         return
-    file, mark = tmp_path / f"file{way.suffix}", tmp_path / "mark"
-    file.write_bytes(files[words].read_bytes())
-    smuggle(file, mark)
-    run_without(set(), f"path = {str(file)!r}\n{way.load}")
-    assert mark.exists() == way.runs_code
+    file, mark = tmp_path / f"file{method.suffix}", tmp_path / "mark"
+    file.write_bytes(files[name].read_bytes())
+    insert_payload(file, mark)
+    run_without(set(), f"path = {str(file)!r}\n{method.load}")
+    assert mark.exists() == method.runs_code
