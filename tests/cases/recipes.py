@@ -1,10 +1,9 @@
-"""A labelled collection of fits: healthy ones, and one or more of each disease.
+"""A labelled collection of fits: successful ones, and at least one for each finding.
 
-Each label follows from how the case was made, not from what a diagnosis said about it. Where the
-making leaves something open (whether ReLUs on raw millimetres die or are always on is a matter of
-the sign of their first weight), the code stands under ``may``, and counts neither way. The cases
-fall into two halves with different data sets, seeds and architectures; the thresholds were chosen
-on the first one.
+The labels follow from how a case is constructed, not from what a diagnosis reports. Where the
+construction does not decide (whether ReLUs on raw millimetres are dead or always on depends on the
+sign of their initial weight), the code is listed under ``may`` and is not counted. The cases form
+two halves with different data sets, seeds and architectures; the thresholds were chosen on the first.
 """
 
 from __future__ import annotations
@@ -28,13 +27,13 @@ from torchreg.nn import MLP, AddConstant, MultiplyByConstant
 
 Data = tuple[Any, Any]
 
-#: Added to every seed, so that the same collection can be made anew from other numbers.
+#: Added to every seed, so that the collection can be repeated with other random numbers.
 SHIFT: ContextVar[int] = ContextVar("SHIFT", default=0)
 
 
 @dataclass(frozen=True)
 class Case:
-    """A fit with what must, and what may, be found in it."""
+    """A fit with the findings that it must have, and those that it may have."""
 
     name: str
     half: int
@@ -46,7 +45,7 @@ class Case:
     look_at: Callable[[], tuple[Any, ...]] = field(default=tuple)
 
     def diagnose(self, shift: int = 0) -> tuple[str, ...]:
-        """Fit, and give the codes that are found; ``shift`` changes every seed."""
+        """Fit, and return the codes of the findings; ``shift`` is added to every seed."""
         token = SHIFT.set(shift)
         try:
             X, y = self.data()
@@ -116,7 +115,7 @@ def raw(data: Data, offset: float, factor: float, y_factor: float) -> Data:
 
 # %% Modules
 class Biased(nn.Module):
-    """A layer whose units all start with the same bias: on, or off, for every row."""
+    """A layer whose units start with the same bias, so that they are on or off for every row."""
 
     def __init__(
         self,
@@ -135,7 +134,7 @@ class Biased(nn.Module):
 
 
 class Steep(nn.Module):
-    """A layer whose units start with huge weights, so that they sit at floor or ceiling."""
+    """A layer whose units start with huge weights, so that they are saturated."""
 
     def __init__(
         self, in_features: int, weight: float, activation: Callable[[], nn.Module] = nn.Tanh
@@ -151,7 +150,7 @@ class Steep(nn.Module):
 
 
 class Twins(nn.Module):
-    """A layer whose units all start with the same weights, and so stay the same."""
+    """A layer whose units start with the same weights, and so remain duplicates."""
 
     def __init__(self, in_features: int, weight: float = 0.5, width: int = 6) -> None:
         super().__init__()
@@ -182,7 +181,7 @@ def normed(in_features: int) -> nn.Module:
 
 
 def by_hand(a: float, b: float, c: float, d: float) -> nn.Module:
-    """The lesson's network, with these four constants inside."""
+    """A network with four constants for the scales of X and y."""
     torch.manual_seed(0)
     return nn.Sequential(
         AddConstant(a),
@@ -197,8 +196,8 @@ def only(*codes: str) -> frozenset[str]:
     return frozenset(codes)
 
 
-# %% What may follow from a disease, beside the disease itself
-#: Raw units: what happens to the units, and how far the way is, depends on the initial signs.
+# %% Findings that may follow from another one
+#: Raw units: the state of the units and the distance to a minimum depend on the initial signs.
 RAW = only(
     "dead-units",
     "always-on-units",
@@ -211,9 +210,9 @@ RAW = only(
     "oscillating",
     "duplicate-units",
 )
-#: A network that cannot learn ends as a constant or a line, and stops getting better.
+#: A network that cannot learn ends as a constant or a line, and its loss stalls.
 CRIPPLED = only("effectively-linear", "stalled", "still-falling", "learning-rate-too-low")
-#: Huge steps: where the weights end is anyone's guess.
+#: Huge steps: the final weights are arbitrary.
 WILD = only(
     "dead-units",
     "always-on-units",

@@ -116,7 +116,7 @@ def describe_loss(
 ) -> Values:
     """Describe the loss, and the shape of what it returns."""
     loss, n = probe_loss(build_loss(reg.loss, options), reg.n_outputs_), reg.n_outputs_
-    # More rows than outputs, so that the two can be told apart: (n + 2, n)
+    # More rows than outputs, so that the shapes (n + 2,) and (n,) differ.
     target = torch.linspace(-1, 1, n * (n + 2)).reshape(n + 2, n)
     shape = loss.function(target.repeat_interleave(loss.per_output, dim=1), target).shape
     kinds = {target.shape: "element", target.shape[:1]: "row", torch.Size([]): "number"}
