@@ -1,9 +1,10 @@
 """A labelled collection of fits: successful ones, and at least one for each finding.
 
 The labels follow from how a case is constructed, not from what a diagnosis reports. Where the
-construction does not decide (whether ReLUs on raw millimetres are dead or always on depends on the
-sign of their initial weight), the code is listed under ``may`` and is not counted. The cases form
-two halves with different data sets, seeds and architectures; the thresholds were chosen on the first.
+construction does not decide (whether ReLUs on raw millimetres are dead or always on depends on
+the sign of their initial weight), the code is listed under ``may`` and is not counted. The cases
+form two halves with different data sets, seeds and architectures; the thresholds were chosen on
+the first.
 """
 
 from __future__ import annotations
