@@ -356,7 +356,7 @@ def test_an_exported_program_computes_all_columns_of_the_module(name: str) -> No
 @EACH
 def test_a_diagnosis_compares_the_point_prediction_with_y(options: dict[str, Any]) -> None:
     reg = fitted(options, max_epochs=100)
-    structure = reg.fit_summary_["look"]["structure"]
+    structure = reg.fit_summary_["network"]["structure"]
     expected = 1 - ((Y - reg.predict(X)) ** 2).mean() / Y.var()
     assert structure["network_r2"] == pytest.approx(expected, abs=1e-6)
     assert reg.fit_summary_["y"]["mean"] == pytest.approx([Y.mean()])

@@ -1,59 +1,66 @@
-"""Findings about the data themselves."""
+"""Findings about the data."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 
-from torchreg.diagnosis.evidence import Evidence, listed
+from torchreg.diagnosis.evidence import Evidence, join_words
 from torchreg.diagnosis.report import Finding
 from torchreg.losses import LOSSES
 
-#: Nearly constant: fewer than this share of the rows differ from the commonest value.
+#: Nearly constant: at most this share of the rows differs from the most common value.
 HARDLY_ANY = 0.005
-#: Of a column that differs from its commonest value in fewer rows than this share, as sparse
-#: ones do, a standard deviation says little, and ten of them no more.
+#: For columns with fewer rows that differ from the most common value, such as sparse columns, a
+#: number of standard deviations says little.
 MOSTLY_ONE = 0.1
-#: A kurtosis beyond this is a heavy tail: 3 is a normal distribution, 9 an exponential one, and
-#: from about 15 on a few rows in a hundred make half of a squared loss.
+#: A kurtosis beyond this is a heavy tail: a normal distribution has 3, an exponential one 9; from
+#: about 15 on, a few percent of the rows make half of a squared loss.
 HEAVY = 15.0
-#: New rows that lie outside: this share of them in one column, and so many times what new rows
-#: of the same kind show by chance, 2 / (n + 1) (the two ends of n exchangeable values), ...
+#: Extrapolation: this share of the new rows is outside in one column, and this many times the share
+#: expected for rows of the same distribution, 2 / (n + 1) for n exchangeable values, ...
 OUTSIDE = 0.05
 TIMES_CHANCE = 4.0
-#: ... or a single row that lies further out than so many widths of the training range.
+#: ... or a single row is outside by more than this many widths of the training range.
 BEYOND = 1.0
 
 
-def columns(evidence: Evidence) -> Iterator[Finding]:
+def find_problem_columns(evidence: Evidence) -> Iterator[Finding]:
     """Find ``constant-column``, ``duplicate-column`` and ``outlying-rows``."""
     summary = evidence.summary
     n = summary.n_rows
-    rare = [far for far in summary.far if far.n_other <= HARDLY_ANY * n]
+    rare = [far for far in summary.outlier_columns if far.n_other <= HARDLY_ANY * n]
     constant = [column for column, spread in enumerate(summary.x.scale) if spread == 0]
     if constant or rare:
         named = [f"{evidence.feature(c)} is {summary.x.mean[c]:.6g} in every row" for c in constant]
         named += [
-            f"{evidence.feature(far.column)} differs from its commonest value in {far.n_other} of "
+            f"{evidence.feature(far.column)} differs from its most common value in {far.n_other} of "
             f"{n} rows"
             for far in rare
         ]
         yield Finding(
             "constant-column",
             "info",
-            f"{listed(named)}: nothing can be learned from {'it' if len(named) == 1 else 'them'}.",
+            f"{join_words(named)}: {'it carries' if len(named) == 1 else 'they carry'} no "
+            "information.",
             {"constant": constant, "nearly_constant": [far.column for far in rare]},
-            "Leave out what does not vary.",
+            "Remove constant columns.",
         )
-    if summary.copies:
-        named = [f"{evidence.feature(b)} of {evidence.feature(a)}" for a, b in summary.copies]
+    if summary.duplicate_columns:
+        named = [
+            f"{evidence.feature(b)} of {evidence.feature(a)}" for a, b in summary.duplicate_columns
+        ]
         yield Finding(
             "duplicate-column",
             "info",
-            f"There are copies of columns, in whatever unit: {listed(named)}.",
-            {"pairs": [list(pair) for pair in summary.copies]},
-            "Leave the copies out: they only count a feature twice.",
+            f"Columns are linear functions of others: {join_words(named)}.",
+            {"pairs": [list(pair) for pair in summary.duplicate_columns]},
+            "Remove the copies: they count a feature twice.",
         )
-    outlying = [far for far in summary.far if far.n_other > MOSTLY_ONE * n and not far.two_valued]
+    outlying = [
+        far
+        for far in summary.outlier_columns
+        if far.n_other > MOSTLY_ONE * n and not far.two_valued
+    ]
     if outlying:
         named = [
             f"{far.n_far} in {evidence.feature(far.column)} (range {summary.x.low[far.column]:.4g} "
@@ -63,17 +70,17 @@ def columns(evidence: Evidence) -> Iterator[Finding]:
         yield Finding(
             "outlying-rows",
             "warning",
-            f"Some rows lie more than 10 standard deviations from the mean: {listed(named)}; they "
-            "press all the others together.",
+            f"Some rows lie more than 10 standard deviations from the mean: "
+            f"{join_words(named)}; they compress the range of all others.",
             {
                 "columns": [far.column for far in outlying],
                 "n_rows": [far.n_far for far in outlying],
             },
-            "Look for errors of measurement or units; or a logarithm, or QuantileTransformer.",
+            "Check for measurement errors and units; or use a logarithm or QuantileTransformer.",
         )
 
 
-def tails(evidence: Evidence) -> Iterator[Finding]:
+def find_heavy_tails(evidence: Evidence) -> Iterator[Finding]:
     """Find ``heavy-tailed-target``: a few rows whose y dominates the loss."""
     y = evidence.summary.y
     heavy = [column for column, kurtosis in enumerate(y.kurtosis) if kurtosis > HEAVY]
@@ -89,7 +96,7 @@ def tails(evidence: Evidence) -> Iterator[Finding]:
     yield Finding(
         "heavy-tailed-target",
         "warning",
-        f"A few rows dominate the loss: {listed(named)}.",
+        f"A few rows dominate the loss: {join_words(named)}.",
         {
             "columns": heavy,
             "kurtosis": [y.kurtosis[c] for c in heavy],
@@ -101,7 +108,7 @@ def tails(evidence: Evidence) -> Iterator[Finding]:
     )
 
 
-def extrapolation(evidence: Evidence) -> Iterator[Finding]:
+def find_extrapolation(evidence: Evidence) -> Iterator[Finding]:
     """Find ``extrapolation``: given rows that lie outside the training rows."""
     bound = max(OUTSIDE, TIMES_CHANCE * 2 / (evidence.summary.n_rows + 1))
     far = [o for o in evidence.outside if o.share > bound or o.beyond > BEYOND]
@@ -116,12 +123,12 @@ def extrapolation(evidence: Evidence) -> Iterator[Finding]:
     yield Finding(
         "extrapolation",
         "warning",
-        f"The given rows leave the range of the training rows: {listed(named)}; what is predicted "
-        "there is a guess.",
+        f"The given rows are outside the range of the training rows: {join_words(named)}; the network "
+        "extrapolates there.",
         {
             "columns": [o.column for o in far],
             "share": [o.share for o in far],
             "beyond": [o.beyond for o in far],
         },
-        "Train on rows like these, or leave them out.",
+        "Train on such rows, or do not predict them.",
     )

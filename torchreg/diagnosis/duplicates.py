@@ -1,6 +1,6 @@
 """Units that are scaled and shifted copies of others of their layer.
 
-Centred and of length 1, copies are equal up to their sign. Angles between their components along
+Centered and of length 1, copies are equal up to their sign. Angles between their components along
 a few directions tell most units apart, so that few pairs have to be compared.
 """
 
@@ -17,13 +17,13 @@ from torch import Tensor
 
 #: Two units are duplicates if at most this share of one's variance is not explained by the other:
 #: far above rounding in float32 (1e-14), far below the difference of bends at neighbouring rows.
-NOT_EXPLAINED = 1e-8
+UNEXPLAINED = 1e-8
 #: Angles of duplicates along some directions, in radians, differ by about as much as the
 #: duplicates themselves at length 1. The factor allows for rounding in float32, which counts for
 #: more in units that have small components along these directions.
-AIM_ALIKE = 3 * NOT_EXPLAINED**0.5
+ANGLE_TOLERANCE = 3 * UNEXPLAINED**0.5
 #: Units of a layer that are compared with each other, at most.
-COMPARED = 512
+MAX_COMPARED = 512
 
 Array = NDArray[Any]
 Which = NDArray[np.bool_]
@@ -40,8 +40,8 @@ def count_duplicates(units: Tensor, bending: Which) -> list[int]:
     bending : ndarray of bool of shape (n_layers, n_units)
         Units to be compared.
     """
-    if bending.shape[1] > COMPARED:
-        bending = bending & (bending.cumsum(axis=1) <= COMPARED)
+    if bending.shape[1] > MAX_COMPARED:
+        bending = bending & (bending.cumsum(axis=1) <= MAX_COMPARED)
     n_layers, n_units = bending.shape
     # (4, n) @ (n_layers, n, n_units) -> (n_layers, 4, n_units) -> (4, n_bending)
     projected = _directions(units.shape[1], units.dtype) @ units
@@ -59,12 +59,12 @@ def count_duplicates(units: Tensor, bending: Which) -> list[int]:
     left = np.arange(1, len(places))
     for step in range(1, len(places)):
         # NaN is close to nothing.
-        left = left[first[left] - first[left - step] <= AIM_ALIKE]
+        left = left[first[left] - first[left - step] <= ANGLE_TOLERANCE]
         if not len(left):
             break
         near = left
         for angle in others:
-            near = near[np.abs(angle[near] - angle[near - step]) <= AIM_ALIKE]
+            near = near[np.abs(angle[near] - angle[near - step]) <= ANGLE_TOLERANCE]
         if len(near):
             is_copy[near] = _are_copies(units.numpy(), places[near], places[near - step])
         left = left[(left > step) & ~is_copy[left]]
@@ -87,6 +87,6 @@ def _are_copies(units: Array, some: Places, others: Places) -> Which:
     pairs -= pairs.mean(axis=2, keepdims=True)
     product = np.add.reduce(pairs[0] * pairs[1], axis=1)
     of_one, of_other = np.add.reduce(pairs * pairs, axis=2)
-    # 1 - r^2 <= NOT_EXPLAINED, for their correlation r
-    copies: Which = product * product >= (1 - NOT_EXPLAINED) * of_one * of_other
+    # 1 - r^2 <= UNEXPLAINED, for their correlation r
+    copies: Which = product * product >= (1 - UNEXPLAINED) * of_one * of_other
     return copies

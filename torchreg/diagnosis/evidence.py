@@ -1,4 +1,4 @@
-"""Everything that the findings are drawn from, in one place, and how numbers are worded."""
+"""The numbers that findings use, and how they are written."""
 
 from __future__ import annotations
 
@@ -10,30 +10,30 @@ from functools import cached_property
 import torch
 from torch import Tensor, nn
 
-from torchreg.diagnosis.curve import Curve
-from torchreg.diagnosis.looking import find_bends, look_at_rows
+from torchreg.diagnosis.loss_curve import LossCurve
+from torchreg.diagnosis.module_probe import find_bends, summarize_at_rows
+from torchreg.diagnosis.network_summary import sample_rows
 from torchreg.diagnosis.record import FitSummary, Layer, NetworkSummary
-from torchreg.diagnosis.statistics import spread_out
 from torchreg.losses import find_loss
 from torchreg.nn.links import prediction_column
 
-#: Rows that are sent through the network for a diagnosis, at most.
-LOOKED_AT = 2000
+#: Rows evaluated for a diagnosis, at most.
+MAX_ROWS = 2000
 
 
 @dataclass(frozen=True)
-class Outside:
-    """How much of a column of new rows lies beyond the training rows.
+class OutOfRange:
+    """A column of new rows with values outside the training range.
 
     Parameters
     ----------
     column : int
     share : float
-        Of the rows.
+        Share of the rows outside.
     beyond : float
-        Of the farthest value, in widths of the training range.
+        Distance of the farthest value, in widths of the training range.
     low, high : float
-        Of the new rows, in raw units.
+        Range of the new rows, in raw units.
     """
 
     column: int
@@ -45,15 +45,15 @@ class Outside:
 
 @dataclass(frozen=True)
 class Evidence:
-    """What is known about a fit; what costs more is worked out when it is asked for.
+    """What is known about a fit.
 
     Parameters
     ----------
     summary : FitSummary
     feature_names : list of str
         Empty where X had none.
-    look : NetworkSummary or None
-        At new rows or, without any, at training rows.
+    network : NetworkSummary or None
+        Of new rows or, without any, of training rows.
     losses : list of float
         Training loss of each epoch, in standardized units.
     validation : list of float or None
@@ -62,35 +62,39 @@ class Evidence:
         The epoch whose weights are in the module.
     is_new : bool
         Whether rows were given.
-    outside : list of Outside
+    outside : list of OutOfRange
         Columns of the given rows that leave the training range.
     bends : list of float
-        Where a single network of one feature bends, in that feature's unit.
+        Bends of a single network of one feature, in the unit of the feature.
     """
 
     summary: FitSummary
     feature_names: list[str]
-    look: NetworkSummary | None
+    network: NetworkSummary | None
     losses: list[float] = field(default_factory=list)
     validation: list[float] | None = None
     kept_epoch: int = 0
     is_new: bool = False
-    outside: list[Outside] = field(default_factory=list)
+    outside: list[OutOfRange] = field(default_factory=list)
     bends: list[float] = field(default_factory=list)
 
     @cached_property
-    def curve(self) -> Curve:
-        """The shape of this fit's training loss, without those before a warm start."""
-        return Curve.of(self.losses[self.summary.first_epoch :], reference_loss(self.summary))
+    def curve(self) -> LossCurve:
+        """Shape of the training loss, without epochs before a warm start."""
+        return LossCurve.of(self.losses[self.summary.first_epoch :], reference_loss(self.summary))
 
     @cached_property
     def layers(self) -> list[Layer]:
-        """What each hidden layer does; of several networks, the same layer of all of them."""
-        return [] if self.look is None else pooled(self.look.layers, self.summary.n_networks)
+        """Unit counts of each hidden layer, summed over several networks."""
+        return (
+            []
+            if self.network is None
+            else pool_layers(self.network.layers, self.summary.n_networks)
+        )
 
     @property
     def compares_with_y(self) -> bool:
-        """Whether the loss is known to compare the network's output with y itself."""
+        """Whether the loss compares the network's output with y itself."""
         return find_loss(self.summary.loss).output_is_prediction
 
     def feature(self, column: int) -> str:
@@ -104,10 +108,10 @@ class Evidence:
         return "y" if len(self.summary.y.mean) == 1 else f"y column {column}"
 
 
-def pooled(layers: list[Layer], n_networks: int) -> list[Layer]:
-    """Count the units of the same layer of several networks, which are called in turn, together.
+def pool_layers(layers: list[Layer], n_networks: int) -> list[Layer]:
+    """Sum the unit counts of the same layer of several networks.
 
-    Layers that do not match are left as they are.
+    If the layers do not match, they are returned unchanged.
     """
     each, rest = divmod(len(layers), n_networks)
     groups = [layers[place::each] for place in range(each)]
@@ -120,12 +124,12 @@ def pooled(layers: list[Layer], n_networks: int) -> list[Layer]:
     ]
 
 
-def about(mean: float, scale: float) -> str:
-    """Write a mean and a spread with as many digits as they deserve.
+def mean_and_spread(mean: float, scale: float) -> str:
+    """Write mean ± spread with two significant digits of the spread.
 
     Examples
     --------
-    >>> about(200.967, 13.99), about(0.00123456, 0.0004), about(1.7e9, 101.3)
+    >>> mean_and_spread(200.967, 13.99), mean_and_spread(0.00123456, 0.0004), mean_and_spread(1.7e9, 101.3)
     ('201 ± 14', '0.00123 ± 0.0004', '1700000000 ± 100')
     """
     if scale == 0 or not math.isfinite(scale):
@@ -141,25 +145,25 @@ def about(mean: float, scale: float) -> str:
     return f"{text[0]} ± {text[1]}"
 
 
-def listed(words: Sequence[str], *, at_most: int = 3) -> str:
+def join_words(words: Sequence[str], *, at_most: int = 3) -> str:
     """Join words: ``a``, ``a and b``, ``a, b, c and 4 more``."""
     if len(words) > at_most:
         return f"{', '.join(words[:at_most])} and {len(words) - at_most} more"
     return " and ".join([", ".join(words[:-1]), words[-1]] if len(words) > 2 else list(words))
 
 
-def out_of_range_columns(x: Tensor, summary: FitSummary) -> list[Outside]:
+def out_of_range_columns(x: Tensor, summary: FitSummary) -> list[OutOfRange]:
     """List the columns of given rows that leave the range of the training rows."""
     low = torch.tensor(summary.x.low, dtype=torch.float64)
     high = torch.tensor(summary.x.high, dtype=torch.float64)
-    # What was float32 at fit may come as float64, and the other way round.
+    # X may be float32 in `fit` and float64 here, or the reverse.
     slack = torch.finfo(torch.float32).eps * torch.maximum(low.abs(), high.abs())
     values = x.to(torch.float64)
     share = ((values < low - slack) | (values > high + slack)).to(torch.float64).mean(dim=0)
     smallest, largest = torch.aminmax(values, dim=0)
     beyond = torch.maximum(low - smallest, largest - high) / (high - low)
     return [
-        Outside(
+        OutOfRange(
             column,
             float(share[column]),
             float(beyond[column]),
@@ -170,7 +174,7 @@ def out_of_range_columns(x: Tensor, summary: FitSummary) -> list[Outside]:
     ]
 
 
-def gather(
+def collect_evidence(
     module: nn.Sequential,
     summary: FitSummary,
     losses: list[float],
@@ -180,14 +184,14 @@ def gather(
     x: Tensor | None,
     y: Tensor | None,
 ) -> Evidence:
-    """Collect what the findings are drawn from; see :class:`Evidence`."""
-    look, outside = summary.look, []
+    """Compute the numbers that the findings use; see :class:`Evidence`."""
+    network, outside = summary.network, []
     if x is not None:
-        chosen = spread_out(len(x), LOOKED_AT)
-        look = look_at_rows(module, x[chosen], None if y is None else y[chosen])
+        chosen = sample_rows(len(x), MAX_ROWS)
+        network = summarize_at_rows(module, x[chosen], None if y is None else y[chosen])
         outside = out_of_range_columns(x, summary)
     bends: list[float] = []
-    # The mean of several networks bends at so many places that it is nearly smooth.
+    # The mean of several networks has so many bends that it is nearly smooth.
     one_curve = len(summary.x.mean) == 1 and summary.n_networks == 1
     if one_curve and summary.reason != "diverged":
         dtype = getattr(torch, summary.dtype)
@@ -196,7 +200,7 @@ def gather(
     return Evidence(
         summary=summary,
         feature_names=feature_names,
-        look=look,
+        network=network,
         losses=losses,
         validation=validation,
         kept_epoch=kept_epoch,
@@ -207,6 +211,6 @@ def gather(
 
 
 def reference_loss(summary: FitSummary) -> float | None:
-    """Give the loss of predicting the mean, where it is known: 1 if y is standardized."""
+    """Return the loss of predicting the mean, if known: 1 for squared errors of standardized y."""
     std = [1.0] * len(summary.y.scale) if summary.standardize_y else summary.y.scale
     return find_loss(summary.loss).loss_of_mean(std)

@@ -1,4 +1,4 @@
-"""All findings about a fit, from all rooms, and the sentence that says how it went."""
+"""All findings about a fit, and its summary in one sentence."""
 
 from __future__ import annotations
 
@@ -15,65 +15,65 @@ from torchreg.diagnosis import (
     optimization,
     scale,
 )
-from torchreg.diagnosis.evidence import Evidence, gather, listed, reference_loss
+from torchreg.diagnosis.evidence import Evidence, collect_evidence, join_words, reference_loss
 from torchreg.diagnosis.record import FitSummary
 from torchreg.diagnosis.report import Diagnosis, Finding
 from torchreg.losses import find_loss
 
-#: Who looks for what.
+#: Functions that yield findings.
 FINDERS: tuple[Callable[[Evidence], Iterator[Finding]], ...] = (
-    linearity.line,
-    activations.units,
-    scale.inputs,
-    scale.target,
-    scale.digits,
-    scale.travel,
-    optimization.curve,
-    generalization.overfitting,
-    generalization.rows,
-    data.columns,
-    data.tails,
-    data.extrapolation,
+    linearity.find_linearity,
+    activations.find_idle_units,
+    scale.find_unscaled_inputs,
+    scale.find_unscaled_target,
+    scale.find_precision_loss,
+    scale.find_parameter_drift,
+    optimization.find_loss_problems,
+    generalization.find_overfitting,
+    generalization.find_few_rows,
+    data.find_problem_columns,
+    data.find_heavy_tails,
+    data.find_extrapolation,
 )
 
 
 def certain_findings(
     summary: FitSummary, feature_names: list[str], *, n_epochs: int
 ) -> list[Finding]:
-    """Choose what a fit warns of: a network that scale made a line, dead layers, wild scales.
+    """Select the findings that ``fit`` warns about: effectively linear, dead layers, extreme scales.
 
     Parameters
     ----------
     summary : FitSummary
-        The numbers of the fit.
+        Record of the fit.
     feature_names : list of str
         Empty where X had none.
     n_epochs : int
-        How many it had: a few are a try, and what they give no verdict.
+        Number of epochs; fits of few epochs get no warning.
 
     Returns
     -------
     list of Finding
-        A straight line that scale made says all there is to say about scale. Values far from
-        order 1 are named if the network stayed behind a line or a curve.
+        If scale made the network effectively linear, only this finding. Values far from order 1
+        are included if the network explains less than a linear model or curves.
     """
     if n_epochs < optimization.FEW_EPOCHS:
         return []
-    look = summary.look
-    evidence = Evidence(summary, feature_names, look)
-    of_scale = [*scale.inputs(evidence), *scale.target(evidence)]
-    # What is asked next tests for chance, and need not where there is nothing to be said.
-    lines = linearity.line(evidence) if of_scale else ()
+    network = summary.network
+    evidence = Evidence(summary, feature_names, network)
+    of_scale = [*scale.find_unscaled_inputs(evidence), *scale.find_unscaled_target(evidence)]
+    # The significance test is needed only if a scale is extreme.
+    lines = linearity.find_linearity(evidence) if of_scale else ()
     because_of_scale = [f for f in lines if f.numbers.get("because_of_scale")]
     if because_of_scale:
         return because_of_scale
     certain: list[Finding] = []
-    # To word what is found in any layer would take longer than to see that there is none.
-    if look is not None and any(layer.n_dead == layer.n_units for layer in look.layers):
-        dead = (f for f in activations.units(evidence) if f.code == "dead-units")
+    # Checking the counts first is faster than writing findings.
+    if network is not None and any(layer.n_dead == layer.n_units for layer in network.layers):
+        dead = (f for f in activations.find_idle_units(evidence) if f.code == "dead-units")
         certain = [finding for finding in dead if activations.is_whole_layer(finding)]
-    if of_scale and optimization.gap(evidence) > optimization.BEHIND:
-        certain += [finding for finding in of_scale if scale.is_wild(finding)]
+    if of_scale and optimization.missing_r2(evidence) > optimization.BEHIND:
+        certain += [finding for finding in of_scale if scale.is_extreme(finding)]
     return certain
 
 
@@ -88,14 +88,14 @@ def diagnose(
     x: Tensor | None = None,
     y: Tensor | None = None,
 ) -> Diagnosis:
-    """Say what went on inside a fit.
+    """Find out what happened during a fit.
 
     Parameters
     ----------
     module : nn.Sequential
-        The fitted module, raw units to raw units; left as it is.
+        The fitted module, raw units to raw units. It is not changed.
     summary : FitSummary
-        The numbers of the fit.
+        Record of the fit.
     losses : list of float
         Training loss of each epoch, in standardized units.
     validation : list of float or None
@@ -105,7 +105,7 @@ def diagnose(
     feature_names : list of str
         Empty where X had none.
     x : Tensor of shape (n, n_features) or None
-        Rows to look at, in raw units; ``None`` takes what was noted of the training rows.
+        Rows in raw units; ``None`` uses the record of the training rows.
     y : Tensor of shape (n, n_outputs) or None
         Their targets, in raw units.
 
@@ -113,16 +113,18 @@ def diagnose(
     -------
     Diagnosis
     """
-    evidence = gather(module, summary, losses, validation, kept_epoch, feature_names, x, y)
+    evidence = collect_evidence(
+        module, summary, losses, validation, kept_epoch, feature_names, x, y
+    )
     found = tuple(finding for find in FINDERS for finding in find(evidence))
     return Diagnosis(found, summarize(evidence))
 
 
 def summarize(evidence: Evidence) -> dict[str, Any]:
-    """Write the key numbers of a fit down, and one sentence with them."""
-    summary, look = evidence.summary, evidence.look
+    """Collect the key numbers of a fit, and write a sentence with them."""
+    summary, network = evidence.summary, evidence.network
     layers = evidence.layers
-    structure = None if look is None else look.structure
+    structure = None if network is None else network.structure
     n_units = sum(layer.n_units for layer in layers)
     n_bending = sum(layer.n_bending for layer in layers)
     r2 = None if structure is None else structure.network_r2
@@ -135,7 +137,7 @@ def summarize(evidence: Evidence) -> dict[str, Any]:
         f"best epoch {evidence.kept_epoch} of {len(evidence.losses)}",
     ]
     if r2 is not None:
-        where = f"on {look.n_rows} rows" if look is not None else ""
+        where = f"on {network.n_rows} rows" if network is not None else ""
         words.append(f"R2 = {r2:.3f} {where}")
     held_out = _validation_score(evidence) if several else None
     if held_out is not None:
@@ -144,7 +146,7 @@ def summarize(evidence: Evidence) -> dict[str, Any]:
     if n_units:
         words.append(f"{n_bending} of {n_units} hidden units bend within the data")
     if evidence.bends:
-        places = listed([f"{bend:.4g}" for bend in evidence.bends], at_most=8)
+        places = join_words([f"{bend:.4g}" for bend in evidence.bends], at_most=8)
         words.append(f"the curve bends at {evidence.feature(0)} = {places}")
     return {
         "sentence": "; ".join(words) + ".",
@@ -156,7 +158,7 @@ def summarize(evidence: Evidence) -> dict[str, Any]:
         "best_epoch": evidence.kept_epoch,
         "reason": summary.reason,
         "r2": r2,
-        "linear_share": None if look is None else look.linear_share,
+        "linear_share": None if network is None else network.linear_share,
         "line_r2": None if structure is None else structure.line_r2,
         "n_units": n_units,
         "n_bending": n_bending,
@@ -178,7 +180,7 @@ def summarize(evidence: Evidence) -> dict[str, Any]:
 
 
 def _validation_score(evidence: Evidence) -> float | None:
-    """Compute the explained share of the validation loss, if the loss of the mean is known."""
+    """Compute 1 − validation loss / loss of predicting the mean, if the latter is known."""
     reference = reference_loss(evidence.summary)
     if not evidence.validation or reference is None or not any(evidence.summary.y.scale):
         return None

@@ -1,4 +1,4 @@
-"""Findings about rows that the network was not trained on."""
+"""Findings about generalization: overfitting and too few rows."""
 
 from __future__ import annotations
 
@@ -9,21 +9,21 @@ from typing import Any
 from torchreg.diagnosis.evidence import Evidence
 from torchreg.diagnosis.report import Finding
 
-#: A mean squared error of n normal residuals is uncertain by sqrt(2 / n): 25 % at 32 rows,
-#: more than what epochs or candidates usually differ by.
+#: The mean squared error of n normal residuals has a relative standard error of sqrt(2 / n): 25 % at
+#: 32 rows, more than the usual difference between epochs or candidates.
 SMALL_VALIDATION = 32
-#: Validation loss lost since its best, as a share of the best ...
+#: Overfitting: increase of the validation loss since its minimum, as a share of the minimum, ...
 LOST = 0.2
 #: ... or as a multiple of the training loss, ...
 GAP = 2.0
-#: ... in either case beyond so many standard errors, ...
+#: ... in both cases beyond this many standard errors, ...
 ERRORS = 2.0
 #: ... and by this share of the loss of predicting the mean.
 SHARE = 0.05
 
 
-def overfitting(evidence: Evidence) -> Iterator[Finding]:
-    """Find ``overfitting``: from the validation curve or, if there are any, from new rows."""
+def find_overfitting(evidence: Evidence) -> Iterator[Finding]:
+    """Find ``overfitting`` from the validation loss or from new rows."""
     summary, reference = evidence.summary, evidence.curve.reference
     if not any(summary.y.scale):
         return
@@ -45,7 +45,7 @@ def overfitting(evidence: Evidence) -> Iterator[Finding]:
             yield Finding(
                 "overfitting",
                 "warning",
-                f"The network memorizes: its loss on the validation rows was {best:.3g} in epoch "
+                f"The network overfits: its validation loss was {best:.3g} in epoch "
                 f"{numbers['best_epoch']} and is {kept:.3g} now.",
                 numbers,
                 "early_stopping=True, a smaller network, weight decay or dropout.",
@@ -54,16 +54,16 @@ def overfitting(evidence: Evidence) -> Iterator[Finding]:
         if gap > GAP + ERRORS * error and (kept - trained) / reference > SHARE:
             yield _gap_finding(evidence, "the validation rows", kept, trained, numbers)
             return
-    look, seen = evidence.look, summary.look
-    if not evidence.is_new or look is None or seen is None or not evidence.compares_with_y:
+    network, seen = evidence.network, summary.network
+    if not evidence.is_new or network is None or seen is None or not evidence.compares_with_y:
         return
-    if look.structure is None or seen.structure is None:
+    if network.structure is None or seen.structure is None:
         return
-    error = math.sqrt(2 / max(look.structure.n, 1))
+    error = math.sqrt(2 / max(network.structure.n, 1))
     # In units of the training rows' variance.
-    scale = [a / b for a, b in zip(look.target_scale, seen.target_scale, strict=True) if b > 0]
+    scale = [a / b for a, b in zip(network.target_scale, seen.target_scale, strict=True) if b > 0]
     ratio = sum(s**2 for s in scale) / max(1, len(scale))
-    kept, trained = (1 - look.structure.network_r2) * ratio, 1 - seen.structure.network_r2
+    kept, trained = (1 - network.structure.network_r2) * ratio, 1 - seen.structure.network_r2
     if kept > (GAP + ERRORS * error) * trained and kept - trained > SHARE:
         yield _gap_finding(
             evidence, "the given rows", kept, trained, {"loss": kept, "training_loss": trained}
@@ -73,12 +73,12 @@ def overfitting(evidence: Evidence) -> Iterator[Finding]:
 def _gap_finding(
     evidence: Evidence, where: str, kept: float, trained: float, numbers: dict[str, Any]
 ) -> Finding:
-    # Where held-out rows said when to stop, to stop by them is no advice.
+    # Early stopping is no advice where the best weights were kept already.
     stop = "" if evidence.summary.keeps_best else "early_stopping=True, "
     return Finding(
         "overfitting",
         "warning",
-        f"The network memorizes: its loss on {where} is {kept:.3g}, on the training rows "
+        f"The network overfits: its loss on {where} is {kept:.3g}, on the training rows "
         f"{trained:.3g}.",
         numbers,
         f"More rows, a smaller network, {stop}weight decay or dropout.",
@@ -86,23 +86,23 @@ def _gap_finding(
 
 
 def loss_at(curve: list[float], epoch: int) -> float:
-    """Give the loss of an epoch, counted from 1."""
+    """Return the loss of an epoch, counted from 1."""
     return curve[min(max(epoch, 1), len(curve)) - 1]
 
 
-def rows(evidence: Evidence) -> Iterator[Finding]:
-    """Find ``underdetermined`` and ``small-validation``: too few rows for what they are to tell."""
+def find_few_rows(evidence: Evidence) -> Iterator[Finding]:
+    """Find ``underdetermined`` and ``small-validation``: too few rows."""
     summary = evidence.summary
     n_numbers = summary.n_rows * len(summary.y.mean)
-    # Where held-out rows say when to stop, what a network could memorize is no news.
+    # Not a problem where the weights with the lowest validation loss are kept.
     if summary.n_parameters > n_numbers and not summary.keeps_best:
         yield Finding(
             "underdetermined",
             "info",
-            f"The network has {summary.n_parameters} parameters for {n_numbers} numbers in y: "
-            "it can memorize all of them.",
+            f"The network has {summary.n_parameters} parameters for {n_numbers} values of y: it can "
+            "fit all of them exactly.",
             {"n_parameters": summary.n_parameters, "n_targets": n_numbers},
-            "A smaller network, or early_stopping=True and a look at the validation loss.",
+            "A smaller network, or early_stopping=True and the validation loss.",
         )
     if 0 < summary.n_validation < SMALL_VALIDATION:
         error = math.sqrt(2 / summary.n_validation)
@@ -111,8 +111,8 @@ def rows(evidence: Evidence) -> Iterator[Finding]:
         yield Finding(
             "small-validation",
             "warning",
-            f"{summary.n_validation} validation rows{held_out} are too few to tell: their loss is "
-            f"uncertain by about {error:.0%}.",
+            f"{summary.n_validation} validation rows{held_out} are too few: the standard error of "
+            f"their loss is about {error:.0%}.",
             {"n_validation": summary.n_validation, "relative_error": error},
             "More rows."
             if folds

@@ -1,4 +1,4 @@
-"""Findings about straight lines: whether the data are one, or the network became one."""
+"""Findings about linearity of the data and of the network."""
 
 from __future__ import annotations
 
@@ -7,28 +7,30 @@ from typing import Any
 
 from scipy.special import fdtrc
 
-from torchreg.diagnosis.evidence import Evidence, listed
+from torchreg.diagnosis.evidence import Evidence, join_words
 from torchreg.diagnosis.record import Structure
 from torchreg.diagnosis.report import Finding
-from torchreg.diagnosis.scale import inputs, target
+from torchreg.diagnosis.scale import find_unscaled_inputs, find_unscaled_target
 
-#: Bends count if chance alone shows them in one of a thousand data sets, ...
+#: Bends of the data count at this level of significance, ...
 CHANCE = 1e-3
-#: ... and if they take more than this share of what the straight line leaves over.
+#: ... and if they explain more than this share of the residual variance of a linear model.
 SHARE_OF_REST = 0.02
-#: A straight line that leaves less than this share of the variance is exact: rounding in
-#: float32, squared, with room for a hundred operations.
+#: A linear model with less than this share of residual variance is exact: rounding in float32,
+#: squared, over about a hundred operations.
 EXACT = 1e-10
-#: A network is a straight line if its own output bends by less than this share of its variance ...
+#: A network is linear if a linear model leaves less than this share of its output's variance ...
 STRAIGHT = 0.01
-#: ... and by less than this share of the bending that the data ask for.
+#: ... and less than this share of the significant bends of the data.
 SHARE_OF_BENDS = 0.1
-#: Beyond this, no straight line would be missed for the network: it bends for good or ill.
+#: Beyond this share, the network is clearly nonlinear.
 NEARLY_STRAIGHT = 0.1
 
 
-def bend_of(structure: Structure) -> float:
-    """Estimate the share of y's variance that bends explain beyond a line; 0 if it is chance.
+def significant_bend(structure: Structure) -> float:
+    """Estimate the share of y's variance that bends explain beyond a linear model.
+
+    The share is 0 if it is not significant.
 
     An F-test of the added terms, and the gain of the adjusted R2: see Draper and Smith,
     "Applied Regression Analysis" (1998), chapter 6.
@@ -48,8 +50,8 @@ def bend_of(structure: Structure) -> float:
     return gain * free_line
 
 
-def line_is_real(structure: Structure) -> bool:
-    """Tell whether a straight line explains more than chance would."""
+def line_is_significant(structure: Structure) -> bool:
+    """Whether a linear model explains a significant share of y's variance."""
     added = structure.line_terms - 1
     free = structure.n - structure.line_terms
     left = 1 - structure.line_r2
@@ -60,49 +62,49 @@ def line_is_real(structure: Structure) -> bool:
     return bool(fdtrc(added, free, structure.line_r2 / added / (left / free)) <= CHANCE)
 
 
-def line(evidence: Evidence) -> Iterator[Finding]:
+def find_linearity(evidence: Evidence) -> Iterator[Finding]:
     """Find ``effectively-linear`` (the network became a line) or ``linear-data`` (they are one)."""
-    look = evidence.look
-    if look is None or look.linear_share is None or not any(evidence.summary.y.scale):
+    network = evidence.network
+    if network is None or network.linear_share is None or not any(evidence.summary.y.scale):
         return
-    seen = evidence.summary.look
-    structure = look.structure or (None if seen is None else seen.structure)
-    constant = not any(look.output_scale)
-    crooked = 0.0 if constant else 1 - look.linear_share
-    bend = None if structure is None else bend_of(structure)
-    n_units = sum(layer.n_units for layer in look.layers)
-    n_bending = sum(layer.n_bending for layer in look.layers)
+    seen = evidence.summary.network
+    structure = network.structure or (None if seen is None else seen.structure)
+    constant = not any(network.output_scale)
+    crooked = 0.0 if constant else 1 - network.linear_share
+    bend = None if structure is None else significant_bend(structure)
+    n_units = sum(layer.n_units for layer in network.layers)
+    n_bending = sum(layer.n_bending for layer in network.layers)
     numbers = {
-        "linear_share": look.linear_share,
+        "linear_share": network.linear_share,
         "n_units": n_units,
         "n_bending": n_bending,
         **({} if structure is None else {"line_r2": structure.line_r2, "bend_of_data": bend}),
     }
-    if bend == 0 and structure is not None and line_is_real(structure):
+    if bend == 0 and structure is not None and line_is_significant(structure):
         if crooked <= NEARLY_STRAIGHT:
             yield Finding(
                 "linear-data",
                 "info",
                 f"The data look linear: a straight line explains {structure.line_r2:.1%} of y's "
-                "variance, and nothing in what it leaves over bends.",
+                "variance, and the residuals have no significant bends.",
                 numbers,
-                "A linear model tells the same with fewer numbers: LinearRegression, or "
+                "A linear model has the same error with fewer parameters: LinearRegression, or "
                 "module=MLP with module__hidden_sizes=().",
             )
         return
     asked = STRAIGHT if bend is None else min(STRAIGHT, SHARE_OF_BENDS * bend)
-    # Without bends to be missed, a constant alone is a disease; a plain linear model is none.
-    if bend == 0 or crooked > asked or not (n_units or _stacks_lines(evidence)):
+    # For linear data, a linear network is no problem.
+    if bend == 0 or crooked > asked or not (n_units or _has_stacked_linear_layers(evidence)):
         return
-    yield _degenerated(evidence, numbers, constant=constant, bend=bend)
+    yield _effectively_linear(evidence, numbers, constant=constant, bend=bend)
 
 
-def _degenerated(
+def _effectively_linear(
     evidence: Evidence, numbers: dict[str, Any], *, constant: bool, bend: float | None
 ) -> Finding:
-    of_scale = [*inputs(evidence), *target(evidence)]
+    of_scale = [*find_unscaled_inputs(evidence), *find_unscaled_target(evidence)]
     what = (
-        "it gives the same number for every row"
+        "it predicts the same value for every row"
         if constant
         else f"a straight line explains {numbers['linear_share']:.2%} of its output"
     )
@@ -115,7 +117,7 @@ def _degenerated(
         "layers if there is none."
     )
     if of_scale:
-        magnitudes = listed([f.message.partition(": ")[2].rstrip(".") for f in of_scale])
+        magnitudes = join_words([f.message.partition(": ")[2].rstrip(".") for f in of_scale])
         because = " because of scale"
         why = f": {magnitudes}, where a network starts out with values of order 1"
         advice = "standardize=True: it brings X and y to order 1 inside the network."
@@ -129,7 +131,7 @@ def _degenerated(
     )
 
 
-def _stacks_lines(evidence: Evidence) -> bool:
-    """Tell whether linear layers follow each other without an activation."""
-    weights = [j for j in evidence.summary.journeys if j.name.endswith("weight")]
+def _has_stacked_linear_layers(evidence: Evidence) -> bool:
+    """Whether linear layers follow each other without an activation."""
+    weights = [j for j in evidence.summary.parameter_drifts if j.name.endswith("weight")]
     return len(weights) > 1

@@ -1,6 +1,6 @@
-"""Mean and standard deviation of columns, which lie in rows.
+"""Mean and standard deviation of the rows of a transposed table.
 
-In numpy, whose calls on a few hundred rows cost a quarter of torch's.
+NumPy is used because its calls on a few hundred rows take a quarter of the time of torch's.
 """
 
 from __future__ import annotations
@@ -13,26 +13,26 @@ from numpy.typing import NDArray
 
 Array = NDArray[np.float64]
 
-#: Rounding of a mean in float64, as a share of it.
+#: Relative rounding error of a mean in float64.
 ROUNDING = 4 * float(np.finfo(np.float64).eps)
 
 
 class Moments(NamedTuple):
-    """Mean and standard deviation of each column, in lists: few numbers are all that is left."""
+    """Mean and standard deviation of each column."""
 
     mean: list[float]
     scale: list[float]
 
     def of(self, first: int, end: int | None) -> Moments:
-        """Pick some of the columns."""
+        """Select columns ``first`` to ``end``."""
         return Moments(self.mean[first:end], self.scale[first:end])
 
     def are_finite(self) -> bool:
-        """Tell whether all columns can be computed with."""
+        """Whether all values are finite."""
         return all(map(math.isfinite, self.mean)) and all(map(math.isfinite, self.scale))
 
     def varies(self) -> list[bool]:
-        """Tell of each column whether its scale is more than what rounding leaves of none."""
+        """Whether the scale of each column exceeds the rounding error of its mean."""
         return [s > ROUNDING * abs(m) for m, s in zip(self.mean, self.scale, strict=True)]
 
 
@@ -46,12 +46,12 @@ def moments_of(values: Array) -> Moments:
 
 @np.errstate(invalid="ignore", over="ignore")
 def standardize(columns: Array) -> Moments:
-    """Standardize columns that lie in rows, in place; one that does not vary becomes 0.
+    """Standardize the rows of a transposed table in place; constant columns become 0.
 
-    Where a number is not finite, or its square is not, the moments are not.
+    Moments are not finite where values or their squares are not.
     """
     n_rows = columns.shape[1]
-    # Around the first number, so that a constant has no spread.
+    # Relative to the first value, so that a constant has no spread.
     origin = columns[:, :1].copy()
     columns -= origin
     offset = np.add.reduce(columns, axis=1, keepdims=True) / n_rows

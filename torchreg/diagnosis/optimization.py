@@ -1,4 +1,4 @@
-"""Findings about the optimization, from the shape of the loss curve and what it reached."""
+"""Findings about the optimization, from the shape and the end of the loss curve."""
 
 from __future__ import annotations
 
@@ -6,101 +6,101 @@ import math
 from collections.abc import Iterator
 
 from torchreg.diagnosis.evidence import Evidence
-from torchreg.diagnosis.linearity import line_is_real
+from torchreg.diagnosis.linearity import line_is_significant
 from torchreg.diagnosis.record import FitSummary
 from torchreg.diagnosis.report import Finding
 
-#: Behind: the network explains this much less of y's variance than a least-squares line or curve
-#: with fewer parameters does on the same rows.
+#: Behind: the network explains this much less of y's variance than least-squares linear models or
+#: curves with fewer parameters on the same rows.
 BEHIND = 0.1
-#: Fewer epochs than this have no shape.
+#: Loss curves of fewer epochs are not interpreted.
 FEW_EPOCHS = 10
-#: Still falling: the last tenth of the epochs brought this share of y's variance, ...
+#: Still falling: the loss fell in the last tenth of the epochs by this share of y's variance, ...
 FALL = 0.01
-#: ... and this share of the loss: the next tenth would be seen in the predictions.
+#: ... and by this share of the loss.
 RELATIVE_FALL = 0.03
-#: It counts if most of it, at least, is left since the middle of the fit.
+#: The fall counts if at least this share of it remains since the middle of the fit.
 MOST_OF_IT = 0.9
-#: Of a curve that turns at more than SMOOTH of its epochs, a fall counts beyond so many times the
-#: typical change from one epoch to the next.
+#: If the curve changes direction at more than SMOOTH of the epochs, a fall counts beyond NOISE times
+#: the typical change from one epoch to the next.
 SMOOTH = 0.2
 NOISE = 3.0
-#: Or less, on a plateau: behind, and falling in nearly every epoch by no less than this share.
+#: On a plateau (behind, and falling in nearly every epoch), this share suffices.
 PLATEAU_FALL = 0.001
 #: Flat: less than this share of y's variance since the middle of the fit.
 FLAT = 0.005
-#: The loss swings if it typically changes by this share of itself from one epoch to the next:
-#: more than batches of a few dozen rows make of it, with dropout or batch normalization; ...
+#: The loss oscillates if it typically changes by this share from one epoch to the next, which is
+#: more than the noise of batches of a few dozen rows, dropout or batch normalization, ...
 SWING = 0.25
 #: ... or by this share of y's variance ...
 SHAKE = 0.05
-#: ... and turns at this share of the epochs (a smooth curve turns at none, chance at 2/3);
+#: ... and changes direction at this share of the epochs (noise at 2/3);
 TURNS = 0.2
-#: or if it turns at nearly every epoch, which is no chance, by more than rounding.
+#: or if it changes direction at nearly every epoch, by more than rounding.
 BOUNCE = 0.005
 BOUNCES = 0.9
-#: Steps that jump about, by this share of the loss, turning at this share of the epochs.
+#: Erratic steps: the loss changes by this share and changes direction at this share of the epochs.
 JUMP = 0.05
 JUMPS = 0.4
-#: Swings of this size are the steps' own doing.
+#: Oscillations of this size come from the learning rate.
 LARGE_SWING = 0.4
-#: The last tenth is so many times the best one, and worse by this share of y's variance.
+#: The last tenth is this many times the best tenth, and worse by this share of y's variance.
 LOST = 2.0
 LOST_SHARE = 0.05
-#: The loss overshot if it was once so many times what it is at the start.
+#: The loss overshot if it was once this many times the initial loss.
 OVERSHOT = 10.0
 OVERSHOT_BEHIND = 0.03
-#: Parameters that moved by so many times their size went astray.
+#: Steps were too long if parameters changed by this many times their size.
 ASTRAY = 5.0
-#: At the present pace, what a line or curve explains is this many fits away.
+#: At the rate of the last epochs, the missing R2 would take this many fits.
 FITS_AWAY = 3.0
-#: Parameters that moved by less than this share of their size have not left their start ...
+#: Parameters that changed by less than this share of their size have hardly changed ...
 NOT_MOVED = 0.05
-#: ... and by less than this, have not gone far: what they seek need not be far either.
+#: ... and by less than this share, little.
 LITTLE_MOVED = 0.5
 #: A steady decline: the loss fell in this share of the epochs.
 STEADY = 0.85
 
 
-def curve(evidence: Evidence) -> Iterator[Finding]:
-    """Find what the loss curve shows; a fit with a constant y has nothing to show."""
+def find_loss_problems(evidence: Evidence) -> Iterator[Finding]:
+    """Find problems of the loss curve; a fit of a constant y has none."""
     if not any(evidence.summary.y.scale):
         return
-    swinging = list(_swinging(evidence))
+    swinging = list(_find_instability(evidence))
     yield from swinging
     if not swinging:
-        yield from _slow(evidence)
+        yield from _find_slow_progress(evidence)
 
 
-def _lr(evidence: Evidence) -> str:
+def _describe_lr(evidence: Evidence) -> str:
     summary = evidence.summary
     lr = "torch's default lr" if summary.lr is None else f"lr={summary.lr:g}"
     moves = "" if summary.schedule == "constant" else f" with schedule {summary.schedule!r}"
     return f"{lr} of {summary.optimizer}{moves}"
 
 
-def gap(evidence: Evidence) -> float:
-    """Tell how much of y's variance the network misses that a line or curve explains."""
-    look = evidence.summary.look
-    structure = None if look is None else look.structure
-    # Another loss may not even give predictions in y's units.
+def missing_r2(evidence: Evidence) -> float:
+    """Compute the share of y's variance that linear models or curves explain and the network not."""
+    network = evidence.summary.network
+    structure = None if network is None else network.structure
+    # Other losses may have no predictions in units of y.
     if structure is None or not evidence.compares_with_y:
         return 0.0
-    if not line_is_real(structure) and structure.curve_r2 < 2 * BEHIND:
+    if not line_is_significant(structure) and structure.curve_r2 < 2 * BEHIND:
         return 0.0
     free = structure.n - structure.curve_terms
     adjusted = 1 - (1 - structure.curve_r2) * structure.n / max(free, 1)
     return max(structure.line_r2, adjusted) - structure.network_r2
 
 
-def _moved(summary: FitSummary) -> float:
-    """How far all parameters moved, relative to their size at the start."""
-    start = sum(j.n * j.start**2 for j in summary.journeys)
-    gone = sum(j.n * j.travelled**2 for j in summary.journeys)
+def _relative_drift(summary: FitSummary) -> float:
+    """Compute the change of all parameters, relative to their initial size."""
+    start = sum(j.n * j.initial_size**2 for j in summary.parameter_drifts)
+    gone = sum(j.n * j.distance**2 for j in summary.parameter_drifts)
     return math.sqrt(gone / start) if start > 0 else math.inf
 
 
-def _swinging(evidence: Evidence) -> Iterator[Finding]:
+def _find_instability(evidence: Evidence) -> Iterator[Finding]:
     c, summary = evidence.curve, evidence.summary
     diverged = summary.reason == "diverged"
     swings = c.n_epochs >= FEW_EPOCHS and (
@@ -110,13 +110,13 @@ def _swinging(evidence: Evidence) -> Iterator[Finding]:
     lost = c.n_epochs >= FEW_EPOCHS and (
         c.last > LOST * c.best_tenth and (c.last - c.best_tenth) / c.reference > LOST_SHARE
     )
-    behind = c.n_epochs >= FEW_EPOCHS and gap(evidence) > BEHIND
-    # The first loss is that of the start, but for batches: there the parameters' journey tells
-    # steps that went astray in the first epoch from a start that was bad.
-    whole = summary.batch_size >= summary.n_rows or _moved(summary) < ASTRAY
+    behind = c.n_epochs >= FEW_EPOCHS and missing_r2(evidence) > BEHIND
+    # With full batches the first loss is the initial loss. With smaller batches, the drift of the
+    # parameters tells too long steps in the first epoch from bad initial weights.
+    whole = summary.batch_size >= summary.n_rows or _relative_drift(summary) < ASTRAY
     start = max(c.first, c.reference) if whole else c.reference
-    overshot = gap(evidence) > OVERSHOT_BEHIND and c.largest > OVERSHOT * start
-    # Steps that jump about at a place that is not good cannot go down to one that is.
+    overshot = missing_r2(evidence) > OVERSHOT_BEHIND and c.largest > OVERSHOT * start
+    # Erratic steps behind a linear model prevent further progress.
     jumps = behind and c.swing > JUMP and c.turns > JUMPS
     numbers = {
         "lr": summary.lr,
@@ -129,7 +129,7 @@ def _swinging(evidence: Evidence) -> Iterator[Finding]:
         yield Finding(
             "diverged",
             "severe",
-            f"The loss ceased to be finite after {c.n_epochs} epochs; the weights of epoch "
+            f"The loss became infinite or NaN after {c.n_epochs} epochs; the weights of epoch "
             f"{evidence.kept_epoch} were kept.",
             numbers,
             "A lower lr, standardize=True, or clipped gradients.",
@@ -138,37 +138,37 @@ def _swinging(evidence: Evidence) -> Iterator[Finding]:
         yield Finding(
             "oscillating",
             "warning",
-            f"The loss goes up and down: it typically changes by {c.swing:.0%} of itself from one "
-            f"epoch to the next, and turns at {c.turns:.0%} of them.",
+            f"The loss oscillates: it typically changes by {c.swing:.0%} from one epoch to the next, "
+            f"and changes direction at {c.turns:.0%} of the epochs.",
             numbers,
-            "A lower lr, larger batches, or a learning rate that falls (schedule='cosine')."
+            "A lower lr, larger batches, or a decreasing learning rate (schedule='cosine')."
             if summary.schedule == "constant"
             else "A lower lr, or larger batches.",
         )
     if diverged or lost or overshot or jumps or (swings and c.swing > LARGE_SWING):
         if diverged:
-            how = "the loss ceased to be finite"
+            how = "the loss became infinite or NaN"
         elif lost:
-            how = f"the loss ended at {c.last:.3g}, having been {c.best_tenth:.3g}"
+            how = f"the loss ended at {c.last:.3g} after it had been {c.best_tenth:.3g}"
         elif overshot:
             how = f"the loss rose to {c.largest:.3g} before it fell"
         else:
-            how = f"the loss jumps by {c.swing:.0%} of itself from one epoch to the next"
+            how = f"the loss changes by {c.swing:.0%} from one epoch to the next"
         yield Finding(
             "learning-rate-too-high",
             "warning",
-            f"The learning rate is too high ({_lr(evidence)}): {how}.",
+            f"The learning rate is too high ({_describe_lr(evidence)}): {how}.",
             numbers,
-            "A third or a tenth of it.",
+            "A third or a tenth of this learning rate.",
         )
 
 
-def _slow(evidence: Evidence) -> Iterator[Finding]:
+def _find_slow_progress(evidence: Evidence) -> Iterator[Finding]:
     c, summary = evidence.curve, evidence.summary
     if summary.reason not in ("budget", "converged", "early_stopping") or c.n_epochs < FEW_EPOCHS:
         return
-    missing = gap(evidence)
-    moved = _moved(summary)
+    missing = missing_r2(evidence)
+    moved = _relative_drift(summary)
     numbers = {
         "lr": summary.lr,
         "fall_in_last_tenth": c.fall,
@@ -176,35 +176,35 @@ def _slow(evidence: Evidence) -> Iterator[Finding]:
         "behind": missing,
         "moved": moved,
     }
-    # How many fits like this one, at the pace of its last tenth, would gain what is missing.
+    # Number of fits like this one that would gain the missing R2, at the rate of the last tenth.
     away = missing / (10 * c.fall) if c.fall > 0 else float("inf")
     steady = c.falling > STEADY
-    # What still falls where there are more parameters than rows, and more is explained than
-    # curves can, is the noise of these rows: more epochs would be bad advice.
+    # With more parameters than rows, and more explained than by curves, the network fits noise:
+    # more epochs would be bad advice.
     n_numbers = summary.n_rows * len(summary.y.mean)
     memorizes = summary.n_parameters > n_numbers and missing < -BEHIND
     small_steps = moved < NOT_MOVED or (moved < LITTLE_MOVED and away > FITS_AWAY)
     plateau = missing > BEHIND and steady and c.fall > PLATEAU_FALL
-    # A fall that only makes up for a rise, or is as large as the ups and downs, is noise.
+    # A fall that only compensates a rise, or is as large as the oscillations, is noise.
     trend = c.late_fall > MOST_OF_IT * c.fall and (c.turns < SMOOTH or c.fall > NOISE * c.shake)
     falls = trend and c.fall > FALL and c.relative_fall > RELATIVE_FALL
     if missing > BEHIND and steady and small_steps:
         yield Finding(
             "learning-rate-too-low",
             "warning",
-            f"The learning rate is too low ({_lr(evidence)}): the loss falls so slowly that after "
+            f"The learning rate is too low ({_describe_lr(evidence)}): the loss falls so slowly that after "
             f"{c.n_epochs} epochs the network explains {missing:.0%} less of y's variance than a "
-            "few straight pieces do.",
+            "piecewise linear model.",
             numbers,
-            "Ten times it.",
+            "Ten times this learning rate.",
         )
     elif missing > BEHIND and abs(c.late_fall) < FLAT:
         yield Finding(
             "stalled",
             "severe",
-            f"The loss stands still: since the middle of the fit it fell by {c.late_fall:.2%} of "
-            f"y's variance, while the network explains {missing:.0%} less of it than a few "
-            "straight pieces do.",
+            f"The loss no longer falls: since the middle of the fit it fell by {c.late_fall:.2%} of "
+            f"y's variance, while the network explains {missing:.0%} less of it than a piecewise "
+            "linear model.",
             numbers,
             "Standardized inputs, random initial weights, another lr or activation.",
         )
@@ -212,7 +212,7 @@ def _slow(evidence: Evidence) -> Iterator[Finding]:
         yield Finding(
             "still-falling",
             "warning",
-            f"The loss still fell when the {c.n_epochs} epochs were over: by {c.relative_fall:.0%} "
+            f"The loss was still falling when the {c.n_epochs} epochs ended: by {c.relative_fall:.0%} "
             "in the last tenth of them.",
             numbers,
             f"max_epochs={3 * summary.max_epochs}, or a higher lr.",

@@ -1,4 +1,4 @@
-"""What is kept of a fit: small numbers, no rows, ready for JSON."""
+"""The record of a fit that ``diagnose`` reads: small numbers, no rows, ready for JSON."""
 
 from __future__ import annotations
 
@@ -6,10 +6,20 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Self
 
+#: Names in files that were written before the release, and their names now.
+_RENAMED = {
+    "far": "outlier_columns",
+    "copies": "duplicate_columns",
+    "journeys": "parameter_drifts",
+    "look": "network",
+    "start": "initial_size",
+    "travelled": "distance",
+}
+
 
 @dataclass(frozen=True)
 class Columns:
-    """Numbers of each column, in raw units.
+    """Statistics of each column, in raw units.
 
     Parameters
     ----------
@@ -30,7 +40,7 @@ class Columns:
 
 
 @dataclass(frozen=True)
-class FarColumn:
+class OutlierColumn:
     """A column with values beyond 10 standard deviations.
 
     Parameters
@@ -39,9 +49,9 @@ class FarColumn:
     n_far : int
         Rows with such a value.
     n_other : int
-        Rows that differ from the column's commonest value, as far as was looked.
+        Rows that differ from the column's most common value, among the inspected rows.
     two_valued : bool
-        Whether it holds two different values only.
+        Whether the column has only two distinct values.
     """
 
     column: int
@@ -51,39 +61,39 @@ class FarColumn:
 
 
 class ParameterDrift(NamedTuple):
-    """How far one parameter tensor went, as root mean squares over its numbers.
+    """Change of one parameter tensor during training, as root mean squares of its elements.
 
     Parameters
     ----------
     name : str
     n : int
-        How many numbers it holds.
-    start : float
-        Size at the start.
-    travelled : float
-        Size of the difference between end and start.
+        Number of elements.
+    initial_size : float
+        Root mean square before training.
+    distance : float
+        Root mean square of the change.
     """
 
     name: str
     n: int
-    start: float
-    travelled: float
+    initial_size: float
+    distance: float
 
 
 class Layer(NamedTuple):
-    """How many units of one layer do what on the rows that were looked at.
+    """Unit counts of one layer on the inspected rows.
 
     Parameters
     ----------
     name : str
         ``"hidden layer 1"``, in the order of the calls.
     function : str
-        The activation's name in torch.
+        Name of the activation in torch.
     bounded : bool
-        Whether it has a ceiling and a floor, like tanh and sigmoid.
+        Whether the activation has upper and lower bounds, like tanh and sigmoid.
     n_units : int
     n_dead, n_always_on, n_saturated, n_duplicates, n_bending : int
-        See :func:`torchreg.diagnosis.units.count_units`.
+        See :func:`torchreg.diagnosis.hidden_units.count_units`.
     """
 
     name: str
@@ -98,16 +108,16 @@ class Layer(NamedTuple):
 
 
 class Structure(NamedTuple):
-    """How much of y a straight line, gentle curves and the network explain.
+    """Shares of y's variance that a linear model, curves and the network explain.
 
     Parameters
     ----------
     line_r2, curve_r2, network_r2 : float
-        Shares of y's variance on the rows that were looked at.
+        R2 on the inspected rows.
     n : int
-        Numbers of y that were looked at.
+        Number of values of y.
     line_terms, curve_terms : int
-        Numbers that line and curves have fitted.
+        Numbers of fitted coefficients.
     """
 
     line_r2: float
@@ -119,25 +129,25 @@ class Structure(NamedTuple):
 
 
 class NetworkSummary(NamedTuple):
-    """What was seen when rows were sent through a network.
+    """Summary of a network on some rows.
 
     Parameters
     ----------
     n_rows : int
-        Rows that were looked at.
+        Number of rows.
     input_mean, input_scale : list of float
-        Of each column that reaches the first linear layer.
+        Mean and standard deviation of each input of the first linear layer.
     input_is_core : bool
-        Whether these columns are the network's own input, untouched.
+        Whether these inputs are the input of the network.
     target_mean, target_scale : list of float
-        What the last linear layer has to give; empty without y.
+        Mean and standard deviation of the target of the last linear layer; empty without y.
     output_scale : list of float
-        Standard deviation of the network's output; 0 is a constant.
+        Standard deviation of each output; 0 for a constant.
     linear_share : float or None
-        Share of the output's variance that a straight line explains; ``None`` where there
-        are too few rows to tell.
+        Share of the output's variance that a linear model explains; ``None`` with too few
+        rows.
     layers : list of Layer
-        Of each activation.
+        Unit counts of each activation.
     structure : Structure or None
         ``None`` without y, or with too few rows.
     """
@@ -156,37 +166,37 @@ class NetworkSummary(NamedTuple):
 
 @dataclass(frozen=True)
 class FitSummary:
-    """The numbers of one fit.
+    """Numbers of one fit.
 
     Parameters
     ----------
     n_rows, n_validation : int
-        Rows that were trained on, and validation rows. With folds, a row is both.
+        Training rows and validation rows; with folds, each row is both.
     n_parameters : int
     batch_size, max_epochs, first_epoch : int
         ``first_epoch`` counts the epochs of earlier fits (warm start).
     optimizer, loss, dtype, reason : str
-        ``reason`` is why it ended; see :class:`torchreg.engine.spec.train_task.TrainResult`.
+        ``reason`` is why the fit ended; see :class:`torchreg.engine.spec.train_task.TrainResult`.
     lr : float or None
         Learning rate.
     standardize_x, standardize_y : bool
     x, y : Columns
-    far : list of FarColumn
-    copies : list of (int, int)
-        Pairs of columns of which the second is a copy of the first, in whatever unit.
-    journeys : list of ParameterDrift
-    look : NetworkSummary or None
-        On up to some hundred training rows, as the fit ended.
+    outlier_columns : list of OutlierColumn
+    duplicate_columns : list of (int, int)
+        Pairs of columns of which the second is a linear function of the first.
+    parameter_drifts : list of ParameterDrift
+    network : NetworkSummary or None
+        On up to a few hundred training rows, after the fit.
     target_names : list of str
-        Names of y's columns, where y had any.
+        Names of the columns of y; empty if y had none.
     lost_digits : str or None
-        The warning about columns that were too coarse before they came.
+        Warning about columns that were already rounded in the input.
     schedule : str
-        How the learning rate moved: a name, or that of a class or callable.
+        Name of the learning-rate schedule.
     n_networks : int
-        How many are averaged, each of which held out another fold of the rows.
+        Number of averaged networks, one per fold.
     keeps_best : bool
-        Whether validation rows said which epoch's weights were kept.
+        Whether the weights of the epoch with the lowest validation loss were kept.
     """
 
     n_rows: int
@@ -204,10 +214,10 @@ class FitSummary:
     standardize_y: bool
     x: Columns
     y: Columns
-    far: list[FarColumn]
-    copies: list[tuple[int, int]]
-    journeys: list[ParameterDrift]
-    look: NetworkSummary | None
+    outlier_columns: list[OutlierColumn]
+    duplicate_columns: list[tuple[int, int]]
+    parameter_drifts: list[ParameterDrift]
+    network: NetworkSummary | None
     target_names: list[str] = field(default_factory=list)
     lost_digits: str | None = None
     schedule: str = "constant"
@@ -215,37 +225,37 @@ class FitSummary:
     keeps_best: bool = False
 
     def to_dict(self) -> dict[str, Any]:
-        """Give nested dictionaries and lists of plain numbers and words, ready for JSON."""
-        look = None
-        if self.look is not None:
-            structure = self.look.structure
-            look = {
-                **self.look._asdict(),
-                "layers": [layer._asdict() for layer in self.look.layers],
+        """Convert to nested dictionaries and lists of numbers and strings, ready for JSON."""
+        network = None
+        if self.network is not None:
+            structure = self.network.structure
+            network = {
+                **self.network._asdict(),
+                "layers": [layer._asdict() for layer in self.network.layers],
                 "structure": None if structure is None else structure._asdict(),
             }
         return {
             **vars(self),
-            # Fits on the same rows share what is said of them; what becomes of it is their own.
+            # Copies, because fits on the same rows share these objects.
             "x": {name: list(numbers) for name, numbers in vars(self.x).items()},
             "y": {name: list(numbers) for name, numbers in vars(self.y).items()},
-            "far": [dict(vars(far)) for far in self.far],
-            "copies": [*self.copies],
-            "journeys": [journey._asdict() for journey in self.journeys],
-            "look": look,
+            "outlier_columns": [dict(vars(column)) for column in self.outlier_columns],
+            "duplicate_columns": [*self.duplicate_columns],
+            "parameter_drifts": [drift._asdict() for drift in self.parameter_drifts],
+            "network": network,
         }
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Self:
-        """Read what :meth:`to_dict` wrote, be it through JSON."""
-        given = dict(values)
-        look = given["look"]
-        if look is not None:
-            structure = look["structure"]
-            look = NetworkSummary(
+        """Convert from :meth:`to_dict`, also of files written before names changed."""
+        given = {_RENAMED.get(name, name): value for name, value in values.items()}
+        network = given["network"]
+        if network is not None:
+            structure = network["structure"]
+            network = NetworkSummary(
                 **{
-                    **look,
-                    "layers": [Layer(**layer) for layer in look["layers"]],
+                    **network,
+                    "layers": [Layer(**layer) for layer in network["layers"]],
                     "structure": None if structure is None else Structure(**structure),
                 }
             )
@@ -254,9 +264,14 @@ class FitSummary:
                 **given,
                 "x": Columns(**given["x"]),
                 "y": Columns(**given["y"]),
-                "far": [FarColumn(**far) for far in given["far"]],
-                "copies": [(int(a), int(b)) for a, b in given["copies"]],
-                "journeys": [ParameterDrift(**journey) for journey in given["journeys"]],
-                "look": look,
+                "outlier_columns": [OutlierColumn(**column) for column in given["outlier_columns"]],
+                "duplicate_columns": [(int(a), int(b)) for a, b in given["duplicate_columns"]],
+                "parameter_drifts": [
+                    ParameterDrift(
+                        **{_RENAMED.get(name, name): value for name, value in drift.items()}
+                    )
+                    for drift in given["parameter_drifts"]
+                ],
+                "network": network,
             }
         )

@@ -1,4 +1,4 @@
-"""What a diagnosis says: findings, each with its numbers, as text, HTML, table or dictionary."""
+"""Findings and their collection: as text, HTML, DataFrame or dictionary."""
 
 from __future__ import annotations
 
@@ -11,11 +11,10 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     import pandas as pd
 
-#: From the worst to the mildest: the fit is of no use, it could be better, good to know.
+#: From worst to mildest: the fit is of little use; it could be better; good to know.
 SEVERITIES = ("severe", "warning", "info")
 
-#: The code words of all findings, in the order in which equally severe ones are told:
-#: what became of the network, what it was given, how it learned, how well it will do.
+#: Codes of all findings, in the order of equally severe ones.
 CODES = (
     "diverged",
     "effectively-linear",
@@ -27,7 +26,7 @@ CODES = (
     "unscaled-inputs",
     "unscaled-target",
     "precision-loss",
-    "far-travelled",
+    "parameter-drift",
     "stalled",
     "oscillating",
     "learning-rate-too-high",
@@ -46,7 +45,7 @@ CODES = (
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing that a diagnosis found.
+    """One finding of a diagnosis.
 
     Parameters
     ----------
@@ -55,9 +54,9 @@ class Finding:
     severity : {"severe", "warning", "info"}
         The fit is of little use; it could be better; good to know.
     message : str
-        One sentence for a person.
+        One or two sentences.
     numbers : dict
-        The numbers behind it; ready for JSON.
+        Numbers behind the finding, ready for JSON.
     advice : str
         What to try.
     """
@@ -79,7 +78,7 @@ class Finding:
         return "\n".join([*lines, f"    Try: {self.advice}"] if self.advice else lines)
 
     def to_dict(self) -> dict[str, Any]:
-        """Give everything as a dictionary that JSON can hold."""
+        """Convert to a dictionary, ready for JSON."""
         return {
             "code": self.code,
             "severity": self.severity,
@@ -93,14 +92,14 @@ class Finding:
 class Diagnosis:
     """All findings about one fit, the worst first.
 
-    It prints as text, shows as HTML in a notebook, iterates over its findings, and says
-    whether it holds a code: ``"dead-units" in diagnosis``.
+    A diagnosis prints as text and, in a notebook, as HTML. It iterates over its findings, and
+    ``"dead-units" in diagnosis`` tests for a code.
 
     Parameters
     ----------
     findings : tuple of Finding
     summary : dict
-        The key numbers of the fit; ready for JSON.
+        Key numbers of the fit, ready for JSON.
 
     Examples
     --------
@@ -149,12 +148,12 @@ class Diagnosis:
         return code in self.codes
 
     def __getitem__(self, code: str) -> Finding:
-        """Give the finding of a code.
+        """Return the finding with a code.
 
         Raises
         ------
         KeyError
-            If there is none.
+            If there is no such finding.
         """
         for finding in self.findings:
             if finding.code == code:
@@ -162,14 +161,14 @@ class Diagnosis:
         raise KeyError(f"no finding {code!r}; there are: {', '.join(self.codes) or 'none'}")
 
     def to_dict(self) -> dict[str, Any]:
-        """Give everything as a dictionary that JSON can hold."""
+        """Convert to a dictionary, ready for JSON."""
         return {
             "findings": [finding.to_dict() for finding in self.findings],
             "summary": plain(self.summary),
         }
 
     def to_frame(self) -> pd.DataFrame:
-        """Give one row per finding; needs pandas.
+        """Convert to a DataFrame with one row per finding.
 
         Raises
         ------
@@ -186,7 +185,7 @@ class Diagnosis:
         return pd.DataFrame([finding.to_dict() for finding in self.findings], columns=columns)
 
     def headline(self) -> str:
-        """Say in one line how many findings there are or, if there are none, how well it went."""
+        """Summarize in one line: the number of findings or, without any, the quality of the fit."""
         if self.findings:
             return f"{len(self)} finding{'' if len(self) == 1 else 's'}"
         return f"Nothing to worry about: {self.summary.get('sentence', 'no findings.')}"
@@ -198,7 +197,7 @@ class Diagnosis:
         return "\n\n".join(blocks)
 
     def _repr_html_(self) -> str:
-        """Show as HTML: no colours but those of the page, so that it reads in the dark too."""
+        """Show as HTML in the colors of the surrounding page."""
         items = "".join(
             f"<dt><b>{html.escape(finding.code)}</b> ({html.escape(finding.severity)})</dt>"
             f"<dd>{html.escape(finding.message)}"
@@ -216,7 +215,7 @@ class Diagnosis:
 
 
 def _write(numbers: dict[str, Any]) -> str:
-    """Write numbers the way a person would: ``n_dead = 3, share = 0.6``."""
+    """Write numbers as text: ``n_dead = 3, share = 0.6``."""
     words = []
     for key, value in numbers.items():
         shown = value if not isinstance(value, list) else value[:6]
@@ -226,7 +225,7 @@ def _write(numbers: dict[str, Any]) -> str:
 
 
 def plain(value: Any) -> Any:
-    """Turn a nested value into what JSON can hold: numbers that are not finite become ``None``."""
+    """Convert a nested value for JSON: numbers that are not finite become ``None``."""
     if isinstance(value, dict):
         return {str(key): plain(item) for key, item in value.items()}
     if isinstance(value, list | tuple):

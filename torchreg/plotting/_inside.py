@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from torchreg.diagnosis.looking import find_bends
+from torchreg.diagnosis.module_probe import find_bends
 from torchreg.nn.links import point_prediction, prediction_column
 
 Positions = NDArray[np.float64]

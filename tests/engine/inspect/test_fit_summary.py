@@ -11,8 +11,8 @@ import scipy.stats
 import torch
 
 from torchreg import TorchRegressor
+from torchreg.diagnosis.network_summary import sample_rows
 from torchreg.diagnosis.record import FitSummary
-from torchreg.diagnosis.statistics import spread_out
 from torchreg.engine.inspect import parameter_drifts
 from torchreg.nn import MLP
 
@@ -55,7 +55,7 @@ def test_outliers_are_counted_and_distinguished_from_rare_categories(sparse: boo
     X = rng.normal(size=(1000, 3))
     X[:5, 0] = 300
     X[:, 1] = np.arange(1000) < 4
-    far = summary_of(scipy.sparse.csr_array(X) if sparse else X, X[:, 2]).far
+    far = summary_of(scipy.sparse.csr_array(X) if sparse else X, X[:, 2]).outlier_columns
     assert [(f.column, f.n_far, f.two_valued) for f in far] == [(0, 5, False), (1, 4, True)]
     assert [f.n_other <= 5 for f in far] == [False, True]
 
@@ -67,7 +67,7 @@ def test_duplicate_columns_are_found_in_any_unit_and_order(sparse: bool) -> None
     X[:, 4] = 3 - 25.4 * X[:, 1]
     X[:, 5] = X[:, 2] * 1e-6
     X[:, 3] = X[:, 0] + 0.01 * X[:, 3]
-    found = summary_of(scipy.sparse.csr_array(X) if sparse else X, X[:, 0]).copies
+    found = summary_of(scipy.sparse.csr_array(X) if sparse else X, X[:, 0]).duplicate_columns
     assert found == [(1, 4), (2, 5)]
 
 
@@ -81,12 +81,12 @@ def test_drift_is_the_distance_between_initial_and_final_parameters(
         .module_.network
     )
     reg = TorchRegressor(module=MLP, max_epochs=5, random_state=0).fit(X, y)
-    journeys = {j.name: j for j in FitSummary.from_dict(reg.fit_summary_).journeys}
+    journeys = {j.name: j for j in FitSummary.from_dict(reg.fit_summary_).parameter_drifts}
     end = dict(reg.module_.network.named_parameters())
     for name, parameter in start.named_parameters():
         gone = (end[name] - parameter).detach().square().mean().sqrt()
         size = parameter.detach().square().mean().sqrt()
-        assert journeys[name].travelled == pytest.approx(float(gone), rel=1e-4)
+        assert journeys[name].distance == pytest.approx(float(gone), rel=1e-4)
         assert journeys[name].start == pytest.approx(float(size), rel=1e-4)
         assert journeys[name].n == parameter.numel()
 
@@ -96,7 +96,7 @@ def test_drifts_of_folds_are_those_of_each_network(hidden: tuple[int, ...]) -> N
     rng = np.random.default_rng(0)
     X = rng.normal(size=(60, 4))
     options = {"n_folds": 3, "module__hidden_sizes": hidden}
-    found = {drift.name: drift for drift in summary_of(X, X[:, 0], **options).journeys}
+    found = {drift.name: drift for drift in summary_of(X, X[:, 0], **options).parameter_drifts}
     starts = TorchRegressor(module=MLP, max_epochs=1, lr=1e-300, random_state=0, **options)
     ends = TorchRegressor(module=MLP, max_epochs=2, random_state=0, **options)
     before, after = (
@@ -107,7 +107,7 @@ def test_drifts_of_folds_are_those_of_each_network(hidden: tuple[int, ...]) -> N
         assert found[name].n == start.numel()
         assert found[name].start == pytest.approx(float(start.square().mean().sqrt()), rel=1e-5)
         gone = (after[name] - start).square().mean().sqrt()
-        assert found[name].travelled == pytest.approx(float(gone), rel=1e-4)
+        assert found[name].distance == pytest.approx(float(gone), rel=1e-4)
 
 
 def test_drift_is_finite_where_squares_overflow_float32() -> None:
@@ -116,8 +116,8 @@ def test_drift_is_finite_where_squares_overflow_float32() -> None:
     with torch.no_grad():
         network.layers[0].weight += 1e30
     drift, *others = parameter_drifts(network, initial)
-    assert drift.travelled == pytest.approx(1e30)
-    assert [other.travelled for other in others] == [0.0] * len(others)
+    assert drift.distance == pytest.approx(1e30)
+    assert [other.distance for other in others] == [0.0] * len(others)
 
 
 def test_a_summary_survives_a_json_round_trip(rows: tuple[Array, Array]) -> None:
@@ -132,7 +132,7 @@ def test_merged_rows_count_with_their_multiplicity() -> None:
     x = np.linspace(-1, 1, 40)[:, None] ** 2
     times = np.arange(40) % 3 + 1
     X, y = np.repeat(x, times, axis=0), np.repeat(np.abs(x[:, 0] - 0.5), times)
-    look = summary_of(X, y, batch_size=None).look
+    look = summary_of(X, y, batch_size=None).network
     assert look is not None
     assert look.n_rows == len(X)
     # Standardized by the statistics of all rows
@@ -152,5 +152,5 @@ def test_the_size_of_a_summary_does_not_depend_on_n_rows(
 @pytest.mark.parametrize("size", [1e-300, 1.0, 1e308])
 def test_probe_rows_do_not_depend_on_the_scale_of_the_weights(size: float) -> None:
     weight = torch.tensor([1.0, 0.25, 0.5, 1.5], dtype=torch.float64)
-    chosen = spread_out(40, 10, weight * size)
-    assert torch.equal(chosen, spread_out(40, 10, weight))
+    chosen = sample_rows(40, 10, weight * size)
+    assert torch.equal(chosen, sample_rows(40, 10, weight))

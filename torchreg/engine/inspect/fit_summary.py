@@ -9,9 +9,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from torchreg.diagnosis.lines import LinearBaseline
+from torchreg.diagnosis.linear_baseline import LinearBaseline
+from torchreg.diagnosis.network_summary import baseline_of, summarize_network
 from torchreg.diagnosis.record import FitSummary, NetworkSummary, ParameterDrift
-from torchreg.diagnosis.statistics import lines_of, look_inside
 from torchreg.engine.data import Table
 from torchreg.engine.inspect.row_summary import RowSummary
 from torchreg.engine.spec import TrainResult, TrainTask
@@ -34,13 +34,13 @@ class ProbeRows(NamedTuple):
 
     def summarize(self, network: nn.Module, link: Link | None = None) -> NetworkSummary | None:
         """Summarize a network in evaluation mode; the link maps its output to predictions."""
-        return look_inside(network, self.x, self.lines, link)
+        return summarize_network(network, self.x, self.lines, link)
 
 
 def probe_rows(table: Table, chosen: Tensor | slice) -> ProbeRows:
     """Take the chosen rows of a table."""
     x = table.x[chosen]
-    return ProbeRows(x, lines_of(x, table.t[chosen]))
+    return ProbeRows(x, baseline_of(x, table.t[chosen]))
 
 
 def summarize_fit(
@@ -90,10 +90,10 @@ def summarize_fit(
         standardize_y="unstandardize" in layers,
         x=rows.x,
         y=rows.y,
-        far=rows.far,
-        copies=rows.copies,
-        journeys=drifts,
-        look=network,
+        outlier_columns=rows.outlier_columns,
+        duplicate_columns=rows.duplicate_columns,
+        parameter_drifts=drifts,
+        network=network,
         schedule=task.schedule.name,
         n_networks=n_networks,
         keeps_best=validation is not None and task.stopping.on_validation,

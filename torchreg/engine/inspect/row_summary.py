@@ -9,8 +9,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from torchreg.diagnosis.record import Columns, FarColumn
-from torchreg.diagnosis.statistics import spread_out
+from torchreg.diagnosis.network_summary import sample_rows
+from torchreg.diagnosis.record import Columns, OutlierColumn
 from torchreg.engine.data import (
     Rows,
     SparseRows,
@@ -43,7 +43,7 @@ class RowSummary(NamedTuple):
     ----------
     n_rows : int
     x, y : Columns
-    far : list of FarColumn
+    far : list of OutlierColumn
         Columns of X with outliers.
     copies : list of (int, int)
         A column of X and a later one that duplicates it.
@@ -54,7 +54,7 @@ class RowSummary(NamedTuple):
     n_rows: int
     x: Columns
     y: Columns
-    far: list[FarColumn]
+    far: list[OutlierColumn]
     copies: list[tuple[int, int]]
     chosen: Tensor | slice
 
@@ -79,7 +79,7 @@ def summarize_rows(module: nn.Sequential, data: RawData, n_rows: int) -> RowSumm
     x_columns = Columns(*_mean_and_scale(layers.get("standardize"), x, weight), *column_ranges(x))
     y_columns = _summarize_target(y, *_mean_and_scale(y_layer, y, weight), *column_ranges(y))
     at_most = min(MAX_PROBE_ROWS, rows_per_chunk(MAX_PROBE_NUMBERS, count_columns(x)))
-    chosen = spread_out(n_rows if weight is not None else y.shape[0], at_most, weight)
+    chosen = sample_rows(n_rows if weight is not None else y.shape[0], at_most, weight)
     return RowSummary(
         n_rows,
         x_columns,
@@ -126,7 +126,7 @@ def column_ranges(rows: Rows) -> tuple[list[float], list[float]]:
     return low.tolist(), high.tolist()
 
 
-def outlier_columns(rows: Rows, columns: Columns) -> list[FarColumn]:
+def outlier_columns(rows: Rows, columns: Columns) -> list[OutlierColumn]:
     """Describe the columns that have outliers.
 
     Parameters
@@ -151,7 +151,7 @@ def outlier_columns(rows: Rows, columns: Columns) -> list[FarColumn]:
         # The median is the mode of a column that hardly varies.
         mode = values.median()
         found.append(
-            FarColumn(
+            OutlierColumn(
                 column=column,
                 n_far=int(((values - mean[column]).abs() > OUTLIER * scale[column]).sum()),
                 n_other=int((values != mode).sum()),
@@ -161,7 +161,7 @@ def outlier_columns(rows: Rows, columns: Columns) -> list[FarColumn]:
     return found
 
 
-def _sparse_outliers(rows: SparseRows, numbers: Columns, suspects: list[int]) -> list[FarColumn]:
+def _sparse_outliers(rows: SparseRows, numbers: Columns, suspects: list[int]) -> list[OutlierColumn]:
     """Do the same with the stored entries alone; the mode is 0."""
     mean, scale = torch.tensor([numbers.mean, numbers.scale], dtype=torch.float64)
     values, columns = rows.values.to(torch.float64), rows.columns
@@ -172,7 +172,7 @@ def _sparse_outliers(rows: SparseRows, numbers: Columns, suspects: list[int]) ->
     smallest = bound.scatter_reduce(0, columns, values, "amin")
     largest = (-bound).scatter_reduce(0, columns, values, "amax")
     one_valued = (smallest == largest).tolist()
-    return [FarColumn(c, n_far[c], n_other[c], one_valued[c]) for c in suspects]
+    return [OutlierColumn(c, n_far[c], n_other[c], one_valued[c]) for c in suspects]
 
 
 def duplicate_columns(

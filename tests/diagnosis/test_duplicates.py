@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 
 from torchreg.diagnosis import duplicates
-from torchreg.diagnosis.duplicates import NOT_EXPLAINED, count_duplicates
-from torchreg.diagnosis.slopes import slope_from_output
-from torchreg.diagnosis.units import count_units
+from torchreg.diagnosis.duplicates import UNEXPLAINED, count_duplicates
+from torchreg.diagnosis.activation_slopes import slope_from_output
+from torchreg.diagnosis.hidden_units import count_units
 
 
 def hidden(n_layers: int, n_units: int, seed: int = 0, n: int = 200) -> Tensor:
@@ -57,7 +57,7 @@ def test_of_very_many_units_the_first_bending_ones_are_compared(
     layers[:, :, 20:] = layers[:, :, :20]
     which = np.ones((2, 40), dtype=bool)
     which[1, :10] = False
-    monkeypatch.setattr(duplicates, "COMPARED", 25)
+    monkeypatch.setattr(duplicates, "MAX_COMPARED", 25)
     # Units 0 to 24 of the one layer, and 10 to 34 of the other
     assert count_duplicates(layers, which) == [5, 5]
 
@@ -69,7 +69,7 @@ def test_as_much_may_be_left_unexplained_as_the_definition_says() -> None:
     noise = noise - first * (first @ noise) / (first @ first)
     noise = noise / noise.std()
     for factor, found in ((0.5, 1), (2.0, 0)):
-        layers[0, :, 2] = first + noise * (factor * NOT_EXPLAINED) ** 0.5
+        layers[0, :, 2] = first + noise * (factor * UNEXPLAINED) ** 0.5
         assert count(layers) == [found]
 
 

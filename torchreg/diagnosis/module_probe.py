@@ -1,4 +1,4 @@
-"""Looking at a fitted module with rows and a grid, so that it comes out as it went in."""
+"""Evaluation of a fitted module on rows and on a grid, without changing it."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ import torch
 from torch import Tensor, nn
 
 from torchreg._utils import with_seed
+from torchreg.diagnosis.network_summary import baseline_of, summarize_network
 from torchreg.diagnosis.record import NetworkSummary
-from torchreg.diagnosis.statistics import lines_of, look_inside
 from torchreg.nn.links import link_of, target_layer
 
 R = TypeVar("R")
 
 
-def look_at_rows(module: nn.Sequential, x: Tensor, y: Tensor | None) -> NetworkSummary | None:
-    """Look inside a fitted module at some of the given rows, without disturbing it.
+def summarize_at_rows(module: nn.Sequential, x: Tensor, y: Tensor | None) -> NetworkSummary | None:
+    """Summarize the network of a fitted module on given rows.
 
     Parameters
     ----------
@@ -40,15 +40,15 @@ def look_at_rows(module: nn.Sequential, x: Tensor, y: Tensor | None) -> NetworkS
         t = y
         if y is not None and after is not None:
             t = after.inverse()(y.to(after.mean.device))
-        return look_inside(network, core, lines_of(core, t), link_of(module))
+        return summarize_network(network, core, baseline_of(core, t), link_of(module))
 
-    return undisturbed(module, look)
+    return preserving_state(module, look)
 
 
-def undisturbed(module: nn.Module, work: Callable[[], R]) -> R:
-    """Let work use a module in evaluation mode, and put everything back as it was.
+def preserving_state(module: nn.Module, work: Callable[[], R]) -> R:
+    """Call ``work`` with a module in evaluation mode, then restore the module.
 
-    Buffers that it counts in, the mode of each part, and the generators of those that draw.
+    Buffers, training modes and random generators are restored.
     """
     training = [part for part in module.modules() if part.training]
     buffers = [(buffer, buffer.clone()) for buffer in module.buffers()]
@@ -67,26 +67,26 @@ def undisturbed(module: nn.Module, work: Callable[[], R]) -> R:
 def find_bends(
     module: nn.Sequential, low: float, high: float, dtype: torch.dtype, *, column: int = 0
 ) -> list[float]:
-    """Find where a network of one feature bends, between the ends of the training rows.
+    """Find the bends of a network of one feature within the range of the training rows.
 
-    A bend is where the slope changes by more than a fiftieth of the steepest between
-    neighbours on a fine grid, and by no more a step further: a smooth curve has none.
+    At a bend, the slope changes between neighbours on a fine grid by more than a fiftieth of the
+    largest slope, and does not change further at the next grid point: smooth curves have none.
 
     Parameters
     ----------
     module : nn.Sequential
         Raw units to raw units, in evaluation mode.
     low, high : float
-        In the feature's unit.
+        Range, in the unit of the feature.
     dtype : torch.dtype
-        Of the core.
+        Dtype of the network.
     column : int, default=0
-        Of what the module gives.
+        Column of the module's output.
 
     Returns
     -------
     list of float
-        In the feature's unit.
+        Positions in the unit of the feature.
     """
     if not high > low:
         return []
@@ -95,7 +95,7 @@ def find_bends(
     given = grid if "standardize" in dict(module.named_children()) else grid.to(dtype)
     # (1001,) -> (1001, 1)
     rows = given.to(first.device).reshape(-1, 1)
-    output: Tensor = undisturbed(module, partial(module, rows))
+    output: Tensor = preserving_state(module, partial(module, rows))
     # (1001, n_outputs) or (1001,) -> (1001,)
     curve = output.detach().cpu().to(torch.float64).reshape(len(grid), -1)[:, column]
     slope = curve.diff() / grid.diff()
@@ -107,14 +107,14 @@ def find_bends(
         if not large[place]:
             place += 1
             continue
-        # One bend within a cell changes the slope twice in a row.
+        # A bend between two grid points changes the slope twice in a row.
         width = 2 if place + 1 < len(large) and large[place + 1] else 1
         left, right = place, place + width
         if right + 1 <= len(large) and not (right < len(large) and large[right]):
             a, b = float(slope[left]), float(slope[right])
             x_left, x_right = float(grid[left + 1]), float(grid[right])
             y_left, y_right = float(curve[left + 1]), float(curve[right])
-            # Where the line before it meets the line after it.
+            # Intersection of the lines on both sides.
             where = x_left if a == b else (y_right - y_left + a * x_left - b * x_right) / (a - b)
             bends.append(min(max(where, low), high))
         while place < len(large) and large[place]:

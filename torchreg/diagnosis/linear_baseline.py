@@ -1,4 +1,4 @@
-"""What a straight line and gentle curves make of rows, before any network sees them."""
+"""Least-squares fits of a linear model and of curves, to compare a network with."""
 
 from __future__ import annotations
 
@@ -11,43 +11,40 @@ from torch import Tensor
 
 from torchreg.diagnosis.moments import Array, Moments, standardize
 
-#: Rows per fitted number that a line or a curve needs, or it would fit the noise.
+#: Rows needed per fitted coefficient, so that the fit does not follow the noise.
 ROWS_PER_TERM = 5
-#: Bends of all columns together, if they are so few that a column has MOST_BENDS at most and
-#: ENOUGH_BENDS at least. The square of their number is what they cost; and the more there are, the
-#: more often a gentle bend of one column passes for chance.
-BENDS = 24
-#: They follow one and a half periods of a wave.
-MOST_BENDS = 12
-#: They follow half a period.
-ENOUGH_BENDS = 4
-#: Columns of which the products of pairs are tried as well, at most.
-MOST_PAIRED = 6
-#: Terms are of order 1. A combination of them whose square is below this share of the largest
-#: is what rounding leaves of nothing.
-NOTHING = 1e-12
-#: A term that is at least this far, as a share of the largest, from what those before it span
-#: makes no such combination: the square is a million times as much.
-APART = 1e-3
+#: Hinges of all columns together, within the bounds per column below. The time grows with the
+#: square of their number, and more hinges make a bend of one column less significant.
+MAX_HINGES = 24
+#: Enough to follow one and a half periods of a sine.
+MAX_HINGES_PER_COLUMN = 12
+#: Enough to follow half a period.
+MIN_HINGES_PER_COLUMN = 4
+#: Columns at most for which products of pairs are added.
+MAX_PAIRED_COLUMNS = 6
+#: A combination of terms whose square is below this share of the largest is rounding noise.
+NEGLIGIBLE_SQUARE = 1e-12
+#: Terms are independent if each is at least this far, relative to the largest, from the span of
+#: those before it.
+INDEPENDENT = 1e-3
 
 
 class LinearBaseline(NamedTuple):
-    """What a line and curves make of rows, before any network is held against them.
+    """Linear model and curves of some rows.
 
     Parameters
     ----------
     x, y : Moments
-        Those of a missing y are empty.
+        Means and scales of x and y; empty without y.
     targets : ndarray of shape (n, n_outputs) or None
-        y itself.
+        y.
     z : Tensor of shape (n_outputs, n) or None
-        y standardized, one column a row.
+        Standardized y, transposed.
     straight : Tensor of shape (n_directions, n) or None
-        All lines through these rows are a constant and combinations of these, which are at right
-        angles and of length 1. ``None`` where the rows are too few for a line, or not all is
-        finite.
+        Orthonormal basis of the linear functions of x, without the constant. ``None`` if there are
+        too few rows, or values are not finite.
     shares : Shares or None
-        ``None`` there, and without y.
+        ``None`` in these cases, and without y.
     """
 
     x: Moments
@@ -59,7 +56,7 @@ class LinearBaseline(NamedTuple):
 
 
 class Shares(NamedTuple):
-    """Shares of y's variance that line and curves explain, and the numbers that they take."""
+    """Shares of y's variance that linear model and curves explain, and their numbers of terms."""
 
     line_r2: float
     curve_r2: float
@@ -67,10 +64,10 @@ class Shares(NamedTuple):
     curve_terms: int
 
 
-def draw_lines(x: Array, y: Array | None) -> LinearBaseline:
-    r"""Fit a line and curves to y: what there is to say of rows, whatever network sees them.
+def fit_baseline(x: Array, y: Array | None) -> LinearBaseline:
+    r"""Fit a linear model and curves to y.
 
-    A line is made of the columns of x and a constant. Curves add hinges :math:`\max(z, q)`
+    The linear model has the columns of x and a constant. Curves add hinges :math:`\max(z, q)`
     at quantiles q of each standardized column z, and products of pairs of them.
 
     Parameters
@@ -81,18 +78,18 @@ def draw_lines(x: Array, y: Array | None) -> LinearBaseline:
     Returns
     -------
     LinearBaseline
-        Without shares where the rows are too few for a line, or not all is finite.
+        Without shares if there are too few rows, or values are not finite.
 
     Examples
     --------
     >>> x = np.linspace(-1, 1, 101)[:, None]
-    >>> shares = draw_lines(x, np.abs(x)).shares
+    >>> shares = fit_baseline(x, np.abs(x)).shares
     >>> round(shares.line_r2, 9), shares.curve_r2 > 0.99
     (0.0, True)
     """
     n_rows, width = x.shape
     known = [x] if y is None else [x, y]
-    # One column a row, so that sums run along memory.
+    # Transposed, so that sums are over contiguous memory.
     values = np.empty((sum(columns.shape[1] for columns in known), n_rows))
     np.concatenate([columns.T for columns in known], out=values)
     moments = standardize(values)
@@ -100,11 +97,13 @@ def draw_lines(x: Array, y: Array | None) -> LinearBaseline:
     if n_rows < ROWS_PER_TERM * (width + 1) or not moments.are_finite():
         return LinearBaseline(of_x, of_y, y, None, None, None)
     if y is None:
-        return LinearBaseline(of_x, of_y, None, None, _right_angles(torch.from_numpy(values)), None)
-    n_bends, n_pairs = _count_bends(n_rows, width)
+        return LinearBaseline(
+            of_x, of_y, None, None, _orthonormalize(torch.from_numpy(values)), None
+        )
+    n_bends, n_pairs = _count_terms(n_rows, width)
     n_line = 1 + width
     n_terms = n_line + n_bends * width + n_pairs
-    # Ones, x, what bends, y.
+    # Constant, x, hinges and products, y.
     table = np.empty((n_terms + len(values) - width, n_rows))
     table[0] = 1.0
     table[1:n_line], table[n_terms:] = values[:width], values[width:]
@@ -116,14 +115,14 @@ def draw_lines(x: Array, y: Array | None) -> LinearBaseline:
     return LinearBaseline(of_x, of_y, y, torch.from_numpy(values[width:]), straight, shares)
 
 
-def _count_bends(n_rows: int, width: int) -> tuple[int, int]:
+def _count_terms(n_rows: int, width: int) -> tuple[int, int]:
     """Count the hinges per column, and the products of pairs, that so many rows allow."""
     most = n_rows // ROWS_PER_TERM - width - 1
-    n_pairs = width * (width - 1) // 2 if width <= MOST_PAIRED else 0
+    n_pairs = width * (width - 1) // 2 if width <= MAX_PAIRED_COLUMNS else 0
     if n_pairs > most:
         n_pairs = 0
     width = max(width, 1)
-    n_bends = min(MOST_BENDS, max(ENOUGH_BENDS, BENDS // width))
+    n_bends = min(MAX_HINGES_PER_COLUMN, max(MIN_HINGES_PER_COLUMN, MAX_HINGES // width))
     return max(0, min(n_bends, (most - n_pairs) // width)), n_pairs
 
 
@@ -135,7 +134,7 @@ def _write_bends(z: Array, n_bends: int, n_pairs: int, *, out: Array) -> bool:
     z : ndarray of shape (n_features, n)
         Standardized.
     n_bends, n_pairs : int
-        From :func:`_count_bends`.
+        From :func:`_count_terms`.
     out : ndarray of shape (n_features * n_bends + n_pairs, n)
 
     Returns
@@ -181,7 +180,7 @@ def _explain(
     line, curve : (float, int)
         The share that is explained, 1 if nothing varies; and how many terms it took.
     straight : Tensor of shape (n_line - 1, n)
-        As :func:`_right_angles` gives it for the columns of x.
+        As :func:`_orthonormalize` gives it for the columns of x.
     """
     # torch keeps to the threads that a fit takes; numpy's products would take all, and wait for
     # a core that is busy.
@@ -199,12 +198,12 @@ def _explain(
         # What is wanted may be spanned by the terms, and must not end the factorization.
         diagonal[n_terms:size] += table.shape[1]
         # Below them the identity beside x, which becomes the inverse of x's factor, transposed.
-        diagonal[size:] = 1 / NOTHING
+        diagonal[size:] = 1 / NEGLIGIBLE_SQUARE
         numbers[size * whole + 1 :: whole + 1] = 1.0
         lower, failed = torch.linalg.cholesky_ex(torch.from_numpy(products))
         factor = lower.numpy()
         heights = factor.diagonal()[:n_terms].tolist()
-        if not failed and min(heights) > APART * max(heights):
+        if not failed and min(heights) > INDEPENDENT * max(heights):
             # What is wanted, along each term.
             along = factor[n_terms:size, :n_terms].tolist()
             line, curve = (
@@ -214,8 +213,8 @@ def _explain(
             # The constant comes first, and is at right angles to x, which is centred.
             return line, curve, lower[size:, 1:n_line].T @ rows[1:n_line]
     wanted = rows[n_terms:]
-    line, curve = (_by_eigenvectors(rows[:n], wanted) for n in (n_line, n_terms))
-    return line, curve, _right_angles(rows[1:n_line])
+    line, curve = (_fit_by_eigenvectors(rows[:n], wanted) for n in (n_line, n_terms))
+    return line, curve, _orthonormalize(rows[1:n_line])
 
 
 def _share(explained: float, total: float, rank: int) -> tuple[float, int]:
@@ -223,10 +222,10 @@ def _share(explained: float, total: float, rank: int) -> tuple[float, int]:
     return (explained / total, rank) if total else (1.0, 1)
 
 
-def _by_eigenvectors(terms: Tensor, wanted: Tensor) -> tuple[float, int]:
+def _fit_by_eigenvectors(terms: Tensor, wanted: Tensor) -> tuple[float, int]:
     """Fit by the combinations of terms that are more than nothing; both lie in rows."""
     size, basis = torch.linalg.eigh(terms @ terms.T)
-    kept = size > NOTHING * size[-1]
+    kept = size > NEGLIGIBLE_SQUARE * size[-1]
     basis = basis[:, kept]
     solution = ((wanted @ terms.T) @ basis / size[kept]) @ basis.T
     total = float(wanted.square().sum())
@@ -234,7 +233,7 @@ def _by_eigenvectors(terms: Tensor, wanted: Tensor) -> tuple[float, int]:
     return _share(total - left, total, int(kept.sum()))
 
 
-def _right_angles(rows: Tensor) -> Tensor:
+def _orthonormalize(rows: Tensor) -> Tensor:
     """Give rows of length 1 at right angles to each other, which span what the rows span.
 
     Parameters
@@ -245,9 +244,9 @@ def _right_angles(rows: Tensor) -> Tensor:
     products = rows @ rows.T
     factor, failed = torch.linalg.cholesky_ex(products)
     heights = factor.diagonal()
-    if failed or heights.amin() <= APART * heights.amax():
+    if failed or heights.amin() <= INDEPENDENT * heights.amax():
         size, basis = torch.linalg.eigh(products)
-        kept = size > NOTHING * size[-1]
+        kept = size > NEGLIGIBLE_SQUARE * size[-1]
         rows = (basis[:, kept] / size[kept].sqrt()).T @ rows
         # Of small ones rounding has bent the right angles by a little.
         factor = torch.linalg.cholesky(rows @ rows.T)

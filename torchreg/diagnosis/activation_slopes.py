@@ -1,4 +1,4 @@
-"""How steep activations are where rows reach them."""
+"""Slopes of activations at given inputs."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from torchreg._utils import inference
 
 @dataclass(frozen=True)
 class Activation:
-    """What must be known of an activation: whether it has both a floor and a ceiling."""
+    """Largest slope of an activation, and whether it has upper and lower bounds."""
 
     steepest: float
     bounded: bool = False
 
 
-#: The activations of torch, by the name of the function that computes them.
+#: Activations of torch, by function name.
 ACTIVATIONS: dict[str, Activation] = {
     **{
         name: Activation(1.0)
@@ -55,8 +55,8 @@ ACTIVATIONS: dict[str, Activation] = {
 }
 
 
-#: Slopes that the output tells by itself, which costs a fraction of differentiating. Of relu
-#: the sign of the output says all, and no slope is computed.
+#: Slopes as functions of the output, which are faster than automatic differentiation. For relu the
+#: sign of the output suffices, and no slope is computed.
 SLOPE_OF_OUTPUT: dict[str, Callable[[Tensor], Tensor] | None] = {
     "relu": None,
     "sigmoid": lambda after: after * (1 - after),
@@ -67,7 +67,7 @@ SLOPE_OF_OUTPUT: dict[str, Callable[[Tensor], Tensor] | None] = {
 def slope_and_output(
     call: Callable[..., Tensor], name: str, args: tuple[Any, ...], kwargs: dict[str, Any]
 ) -> tuple[Tensor, Tensor]:
-    """Differentiate an activation where it is called, in float64; its input stays as it is.
+    """Differentiate an activation in float64; its input is not changed.
 
     Parameters
     ----------
@@ -76,12 +76,12 @@ def slope_and_output(
     name : str
         Its key in :data:`ACTIVATIONS`.
     args, kwargs : tuple, dict
-        How it is called; the first argument has shape (n, ...).
+        Arguments of the call; the first has shape (n, ...).
 
     Returns
     -------
     slope, output : Tensor of shape (n, ...)
-        The size of the slope, whatever its sign; on the CPU.
+        ``slope`` is the absolute value; both are on the CPU.
     """
     with inference(False), torch.enable_grad():
         given = [_copy(value) for value in args]
@@ -90,21 +90,21 @@ def slope_and_output(
             # (n, 2k) -> (n, k): the gate, a sigmoid of the second half
             given, options, call = [given[0].chunk(2, dim=-1)[1]], {}, torch.sigmoid
         before = given[0].requires_grad_()
-        # A copy, which relu_ and its like may overwrite.
+        # A copy, because in-place activations overwrite it.
         after = call(before.clone(), *given[1:], **options)
         (slope,) = torch.autograd.grad(after.sum(), before)
     return slope.abs(), after.detach()
 
 
 def slope_from_output(name: str, output: Tensor) -> tuple[Tensor | None, Tensor]:
-    """Read the slope off the output, for an activation of :data:`SLOPE_OF_OUTPUT`.
+    """Compute the slope from the output, for an activation of :data:`SLOPE_OF_OUTPUT`.
 
     Returns
     -------
     slope : Tensor of shape (n, ...) or None
         In float64.
     output : Tensor of shape (n, ...)
-        As it was given.
+        Unchanged.
     """
     slope_of = SLOPE_OF_OUTPUT[name]
     return None if slope_of is None else slope_of(output.to("cpu", torch.float64)), output

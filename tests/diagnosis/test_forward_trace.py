@@ -9,9 +9,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from torchreg.diagnosis.following import known_members
+from torchreg.diagnosis.forward_known import known_members
+from torchreg.diagnosis.network_summary import baseline_of, summarize_network
 from torchreg.diagnosis.record import NetworkSummary
-from torchreg.diagnosis.statistics import lines_of, look_inside
 from torchreg.nn import MLP, Ensemble, FrozenLinear, TabularMLP
 from torchreg.nn.mlp import ACTIVATIONS
 
@@ -31,7 +31,7 @@ class Behind(nn.Module):
 def look(network: nn.Module, n_outputs: int = 1) -> NetworkSummary:
     rows = torch.randn(60, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     before = rows.clone()
-    seen = look_inside(network, rows, lines_of(rows, rows[:, :n_outputs] ** 2))
+    seen = summarize_network(network, rows, baseline_of(rows, rows[:, :n_outputs] ** 2))
     assert torch.equal(rows, before)
     assert seen is not None
     return seen

@@ -8,10 +8,10 @@ import torch
 from torch import nn
 
 from torchreg import TorchRegressor
-from torchreg.diagnosis.activations import SHARE, can_spare, is_many
-from torchreg.diagnosis.evidence import pooled
+from torchreg.diagnosis.activations import SHARE, exceeds_chance, is_overparametrized
+from torchreg.diagnosis.evidence import pool_layers
+from torchreg.diagnosis.network_summary import baseline_of, summarize_network
 from torchreg.diagnosis.record import FitSummary, Layer
-from torchreg.diagnosis.statistics import lines_of, look_inside
 from torchreg.nn import MLP
 
 X = torch.linspace(-2, 2, 101, dtype=torch.float64).reshape(-1, 1)
@@ -25,7 +25,7 @@ def layer_of(activation: nn.Module, weight: list[float], bias: list[float]) -> L
         hidden.bias.copy_(torch.tensor(bias))
     outputs = n // 2 if isinstance(activation, nn.GLU) else n
     network = nn.Sequential(hidden, activation, nn.Linear(outputs, 1)).double().eval()
-    look = look_inside(network, X, lines_of(X, None))
+    look = summarize_network(network, X, baseline_of(X, None))
     assert look is not None
     (layer,) = look.layers
     return layer
@@ -73,7 +73,7 @@ def test_relu_units_are_counted_like_their_signs() -> None:
     torch.manual_seed(0)
     network = nn.Sequential(nn.Linear(3, 40), nn.ReLU(), nn.Linear(40, 1)).double().eval()
     rows = torch.randn(200, 3, dtype=torch.float64) * 0.3
-    look = look_inside(network, rows, lines_of(rows, None))
+    look = summarize_network(network, rows, baseline_of(rows, None))
     assert look is not None
     on = (network[0](rows) > 0).to(torch.float64).mean(dim=0)
     (layer,) = look.layers
@@ -104,7 +104,7 @@ def test_functions_are_seen_like_modules_and_the_network_is_left_as_it_was() -> 
     network = Plain().double().eval()
     before = {key: value.clone() for key, value in network.state_dict().items()}
     rows = X.clone()
-    look = look_inside(network, rows, lines_of(rows, None))
+    look = summarize_network(network, rows, baseline_of(rows, None))
     assert look is not None
     assert [(layer.function, layer.n_units) for layer in look.layers] == [
         ("silu", 4), ("tanh", 4), ("relu", 5),
@@ -120,9 +120,9 @@ def test_what_chance_does_to_a_layer_is_not_worth_a_word() -> None:
         weight, bias = rng.uniform(-1, 1, size=(2, 400, n_units))
         # Of units that start at random, before a standardized uniform feature
         dead = ((bias + np.abs(weight) * 3**0.5) < 0).sum(axis=1)
-        told = sum(is_many("dead-units", int(n), n_units) for n in dead)
+        told = sum(exceeds_chance("dead-units", int(n), n_units) for n in dead)
         assert told <= 8, n_units
-        assert is_many("dead-units", n_units, n_units)
+        assert exceeds_chance("dead-units", n_units, n_units)
     assert set(SHARE) == {"dead-units", "always-on-units", "saturated-units", "duplicate-units"}
 
 
@@ -131,7 +131,7 @@ def counted(number: int, n_dead: int, function: str = "relu") -> Layer:
 
 
 def test_the_same_layer_of_several_networks_is_counted_as_one() -> None:
-    first, second = pooled([counted(1, 1), counted(2, 4), counted(3, 2), counted(4, 8)], 2)
+    first, second = pool_layers([counted(1, 1), counted(2, 4), counted(3, 2), counted(4, 8)], 2)
     assert (first.name, first.n_units, first.n_dead, first.n_bending) == (
         "hidden layer 1",
         18,
@@ -153,13 +153,13 @@ def test_the_same_layer_of_several_networks_is_counted_as_one() -> None:
 def test_layers_that_do_not_match_are_left_as_they_are(
     layers: list[Layer], n_networks: int
 ) -> None:
-    assert pooled(layers, n_networks) == layers
+    assert pool_layers(layers, n_networks) == layers
 
 
 def test_a_network_can_spare_units_as_long_as_the_others_could_memorize_the_rows() -> None:
     reg = TorchRegressor(MLP, module__hidden_sizes=[20, 20], max_epochs=1).fit(X, X[:, 0])
     summary = FitSummary.from_dict(reg.fit_summary_)
     assert summary.n_parameters == 481 and summary.n_rows == 101
-    assert can_spare(summary, 0.5)
-    assert not can_spare(summary, 0.6)
-    assert not can_spare(summary, 1.0)
+    assert is_overparametrized(summary, 0.5)
+    assert not is_overparametrized(summary, 0.6)
+    assert not is_overparametrized(summary, 1.0)

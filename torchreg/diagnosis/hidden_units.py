@@ -11,16 +11,16 @@ from torch import Tensor
 
 from torchreg.diagnosis.duplicates import count_duplicates
 from torchreg.diagnosis.record import Layer
-from torchreg.diagnosis.slopes import ACTIVATIONS, Activation
+from torchreg.diagnosis.activation_slopes import ACTIVATIONS, Activation
 
-#: A slope below this share of the activation's steepest passes next to no gradient.
+#: A slope below this share of the activation's largest slope passes almost no gradient.
 FLAT = 0.01
 #: A unit is saturated if, for this share of the rows, ...
 MOSTLY = 0.95
-#: ... its slope is below this share of the steepest: tanh beyond ±2.2, where its output is
-#: within 3 % of its ceiling.
+#: ... its slope is below this share of the largest: tanh beyond ±2.2, where its output is within
+#: 3 % of its bounds.
 STEEP = 0.05
-#: Slopes that differ by less than this share of the steepest are one slope: a line.
+#: Slopes that differ by less than this share of the largest are equal: the unit is linear.
 ONE_SLOPE = 0.02
 
 
@@ -40,22 +40,22 @@ def count_units(
 ) -> list[Layer]:
     r"""Count the kinds of units in calls of an activation :math:`\sigma`.
 
-    The slope :math:`\sigma'(a)` of a unit on all rows decides, relative to the steepest slope of
-    the activation. *Dead*: (nearly) 0 for every row. *Saturated*: for an activation
-    with floor and ceiling, small for nearly every row. *Always on*: one and the same slope for
-    every row, so that the unit is a straight line. *Bending*: none of these. *Duplicates*:
-    bending units that are, up to scale and offset, the same as another one of their layer.
+    The classification uses the slope :math:`\sigma'(a)` of a unit on all rows, relative to the
+    largest slope of the activation. *Dead*: (nearly) 0 for every row. *Saturated*: for a bounded
+    activation, small for nearly every row. *Always on*: the same slope for every row, so that the
+    unit is linear. *Bending*: none of these. *Duplicates*: bending units that equal another unit of
+    their layer up to scale and offset.
 
     Parameters
     ----------
     numbers : sequence of int
-        Place of each call in the order of all calls.
+        Number of each call in the order of all calls.
     name : str
-        A key of :data:`torchreg.diagnosis.slopes.ACTIVATIONS`.
+        A key of :data:`torchreg.diagnosis.activation_slopes.ACTIVATIONS`.
     slope : Tensor of shape (n, ...) or (n_layers, n, n_units), or None
-        Without its sign; ``None`` for relu.
+        Absolute slope; ``None`` for relu.
     output : Tensor of that shape
-        Of one call, where all but the rows are units, or of as many calls as there are numbers.
+        Output of one call, with rows along the first dimension, or of several calls.
 
     Examples
     --------

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from torch import Tensor
 
-from torchreg.diagnosis.lines import LinearBaseline
+from torchreg.diagnosis.linear_baseline import LinearBaseline
 from torchreg.diagnosis.moments import Moments
 from torchreg.diagnosis.record import Structure
 
@@ -50,9 +50,9 @@ def compare_baselines(lines: LinearBaseline, output: Tensor) -> BaselineFit | No
     --------
     >>> import numpy as np
     >>> import torch
-    >>> from torchreg.diagnosis.lines import draw_lines
+    >>> from torchreg.diagnosis.linear_baseline import fit_baseline
     >>> x = np.linspace(-1, 1, 101)[:, None]
-    >>> fit = compare_baselines(draw_lines(x, np.abs(x)), torch.from_numpy(2 * x))
+    >>> fit = compare_baselines(fit_baseline(x, np.abs(x)), torch.from_numpy(2 * x))
     >>> round(fit.linear_share, 9), round(fit.structure.line_r2, 9)
     (1.0, 0.0)
     """

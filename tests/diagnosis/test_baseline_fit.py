@@ -7,16 +7,16 @@ import pytest
 import torch
 from sklearn.metrics import r2_score
 
-from torchreg.diagnosis.lines import BENDS, MOST_BENDS, draw_lines
+from torchreg.diagnosis.baseline_fit import BaselineFit, compare_baselines
+from torchreg.diagnosis.linear_baseline import MAX_HINGES, MAX_HINGES_PER_COLUMN, fit_baseline
 from torchreg.diagnosis.moments import moments_of
 from torchreg.diagnosis.record import Structure
-from torchreg.diagnosis.structure import BaselineFit, compare_baselines
 
 Array = np.ndarray
 
 
 def hold_against_lines(x: Array, y: Array | None, output: Array) -> BaselineFit:
-    held = compare_baselines(draw_lines(x, y), torch.from_numpy(output))
+    held = compare_baselines(fit_baseline(x, y), torch.from_numpy(output))
     assert held is not None
     return held
 
@@ -48,7 +48,7 @@ def bends_of(x: Array) -> Array:
     """Write the terms of curves down as their definition does."""
     n_rows, width = x.shape
     # The rows would allow more.
-    n_bends = {1: MOST_BENDS, 3: BENDS // 3}[width]
+    n_bends = {1: MAX_HINGES_PER_COLUMN, 3: MAX_HINGES // 3}[width]
     columns = list(x.T)
     for column in x.T:
         places = np.arange(1, n_bends + 1) * n_rows // (n_bends + 1)
@@ -107,12 +107,12 @@ def test_a_constant_is_explained_and_has_no_spread() -> None:
     assert held.structure is not None
     assert (held.linear_share, held.structure.line_r2, held.structure.line_terms) == (1.0, 1.0, 1)
     assert held.output_scale == moments_of(constant).scale == [0]
-    assert draw_lines(x, constant).y.mean == moments_of(constant).mean == [0.1]
+    assert fit_baseline(x, constant).y.mean == moments_of(constant).mean == [0.1]
 
 
 def test_too_few_rows_for_a_line_still_have_moments() -> None:
     x = np.arange(9.0)[:, None]
-    lines = draw_lines(x, x**2)
+    lines = fit_baseline(x, x**2)
     held = hold_against_lines(x, x**2, -x)
     assert held.linear_share is None
     assert held.structure is None
@@ -122,7 +122,7 @@ def test_too_few_rows_for_a_line_still_have_moments() -> None:
 
 def test_without_y_the_output_alone_is_held_against_a_line() -> None:
     x = np.linspace(-1, 1, 50)[:, None]
-    lines = draw_lines(x, None)
+    lines = fit_baseline(x, None)
     held = hold_against_lines(x, None, np.abs(x))
     assert held.linear_share == pytest.approx(0, abs=1e-12)
     assert held.structure is None
@@ -134,5 +134,5 @@ def test_numbers_that_cannot_be_squared_are_held_against_nothing(far: float) -> 
     x = np.linspace(0, 1, 50)[:, None]
     y = np.where(x < 1, x, far)
     for known, output in ((y, x), (x, y)):
-        assert compare_baselines(draw_lines(x, known), torch.from_numpy(output)) is None
-    assert draw_lines(x, y).shares is None
+        assert compare_baselines(fit_baseline(x, known), torch.from_numpy(output)) is None
+    assert fit_baseline(x, y).shares is None

@@ -1,4 +1,4 @@
-"""The shape of a loss curve, in a few numbers."""
+"""Shape of a loss curve in a few numbers."""
 
 from __future__ import annotations
 
@@ -8,25 +8,25 @@ from itertools import pairwise
 from statistics import median
 from typing import Self
 
-#: Ups and downs of the loss count relative to the loss or, where that is smaller, to this
-#: share of the loss of predicting the mean: a tenth of it is an R2 of 0.9.
+#: Changes of the loss are relative to the loss, or to this share of the loss of predicting the mean
+#: if that is larger: 0.1 corresponds to an R2 of 0.9.
 NEGLIGIBLE = 0.1
 
 
 @dataclass(frozen=True)
-class Curve:
+class LossCurve:
     """The shape of a training loss, dimensionless.
 
     Parameters
     ----------
     n_epochs : int
-        How many there are.
+        Number of epochs.
     reference : float
         The loss of predicting the mean.
     first, best, last : float
         The first loss, the smallest, and the median of the last tenth.
     best_tenth : float
-        The median of the best tenth, which chance alone does not make low.
+        Median of the best tenth, which is robust against noise.
     best_epoch : int
         Counted from 1, within this fit.
     largest : float
@@ -42,7 +42,7 @@ class Curve:
     shake : float
         The same as a share of the reference.
     turns : float
-        Share of the epochs of the second half at which the loss turns; a fair coin gives 2/3.
+        Share of the epochs of the second half at which the loss changes direction; noise has 2/3.
     falling : float
         Share of the epochs in which the loss fell.
     """
@@ -65,7 +65,7 @@ class Curve:
 
     @classmethod
     def of(cls, losses: list[float], reference: float | None) -> Self:
-        """Read the shape off a curve; losses that are not finite are left out."""
+        """Compute the shape of a curve; losses that are not finite are left out."""
         curve = [loss for loss in losses if math.isfinite(loss)] or [math.nan]
         n = len(curve)
         unit = reference if reference else abs(curve[0]) or 1.0

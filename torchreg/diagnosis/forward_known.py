@@ -1,4 +1,4 @@
-"""Sending rows through networks of known parts: several of one kind side by side."""
+"""Forward passes through networks of known layers, for several networks at once."""
 
 from __future__ import annotations
 
@@ -9,10 +9,14 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from torchreg.diagnosis.activation_slopes import (
+    SLOPE_OF_OUTPUT,
+    slope_and_output,
+    slope_from_output,
+)
+from torchreg.diagnosis.forward_trace import ForwardTrace
+from torchreg.diagnosis.hidden_units import count_units
 from torchreg.diagnosis.record import Layer
-from torchreg.diagnosis.slopes import SLOPE_OF_OUTPUT, slope_and_output, slope_from_output
-from torchreg.diagnosis.units import count_units
-from torchreg.diagnosis.watching import Seen
 from torchreg.nn import (
     MLP,
     BinEmbedding,
@@ -24,23 +28,23 @@ from torchreg.nn import (
 )
 from torchreg.nn.sequential import ACTIVATION_OF, has_default_forward, sequential_layers
 
-#: What in a :class:`TabularMLP` prepares rows: all numbers in it belong to one column each.
-_OF_COLUMNS: dict[str, type[nn.Module]] = {
+#: Parts of :class:`TabularMLP` whose parameters belong to one column each.
+_COLUMN_PARTS: dict[str, type[nn.Module]] = {
     "scale": ScaledAndClipped,
     "waves": PeriodicEmbedding,
     "bins": BinEmbedding,
 }
-#: What is in it.
-_PARTS: dict[str, type[nn.Module]] = {**_OF_COLUMNS, "line": FrozenLinear, "mlp": MLP}
+#: All parts of :class:`TabularMLP`.
+_PARTS: dict[str, type[nn.Module]] = {**_COLUMN_PARTS, "line": FrozenLinear, "mlp": MLP}
 
 
 class Member(NamedTuple):
-    """One of several networks, or the only one.
+    """A network as a list of layers.
 
     Parameters
     ----------
     table : TabularMLP or None
-        What prepares the rows for the layers, and adds a line to what they give.
+        Prepares the rows for the layers, and adds a linear model to their output.
     layers : list of nn.Module
         From :func:`torchreg.nn.sequential.sequential_layers`.
     """
@@ -49,15 +53,15 @@ class Member(NamedTuple):
     layers: list[nn.Module]
 
 
-class _Sent(NamedTuple):
-    """What came of sending rows through members; see :class:`Seen`.
+class _BatchTrace(NamedTuple):
+    """Forward pass of several members; see :class:`ForwardTrace`.
 
     Parameters
     ----------
     first_input, last_output : Tensor of shape (n, width) or (n_members, n, width), or None
     output : Tensor of that shape
     calls : list of list of Layer
-        For each call of an activation, a layer of each member.
+        For each call of an activation, the unit counts of each member.
     """
 
     first_input: Tensor | None
@@ -67,7 +71,7 @@ class _Sent(NamedTuple):
 
 
 def known_members(network: nn.Module) -> list[Member] | None:
-    """List the members of an ensemble, or the network itself, if all that is in them is known.
+    """List the members of an ensemble, or the network itself, if all layers are known.
 
     Parameters
     ----------
@@ -76,8 +80,8 @@ def known_members(network: nn.Module) -> list[Member] | None:
     Returns
     -------
     list of Member or None
-        ``None`` if there is anything but plain networks and :class:`torchreg.nn.TabularMLP`,
-        or if members differ in their layers.
+        ``None`` if a network is neither a sequence of known layers nor a
+        :class:`torchreg.nn.TabularMLP`, or if members differ in their layers.
 
     Examples
     --------
@@ -92,63 +96,61 @@ def known_members(network: nn.Module) -> list[Member] | None:
     members: list[Member] = []
     for each in networks:
         table = each if type(each) is TabularMLP else None
-        if table is not None and not _is_as_built(table):
+        if table is not None and not _has_known_parts(table):
             return None
         layers = sequential_layers(each if table is None else table.mlp)
         if layers is None:
             return None
         members.append(Member(table, layers))
-    if len(members) > 1 and len(set(map(kind_of, members))) > 1:
+    if len(members) > 1 and len(set(map(network_signature, members))) > 1:
         return None
     return members
 
 
-def _is_as_built(table: TabularMLP) -> bool:
-    """Tell whether nothing in it but its perceptron calls an activation."""
+def _has_known_parts(table: TabularMLP) -> bool:
+    """Whether only the perceptron of a table network calls activations."""
     parts = vars(table)["_modules"]
     return has_default_forward(table) and all(
         type(parts[n]) is kind and has_default_forward(parts[n]) for n, kind in _PARTS.items()
     )
 
 
-def kind_of(member: Member) -> Hashable:
-    """Describe what a network consists of, without its numbers.
-
-    Those of one kind can be followed side by side.
+def network_signature(member: Member) -> Hashable:
+    """Describe layers and shapes; members with equal signatures are evaluated at once.
 
     Examples
     --------
     >>> networks = MLP(3), MLP(3, dropout=0.1), MLP(3, hidden_sizes=[5])
-    >>> one, other, third = (kind_of(known_members(network)[0]) for network in networks)
+    >>> one, other, third = (network_signature(known_members(network)[0]) for network in networks)
     >>> one == other, one == third
     (False, False)
     """
     table = member.table
     shapes: list[Hashable] = []
     if table is not None:
-        for name in ("line", *_OF_COLUMNS):
+        for name in ("line", *_COLUMN_PARTS):
             own = vars(table)["_modules"][name]
             tensors = {**vars(own)["_parameters"], **vars(own)["_buffers"]}
-            shapes += map(_form_of, tensors.values())
-    return (*shapes, *((type(layer), _setting_of(layer)) for layer in member.layers))
+            shapes += map(_shape_and_dtype, tensors.values())
+    return (*shapes, *((type(layer), _layer_options(layer)) for layer in member.layers))
 
 
-def _setting_of(layer: nn.Module) -> Hashable:
+def _layer_options(layer: nn.Module) -> Hashable:
     if type(layer) is nn.Linear:
         own = vars(layer)["_parameters"]
-        return _form_of(own["weight"]), own["bias"] is None
-    # In evaluation mode nothing is dropped, whatever its rate.
+        return _shape_and_dtype(own["weight"]), own["bias"] is None
+    # The rate of dropout does not matter in evaluation mode.
     return None if type(layer) is nn.Dropout else layer.extra_repr()
 
 
-def _form_of(tensor: Tensor | None) -> Hashable:
+def _shape_and_dtype(tensor: Tensor | None) -> Hashable:
     return None if tensor is None else (tensor.shape, tensor.dtype)
 
 
-def follow(members: list[Member], x: Tensor) -> Seen:
-    """Call one layer after the other: a fraction of the work of watching all calls.
+def forward_known(members: list[Member], x: Tensor) -> ForwardTrace:
+    """Evaluate known layers one after another, for all members at once.
 
-    The same layer of all members is computed, and looked at, at once.
+    This takes a fraction of the time of :func:`torchreg.diagnosis.forward_trace.trace_forward`.
 
     Parameters
     ----------
@@ -158,25 +160,25 @@ def follow(members: list[Member], x: Tensor) -> Seen:
         In the networks' units and dtype, on their device.
     """
     if len(members) == 1:
-        first, last, output, calls = _send(members, x)
-        return Seen(output, first, last, [layer for (layer,) in calls])
+        first, last, output, calls = _forward_all(members, x)
+        return ForwardTrace(output, first, last, [layer for (layer,) in calls])
     n_calls = sum(type(layer) in ACTIVATION_OF for layer in members[0].layers)
-    # One member is called after the other.
-    first, _, output, calls = _send(members, x, n_before=n_calls)
+    # The layers of one member come before those of the next.
+    first, _, output, calls = _forward_all(members, x, n_before=n_calls)
     in_order = [layer for own in zip(*calls, strict=True) for layer in own]
-    # (n_members, n, n_outputs) -> (n, n_outputs): not what a single layer makes
-    return Seen(output.mean(dim=0), None if first is None else first[0], None, in_order)
+    # (n_members, n, n_outputs) -> (n, n_outputs): no output of a single layer
+    return ForwardTrace(output.mean(dim=0), None if first is None else first[0], None, in_order)
 
 
-def _send(members: list[Member], x: Tensor, n_before: int = 0) -> _Sent:
-    """Send rows through all members, and count the units of the same layer of all at once.
+def _forward_all(members: list[Member], x: Tensor, n_before: int = 0) -> _BatchTrace:
+    """Evaluate all members, and count the units of the same layer of all members at once.
 
     Parameters
     ----------
     members : list of Member
     x : Tensor of shape (n, n_features)
     n_before : int, default=0
-        By how many the calls of each are numbered higher than those of the one before it.
+        Number of calls of each member, by which the numbers of the next member start later.
     """
     n_members = len(members)
     first_input = last_output = line = None
@@ -184,14 +186,14 @@ def _send(members: list[Member], x: Tensor, n_before: int = 0) -> _Sent:
     tables = [table for table, _ in members if table is not None]
     if tables:
         both, given = _prepare(tables, x)
-        # The numbers themselves: what is made of them beside them is learned.
+        # The scaled columns only: the embeddings are trainable.
         first_input = given[..., : x.shape[1]]
-        line = _apply([table.line for table in tables], both)
+        line = _apply_layer([table.line for table in tables], both)
     # (n, width) or, of several members, (n_members, n, width)
     values = given
     calls: list[list[Layer]] = []
     for layers in zip(*(member.layers for member in members), strict=True):
-        before, values = values, _apply(layers, values)
+        before, values = values, _apply_layer(layers, values)
         if type(layers[0]) is nn.Linear:
             if last_output is None and first_input is None and before is not given:
                 first_input = before
@@ -206,18 +208,18 @@ def _send(members: list[Member], x: Tensor, n_before: int = 0) -> _Sent:
             numbers = [len(calls) + 1 + place * n_before for place in range(n_members)]
             calls.append(count_units(numbers, name, *call))
     output = values if line is None else line + values
-    return _Sent(first_input, last_output, output, calls)
+    return _BatchTrace(first_input, last_output, output, calls)
 
 
 def _prepare(tables: list[TabularMLP], x: Tensor) -> tuple[Tensor, Tensor]:
-    """Prepare rows for all members: the columns of all, as if they were columns of one.
+    """Prepare rows for all members at once, as one module with the columns of all members.
 
-    Each column has numbers of its own, in one member as in another.
+    This is possible because each column has its own parameters.
 
     Parameters
     ----------
     tables : list of TabularMLP
-        With as many embedded columns each.
+        With equal numbers of embedded columns.
     x : Tensor of shape (n, n_features)
 
     Returns
@@ -230,7 +232,7 @@ def _prepare(tables: list[TabularMLP], x: Tensor) -> tuple[Tensor, Tensor]:
     parts = [vars(table)["_modules"] for table in tables]
     whole = copy.copy(tables[0])
     vars(whole)["_modules"] = {
-        name: _of_all_columns([own[name] for own in parts], width) for name in _OF_COLUMNS
+        name: _concatenate_columns([own[name] for own in parts], width) for name in _COLUMN_PARTS
     }
     both, embedded = whole.prepare(x.repeat(1, n_members))
     # (n, 2 * n_members * width) -> (2, n_members, width, n)
@@ -243,8 +245,8 @@ def _prepare(tables: list[TabularMLP], x: Tensor) -> tuple[Tensor, Tensor]:
     return torch.cat([*columns], dim=1).mT, torch.cat([numbers, made], dim=1).mT
 
 
-def _of_all_columns(parts: Sequence[nn.Module], width: int) -> nn.Module:
-    """Make one module for the columns of several, which have ``width`` columns each."""
+def _concatenate_columns(parts: Sequence[nn.Module], width: int) -> nn.Module:
+    """Build one module from several, with the ``width`` columns of each."""
     one = copy.copy(parts[0])
     for kind in ("_parameters", "_buffers"):
         own = [vars(part)[kind] for part in parts]
@@ -261,15 +263,15 @@ def _of_all_columns(parts: Sequence[nn.Module], width: int) -> nn.Module:
     return one
 
 
-def _apply(layers: Sequence[nn.Module], values: Tensor) -> Tensor:
-    """Send values through the same layer of all members."""
+def _apply_layer(layers: Sequence[nn.Module], values: Tensor) -> Tensor:
+    """Apply the same layer of all members."""
     kind = type(layers[0])
     if len(layers) == 1 or kind not in (nn.Linear, FrozenLinear):
-        # What is not linear has no numbers of its own.
+        # Other layers have no parameters.
         output: Tensor = layers[0](values)
         return output
-    # (n_members, n_outputs, n_inputs) @ (n_members, n_inputs, n): the rows lie along memory,
-    # where products, and sums of rows, of few units take a fraction of the time.
+    # (n_members, n_outputs, n_inputs) @ (n_members, n_inputs, n): rows are contiguous, which is
+    # faster for few units.
     where = "_parameters" if kind is nn.Linear else "_buffers"
     own = [vars(layer)[where] for layer in layers]
     weight = torch.stack([tensors["weight"] for tensors in own])
