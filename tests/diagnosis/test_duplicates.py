@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from torchreg.diagnosis import duplicates
-from torchreg.diagnosis.duplicates import UNEXPLAINED, count_duplicates
 from torchreg.diagnosis.activation_slopes import slope_from_output
+from torchreg.diagnosis.duplicates import UNEXPLAINED, count_duplicates
 from torchreg.diagnosis.hidden_units import count_units
 
 

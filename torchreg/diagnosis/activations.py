@@ -31,8 +31,8 @@ def exceeds_chance(code: str, n_found: int, n_units: int) -> bool:
 
     Examples
     --------
-    >>> exceeds_chance("dead-units", 3, 5), exceeds_chance("dead-units", 4, 5), exceeds_chance("dead-units", 50, 100)
-    (False, True, False)
+    >>> [exceeds_chance("dead-units", *counts) for counts in ((3, 5), (4, 5), (50, 100))]
+    [False, True, False]
     """
     chance = BY_CHANCE if code in ("dead-units", "always-on-units") else 0.0
     bound = n_units * chance + ERRORS * math.sqrt(n_units * chance * (1 - chance))
@@ -41,7 +41,7 @@ def exceeds_chance(code: str, n_found: int, n_units: int) -> bool:
 
 
 def is_overparametrized(summary: FitSummary, share: float) -> bool:
-    """Whether a network without a share of its units still has more parameters than y has values."""
+    """Whether a network with fewer units still has more parameters than y has values."""
     # If both layers lose this share of units, the weights between them lose it twice.
     left = (1 - share) ** 2 * summary.n_parameters / summary.n_networks
     return left > summary.n_rows * len(summary.y.mean)

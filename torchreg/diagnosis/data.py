@@ -33,8 +33,8 @@ def find_problem_columns(evidence: Evidence) -> Iterator[Finding]:
     if constant or rare:
         named = [f"{evidence.feature(c)} is {summary.x.mean[c]:.6g} in every row" for c in constant]
         named += [
-            f"{evidence.feature(far.column)} differs from its most common value in {far.n_other} of "
-            f"{n} rows"
+            f"{evidence.feature(far.column)} differs from its most common value in "
+            f"{far.n_other} of {n} rows"
             for far in rare
         ]
         yield Finding(
@@ -123,8 +123,8 @@ def find_extrapolation(evidence: Evidence) -> Iterator[Finding]:
     yield Finding(
         "extrapolation",
         "warning",
-        f"The given rows are outside the range of the training rows: {join_words(named)}; the network "
-        "extrapolates there.",
+        f"The given rows are outside the range of the training rows: {join_words(named)}; the "
+        "network extrapolates there.",
         {
             "columns": [o.column for o in far],
             "share": [o.share for o in far],

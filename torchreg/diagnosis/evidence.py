@@ -129,8 +129,8 @@ def mean_and_spread(mean: float, scale: float) -> str:
 
     Examples
     --------
-    >>> mean_and_spread(200.967, 13.99), mean_and_spread(0.00123456, 0.0004), mean_and_spread(1.7e9, 101.3)
-    ('201 ± 14', '0.00123 ± 0.0004', '1700000000 ± 100')
+    >>> mean_and_spread(200.967, 13.99), mean_and_spread(1.7e9, 101.3)
+    ('201 ± 14', '1700000000 ± 100')
     """
     if scale == 0 or not math.isfinite(scale):
         return f"{mean:.6g}"

@@ -40,7 +40,7 @@ FINDERS: tuple[Callable[[Evidence], Iterator[Finding]], ...] = (
 def certain_findings(
     summary: FitSummary, feature_names: list[str], *, n_epochs: int
 ) -> list[Finding]:
-    """Select the findings that ``fit`` warns about: effectively linear, dead layers, extreme scales.
+    """Select the findings that ``fit`` warns about: linear networks, dead layers, extreme scales.
 
     Parameters
     ----------

@@ -9,8 +9,8 @@ from typing import Any
 from torchreg.diagnosis.evidence import Evidence
 from torchreg.diagnosis.report import Finding
 
-#: The mean squared error of n normal residuals has a relative standard error of sqrt(2 / n): 25 % at
-#: 32 rows, more than the usual difference between epochs or candidates.
+#: The mean squared error of n normal residuals has a relative standard error of sqrt(2 / n): 25 %
+#: at 32 rows, more than the usual difference between epochs or candidates.
 SMALL_VALIDATION = 32
 #: Overfitting: increase of the validation loss since its minimum, as a share of the minimum, ...
 LOST = 0.2
@@ -99,8 +99,8 @@ def find_few_rows(evidence: Evidence) -> Iterator[Finding]:
         yield Finding(
             "underdetermined",
             "info",
-            f"The network has {summary.n_parameters} parameters for {n_numbers} values of y: it can "
-            "fit all of them exactly.",
+            f"The network has {summary.n_parameters} parameters for {n_numbers} values of y: it "
+            "can fit all of them exactly.",
             {"n_parameters": summary.n_parameters, "n_targets": n_numbers},
             "A smaller network, or early_stopping=True and the validation loss.",
         )

@@ -9,9 +9,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from torchreg.diagnosis.activation_slopes import ACTIVATIONS, Activation
 from torchreg.diagnosis.duplicates import count_duplicates
 from torchreg.diagnosis.record import Layer
-from torchreg.diagnosis.activation_slopes import ACTIVATIONS, Activation
 
 #: A slope below this share of the activation's largest slope passes almost no gradient.
 FLAT = 0.01

@@ -21,8 +21,8 @@ FALL = 0.01
 RELATIVE_FALL = 0.03
 #: The fall counts if at least this share of it remains since the middle of the fit.
 MOST_OF_IT = 0.9
-#: If the curve changes direction at more than SMOOTH of the epochs, a fall counts beyond NOISE times
-#: the typical change from one epoch to the next.
+#: If the curve changes direction at more than SMOOTH of the epochs, a fall counts beyond NOISE
+#: times the typical change from one epoch to the next.
 SMOOTH = 0.2
 NOISE = 3.0
 #: On a plateau (behind, and falling in nearly every epoch), this share suffices.
@@ -80,7 +80,7 @@ def _describe_lr(evidence: Evidence) -> str:
 
 
 def missing_r2(evidence: Evidence) -> float:
-    """Compute the share of y's variance that linear models or curves explain and the network not."""
+    """Compute by how much linear models or curves explain more of y's variance than the network."""
     network = evidence.summary.network
     structure = None if network is None else network.structure
     # Other losses may have no predictions in units of y.
@@ -138,8 +138,8 @@ def _find_instability(evidence: Evidence) -> Iterator[Finding]:
         yield Finding(
             "oscillating",
             "warning",
-            f"The loss oscillates: it typically changes by {c.swing:.0%} from one epoch to the next, "
-            f"and changes direction at {c.turns:.0%} of the epochs.",
+            f"The loss oscillates: it typically changes by {c.swing:.0%} from one epoch to the "
+            f"next, and changes direction at {c.turns:.0%} of the epochs.",
             numbers,
             "A lower lr, larger batches, or a decreasing learning rate (schedule='cosine')."
             if summary.schedule == "constant"
@@ -192,9 +192,9 @@ def _find_slow_progress(evidence: Evidence) -> Iterator[Finding]:
         yield Finding(
             "learning-rate-too-low",
             "warning",
-            f"The learning rate is too low ({_describe_lr(evidence)}): the loss falls so slowly that after "
-            f"{c.n_epochs} epochs the network explains {missing:.0%} less of y's variance than a "
-            "piecewise linear model.",
+            f"The learning rate is too low ({_describe_lr(evidence)}): the loss falls so slowly "
+            f"that after {c.n_epochs} epochs the network explains {missing:.0%} less of y's "
+            "variance than a piecewise linear model.",
             numbers,
             "Ten times this learning rate.",
         )
@@ -202,9 +202,9 @@ def _find_slow_progress(evidence: Evidence) -> Iterator[Finding]:
         yield Finding(
             "stalled",
             "severe",
-            f"The loss no longer falls: since the middle of the fit it fell by {c.late_fall:.2%} of "
-            f"y's variance, while the network explains {missing:.0%} less of it than a piecewise "
-            "linear model.",
+            f"The loss no longer falls: since the middle of the fit it fell by {c.late_fall:.2%} "
+            f"of y's variance, while the network explains {missing:.0%} less of it than a "
+            "piecewise linear model.",
             numbers,
             "Standardized inputs, random initial weights, another lr or activation.",
         )
@@ -212,8 +212,8 @@ def _find_slow_progress(evidence: Evidence) -> Iterator[Finding]:
         yield Finding(
             "still-falling",
             "warning",
-            f"The loss was still falling when the {c.n_epochs} epochs ended: by {c.relative_fall:.0%} "
-            "in the last tenth of them.",
+            f"The loss was still falling when the {c.n_epochs} epochs ended: by "
+            f"{c.relative_fall:.0%} in the last tenth of them.",
             numbers,
             f"max_epochs={3 * summary.max_epochs}, or a higher lr.",
         )

@@ -13,8 +13,8 @@ from torchreg.diagnosis.report import Finding
 #: Initial weights assume values of order 1 (LeCun et al., "Efficient BackProp", 1998, section 4.3).
 #: Root mean squares within a factor of 10 do no harm: indicators, shares, temperatures in °C.
 ORDER_ONE = 10.0
-#: With an offset of this many standard deviations, beyond OFFSET_SIZE, the input of a unit is nearly
-#: constant: its bend, which starts within about 1 of zero, is outside the data.
+#: With an offset of this many standard deviations, beyond OFFSET_SIZE, the input of a unit is
+#: nearly constant: its bend, which starts within about 1 of zero, is outside the data.
 OFFSET = 5.0
 OFFSET_SIZE = 3.0
 #: Beyond this factor from order 1, the square of ORDER_ONE, `fit` warns.
@@ -169,8 +169,9 @@ def find_parameter_drift(evidence: Evidence) -> Iterator[Finding]:
     yield Finding(
         "parameter-drift",
         "warning",
-        f"Parameters changed by orders of magnitude: {name} by {far[name]:.0f} times its initial size "
-        f"({len(far)} of {len(ratios)} parameter tensors by more than {LARGE_DRIFT:.0f} times).",
+        f"Parameters changed by orders of magnitude: {name} by {far[name]:.0f} times its initial "
+        f"size ({len(far)} of {len(ratios)} parameter tensors by more than "
+        f"{LARGE_DRIFT:.0f} times).",
         {"largest_ratio": far[name], "n_tensors": len(far)},
         "Scale inputs and targets to order 1, so that initial parameters have the right size; "
         "or a lower lr.",

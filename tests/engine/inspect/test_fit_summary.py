@@ -81,14 +81,14 @@ def test_drift_is_the_distance_between_initial_and_final_parameters(
         .module_.network
     )
     reg = TorchRegressor(module=MLP, max_epochs=5, random_state=0).fit(X, y)
-    journeys = {j.name: j for j in FitSummary.from_dict(reg.fit_summary_).parameter_drifts}
+    drifts = {j.name: j for j in FitSummary.from_dict(reg.fit_summary_).parameter_drifts}
     end = dict(reg.module_.network.named_parameters())
     for name, parameter in start.named_parameters():
         gone = (end[name] - parameter).detach().square().mean().sqrt()
         size = parameter.detach().square().mean().sqrt()
-        assert journeys[name].distance == pytest.approx(float(gone), rel=1e-4)
-        assert journeys[name].start == pytest.approx(float(size), rel=1e-4)
-        assert journeys[name].n == parameter.numel()
+        assert drifts[name].distance == pytest.approx(float(gone), rel=1e-4)
+        assert drifts[name].initial_size == pytest.approx(float(size), rel=1e-4)
+        assert drifts[name].n == parameter.numel()
 
 
 @pytest.mark.parametrize("hidden", [(3,), (300, 20)])
@@ -105,7 +105,9 @@ def test_drifts_of_folds_are_those_of_each_network(hidden: tuple[int, ...]) -> N
     assert list(found) == list(before)
     for name, start in before.items():
         assert found[name].n == start.numel()
-        assert found[name].start == pytest.approx(float(start.square().mean().sqrt()), rel=1e-5)
+        assert found[name].initial_size == pytest.approx(
+            float(start.square().mean().sqrt()), rel=1e-5
+        )
         gone = (after[name] - start).square().mean().sqrt()
         assert found[name].distance == pytest.approx(float(gone), rel=1e-4)
 

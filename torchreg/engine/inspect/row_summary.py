@@ -43,9 +43,9 @@ class RowSummary(NamedTuple):
     ----------
     n_rows : int
     x, y : Columns
-    far : list of OutlierColumn
+    outlier_columns : list of OutlierColumn
         Columns of X with outliers.
-    copies : list of (int, int)
+    duplicate_columns : list of (int, int)
         A column of X and a later one that duplicates it.
     chosen : Tensor of shape (m,) or slice
         Probe rows, on which the trained network is evaluated.
@@ -54,8 +54,8 @@ class RowSummary(NamedTuple):
     n_rows: int
     x: Columns
     y: Columns
-    far: list[OutlierColumn]
-    copies: list[tuple[int, int]]
+    outlier_columns: list[OutlierColumn]
+    duplicate_columns: list[tuple[int, int]]
     chosen: Tensor | slice
 
 
@@ -161,7 +161,9 @@ def outlier_columns(rows: Rows, columns: Columns) -> list[OutlierColumn]:
     return found
 
 
-def _sparse_outliers(rows: SparseRows, numbers: Columns, suspects: list[int]) -> list[OutlierColumn]:
+def _sparse_outliers(
+    rows: SparseRows, numbers: Columns, suspects: list[int]
+) -> list[OutlierColumn]:
     """Do the same with the stored entries alone; the mode is 0."""
     mean, scale = torch.tensor([numbers.mean, numbers.scale], dtype=torch.float64)
     values, columns = rows.values.to(torch.float64), rows.columns
