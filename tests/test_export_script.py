@@ -109,8 +109,7 @@ class SquaredLogError(nn.Module):
 def warmed_up(optimizer, epochs=3):
     first = torch.optim.lr_scheduler.LinearLR(optimizer, 0.1, total_iters=epochs)
     then = torch.optim.lr_scheduler.ExponentialLR(optimizer, 0.9)
-    both = [first, then]
-    return torch.optim.lr_scheduler.SequentialLR(optimizer, both, milestones=[epochs])
+    return torch.optim.lr_scheduler.SequentialLR(optimizer, [first, then], milestones=[epochs])
 
 
 class Signs(torch.optim.Optimizer):
