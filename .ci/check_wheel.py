@@ -44,8 +44,8 @@ def check_contents(wheel: Path) -> None:
     package = ROOT / "torchreg"
     expected = {path.relative_to(ROOT).as_posix() for path in package.rglob("*.py")}
     expected.add("torchreg/py.typed")
-    templates = package / "reporting" / "templates"
-    expected |= {path.relative_to(ROOT).as_posix() for path in templates.iterdir()}
+    templates = [path for path in package.rglob("*") if path.suffix in (".jinja", ".html", ".css")]
+    expected |= {path.relative_to(ROOT).as_posix() for path in templates}
     names = set(zipfile.ZipFile(wheel).namelist())
     found = {name for name in names if not name.split("/")[0].endswith(".dist-info")}
     if found != expected:
