@@ -324,7 +324,7 @@ def test_a_saved_and_loaded_regressor_predicts_the_same(
 def test_a_module_with_another_link_is_not_saved(tmp_path: Path) -> None:
     reg = fitted(LINKED["gaussian_nll"])
     reg.module_.link = nn.Softplus()
-    with pytest.raises(TypeError, match=r"layer link is Softplus.*, which is not that of a fit"):
+    with pytest.raises(TypeError, match=r"layer link is Softplus.*, which fit does not build"):
         reg.save(tmp_path / "reg")
 
 
