@@ -20,7 +20,7 @@ class BaselineFit(NamedTuple):
     output_scale : list of float
         Standard deviation of each output.
     linear_share : float or None
-        Share of the varying outputs' variance that lies along a line; 1 if none varies.
+        Share of the outputs' variance that a linear model explains; 1 if no output varies.
     structure : Structure or None
     """
 

@@ -70,7 +70,7 @@ def find_problem_columns(evidence: Evidence) -> Iterator[Finding]:
         yield Finding(
             "outlying-rows",
             "warning",
-            f"Some rows lie more than 10 standard deviations from the mean: "
+            f"Some rows are more than 10 standard deviations from the mean: "
             f"{join_words(named)}; they compress the range of all others.",
             {
                 "columns": [far.column for far in outlying],
@@ -109,7 +109,7 @@ def find_heavy_tails(evidence: Evidence) -> Iterator[Finding]:
 
 
 def find_extrapolation(evidence: Evidence) -> Iterator[Finding]:
-    """Find ``extrapolation``: given rows that lie outside the training rows."""
+    """Find ``extrapolation``: given rows outside the range of the training rows."""
     bound = max(OUTSIDE, TIMES_CHANCE * 2 / (evidence.summary.n_rows + 1))
     far = [o for o in evidence.outside if o.share > bound or o.beyond > BEYOND]
     if not far:

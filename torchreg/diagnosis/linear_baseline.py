@@ -107,8 +107,8 @@ def fit_baseline(x: Array, y: Array | None) -> LinearBaseline:
     table = np.empty((n_terms + len(values) - width, n_rows))
     table[0] = 1.0
     table[1:n_line], table[n_terms:] = values[:width], values[width:]
-    apart = _write_bends(values[:width], n_bends, n_pairs, out=table[n_line:n_terms])
-    line, curve, straight = _explain(table, n_line, n_terms, apart=apart)
+    independent = _write_curve_terms(values[:width], n_bends, n_pairs, out=table[n_line:n_terms])
+    line, curve, straight = _fit_line_and_curves(table, n_line, n_terms, independent=independent)
     (line_r2, line_terms), (curve_r2, curve_terms) = line, curve
     n_outputs = y.shape[1]
     shares = Shares(line_r2, curve_r2, line_terms * n_outputs, curve_terms * n_outputs)
@@ -116,7 +116,7 @@ def fit_baseline(x: Array, y: Array | None) -> LinearBaseline:
 
 
 def _count_terms(n_rows: int, width: int) -> tuple[int, int]:
-    """Count the hinges per column, and the products of pairs, that so many rows allow."""
+    """Count the hinges per column, and the products of pairs, that the number of rows allows."""
     most = n_rows // ROWS_PER_TERM - width - 1
     n_pairs = width * (width - 1) // 2 if width <= MAX_PAIRED_COLUMNS else 0
     if n_pairs > most:
@@ -126,8 +126,8 @@ def _count_terms(n_rows: int, width: int) -> tuple[int, int]:
     return max(0, min(n_bends, (most - n_pairs) // width)), n_pairs
 
 
-def _write_bends(z: Array, n_bends: int, n_pairs: int, *, out: Array) -> bool:
-    """Write the terms that bend: hinges at quantiles, and products of pairs.
+def _write_curve_terms(z: Array, n_bends: int, n_pairs: int, *, out: Array) -> bool:
+    """Write the nonlinear terms: hinges at quantiles, and products of pairs.
 
     Parameters
     ----------
@@ -140,15 +140,15 @@ def _write_bends(z: Array, n_bends: int, n_pairs: int, *, out: Array) -> bool:
     Returns
     -------
     bool
-        Whether no two hinges of a column are the same, as in one of a few values they are.
+        Whether the hinges of each column are distinct; in columns of few values they are not.
     """
     width, n_rows = z.shape
-    apart = True
+    independent = True
     if n_bends:
         places = [place * n_rows // (n_bends + 1) for place in range(1, n_bends + 1)]
         quantiles = np.sort(z, axis=1).take(places, axis=1)
-        apart = all(a < b for each in quantiles.tolist() for a, b in pairwise(each))
-        # Beside a constant, max(z, q) says what max(z - q, 0) does, in one pass less.
+        independent = all(a < b for each in quantiles.tolist() for a, b in pairwise(each))
+        # With a constant, max(z, q) spans the same functions as max(z - q, 0), in one pass less.
         # (n_features * n_bends, n) -> (n_features, n_bends, n)
         hinges = out[: width * n_bends].reshape(width, n_bends, n_rows)
         np.maximum(z[:, None], quantiles[:, :, None], out=hinges)
@@ -158,83 +158,82 @@ def _write_bends(z: Array, n_bends: int, n_pairs: int, *, out: Array) -> bool:
             later = z[first + 1 :]
             np.multiply(z[first], later, out=out[place : place + len(later)])
             place += len(later)
-    return apart
+    return independent
 
 
-def _explain(
-    table: Array, n_line: int, n_terms: int, *, apart: bool
+def _fit_line_and_curves(
+    table: Array, n_line: int, n_terms: int, *, independent: bool
 ) -> tuple[tuple[float, int], tuple[float, int], Tensor]:
-    """Fit what is wanted by the terms of a line, and by all terms, in least squares.
+    """Fit y by the terms of the linear model, and by all terms, with least squares.
 
     Parameters
     ----------
-    table : ndarray of shape (n_terms + n_wanted, n)
-        The terms, those of a line before others, and what is wanted. All are of order 1, so
-        that every output counts the same, whatever its unit.
+    table : ndarray of shape (n_terms + n_outputs, n)
+        Terms of the linear model, other terms, and y. All are of order 1, so that outputs have
+        equal weights.
     n_line, n_terms : int
-    apart : bool
-        Whether it is worth while to try if the terms are independent.
+    independent : bool
+        Whether to try a Cholesky factorization, which requires independent terms.
 
     Returns
     -------
     line, curve : (float, int)
-        The share that is explained, 1 if nothing varies; and how many terms it took.
+        Share of variance explained, 1 for a constant y; and number of terms.
     straight : Tensor of shape (n_line - 1, n)
-        As :func:`_orthonormalize` gives it for the columns of x.
+        Result of :func:`_orthonormalize` for the columns of x.
     """
-    # torch keeps to the threads that a fit takes; numpy's products would take all, and wait for
-    # a core that is busy.
+    # torch uses the number of threads of the fit; NumPy's products would use all cores.
     rows = torch.from_numpy(table)
-    # One factor serves all: what the first terms explain, its first columns explain. It costs
-    # the square of all columns, too much for many outputs.
-    if apart and len(table) <= 2 * n_terms:
+    # One factor serves both fits, because its first columns belong to the first terms. Its cost
+    # grows with the square of all columns, which is too much for many outputs.
+    if independent and len(table) <= 2 * n_terms:
         size, whole = len(table), len(table) + n_line - 1
         products = np.zeros((whole, whole))
         products[:size, :size] = (rows @ rows.T).numpy()
-        # (whole, whole) -> (whole * whole,), so that a step of whole + 1 runs down a diagonal
+        # (whole, whole) -> (whole * whole,): a step of whole + 1 follows the diagonal
         numbers = products.reshape(-1)
         diagonal = numbers[:: whole + 1]
         total = sum(diagonal[n_terms:size].tolist())
-        # What is wanted may be spanned by the terms, and must not end the factorization.
+        # y may be in the span of the terms, which must not stop the factorization.
         diagonal[n_terms:size] += table.shape[1]
-        # Below them the identity beside x, which becomes the inverse of x's factor, transposed.
+        # The identity below x becomes the transposed inverse of the factor of x.
         diagonal[size:] = 1 / NEGLIGIBLE_SQUARE
         numbers[size * whole + 1 :: whole + 1] = 1.0
         lower, failed = torch.linalg.cholesky_ex(torch.from_numpy(products))
         factor = lower.numpy()
-        heights = factor.diagonal()[:n_terms].tolist()
-        if not failed and min(heights) > INDEPENDENT * max(heights):
-            # What is wanted, along each term.
-            along = factor[n_terms:size, :n_terms].tolist()
+        pivots = factor.diagonal()[:n_terms].tolist()
+        if not failed and min(pivots) > INDEPENDENT * max(pivots):
+            # Components of y along each term.
+            projections = factor[n_terms:size, :n_terms].tolist()
             line, curve = (
-                _share(sum(a * a for each in along for a in each[:n]), total, n)
+                _share(sum(a * a for each in projections for a in each[:n]), total, n)
                 for n in (n_line, n_terms)
             )
-            # The constant comes first, and is at right angles to x, which is centred.
+            # The constant comes first and is orthogonal to x, which is centered.
             return line, curve, lower[size:, 1:n_line].T @ rows[1:n_line]
-    wanted = rows[n_terms:]
-    line, curve = (_fit_by_eigenvectors(rows[:n], wanted) for n in (n_line, n_terms))
+    targets = rows[n_terms:]
+    line, curve = (_fit_by_eigenvectors(rows[:n], targets) for n in (n_line, n_terms))
     return line, curve, _orthonormalize(rows[1:n_line])
 
 
 def _share(explained: float, total: float, rank: int) -> tuple[float, int]:
-    """Give the share that is explained, 1 if nothing varies, and the terms that it took."""
+    """Return the share of variance explained, 1 for a constant y, and the number of terms."""
     return (explained / total, rank) if total else (1.0, 1)
 
 
-def _fit_by_eigenvectors(terms: Tensor, wanted: Tensor) -> tuple[float, int]:
-    """Fit by the combinations of terms that are more than nothing; both lie in rows."""
+def _fit_by_eigenvectors(terms: Tensor, targets: Tensor) -> tuple[float, int]:
+    """Fit by the eigenvectors of the terms with significant eigenvalues; arguments are rows."""
     size, basis = torch.linalg.eigh(terms @ terms.T)
     kept = size > NEGLIGIBLE_SQUARE * size[-1]
     basis = basis[:, kept]
-    solution = ((wanted @ terms.T) @ basis / size[kept]) @ basis.T
-    total = float(wanted.square().sum())
-    left = float((solution @ terms).sub_(wanted).square_().sum())
+    solution = ((targets @ terms.T) @ basis / size[kept]) @ basis.T
+    total = float(targets.square().sum())
+    left = float((solution @ terms).sub_(targets).square_().sum())
     return _share(total - left, total, int(kept.sum()))
 
 
 def _orthonormalize(rows: Tensor) -> Tensor:
-    """Give rows of length 1 at right angles to each other, which span what the rows span.
+    """Compute orthonormal rows with the same span.
 
     Parameters
     ----------
@@ -243,12 +242,12 @@ def _orthonormalize(rows: Tensor) -> Tensor:
     """
     products = rows @ rows.T
     factor, failed = torch.linalg.cholesky_ex(products)
-    heights = factor.diagonal()
-    if failed or heights.amin() <= INDEPENDENT * heights.amax():
+    pivots = factor.diagonal()
+    if failed or pivots.amin() <= INDEPENDENT * pivots.amax():
         size, basis = torch.linalg.eigh(products)
         kept = size > NEGLIGIBLE_SQUARE * size[-1]
         rows = (basis[:, kept] / size[kept].sqrt()).T @ rows
-        # Of small ones rounding has bent the right angles by a little.
+        # Orthogonalize again, because rounding affects rows with small eigenvalues.
         factor = torch.linalg.cholesky(rows @ rows.T)
     straight: Tensor = torch.linalg.solve_triangular(factor, rows, upper=False)
     return straight
