@@ -17,14 +17,25 @@ from torchreg import TorchRegressor
 from torchreg.nn import MLP
 
 PACKAGE = str(Path(torchreg.__file__).parent)
+#: Before 1.9, scikit-learn has no callbacks, and this file takes the place of its decorator.
+IN_PLACE_OF_SKLEARN = "/_estimator/sklearn_compat.py"
 AUTOGRAD = str(Path(torch.autograd.__file__))
+
+
+def file_in_package(frame: FrameType) -> str | None:
+    """Return the file of a frame relative to the package; ``None`` for code of other packages."""
+    file = frame.f_code.co_filename
+    if not file.startswith(PACKAGE) or file.endswith(IN_PLACE_OF_SKLEARN):
+        return None
+    return file.removeprefix(PACKAGE)
 
 
 def frames_of(frame: FrameType | None) -> Iterator[str]:
     """List the files of the package on the call stack, from the innermost frame outwards."""
     while frame is not None:
-        if frame.f_code.co_filename.startswith(PACKAGE):
-            yield frame.f_code.co_filename.removeprefix(PACKAGE)
+        file = file_in_package(frame)
+        if file is not None:
+            yield file
         frame = frame.f_back
 
 
@@ -50,8 +61,8 @@ class CallPath:
         code = frame.f_code
         if code.co_filename == AUTOGRAD and code.co_name in ("grad", "backward"):
             self.is_over = True
-        elif code.co_filename.startswith(PACKAGE):
-            self.files.add(code.co_filename.removeprefix(PACKAGE))
+        elif (file := file_in_package(frame)) is not None:
+            self.files.add(file)
             self.depth = max(self.depth, len([*frames_of(frame)]))
 
 
