@@ -120,8 +120,8 @@ def test_what_chance_does_to_a_layer_is_not_worth_a_word() -> None:
         weight, bias = rng.uniform(-1, 1, size=(2, 400, n_units))
         # Of units that start at random, before a standardized uniform feature
         dead = ((bias + np.abs(weight) * 3**0.5) < 0).sum(axis=1)
-        told = sum(exceeds_chance("dead-units", int(n), n_units) for n in dead)
-        assert told <= 8, n_units
+        n_reported = sum(exceeds_chance("dead-units", int(n), n_units) for n in dead)
+        assert n_reported <= 8, n_units
         assert exceeds_chance("dead-units", n_units, n_units)
     assert set(SHARE) == {"dead-units", "always-on-units", "saturated-units", "duplicate-units"}
 

@@ -191,7 +191,7 @@ def collect_evidence(
         network = summarize_at_rows(module, x[chosen], None if y is None else y[chosen])
         outside = out_of_range_columns(x, summary)
     bends: list[float] = []
-    # The mean of several networks has so many bends that it is nearly smooth.
+    # The mean of several networks has many bends and is nearly smooth.
     one_curve = len(summary.x.mean) == 1 and summary.n_networks == 1
     if one_curve and summary.reason != "diverged":
         dtype = getattr(torch, summary.dtype)

@@ -171,8 +171,8 @@ class FitDisplay:
         # 1. The axes of the grid, a little wider than the data.
         resolution = grid_resolution or (400, 120)[n_features - 1]
         grid = [_axis(column, resolution) for column in table.T]
-        # 2. The bends, which become points of the grid. The mean of several networks has so many
-        # that it is nearly smooth.
+        # 2. The bends, which become points of the grid. The mean of several networks has many and
+        # is nearly smooth.
         one_network = hasattr(estimator, "module_") and n_networks_of(estimator) == 1
         bends: Any = None
         if one_network and n_features == 1:
