@@ -6,11 +6,15 @@ so that it can be filtered.
 
 from __future__ import annotations
 
-from sklearn.exceptions import ConvergenceWarning
+from sklearn.exceptions import ConvergenceWarning, FitFailedWarning
 
 
 class DivergenceWarning(ConvergenceWarning):
     """The loss became infinite or NaN; training stopped and the best finite weights were kept."""
+
+
+class NetworkFailedWarning(FitFailedWarning):
+    """An error ended the training of one of several networks; the fit has the other ones."""
 
 
 class PrecisionWarning(UserWarning):

@@ -275,6 +275,8 @@ class TorchRegressor(
         DivergenceWarning, InterruptWarning, ConvergenceWarning, PrecisionWarning
             If the loss became infinite or NaN, Ctrl-C ended the fit, the loss still decreased by
             more than ``tol``, or a column was already rounded in the input.
+        NetworkFailedWarning
+            If an error ended the training of one of several networks; the others are used.
         EffectivelyLinearWarning, DeadUnitsWarning, UnscaledWarning
             If the network cannot learn; see :meth:`diagnose`.
         """

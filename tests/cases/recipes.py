@@ -228,6 +228,22 @@ WILD = only(
 LESSON = {"module": MLP, "module__hidden_sizes": [5], "optimizer": "rprop", "max_epochs": 1000}
 
 
+class FailingMLP(MLP):
+    """An MLP that raises an error in training, in the third of every four networks."""
+
+    n_built = 0
+
+    def __init__(self, in_features: int, out_features: int, **options: Any) -> None:
+        super().__init__(in_features, out_features, **options)
+        FailingMLP.n_built += 1
+        self.fails = FailingMLP.n_built % 4 == 3
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if self.fails and self.training and torch.is_grad_enabled():
+            raise MemoryError("no memory for the third network")
+        return super().forward(x)
+
+
 def tanh(width: int = 10, **options: Any) -> dict[str, Any]:
     """A small fit that succeeds, unless the options prevent it."""
     return {

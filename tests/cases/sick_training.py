@@ -10,6 +10,7 @@ from recipes import (
     WILD,
     Biased,
     Case,
+    FailingMLP,
     Twins,
     birds,
     by_hand,
@@ -77,7 +78,15 @@ def optimization() -> list[Case]:
     falling, still = only("still-falling"), only("stalled")
     sgd = {"optimizer": "sgd", "optimizer__momentum": 0.0}
     bounce = {"module__hidden_sizes": (), "lr": 10.0, "loss": "absolute_error"}
+    failed = only("failed-networks")
+    failing = {"module": FailingMLP, "max_epochs": 300}
     return [
+        Case("one of four folds fails", 0, sine, tanh(**failing, n_folds=4), failed),
+        Case("one of four folds fails", 1, kink, tanh(**failing, n_folds=4), failed,
+             only("parameter-drift")),
+        Case("one of four restarts fails", 0, ripples, tanh(**failing, n_init=4), failed),
+        Case("one of four restarts fails", 1, friedman, tanh(**failing, n_init=4), failed,
+             only("overfitting")),
         Case("diverged, sgd", 0, sine, {**sgd, "lr": 50.0, "module__hidden_sizes": [20]},
              only("diverged") | high, WILD | only("still-falling")),
         Case("diverged, sgd", 1, friedman, {**sgd, "lr": 20.0}, only("diverged") | high,

@@ -27,6 +27,7 @@ from torchreg.exceptions import (
     DivergenceWarning,
     EffectivelyLinearWarning,
     InterruptWarning,
+    NetworkFailedWarning,
     PrecisionWarning,
     UnscaledWarning,
 )
@@ -119,6 +120,11 @@ def fit_warnings(
             InterruptWarning,
             f"The fit was interrupted {when}: the regressor has the weights of epoch {best_epoch}.",
         )
+    for failure in summary.failures:
+        others = "the mean of the other networks predicts"
+        if config.n_folds == 1:
+            others = "the best of the other networks was kept"
+        yield FitWarning(NetworkFailedWarning, f"Training failed in {failure}. Only {others}.")
     if training.reason == "diverged":
         yield FitWarning(
             DivergenceWarning,

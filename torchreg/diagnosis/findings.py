@@ -28,6 +28,7 @@ FINDERS: tuple[Callable[[Evidence], Iterator[Finding]], ...] = (
     scale.find_unscaled_target,
     scale.find_precision_loss,
     scale.find_parameter_drift,
+    optimization.find_failed_networks,
     optimization.find_loss_problems,
     generalization.find_overfitting,
     generalization.find_few_rows,

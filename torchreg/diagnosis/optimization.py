@@ -72,6 +72,20 @@ def find_loss_problems(evidence: Evidence) -> Iterator[Finding]:
         yield from _find_slow_progress(evidence)
 
 
+def find_failed_networks(evidence: Evidence) -> Iterator[Finding]:
+    """Find ``failed-networks``: an error ended the training of some of several networks."""
+    failures = evidence.summary.failures
+    if failures:
+        yield Finding(
+            "failed-networks",
+            "warning",
+            f"{len(failures)} of several networks failed and are not in the fit: "
+            f"{'; '.join(failures)}.",
+            {"n_failed": len(failures)},
+            "Remove the cause of the error, and fit again.",
+        )
+
+
 def _describe_lr(evidence: Evidence) -> str:
     summary = evidence.summary
     lr = "torch's default lr" if summary.lr is None else f"lr={summary.lr:g}"

@@ -197,6 +197,8 @@ class FitSummary:
         Number of averaged networks, one per fold.
     keeps_best : bool
         Whether the weights of the epoch with the lowest validation loss were kept.
+    failures : list of str
+        Networks that are missing because they raised an error, and these errors.
     """
 
     n_rows: int
@@ -223,6 +225,7 @@ class FitSummary:
     schedule: str = "constant"
     n_networks: int = 1
     keeps_best: bool = False
+    failures: list[str] = field(default_factory=list)
 
     def to_dict(self) -> dict[str, Any]:
         """Convert to nested dictionaries and lists of numbers and strings, ready for JSON."""

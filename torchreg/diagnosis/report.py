@@ -17,6 +17,7 @@ SEVERITIES = ("severe", "warning", "info")
 #: Codes of all findings, in the order of equally severe ones.
 CODES = (
     "diverged",
+    "failed-networks",
     "effectively-linear",
     "linear-data",
     "dead-units",

@@ -20,7 +20,7 @@ from torchreg.engine.inspect import (
     summarize_fit,
     summarize_rows,
 )
-from torchreg.engine.spec import TaskResult, TrainResult, is_interrupted
+from torchreg.engine.spec import ObserverError, TaskResult, TrainResult, is_interrupted
 from torchreg.nn.links import link_of
 
 
@@ -68,8 +68,11 @@ def select_model(
     Returns
     -------
     FitResult or Exception
-        The first error if no network was trained.
+        What a callback raised, or the first error if no network was trained.
     """
+    for result in results:
+        if isinstance(result, ObserverError):
+            return result.error
     trained = {i: result for i, result in enumerate(results) if isinstance(result, TrainResult)}
     if not trained:
         return next(result for result in results if isinstance(result, Exception))
@@ -107,6 +110,7 @@ def select_model(
         drifts,
         probe.summarize(task.network, link_of(module)),
         n_networks=len(trained) if config.n_folds > 1 else 1,
+        failures=_describe_failures(results, "fold" if config.n_folds > 1 else "network"),
     )
     return FitResult(
         module,
@@ -117,6 +121,14 @@ def select_model(
         losses,
         interrupted=any(map(is_interrupted, results)),
     )
+
+
+def _describe_failures(results: list[TaskResult], name: str) -> list[str]:
+    return [
+        f"{name} {number} of {len(results)}: {type(result).__name__}: {result}"
+        for number, result in enumerate(results, start=1)
+        if isinstance(result, Exception) and not is_interrupted(result)
+    ]
 
 
 def final_loss(result: TaskResult) -> float:

@@ -52,6 +52,7 @@ def summarize_fit(
     network: NetworkSummary | None,
     *,
     n_networks: int = 1,
+    failures: Sequence[str] = (),
 ) -> FitSummary:
     """Summarize a fit.
 
@@ -67,6 +68,8 @@ def summarize_fit(
     network : NetworkSummary or None
     n_networks : int, default=1
         Number of networks, one per fold, whose predictions the task's network averages.
+    failures : sequence of str, default=()
+        Networks that raised an error, and these errors.
     """
     layers = module._modules
     validation, lr = task.validation, task.optimizer.options.get("lr")
@@ -96,6 +99,7 @@ def summarize_fit(
         network=network,
         schedule=task.schedule.name,
         n_networks=n_networks,
+        failures=[*failures],
         keeps_best=validation is not None and task.stopping.on_validation,
     )
 

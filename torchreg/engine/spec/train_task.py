@@ -254,6 +254,14 @@ class TrainResult:
         return rows
 
 
+class ObserverError(Exception):
+    """An observer raised ``error``, which ends the fit; errors of one network do not."""
+
+    def __init__(self, error: Exception) -> None:
+        super().__init__(str(error))
+        self.error = error
+
+
 class NotStartedError(Exception):
     """An interrupt ended training before this network's training started."""
 

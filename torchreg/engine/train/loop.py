@@ -10,7 +10,7 @@ from typing import Any, cast
 import numpy as np
 from torch import Tensor
 
-from torchreg.engine.spec import Observer, TaskResult, TrainResult, TrainTask
+from torchreg.engine.spec import Observer, ObserverError, TaskResult, TrainResult, TrainTask
 from torchreg.engine.train.best_weights import BestWeights
 from torchreg.engine.train.run_state import RunState
 from torchreg.engine.train.step_backend import ResumableBackend, StepBackend
@@ -44,7 +44,7 @@ def train(
     list of TrainResult or Exception
         One for each task. Its network holds the last weights; after early stopping, or where the
         loss became infinite or NaN, the best ones. A ``ValueError`` if the first loss was not
-        finite; otherwise the exception that an observer raised.
+        finite; an ``ObserverError`` if an observer raised an exception.
 
     Raises
     ------
@@ -255,13 +255,14 @@ class _TrainingLoop:
             self._notify(run, lambda observer: observer.on_fit_end(result))
 
     def _notify(self, run: RunState, call: Callable[[Observer], Any]) -> list[Any]:
-        """Call each observer of a run; an exception becomes the result of this run alone."""
+        """Call each observer of a run; an exception becomes the result of this run."""
         try:
             return [call(observer) for observer in run.observers]
         except Exception as error:
+            result = error if isinstance(error, ObserverError) else ObserverError(error)
             if run.result is None:
-                self._finish(run, error)
-            run.result = error
+                self._finish(run, result)
+            run.result = result
             return []
 
     def _interrupt(self) -> None:

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from torchreg._utils import did_you_mean
 from torchreg.engine.data import Batch
-from torchreg.engine.spec import EpochRecord, TrainResult, trainable_parameters
+from torchreg.engine.spec import EpochRecord, ObserverError, TrainResult, trainable_parameters
 from torchreg.optim import OptimizerSpec, ScheduleSpec
 
 
@@ -118,25 +118,25 @@ class SkorchObserver:
 
     def begin(self) -> None:
         """Notify the callbacks that training begins."""
-        self.net.notify("on_train_begin", X=self.training[0], y=self.training[1])
+        self._notify("on_train_begin", X=self.training[0], y=self.training[1])
 
     def on_fit_end(self, result: TrainResult) -> None:
         """Notify the callbacks that training has ended; they may restore other weights."""
-        self.net.notify("on_train_end", X=self.training[0], y=self.training[1])
+        self._notify("on_train_end", X=self.training[0], y=self.training[1])
 
     def on_epoch_begin(self) -> None:
         """Start a new epoch in the history."""
         self.counts = {"train": 0, "valid": 0}
-        self.net.notify("on_epoch_begin", **self.data)
+        self._notify("on_epoch_begin", **self.data)
 
     def on_batch_begin(self, batch: Batch, *, training: bool) -> None:
         """Start a new batch in the history."""
-        self.net.notify("on_batch_begin", batch=self._raw(batch), training=training)
+        self._notify("on_batch_begin", batch=self._raw(batch), training=training)
 
     def on_gradient(self) -> None:
         """Notify the callbacks of the gradient, which they may clip."""
         named = list(self.net.get_all_learnable_params())
-        self.net.notify("on_grad_computed", named_parameters=iter(named), training=True)
+        self._notify("on_grad_computed", named_parameters=iter(named), training=True)
 
     def on_batch_end(
         self, batch: Batch, loss: float, prediction: Tensor, *, training: bool
@@ -146,7 +146,7 @@ class SkorchObserver:
         self.counts[kind] += 1
         self.net.history.record_batch(f"{kind}_loss", loss)
         self.net.history.record_batch(f"{kind}_batch_size", len(batch.t))
-        self.net.notify(
+        self._notify(
             "on_batch_end",
             batch=self._raw(batch),
             training=training,
@@ -161,12 +161,18 @@ class SkorchObserver:
                 self.net.history.record(f"{kind}_batch_count", count)
         stop = False
         try:
-            self.net.notify("on_epoch_end", **self.data)
+            self._notify("on_epoch_end", **self.data)
         except KeyboardInterrupt:
             stop = True
         own = ("batches", "epoch", "train_loss", "valid_loss")
         record.extra.update({k: v for k, v in self.net.history[-1].items() if k not in own})
         return stop
+
+    def _notify(self, event: str, **values: Any) -> None:
+        try:
+            self.net.notify(event, **values)
+        except Exception as error:
+            raise ObserverError(error) from error
 
     def _raw(self, batch: Batch) -> tuple[Tensor, Tensor]:
         return batch.x, self.targets_to_raw(batch.t)
