@@ -129,9 +129,7 @@ def explosive(share: float) -> TorchRegressor:
 
 
 def test_a_network_without_a_finite_first_loss_is_dropped(kink: Data) -> None:
-    with pytest.warns(
-        NetworkFailedWarning, match="of 6: ValueError: The loss .* is inf"
-    ):
+    with pytest.warns(NetworkFailedWarning, match="of 6: ValueError: The loss .* is inf"):
         reg = explosive(0.4).fit(*kink)
     dropped = [loss for loss in reg.init_losses_ if loss == float("inf")]
     assert 0 < len(dropped) < 6 == len(reg.init_losses_)
