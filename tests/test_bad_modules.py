@@ -35,11 +35,11 @@ class Tuple(nn.Module):
     [
         (
             nn.Linear(2, 1),
-            r"rows of 3 features: its first layer, Linear, takes 2 features but X has 3\.",
+            r"rows of 3 features: Linear takes 2 features but X has 3\.",
         ),
         (
             nn.Sequential(nn.Linear(4, 5), nn.ReLU(), nn.Linear(5, 1)),
-            "its first layer, Linear, takes 4 features but X has 3",
+            "its layer 0, Linear, takes 4 features but X has 3",
         ),
         (lambda: nn.Linear(5, 1), "takes 5 features but X has 3"),
         (
@@ -48,7 +48,10 @@ class Tuple(nn.Module):
             "expected. Give the module's last layer as many outputs as y has columns",
         ),
         (nn.Sequential(nn.Linear(3, 4), nn.Flatten(0)), "returns shape .* but y has 1 output"),
-        (nn.Sequential(nn.Linear(3, 2), nn.Linear(3, 1)), "could not be evaluated on rows of 3"),
+        (
+            nn.Sequential(nn.Linear(3, 2), nn.Linear(3, 1)),
+            "rows of 3 features: its layer 1, Linear, takes 3 features but receives 2",
+        ),
         (Tuple, "must return a tensor, it returned tuple"),
         (nn.ReLU, "no trainable parameter|returns shape"),
         (nn.Linear(3, 1).requires_grad_(False), "no trainable parameter"),

@@ -114,7 +114,8 @@ class TorchRegressor(
         Where to train and predict; ``"auto"`` selects the fastest available device.
     dtype : {"auto", "float32", "float64"} or torch.dtype, default="auto"
         Dtype of the network. ``"auto"`` is float64 for small networks on a CPU (rows of a batch
-        times parameters at most half a million) and for L-BFGS, else float32.
+        times parameters at most half a million) and for L-BFGS, else float32; or the other one
+        for a module that can only be evaluated in that one.
     warm_start : bool, default=False
         Whether ``fit`` continues with the weights and the scaling of the last fit.
     verbose : int, default=0

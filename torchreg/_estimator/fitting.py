@@ -144,6 +144,7 @@ def _build_config(
         checkpoint_store=checkpoint_store,
         n_init=1 if warm_start else estimator.n_init,
         n_folds=params.n_folds or 1,
+        report=print if estimator.verbose else str,
     )
 
 

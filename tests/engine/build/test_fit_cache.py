@@ -68,7 +68,7 @@ def test_summaries_of_fits_on_equal_rows_are_independent() -> None:
     first, second = (member.fit_summary_ for member in ensemble.estimators_)
     assert first["x"] == second["x"]
     first["x"]["mean"][0] = first["y"]["scale"][0] = 0.0
-    first["copies"].append((0, 1))
+    first["duplicate_columns"].append((0, 1))
     assert second["x"]["mean"][0] == pytest.approx(X[:, 0].mean())
     assert second["y"]["scale"][0] == pytest.approx(y.std())
-    assert second["copies"] == []
+    assert second["duplicate_columns"] == []

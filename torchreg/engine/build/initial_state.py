@@ -26,6 +26,7 @@ from torchreg.engine.build.network import (
     ScaledNetwork,
     add_scaling,
     build_network,
+    error_in_dtype,
     materialize,
     network_traits,
 )
@@ -156,7 +157,9 @@ def initialize_networks(
     def initialize(number: int, seed: int) -> InitialState:
         with rng_lock():
             if config.initial_module is None:
-                network, average = _draw_network(config, data, batch_size, x_statistics)
+                network, average, note = _draw_network(config, data, batch_size, x_statistics)
+                if note and number == 0:
+                    config.report(note)
                 link = copy.deepcopy(config.loss.link)
                 module = add_scaling(network, x_statistics, y_statistics, link, average=average)
                 if statistics_dtype(config.device) != torch.float64:
@@ -200,8 +203,11 @@ def compute_statistics(
 
 def _draw_network(
     config: FitConfig, data: RawData, batch_size: int, x_statistics: ColumnStatistics | None
-) -> tuple[nn.Module, bool]:
-    """Build an untrained network; also return whether it has several members to average."""
+) -> tuple[nn.Module, bool, str]:
+    """Build an untrained network.
+
+    Also return whether it has several members to average, and a note about its dtype.
+    """
     loss, n_outputs = config.loss, data.y.shape[1]
     network = build_network(
         config.module,
@@ -209,18 +215,50 @@ def _draw_network(
         in_features=count_columns(data.x),
         out_features=n_outputs * loss.per_output,
     )
-    x, default_dtype = data.x[torch.arange(min(4, len(data.x)))], torch.get_default_dtype()
-    if x_statistics is not None:
-        x = Standardize(*x_statistics, dtype=default_dtype)(x)
-    output = materialize(network, x.to(default_dtype), n_outputs, loss.per_output)
+    raw, default_dtype = data.x[torch.arange(min(4, len(data.x)))], torch.get_default_dtype()
+    x = raw if x_statistics is None else Standardize(*x_statistics, dtype=default_dtype)(raw)
+    output = materialize(
+        network,
+        x.to(default_dtype),
+        n_outputs,
+        loss.per_output,
+        raw=None if x_statistics is None else raw,
+    )
     trainable_parameters(network)
+    return network, has_members(output), _convert_to_dtype(config, network, x, batch_size)
+
+
+def _convert_to_dtype(config: FitConfig, network: nn.Module, x: Tensor, batch_size: int) -> str:
+    """Convert a network to the dtype it trains in.
+
+    A module may compute in one dtype only: it casts its input, or has constants of this dtype.
+
+    Returns
+    -------
+    str
+        Why ``dtype="auto"`` is not the preferred dtype; empty if it is.
+
+    Raises
+    ------
+    ValueError
+        If the network cannot be evaluated in a dtype that the user gave.
+    """
+    works_in = next(network.parameters()).dtype
     dtype = resolve_dtype(
         config.dtype,
         work=batch_size * sum(p.numel() for p in network.parameters()),
         device=config.device,
         exact=config.optimizer.uses_line_search,
     )
-    return network.to(dtype), has_members(output)
+    error = None if dtype == works_in else error_in_dtype(network, x, dtype)
+    if error is None or error_in_dtype(network, x, works_in) is not None:
+        network.to(dtype)
+        return ""
+    preferred, possible = (str(each).removeprefix("torch.") for each in (dtype, works_in))
+    fact = f"the module can be evaluated in {possible}, but not in {preferred}: {error}"
+    if config.dtype != "auto":
+        raise ValueError(f"dtype={preferred!r}: {fact}. Set dtype={possible!r} or dtype='auto'.")
+    return f"dtype='auto' is {possible}: {fact}"
 
 
 def _with_own_callbacks(config: FitConfig) -> FitConfig:

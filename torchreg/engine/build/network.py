@@ -5,14 +5,15 @@ from __future__ import annotations
 import contextlib
 import copy
 import inspect
+import traceback
 from collections import OrderedDict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from torchreg._utils import did_you_mean
+from torchreg._utils import did_you_mean, generator_states, set_generator_states
 from torchreg.engine.data import (
     ColumnStatistics,
     LazyRows,
@@ -25,7 +26,7 @@ from torchreg.engine.data import (
     to_dense,
 )
 from torchreg.engine.spec import FitConfig, RawData, check_output
-from torchreg.nn import AverageMembers, Link, Standardize, Unstandardize
+from torchreg.nn import AverageMembers, Link, Standardize, TabularMLP, Unstandardize
 from torchreg.nn.links import point_prediction, repeat_per_column, target_layer
 from torchreg.nn.sequential import sequential_layers
 
@@ -34,6 +35,8 @@ if TYPE_CHECKING:
 
 #: Tables with more numbers than this are standardized again in each epoch instead of copied.
 LARGE = 2**24
+#: Errors of a module's forward pass.
+_FORWARD_ERRORS = (RuntimeError, ValueError, IndexError, TypeError, AssertionError)
 
 
 def build_network(
@@ -115,19 +118,29 @@ def _name_of(build: Callable[..., Any]) -> str:
     return getattr(build, "__name__", None) or repr(build)
 
 
-def materialize(network: nn.Module, x: Tensor, n_outputs: int, per_output: int = 1) -> Tensor:
+def materialize(
+    network: nn.Module,
+    x: Tensor,
+    n_outputs: int,
+    per_output: int = 1,
+    *,
+    raw: Tensor | None = None,
+) -> Tensor:
     """Run a few rows through the network: materialize lazy layers and check both widths.
 
     Parameters
     ----------
     network : nn.Module
-        Left in evaluation mode.
+        Left in evaluation mode and in the dtype of x, or in the other floating dtype if it can
+        only be evaluated in that one.
     x : Tensor of shape (n, n_features)
         Standardized rows, in any floating dtype.
     n_outputs : int
         Number of columns of y.
     per_output : int, default=1
         Number of columns per output that the loss requires.
+    raw : Tensor of shape (n, n_features) or None, default=None
+        The rows in raw units, if they are standardized.
 
     Returns
     -------
@@ -145,27 +158,115 @@ def materialize(network: nn.Module, x: Tensor, n_outputs: int, per_output: int =
     network.eval()
     if any(nn.parameter.is_lazy(tensor) for tensor in tensors):
         x = x.to(torch.get_default_dtype())
-    elif any(tensor.dtype != x.dtype for tensor in tensors):
-        network.to(x.dtype)
+    elif any(tensor.dtype != x.dtype or tensor.device != x.device for tensor in tensors):
+        network.to(x.device, x.dtype)
     try:
-        with torch.no_grad():
-            output = network(x)
-    except (RuntimeError, ValueError, IndexError, TypeError, AssertionError) as error:
-        raise ValueError(
-            f"The module could not be evaluated on rows of {x.shape[1]} features: "
-            f"{_width_mismatch(network, x.shape[1])}{error}"
-        ) from error
+        output = _evaluate(network, x)
+    except _FORWARD_ERRORS as error:
+        other = torch.float32 if x.dtype == torch.float64 else torch.float64
+        try:
+            # The module may have constants of this dtype.
+            output = _evaluate(network.to(other), x.to(other))
+        except _FORWARD_ERRORS:
+            raise ValueError(
+                f"The module could not be evaluated on rows of {x.shape[1]} features: "
+                f"{_width_mismatch(error, network, x.shape[1])}{error}"
+                f"{_advise_raw_rows(network.to(x.dtype), raw, x.dtype)}"
+            ) from error
     return check_output(output, n_rows=len(x), n_outputs=n_outputs, per_output=per_output)
 
 
-def _width_mismatch(network: nn.Module, n_features: int) -> str:
-    for layer in network.modules():
-        width = getattr(layer, "in_features", None)
-        if isinstance(width, int):
-            name = type(layer).__name__
-            mismatch = f"its first layer, {name}, takes {width} features but X has {n_features}. "
-            return "" if width == n_features else mismatch
-    return ""
+@torch.no_grad()
+def _evaluate(network: nn.Module, x: Tensor) -> Tensor:
+    output: Tensor = network(x)
+    return output
+
+
+def _advise_raw_rows(network: nn.Module, raw: Tensor | None, dtype: torch.dtype) -> str:
+    """Name the setting by which a module receives raw rows, if it fails on standardized ones only.
+
+    Its layers may be embeddings of codes, or it may check the sign of its input.
+    """
+    if raw is None:
+        return ""
+    try:
+        _evaluate(network, raw.to(dtype))
+    except Exception:
+        return ""
+    return (
+        " (on standardized rows; it can be evaluated on the same rows in raw units, which "
+        "standardize='y' or False gives it)"
+    )
+
+
+def _width_mismatch(error: BaseException, network: nn.Module, n_features: int) -> str:
+    """Describe the layer whose call failed, if its input has another width than it takes."""
+    calls = [
+        frame
+        for frame, _ in traceback.walk_tb(error.__traceback__)
+        if frame.f_code.co_name == "forward" and isinstance(frame.f_locals.get("self"), nn.Module)
+    ]
+    if not calls:
+        return ""
+    # The innermost call of a layer: forward(self, input).
+    layer, given = (calls[-1].f_locals.get(n) for n in calls[-1].f_code.co_varnames[:2])
+    width = getattr(layer, "in_features", None)
+    if not isinstance(width, int) or not isinstance(given, Tensor) or not given.ndim:
+        return ""
+    if given.shape[-1] == width:
+        return ""
+    names = [name for name, module in network.named_modules() if module is layer and name]
+    kind = type(layer).__name__
+    where = f"its layer {names[0]}, {kind}," if names else kind
+    received = f"X has {n_features}"
+    if given.shape[-1] != n_features:
+        received = f"receives {given.shape[-1]}"
+    return f"{where} takes {width} features but {received}. "
+
+
+def error_in_dtype(network: nn.Module, x: Tensor, dtype: torch.dtype) -> Exception | None:
+    """Convert a network to a dtype, and return the error that prevents evaluating it in it.
+
+    Parameters
+    ----------
+    network : nn.Module
+        Left in this dtype, in evaluation mode; buffers are restored.
+    x : Tensor of shape (n, n_features)
+        A few rows.
+    dtype : torch.dtype
+    """
+    network.to(dtype)
+    if _is_dtype_generic(network):
+        return None
+    states = generator_states(x.device)
+    try:
+        with _unchanged_buffers(network):
+            for training in (True, False):
+                _evaluate(network.train(training), x.to(dtype, copy=True))
+    except Exception as error:
+        return error
+    finally:
+        set_generator_states(x.device, states)
+    return None
+
+
+def _is_dtype_generic(network: nn.Module) -> bool:
+    """Return whether all layers are known to work in any dtype."""
+    layers = network.mlp if type(network) is TabularMLP else network
+    return sequential_layers(layers) is not None
+
+
+@contextlib.contextmanager
+def _unchanged_buffers(network: nn.Module) -> Iterator[None]:
+    """Restore the buffers of a network, and leave it in evaluation mode."""
+    buffers = [buffer.clone() for buffer in network.buffers()]
+    try:
+        yield
+    finally:
+        network.eval()
+        with torch.no_grad():
+            for buffer, original in zip(network.buffers(), buffers, strict=True):
+                buffer.copy_(original)
 
 
 class NetworkTraits(NamedTuple):
@@ -191,20 +292,12 @@ def network_traits(network: nn.Module, x: Tensor) -> NetworkTraits:
     if layers is not None and not any(isinstance(layer, nn.Dropout) for layer in layers):
         network.eval()
         return NetworkTraits(uses_rng=False, mutates_input=False)
-    generators: list[Callable[[], Tensor]] = [torch.get_rng_state]
-    if x.device.type == "cuda":
-        generators.append(lambda: torch.cuda.get_rng_state(x.device))
-    buffers = [buffer.clone() for buffer in network.buffers()]
-    before, version = [state() for state in generators], x._version
-    network.train()
+    before, version = generator_states(x.device), x._version
     # Batch normalization rejects a single row, which is no matter here.
-    with torch.no_grad(), contextlib.suppress(RuntimeError, ValueError):
-        network(x)
-    network.eval()
-    with torch.no_grad():
-        for buffer, original in zip(network.buffers(), buffers, strict=True):
-            buffer.copy_(original)
-    uses_rng = any(not torch.equal(a, b()) for a, b in zip(before, generators, strict=True))
+    with _unchanged_buffers(network), contextlib.suppress(RuntimeError, ValueError):
+        _evaluate(network.train(), x)
+    after = generator_states(x.device)
+    uses_rng = any(not torch.equal(a, b) for a, b in zip(before, after, strict=True))
     return NetworkTraits(uses_rng=uses_rng, mutates_input=x._version != version)
 
 

@@ -59,6 +59,8 @@ class FitConfig:
         predictions are averaged.
     schedule : ScheduleSpec
         Learning-rate schedule.
+    report : callable
+        Receives lines for the user, which ``verbose`` prints.
     """
 
     module: nn.Module | Callable[..., nn.Module]
@@ -82,6 +84,7 @@ class FitConfig:
     n_init: int = 1
     n_folds: int = 1
     schedule: ScheduleSpec = field(default_factory=ScheduleSpec)
+    report: Callable[[str], object] = str
 
     @property
     def n_networks(self) -> int:
