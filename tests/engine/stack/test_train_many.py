@@ -22,7 +22,7 @@ from torchreg.engine.build import FitResult
 from torchreg.engine.run import fit_networks, unwrap_result
 from torchreg.engine.spec import FitJob, NotStartedError
 from torchreg.engine.stack import Stack
-from torchreg.engine.train import SingleBackend
+from torchreg.engine.train import FlatBackend
 from torchreg.nn import MLP
 
 Fit = tuple[TorchRegressor, Rows]
@@ -56,7 +56,7 @@ def jobs_of(fits: list[Fit]) -> list[FitJob]:
 def thread_names(monkeypatch: pytest.MonkeyPatch) -> Iterator[set[str]]:
     """Let torch use two threads; return the names of threads that take steps."""
     names: set[str] = set()
-    for backend in (Stack, SingleBackend):
+    for backend in (Stack, FlatBackend):
 
         def step(self: Any, *args: Any, step: Any = backend.step) -> None:
             names.add(threading.current_thread().name)
@@ -117,7 +117,7 @@ def test_stacks_in_parallel_threads_give_what_each_fit_gives_alone(thread_names:
 def test_large_networks_train_in_parallel_threads_too(
     thread_names: set[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    step, both_train = SingleBackend.step, threading.Barrier(2, timeout=20)
+    step, both_train = FlatBackend.step, threading.Barrier(2, timeout=20)
     local = threading.local()
 
     def waiting(self: Any, *args: Any) -> None:
@@ -128,7 +128,7 @@ def test_large_networks_train_in_parallel_threads_too(
 
     fits = [large(k, n=3000, width=90) for k in range(4)]
     with monkeypatch.context() as patch:
-        patch.setattr(SingleBackend, "step", waiting)
+        patch.setattr(FlatBackend, "step", waiting)
         results: list[Any] = fit_networks(jobs_of(fits))
     assert len(thread_names) == 2
     for one, fit in zip(results, fits, strict=True):
@@ -226,7 +226,7 @@ def test_an_interrupt_after_all_networks_have_trained_is_raised(
         fit_networks(jobs_of([small(k) for k in range(3)]))
 
 
-@pytest.mark.parametrize(("n", "backend"), [(1, SingleBackend), (3, Stack)])
+@pytest.mark.parametrize(("n", "backend"), [(1, FlatBackend), (3, Stack)])
 def test_an_interrupt_hidden_by_an_error_of_a_cleanup_is_raised(
     n: int, backend: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:

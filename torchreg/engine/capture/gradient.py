@@ -1,4 +1,4 @@
-"""The gradient of a batch by a program that was compiled from a recorded step."""
+"""The gradient of a batch: by autograd, or by a program compiled from a recorded step."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from torch import Tensor
 from torchreg._utils import generator_states, inference, set_generator_states
 from torchreg.engine.capture.codegen import Program, compile_trace
 from torchreg.engine.capture.cuda_graph import build_cuda_graph
-from torchreg.engine.capture.eager import EagerGradient, EagerLoss
 from torchreg.engine.capture.python_state import find_capture_blocker, snapshot_python_state
 from torchreg.engine.capture.recorder import NotCapturableError, Recorder, find_mutated_inputs
 from torchreg.engine.capture.tensors import all_close, restore_tensors
 from torchreg.engine.data import Batch
+from torchreg.engine.spec import MeanLoss
 
 #: Gradients may differ by this many spacings of the largest of them, because of cancellation.
 _NOISE = 2.0**10
@@ -28,10 +28,91 @@ WORTH_CAPTURING = 16
 _DIFFERS = "a repetition of the recorded step failed"
 
 
+class EagerGradient:
+    """Loss and gradient by autograd.
+
+    Parameters
+    ----------
+    objective : MeanLoss
+        What to differentiate.
+    parameters : sequence of Tensor
+        With respect to what.
+    out : sequence of Tensor
+        Where the gradients are written; same shapes as the parameters.
+    """
+
+    def __init__(
+        self, objective: MeanLoss, parameters: Sequence[Tensor], out: Sequence[Tensor]
+    ) -> None:
+        self.objective, self.parameters, self.out = objective, parameters, out
+        self.storages = [p.data for p in parameters]
+        #: Whether the module replaced the memory of a parameter, which is then undone.
+        self.replaced = False
+
+    def __call__(self, batch: Batch) -> Tensor:
+        """Write the gradients of a batch's mean loss; return the loss, () or (n_networks,)."""
+        return self.write(*self.compute(batch))
+
+    def compute(self, batch: Batch) -> tuple[Tensor, Sequence[Tensor]]:
+        """Compute loss and gradients."""
+        loss = self.objective.of(batch)
+        # Each network of a stack depends on its own parameters only, so that the gradient of the
+        # summed losses holds the gradient of each loss.
+        gradients = torch.autograd.grad(
+            loss.sum() if loss.ndim else loss,
+            self.parameters,
+            allow_unused=True,
+            materialize_grads=True,
+        )
+        for parameter, storage in zip(self.parameters, self.storages, strict=True):
+            if parameter.data_ptr() != storage.data_ptr():
+                parameter.data = storage.copy_(parameter.data)
+                self.replaced = True
+        return loss, [g.to_dense() if g.is_sparse else g for g in gradients]
+
+    def write(self, loss: Tensor, gradients: Sequence[Tensor]) -> Tensor:
+        """Copy gradients to ``out``; return the loss."""
+        torch._foreach_copy_(list(self.out), list(gradients))
+        return loss.detach()
+
+
+class EagerLoss:
+    """The loss alone, with the network in evaluation mode, for validation rows.
+
+    Parameters
+    ----------
+    objective : MeanLoss
+        What to evaluate; its network is in training mode before and after.
+    """
+
+    parameters: Sequence[Tensor] = ()
+    out: Sequence[Tensor] = ()
+    replaced = False
+
+    def __init__(self, objective: MeanLoss) -> None:
+        self.objective = objective
+
+    def __call__(self, batch: Batch) -> Tensor:
+        """Return a batch's mean loss, of shape () or (n_networks,)."""
+        return self.compute(batch)[0]
+
+    def compute(self, batch: Batch) -> tuple[Tensor, Sequence[Tensor]]:
+        """Compute the loss, without gradients."""
+        self.objective.network.eval()
+        with torch.no_grad():
+            loss = self.objective.of(batch)
+        self.objective.network.train()
+        return loss, ()
+
+    def write(self, loss: Tensor, gradients: Sequence[Tensor]) -> Tensor:
+        """Return the loss; there are no gradients to write."""
+        return loss
+
+
 class CompiledGradient:
     """An eager gradient that is recorded once, compiled, verified and then replayed.
 
-    For each shape of batch, the first step is eager and recorded. The second runs both eagerly
+    For each shape of batch, the first step is eager and recorded. The next runs both eagerly
     and compiled. If both agree, there or at two perturbed points, the program computes all later
     steps; otherwise, and if the step cannot be compiled, all steps stay eager.
 
@@ -64,9 +145,9 @@ class CompiledGradient:
         self.eager, self.uses_rng, self.full_batch = eager, uses_rng, full_batch
         self.network = eager.objective.network
         self.device = next(self.network.parameters()).device
-        self.capture_blocker = find_capture_blocker(self.network, eager.objective.loss.function)
+        self.capture_blocker: str | None = None
         if n_steps is not None and n_steps < WORTH_CAPTURING:
-            self.capture_blocker = self.capture_blocker or f"{n_steps} steps are too few"
+            self.capture_blocker = f"{n_steps} steps are too few"
         #: By shape of batch.
         self.programs: dict[Any, Program] = {}
         self.unverified: dict[Any, Program] = {}
@@ -92,6 +173,10 @@ class CompiledGradient:
 
     def _record(self, batch: Batch, shape: Any) -> Tensor:
         """Run an eager step, record it and compile the trace."""
+        loss_function = self.eager.objective.loss.function
+        self.capture_blocker = find_capture_blocker(self.network, loss_function)
+        if self.capture_blocker is not None:
+            return self.eager(batch)
         state = self._copy_state()
         try:
             with Recorder() as recorder, self._watch_python_state():

@@ -13,6 +13,9 @@ from torch.func import functional_call
 from torchreg.engine.data import Batch
 from torchreg.losses import Loss
 
+#: Errors of a module that are raised again with the number of rows.
+_MODULE_ERRORS = (RuntimeError, ValueError, IndexError, TypeError)
+
 
 class MeanLoss(Protocol):
     """Differentiable mean loss of a batch, of one network or of each network of a stack."""
@@ -87,14 +90,16 @@ class Objective:
         """
         x = x.clone() if self.protect_input else x
         try:
-            output: Tensor = (
+            output = (
                 self.network(x)
                 if values is None
                 else functional_call(self.network, dict(values), (x,))
             )
-        except (RuntimeError, ValueError, IndexError, TypeError) as error:
-            rows = f"{len(x)} row{'s' if len(x) > 1 else ''}"
-            raise ValueError(f"The module failed on a batch of {rows}: {error}") from error
+        except _MODULE_ERRORS as error:
+            raise _module_error(error, n_rows=len(x)) from error
+        return self._in_shape(output, t)
+
+    def _in_shape(self, output: Tensor, t: Tensor) -> Tensor:
         n_rows, n_outputs = t.shape
         per_output = self.loss.per_output
         if output.shape != (n_rows, n_outputs * per_output):
@@ -105,14 +110,21 @@ class Objective:
 
     def of(self, batch: Batch) -> Tensor:
         """Compute the mean loss of a batch: shape ()."""
-        prediction = self.predict(batch.x, batch.t)
-        if prediction.ndim < 3:
-            return self.loss.mean(prediction, batch.t, batch.weight)
-        return mean_loss(self.loss, prediction, batch.t, batch.weight)
+        x = batch.x.clone() if self.protect_input else batch.x
+        try:
+            output = self.network(x)
+        except _MODULE_ERRORS as error:
+            raise _module_error(error, n_rows=len(x)) from error
+        return self.mean_loss(self._in_shape(output, batch.t), batch)
 
     def mean_loss(self, prediction: Tensor, batch: Batch) -> Tensor:
         """Compute the mean loss of the predictions of a batch: shape ()."""
         return mean_loss(self.loss, prediction, batch.t, batch.weight)
+
+
+def _module_error(error: Exception, *, n_rows: int) -> ValueError:
+    rows = f"{n_rows} row{'s' if n_rows > 1 else ''}"
+    return ValueError(f"The module failed on a batch of {rows}: {error}")
 
 
 def has_members(prediction: Tensor) -> bool:

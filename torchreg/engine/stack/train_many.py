@@ -24,8 +24,7 @@ from torchreg.engine.stack.grouping import REASON_LARGE, Group, group_tasks, n_b
 from torchreg.engine.stack.replay_observer import ReplayObserver
 from torchreg.engine.stack.stack import Stack
 from torchreg.engine.stack.verify import NotStackableError
-from torchreg.engine.train.loop import train
-from torchreg.engine.train.single import SingleBackend
+from torchreg.engine.train import TrainingLoop, build_backend
 
 
 def train_tasks(
@@ -168,7 +167,7 @@ class _StackScheduler:
             for task, own in zip(tasks, observers, strict=True):
                 task.observers = [*own]
             try:
-                return train(tasks, stack, self.cancel_event)
+                return TrainingLoop(tasks, stack, self.cancel_event).run()
             except Exception as error:
                 reraise_interrupt(error)
                 stack.undo()
@@ -198,15 +197,17 @@ class _StackScheduler:
     def train_single(self, task: TrainTask, not_stacked_reason: str | None = None) -> TaskResult:
         """Train one network, with its own random numbers if it draws any."""
         n_available = torch.get_num_threads()
-        build = partial(SingleBackend, task, not_stacked_reason)
+
+        def build() -> TrainingLoop:
+            backend = build_backend(task, not_stacked_reason)
+            return TrainingLoop([task], backend, self.cancel_event)
+
         with num_threads(1 if task.work <= ONE_THREAD else n_available, others=n_available):
             try:
                 if task.uses_rng:
                     device = task.training.t.device
-                    return with_seed(
-                        task.generators, device, lambda: train([task], build(), self.cancel_event)
-                    )[0]
-                return train([task], build(), self.cancel_event)[0]
+                    return with_seed(task.generators, device, lambda: build().run())[0]
+                return build().run()[0]
             except Exception as error:
                 reraise_interrupt(error)
                 return error

@@ -11,13 +11,12 @@ import numpy as np
 from torch import Tensor
 
 from torchreg.engine.spec import Observer, ObserverError, TaskResult, TrainResult, TrainTask
-from torchreg.engine.train.best_weights import BestWeights
-from torchreg.engine.train.run_state import RunState
+from torchreg.engine.train.run_state import BestWeights, RunState
 from torchreg.engine.train.step_backend import ResumableBackend, StepBackend
 
 #: A resumed run repeats this many epochs before it loads its checkpoint, so that each kind of
 #: step is captured exactly as it was in the first process.
-REPLAY_EPOCHS = 2
+REPLAY_EPOCHS = 3
 
 #: A stack is compacted when at least this share of its networks has finished, ...
 _MIN_SHARE_FINISHED = 0.3
@@ -25,10 +24,8 @@ _MIN_SHARE_FINISHED = 0.3
 _MIN_STEPS_SAVED = 100
 
 
-def train(
-    tasks: Sequence[TrainTask], backend: StepBackend, cancel_event: Event
-) -> list[TaskResult]:
-    """Train networks in place: one network, or several as one stack.
+class TrainingLoop:
+    """Trains networks in place: one network, or several as one stack.
 
     Parameters
     ----------
@@ -38,30 +35,7 @@ def train(
         Of these tasks.
     cancel_event : Event
         Once it is set, training ends as if it were interrupted.
-
-    Returns
-    -------
-    list of TrainResult or Exception
-        One for each task. Its network holds the last weights; after early stopping, or where the
-        loss became infinite or NaN, the best ones. A ``ValueError`` if the first loss was not
-        finite; an ``ObserverError`` if an observer raised an exception.
-
-    Raises
-    ------
-    KeyboardInterrupt
-        If the user interrupts training before the first epoch has ended.
     """
-    loop = _TrainingLoop(tasks, backend, cancel_event)
-    try:
-        loop.run()
-    finally:
-        for run in loop.active:
-            loop.backend.detach(run.slot)
-    return loop.pop_results()
-
-
-class _TrainingLoop:
-    """State of one call of :func:`train`."""
 
     def __init__(
         self, tasks: Sequence[TrainTask], backend: StepBackend, cancel_event: Event
@@ -94,8 +68,21 @@ class _TrainingLoop:
         self.is_first_step = True
         self.batch_losses: list[float] | Tensor = []
 
-    def run(self) -> None:
-        """Run epochs until every network has finished."""
+    def run(self) -> list[TaskResult]:
+        """Run epochs until every network has finished.
+
+        Returns
+        -------
+        list of TrainResult or Exception
+            One for each task. Its network holds the last weights; after early stopping, or where
+            the loss became infinite or NaN, the best ones. A ``ValueError`` if the first loss was
+            not finite; an ``ObserverError`` if an observer raised an exception.
+
+        Raises
+        ------
+        KeyboardInterrupt
+            If the user interrupts training before the first epoch has ended.
+        """
         try:
             checkpoint = None if self.store is None else self.store.load()
             if checkpoint is not None:
@@ -106,6 +93,10 @@ class _TrainingLoop:
             if self.n_finished == 0:
                 raise
             self._interrupt()
+        finally:
+            for run in self.active:
+                self.backend.detach(run.slot)
+        return self._pop_results()
 
     def _run_epoch(self, *, save: bool = True) -> None:
         if self.cancel_event.is_set():
@@ -336,7 +327,7 @@ class _TrainingLoop:
         else:
             self._end_budgets()
 
-    def pop_results(self) -> list[TaskResult]:
+    def _pop_results(self) -> list[TaskResult]:
         """Return the results and drop them: tracebacks refer to this object, which is a cycle."""
         results = [run.result for run in self.runs if run.result is not None]
         for run in self.runs:

@@ -1,8 +1,14 @@
-"""The state of one network in the training loop: its history, observers and result."""
+"""The state of the networks in the training loop: history, stopping, best weights, result."""
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
 
 from torchreg.engine.spec import (
     EpochRecord,
@@ -11,7 +17,6 @@ from torchreg.engine.spec import (
     TrainResult,
     TrainTask,
 )
-from torchreg.engine.train.best_weights import Patience
 
 
 class RunState:
@@ -124,3 +129,147 @@ class RunState:
             still_falling=still_falling,
             rates=self.rates,
         )
+
+
+class Patience:
+    """Number of epochs since a loss last improved by more than a relative tolerance.
+
+    Parameters
+    ----------
+    patience : int or None
+        Epochs without improvement after which a run stops; ``None`` for never.
+    tol : float
+        Relative; see :class:`torchreg.engine.spec.train_task.Stopping`.
+    """
+
+    def __init__(self, patience: int | None, tol: float) -> None:
+        self.patience, self.tol = patience, tol
+        self.best, self.n_no_improvement = math.inf, 0
+
+    def update(self, loss: float) -> bool:
+        """Compare one more loss; return whether the run should stop."""
+        margin = self.tol * abs(self.best) if math.isfinite(self.best) else 0.0
+        if loss < self.best - margin:
+            self.best, self.n_no_improvement = loss, 0
+        else:
+            self.n_no_improvement += 1
+        return self.patience is not None and self.n_no_improvement >= self.patience
+
+    def state_dict(self) -> list[float]:
+        """Return the best loss and the number of epochs since."""
+        return [self.best, self.n_no_improvement]
+
+    def load_state_dict(self, state: list[float]) -> None:
+        """Restore what :meth:`state_dict` returned, perhaps in another process."""
+        self.best, self.n_no_improvement = state[0], int(state[1])
+
+
+class BestWeights:
+    """A copy of the weights at the lowest loss so far, of one or several networks.
+
+    Parameters
+    ----------
+    tensors : list of Tensor
+        What training changes. For several networks, each has one row per network.
+    n_networks : int
+
+    Attributes
+    ----------
+    loss : ndarray of shape (n_networks,)
+        Lowest loss of each network, infinite at the start.
+    epoch : ndarray of shape (n_networks,)
+        Number of epochs before the copied weights, within this fit.
+    """
+
+    def __init__(self, tensors: list[Tensor], n_networks: int) -> None:
+        self.tensors = tensors
+        self.copies: list[Tensor] | None = None
+        self.loss = np.full(n_networks, math.inf)
+        self.epoch = np.zeros(n_networks, dtype=int)
+        #: Whether a copy is incomplete, after an interrupt: the weights in place are the best.
+        self.is_saving = False
+
+    def save_all(self) -> None:
+        """Copy the current weights of all networks."""
+        self.is_saving = True
+        if self.copies is None:
+            self.copies = [tensor.clone() for tensor in self.tensors]
+        else:
+            for copy, tensor in zip(self.copies, self.tensors, strict=True):
+                copy.copy_(tensor)
+        self.is_saving = False
+
+    def update_if_better(self, losses: Sequence[float] | Tensor, epoch: int) -> None:
+        """Copy the current weights of the networks whose loss is lower than ever before.
+
+        Parameters
+        ----------
+        losses : sequence of float or Tensor of shape (n_networks,)
+        epoch : int
+            Number of epochs after which the weights are as they are now.
+        """
+        if len(self.loss) == 1:
+            if losses[0] < self.loss[0]:
+                self.save_all()
+                self.loss[0], self.epoch[0] = losses[0], epoch
+            return
+        new = np.asarray(losses.tolist() if isinstance(losses, Tensor) else losses)
+        is_lower = new < self.loss
+        n_lower = np.count_nonzero(is_lower)
+        if n_lower == 0:
+            return
+        if n_lower == len(new) or self.copies is None:
+            self.save_all()
+        else:
+            self._save_rows(torch.from_numpy(is_lower))
+        np.copyto(self.loss, new, where=is_lower)
+        np.copyto(self.epoch, epoch, where=is_lower)
+
+    def _save_rows(self, mask: Tensor) -> None:
+        self.is_saving = True
+        for copy, tensor in zip(self.copies or [], self.tensors, strict=True):
+            # (n_networks,) -> (n_networks, 1, ...)
+            rows = mask.to(tensor.device).view(-1, *[1] * (tensor.ndim - 1))
+            torch.where(rows, tensor, copy, out=copy)
+        self.is_saving = False
+
+    def restore(self, slot: int) -> None:
+        """Put the best weights of a network back in place."""
+        if self.is_saving or self.copies is None:
+            return
+        for copy, tensor in zip(self.copies, self.tensors, strict=True):
+            self._row(tensor, slot).copy_(self._row(copy, slot))
+
+    def is_finite(self, slot: int) -> bool:
+        """Return whether the current weights of a network are all finite."""
+        return all(bool(torch.isfinite(self._row(t, slot)).all()) for t in self.tensors)
+
+    def _row(self, tensor: Tensor, slot: int) -> Tensor:
+        return tensor[slot] if len(self.loss) > 1 else tensor
+
+    def subset(self, indices: list[int], tensors: list[Tensor]) -> BestWeights:
+        """Return the best weights of some networks, whose current weights are in ``tensors``."""
+        best = BestWeights(tensors, len(indices))
+        if self.copies is not None:
+            best.copies = [copy[indices] for copy in self.copies]
+        best.loss, best.epoch = self.loss[indices], self.epoch[indices]
+        return best
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the current and the best weights of one network."""
+        return {
+            "tensors": self.tensors,
+            "kept": self.copies,
+            "loss": float(self.loss[0]),
+            "epoch": int(self.epoch[0]),
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Restore what :meth:`state_dict` returned, perhaps in another process."""
+        for tensor, saved in zip(self.tensors, state["tensors"], strict=True):
+            tensor.copy_(saved)
+        if state["kept"] is not None:
+            self.copies = [
+                saved.to(tensor) for tensor, saved in zip(self.tensors, state["kept"], strict=True)
+            ]
+        self.loss[0], self.epoch[0] = state["loss"], state["epoch"]

@@ -1,25 +1,28 @@
-"""Step backend of one network."""
+"""Step backends of one network."""
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils._pytree import tree_map_only
 
 from torchreg._utils import generator_states, rng_lock, set_generator_states
-from torchreg.engine.capture import CompiledGradient, EagerLoss
+from torchreg.engine.capture import CompiledGradient, EagerGradient, EagerLoss
 from torchreg.engine.data import Batch, compute_batch_sizes, iter_batches, iter_shuffled_batches
-from torchreg.engine.spec import Objective, TrainTask
-from torchreg.engine.train.lr_groups import StackedLRSchedule
+from torchreg.engine.spec import Objective, TrainTask, trainable_parameters
+from torchreg.engine.train.lr_groups import build_stacked_schedule
 from torchreg.engine.train.step_backend import OnLoss
-from torchreg.engine.train.stepper import build_stepper
+from torchreg.optim import LBFGS, FlatOptimizer
 
 
-class SingleBackend:
-    """Step backend of a network that trains alone.
+class SingleBackend(ABC):
+    """Step backend of a network that trains alone, without the optimizer.
 
     Parameters
     ----------
@@ -29,13 +32,13 @@ class SingleBackend:
         Why the network is not in a stack with others; completes "because".
     """
 
+    #: Whether further steps would not change the weights.
+    converged = False
+
     def __init__(self, task: TrainTask, not_stacked_reason: str | None = None) -> None:
-        self.batch_observer = task.batch_observer
-        if self.batch_observer is not None:
-            # It may change the network.
-            self.batch_observer.begin()
         self.task, self.network = task, task.network
         self.not_stacked_reason = not_stacked_reason
+        self.parameters = trainable_parameters(task.network)
         self.objective = Objective(task.network, task.loss, task.protect_input)
         n = len(task.training.t)
         self.sizes = compute_batch_sizes(n, min(task.batch_size, n))
@@ -43,65 +46,52 @@ class SingleBackend:
         self.device = task.training.t.device
         self.generator = torch.Generator().manual_seed(task.seed)
         self.rng_lock = rng_lock() if task.uses_rng else nullcontext()
-        self.stepper = build_stepper(
-            self.objective,
-            task.optimizer,
-            n_steps=task.n_steps,
-            uses_rng=task.uses_rng,
-            full_batch=self.full_batch,
-            batch_observer=self.batch_observer,
-        )
-        self.loss_of = None if task.validation is None else self._evaluation()
-        self.lr_schedule = StackedLRSchedule([task]) if task.schedule.changes_lr else None
-        self.apply_lr()
+        self.loss_of: Callable[[Batch], Tensor | float] | None = None
+        if task.validation is not None:
+            self.loss_of = CompiledGradient(
+                EagerLoss(self.objective),
+                uses_rng=task.uses_rng,
+                full_batch=None,
+                n_steps=task.max_epochs,
+            )
+        self.lr_schedule = build_stacked_schedule([task])
         self.network.train()
 
     @property
-    def execution_mode(self) -> str:
+    @abstractmethod
+    def step_mode(self) -> str:
         """How the steps are computed, and why, as a sentence."""
-        mode, reason = self.stepper.execution_mode, self.not_stacked_reason
-        return mode if reason is None else f"{mode} It trained alone, because {reason}."
 
     @property
-    def converged(self) -> bool:
-        """Whether further steps would not change the weights."""
-        return self.stepper.converged
+    def execution_mode(self) -> str:
+        """How the steps are computed, and why, as sentences."""
+        mode, reason = self.step_mode, self.not_stacked_reason
+        return mode if reason is None else f"{mode} It trained alone, because {reason}."
 
     def batches(self) -> Iterator[tuple[Batch, list[int]]]:
         """Shuffle the rows; yield batches, each with its number of rows."""
         for batch in iter_shuffled_batches(self.task.training, self.sizes, self.generator):
             yield batch, [len(batch.t)]
 
+    @abstractmethod
     def step(self, batch: Batch, on_loss: OnLoss) -> None:
-        """Take one optimizer step on a batch."""
-        if self.batch_observer is None:
-            with self.rng_lock:
-                self.stepper.step(batch, on_loss)
-        else:
-            self._observed_step(batch, on_loss)
+        """Take one step on a batch; `on_loss` is called before the parameters change."""
+
+    @abstractmethod
+    def set_hyperparam(self, name: str, value: float) -> None:
+        """Set ``lr``, ``beta1`` or ``momentum`` for the following steps."""
+
+    def after_step(self) -> None:
+        """Update the learning rate."""
         if self.lr_schedule is not None:
             self.lr_schedule.after_step()
             self.apply_lr()
-
-    def _observed_step(self, batch: Batch, on_loss: OnLoss) -> None:
-        assert self.batch_observer is not None
-        seen: list[Tensor] = []
-
-        def remember(loss: Tensor, prediction: Tensor | None) -> None:
-            on_loss(loss, prediction)
-            seen.extend([loss] if prediction is None else [loss, prediction])
-
-        self.batch_observer.on_batch_begin(batch, training=True)
-        with self.rng_lock:
-            self.stepper.step(batch, remember)
-        loss, prediction = seen
-        self.batch_observer.on_batch_end(batch, float(loss), prediction, training=True)
 
     def apply_lr(self) -> None:
         """Set the learning rate of the next step to that of the schedule."""
         if self.lr_schedule is not None:
             for name, (value,) in self.lr_schedule.changed_hyperparams().items():
-                self.stepper.set_hyperparam(name, value)
+                self.set_hyperparam(name, value)
 
     def evaluate(self) -> list[float] | None:
         """Compute the mean loss on the validation rows; ``None`` without any."""
@@ -114,45 +104,37 @@ class SingleBackend:
                 total += float(self.loss_of(batch)) * len(batch.t)
         return [total / len(table.t)]
 
-    def _evaluation(self) -> Callable[[Batch], Tensor | float]:
-        """Return the function that computes the loss of validation rows."""
-        if self.batch_observer is not None:
-            return self._observed_evaluation
-        evaluation, n_epochs = EagerLoss(self.objective), self.task.max_epochs
-        return CompiledGradient(
-            evaluation, uses_rng=self.task.uses_rng, full_batch=None, n_steps=n_epochs
-        )
-
-    def _observed_evaluation(self, batch: Batch) -> float:
-        assert self.batch_observer is not None
-        self.batch_observer.on_batch_begin(batch, training=False)
-        self.network.eval()
-        with torch.no_grad():
-            prediction = self.objective.predict(batch.x, batch.t)
-            loss = float(self.objective.mean_loss(prediction, batch))
-        self.network.train()
-        self.batch_observer.on_batch_end(batch, loss, prediction, training=False)
-        return loss
+    @abstractmethod
+    def weights(self) -> list[Tensor]:
+        """List the tensors that contain the trainable parameters."""
 
     def tensors(self) -> list[Tensor]:
         """List the tensors that training changes."""
-        return [*self.stepper.weights(), *self.network.buffers()]
+        return [*self.weights(), *self.network.buffers()]
 
     def are_finite(self) -> list[bool]:
         """Return whether the weights are finite."""
         return [all(bool(torch.isfinite(tensor).all()) for tensor in self.tensors())]
 
+    @abstractmethod
+    def optimizer_state(self) -> dict[str, Any]:
+        """Return the optimizer's state between two steps."""
+
+    @abstractmethod
+    def load_optimizer_state(self, state: dict[str, Any]) -> None:
+        """Restore what :meth:`optimizer_state` returned."""
+
     def state_dict(self) -> dict[str, Any]:
         """Return the state between two steps, except the weights."""
         return {
-            "stepper": self.stepper.state_dict(),
+            "stepper": self.optimizer_state(),
             "batches": self.generator.get_state(),
             "draws": generator_states(self.device) if self.task.uses_rng else [],
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restore what :meth:`state_dict` returned, perhaps in another process."""
-        self.stepper.load_state_dict(state["stepper"])
+        self.load_optimizer_state(state["stepper"])
         self.generator.set_state(state["batches"])
         set_generator_states(self.device, state["draws"])
         if self.lr_schedule is not None:
@@ -163,10 +145,134 @@ class SingleBackend:
         """Return this backend, which has one network."""
         return self
 
-    def bind_views(self) -> None:
-        """Do nothing: the stepper has bound the parameters already."""
+    def bind_views(self) -> None:  # noqa: B027 - nothing to do for one network
+        """Do nothing: the parameters are bound already."""
 
     def detach(self, slot: int) -> None:
-        """Give every parameter its own memory."""
-        self.stepper.detach()
+        """Release what the steps needed; afterwards every parameter owns its memory."""
         self.network.eval()
+
+
+class FlatBackend(SingleBackend):
+    """Steps on all parameters as one vector, of which they are views.
+
+    In small networks most of the time of a step is overhead per tensor, which this avoids.
+
+    Parameters
+    ----------
+    task : TrainTask
+        Its parameters have one dtype and device.
+    optimizer : FlatOptimizer or LBFGS
+    not_stacked_reason : str or None, default=None
+    """
+
+    def __init__(
+        self,
+        task: TrainTask,
+        optimizer: FlatOptimizer | LBFGS,
+        not_stacked_reason: str | None = None,
+    ) -> None:
+        super().__init__(task, not_stacked_reason)
+        self.optimizer = optimizer
+        self.params = torch.cat([p.detach().reshape(-1) for p in self.parameters])
+        self.grad = torch.empty_like(self.params)
+        views, start = [], 0
+        for p in self.parameters:
+            part = slice(start, start + p.numel())
+            # (n,) slice -> the parameter's own shape
+            p.data = self.params[part].view(p.shape)
+            views.append(self.grad[part].view(p.shape))
+            start += p.numel()
+        eager = EagerGradient(self.objective, self.parameters, views)
+        self.compiled = CompiledGradient(
+            eager,
+            uses_rng=task.uses_rng,
+            full_batch=self.full_batch,
+            # A step of L-BFGS has many evaluations.
+            n_steps=None if isinstance(optimizer, LBFGS) else task.n_steps,
+        )
+        #: The gradient of the next step. The first is not recorded, so that an error of the module
+        #: has a traceback without the recorder.
+        self.gradient: EagerGradient | CompiledGradient = eager
+        self.same_loss = (
+            self.full_batch is not None and not task.uses_rng and not self.objective.changing
+        )
+        self.apply_lr()
+
+    @property
+    def step_mode(self) -> str:
+        """How the steps are computed, and why, as a sentence."""
+        if self.compiled.capture_blocker is None:
+            return "The steps were captured once and repeated."
+        return f"The steps ran eagerly, because {self.compiled.capture_blocker}."
+
+    @property
+    def converged(self) -> bool:  # type: ignore[override]
+        """Whether further steps would not change the parameters."""
+        deterministic = self.same_loss and self.compiled.capture_blocker is None
+        return deterministic and isinstance(self.optimizer, LBFGS) and self.optimizer.converged
+
+    def step(self, batch: Batch, on_loss: OnLoss) -> None:
+        """Take one step on a batch; `on_loss` is called before the parameters change."""
+        with self.rng_lock:
+            loss = self.gradient(batch)
+            self.gradient = self.compiled
+            on_loss(loss, None)
+            if isinstance(self.optimizer, LBFGS):
+                evaluate = partial(self._evaluate, batch)
+                self.optimizer.step(self.params, self.grad, float(loss), evaluate)
+            else:
+                self.optimizer.step(self.params, self.grad)
+        self.after_step()
+
+    def _evaluate(self, batch: Batch) -> float:
+        return float(self.compiled(batch))
+
+    def set_hyperparam(self, name: str, value: float) -> None:
+        """Set ``lr``, ``beta1`` or ``momentum`` for the following steps."""
+        setattr(self.optimizer, name, value)
+
+    def weights(self) -> list[Tensor]:
+        """List the tensors that contain the trainable parameters."""
+        return [self.params]
+
+    def optimizer_state(self) -> dict[str, Any]:
+        """Return the optimizer's state, and why the steps run eagerly if they do."""
+        return {
+            "optimizer": self.optimizer.state_dict(),
+            "capture_blocker": self.compiled.capture_blocker,
+        }
+
+    def load_optimizer_state(self, state: dict[str, Any]) -> None:
+        """Restore what :meth:`optimizer_state` returned."""
+        device = self.params.device
+        on_device = tree_map_only(Tensor, lambda t: t.to(device), state["optimizer"])
+        self.optimizer.load_state_dict(on_device)
+        self.compiled.capture_blocker = state["capture_blocker"]
+
+    def detach(self, slot: int) -> None:
+        """Give each parameter its own memory, because pickling a view includes the vector."""
+        super().detach(slot)
+        for p in self.parameters:
+            p.data = p.data.clone()
+
+
+def build_backend(task: TrainTask, not_stacked_reason: str | None = None) -> SingleBackend:
+    """Build the fastest backend that supports the optimizer, the network and the callbacks.
+
+    Raises
+    ------
+    ValueError
+        If the network has no trainable parameters.
+    """
+    if task.batch_observer is not None:
+        # It may change the network.
+        task.batch_observer.begin()
+    else:
+        parameters = trainable_parameters(task.network)
+        optimizer = task.optimizer.build_flat(parameters[0].device)
+        if optimizer is not None and len({(p.dtype, p.device) for p in parameters}) == 1:
+            return FlatBackend(task, optimizer, not_stacked_reason)
+    from torchreg.engine.train.torch_backend import TorchBackend
+
+    return TorchBackend(task, not_stacked_reason)
