@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -141,9 +141,7 @@ def resolve_params(
         module_options=nested_parameters(params, "module"),
         loss=build_loss(params["loss"], nested_parameters(params, "loss")),
         optimizer=optimizer,
-        schedule=build_schedule(
-            params["schedule"], nested_parameters(params, "schedule"), optimizer
-        ),
+        schedule=_schedule_of(params, optimizer),
         batch_size=params["batch_size"],
         max_epochs=params["max_epochs"],
         n_folds=params["n_folds"],
@@ -151,6 +149,13 @@ def resolve_params(
         n_iter_no_change=params["n_iter_no_change"],
         chosen=chosen,
     )
+
+
+def _schedule_of(params: Mapping[str, Any], optimizer: OptimizerSpec) -> ScheduleSpec:
+    options = nested_parameters(params, "schedule")
+    if not options and ScheduleSpec.name == params["schedule"]:
+        return ScheduleSpec()
+    return build_schedule(params["schedule"], options, optimizer)
 
 
 def is_warm_start(estimator: BaseEstimator) -> bool:

@@ -26,7 +26,7 @@ from torchreg.nn import (
     ScaledAndClipped,
     TabularMLP,
 )
-from torchreg.nn.sequential import ACTIVATION_OF, has_default_forward, sequential_layers
+from torchreg.nn.mlp import ACTIVATION_OF, has_default_forward, sequential_layers
 
 #: Parts of :class:`TabularMLP` whose parameters belong to one column each.
 _COLUMN_PARTS: dict[str, type[nn.Module]] = {
@@ -46,7 +46,7 @@ class Member(NamedTuple):
     table : TabularMLP or None
         Prepares the rows for the layers, and adds a linear model to their output.
     layers : list of nn.Module
-        From :func:`torchreg.nn.sequential.sequential_layers`.
+        From :func:`torchreg.nn.mlp.sequential_layers`.
     """
 
     table: TabularMLP | None

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from torchreg.exceptions import ExportError
-from torchreg.nn.constants import format_values
+from torchreg.nn.affine import format_values
 
 #: The largest difference from ``predict`` in standard deviations of y. Rounding in float32 is about
 #: 1e-7; an input that was rounded before it was standardized gives much more.

@@ -3,17 +3,17 @@
 Each can be used in any ``nn.Sequential``, with or without :class:`torchreg.TorchRegressor`.
 """
 
+from torchreg.nn.affine import AddConstant, MultiplyByConstant, Standardize, Unstandardize
 from torchreg.nn.bins import BinEmbedding
-from torchreg.nn.constants import AddConstant, FrozenLinear, MultiplyByConstant
 from torchreg.nn.ensemble import Ensemble
 from torchreg.nn.linear_path import LinearPath
 from torchreg.nn.links import Exponential, Link, Normal, Quantiles
 from torchreg.nn.members import AverageMembers, MemberLinear
 from torchreg.nn.mlp import MLP
 from torchreg.nn.periodic import PeriodicEmbedding
+from torchreg.nn.ridge import FrozenLinear
 from torchreg.nn.robust import RobustStandardize, ScaledAndClipped
 from torchreg.nn.scale import Scale
-from torchreg.nn.standardize import Standardize, Unstandardize
 from torchreg.nn.tabular import TabularMLP
 
 __all__ = [

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from torchreg.nn.constants import check_columns, check_size
+from torchreg.nn.affine import check_columns, check_size
 
 #: Smallest mean number of rows per bin.
 MIN_ROWS_PER_BIN = 20

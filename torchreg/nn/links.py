@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from torchreg.nn.standardize import Unstandardize
+from torchreg.nn.affine import Unstandardize
 
 #: Smallest standard deviation of :class:`Normal`, relative to the standard deviation of y.
 #: It bounds the likelihood of rows that are fitted exactly, and the gradient.

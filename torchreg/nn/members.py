@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from torchreg.nn.constants import check_size
+from torchreg.nn.affine import check_size
 
 
 class MemberLinear(nn.Module):

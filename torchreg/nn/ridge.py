@@ -1,9 +1,9 @@
-"""Ridge regression with a penalty chosen by restricted maximum likelihood."""
+"""Ridge regression with a penalty chosen by restricted maximum likelihood, and its layer."""
 
 from __future__ import annotations
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 #: Candidate penalties relative to the mean variance of the columns. The smallest one only
 #: prevents large opposite weights of identical columns.
@@ -87,3 +87,53 @@ def ridge(x: Tensor, t: Tensor, weight: Tensor | None = None) -> tuple[Tensor, T
     slopes = directions @ (projection / (variance + penalties[best]).unsqueeze(1))
     found = (x.mT @ slopes if wide else slopes).mT
     return found, mean_t - found @ mean_x, float(deviance[best])
+
+
+class FrozenLinear(nn.Module):
+    r"""A linear layer that is not trained: :math:`W x + b`.
+
+    Parameters
+    ----------
+    weight : Tensor of shape (out_features, in_features)
+        :math:`W`.
+    bias : Tensor of shape (out_features,)
+        :math:`b`.
+
+    Attributes
+    ----------
+    weight, bias : Tensor
+        Buffers.
+
+    Raises
+    ------
+    ValueError
+        If the shapes do not match.
+
+    Examples
+    --------
+    >>> import torch
+    >>> FrozenLinear(torch.tensor([[2.0, 0.0]]), torch.tensor([1.0]))(torch.ones(1, 2))
+    tensor([[3.]])
+    """
+
+    weight: Tensor
+    bias: Tensor
+
+    def __init__(self, weight: Tensor, bias: Tensor) -> None:
+        super().__init__()
+        if weight.ndim != 2 or bias.shape != weight.shape[:1]:
+            raise ValueError(
+                "FrozenLinear expects a weight of shape (out_features, in_features) and a bias of "
+                f"shape (out_features,), got {tuple(weight.shape)} and {tuple(bias.shape)}."
+            )
+        self.register_buffer("weight", weight.detach().clone())
+        self.register_buffer("bias", bias.detach().clone())
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Multiply and add: shape (..., in_features) to (..., out_features)."""
+        return nn.functional.linear(x, self.weight, self.bias)
+
+    def extra_repr(self) -> str:
+        """Show the sizes."""
+        n_out, n_in = self.weight.shape
+        return f"in_features={n_in}, out_features={n_out}"

@@ -9,7 +9,7 @@ from typing import Self
 import torch
 from torch import Tensor, nn
 
-from torchreg.nn.constants import format_values
+from torchreg.nn.affine import format_values
 
 #: Limit of the smooth clip.
 LIMIT = 3.0

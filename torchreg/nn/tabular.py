@@ -9,10 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from torchreg.nn.bins import BinEmbedding
-from torchreg.nn.constants import FrozenLinear
 from torchreg.nn.mlp import MLP
 from torchreg.nn.periodic import PeriodicEmbedding
-from torchreg.nn.ridge import ridge
+from torchreg.nn.ridge import FrozenLinear, ridge
 from torchreg.nn.robust import ScaledAndClipped
 
 #: Factor of the initial parameters of the last layer.

@@ -3,9 +3,14 @@
 from torchreg.optim.base import FlatOptimizer, optimizer_signature, stack_optimizers
 from torchreg.optim.flat_optimizers import FLAT_OPTIMIZERS
 from torchreg.optim.lbfgs import LBFGS
-from torchreg.optim.lr_schedule import LRSchedule, lr_interval, sharing_key
-from torchreg.optim.schedules import SCHEDULES, ScheduleSpec, build_schedule
-from torchreg.optim.spec import OptimizerSpec, build_optimizer
+from torchreg.optim.lr_schedule import (
+    SCHEDULES,
+    LRSchedule,
+    build_schedule,
+    lr_interval,
+    sharing_key,
+)
+from torchreg.optim.spec import OptimizerSpec, ScheduleSpec, build_optimizer
 
 __all__ = [
     "FLAT_OPTIMIZERS",

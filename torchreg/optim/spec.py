@@ -1,4 +1,4 @@
-"""From the `optimizer` parameter to an optimizer.
+"""From the `optimizer` parameter to an optimizer; the specification of a schedule.
 
 Every ``torch.optim`` class for dense parameters can be named. Those that are also implemented in
 :mod:`torchreg.optim.flat_optimizers` run without torch's optimizer.
@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 from typing import Any
 
 import torch
+from torch.optim.lr_scheduler import LRScheduler
 
 from torchreg._utils import did_you_mean
 from torchreg.optim.base import FlatOptimizer
@@ -138,6 +139,65 @@ class OptimizerSpec:
 
     def _invalid_options(self, error: Exception) -> ValueError:
         return ValueError(f"Invalid options for optimizer {self.name!r}, {self.options}: {error}")
+
+
+@dataclass(frozen=True)
+class NamedSchedule:
+    """A schedule that can be chosen by name.
+
+    Parameters
+    ----------
+    cls : type
+        Torch's scheduler.
+    n_steps_name : str or None
+        Its argument for the number of steps.
+    reserved : frozenset of str
+        Its arguments that the fit sets and the user cannot.
+    derive : callable
+        Maps the hyperparameters of the optimizer to further arguments.
+    """
+
+    cls: type[LRScheduler]
+    n_steps_name: str | None
+    reserved: frozenset[str]
+    derive: Callable[[Mapping[str, Any]], dict[str, Any]] = lambda _: {}
+
+
+@dataclass(frozen=True)
+class ScheduleSpec:
+    """A validated schedule with its options, without an optimizer.
+
+    Parameters
+    ----------
+    name : str
+        For messages and records.
+    build : callable or None
+        Torch's class or the user's callable; ``None`` for a constant learning rate.
+    options : dict
+        Its keyword arguments, in addition to those that the fit sets.
+    named : NamedSchedule or None
+        The entry of :data:`SCHEDULES`, if the schedule was chosen by name.
+    """
+
+    name: str = "constant"
+    build: Callable[..., Any] | None = None
+    options: dict[str, Any] = field(default_factory=dict)
+    named: NamedSchedule | None = None
+
+    @property
+    def changes_lr(self) -> bool:
+        """Whether the learning rate changes during a fit."""
+        return self.build is not None
+
+    def arguments(self, hyperparams: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the keyword arguments of torch's scheduler, except the number of steps."""
+        derived = {} if self.named is None else self.named.derive(hyperparams)
+        return {**derived, **self.options}
+
+    @property
+    def n_steps_name(self) -> str | None:
+        """The argument for the number of steps, if there is one."""
+        return None if self.named is None else self.named.n_steps_name
 
 
 def build_optimizer(

@@ -28,7 +28,7 @@ from torchreg.engine.data import (
 from torchreg.engine.spec import FitConfig, RawData, check_output
 from torchreg.nn import AverageMembers, Link, Standardize, TabularMLP, Unstandardize
 from torchreg.nn.links import point_prediction, repeat_per_column, target_layer
-from torchreg.nn.sequential import sequential_layers
+from torchreg.nn.mlp import sequential_layers
 
 if TYPE_CHECKING:
     from torchreg.engine.train.skorch_callbacks import SkorchObserver

@@ -27,7 +27,7 @@ from torchreg.export.script.source import Call, Source, refuse
 from torchreg.losses import build_loss, probe_loss
 from torchreg.nn import MLP, Ensemble, Normal, Quantiles
 from torchreg.nn.links import columns_per_output, link_of
-from torchreg.nn.sequential import sequential_layers
+from torchreg.nn.mlp import sequential_layers
 from torchreg.optim import build_optimizer, build_schedule, lr_interval
 
 Values = dict[str, Any]

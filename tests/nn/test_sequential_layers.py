@@ -11,7 +11,7 @@ from torch.nn.utils import parametrizations, prune
 
 from torchreg.nn import MLP, AddConstant
 from torchreg.nn.mlp import ACTIVATIONS
-from torchreg.nn.sequential import sequential_layers
+from torchreg.nn.mlp import sequential_layers
 
 
 @pytest.mark.parametrize("activation", ACTIVATIONS)
