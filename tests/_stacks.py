@@ -13,8 +13,8 @@ import torch
 
 import torchreg.regressor
 from torchreg import TorchRegressor
-from torchreg.engine.build import FitCache, FitResult, prepare_fit
-from torchreg.engine.run import fit_networks, unwrap_result
+from torchreg.engine.build import FitCache, FitResult
+from torchreg.engine.run import fit_networks, prepare_fit, unwrap_result
 from torchreg.engine.spec import FitJob, TrainTask
 from torchreg.engine.stack import NotStackableError, Stack
 
@@ -37,7 +37,7 @@ def job_of(reg: TorchRegressor, rows: Rows) -> FitJob:
         caught.extend(jobs)
         raise _CaughtError
 
-    with patch.object(torchreg.regressor, "run_fits", catch):
+    with patch.object(torchreg.regressor, "fit_networks", catch):
         try:
             reg.fit(**rows)
         except _CaughtError:

@@ -34,11 +34,11 @@ from torchreg._estimator import (
     seed_from,
     set_fitted_attributes,
 )
-from torchreg._parallel import run_fits
 from torchreg._persistence import GraphMixin, SavingMixin
 from torchreg._utils import restore_torch_state
 from torchreg.engine.build import FitResult
 from torchreg.engine.predict import combine_members, predict_members
+from torchreg.engine.run import fit_networks
 from torchreg.engine.spec import NotStartedError
 from torchreg.nn import Ensemble
 from torchreg.nn.links import link_of
@@ -189,7 +189,7 @@ class TorchEnsembleRegressor(GraphMixin, SavingMixin, ScoreMixin, BaseEstimator)
                 params = resolve_params(member, inputs, is_member=True)
                 contexts.append(build_job(member, inputs, params, resample=resample))
             # 3. Train all members together.
-            results = _check_results(run_fits([context.job for context in contexts]))
+            results = _check_results(fit_networks([context.job for context in contexts]))
             # 4. End callbacks.
             fits = [
                 (member, context, finish_callbacks(member, context, result))

@@ -16,8 +16,8 @@ from torchreg._parallel import (
     Task,
     WorkerPool,
     current_pool,
-    is_training,
 )
+from torchreg.engine.run import is_training
 
 #: Seconds after which a wait is repeated. On Windows Ctrl-C does not interrupt an endless wait.
 _WAIT_S = 0.1

@@ -35,12 +35,11 @@ from torchreg._estimator import (
     signature_without_nested,
     with_callbacks,
 )
-from torchreg._parallel import run_fits
 from torchreg._persistence import ExportMixin, SavingMixin
 from torchreg._persistence.fit_checkpoint import open_checkpoint
 from torchreg._utils import restore_torch_state
 from torchreg.engine.predict import predict_outputs, select_predictions
-from torchreg.engine.run import unwrap_result
+from torchreg.engine.run import fit_networks, unwrap_result
 from torchreg.engine.spec import Observer
 from torchreg.nn.links import link_of
 
@@ -293,7 +292,7 @@ class TorchRegressor(
             # 3. Hold out validation rows and describe the fit.
             context = build_job(self, inputs, params, checkpoint_store=store)
             # 4. Train.
-            result = unwrap_result(*run_fits([context.job]))
+            result = unwrap_result(*fit_networks([context.job]))
         # 5. End callbacks and warn.
         result = finish_callbacks(self, context, result)
         issue_fit_warnings(result, context.job.config, context.attributes)

@@ -10,8 +10,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrizations, prune
 
 from torchreg.nn import MLP, AddConstant
-from torchreg.nn.mlp import ACTIVATIONS
-from torchreg.nn.mlp import sequential_layers
+from torchreg.nn.mlp import ACTIVATIONS, sequential_layers
 
 
 @pytest.mark.parametrize("activation", ACTIVATIONS)

@@ -11,17 +11,21 @@ import weakref
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import numpy as np
 import pytest
+from skorch.callbacks import Callback
 
 from tests._deadline import within
-from torchreg._parallel import FitBatcher, is_training, run_fits
-from torchreg.engine.run import unwrap_result
+from torchreg import TorchRegressor
+from torchreg._parallel import FitBatcher
+from torchreg.engine.run import fit_networks, is_training, unwrap_result
+from torchreg.nn import MLP
 
 Action = Callable[[], Any]
 
 
 def run_fit(job: Any) -> Any:
-    return unwrap_result(*run_fits([job]))
+    return unwrap_result(*fit_networks([job]))
 
 
 class Trainer:
@@ -29,7 +33,6 @@ class Trainer:
 
     def __init__(self) -> None:
         self.batches: list[list[Any]] = []
-        self.single: list[Any] = []
         self.during: Callable[[list[Any]], Any] = lambda jobs: None
         self.lock = threading.Lock()
 
@@ -105,7 +108,7 @@ def wait_until(condition: Callable[[], Any]) -> None:
 def test_all_fits_are_one_batch_and_each_thread_gets_its_own_result(
     trainer: Trainer, no_timeout: None
 ) -> None:
-    several = [lambda n=n: run_fits([n, "bad", n + 1]) for n in range(0, 20, 2)]
+    several = [lambda n=n: fit_networks([n, "bad", n + 1]) for n in range(0, 20, 2)]
     results = run_all(FitBatcher(), [*several, fit("one"), fit("bad")])
     assert trainer.sizes == [32]
     for n, result in zip(range(0, 20, 2), results, strict=False):
@@ -252,32 +255,38 @@ def test_a_fit_does_not_wait_for_a_batch_in_training(trainer: Trainer, no_timeou
     assert trainer.sizes == [1, 1]
 
 
-@within(30)
-def test_a_fit_inside_a_training_is_trained_at_once(trainer: Trainer, no_timeout: None) -> None:
+def small_fit(callbacks: list[Any] | None = None) -> TorchRegressor:
+    X = np.random.default_rng(0).normal(size=(12, 2))
+    return TorchRegressor(MLP, max_epochs=2, callbacks=callbacks, random_state=0).fit(X, X[:, 0])
+
+
+@within(60)
+def test_a_fit_inside_a_training_is_trained_at_once(sizes: list[int], no_timeout: None) -> None:
     inner = []
 
-    def during(jobs: list[Any]) -> None:
-        assert is_training()
-        inner.append(run_fit("inner"))
+    class FitsAnother(Callback):
+        def on_train_end(self, net: Any, **kwargs: Any) -> None:
+            assert is_training()
+            inner.append(small_fit().n_iter_)
 
-    trainer.during = during
-    assert run_all(FitBatcher(), [fit(1), fit(2)]) == [1, 2]
-    assert (inner, trainer.single, trainer.sizes) == (["inner"], ["inner"], [2])
+    run_all(FitBatcher(), [lambda: small_fit([FitsAnother()])] * 2)
+    assert (inner, sizes) == ([2, 2], [2])
     assert not is_training()
 
 
-@within(30)
+@within(60)
 def test_a_fit_outside_of_the_batchers_threads_is_trained_at_once(
-    trainer: Trainer, no_timeout: None
+    sizes: list[int], no_timeout: None
 ) -> None:
+    theirs = []
+
     def in_another_thread() -> None:
-        thread = threading.Thread(target=run_fit, args=("theirs",))
+        thread = threading.Thread(target=lambda: theirs.append(small_fit().n_iter_))
         thread.start()
         thread.join()
 
-    assert run_fit("job") == "job"
-    run_all(FitBatcher(), [in_another_thread, fit("here")])
-    assert (trainer.single, trainer.batches) == (["job", "theirs"], [["here"]])
+    run_all(FitBatcher(), [in_another_thread, small_fit])
+    assert (theirs, sizes) == ([2], [1])
 
 
 @within(30)
@@ -364,11 +373,10 @@ def test_a_fit_in_a_forked_process_is_trained_at_once(trainer: Trainer, no_timeo
     def fork() -> int:
         child = os.fork()
         if child == 0:
-            run_fit("child")
-            os._exit(len(trainer.single))
+            os._exit(small_fit().n_iter_)
         return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
 
-    assert run_all(FitBatcher(), [fork, fork, fit("parent")]) == [1, 1, "parent"]
+    assert run_all(FitBatcher(), [fork, fork, fit("parent")]) == [2, 2, "parent"]
 
 
 @within(30)

@@ -15,8 +15,8 @@ from torch import nn
 
 from torchreg._estimator.dataset import Data, FitInputs
 from torchreg._estimator.params import nested_parameters
-from torchreg.engine.build import can_merge_rows
 from torchreg.engine.data import count_distinct_rows, to_dense
+from torchreg.engine.run import can_merge_rows
 from torchreg.engine.spec import RawData
 from torchreg.losses import Loss, build_loss
 from torchreg.nn import Ensemble, TabularMLP

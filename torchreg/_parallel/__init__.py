@@ -1,7 +1,7 @@
 """The joblib backend: worker threads, their tasks, and the batcher of pending fits.
 
 Under ``joblib.parallel_config(backend="torchreg")``, a :class:`WorkerPool` runs the tasks of a
-search in threads. A fit inside a task does not train at once. :func:`run_fits` hands it to the
+search in threads. A fit inside a task does not train at once. ``fit_networks`` hands it to the
 pool's :class:`FitBatcher`, where its thread blocks. The batcher flushes, that is, one of the
 blocked threads trains all pending fits in one call of the engine, which stacks networks of one
 architecture, as soon as
@@ -15,7 +15,7 @@ Rule 1 makes the batches as large as the tasks allow, and rule 2 prevents deadlo
 change under one lock, that of the batcher. Outside of a pool, fits are trained at once.
 """
 
-from torchreg._parallel.fit_batcher import FitBatcher, is_training, run_fits
+from torchreg._parallel.fit_batcher import FitBatcher
 from torchreg._parallel.tasks import ParallelCall, Task, TaskError
 from torchreg._parallel.worker_pool import MAX_WORKERS, WorkerPool, current_pool
 
@@ -27,6 +27,4 @@ __all__ = [
     "TaskError",
     "WorkerPool",
     "current_pool",
-    "is_training",
-    "run_fits",
 ]

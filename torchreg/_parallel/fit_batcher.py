@@ -9,74 +9,11 @@ from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from torchreg.engine.build import FitResult
-from torchreg.engine.run import fit_networks
+from torchreg.engine.run import Results, fit_networks, set_batcher
 from torchreg.engine.spec import FitJob
 
 #: A process that uses less than this share of one core counts as idle.
 _IDLE_CPU_SHARE = 0.1
-
-Results = list[FitResult | Exception]
-
-
-class _ThreadState(threading.local):
-    """State of the calling thread."""
-
-    batcher: FitBatcher | None = None
-    is_training: bool = False
-
-
-_thread = _ThreadState()
-
-
-def _reset_thread_state() -> None:
-    """Detach a forked process from its batcher, whose other threads it does not have."""
-    global _thread
-    _thread = _ThreadState()
-
-
-if hasattr(os, "register_at_fork"):  # Not on Windows.
-    os.register_at_fork(after_in_child=_reset_thread_state)
-
-
-def run_fits(jobs: Sequence[FitJob]) -> Results:
-    """Run fits, in a batch if the calling thread belongs to a :class:`FitBatcher`.
-
-    Parameters
-    ----------
-    jobs : sequence of FitJob
-
-    Returns
-    -------
-    list of FitResult or Exception
-        One per job. An error in one job does not affect the others.
-
-    Raises
-    ------
-    KeyboardInterrupt
-        If the batcher was cancelled.
-    """
-    if _thread.batcher is not None and not _thread.is_training:
-        return _thread.batcher.fit(jobs)
-    # A callback of a running training must not wait for the end of that training.
-    with _Training():
-        return FitBatcher.train(jobs)
-
-
-def is_training() -> bool:
-    """Whether the calling thread is inside a training: in a callback or in a module."""
-    return _thread.is_training
-
-
-class _Training:
-    """Marks the calling thread as training."""
-
-    def __enter__(self) -> None:
-        self.before = _thread.is_training
-        _thread.is_training = True
-
-    def __exit__(self, *_: object) -> None:
-        _thread.is_training = self.before
 
 
 @dataclass(eq=False)
@@ -152,7 +89,7 @@ class FitBatcher:
 
     def bind_thread(self) -> None:
         """Submit the fits of the calling thread to this batcher from now on."""
-        _thread.batcher = self
+        set_batcher(self)
 
     def register(self) -> None:
         """Add one running thread."""
@@ -258,9 +195,8 @@ class FitBatcher:
     def _train(self, batch: Sequence[_PendingFit]) -> None:
         results: Sequence[Results | BaseException]
         try:
-            with _Training():
-                jobs = [job for pending in batch for job in pending.jobs]
-                each = iter(self.train(jobs, self._cancel_event))
+            jobs = [job for pending in batch for job in pending.jobs]
+            each = iter(self.train(jobs, self._cancel_event))
             results = [[next(each) for _ in pending.jobs] for pending in batch]
         except BaseException as error:
             # It ends the whole search, as it would without batches.

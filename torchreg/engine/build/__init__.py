@@ -1,22 +1,23 @@
-"""From a ``FitJob`` to training tasks, and from their results to a fitted module.
+"""The networks of a fit before the first step, and the fitted module after the last.
 
-``prepare_fit`` chooses the batch size, builds the networks between their scaling layers, scales
-the rows and returns one training task per network (``n_init`` restarts or ``n_folds`` folds).
+``initialize_networks`` builds networks between their scaling layers and scales the rows: one per
+restart (``n_init``) or fold (``n_folds``); ``assign_folds`` says which rows a fold holds out.
 ``select_model`` selects the best trained network, or averages those of the folds, and summarizes
 the fit. What several fits of one call compute from equal rows, a ``FitCache`` computes once.
 """
 
-from torchreg.engine.build.fit_job import (
-    PreparedFit,
-    can_merge_rows,
-    choose_batch_size,
-    is_small,
-    prepare_fit,
-)
 from torchreg.engine.build.fit_result import FitResult, select_model
-from torchreg.engine.build.folds import assign_folds, member
-from torchreg.engine.build.initial_state import FitCache, has_data_init
+from torchreg.engine.build.folds import assign_folds, member, split_rows, split_table
+from torchreg.engine.build.initial_state import (
+    FitCache,
+    InitialState,
+    PreparedFit,
+    ScalingKey,
+    has_data_init,
+    initialize_networks,
+)
 from torchreg.engine.build.network import (
+    LARGE,
     add_scaling,
     arguments_for,
     build_network,
@@ -26,21 +27,23 @@ from torchreg.engine.build.network import (
 from torchreg.engine.build.rebuild_initial import rebuild_initial_network
 
 __all__ = [
+    "LARGE",
     "FitCache",
     "FitResult",
+    "InitialState",
     "PreparedFit",
+    "ScalingKey",
     "add_scaling",
     "arguments_for",
     "assign_folds",
     "build_network",
-    "can_merge_rows",
-    "choose_batch_size",
     "has_data_init",
-    "is_small",
+    "initialize_networks",
     "materialize",
     "member",
     "network_traits",
-    "prepare_fit",
     "rebuild_initial_network",
     "select_model",
+    "split_rows",
+    "split_table",
 ]

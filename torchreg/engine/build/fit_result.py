@@ -9,9 +9,8 @@ import torch
 from torch import nn
 
 from torchreg.diagnosis.record import FitSummary
-from torchreg.engine.build.fit_job import PreparedFit
 from torchreg.engine.build.folds import as_ensemble, merge_results
-from torchreg.engine.build.initial_state import FitCache, ScalingKey
+from torchreg.engine.build.initial_state import FitCache, PreparedFit, ScalingKey
 from torchreg.engine.inspect import (
     ProbeRows,
     RowSummary,

@@ -40,6 +40,7 @@ from torchreg.engine.data import (
 from torchreg.engine.spec import (
     FitConfig,
     RawData,
+    TrainTask,
     has_members,
     trainable_parameters,
 )
@@ -143,6 +144,30 @@ class InitialState:
     traits: NetworkTraits
     generators: list[Tensor]
     parameters: list[Tensor]
+
+
+@dataclass(frozen=True)
+class PreparedFit:
+    """A fit before its first step.
+
+    Parameters
+    ----------
+    config : FitConfig
+    data : RawData
+        Training rows, without repetitions where these were merged.
+    n_rows : int
+        Number of rows before repetitions were merged.
+    states : list of InitialState
+        Initial state of each network.
+    tasks : list of TrainTask
+        Training task of each network.
+    """
+
+    config: FitConfig
+    data: RawData
+    n_rows: int
+    states: list[InitialState]
+    tasks: list[TrainTask]
 
 
 def initialize_networks(

@@ -115,7 +115,10 @@ class Objective:
             output = self.network(x)
         except _MODULE_ERRORS as error:
             raise _module_error(error, n_rows=len(x)) from error
-        return self.mean_loss(self._in_shape(output, batch.t), batch)
+        prediction = self._in_shape(output, batch.t)
+        if prediction.ndim < 3:
+            return self.loss.mean(prediction, batch.t, batch.weight)
+        return mean_loss(self.loss, prediction, batch.t, batch.weight)
 
     def mean_loss(self, prediction: Tensor, batch: Batch) -> Tensor:
         """Compute the mean loss of the predictions of a batch: shape ()."""

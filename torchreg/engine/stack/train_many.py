@@ -12,7 +12,6 @@ import torch
 
 from torchreg._utils import num_threads, with_seed
 from torchreg.engine.spec import (
-    ONE_THREAD,
     NotStartedError,
     TaskResult,
     TrainResult,
@@ -24,18 +23,16 @@ from torchreg.engine.stack.grouping import REASON_LARGE, Group, group_tasks, n_b
 from torchreg.engine.stack.replay_observer import ReplayObserver
 from torchreg.engine.stack.stack import Stack
 from torchreg.engine.stack.verify import NotStackableError
-from torchreg.engine.train import TrainingLoop, build_backend
+from torchreg.engine.train import TrainingLoop, train_single
 
 
-def train_tasks(
-    tasks: Sequence[TrainTask], cancel_event: threading.Event | None = None
-) -> list[TaskResult]:
+def train_tasks(tasks: Sequence[TrainTask], cancel_event: threading.Event) -> list[TaskResult]:
     """Train networks in place, those of one architecture as stacks.
 
     Parameters
     ----------
     tasks : sequence of TrainTask
-    cancel_event : Event or None
+    cancel_event : Event
         Once it is set, all fits end as if they were interrupted.
 
     Returns
@@ -49,9 +46,7 @@ def train_tasks(
     KeyboardInterrupt
         If the user interrupts training before the first epoch has ended.
     """
-    scheduler = _StackScheduler(tasks, cancel_event or threading.Event())
-    if len(tasks) == 1 and not scheduler.cancel_event.is_set():
-        return [scheduler.train_single(tasks[0])]
+    scheduler = _StackScheduler(tasks, cancel_event)
     n_available = torch.get_num_threads()
     groups = group_tasks(tasks, n_threads=n_available)
     parallel = [group for group in groups if scheduler.can_run_in_parallel(group)]
@@ -152,7 +147,7 @@ class _StackScheduler:
                 if self.cancel_event.is_set():
                     return
                 # No local name for the result: an exception refers to the frames it passed through.
-                self.results[index] = self.train_single(self.tasks[index], reason)
+                self.results[index] = train_single(self.tasks[index], self.cancel_event, reason)
                 if is_interrupted(self.results[index]):
                     self.cancel_event.set()
 
@@ -193,21 +188,3 @@ class _StackScheduler:
                 del results
                 return None
         return reason
-
-    def train_single(self, task: TrainTask, not_stacked_reason: str | None = None) -> TaskResult:
-        """Train one network, with its own random numbers if it draws any."""
-        n_available = torch.get_num_threads()
-
-        def build() -> TrainingLoop:
-            backend = build_backend(task, not_stacked_reason)
-            return TrainingLoop([task], backend, self.cancel_event)
-
-        with num_threads(1 if task.work <= ONE_THREAD else n_available, others=n_available):
-            try:
-                if task.uses_rng:
-                    device = task.training.t.device
-                    return with_seed(task.generators, device, lambda: build().run())[0]
-                return build().run()[0]
-            except Exception as error:
-                reraise_interrupt(error)
-                return error

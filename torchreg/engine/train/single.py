@@ -6,17 +6,26 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from functools import partial
+from threading import Event
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.utils._pytree import tree_map_only
 
-from torchreg._utils import generator_states, rng_lock, set_generator_states
+from torchreg._utils import generator_states, num_threads, rng_lock, set_generator_states, with_seed
 from torchreg.engine.capture import CompiledGradient, EagerGradient, EagerLoss
 from torchreg.engine.data import Batch, compute_batch_sizes, iter_batches, iter_shuffled_batches
-from torchreg.engine.spec import Objective, TrainTask, trainable_parameters
-from torchreg.engine.train.lr_groups import build_stacked_schedule
+from torchreg.engine.spec import (
+    ONE_THREAD,
+    Objective,
+    TaskResult,
+    TrainTask,
+    reraise_interrupt,
+    trainable_parameters,
+)
+from torchreg.engine.train.loop import TrainingLoop
+from torchreg.engine.train.lr_groups import StackedLRSchedule
 from torchreg.engine.train.step_backend import OnLoss
 from torchreg.optim import LBFGS, FlatOptimizer
 
@@ -54,7 +63,7 @@ class SingleBackend(ABC):
                 full_batch=None,
                 n_steps=task.max_epochs,
             )
-        self.lr_schedule = build_stacked_schedule([task])
+        self.lr_schedule = StackedLRSchedule([task]) if task.schedule.changes_lr else None
         self.network.train()
 
     @property
@@ -183,17 +192,16 @@ class FlatBackend(SingleBackend):
             p.data = self.params[part].view(p.shape)
             views.append(self.grad[part].view(p.shape))
             start += p.numel()
-        eager = EagerGradient(self.objective, self.parameters, views)
+        self.eager = EagerGradient(self.objective, self.parameters, views)
         self.compiled = CompiledGradient(
-            eager,
+            self.eager,
             uses_rng=task.uses_rng,
             full_batch=self.full_batch,
             # A step of L-BFGS has many evaluations.
             n_steps=None if isinstance(optimizer, LBFGS) else task.n_steps,
         )
-        #: The gradient of the next step. The first is not recorded, so that an error of the module
-        #: has a traceback without the recorder.
-        self.gradient: EagerGradient | CompiledGradient = eager
+        #: The first step is not recorded, so that an error of the module has a short traceback.
+        self.is_first = True
         self.same_loss = (
             self.full_batch is not None and not task.uses_rng and not self.objective.changing
         )
@@ -215,8 +223,11 @@ class FlatBackend(SingleBackend):
     def step(self, batch: Batch, on_loss: OnLoss) -> None:
         """Take one step on a batch; `on_loss` is called before the parameters change."""
         with self.rng_lock:
-            loss = self.gradient(batch)
-            self.gradient = self.compiled
+            if self.is_first:
+                self.is_first = False
+                loss = self.eager.write(*self.eager.compute(batch))
+            else:
+                loss = self.compiled(batch)
             on_loss(loss, None)
             if isinstance(self.optimizer, LBFGS):
                 evaluate = partial(self._evaluate, batch)
@@ -276,3 +287,41 @@ def build_backend(task: TrainTask, not_stacked_reason: str | None = None) -> Sin
     from torchreg.engine.train.torch_backend import TorchBackend
 
     return TorchBackend(task, not_stacked_reason)
+
+
+def train_single(
+    task: TrainTask, cancel_event: Event, not_stacked_reason: str | None = None
+) -> TaskResult:
+    """Train one network in place, with its own random numbers if it draws any.
+
+    Parameters
+    ----------
+    task : TrainTask
+    cancel_event : Event
+        Once it is set, training ends as if it were interrupted.
+    not_stacked_reason : str or None, default=None
+        Why the network is not in a stack with others; completes "because".
+
+    Returns
+    -------
+    TrainResult or Exception
+
+    Raises
+    ------
+    KeyboardInterrupt
+        If the user interrupts training before the first epoch has ended.
+    """
+
+    def build() -> TrainingLoop:
+        return TrainingLoop([task], build_backend(task, not_stacked_reason), cancel_event)
+
+    n_available = torch.get_num_threads()
+    with num_threads(1 if task.work <= ONE_THREAD else n_available, others=n_available):
+        try:
+            if task.uses_rng:
+                device = task.training.t.device
+                return with_seed(task.generators, device, lambda: build().run())[0]
+            return build().run()[0]
+        except Exception as error:
+            reraise_interrupt(error)
+            return error

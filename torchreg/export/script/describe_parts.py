@@ -16,11 +16,10 @@ from torchreg._utils import with_seed
 from torchreg.engine.build import (
     arguments_for,
     build_network,
-    can_merge_rows,
-    choose_batch_size,
     has_data_init,
     network_traits,
 )
+from torchreg.engine.run import can_merge_rows, choose_batch_size
 from torchreg.engine.spec import RawData
 from torchreg.export.script.modules import diff_modules, layers_of, state_of
 from torchreg.export.script.source import Call, Source, refuse
