@@ -27,6 +27,7 @@ from torchreg.engine.build.network import (
     add_scaling,
     build_network,
     error_in_dtype,
+    is_dtype_generic,
     materialize,
     network_traits,
 )
@@ -275,7 +276,8 @@ def _convert_to_dtype(config: FitConfig, network: nn.Module, x: Tensor, batch_si
         device=config.device,
         exact=config.optimizer.uses_line_search,
     )
-    error = None if dtype == works_in else error_in_dtype(network, x, dtype)
+    known = dtype == works_in or is_dtype_generic(network)
+    error = None if known else error_in_dtype(network, x, dtype)
     if error is None or error_in_dtype(network, x, works_in) is not None:
         network.to(dtype)
         return ""

@@ -236,8 +236,6 @@ def error_in_dtype(network: nn.Module, x: Tensor, dtype: torch.dtype) -> Excepti
     dtype : torch.dtype
     """
     network.to(dtype)
-    if _is_dtype_generic(network):
-        return None
     states = generator_states(x.device)
     try:
         with _unchanged_buffers(network):
@@ -250,7 +248,7 @@ def error_in_dtype(network: nn.Module, x: Tensor, dtype: torch.dtype) -> Excepti
     return None
 
 
-def _is_dtype_generic(network: nn.Module) -> bool:
+def is_dtype_generic(network: nn.Module) -> bool:
     """Return whether all layers are known to work in any dtype."""
     layers = network.mlp if type(network) is TabularMLP else network
     return sequential_layers(layers) is not None

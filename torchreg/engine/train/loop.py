@@ -254,6 +254,8 @@ class TrainingLoop:
             if run.result is None:
                 self._finish(run, result)
             run.result = result
+            # The error refers to this frame: break the reference cycle.
+            del result
             return []
 
     def _interrupt(self) -> None:
