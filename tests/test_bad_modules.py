@@ -68,6 +68,41 @@ def test_a_module_with_too_few_outputs_is_rejected_with_both_numbers() -> None:
     refuse(quick(nn.Linear(3, 1)), message, X, np.column_stack([Y, Y]))
 
 
+class Detached(nn.Linear):
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x).detach()
+
+
+class Rounded(nn.Linear):
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.from_numpy(super().forward(x).detach().numpy())
+
+
+@pytest.mark.parametrize("module", [Detached, Rounded])
+@pytest.mark.parametrize(
+    "options", [{}, {"n_folds": 2}, {"optimizer": "lbfgs"}, {"early_stopping": True}], ids=str
+)
+def test_a_module_that_no_gradient_reaches_is_rejected(
+    module: type[nn.Module], options: dict[str, Any]
+) -> None:
+    refuse(quick(module, **options), r"No gradient reaches the parameters.*detach\(\)")
+
+
+class Cached(nn.Linear):
+    """Has a tensor that autograd computed, like ``torch.nn.utils.weight_norm``."""
+
+    def __init__(self, in_features: int, out_features: int) -> None:
+        super().__init__(in_features, out_features)
+        self.doubled = 2 * self.weight
+
+
+def test_an_instance_that_cannot_be_copied_is_rejected_and_its_class_is_not() -> None:
+    message = "instance of Cached that cannot be copied. Give a class or a function that builds it"
+    with pytest.raises(ValueError, match=message):
+        quick(Cached(3, 1)).fit(X, Y)
+    quick(Cached).fit(X, Y)
+
+
 class Normalized(nn.Module):
     """Batch normalization needs at least two rows."""
 

@@ -110,6 +110,16 @@ def test_early_stopping_of_skorch_ends_the_fit_and_restores_the_best(
     np.testing.assert_allclose(by_hand, min(curve), rtol=1e-6)
 
 
+def test_early_stopping_of_skorch_without_validation_rows_is_an_error_with_the_remedies(
+    table: tuple[Array, Array],
+) -> None:
+    message = r"no validation rows: .*'valid_loss'.*early_stopping=True.*X_val.*'train_loss'"
+    with pytest.raises(ValueError, match=message):
+        quick(callbacks=[sk.EarlyStopping()]).fit(*table)
+    quick(callbacks=[sk.EarlyStopping(monitor="train_loss")]).fit(*table)
+    quick(callbacks=[sk.EarlyStopping()], early_stopping=True).fit(*table)
+
+
 @pytest.mark.parametrize("step_every", ["epoch", "batch"])
 def test_a_schedule_acts_as_in_a_loop_written_by_hand(
     step_every: str, table: tuple[Array, Array]

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import inspect
+import re
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from sklearn.neural_network import MLPRegressor
+from skorch import NeuralNet, NeuralNetRegressor
 from skorch import callbacks as sk
 from torch import nn
 
@@ -98,6 +102,97 @@ def test_a_misspelt_option_is_rejected_by_fit_with_similar_names(
     options: dict[str, Any], message: str
 ) -> None:
     refuse(quick(**options), message)
+
+
+# Names of other libraries
+
+OURS = set(inspect.signature(TorchRegressor).parameters)
+THEIRS = {
+    name
+    for cls in (MLPRegressor, NeuralNetRegressor, NeuralNet)
+    for name, parameter in inspect.signature(cls.__init__).parameters.items()
+    if parameter.kind not in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD) and name != "self"
+}
+
+
+@pytest.mark.parametrize("name", sorted(THEIRS - OURS))
+def test_a_parameter_of_a_peer_is_rejected_with_parameters_that_exist(name: str) -> None:
+    with pytest.raises(TypeError, match=rf"no parameter '{name}'\. Use ") as rejected:
+        TorchRegressor(**{name: 1})
+    advice = str(rejected.value).partition("Use ")[2]
+    nested = re.findall(r"\w+__\w+", advice)
+    TorchRegressor(**dict.fromkeys(nested, 1))
+    named = OURS.intersection(re.findall(r"\w+", advice))
+    # These four are no parameters here.
+    assert nested or named or name in ("dataset", "n_jobs", "torch_load_kwargs", "use_caching")
+
+
+@pytest.mark.parametrize(
+    ("name", "here"),
+    [
+        ("hidden_layer_sizes", "module__hidden_sizes"),
+        ("max_iter", "max_epochs"),
+        ("alpha", "optimizer__weight_decay"),
+        ("learning_rate_init", "lr"),
+        ("solver", "optimizer"),
+        ("criterion", "loss"),
+        ("criterion__delta", "loss__delta"),
+        ("iterator_train__batch_size", "batch_size"),
+        ("train_split", "validation_fraction"),
+    ],
+)
+def test_a_parameter_of_a_peer_is_rejected_with_its_name_here(name: str, here: str) -> None:
+    with pytest.raises(ValueError, match=rf"no parameter '{name}'\. Use [^.]*\b{here}\b"):
+        TorchRegressor().set_params(**{name: 1})
+
+
+def test_n_jobs_is_not_taken_for_n_folds() -> None:
+    with pytest.raises(TypeError, match=r"parallel_config\(backend='torchreg'\)") as rejected:
+        TorchRegressor(n_jobs=2)
+    assert "n_folds" not in str(rejected.value)
+
+
+@pytest.mark.parametrize(
+    ("option", "other", "here"),
+    [
+        ("loss", "mse", "squared_error"),
+        ("loss", "MSELoss", "squared_error"),
+        ("loss", "mean squared error", "squared_error"),
+        ("loss", "mae", "absolute_error"),
+        ("loss", "l1", "absolute_error"),
+        ("loss", "smooth_l1", "huber"),
+        ("loss", "pinball", "quantile"),
+        ("schedule", "adaptive", "reduce_on_plateau"),
+        ("schedule", "OneCycleLR", "one_cycle"),
+    ],
+)
+def test_a_name_of_other_libraries_is_rejected_with_the_name_here(
+    option: str, other: str, here: str
+) -> None:
+    refuse(quick(**{option: other}), rf"Unknown {option} '{other}'\. Did you mean '{here}'\?")
+
+
+class OneMethod:
+    def on_epoch_end(self, net: Any, **kwargs: Any) -> None:
+        pass
+
+
+class OfScikitLearn:
+    def on_fit_task_begin(self, estimator: Any, context: Any) -> None:
+        pass
+
+
+@pytest.mark.parametrize(
+    ("callbacks", "advice"),
+    [
+        ([OneMethod()], r"Derive its class from skorch\.callbacks\.Callback"),
+        (OneMethod(), r"Derive its class from skorch\.callbacks\.Callback"),
+        ([("mine", print)], r"Derive its class from skorch\.callbacks\.Callback"),
+        ([OfScikitLearn()], "Pass a callback of scikit-learn to set_callbacks"),
+    ],
+)
+def test_a_callback_that_skorch_cannot_call_is_rejected(callbacks: Any, advice: str) -> None:
+    refuse(quick(callbacks=callbacks), f"callbacks expects skorch callbacks.*{advice}")
 
 
 # Limits

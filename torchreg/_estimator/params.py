@@ -22,12 +22,15 @@ from torchreg._estimator.sklearn_compat import (
     validate_parameter_constraints,
 )
 from torchreg._serialization import Unserialized
-from torchreg._utils import did_you_mean
+from torchreg._utils import OTHER_PARAMETERS, did_you_mean
 from torchreg.losses import LOSSES
 from torchreg.nn import TabularMLP
 
 #: Parameters that take nested ones: ``module__hidden_sizes`` is an option of ``module``.
 NESTED = ("module", "optimizer", "loss", "schedule", "callbacks")
+
+#: Methods that skorch calls, which its class ``Callback`` has.
+CALLBACK_METHODS = ("on_epoch_end", "on_grad_computed", "set_params", "initialize")
 
 #: The limits of the parameters of ``TorchRegressor``, in scikit-learn's notation.
 CONSTRAINTS: dict[str, list[Any]] = {
@@ -125,7 +128,11 @@ def check_nested(estimator: BaseEstimator, nested: dict[str, Any]) -> dict[str, 
 
 
 def _unknown_parameter(estimator: BaseEstimator, name: str) -> str:
-    hint = did_you_mean(name.partition("__")[0] or name, estimator._get_param_names())
+    prefix, _, option = name.partition("__")
+    hint = did_you_mean(prefix or name, estimator._get_param_names())
+    if instead := OTHER_PARAMETERS.get(prefix):
+        # criterion__delta is loss__delta.
+        hint = f" Use {instead}__{option}." if option and instead in NESTED else f" Use {instead}."
     return f"{type(estimator).__name__} has no parameter {name!r}.{hint}"
 
 
@@ -144,9 +151,14 @@ def as_callbacks(callbacks: Any, *, n_networks: int = 1) -> list[Any]:
     items = list(callbacks) if isinstance(callbacks, list | tuple) else [callbacks]
     for item in items:
         callback = item[1] if isinstance(item, tuple | list) and len(item) == 2 else item
-        if callback is not None and not hasattr(callback, "on_epoch_end"):
+        missing = [name for name in CALLBACK_METHODS if not hasattr(callback, name)]
+        if callback is not None and missing:
+            advice = "Derive its class from skorch.callbacks.Callback."
+            if hasattr(callback, "on_fit_task_begin"):
+                advice = "Pass a callback of scikit-learn to set_callbacks."
             raise TypeError(
-                f"callbacks expects skorch callbacks or (name, callback) pairs, got {item!r}."
+                f"callbacks expects skorch callbacks or (name, callback) pairs, got {item!r}, "
+                f"which has no method {missing[0]!r}. {advice}"
             )
         if n_networks > 1 and hasattr(callback, "dirname"):
             raise ValueError(

@@ -11,10 +11,11 @@ from torchreg._utils.device import (
     statistics_dtype,
     with_seed,
 )
-from torchreg._utils.suggestions import did_you_mean
+from torchreg._utils.suggestions import OTHER_PARAMETERS, did_you_mean
 from torchreg._utils.torch_state import inference, num_threads, restore_torch_state
 
 __all__ = [
+    "OTHER_PARAMETERS",
     "devices_present",
     "did_you_mean",
     "generator_states",

@@ -1,9 +1,67 @@
-"""Suggestions for misspelt names in error messages."""
+"""Suggestions for misspelt names in error messages, and for names of other libraries."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from difflib import get_close_matches
+
+#: Losses and schedules: a name of other libraries, in lower case, and the name here.
+OTHER_NAMES = {
+    **dict.fromkeys(("mse", "rmse", "l2", "mean_squared_error", "mseloss"), "squared_error"),
+    **dict.fromkeys(("mae", "l1", "mean_absolute_error", "l1loss", "median"), "absolute_error"),
+    **dict.fromkeys(("smooth_l1", "smoothl1loss", "huberloss"), "huber"),
+    **dict.fromkeys(("pinball", "pinball_loss"), "quantile"),
+    **dict.fromkeys(("poissonnllloss", "poisson_nll"), "poisson"),
+    **dict.fromkeys(("gaussiannllloss", "gaussian", "normal", "nll"), "gaussian_nll"),
+    **dict.fromkeys(("adaptive", "plateau", "reducelronplateau"), "reduce_on_plateau"),
+    "cosineannealinglr": "cosine",
+    "onecyclelr": "one_cycle",
+}
+
+_BATCHES = "batch_size: rows are always shuffled, and batch_size=None is a full batch"
+_BETAS = "optimizer__betas=(beta_1, beta_2)"
+_ROWS = "n_folds, early_stopping with validation_fraction, or X_val and y_val of fit"
+
+#: Parameters of ``MLPRegressor``, skorch and Keras, and what to use instead.
+OTHER_PARAMETERS = {
+    "activation": "module__activation",
+    "alpha": "optimizer='adamw' and optimizer__weight_decay",
+    "beta_1": _BETAS,
+    "beta_2": _BETAS,
+    "compile": "module as it is: its training steps are captured and replayed",
+    "criterion": "loss",
+    "cv": "n_folds",
+    "dataset": "X and y of fit, which may be tensors",
+    "dropout": "module__dropout",
+    "early_stopping_rounds": "n_iter_no_change",
+    "epochs": "max_epochs",
+    "epsilon": "optimizer__eps",
+    "hidden_layer_sizes": "module__hidden_sizes",
+    "hidden_sizes": "module__hidden_sizes",
+    "iterator_train": _BATCHES,
+    "iterator_valid": _BATCHES,
+    "learning_rate": "lr for a number, schedule for a name",
+    "learning_rate_init": "lr",
+    "max_fun": "max_epochs",
+    "max_iter": "max_epochs",
+    "momentum": "optimizer='sgd' and optimizer__momentum",
+    "n_estimators": "n_folds, n_init, or a TorchEnsembleRegressor",
+    "n_iter": "max_epochs",
+    "n_jobs": "joblib.parallel_config(backend='torchreg') for the fits of a search; the networks "
+    "of one fit train together, with the threads of torch.set_num_threads",
+    "nesterovs_momentum": "optimizer='sgd' and optimizer__nesterov",
+    "patience": "n_iter_no_change",
+    "power_t": "schedule",
+    "predict_nonlinearity": "a loss with a link, such as loss='poisson', or a last layer of module",
+    "seed": "random_state",
+    "shuffle": _BATCHES,
+    "solver": "optimizer",
+    "torch_load_kwargs": "save and torchreg.load",
+    "train_split": _ROWS,
+    "use_caching": "use_caching of the callback",
+    "validation_split": _ROWS,
+    "weight_decay": "optimizer__weight_decay",
+}
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
@@ -15,7 +73,8 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
     " Did you mean 'adam'? Known: 'adam', 'rprop'."
     """
     names = sorted(set(known))
-    near = get_close_matches(name.lower(), names, n=3, cutoff=0.6)
+    meant = OTHER_NAMES.get(name.lower().replace(" ", "_"))
+    near = [meant] if meant in names else get_close_matches(name.lower(), names, n=3, cutoff=0.6)
     question = f" Did you mean {' or '.join(map(repr, near))}?" if near else ""
     listing = f" Known: {', '.join(map(repr, names))}." if names else " It takes none."
     return question + listing

@@ -72,7 +72,14 @@ def build_network(
                 f"{', '.join(f'module__{key}' for key in options)} cannot reach it. "
                 "Give the class instead."
             )
-        return copy.deepcopy(module)
+        try:
+            return copy.deepcopy(module)
+        except Exception as error:
+            raise ValueError(
+                f"module is an instance of {type(module).__name__} that cannot be copied. Give a "
+                "class or a function that builds it; torch.nn.utils.parametrizations.weight_norm "
+                f"can be copied, torch.nn.utils.weight_norm cannot. ({error})"
+            ) from error
     if not callable(module):
         raise TypeError(
             "module expects a class or callable that builds a torch.nn.Module, or an instance of "

@@ -56,6 +56,12 @@ class EagerGradient:
     def compute(self, batch: Batch) -> tuple[Tensor, Sequence[Tensor]]:
         """Compute loss and gradients."""
         loss = self.objective.of(batch)
+        if not loss.requires_grad:
+            raise ValueError(
+                "No gradient reaches the parameters of the module: its output was computed by "
+                "operations that torch cannot differentiate, such as detach(), no_grad(), NumPy "
+                "or argmax. Replace them by differentiable operations of torch."
+            )
         # Each network of a stack depends on its own parameters only, so that the gradient of the
         # summed losses holds the gradient of each loss.
         gradients = torch.autograd.grad(

@@ -172,6 +172,12 @@ class SkorchObserver:
         try:
             self.net.notify(event, **values)
         except Exception as error:
+            if self.data["dataset_valid"] is None and "not found in history" in str(error):
+                error = ValueError(
+                    f"A callback failed because there are no validation rows: {error.args[0]} Set "
+                    "early_stopping=True or n_folds, pass X_val and y_val to fit, or let the "
+                    "callback use the training rows, as with monitor='train_loss'."
+                )
             raise ObserverError(error) from error
 
     def _raw(self, batch: Batch) -> tuple[Tensor, Tensor]:
