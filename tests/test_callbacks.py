@@ -15,6 +15,7 @@ from torch import nn
 
 import torchreg._estimator.sklearn_compat
 from torchreg import TorchRegressor
+from torchreg._parallel import is_training
 from torchreg.nn import MLP
 
 Array = np.ndarray
@@ -56,6 +57,20 @@ def test_epoch_scoring_sees_raw_units_and_its_score_is_in_the_history(
         by_hand = -np.abs(reg.predict(X[60:]) - y[60:]).mean()
         np.testing.assert_allclose(reg.history_[-1]["mae"], by_hand, rtol=1e-6)
         assert len(reg.history_) == 12
+
+
+def test_after_a_fit_inside_a_callback_the_outer_fit_still_counts_as_training(
+    table: tuple[Array, Array],
+) -> None:
+    seen = []
+
+    class FitsAgain(sk.Callback):  # type: ignore[misc]
+        def on_epoch_end(self, net: Any, **kwargs: Any) -> None:
+            quick(max_epochs=1).fit(*table)
+            seen.append(is_training())
+
+    quick(callbacks=[FitsAgain()], max_epochs=2).fit(*table)
+    assert seen == [True, True] and not is_training()
 
 
 class Shown(sk.Callback):  # type: ignore[misc]

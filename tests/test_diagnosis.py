@@ -10,9 +10,11 @@ import pandas as pd
 import pytest
 from collection import CASES, score
 from recipes import LESSON, flippers, linear, tanh
+from sklearn.metrics import r2_score
 
 from torchreg import TorchRegressor
 from torchreg.diagnosis import CODES, Diagnosis
+from torchreg.exceptions import UnscaledWarning
 from torchreg.nn import MLP
 
 ENOUGH = 0.95
@@ -131,6 +133,39 @@ def test_several_outputs_are_named() -> None:
     finding = diagnosed(X, both, **tanh(5, standardize="X"))["unscaled-target"]
     assert "mass_g is about 4210 ± 800" in finding.message
     assert "mass_over_mean" not in finding.message
+
+
+def test_r2_and_that_of_a_line_are_those_of_the_outputs_that_vary() -> None:
+    X, y = flippers()
+    both = np.column_stack([y, np.full(len(y), 7.0)])
+    one, two = (diagnosed(X, t, **tanh(5, max_epochs=3)).summary for t in (y, both))
+    assert two["line_r2"] == pytest.approx(one["line_r2"])
+    reg = TorchRegressor(MLP, **tanh(5, max_epochs=3), random_state=0).fit(X, both)
+    assert two["r2"] == pytest.approx(r2_score(y, reg.predict(X)[:, 0]))
+
+
+def test_a_network_memorizes_if_its_parameters_exceed_rows_times_outputs() -> None:
+    X, y = flippers()
+    # 500 or 750 parameters for 333 rows.
+    options = {"module__hidden_sizes": [166], "max_epochs": 1}
+    assert "underdetermined" in diagnosed(X, y, **options)
+    both = np.column_stack([y, -y])
+    assert "underdetermined" not in diagnosed(X, both, **{**options, "module__hidden_sizes": [150]})
+
+
+@pytest.mark.parametrize(
+    ("sizes", "warned"), [((20, 0.05), False), ((20, 0.001), False), ((0.001, 0.002), True)]
+)
+def test_fit_warns_of_scale_only_if_the_largest_column_is_far_from_order_1(
+    sizes: tuple[float, float], warned: bool
+) -> None:
+    z = np.random.default_rng(0).normal(size=(200, 2))
+    reg = TorchRegressor(MLP, standardize="y", lr=1e-9, max_epochs=20, random_state=0)
+    with warnings.catch_warnings(record=True) as seen:
+        warnings.simplefilter("always")
+        reg.fit(z * sizes, z.sum(axis=1))
+    assert "unscaled-inputs" in reg.diagnose()
+    assert any(issubclass(w.category, UnscaledWarning) for w in seen) == warned
 
 
 def test_the_built_in_network_is_silent_on_birds_and_says_how_it_does_on_rows_held_out() -> None:

@@ -166,39 +166,7 @@ def test_a_state_dict_contains_the_scaling(
     np.testing.assert_array_equal(prediction, reg.predict(X))
 
 
-# Law 5: weights, repetition and order.
-
-
-@pytest.mark.parametrize("optimizer", BUILT_IN)
-@pytest.mark.parametrize("max_epochs", [20, 400])
-def test_repeated_rows_equal_integer_weights(
-    optimizer: str, max_epochs: int, table: tuple[Array, Array]
-) -> None:
-    X, y = table
-    weight = np.random.default_rng(1).integers(0, 4, size=len(y))
-    reg = small(optimizer, max_epochs=max_epochs)
-    weighted = reg.fit(X, y, sample_weight=weight).predict(X)
-    repeated = reg.fit(X.repeat(weight, axis=0), y.repeat(weight)).predict(X)
-    np.testing.assert_array_equal(weighted, repeated)
-
-
-def test_a_weight_of_zero_removes_a_row(table: tuple[Array, Array]) -> None:
-    X, y = table
-    weight = (np.arange(len(y)) % 3 > 0).astype(float)
-    y_spoilt = np.where(weight > 0, y, 1e6)
-    for batch_size in (None, 16):
-        reg = small(batch_size=batch_size)
-        absent = reg.fit(X[weight > 0], y[weight > 0]).predict(X)
-        np.testing.assert_array_equal(reg.fit(X, y_spoilt, sample_weight=weight).predict(X), absent)
-
-
-def test_only_the_ratios_of_weights_matter(table: tuple[Array, Array]) -> None:
-    X, y = table
-    weight = np.random.default_rng(2).uniform(0.1, 3, size=len(y))
-    plain = small().fit(X, y, sample_weight=weight).predict(X)
-    for factor in (2.0**-1000, 2.0**900):
-        scaled = small().fit(X, y, sample_weight=weight * factor).predict(X)
-        np.testing.assert_array_equal(scaled, plain)
+# Law 5: order.
 
 
 @pytest.mark.parametrize("optimizer", BUILT_IN)

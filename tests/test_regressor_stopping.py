@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
+import sys
+from types import FrameType
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.model_selection import GridSearchCV, cross_val_score
 from sklearn.multioutput import MultiOutputRegressor
@@ -95,6 +99,25 @@ def test_tol_does_not_depend_on_the_units_of_y(unit: float, kink: tuple[Array, A
     assert reg.fit(X, y * unit).n_iter_ == epochs
 
 
+@pytest.mark.parametrize("loss", ["squared_error", "gaussian_nll"])
+@pytest.mark.parametrize("on_validation", [False, True])
+def test_a_fit_ends_when_no_loss_is_below_the_best_by_tol_times_its_size(
+    on_validation: bool, loss: str, kink: tuple[Array, Array]
+) -> None:
+    X, y = kink
+    options = {"tol": 0.05, "n_iter_no_change": 4, "max_epochs": 400, "lr": 0.02, "loss": loss}
+    reg = quick(early_stopping=on_validation, **options).fit(X, y, X_val=X, y_val=y)
+    curve = reg.validation_loss_curve_ if on_validation else reg.loss_curve_
+    best, n_waited, n_epochs = np.inf, 0, 0
+    while n_waited < 4:
+        value = curve[n_epochs]
+        is_better = value < (best - 0.05 * abs(best) if n_epochs else np.inf)
+        best, n_waited = (value, 0) if is_better else (best, n_waited + 1)
+        n_epochs += 1
+    assert reg.n_iter_ == n_epochs < 400
+    assert (loss == "gaussian_nll") == (best < 0)
+
+
 def test_max_epochs_below_what_tol_needs_is_a_convergence_warning(
     kink: tuple[Array, Array],
 ) -> None:
@@ -112,6 +135,48 @@ def test_ctrl_c_keeps_the_weights_until_then(
     assert reg.n_iter_ == 5
     five = quick(InterruptingModule, max_epochs=5).fit(X, y)
     np.testing.assert_array_equal(reg.predict(X), five.predict(X))
+
+
+def test_ctrl_c_anywhere_between_two_steps_keeps_the_best_epoch(noisy: tuple[Array, Array]) -> None:
+    X, y = noisy
+    n_ended = []
+
+    class Interrupted(torch.optim.SGD):
+        """Ctrl-C arrives at a call of the engine after the eighth step."""
+
+        n_steps = n_calls = at = 0
+
+        def step(self, closure: Any = None) -> Any:
+            loss = super().step(closure)
+            Interrupted.n_steps += 1
+            if Interrupted.n_steps >= 8:
+                sys.settrace(self.trace if Interrupted.n_steps == 8 else None)
+            return loss
+
+        @staticmethod
+        def trace(frame: FrameType, event: str, arg: Any) -> None:
+            Interrupted.n_calls += "engine" in frame.f_code.co_filename
+            if Interrupted.n_calls == Interrupted.at:
+                sys.settrace(None)
+                raise KeyboardInterrupt
+
+    before = sys.gettrace()
+    for at in itertools.count(1):
+        Interrupted.n_steps, Interrupted.n_calls, Interrupted.at = 0, 0, at
+        reg = quick(early_stopping=True, optimizer=Interrupted, max_epochs=9, batch_size=None)
+        try:
+            with pytest.warns(InterruptWarning):
+                reg.fit(X[:60], y[:60], X_val=X[60:], y_val=y[60:])
+        except pytest.fail.Exception:
+            break
+        finally:
+            sys.settrace(before)
+        n_ended.append(reg.n_iter_)
+        loss = np.mean(((reg.predict(X[60:]) - y[60:]) / y[:60].std()) ** 2)
+        assert reg.best_epoch_ == reg.n_iter_ == len(reg.validation_loss_curve_)
+        np.testing.assert_allclose(loss, reg.validation_loss_curve_[-1], rtol=1e-9)
+    # In the eighth epoch, and in the ninth before its step.
+    assert set(n_ended) == {7, 8}
 
 
 def test_ctrl_c_in_a_pipeline_keeps_the_weights_until_then(kink: tuple[Array, Array]) -> None:

@@ -74,6 +74,16 @@ def test_shares_are_those_of_least_squares(rows: tuple[Array, Array, Array]) -> 
         assert share == pytest.approx(mean_score(x, output), abs=1e-12)
 
 
+@pytest.mark.parametrize("wrong", [0.0, 0.1])
+def test_a_constant_output_changes_no_share_of_the_others(
+    wrong: float, rows: tuple[Array, Array, Array]
+) -> None:
+    x, y, output = rows
+    constant = np.full((len(x), 1), 0.1)
+    more = [np.column_stack([values, constant + e]) for values, e in ((y, 0.0), (output, wrong))]
+    assert structure_of(x, *more) == pytest.approx(structure_of(x, y, output))
+
+
 def test_columns_that_say_nothing_new_change_no_share(rows: tuple[Array, Array, Array]) -> None:
     x, y, output = rows
     plain = structure_of(x, y, output)

@@ -50,6 +50,14 @@ def test_an_integer_weight_is_equivalent_to_repeated_rows(weighted: bool) -> Non
         torch.testing.assert_close(getattr(one, name), getattr(other, name))
 
 
+def test_rows_of_negligible_weight_add_no_bins() -> None:
+    weight = torch.where(torch.arange(400) < 60, 1.0, 1e-15).double()
+    edges, expected = bin_edges(X.t(), weight, 16), bin_edges(X[:60].t(), None, 16)
+    for one, other in zip(edges, expected, strict=True):
+        assert len(one) == len(other) == 4
+        torch.testing.assert_close(one[1:-1], other[1:-1])
+
+
 def test_the_edges_of_a_column_with_few_values_are_these_values() -> None:
     values = torch.tensor([4.0, 1.0, 2.0, 2.0, 9.0] * 30)
     (edges,) = bin_edges(values.reshape(1, -1), None, 16)

@@ -61,6 +61,26 @@ def test_the_penalty_maximizes_the_density_of_contrasts_of_the_targets(
     np.testing.assert_allclose(other - deviance, 2 * (len(x) - 1) * np.log(3))
 
 
+def test_rows_of_negligible_weight_and_the_unit_of_weights_change_nothing() -> None:
+    x = torch.cat([X[:20], torch.randn(300, 4, dtype=torch.float64)])
+    t = x @ torch.ones(4, 2, dtype=torch.float64) + torch.randn(320, 2, dtype=torch.float64)
+    weight = torch.cat([torch.ones(20), torch.full((300,), 1e-12)]).double()
+    expected = ridge(x[:20], t[:20])
+    for unit in (1.0, 1e-3, 1e6):
+        found = ridge(x, t, unit * weight)
+        for one, other in zip(found, expected, strict=True):
+            np.testing.assert_allclose(one, other, rtol=1e-6)
+
+
+def test_repeated_targets_have_the_penalty_of_one_and_outputs_share_it() -> None:
+    t = X[:20, :1] + 2 * torch.randn(20, 1, dtype=torch.float64)
+    slopes, bias, deviance = ridge(X[:20], t)
+    twice = ridge(X[:20], t.repeat(1, 3))
+    torch.testing.assert_close(twice[0], slopes.repeat(3, 1))
+    torch.testing.assert_close(twice[1], bias.repeat(3))
+    assert twice[2] == pytest.approx(3 * deviance)
+
+
 def test_the_table_that_generated_the_targets_has_the_lower_deviance() -> None:
     x = torch.randn(200, 3, dtype=torch.float64)
     t = x.sum(dim=1, keepdim=True) + 0.5 * torch.randn(200, 1, dtype=torch.float64)

@@ -7,6 +7,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from skorch.callbacks import EpochScoring
 from torch import nn
 
 import torchreg
+from tests._resources import resources
 from torchreg import CheckpointError, TorchRegressor
 from torchreg._persistence.checkpoint import Checkpoint
 from torchreg.nn import MLP
@@ -269,6 +271,63 @@ def test_an_optimizer_whose_state_cannot_be_written_is_refused(
         CheckpointError, match=r"cannot hold the state of the optimizer: .*Choose another"
     ):
         small(optimizer=Stateful, lr=0.01).fit(*table, checkpoint=path)
+
+
+def test_after_a_slow_write_the_next_comes_no_sooner_than_fifty_times_its_time(
+    table: tuple[Array, Array], path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now, written = [0.0], []
+
+    def sync(descriptor: int) -> None:
+        # The file, then its folder: a write takes a second.
+        written.append(now[0])
+        now[0] += 0.5
+
+    class Slow(torch.optim.SGD):
+        def step(self, closure: Any = None) -> Any:
+            now[0] += 1.0
+            return super().step(closure)
+
+    monkeypatch.setattr(os, "fsync", sync)
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+    small(optimizer=Slow, lr=0.01, max_epochs=120).fit(*table, checkpoint=path)
+    # Before the training; after the shortest time of 10 s; 50 s after the end of a write; at last.
+    assert np.diff(written[::2])[:-1].tolist() == [10, 51, 51]
+
+
+def test_many_fits_with_checkpoints_leave_no_open_file(
+    table: tuple[Array, Array], tmp_path: Path
+) -> None:
+    small().fit(*table, checkpoint=tmp_path / "0")
+    before = resources().files
+    for number in range(5):
+        small(max_epochs=1).fit(*table, checkpoint=tmp_path / str(number // 2 + 1))
+    assert resources().files == before
+
+
+def test_a_lock_file_that_is_removed_before_it_is_locked_is_opened_again(
+    table: tuple[Array, Array], path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fcntl = pytest.importorskip("fcntl")
+    lock_file, flock, n_inodes = path.with_name(f"{path.name}.lock"), fcntl.flock, []
+
+    def removing(descriptor: int, operation: int) -> None:
+        # Another fit ends now, and removes its lock file.
+        if operation & fcntl.LOCK_EX and not n_inodes:
+            lock_file.unlink()
+        flock(descriptor, operation)
+        if operation & fcntl.LOCK_EX:
+            n_inodes.append(os.fstat(descriptor).st_nlink)
+
+    class Locked(nn.Linear):
+        def __init__(self, in_features: int, out_features: int) -> None:
+            super().__init__(in_features, out_features)
+            assert lock_file.exists()
+
+    monkeypatch.setattr(fcntl, "flock", removing)
+    small(module=Locked).fit(*table, checkpoint=path)
+    # The first one has no name: another fit would not find it locked.
+    assert n_inodes == [0, 1]
 
 
 def test_a_short_fit_writes_when_it_begins_and_when_it_ends(

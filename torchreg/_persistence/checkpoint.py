@@ -122,7 +122,7 @@ def _open(
         lock = FileLock(path.with_name(f"{path.name}.lock"), blocking=False)
         try:
             os.stat(path.parent)  # filelock would create a missing folder.
-            stack.enter_context(lock)
+            stack.enter_context(_acquire(lock))
         except Timeout as error:
             raise CheckpointError(
                 f"The checkpoint {str(path)!r} is in use by another fit that is still running. "
@@ -143,8 +143,18 @@ def _open(
         yield checkpoint
 
 
+def _acquire(lock: FileLock) -> AbstractContextManager[Any]:
+    """Lock a file, again if another fit ended and removed it after it was opened."""
+    while True:
+        try:
+            return lock.acquire()
+        except Timeout:
+            if os.path.exists(lock.lock_file):
+                raise
+
+
 def _unlink(lock_file: str) -> None:
-    """Remove a locked file; filelock retries if the file that it has locked was removed."""
+    """Remove a locked file; filelock does not lock a file that was removed."""
     with suppress(OSError):  # Windows removes no open file; there filelock removes it.
         os.unlink(lock_file)
 

@@ -85,18 +85,21 @@ def compare_baselines(lines: LinearBaseline, output: Tensor) -> BaselineFit | No
     if lines.z is None or lines.shares is None:
         return BaselineFit(scale, linear_share, None)
     products = (centred * lines.z).sum(dim=1).tolist()
-    # Squared residuals in units of the scale of y, by the binomial formula for each output.
-    residual = 0.0
-    y_moments = zip(*lines.y, strict=True)
-    for m, v, product, (y_mean, y_scale) in zip(mean, variance, products, y_moments, strict=True):
-        unit = y_scale or 1.0
-        bias = (m - y_mean) / unit
-        residual += v / unit / unit - 2 * product / n_rows / unit + (y_scale > 0) + bias * bias
+    # Squared residuals in units of the scale of y, by the binomial formula for each output. A
+    # constant output has no such unit, and no variance to explain.
+    residuals = [
+        v / unit / unit - 2 * product / n_rows / unit + 1 + ((m - y_mean) / unit) ** 2
+        for m, v, product, y_mean, unit, varied in zip(
+            mean, variance, products, *lines.y, lines.y.varies(), strict=True
+        )
+        if varied
+    ]
+    n_varying = max(1, len(residuals))
     structure = Structure(
         line_r2=lines.shares.line_r2,
         curve_r2=lines.shares.curve_r2,
-        network_r2=1 - residual / len(mean),
-        n=len(mean) * n_rows,
+        network_r2=1 - sum(residuals) / n_varying,
+        n=n_varying * n_rows,
         line_terms=lines.shares.line_terms,
         curve_terms=lines.shares.curve_terms,
     )

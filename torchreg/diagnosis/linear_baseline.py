@@ -110,8 +110,8 @@ def fit_baseline(x: Array, y: Array | None) -> LinearBaseline:
     independent = _write_curve_terms(values[:width], n_bends, n_pairs, out=table[n_line:n_terms])
     line, curve, straight = _fit_line_and_curves(table, n_line, n_terms, independent=independent)
     (line_r2, line_terms), (curve_r2, curve_terms) = line, curve
-    n_outputs = y.shape[1]
-    shares = Shares(line_r2, curve_r2, line_terms * n_outputs, curve_terms * n_outputs)
+    n_varying = max(1, sum(of_y.varies()))
+    shares = Shares(line_r2, curve_r2, line_terms * n_varying, curve_terms * n_varying)
     return LinearBaseline(of_x, of_y, y, torch.from_numpy(values[width:]), straight, shares)
 
 

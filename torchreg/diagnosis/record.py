@@ -113,9 +113,9 @@ class Structure(NamedTuple):
     Parameters
     ----------
     line_r2, curve_r2, network_r2 : float
-        R2 on the inspected rows.
+        R2 on the inspected rows, the mean over the outputs that vary; 1 if none does.
     n : int
-        Number of values of y.
+        Number of values of these outputs.
     line_terms, curve_terms : int
         Numbers of fitted coefficients.
     """

@@ -9,6 +9,7 @@ from sklearn.base import clone
 from sklearn.model_selection import GridSearchCV
 
 from torchreg import TorchRegressor, load
+from torchreg._utils import spawn_seeds
 from torchreg.engine.build import assign_folds
 from torchreg.nn import MLP, Ensemble, TabularMLP
 
@@ -40,17 +41,23 @@ def test_the_prediction_is_the_mean_of_the_networks() -> None:
     np.testing.assert_allclose(reg.predict(X), expected, rtol=1e-12)
 
 
-def test_each_network_has_the_weights_with_the_lowest_loss_on_its_fold() -> None:
-    reg = folds(max_epochs=30).fit(X, Y)
+@pytest.mark.parametrize("weighted", [False, True])
+def test_each_network_has_the_weights_with_the_lowest_mean_loss_on_its_fold(weighted: bool) -> None:
+    weight = RNG.uniform(0.1, 3.0, size=60) if weighted else np.ones(60)
+    reg = folds(max_epochs=30).fit(X, Y, sample_weight=weight)
     # Rows are sorted, because identical ones are merged.
     order = np.lexsort(np.column_stack([X, Y]).T[::-1])
     fold = assign_folds(len(X), 4, seed=0).numpy()
-    t = (Y[order] - Y.mean()) / Y.std()
+    mean = np.average(Y, weights=weight)
+    t = (Y[order] - mean) / np.average((Y - mean) ** 2, weights=weight) ** 0.5
     x = reg.module_.standardize(torch.from_numpy(X[order]))
     for number, network in enumerate(reg.module_.network.members):
         held = fold == number
         error = network(x[held])[:, 0].detach().numpy() - t[held]
-        assert np.mean(error**2) == pytest.approx(reg.init_losses_[number], rel=1e-9)
+        expected = np.average(error**2, weights=weight[order][held])
+        assert reg.init_losses_[number] == pytest.approx(expected, rel=1e-9)
+    one = folds(max_epochs=1).fit(X, Y, sample_weight=weight)
+    assert one.validation_loss_curve_ == pytest.approx([np.mean(one.init_losses_)])
 
 
 def test_a_network_does_not_depend_on_the_rows_of_its_fold() -> None:
@@ -65,17 +72,39 @@ def test_a_network_does_not_depend_on_the_rows_of_its_fold() -> None:
     assert same == [False, False, True, False]
 
 
-def test_an_integer_weight_equals_repetitions_of_a_row() -> None:
+@pytest.mark.parametrize("module", [MLP, None])
+def test_an_integer_weight_equals_repetitions_and_fractions_of_a_row(module: type | None) -> None:
     weight = RNG.integers(1, 4, size=len(X))
-    weighted = folds().fit(X, Y, sample_weight=weight)
-    repeated = folds().fit(np.repeat(X, weight, axis=0), np.repeat(Y, weight))
+    weighted = folds(module=module).fit(X, Y, sample_weight=weight)
+    repeated = folds(module=module).fit(np.repeat(X, weight, axis=0), np.repeat(Y, weight))
     np.testing.assert_array_equal(weighted.predict(X), repeated.predict(X))
+    parts = np.concatenate([0.25 * weight, 0.75 * weight])
+    split = folds(module=module).fit(np.tile(X, (2, 1)), np.tile(Y, 2), sample_weight=parts)
+    np.testing.assert_array_equal(weighted.predict(X), split.predict(X))
 
 
 def test_curves_have_one_value_per_epoch_and_the_best_epoch_has_the_lowest() -> None:
     reg = folds(max_epochs=12).fit(X, Y)
     assert len(reg.loss_curve_) == len(reg.validation_loss_curve_) == reg.n_iter_ == 12
     assert reg.best_epoch_ == 1 + int(np.argmin(reg.validation_loss_curve_))
+
+
+def test_the_mean_curve_counts_a_network_that_has_stopped_by_its_lowest_loss() -> None:
+    order = np.lexsort(np.column_stack([X, Y]).T[::-1])
+    x, y, fold = X[order] / [1, 10, 100], Y[order] / 10, assign_folds(60, 3, seed=0).numpy()
+    options = {"standardize": False, "batch_size": None, "lr": 0.05, "max_epochs": 80}
+    options |= {"early_stopping": True, "n_iter_no_change": 3, "optimizer": "adam"}
+    curves = [
+        folds(**options, n_folds=None, random_state=seed)
+        .fit(x[fold != k], y[fold != k], X_val=x[fold == k], y_val=y[fold == k])
+        .validation_loss_curve_
+        for k, seed in enumerate(spawn_seeds(0, 3))
+    ]
+    n_epochs = [len(curve) for curve in curves]
+    assert len(set(n_epochs)) == 3
+    full = [curve + [min(curve)] * (max(n_epochs) - len(curve)) for curve in curves]
+    found = folds(**options, n_folds=3).fit(x, y).validation_loss_curve_
+    np.testing.assert_allclose(found, np.mean(full, axis=0), rtol=1e-9)
 
 
 def test_early_stopping_stops_folds() -> None:

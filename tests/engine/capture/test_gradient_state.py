@@ -85,26 +85,31 @@ def test_a_failed_repetition_leaves_no_trace_in_the_fit(
 
 
 class Disturbed(EagerGradient):
-    """Eager gradient that differs, or fails, in some of its calls.
+    """Eager gradient whose gradient or buffer differs, or that fails, in some of its calls.
 
     The first call is recorded, the second compared with the program where it is, the third and
     the fourth at perturbed parameters.
     """
 
-    def __init__(self, *args: Any, differs: Sequence[int], fails: Sequence[int]) -> None:
+    def __init__(
+        self, *args: Any, differs: Sequence[int], fails: Sequence[int], what: str = "gradient"
+    ) -> None:
         super().__init__(*args)
-        self.differs, self.fails, self.n_calls = differs, fails, 0
+        self.differs, self.fails, self.what, self.n_calls = differs, fails, what, 0
 
     def compute(self, batch: Batch) -> tuple[Tensor, Sequence[Tensor]]:
         self.n_calls += 1
         if self.n_calls in self.fails:
             raise RuntimeError("not defined here")
         loss, gradients = super().compute(batch)
-        if self.n_calls in self.differs:
+        if self.n_calls in self.differs and self.what == "gradient":
             gradients = [gradients[0] + 1.0, *gradients[1:]]
+        elif self.n_calls in self.differs:
+            self.objective.network[1].running_mean.add_(1.0)
         return loss, gradients
 
 
+@pytest.mark.parametrize("what", ["gradient", "buffer"])
 @pytest.mark.parametrize(
     ("differs", "fails", "blocker"),
     [
@@ -116,17 +121,18 @@ class Disturbed(EagerGradient):
     ],
 )
 def test_a_program_that_differs_at_one_point_must_agree_at_two_others(
-    differs: list[int], fails: list[int], blocker: str | None
+    differs: list[int], fails: list[int], blocker: str | None, what: str
 ) -> None:
     torch.manual_seed(0)
-    network = nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 1)).double()
+    layers = nn.Linear(3, 4), nn.BatchNorm1d(4), nn.ReLU(), nn.Linear(4, 1)
+    network = nn.Sequential(*layers).double()
     parameters = [*network.parameters()]
     before = [p.detach().clone() for p in parameters]
     objective = Objective(network, probe_loss(build_loss("squared_error", {}), 1))
     batch = Batch(torch.from_numpy(X), torch.from_numpy(Y)[:, None], None)
     expected = torch.autograd.grad(objective.of(batch), parameters)
     out = [torch.empty_like(p) for p in before]
-    disturbed = Disturbed(objective, parameters, out, differs=differs, fails=fails)
+    disturbed = Disturbed(objective, parameters, out, differs=differs, fails=fails, what=what)
     gradient = CompiledGradient(disturbed, uses_rng=False, full_batch=None)
     for _ in range(8):
         gradient(batch)
