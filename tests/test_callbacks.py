@@ -15,7 +15,7 @@ from torch import nn
 
 import torchreg._estimator.sklearn_compat
 from torchreg import TorchRegressor
-from torchreg._parallel import is_training
+from torchreg.engine.run import is_training
 from torchreg.nn import MLP
 
 Array = np.ndarray
