@@ -231,7 +231,7 @@ class TorchEnsembleRegressor(GraphMixin, SavingMixin, ScoreMixin, BaseEstimator)
         Returns
         -------
         y_mean : ndarray of shape (n_samples,) or (n_samples, n_outputs)
-            Mean of the members' predictions.
+            Mean of the members' predictions, in the dtype of :meth:`TorchRegressor.predict`.
         y_std : ndarray of the same shape
             Standard deviation of the members' predictions, in the same units; 0 for a single
             member. With ``loss="gaussian_nll"``, that of y: the square root of the sum of the mean

@@ -322,9 +322,10 @@ class TorchRegressor(
         Returns
         -------
         y, y_std : ndarray of shape (n_samples,) or (n_samples, n_outputs)
-            In the shape and units of the y of ``fit``, float32 for float32 X, else float64. A list
-            of ``quantiles`` adds a last dimension. ``y_std`` only if ``return_std``. With array
-            API dispatch, arrays of X's library on X's device.
+            In the shape and units of the y of ``fit``; float32 if X is float32 and float32 has
+            4096 numbers or more in a standard deviation of y (at a Unix time, it has one number in
+            128 s), else float64. A list of ``quantiles`` adds a last dimension. ``y_std`` only if
+            ``return_std``. With array API dispatch, arrays of X's library on X's device.
 
         Raises
         ------

@@ -92,6 +92,10 @@ BAD: dict[str, tuple[Callable[[Record, Tensors], None], str]] = {
         r"network has dtype torch\.float64; expected torch\.float32",
     ),
     "a dtype in a string": (put("float64", "attributes", "dtype_"), "dtype_: 'float64'"),
+    "predictions of integers": (
+        put({"dtype": "int32"}, "attributes", "_prediction_dtype"),
+        r"_prediction_dtype: torch\.int32",
+    ),
     "a history of text": (put("long", "attributes", "history_"), "history_: 'long'"),
     "a curve of text": (put(["a"], "attributes", "loss_curve_"), r"loss_curve_: \['a'\]"),
     "a validation curve of text": (
@@ -239,6 +243,13 @@ def test_an_invalid_record_is_refused_with_the_reason(
 
 def test_an_unchanged_record_loads(load_edited: Callable[..., Any]) -> None:
     assert load_edited(lambda record, tensors: None).predict(X).shape == (20,)
+
+
+def test_a_file_without_the_dtype_of_predictions_predicts_in_the_dtype_of_x(
+    load_edited: Callable[..., Any],
+) -> None:
+    reg = load_edited(drop("attributes", "_prediction_dtype"))
+    assert reg.predict(X.astype(np.float32)).dtype == np.float32
 
 
 def test_an_unknown_parameter_of_the_caller_is_not_a_file_error(

@@ -59,7 +59,7 @@ class ArrayFormat:
     namespace, device : str
         Of X with array API dispatch; else ``"numpy"`` and ``"cpu"``.
     x_dtype : torch.dtype
-        Predictions are float32 for float32, else float64.
+        Predictions are float64 for any but float32.
     """
 
     namespace: str

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
+import torch
 from sklearn.base import BaseEstimator
 from torch import nn
 
@@ -22,6 +23,7 @@ from torchreg._estimator.fit_warnings import describe_rounded_columns
 from torchreg._estimator.params import as_callbacks, nested_parameters, seed_from
 from torchreg._utils import resolve_device
 from torchreg.engine.build import FitResult
+from torchreg.engine.data import compute_column_statistics, is_resolved_by_float32
 from torchreg.engine.spec import CheckpointStore, FitConfig, FitJob, Observer, RawData, Stopping
 from torchreg.losses import Loss
 from torchreg.nn.links import link_of
@@ -86,6 +88,7 @@ def build_job(
         "_x_format": inputs.x_format,
         "_y_is_vector": data.y_is_vector,
         "n_outputs_": data.y.shape[1],
+        "_prediction_dtype": _prediction_dtype(inputs.data),
         "_origin": fit_provenance(
             estimator, seed, data, has_validation=inputs.validation is not None
         ),
@@ -236,6 +239,12 @@ def fit_provenance(
         "own_validation": has_validation,
         "epochs_before": estimator.n_iter_ if warm_start else 0,
     }
+
+
+def _prediction_dtype(data: Data) -> torch.dtype:
+    """Choose the dtype of predictions for float32 X: float64 where float32 does not resolve y."""
+    statistics = compute_column_statistics(data.y, data.weight)
+    return torch.float32 if is_resolved_by_float32(statistics) else torch.float64
 
 
 def _check_folds(n_folds: int | None, *, n_init: int, has_validation: bool) -> None:

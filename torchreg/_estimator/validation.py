@@ -27,6 +27,7 @@ DATA_ATTRIBUTES = (
     "n_outputs_",
     "_x_format",
     "_y_is_vector",
+    "_prediction_dtype",
 )
 
 _NUMPY = {dtype: ArrayFormat("numpy", "cpu", dtype) for dtype in (torch.float32, torch.float64)}
@@ -155,30 +156,35 @@ def format_predictions(
     """Convert predictions to the shape of y and the format of X; several become a tuple."""
     # (n, 1, ...) -> (n, ...) where y was a vector
     shaped = (t.squeeze(1) if estimator._y_is_vector else t for t in columns)
-    converted = tuple(to_input_format(t, X, x_format) for t in shaped)
+    dtype = torch.float64
+    if x_format.x_dtype == torch.float32:
+        # Files of earlier versions lack the attribute.
+        dtype = getattr(estimator, "_prediction_dtype", torch.float32)
+    converted = tuple(to_input_format(t, X, x_format, dtype) for t in shaped)
     return converted if len(converted) > 1 else converted[0]
 
 
-def to_input_format(prediction: Tensor, X: Any, x_format: ArrayFormat) -> Any:
-    """Convert predictions to the dtype, array library and device of X.
+def to_input_format(prediction: Tensor, X: Any, x_format: ArrayFormat, dtype: torch.dtype) -> Any:
+    """Convert predictions to a dtype, and to the array library and device of X.
 
     Raises
     ------
     ValueError
-        If they exceed the range of float32, the dtype of X.
+        If they exceed the range of float32.
     """
-    dtype = torch.float32 if x_format.x_dtype == torch.float32 else torch.float64
     narrows = prediction.dtype != dtype == torch.float32
     prediction = prediction.to(dtype)
     if narrows and not bool(torch.isfinite(prediction).all()):
         raise ValueError(
-            "Predictions do not fit float32, the dtype of X: y was fitted on a larger scale. "
-            "Pass X as float64."
+            "A prediction exceeds the range of float32, the dtype of X: X is far from the training "
+            "rows. Check its units, or pass X as float64."
         )
     if x_format.namespace == "numpy":
         return prediction.cpu().numpy()
     if x_format.namespace == "torch":
-        return prediction.to(x_format.device)
+        # MPS has no float64.
+        dtype = torch.float32 if x_format.device.startswith("mps") else dtype
+        return prediction.to(dtype).to(x_format.device)
     namespace, _, device = get_namespace_and_device(X)
     return namespace.asarray(prediction.cpu().numpy(), device=device)
 

@@ -63,12 +63,17 @@ def _is_curve(value: Any) -> bool:
     return isinstance(value, list) and all(type(item) is float for item in value)
 
 
+def _is_float_dtype(value: Any) -> bool:
+    return value in (torch.float32, torch.float64)
+
+
 #: The fitted attributes of every regressor, and a check of each.
 _CHECKS: dict[str, Callable[[Any], bool]] = {
     "n_features_in_": _is_count,
     "n_outputs_": _is_count,
     "_y_is_vector": lambda value: type(value) is bool,
-    "dtype_": lambda value: value in (torch.float32, torch.float64),
+    "_prediction_dtype": _is_float_dtype,
+    "dtype_": _is_float_dtype,
     "history_": lambda value: isinstance(value, list) and all(isinstance(r, dict) for r in value),
     "n_iter_": _is_count,
     "best_epoch_": lambda value: _is_count(value, 0),
@@ -80,7 +85,7 @@ _CHECKS: dict[str, Callable[[Any], bool]] = {
 }
 
 #: Attributes that files of earlier versions lack.
-_OPTIONAL = {"init_losses_", "chosen_params_"}
+_OPTIONAL = {"init_losses_", "chosen_params_", "_prediction_dtype"}
 
 
 def write_estimator(estimator: BaseEstimator) -> tuple[dict[str, Any], Writer]:

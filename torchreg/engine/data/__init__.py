@@ -5,6 +5,7 @@ from torchreg.engine.data.column_statistics import (
     compute_column_statistics,
     find_imprecise_columns,
     is_imprecise,
+    is_resolved_by_float32,
 )
 from torchreg.engine.data.stacked_loader import (
     StackedLoader,
@@ -49,6 +50,7 @@ __all__ = [
     "count_distinct_rows",
     "find_imprecise_columns",
     "is_imprecise",
+    "is_resolved_by_float32",
     "iter_batches",
     "iter_chunks",
     "iter_shuffled_batches",

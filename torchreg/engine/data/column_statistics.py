@@ -22,6 +22,9 @@ from torchreg.engine.data.tables import (
 _CONSTANT_SPACINGS = 4.0
 #: A standard deviation of fewer spacings than this has lost its digits.
 _MIN_SPACINGS = 16.0
+#: Predictions are float32 only if a standard deviation of y has at least this many spacings of
+#: float32: rounding them then adds less than 1e-4 standard deviations.
+_MIN_SPACINGS_OF_PREDICTIONS = 2.0**12
 
 
 class ColumnStatistics(NamedTuple):
@@ -143,3 +146,23 @@ def is_imprecise(statistics: ColumnStatistics, dtype: torch.dtype) -> Tensor:
         return torch.zeros_like(statistics.scale, dtype=torch.bool)
     mean, scale = (values.to(torch.float64) for values in statistics)
     return scale <= _MIN_SPACINGS * torch.finfo(dtype).eps * mean.abs()
+
+
+def is_resolved_by_float32(statistics: ColumnStatistics) -> bool:
+    """Whether float32 resolves the spread of all columns, and holds constant ones exactly.
+
+    Examples
+    --------
+    >>> body_mass_g, unix_time_s = torch.tensor([[3400.0], [4600.0]]), torch.tensor([[0], [60]])
+    >>> is_resolved_by_float32(compute_column_statistics(body_mass_g, None))
+    True
+    >>> is_resolved_by_float32(compute_column_statistics(unix_time_s + 1.7e9, None))
+    False
+    """
+    mean, scale = statistics
+    largest = (mean.abs() + scale).to(torch.float32)
+    # NaN, which is not resolved, beyond the range of float32
+    spacing = torch.nextafter(largest, largest.new_tensor(torch.inf)) - largest
+    is_varying = scale >= _MIN_SPACINGS_OF_PREDICTIONS * spacing.to(torch.float64)
+    is_exact_constant = (scale == 0) & (mean.to(torch.float32) == mean)
+    return bool((is_varying | is_exact_constant).all())
