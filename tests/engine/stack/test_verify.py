@@ -82,11 +82,12 @@ def test_a_wrong_loss_gradient_or_buffer_is_detected(wrong: str) -> None:
     elif wrong == "buffer":
         buffers["middle.running_var"][2, 0] *= 1 + 1e-6
     verifier = StackVerifier(tasks)
+    steps = verifier.compute_steps(batch_of, [40] * 3)
     if wrong == "nothing":
-        verifier.check_step(batch_of, [40] * 3, losses, grads, buffers)
+        verifier.check_steps(steps, losses, grads, buffers)
     else:
         with pytest.raises(NotStackableError, match="its loss or gradient differs"):
-            verifier.check_step(batch_of, [40] * 3, losses, grads, buffers)
+            verifier.check_steps(steps, losses, grads, buffers)
     for old, new in zip(before, state_of(tasks), strict=True):
         assert all(torch.equal(tensor, new[name]) for name, tensor in old.items())
 

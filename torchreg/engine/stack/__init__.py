@@ -4,7 +4,7 @@ Small networks spend most of a step in Python and in launching operations. Netwo
 modules, loss and optimizer therefore share these costs: their parameters are the rows of one
 matrix, ``torch.func.vmap`` computes one network for all rows, and one update moves the matrix.
 
-1. ``grouping`` sorts tasks into groups that fit a stack, by their ``signature``, their number of
+1. ``grouping`` sorts tasks into groups that fit a stack, by their architecture, their number of
    rows and their size.
 2. ``stack`` builds the step backend of a group. It applies the ``frozen_prefix`` of the networks to
    their rows once, and compares a step with single networks (``verify``); ``vmap_objective``
@@ -16,9 +16,13 @@ matrix, ``torch.func.vmap`` computes one network for all rows, and one update mo
 Each task has a result of its own: an exception in one network does not affect the others.
 """
 
-from torchreg.engine.stack.grouping import Group, group_tasks
+from torchreg.engine.stack.grouping import (
+    Group,
+    UnstackableError,
+    group_tasks,
+    stack_signature,
+)
 from torchreg.engine.stack.replay_observer import ReplayObserver
-from torchreg.engine.stack.signature import UnstackableError, stack_signature
 from torchreg.engine.stack.stack import Stack
 from torchreg.engine.stack.train_many import train_tasks
 from torchreg.engine.stack.verify import NotStackableError, StackVerifier

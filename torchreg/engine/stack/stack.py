@@ -31,10 +31,14 @@ from torchreg.engine.data import (
     stack_tables_in_chunks,
 )
 from torchreg.engine.spec import TrainTask, reraise_interrupt
-from torchreg.engine.stack.frozen_prefix import apply_prefix, frozen_prefix
 from torchreg.engine.stack.grouping import widest
 from torchreg.engine.stack.verify import NotStackableError, StackVerifier
-from torchreg.engine.stack.vmap_objective import StackedObjective, mutable_buffers
+from torchreg.engine.stack.vmap_objective import (
+    StackedObjective,
+    apply_prefix,
+    frozen_prefix,
+    mutable_buffers,
+)
 from torchreg.engine.train.lr_groups import build_stacked_schedule
 from torchreg.engine.train.step_backend import OnLoss
 from torchreg.optim import FlatOptimizer, stack_optimizers
@@ -56,7 +60,7 @@ class Stack:
     Parameters
     ----------
     tasks : sequence of TrainTask
-        Of one signature (:func:`torchreg.engine.stack.signature.stack_signature`).
+        Of one signature (:func:`torchreg.engine.stack.stack_signature`).
     features_first : bool
         Memory layout of the rows; see :class:`torchreg.engine.stack.vmap_objective.FeaturesFirst`.
 
@@ -183,12 +187,13 @@ class Stack:
                 single = partial(
                     select_table, raw, counts=counts, features_first=self.features_first
                 )
+                # Networks that draw random numbers cannot be compared.
+                alone = [] if draws else verifier.compute_steps(single, counts)
                 if number == 0:
                     verifier.check_batching_rules(single(0))
                 losses = self.gradient(batch)
                 self._check_captured()
-                if not draws:
-                    verifier.check_step(single, counts, losses, self.grad, self.buffers)
+                verifier.check_steps(alone, losses, self.grad, self.buffers)
                 self._restore(before)
                 self.gradient(batch)
                 self._check_captured()

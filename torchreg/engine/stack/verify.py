@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Mapping, Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -18,6 +19,15 @@ _BATCHING_KEYS = "FuncTorchBatched", "FuncTorchVmapMode", "CompositeImplicitAuto
 
 class NotStackableError(Exception):
     """The networks cannot train as one stack; the message completes "because"."""
+
+
+class SingleStep(NamedTuple):
+    """Loss, gradient, and parameters and buffers by name, after a step of one network alone."""
+
+    slot: int
+    loss: Tensor
+    gradient: Tensor
+    tensors: dict[str, Tensor]
 
 
 class StackVerifier:
@@ -55,15 +65,10 @@ class StackVerifier:
                 if call.inputs and not any(_has_kernel(call, key) for key in _BATCHING_KEYS):
                     raise NotStackableError(f"torch has no batching rule for {call.name}")
 
-    def check_step(
-        self,
-        batch_of: Callable[[int], Batch],
-        counts: Sequence[int],
-        losses: Tensor,
-        grad: Tensor,
-        buffers: Mapping[str, Tensor],
-    ) -> None:
-        """Compare the loss, the gradient and the buffers of a step.
+    def compute_steps(
+        self, batch_of: Callable[[int], Batch], counts: Sequence[int]
+    ) -> list[SingleStep]:
+        """Compute a step of some of the networks, each alone.
 
         Parameters
         ----------
@@ -71,6 +76,30 @@ class StackVerifier:
             Returns the batch of one network.
         counts : sequence of int
             Number of rows in the batch of each network.
+        """
+        steps = []
+        for slot in _sample_slots(counts):
+            objective = self._single(slot)
+            network = objective.network
+            parameters = [p for p in network.parameters() if p.requires_grad]
+            loss, gradients = EagerGradient(objective, parameters, ()).compute(batch_of(slot))
+            gradient = torch.cat([g.reshape(-1) for g in gradients])
+            tensors = dict([*network.named_parameters(), *network.named_buffers()])
+            steps.append(SingleStep(slot, loss.detach(), gradient, tensors))
+        return steps
+
+    def check_steps(
+        self,
+        steps: Sequence[SingleStep],
+        losses: Tensor,
+        grad: Tensor,
+        buffers: Mapping[str, Tensor],
+    ) -> None:
+        """Compare loss, gradient and buffers after a step of the stack with those of networks.
+
+        Parameters
+        ----------
+        steps : sequence of SingleStep
         losses, grad : Tensor of shape (n_networks,) and (n_networks, n_parameters)
         buffers : mapping of str to Tensor
             With one row per network.
@@ -79,17 +108,9 @@ class StackVerifier:
         ------
         NotStackableError
         """
-        for slot in _sample_slots(counts):
-            objective = self._single(slot)
-            network = objective.network
-            parameters = [p for p in network.parameters() if p.requires_grad]
-            loss, gradients = EagerGradient(objective, parameters, ()).compute(batch_of(slot))
-            expected = [loss.detach(), torch.cat([g.reshape(-1) for g in gradients])]
-            actual = [losses[slot], grad[slot]]
-            tensors = dict([*network.named_parameters(), *network.named_buffers()])
-            for name, values in buffers.items():
-                expected.append(tensors[name].detach())
-                actual.append(values[slot])
+        for slot, loss, gradient, tensors in steps:
+            expected = [loss, gradient, *(tensors[name].detach() for name in buffers)]
+            actual = [losses[slot], grad[slot], *(values[slot] for values in buffers.values())]
             # A network whose first loss is not finite is refused in the loop, stacked or not.
             if torch.isfinite(loss) and not all_close(actual, expected):
                 raise NotStackableError("in a stack its loss or gradient differs")
