@@ -21,6 +21,7 @@ from torchreg.exceptions import (
     UnscaledWarning,
     UnserializedWarning,
     UntrustedError,
+    ValidationWarning,
 )
 from torchreg.regressor import TorchRegressor
 
@@ -42,6 +43,7 @@ __all__ = [
     "UnscaledWarning",
     "UnserializedWarning",
     "UntrustedError",
+    "ValidationWarning",
     "load",
 ]
 __version__ = "0.1.0"

@@ -21,6 +21,10 @@ class PrecisionWarning(UserWarning):
     """A column was already rounded in the input: its spread is near the spacing of its dtype."""
 
 
+class ValidationWarning(UserWarning):
+    """Validation rows lie far outside the training rows, probably because of other units."""
+
+
 class EffectivelyLinearWarning(ConvergenceWarning):
     """The scale of X or y makes the network a linear function; see ``TorchRegressor.diagnose``."""
 

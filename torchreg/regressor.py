@@ -277,8 +277,8 @@ class TorchRegressor(
             more than ``tol``, or a column was already rounded in the input.
         NetworkFailedWarning
             If an error ended the training of one of several networks; the others are used.
-        EffectivelyLinearWarning, DeadUnitsWarning, UnscaledWarning
-            If the network cannot learn; see :meth:`diagnose`.
+        EffectivelyLinearWarning, DeadUnitsWarning, UnscaledWarning, ValidationWarning
+            If the network cannot learn, or validation rows are far off; see :meth:`diagnose`.
         """
         # 1. Validate parameters and data. Only the last step changes the estimator.
         check_parameters(self)

@@ -35,10 +35,25 @@ def generalization() -> list[Case]:
 
         return rows
 
+    def other_rows(data: Data, offset: float = 0.0, factor: float = 1.0, y_factor: float = 1.0
+                   ) -> dict[str, Any]:
+        X, y = data
+        return {"X_val": offset + factor * np.asarray(X), "y_val": y_factor * np.asarray(y)}
+
     # Whether so few rows show the bend is open.
     bend = only("linear-data", "still-falling", "underdetermined")
-    over = only("overfitting")
+    over, distant = only("overfitting"), only("distant-validation-rows")
     return [
+        Case("X_val before its scaler", 0, ripples, tanh(16), distant, only("parameter-drift"),
+             fit=lambda: other_rows(ripples(seed=1), 200, 14)),
+        Case("y_val in other units", 0, kink, tanh(), distant,
+             fit=lambda: other_rows(kink(1), y_factor=1e-3)),
+        Case("X_val after a scaler", 1, birds, tanh(6, max_epochs=100), distant,
+             only("linear-data"), fit=lambda: other_rows(birds(), -20, 0.1)),
+        Case("X_val in other units around 0", 1, lambda: ripples(300, seed=7), tanh(16), distant,
+             fit=lambda: other_rows(ripples(100, seed=8), factor=0.01)),
+        Case("validation rows of a later period", 1, lambda: (kink()[0] - 10, kink()[1]), tanh(),
+             may=over, fit=lambda: other_rows((kink(1)[0] + 50, kink(1)[1]))),
         Case("memorizes, adam", 0, lambda: noise(80, 0), {"lr": 1e-2, "max_epochs": 300},
              over | only("underdetermined"), bend, fit=held_out(200, 1)),
         Case("memorizes, rprop", 1, lambda: noise(100, 2), tanh(30), over | only("underdetermined"),

@@ -30,6 +30,7 @@ from torchreg.exceptions import (
     NetworkFailedWarning,
     PrecisionWarning,
     UnscaledWarning,
+    ValidationWarning,
 )
 from torchreg.nn.links import target_layer
 
@@ -40,6 +41,7 @@ _STACKLEVEL_OF_ENSEMBLE = 4
 
 #: The class of the warning for each finding that is certain after a fit.
 _FINDING_CATEGORIES: dict[str, type[Warning]] = {
+    "distant-validation-rows": ValidationWarning,
     "effectively-linear": EffectivelyLinearWarning,
     "dead-units": DeadUnitsWarning,
     "unscaled-inputs": UnscaledWarning,

@@ -22,8 +22,10 @@ from torchreg._estimator.defaults import ResolvedParams, is_warm_start
 from torchreg._estimator.fit_warnings import describe_rounded_columns
 from torchreg._estimator.params import as_callbacks, nested_parameters, seed_from
 from torchreg._utils import resolve_device
+from torchreg.diagnosis.record import DistantColumn
 from torchreg.engine.build import FitResult
 from torchreg.engine.data import compute_column_statistics, is_resolved_by_float32
+from torchreg.engine.inspect import distant_columns
 from torchreg.engine.spec import CheckpointStore, FitConfig, FitJob, Observer, RawData, Stopping
 from torchreg.losses import Loss
 from torchreg.nn.links import link_of
@@ -183,8 +185,14 @@ def finish_callbacks(estimator: BaseEstimator, context: FitContext, result: FitR
     if estimator.verbose and config.n_networks > 1:
         print_losses = print_fold_losses if config.n_folds > 1 else print_init_losses
         print_losses(result, standardized=config.standardize_y)
+    validation, summary = context.inputs.validation, result.summary
+    distant: list[DistantColumn] = []
+    if validation is not None:
+        distant = distant_columns("X_val", validation.x, summary.x)
+        distant += distant_columns("y_val", validation.y, summary.y)
     summary = replace(
-        result.summary,
+        summary,
+        distant_columns=distant,
         target_names=column_names(context.inputs.arrays["y"]),
         lost_digits=describe_rounded_columns(context.data, result.module, context.attributes),
     )

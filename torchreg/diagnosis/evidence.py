@@ -137,7 +137,8 @@ def mean_and_spread(mean: float, scale: float) -> str:
     digits = 1 - math.floor(math.log10(scale))
     if abs(mean) >= 1e12 or scale < 1e-6:
         return f"{mean:.3g} ± {scale:.2g}"
-    spread, middle = round(scale, digits), round(mean, digits)
+    # Adding 0 makes 0.0 of -0.0.
+    spread, middle = round(scale, digits), round(mean, digits) + 0.0
     places = max(0, digits)
     text = [f"{value:.{places}f}" for value in (middle, spread)]
     if places:

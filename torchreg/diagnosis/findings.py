@@ -30,6 +30,7 @@ FINDERS: tuple[Callable[[Evidence], Iterator[Finding]], ...] = (
     scale.find_parameter_drift,
     optimization.find_failed_networks,
     optimization.find_loss_problems,
+    generalization.find_distant_validation_rows,
     generalization.find_overfitting,
     generalization.find_few_rows,
     data.find_problem_columns,
@@ -41,7 +42,7 @@ FINDERS: tuple[Callable[[Evidence], Iterator[Finding]], ...] = (
 def certain_findings(
     summary: FitSummary, feature_names: list[str], *, n_epochs: int
 ) -> list[Finding]:
-    """Select the findings that ``fit`` warns about: linear networks, dead layers, extreme scales.
+    """Select the findings that ``fit`` warns about: distant validation rows, linear networks, ...
 
     Parameters
     ----------
@@ -58,21 +59,22 @@ def certain_findings(
         If scale made the network effectively linear, only this finding. Values far from order 1
         are included if the network explains less than a linear model or curves.
     """
-    if n_epochs < optimization.FEW_EPOCHS:
-        return []
     network = summary.network
     evidence = Evidence(summary, feature_names, network)
+    of_validation = [*generalization.find_distant_validation_rows(evidence)]
+    if n_epochs < optimization.FEW_EPOCHS:
+        return of_validation
     of_scale = [*scale.find_unscaled_inputs(evidence), *scale.find_unscaled_target(evidence)]
     # The significance test is needed only if a scale is extreme.
     lines = linearity.find_linearity(evidence) if of_scale else ()
     because_of_scale = [f for f in lines if f.numbers.get("because_of_scale")]
     if because_of_scale:
-        return because_of_scale
-    certain: list[Finding] = []
+        return of_validation + because_of_scale
+    certain = of_validation
     # Checking the counts first is faster than writing findings.
     if network is not None and any(layer.n_dead == layer.n_units for layer in network.layers):
         dead = (f for f in activations.find_idle_units(evidence) if f.code == "dead-units")
-        certain = [finding for finding in dead if activations.is_whole_layer(finding)]
+        certain += [finding for finding in dead if activations.is_whole_layer(finding)]
     if of_scale and optimization.missing_r2(evidence) > optimization.BEHIND:
         certain += [finding for finding in of_scale if scale.is_extreme(finding)]
     return certain

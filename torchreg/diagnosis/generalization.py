@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterator
 from typing import Any
 
-from torchreg.diagnosis.evidence import Evidence
+from torchreg.diagnosis.evidence import Evidence, join_words, mean_and_spread
 from torchreg.diagnosis.report import Finding
 
 #: The mean squared error of n normal residuals has a relative standard error of sqrt(2 / n): 25 %
@@ -22,13 +22,53 @@ ERRORS = 2.0
 SHARE = 0.05
 
 
+def find_distant_validation_rows(evidence: Evidence) -> Iterator[Finding]:
+    """Find ``distant-validation-rows``: validation rows in other units than the training rows."""
+    summary = evidence.summary
+    found = summary.distant_columns
+    if not found:
+        return
+    named, tables = [], sorted({column.table for column in found})
+    for column in found:
+        columns, name = (
+            (summary.x, evidence.feature)
+            if column.table == "X_val"
+            else (summary.y, evidence.target)
+        )
+        trained = mean_and_spread(columns.mean[column.column], columns.scale[column.column])
+        named.append(
+            f"{name(column.column)} is about {mean_and_spread(column.mean, column.scale)} in "
+            f"{column.table} (trained on {trained})"
+        )
+    advice = {
+        "X_val": "X_val as X, after the same transformers: in a Pipeline, "
+        'transform_input=["X_val"] transforms it',
+        "y_val": "y_val in the units of y: TransformedTargetRegressor transforms y, not y_val",
+    }
+    yield Finding(
+        "distant-validation-rows",
+        "severe",
+        f"The validation rows lie far outside the training rows: {join_words(named)}. Their loss "
+        "says nothing about the network, and early stopping by it ends at a wrong epoch.",
+        {
+            "tables": [column.table for column in found],
+            "columns": [column.column for column in found],
+            "mean": [column.mean for column in found],
+            "scale": [column.scale for column in found],
+        },
+        f"{'; '.join(advice[table] for table in tables)}.",
+    )
+
+
 def find_overfitting(evidence: Evidence) -> Iterator[Finding]:
     """Find ``overfitting`` from the validation loss or from new rows."""
     summary, reference = evidence.summary, evidence.curve.reference
     if not any(summary.y.scale):
         return
     validation = evidence.validation
-    if validation is not None and summary.n_validation > 1:
+    # Rows in other units have a large loss for another reason.
+    comparable = not summary.distant_columns
+    if validation is not None and summary.n_validation > 1 and comparable:
         error = math.sqrt(2 / summary.n_validation)
         finite = [v for v in validation if math.isfinite(v)]
         kept = loss_at(validation, evidence.kept_epoch)

@@ -202,7 +202,8 @@ def _find_slow_progress(evidence: Evidence) -> Iterator[Finding]:
     # A fall that only compensates a rise, or is as large as the oscillations, is noise.
     trend = c.late_fall > MOST_OF_IT * c.fall and (c.turns < SMOOTH or c.fall > NOISE * c.shake)
     falls = trend and c.fall > FALL and c.relative_fall > RELATIVE_FALL
-    if missing > BEHIND and steady and small_steps:
+    too_slow = missing > BEHIND and steady and small_steps
+    if too_slow:
         yield Finding(
             "learning-rate-too-low",
             "warning",
@@ -212,7 +213,8 @@ def _find_slow_progress(evidence: Evidence) -> Iterator[Finding]:
             numbers,
             "Ten times this learning rate.",
         )
-    elif missing > BEHIND and abs(c.late_fall) < FLAT:
+    stalled = not too_slow and missing > BEHIND and abs(c.late_fall) < FLAT
+    if stalled:
         yield Finding(
             "stalled",
             "severe",
@@ -222,12 +224,13 @@ def _find_slow_progress(evidence: Evidence) -> Iterator[Finding]:
             numbers,
             "Standardized inputs, random initial weights, another lr or activation.",
         )
-    elif summary.reason == "budget" and (falls or plateau) and not memorizes:
+    falls = falls or plateau or (too_slow and c.fall > 0)
+    if summary.reason == "budget" and falls and not stalled and not memorizes:
         yield Finding(
             "still-falling",
             "warning",
             f"The loss was still falling when the {c.n_epochs} epochs ended: by "
-            f"{c.relative_fall:.0%} in the last tenth of them.",
+            f"{100 * c.relative_fall:.2g} % in the last tenth of them.",
             numbers,
             f"max_epochs={3 * summary.max_epochs}, or a higher lr.",
         )

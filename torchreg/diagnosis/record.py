@@ -60,6 +60,24 @@ class OutlierColumn:
     two_valued: bool
 
 
+@dataclass(frozen=True)
+class DistantColumn:
+    """A column of validation rows that lies far from the training rows.
+
+    Parameters
+    ----------
+    table : {"X_val", "y_val"}
+    column : int
+    mean, scale : float
+        Of the validation rows, in raw units.
+    """
+
+    table: str
+    column: int
+    mean: float
+    scale: float
+
+
 class ParameterDrift(NamedTuple):
     """Change of one parameter tensor during training, as root mean squares of its elements.
 
@@ -199,6 +217,8 @@ class FitSummary:
         Whether the weights of the epoch with the lowest validation loss were kept.
     failures : list of str
         Networks that are missing because they raised an error, and these errors.
+    distant_columns : list of DistantColumn
+        Columns of the user's validation rows that lie far from the training rows.
     """
 
     n_rows: int
@@ -226,6 +246,7 @@ class FitSummary:
     n_networks: int = 1
     keeps_best: bool = False
     failures: list[str] = field(default_factory=list)
+    distant_columns: list[DistantColumn] = field(default_factory=list)
 
     def to_dict(self) -> dict[str, Any]:
         """Convert to nested dictionaries and lists of numbers and strings, ready for JSON."""
@@ -244,6 +265,7 @@ class FitSummary:
             "y": {name: list(numbers) for name, numbers in vars(self.y).items()},
             "outlier_columns": [dict(vars(column)) for column in self.outlier_columns],
             "duplicate_columns": [*self.duplicate_columns],
+            "distant_columns": [dict(vars(column)) for column in self.distant_columns],
             "parameter_drifts": [drift._asdict() for drift in self.parameter_drifts],
             "network": network,
         }
@@ -269,6 +291,7 @@ class FitSummary:
                 "y": Columns(**given["y"]),
                 "outlier_columns": [OutlierColumn(**column) for column in given["outlier_columns"]],
                 "duplicate_columns": [(int(a), int(b)) for a, b in given["duplicate_columns"]],
+                "distant_columns": [DistantColumn(**c) for c in given.get("distant_columns", [])],
                 "parameter_drifts": [
                     ParameterDrift(
                         **{_RENAMED.get(name, name): value for name, value in drift.items()}

@@ -18,6 +18,7 @@ SEVERITIES = ("severe", "warning", "info")
 CODES = (
     "diverged",
     "failed-networks",
+    "distant-validation-rows",
     "effectively-linear",
     "linear-data",
     "dead-units",

@@ -11,12 +11,18 @@ from torchreg.engine.inspect.fit_summary import (
     probe_rows,
     summarize_fit,
 )
-from torchreg.engine.inspect.row_summary import RowSummary, column_ranges, summarize_rows
+from torchreg.engine.inspect.row_summary import (
+    RowSummary,
+    column_ranges,
+    distant_columns,
+    summarize_rows,
+)
 
 __all__ = [
     "ProbeRows",
     "RowSummary",
     "column_ranges",
+    "distant_columns",
     "parameter_drifts",
     "probe_rows",
     "summarize_fit",

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from torchreg.diagnosis.network_summary import sample_rows
-from torchreg.diagnosis.record import Columns, OutlierColumn
+from torchreg.diagnosis.record import Columns, DistantColumn, OutlierColumn
 from torchreg.engine.data import (
     Rows,
     SparseRows,
@@ -34,6 +34,13 @@ TOLERANCE = 1e-4
 MAX_PROBE_ROWS = 512
 #: ... and of numbers in them, because sparse rows are made dense.
 MAX_PROBE_NUMBERS = 2**18
+#: Validation rows are in other units if their typical distance from the training mean is beyond all
+#: training rows and this many standard deviations: a later period of a trend is nearer, ...
+DISTANT = 5.0
+#: ... or if they span less than this share of a standard deviation, outside the training range.
+SHRUNK = 0.05
+#: Fewer validation rows may span a small range by chance.
+MIN_SHRUNK_ROWS = 10
 
 
 class RowSummary(NamedTuple):
@@ -159,6 +166,42 @@ def outlier_columns(rows: Rows, columns: Columns) -> list[OutlierColumn]:
             )
         )
     return found
+
+
+def distant_columns(table: str, rows: Rows, training: Columns) -> list[DistantColumn]:
+    """Find the columns of validation rows that lie far from the training rows.
+
+    Parameters
+    ----------
+    table : {"X_val", "y_val"}
+    rows : Tensor of shape (n, n_columns) or SparseRows
+        Validation rows, in raw units.
+    training : Columns
+        Summary of the training rows.
+    """
+    # Rows in other units are all far, so that a part of them decides.
+    chosen = sample_rows(
+        len(rows), min(MAX_PROBE_ROWS, max(1, MAX_PROBE_NUMBERS // count_columns(rows)))
+    )
+    values = rows[chosen].to(torch.float64)
+    mean, scale, low, high = torch.tensor(
+        [training.mean, training.scale, training.low, training.high], dtype=torch.float64
+    )
+    least, most = torch.aminmax(values, dim=0)
+    reach = torch.maximum(torch.maximum(high - mean, mean - low), DISTANT * scale)
+    found = (values - mean).abs().median(dim=0).values > reach
+    shrunk = (most > least) & (most - least < SHRUNK * scale)
+    if len(values) >= MIN_SHRUNK_ROWS:
+        found |= shrunk & ((least > high) | (most < low))
+        varies = scale > 0
+        # Several columns that all shrink, although their range contains 0, were scaled.
+        if int(varies.sum()) > 1 and bool(shrunk[varies].all()):
+            found |= shrunk
+    center, spread = compute_column_statistics(values, None)
+    return [
+        DistantColumn(table, column, float(center[column]), float(spread[column]))
+        for column in (found & (scale > 0)).nonzero().flatten().tolist()
+    ]
 
 
 def _sparse_outliers(
