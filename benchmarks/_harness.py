@@ -25,7 +25,7 @@ from threadpoolctl import threadpool_limits
 HERE = Path(__file__).parent
 RESULTS = HERE / "results"
 PENGUINS = HERE.parent / "data" / "penguins.csv"
-PACKAGES = ("torchreg", "torch", "scikit-learn", "skorch", "numpy", "scipy")
+PACKAGES = ("torch-regressor", "torch", "scikit-learn", "skorch", "numpy", "scipy")
 
 
 @dataclass(frozen=True)

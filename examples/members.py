@@ -2,7 +2,7 @@
 
 TabM (Gorishniy, Kotelnikov and Babenko, 2025) is an ensemble whose networks share most weights.
 Its output has shape (n_rows, n_members, n_outputs): `TorchRegressor` trains on the mean of the
-members' losses and predicts their mean. This needs `pip install "torchreg[tabular]"`.
+members' losses and predicts their mean. This needs `pip install "torch-regressor[tabular]"`.
 """
 
 # %% The data: 333 penguins, three lengths in millimetres, species and sex

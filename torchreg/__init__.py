@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from joblib import register_parallel_backend
 
 from torchreg._loading import load
+from torchreg._utils import __version__
 from torchreg.ensemble import TorchEnsembleRegressor
 from torchreg.exceptions import (
     CheckpointError,
@@ -15,6 +16,7 @@ from torchreg.exceptions import (
     EffectivelyLinearWarning,
     ExportError,
     FileError,
+    InstallationWarning,
     InterruptWarning,
     NetworkFailedWarning,
     PrecisionWarning,
@@ -35,6 +37,7 @@ __all__ = [
     "EffectivelyLinearWarning",
     "ExportError",
     "FileError",
+    "InstallationWarning",
     "InterruptWarning",
     "NetworkFailedWarning",
     "PrecisionWarning",
@@ -44,9 +47,9 @@ __all__ = [
     "UnserializedWarning",
     "UntrustedError",
     "ValidationWarning",
+    "__version__",
     "load",
 ]
-__version__ = "0.1.0"
 
 
 def _backend(**options: Any) -> TorchregBackend:

@@ -46,7 +46,7 @@ def load(path: str | os.PathLike[str], *, trusted: Iterable[Any] = (), **params:
     TypeError
         If a parameter does not exist.
     ImportError
-        If safetensors is not installed (``pip install "torchreg[files]"``).
+        If safetensors is not installed (``pip install "torch-regressor[files]"``).
 
     See Also
     --------

@@ -45,6 +45,10 @@ class UnserializedWarning(UserWarning):
     """A file cannot store some parameters, which ``fit`` needs but ``predict`` does not."""
 
 
+class InstallationWarning(UserWarning):
+    """Another distribution has put files of its package ``torchreg`` among those of this one."""
+
+
 class FileError(ValueError):
     """A file was not written by torchreg, is damaged, or was written by a later version."""
 

@@ -259,7 +259,7 @@ class TorchRegressor(
             Validation rows, for early stopping or, without it, to record their loss.
         checkpoint : str, path or None, default=None
             A file for the state of the fit of one network, from which the same call continues
-            after the process was killed. Needs ``pip install "torchreg[files]"``.
+            after the process was killed. Needs ``pip install "torch-regressor[files]"``.
 
         Returns
         -------

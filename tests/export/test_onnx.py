@@ -13,6 +13,7 @@ import sys
 import threading
 import warnings
 from collections.abc import Callable
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -312,9 +313,12 @@ def test_names_units_and_versions_are_in_the_file(tmp_path: Path) -> None:
     assert json.loads(metadata["feature_units"]) == [None, "mm", None, "µm"]
     assert json.loads(metadata["target_units"]) == ["g"]
     versions = json.loads(metadata["versions"])
-    assert versions["torch"] == torch.__version__ and versions["onnx"] == onnx.__version__
-    assert set(versions) == {"torchreg", "torch", "scikit-learn", "onnx"}
-    assert (model.producer_name, model.producer_version) == ("torchreg", versions["torchreg"])
+    assert versions["torch"] == version("torch") and versions["onnx"] == onnx.__version__
+    assert set(versions) == {"torch-regressor", "torch", "scikit-learn", "onnx"}
+    assert (model.producer_name, model.producer_version) == (
+        "torchreg",
+        versions["torch-regressor"],
+    )
     assert "X of shape (n_samples, 4) in float64" in model.doc_string
     assert "age, flipper_mm [mm], ratio, Länge [µm]." in model.graph.input[0].doc_string
     assert model.graph.output[0].doc_string.endswith("columns: 0 [g].")
@@ -507,7 +511,7 @@ def test_a_missing_package_is_named_with_its_extra(
 ) -> None:
     monkeypatch.setitem(sys.modules, package, None)
     with pytest.raises(
-        ImportError, match=rf'{package} is needed .* pip install "torchreg\[onnx\]"'
+        ImportError, match=rf'{package} is needed .* pip install "torch-regressor\[onnx\]"'
     ):
         reg.to_onnx(tmp_path / "m.onnx")
 

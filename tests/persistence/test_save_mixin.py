@@ -10,6 +10,7 @@ import os
 import pickle
 import sys
 from collections.abc import Callable
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -312,9 +313,10 @@ def test_safetensors_reads_the_state_dict_and_the_versions(tmp_path: Path) -> No
     assert all(torch.equal(state[key], numbers[key]) for key in state)
     with safe_open(tmp_path / "reg.safetensors", "pt") as file:
         record = json.loads(file.metadata()["torchreg"])
-    assert record["versions"]["torch"] == torch.__version__
+    assert record["versions"]["torch"] == version("torch")
     assert record["versions"]["scikit-learn"] == sklearn.__version__
-    assert set(record["versions"]) == {"torchreg", "torch", "scikit-learn", "numpy", "python"}
+    names = {"torch-regressor", "torch", "scikit-learn", "numpy", "python"}
+    assert set(record["versions"]) == names
     assert record["format"] == 1
 
 
@@ -428,7 +430,7 @@ def test_without_safetensors_the_error_names_the_extra(
     reg.save(tmp_path / "reg")
     monkeypatch.setitem(sys.modules, "safetensors.torch", None)
     for use in (lambda: reg.save(tmp_path / "other"), lambda: torchreg.load(tmp_path / "reg")):
-        with pytest.raises(ImportError, match=r'pip install "torchreg\[files\]"'):
+        with pytest.raises(ImportError, match=r'pip install "torch-regressor\[files\]"'):
             use()
 
 

@@ -88,7 +88,7 @@ def test_without_matplotlib_the_error_says_how_to_get_it(
     make: Any, bent: Any, penguins: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "matplotlib.pyplot", None)
-    with pytest.raises(ImportError, match=r'pip install "torchreg\[plot\]"'):
+    with pytest.raises(ImportError, match=r'pip install "torch-regressor\[plot\]"'):
         make(bent, penguins[["flipper_length_mm"]], penguins["body_mass_g"])
 
 

@@ -72,4 +72,4 @@ def test_what_was_left_to_the_data_is_left_to_them_again_and_a_comment_says_what
 
 def test_versions_are_those_that_are_installed() -> None:
     assert versions()["torch"] == version("torch")
-    assert {"Python", "scikit-learn", "torchreg"} <= set(versions())
+    assert {"Python", "scikit-learn", "torch-regressor"} <= set(versions())

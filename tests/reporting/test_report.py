@@ -8,6 +8,7 @@ import subprocess
 import sys
 import warnings
 from html.parser import HTMLParser
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -148,7 +149,7 @@ def test_the_page_tells_what_the_estimator_tells(
     assert f"{rmse:.6g} g" in shown
     assert str(bent.module_) in shown
     assert "optimizer='rprop'" in shown and "module__hidden_sizes=[5]" in shown
-    assert f"torch\t{torch.__version__}" in shown
+    assert f"torch\t{version('torch')}" in shown
     assert bent.diagnose(X, y).headline() in shown
 
 
@@ -340,6 +341,6 @@ def test_without_matplotlib_the_error_says_how_to_get_it(
 ) -> None:
     monkeypatch.setitem(sys.modules, "matplotlib.pyplot", None)
     frame = pd.DataFrame({"flipper_length_mm": [180.0, 200.0]})
-    with pytest.raises(ImportError, match=r'pip install "torchreg\[plot\]"'):
+    with pytest.raises(ImportError, match=r'pip install "torch-regressor\[plot\]"'):
         bent.report(tmp_path / "report.html", frame, [3500.0, 4500.0])
     assert list(tmp_path.iterdir()) == []

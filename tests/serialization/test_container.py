@@ -132,7 +132,7 @@ BAD: dict[str, tuple[bytes, str]] = {
     "format 0": (with_record('{"format": 0}'), "no format version"),
     "a later format": (
         with_record('{"format": 2, "anything": "else"}'),
-        rf"has format 2; .* up to {FORMAT}\. Update torchreg: pip install --upgrade torchreg",
+        rf"has format 2; .* up to {FORMAT}\. .*: pip install --upgrade torch-regressor",
     ),
     "no digest": (with_record('{"format": 1}'), "has no digest"),
     "an invalid digest": (with_record('{"format": 1, "sha256": "abc"}'), "has no digest"),

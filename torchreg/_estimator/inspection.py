@@ -118,7 +118,7 @@ class InspectionMixin:
         Raises
         ------
         ImportError
-            If matplotlib is missing: ``pip install "torchreg[plot]"``.
+            If matplotlib is missing: ``pip install "torch-regressor[plot]"``.
         ValueError
             If X or y do not match those of ``fit``, or ``units`` has an unknown name.
         sklearn.exceptions.NotFittedError

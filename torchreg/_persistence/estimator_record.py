@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import platform
 from collections.abc import Callable, Container, Iterable, Mapping
-from importlib.metadata import PackageNotFoundError, version
 from types import FunctionType
 from typing import Any
 
@@ -29,6 +27,7 @@ from torchreg._serialization import (
     write_module,
     write_network,
 )
+from torchreg._utils import installed_versions
 from torchreg.engine.spec import check_output, has_members
 from torchreg.exceptions import FileError
 from torchreg.nn import AverageMembers, Standardize, Unstandardize
@@ -40,7 +39,7 @@ _SKIPPED = {"_nested", "_x_format", "_metadata_request", "_skl_callbacks", "modu
 #: Methods whose metadata requests (``set_fit_request``) are kept.
 _METHODS_WITH_REQUESTS = ("fit", "predict", "score")
 
-_PACKAGES = ("torchreg", "torch", "scikit-learn", "numpy")
+_PACKAGES = ("torch", "scikit-learn", "numpy")
 
 #: The layers that scale X and y, and the attributes with their numbers of columns.
 _SCALING = {
@@ -97,7 +96,8 @@ def write_estimator(estimator: BaseEstimator) -> tuple[dict[str, Any], Writer]:
         If a fitted attribute cannot be written.
     """
     writer = Writer(write_module)
-    record = {"versions": _versions(), **write_unfitted(writer, estimator)}
+    versions = {"python": platform.python_version(), **installed_versions(*_PACKAGES)}
+    record = {"versions": versions, **write_unfitted(writer, estimator)}
     skipped = {*estimator.get_params(deep=False), *_SKIPPED}
     attributes = {}
     try:
@@ -142,14 +142,6 @@ def _class_name(kind: type) -> str:
     if kind.__module__.partition(".")[0] == own:  # Without the module, which may change.
         return f"{own}.{kind.__name__}"
     return f"{kind.__module__}:{kind.__qualname__}"
-
-
-def _versions() -> dict[str, str]:
-    versions = {"python": platform.python_version()}
-    for package in _PACKAGES:
-        with contextlib.suppress(PackageNotFoundError):  # Imported from a folder.
-            versions[package] = version(package)
-    return versions
 
 
 def read_estimator(

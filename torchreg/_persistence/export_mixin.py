@@ -70,7 +70,7 @@ class GraphMixin(BaseEstimator):
         ValueError
             If the number of units is not the number of columns.
         ImportError
-            If ``torchreg[onnx]`` is not installed.
+            If ``torch-regressor[onnx]`` is not installed.
         sklearn.exceptions.NotFittedError
             If ``fit`` was not called.
 

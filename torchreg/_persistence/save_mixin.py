@@ -124,7 +124,7 @@ class SavingMixin(BaseEstimator):
         OSError
             If the file cannot be written.
         ImportError
-            If safetensors is not installed (``pip install "torchreg[files]"``).
+            If safetensors is not installed (``pip install "torch-regressor[files]"``).
 
         Warns
         -----

@@ -200,7 +200,7 @@ def _read_record(head: bytes) -> dict[str, Any]:
     if version > FORMAT:
         raise FileError(
             f"The file has format {version}; this version of torchreg reads formats up to "
-            f"{FORMAT}. Update torchreg: pip install --upgrade torchreg"
+            f"{FORMAT}. Update torchreg: pip install --upgrade torch-regressor"
         )
     return record
 
@@ -237,6 +237,6 @@ def _safetensors() -> Any:
     except ImportError as error:
         raise ImportError(
             "Files are written and read with safetensors, which is not installed. "
-            'Install it with: pip install "torchreg[files]"'
+            'Install it with: pip install "torch-regressor[files]"'
         ) from error
     return safetensors.torch

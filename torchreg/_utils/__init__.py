@@ -1,4 +1,4 @@
-"""Devices, dtypes, random states, torch's thread-local state, and hints for misspelt names."""
+"""Devices, dtypes, random states, thread-local state of torch, hints, and the installation."""
 
 from torchreg._utils.device import (
     devices_present,
@@ -11,15 +11,25 @@ from torchreg._utils.device import (
     statistics_dtype,
     with_seed,
 )
+from torchreg._utils.distribution import (
+    DISTRIBUTION,
+    __version__,
+    check_installation,
+    installed_versions,
+)
 from torchreg._utils.suggestions import OTHER_PARAMETERS, did_you_mean
 from torchreg._utils.torch_state import inference, num_threads, restore_torch_state
 
 __all__ = [
+    "DISTRIBUTION",
     "OTHER_PARAMETERS",
+    "__version__",
+    "check_installation",
     "devices_present",
     "did_you_mean",
     "generator_states",
     "inference",
+    "installed_versions",
     "num_threads",
     "resolve_device",
     "resolve_dtype",
@@ -30,3 +40,7 @@ __all__ = [
     "statistics_dtype",
     "with_seed",
 ]
+
+# Here and not in torchreg/__init__.py, which the other distribution may have replaced: whatever
+# is imported of this package, also by a pickle, imports this module.
+check_installation()

@@ -181,7 +181,7 @@ class Diagnosis:
             import pandas as pd
         except ImportError as error:
             raise ImportError(
-                'to_frame needs pandas: pip install "torchreg[plot]", or use to_dict.'
+                'to_frame needs pandas: pip install "torch-regressor[plot]", or use to_dict.'
             ) from error
         columns = ["code", "severity", "message", "numbers", "advice"]
         return pd.DataFrame([finding.to_dict() for finding in self.findings], columns=columns)

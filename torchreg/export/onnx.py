@@ -7,14 +7,13 @@ import json
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from importlib.metadata import version
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from torchreg._serialization import write_atomically
-from torchreg._utils import did_you_mean
+from torchreg._utils import __version__, did_you_mean, installed_versions
 from torchreg.exceptions import ExportError
 from torchreg.export.graph import Source, first_line, silenced, trace
 
@@ -25,7 +24,7 @@ MAX_FILE_BYTES = 2**31 - 1
 #: Names of the input, the output and their first dimension.
 INPUT, OUTPUT, N_ROWS = "X", "y", "n_samples"
 
-_PACKAGES = ("torchreg", "torch", "scikit-learn", "onnx")
+_PACKAGES = ("torch", "scikit-learn", "onnx")
 
 
 @dataclass(frozen=True)
@@ -148,7 +147,7 @@ def _require(package: str) -> Any:
         return importlib.import_module(package)
     except ImportError as error:
         raise ImportError(
-            f'{package} is needed to write ONNX files: pip install "torchreg[onnx]"'
+            f'{package} is needed to write ONNX files: pip install "torch-regressor[onnx]"'
         ) from error
 
 
@@ -196,7 +195,7 @@ def _set_metadata(model: Any, source: Source, labels: Labels, core: torch.dtype)
     for value in (*graph.input, *graph.output):
         value.type.tensor_type.shape.dim[0].dim_param = N_ROWS
     model.ir_version = onnx.helper.find_min_ir_version_for(model.opset_import)
-    model.producer_name, model.producer_version = "torchreg", version("torchreg")
+    model.producer_name, model.producer_version = "torchreg", __version__
     graph.name = "torchreg"
     features = _columns(labels.feature_names, labels.feature_units, source.n_features)
     targets = _columns(None, labels.target_units, source.n_outputs)
@@ -208,7 +207,7 @@ def _set_metadata(model: Any, source: Source, labels: Labels, core: torch.dtype)
         "in float64."
     )
     metadata: dict[str, Any] = {
-        "versions": {package: version(package) for package in _PACKAGES},
+        "versions": installed_versions(*_PACKAGES),
         "core_dtype": str(core).removeprefix("torch."),
     }
     for key in ("feature_names", "feature_units", "target_units"):

@@ -2,7 +2,7 @@
 
 ``from_estimator`` computes the data and draws them; ``plot`` draws them again. The display keeps
 the data, and matplotlib's objects as ``ax_`` (or ``axes_``) and ``figure_``. matplotlib comes with
-``pip install "torchreg[plot]"`` and is imported when a display is drawn.
+``pip install "torch-regressor[plot]"`` and is imported when a display is drawn.
 """
 
 from torchreg.plotting._labels import Labels

@@ -32,7 +32,8 @@ def require_matplotlib(display: str) -> None:
         import matplotlib.pyplot  # noqa: F401
     except ImportError as error:
         raise ImportError(
-            f'{display} draws with matplotlib, which is not installed: pip install "torchreg[plot]"'
+            f"{display} draws with matplotlib, which is not installed: "
+            'pip install "torch-regressor[plot]"'
         ) from error
 
 

@@ -4,27 +4,22 @@ from __future__ import annotations
 
 import inspect
 import platform
-from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 import numpy as np
 import torch
 
+from torchreg._utils import installed_versions
+
 #: Packages on which the numbers of a fit may depend.
-PACKAGES = ("torchreg", "torch", "scikit-learn", "numpy", "scipy", "skorch")
+PACKAGES = ("torch", "scikit-learn", "numpy", "scipy", "skorch")
 
 _PLAIN = (type(None), bool, int, float, str)
 
 
 def versions() -> dict[str, str]:
     """Return the versions of Python and of the installed packages that compute."""
-    found = {"Python": platform.python_version()}
-    for package in PACKAGES:
-        try:
-            found[package] = version(package)
-        except PackageNotFoundError:
-            continue
-    return found
+    return {"Python": platform.python_version(), **installed_versions(*PACKAGES)}
 
 
 def estimator_code(estimator: Any) -> str:
