@@ -307,28 +307,6 @@ class TestRuns:
         accuracy.run(options)
         assert fits == 2 * ALL_FITS
 
-    def test_an_interrupted_run_continues_with_the_next_fit(
-        self,
-        accuracy: ModuleType,
-        scores: ModuleType,
-        fits: list[Any],
-        options: argparse.Namespace,
-        monkeypatch: pytest.MonkeyPatch,
-    ) -> None:
-        def interrupted(*args: Any) -> Any:
-            if len(fits) == 2:
-                raise KeyboardInterrupt
-            return measure(*args)
-
-        measure = accuracy.measure
-        monkeypatch.setattr(accuracy, "measure", interrupted)
-        with pytest.raises(KeyboardInterrupt):
-            accuracy.run(options)
-        assert len(scores.read(options.file)) == 2
-        monkeypatch.setattr(accuracy, "measure", measure)
-        accuracy.run(options)
-        assert fits == ALL_FITS
-
     def test_a_failed_fit_is_a_result_with_its_reason(
         self,
         accuracy: ModuleType,
@@ -342,20 +320,6 @@ class TestRuns:
         assert failed.nrmse == math.inf and failed.note == "RuntimeError: diverged"
         assert mean.nrmse == pytest.approx(1, abs=0.02) and mean.note == ""
         assert mean.n_rows == 342 and mean.n_columns == 13
-
-    def test_a_model_without_its_package_is_left_out(
-        self,
-        accuracy: ModuleType,
-        fits: list[Any],
-        options: argparse.Namespace,
-        capsys: pytest.CaptureFixture[str],
-        monkeypatch: pytest.MonkeyPatch,
-    ) -> None:
-        missing = replace(accuracy.MODELS["mean"], module="no_such_package")
-        monkeypatch.setitem(accuracy.MODELS, "mean", missing)
-        accuracy.run(options)
-        assert {name for name, _ in fits} == {"failing"}
-        assert "no_such_package is not installed" in capsys.readouterr().out
 
     def test_data_sets_below_10000_rows_have_three_splits_and_others_two(
         self, accuracy: ModuleType
@@ -388,14 +352,3 @@ class TestReport:
         assert "nRMSE above 1.05: 3 of 127:" in text
         assert "On the 1 data sets where CatBoost ran: CatBoost 0.300, " in text
         assert path.with_suffix(".png").read_bytes().startswith(b"\x89PNG")
-
-    def test_there_are_no_ranks_of_one_model_and_no_report_of_none(
-        self, accuracy: ModuleType, scores: ModuleType, result: Any, tmp_path: Path
-    ) -> None:
-        path = tmp_path / "one.csv"
-        accuracy.write_report(path)
-        assert not path.with_suffix(".md").exists()
-        scores.append(path, result)
-        accuracy.write_report(path)
-        assert "## Ranks" not in path.with_suffix(".md").read_text(encoding="utf-8")
-        assert not path.with_suffix(".png").exists()

@@ -12,7 +12,6 @@ import joblib
 import numpy as np
 import pandas as pd
 import pytest
-import scipy.sparse
 import torch
 from sklearn.base import clone
 from sklearn.exceptions import ConvergenceWarning, NotFittedError
@@ -253,14 +252,6 @@ def test_bootstrap_draws_rows_in_proportion_to_their_weights(weighted: bool, noi
         np.testing.assert_allclose(member.predict(X), alone.predict(X), rtol=1e-6, atol=1e-9)
 
 
-def test_integer_weights_equal_repeated_rows(noisy: Rows) -> None:
-    X, y = noisy
-    weight = np.arange(80) % 3
-    weighted = few().fit(X, y, weight)
-    repeated = few().fit(X.repeat(weight, axis=0), y.repeat(weight))
-    np.testing.assert_allclose(weighted.predict(X), repeated.predict(X), rtol=1e-9, atol=1e-12)
-
-
 def test_bootstrap_draws_no_validation_rows(noisy: Rows) -> None:
     X, y = noisy
     seen: list[set[float]] = []
@@ -280,15 +271,6 @@ def test_bootstrap_draws_no_validation_rows(noisy: Rows) -> None:
     assert len(seen) == 6
     for train, held in zip(seen[::2], seen[1::2], strict=True):
         assert not train & held and len(held) == 24
-
-
-def test_sparse_rows_equal_dense_rows(noisy: Rows) -> None:
-    X, y = noisy
-    X = np.where(X > 0.5, X, 0.0)
-    for drawn in (False, True):
-        dense = few(bootstrap=drawn).fit(X, y).predict(X)
-        sparse = few(bootstrap=drawn).fit(scipy.sparse.csr_array(X), y)
-        np.testing.assert_allclose(sparse.predict(scipy.sparse.csr_array(X)), dense, rtol=1e-6)
 
 
 # In scikit-learn

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -201,15 +200,6 @@ def test_a_constant_column_is_ignored_by_predict(
     np.testing.assert_array_equal(reg.predict(later), reg.predict(X))
 
 
-@pytest.mark.parametrize("constant", [0.0, 0.1, 4200.0, 1e-12, -1e12])
-def test_a_constant_target_is_predicted_exactly(
-    constant: float, table: tuple[Array, Array]
-) -> None:
-    X, _ = table
-    reg = small().fit(X, np.full(len(X), constant))
-    np.testing.assert_array_equal(reg.predict(X * 3), np.full(len(X), constant))
-
-
 # Law 6: the engine equals a hand-written training loop.
 
 BY_HAND: dict[str, Callable[[Any], torch.optim.Optimizer]] = {
@@ -316,26 +306,3 @@ def test_module_arrays_generators_and_threads_do_not_change(
     for name, value in module.state_dict().items():
         assert torch.equal(value, kept[name])
     assert all(p.grad is None for p in module.parameters())
-
-
-@pytest.mark.parametrize("dropout", [0.0, 0.3])
-def test_fits_in_several_threads_equal_a_fit_in_one(
-    dropout: float, table: tuple[Array, Array]
-) -> None:
-    X, y = table
-    options = {"module__dropout": dropout, "max_epochs": 10, "batch_size": 16}
-    alone = small(**options).fit(X, y).predict(X)
-    results: dict[int, Array] = {}
-
-    def fit(index: int) -> None:
-        results[index] = small(**options).fit(X, y).predict(X)
-
-    state = torch.get_rng_state()
-    threads = [threading.Thread(target=fit, args=(index,)) for index in range(6)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert torch.equal(torch.get_rng_state(), state)
-    for index in range(6):
-        np.testing.assert_array_equal(results[index], alone)

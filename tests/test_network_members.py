@@ -6,12 +6,10 @@ import copy
 from pathlib import Path
 from typing import Any
 
-import joblib
 import numpy as np
 import pytest
 import skorch.callbacks
 import torch
-from sklearn.model_selection import GridSearchCV
 from torch import Tensor, nn
 
 from torchreg import TorchEnsembleRegressor, TorchRegressor, load
@@ -142,24 +140,6 @@ def test_the_validation_loss_is_the_mean_over_members() -> None:
         output = reg.module_.network(x)
     expected = float((output[..., 0] - t[:, None]).square().mean())
     assert min(reg.validation_loss_curve_) == pytest.approx(expected, rel=1e-9)
-
-
-def test_an_integer_weight_equals_repetitions_of_a_row() -> None:
-    many = np.repeat(np.arange(len(X)), WEIGHT.astype(int))
-    one = fitted(batch_size=None, fit={"sample_weight": WEIGHT})
-    other = TorchRegressor(Batched, max_epochs=5, random_state=0, batch_size=None)
-    np.testing.assert_array_equal(one.predict(X), other.fit(X[many], y[many]).predict(X))
-
-
-@pytest.mark.parametrize("batch_size", [None, 16])
-def test_a_search_in_the_batching_backend_equals_a_serial_one(batch_size: Any) -> None:
-    grid = {"lr": [1e-3, 1e-2], "module__n_members": [2, 3]}
-    search = GridSearchCV(TorchRegressor(Batched, max_epochs=4, random_state=0), grid, cv=3)
-    search.set_params(estimator__batch_size=batch_size)
-    alone = search.fit(X, y).cv_results_["mean_test_score"]
-    with joblib.parallel_config(backend="torchreg"):
-        together = search.fit(X, y).cv_results_["mean_test_score"]
-    np.testing.assert_allclose(together, alone, rtol=1e-6)
 
 
 def test_restarts_and_ensembles_accept_members() -> None:

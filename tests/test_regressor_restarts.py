@@ -82,15 +82,6 @@ def test_the_first_network_is_that_of_a_single_fit(kink: Data) -> None:
     assert four.loss_ == min(four.init_losses_) <= four.init_losses_[0]
 
 
-def test_the_same_seed_gives_the_same_bits(kink: Data) -> None:
-    first, second = quick(n_init=3).fit(*kink), quick(n_init=3)
-    second.set_params(random_state=5).fit(*kink)
-    second.set_params(random_state=0).fit(*kink)
-    assert same_bits(first, second) and first.init_losses_ == second.init_losses_
-    state = quick(n_init=3, random_state=np.random.RandomState(0))
-    assert not same_bits(state.fit(*kink), clone(state).set_params(n_init=2).fit(*kink))
-
-
 def test_all_networks_have_the_same_validation_rows(kink: Data) -> None:
     X, y = kink
     three = quick(n_init=3, early_stopping=True, max_epochs=100).fit(X, y)

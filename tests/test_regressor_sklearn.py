@@ -5,8 +5,6 @@ from __future__ import annotations
 import copy
 import io
 import pickle
-import threading
-import warnings
 from typing import Any
 
 import joblib
@@ -20,7 +18,6 @@ from sklearn.linear_model import LinearRegression
 from sklearn.model_selection import cross_val_score
 from sklearn.pipeline import Pipeline
 from sklearn.preprocessing import MinMaxScaler
-from torch import nn
 
 from torchreg import TorchRegressor
 from torchreg.nn import MLP
@@ -236,28 +233,3 @@ def test_worker_processes_and_threads_give_the_scores_of_one_process(
     for backend in ("threading", "loky"):
         with joblib.parallel_config(backend=backend, n_jobs=2):
             np.testing.assert_array_equal(cross_val_score(quick(max_epochs=5), X, y, cv=3), alone)
-
-
-def test_a_fit_in_a_thread(kink: tuple[Array, Array]) -> None:
-    results: list[Array] = []
-    thread = threading.Thread(
-        target=lambda: results.append(quick(max_epochs=3).fit(*kink).loss_curve_)
-    )
-    thread.start()
-    thread.join()
-    assert len(results[0]) == 3
-
-
-def test_predict_does_not_change_x(kink: tuple[Array, Array]) -> None:
-    X, y = kink
-    reg = quick(
-        max_epochs=3,
-        standardize=False,
-        module=nn.Sequential(nn.ReLU(inplace=True), nn.Linear(1, 1)),
-    )
-    X = X - 200
-    kept = X.copy()
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        reg.fit(X, y).predict(X)
-    np.testing.assert_array_equal(X, kept)

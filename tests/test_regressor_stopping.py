@@ -38,23 +38,6 @@ def test_without_early_stopping_or_tol_exactly_max_epochs_run_on_all_rows(
     np.testing.assert_allclose(reg.module_.standardize.mean, X.mean(axis=0), rtol=1e-14)
 
 
-def test_early_stopping_restores_the_best_weights(
-    noisy: tuple[Array, Array],
-) -> None:
-    X, y = noisy
-    reg = quick(early_stopping=True, max_epochs=500, validation_fraction=0.25).fit(
-        X[:60], y[:60], X_val=X[60:], y_val=y[60:]
-    )
-    curve = reg.validation_loss_curve_
-    assert reg.n_iter_ == len(curve) < 500
-    assert reg.best_epoch_ == int(np.argmin(curve)) + 1 == reg.n_iter_ - 10
-    # The validation loss of the restored weights, computed by hand.
-    scale = y[:60].std()
-    by_hand = np.mean(((reg.predict(X[60:]) - y[60:]) / scale) ** 2)
-    np.testing.assert_allclose(by_hand, min(curve), rtol=1e-9)
-    assert reg.loss_ == reg.loss_curve_[reg.best_epoch_ - 1]
-
-
 def test_early_stopping_holds_out_rows_unless_the_user_passes_them(
     noisy: tuple[Array, Array],
 ) -> None:
@@ -123,18 +106,6 @@ def test_max_epochs_below_what_tol_needs_is_a_convergence_warning(
 ) -> None:
     with pytest.warns(ConvergenceWarning, match=r"max_epochs=5 .*tol=0\.0001.* Increase"):
         quick(tol=1e-4, max_epochs=5).fit(*kink)
-
-
-def test_ctrl_c_keeps_the_weights_until_then(
-    kink: tuple[Array, Array],
-) -> None:
-    X, y = kink
-    InterruptingModule.set_alarm(6)
-    with pytest.warns(InterruptWarning, match="interrupted in epoch 6 of 60"):
-        reg = quick(InterruptingModule).fit(X, y)
-    assert reg.n_iter_ == 5
-    five = quick(InterruptingModule, max_epochs=5).fit(X, y)
-    np.testing.assert_array_equal(reg.predict(X), five.predict(X))
 
 
 def test_ctrl_c_anywhere_between_two_steps_keeps_the_best_epoch(noisy: tuple[Array, Array]) -> None:

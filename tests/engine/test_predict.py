@@ -6,7 +6,6 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-import pandas as pd
 import pytest
 import scipy.sparse
 import torch
@@ -178,16 +177,6 @@ def test_values_far_beyond_the_training_rows_are_predicted() -> None:
     reg = build(module__activation="tanh").fit(X, Y)
     rows = with_value(1e300)
     np.testing.assert_array_equal(reg.predict(rows), reg.predict(np.asfortranarray(rows)))
-
-
-def test_a_fit_with_names_warns_on_an_array_without_and_refuses_other_names() -> None:
-    names = ["a", "b", "c"]
-    reg = build().fit(pd.DataFrame(X, columns=names), Y)
-    with pytest.warns(UserWarning, match="X does not have valid feature names"):
-        reg.predict(X)
-    with pytest.raises(ValueError, match="feature names should match"):
-        reg.predict(pd.DataFrame(X, columns=["a", "c", "b"]))
-    assert reg.predict(pd.DataFrame(X, columns=names)).shape == (len(X),)
 
 
 @pytest.mark.parametrize("standardize", [True, "X", "y", False])

@@ -102,18 +102,6 @@ def test_the_mean_loss_is_that_of_torch(loss: Any) -> None:
     assert float(built(loss).mean(*PAIR, None)) == pytest.approx(expected, rel=1e-12)
 
 
-@EVERY
-def test_integer_weights_of_a_loss_are_equivalent_to_repeated_rows(loss: Any) -> None:
-    prediction, target = PAIR
-    counts = torch.arange(30) % 4
-    weight = counts.double() / counts.double().mean()
-    weighted = built(loss).mean(prediction, target, weight)
-    repeated = built(loss).mean(
-        prediction.repeat_interleave(counts, dim=0), target.repeat_interleave(counts, dim=0), None
-    )
-    assert float(weighted) == pytest.approx(float(repeated), rel=1e-12)
-
-
 LINKED = ["poisson", "gamma", TweedieDeviance(1.3), PinballLoss([0.1, 0.9]), "gaussian_nll"]
 
 

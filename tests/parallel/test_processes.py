@@ -9,7 +9,6 @@ import subprocess
 import sys
 import threading
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -18,7 +17,6 @@ from joblib import parallel_config
 from sklearn.model_selection import GridSearchCV
 
 from tests._faults import Until
-from tests._trials import KINDS, name_of_kind
 from torchreg import TorchRegressor
 from torchreg.nn import MLP
 
@@ -123,28 +121,3 @@ def test_a_search_in_two_workers_gives_the_result_of_one(backend: str) -> None:
     scores = "mean_test_score"
     np.testing.assert_array_equal(together.cv_results_[scores], alone.cv_results_[scores])
     np.testing.assert_array_equal(together.predict(X), alone.predict(X))
-
-
-@pytest.mark.parametrize("options", KINDS, ids=name_of_kind)
-@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
-def test_sixteen_threads_predict_the_same_bits_as_one(options: dict[str, Any]) -> None:
-    reg = TorchRegressor(**{"module": MLP, "random_state": 0, "max_epochs": 5, **options}).fit(X, Y)
-    pieces = [X, X[:1], X[:7].astype(np.float32), np.asfortranarray(X[::-2])]
-    expected = [reg.predict(piece) for piece in pieces]
-    begin = threading.Barrier(16)
-    found: list[list[Array]] = []
-
-    def predict() -> None:
-        begin.wait()
-        for _ in range(2):
-            found.append([reg.predict(piece) for piece in pieces])
-
-    workers = [threading.Thread(target=predict) for _ in range(16)]
-    for worker in workers:
-        worker.start()
-    for worker in workers:
-        worker.join()
-    assert len(found) == 32
-    for predictions in found:
-        for prediction, one in zip(predictions, expected, strict=True):
-            np.testing.assert_array_equal(prediction, one)

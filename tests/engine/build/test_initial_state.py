@@ -75,20 +75,6 @@ def test_its_random_numbers_depend_on_the_seed(batch_size: Any) -> None:
     assert not torch.allclose(state(one)["layer.bias"], state(other)["layer.bias"], atol=1e-3)
 
 
-def test_the_global_generator_is_restored() -> None:
-    torch.manual_seed(3)
-    before = torch.get_rng_state()
-    fitted()
-    assert torch.equal(before, torch.get_rng_state())
-
-
-def test_an_integer_weight_equals_repetitions_of_a_row() -> None:
-    weight = rng.integers(1, 4, len(X)).astype(float)
-    many = np.repeat(np.arange(len(X)), weight.astype(int))
-    one = fitted(fit={"sample_weight": weight}, batch_size=None)
-    assert_same(one, fitted(rows=(X[many], y[many]), batch_size=None))
-
-
 def test_a_warm_start_does_not_initialize_again() -> None:
     reg = fitted(warm_start=True)
     seen = state(reg)["seen"].clone()
