@@ -171,7 +171,7 @@ def test_too_few_rows_for_validation_are_rejected_with_a_remedy(n: int) -> None:
     weight = np.r_[np.ones(n), np.zeros(30 - n)]
     reg = quick(early_stopping=True, validation_fraction=0.6)
     refuse(reg, message, X, Y, sample_weight=weight)
-    reg.fit(X[:n], Y[:n], X_val=X, y_val=Y)
+    reg.fit(X[:n], Y[:n], X_val=X[:n], y_val=Y[:n])
 
 
 def test_predict_before_fit_says_so() -> None:
