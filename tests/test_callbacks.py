@@ -97,6 +97,11 @@ def test_callbacks_of_each_network_see_its_rows_and_its_fold(table: tuple[Array,
     assert len(seen) == 3
     for training, held in seen:
         np.testing.assert_array_equal(np.sort(np.concatenate([training, held])), np.sort(X[:, 0]))
+    seen_by_one = []
+    quick(early_stopping=True, validation_fraction=0.29, callbacks=[Shown(seen_by_one)]).fit(X, y)
+    ((training, held),) = seen_by_one
+    assert len(held) == 27  # 26.1, rounded up
+    np.testing.assert_array_equal(np.sort(np.concatenate([training, held])), np.sort(X[:, 0]))
     every_fold = np.concatenate([held for _, held in seen])
     np.testing.assert_array_equal(np.sort(every_fold), np.sort(X[:, 0]))
 

@@ -11,6 +11,7 @@ import pytest
 from collection import CASES, score
 from recipes import LESSON, flippers, linear, tanh
 from sklearn.metrics import r2_score
+from torch import nn
 
 from torchreg import TorchRegressor
 from torchreg.diagnosis import CODES, Diagnosis
@@ -151,6 +152,31 @@ def test_a_network_memorizes_if_its_parameters_exceed_rows_times_outputs() -> No
     assert "underdetermined" in diagnosed(X, y, **options)
     both = np.column_stack([y, -y])
     assert "underdetermined" not in diagnosed(X, both, **{**options, "module__hidden_sizes": [150]})
+    # A product, which curves do not explain. More epochs would only memorize one output.
+    X = np.random.default_rng(0).uniform(-1.7, 1.7, size=(100, 3))
+    y = X.prod(axis=1)
+    both = np.column_stack([y, 0.1 * X[:, 0] - y])
+    options = {"lr": 0.02, "batch_size": None, "max_epochs": 60}
+    assert "still-falling" not in diagnosed(X, y, **options, module__hidden_sizes=[25])
+    assert "still-falling" in diagnosed(X, both, **options, module__hidden_sizes=[20])
+
+
+class Constant(nn.Sequential):
+    """Predicts the mean."""
+
+    def __init__(self, in_features: int, out_features: int) -> None:
+        super().__init__(nn.Linear(in_features, 8), nn.Tanh(), nn.Linear(8, out_features))
+        for parameter in self[2].parameters():
+            nn.init.zeros_(parameter)
+
+
+@pytest.mark.parametrize("seed", [2, 6, 21])
+def test_a_network_is_not_behind_curves_that_follow_the_noise(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    X, y = rng.normal(size=(60, 1)), rng.normal(size=60)
+    # Curves have a term for each five rows, and "explain" a quarter of the noise.
+    options = {"module": Constant, "lr": 1e-9, "batch_size": None, "max_epochs": 20}
+    assert diagnosed(X, y, **options).codes == ()
 
 
 @pytest.mark.parametrize(

@@ -104,8 +104,15 @@ def test_an_instance_is_copied_for_every_fit(kink: tuple[Array, Array]) -> None:
     assert reg.module_.network is not module
 
 
-def test_the_fitted_module_owns_its_parameters(kink: tuple[Array, Array]) -> None:
-    reg = quick().fit(*kink)
+KINDS: list[dict[str, Any]] = [{"n_init": 2}, {"n_folds": 2}, {"early_stopping": True}]
+KINDS += [{"optimizer": name} for name in ("adam", "rprop", "lbfgs", "nadam")]
+
+
+@pytest.mark.parametrize("options", KINDS, ids=str)
+def test_the_fitted_module_owns_its_parameters(
+    options: dict[str, Any], kink: tuple[Array, Array]
+) -> None:
+    reg = quick(**options, max_epochs=17).fit(*kink)
     for tensor in reg.module_.state_dict().values():
         assert tensor.untyped_storage().nbytes() == tensor.numel() * tensor.element_size()
 

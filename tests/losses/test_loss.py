@@ -132,3 +132,15 @@ def test_a_module_may_declare_its_link_and_its_targets() -> None:
     )
     with pytest.raises(ValueError, match="y above 0"):
         reg.fit(X, -Y)
+
+
+@pytest.mark.parametrize("name", sorted(LOSSES))
+def test_the_loss_of_the_mean_is_known_from_the_standard_deviations_or_not_at_all(
+    name: str,
+) -> None:
+    y = torch.randn(200, 2, dtype=torch.float64) * torch.tensor([3.0, 0.5])
+    found = LOSSES[name].loss_of_mean(y.std(dim=0, correction=0).tolist())
+    if found is not None:
+        mean = y.mean(dim=0, keepdim=True).expand(200, 2)
+        assert found == pytest.approx(float(LOSSES[name]().mean(mean, y, None)))
+    assert (found is None) == (name != "squared_error")

@@ -42,13 +42,15 @@ def test_initialization_gives_the_ridge_solution(n_members: int | None) -> None:
     assert not any(bool(p.any()) for p in after[2:])
 
 
-def test_the_network_is_initialized_from_the_residuals() -> None:
+@pytest.mark.parametrize("weight", [None, torch.arange(80.0)])
+def test_the_network_is_initialized_from_the_residuals(weight: Tensor | None) -> None:
     class Recorder(nn.Linear):
         def initialize_from(self, x: Tensor, t: Tensor, weight: Tensor | None) -> None:
             self.targets = t
 
     path = LinearPath(Recorder(4, 2), 4, 2).double()
-    path.initialize_from(X, T, None)
+    path.initialize_from(X, T, weight)
+    torch.testing.assert_close(path.linear.weight, ridge(X, T, weight)[0])
     torch.testing.assert_close(path.network.targets, T - path.linear(X).detach())
 
 

@@ -218,6 +218,20 @@ def test_an_optimizer_that_has_converged_would_not_move_again() -> None:
         (before,) = descent.path(1)
     assert len(descent.losses) < 200
     assert torch.equal(descent.path(5)[-1], before)
+    # The first line search starts with a step of 1 / 2, where the loss rises, all others with 1.
+    descent = Descent(lambda x: (-2 * x + 14.25 * x**2 - 7.25 * x**3).sum(), [0.0], max_iter=1)
+    assert descent.path(1)[0] == 0 and not descent.optimizer.converged
+    assert descent.path(1)[0] == 2
+
+
+@pytest.mark.parametrize("function", [rosenbrock, bowl, kinked])
+def test_a_step_that_moves_has_not_converged(function: Function) -> None:
+    descent = Descent(function, max_iter=5)
+    before = descent.params.clone()
+    for _ in range(60):
+        (after,) = descent.path(1)
+        assert not descent.optimizer.converged or torch.equal(before, after)
+        before = after
 
 
 @pytest.fixture(scope="module")
