@@ -26,7 +26,8 @@ def test_given_folds_are_printed(n_folds: int | None) -> None:
     assert repr(TorchRegressor(n_folds=n_folds)) == f"TorchRegressor(n_folds={n_folds})"
 
 
-def test_folds_of_a_given_module_are_not_printed() -> None:
+def test_folds_are_not_printed_where_one_network_is_trained() -> None:
+    assert repr(TorchRegressor(early_stopping=True)) == "TorchRegressor(early_stopping=True)"
     assert repr(TorchRegressor(MLP)) == "TorchRegressor(module=<class 'torchreg.nn.mlp.MLP'>)"
 
 

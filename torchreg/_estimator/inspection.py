@@ -141,13 +141,14 @@ class InspectionMixin:
         diagnosis = self.diagnose(X, y)
         return write_report(path, self, X, y, diagnosis=diagnosis, units=units, title=title)
 
-    def _html_repr(self) -> str:
-        """Return scikit-learn's diagram and, after ``fit``, the network."""
-        diagram: str = super()._html_repr()  # type: ignore[misc]
-        if not hasattr(self, "module_"):
-            return diagram
-        from torchreg.plotting._labels import labels_of
-        from torchreg.reporting import network_html
+    def _get_params_html(self, *args: Any, **kwargs: Any) -> Any:
+        """Add the fitted network to the parameters in scikit-learn's diagrams."""
+        table = super()._get_params_html(*args, **kwargs)  # type: ignore[misc]
+        if hasattr(self, "module_"):
+            from torchreg.plotting._labels import labels_of
+            from torchreg.reporting import network_html
 
-        labels = labels_of(self, n_outputs=self.n_outputs_)
-        return diagram + network_html(self.module_, labels.features, labels.targets)
+            labels = labels_of(self, n_outputs=self.n_outputs_)
+            html = table._html_repr() + network_html(self.module_, labels.features, labels.targets)
+            table._html_repr = lambda: html
+        return table

@@ -257,7 +257,8 @@ class ParametersMixin(BaseEstimator):
     def _always_printed(self) -> set[str]:
         """Print ``n_folds="auto"`` of the built-in network, which holds out rows."""
         is_auto = isinstance(self.n_folds, str) and self.n_folds == "auto"
-        return {"n_folds"} if self.module is None and is_auto else set()
+        has_folds = self.module is None and is_auto and not self.early_stopping
+        return {"n_folds"} if has_folds else set()
 
     def __sklearn_tags__(self) -> Tags:
         tags = super().__sklearn_tags__()
