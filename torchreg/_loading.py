@@ -8,11 +8,13 @@ from pathlib import Path
 from typing import Any
 
 from torchreg._persistence import unpack_estimator
+from torchreg._utils import restore_torch_state
 from torchreg.ensemble import TorchEnsembleRegressor
 from torchreg.exceptions import FileError
 from torchreg.regressor import TorchRegressor
 
 
+@restore_torch_state
 def load(path: str | os.PathLike[str], *, trusted: Iterable[Any] = (), **params: Any) -> Any:
     """Load a regressor that ``save`` wrote; no code from the file is run.
 

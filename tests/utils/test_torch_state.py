@@ -1,21 +1,26 @@
-"""Fits and predictions restore the state of torch, even if they are interrupted."""
+"""No state of torch changes a fit, and it is restored, even if the fit is interrupted."""
 
 from __future__ import annotations
 
+import copy
 import gc
 import threading
-from typing import Any
+from typing import Any, ClassVar
 
+import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 import torch
+from sklearn.base import clone
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from torchreg import InterruptWarning, TorchRegressor
+import torchreg
+from torchreg import InterruptWarning, TorchEnsembleRegressor, TorchRegressor
 from torchreg._utils import restore_torch_state
 from torchreg.engine.capture import Recorder
 from torchreg.nn import MLP
+from torchreg.plotting import ActivationDisplay, FitDisplay, ParameterDisplay
 
 Array = np.ndarray
 RNG = np.random.default_rng(0)
@@ -30,18 +35,20 @@ def settings() -> tuple[Any, ...]:
         torch.is_grad_enabled(),
         torch.is_inference_mode_enabled(),
         torch._C._len_torch_dispatch_stack(),
-        torch._C._len_torch_function_stack(),
+        torch.overrides._get_current_function_mode_stack(),
         torch.get_rng_state().numpy().tobytes(),
     )
 
 
-@pytest.fixture(params=[True, False], ids=["gradients on", "gradients off"])
+@pytest.fixture(params=[True, False], ids=["gradients on", "gradients off, on another device"])
 def before(request: pytest.FixtureRequest) -> Any:
-    """Set three threads, and gradients on or off, which differs from what a fit sets."""
+    """Set three threads, and a state that differs from what a fit sets."""
     kept = torch.get_num_threads(), torch.is_grad_enabled()
     torch.set_num_threads(3)
     torch.set_grad_enabled(request.param)
+    torch.set_default_device(None if request.param else "meta")
     yield settings()
+    torch.set_default_device(None)
     torch.set_num_threads(kept[0])
     torch.set_grad_enabled(kept[1])
 
@@ -199,3 +206,78 @@ def test_a_fit_interrupted_within_an_epoch_equals_the_fit_of_the_epochs_before(
         np.testing.assert_array_equal(reg.predict(X), quiet.predict(X))
         assert reg.loss_curve_ == quiet.loss_curve_
         assert reg.best_epoch_ == quiet.best_epoch_
+
+
+# Fits in the caller's state
+
+FITS: dict[str, Any] = {
+    "a given module": small(max_epochs=3),
+    "batches and dropout": small(max_epochs=3, **CONFIGURATIONS["draws"]),
+    "line search": small(max_epochs=3, optimizer="lbfgs"),
+    "torch's optimizer": small(max_epochs=3, optimizer="adagrad"),
+    "a link": small(max_epochs=3, loss="gaussian_nll"),
+    "the default": TorchRegressor(max_epochs=2, random_state=0),
+    "an ensemble": TorchEnsembleRegressor(small(max_epochs=3), 2, random_state=0),
+}
+
+
+@pytest.mark.parametrize("reg", FITS.values(), ids=FITS)
+@pytest.mark.parametrize("state", [torch.inference_mode, lambda: torch.device("meta")])
+def test_neither_inference_mode_nor_a_default_device_changes_a_result(
+    state: Any, reg: Any, tmp_path: Any
+) -> None:
+    expected = clone(reg).fit(X, Y).predict(X)
+    with state():
+        modes = settings()
+        x, y = torch.tensor(X, device="cpu"), torch.tensor(Y, device="cpu")
+        fitted = clone(reg).fit(x, y)
+        fitted.save(tmp_path / "reg")
+        loaded = torchreg.load(tmp_path / "reg")
+        predictions = [r.predict(X) for r in (fitted, copy.deepcopy(fitted), loaded)]
+        assert fitted.score(X, Y) < 1
+        if isinstance(fitted, TorchRegressor):
+            assert "rows" in str(fitted.diagnose(X, Y))
+            assert "Standardize" in fitted._repr_html_()
+        if reg is FITS["a given module"]:
+            fitted.to_exported_program()
+            fitted.to_script(tmp_path / "reg.py", X, Y)
+            ActivationDisplay.from_estimator(fitted, X)
+            ParameterDisplay.from_estimator(fitted)
+            FitDisplay.from_estimator(fitted, X, Y)
+            FitDisplay.from_estimator(clone(reg).fit(X[:, :1], Y), X[:, :1])
+            plt.close("all")
+        assert settings() == modes
+    for prediction in predictions:
+        np.testing.assert_array_equal(prediction, expected)
+
+
+def test_modes_of_the_caller_that_set_no_device_stay_active() -> None:
+    class Listens(TorchFunctionMode):
+        heard: ClassVar[set[str]] = set()
+
+        def __torch_function__(
+            self, func: Any, types: Any, args: Any = (), kwargs: Any = None
+        ) -> Any:
+            self.heard.add(func.__name__)
+            return func(*args, **(kwargs or {}))
+
+    reg = small(max_epochs=3)
+    expected = reg.fit(X, Y).predict(X)
+    with torch.device("meta"), Listens() as mode:
+        np.testing.assert_array_equal(reg.fit(X, Y).predict(X), expected)
+        assert "linear" in mode.heard
+
+
+def test_a_module_instance_of_inference_mode_can_be_fitted() -> None:
+    torch.manual_seed(0)
+    with torch.inference_mode():
+        module = nn.Linear(2, 1)
+    reg = TorchRegressor(module, max_epochs=3, random_state=0)
+    torch.manual_seed(0)
+    same = TorchRegressor(nn.Linear(2, 1), max_epochs=3, random_state=0)
+    np.testing.assert_array_equal(reg.fit(X, Y).predict(X), same.fit(X, Y).predict(X))
+
+
+def test_a_module_instance_without_data_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"no data"), torch.device("meta"):
+        TorchRegressor(nn.Linear(2, 1)).fit(X, Y)

@@ -13,6 +13,7 @@ from sklearn.utils.validation import check_is_fitted
 from torch import nn
 
 from torchreg._estimator.validation import check_optional_data
+from torchreg._utils import restore_torch_state
 
 if TYPE_CHECKING:
     from torchreg.diagnosis.report import Diagnosis
@@ -29,6 +30,7 @@ class InspectionMixin:
     validation_loss_curve_: list[float] | None
     best_epoch_: int
 
+    @restore_torch_state
     def diagnose(self, X: ArrayLike | None = None, y: ArrayLike | None = None) -> Diagnosis:
         """Find problems of a fit, their probable causes, and remedies.
 
@@ -81,6 +83,7 @@ class InspectionMixin:
             y=t,
         )
 
+    @restore_torch_state
     def report(
         self,
         path: str | os.PathLike[str],
@@ -141,6 +144,7 @@ class InspectionMixin:
         diagnosis = self.diagnose(X, y)
         return write_report(path, self, X, y, diagnosis=diagnosis, units=units, title=title)
 
+    @restore_torch_state
     def _get_params_html(self, *args: Any, **kwargs: Any) -> Any:
         """Add the fitted network to the parameters in scikit-learn's diagrams."""
         table = super()._get_params_html(*args, **kwargs)  # type: ignore[misc]

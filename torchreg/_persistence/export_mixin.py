@@ -20,6 +20,7 @@ from torchreg._estimator import (
     column_names,
     nested_parameters,
 )
+from torchreg._utils import restore_torch_state
 from torchreg.engine.data import to_dense
 from torchreg.engine.predict import predict_outputs
 from torchreg.engine.spec import RawData
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
 class GraphMixin(BaseEstimator):
     """Mixin with ``to_onnx`` and ``to_exported_program``."""
 
+    @restore_torch_state
     def to_onnx(
         self,
         path: str | os.PathLike[str],
@@ -112,6 +114,7 @@ class GraphMixin(BaseEstimator):
         labels = labels.for_columns(source.n_outputs)
         write_onnx(source, path, labels)
 
+    @restore_torch_state
     def to_exported_program(self, X: ArrayLike | None = None) -> torch.export.ExportedProgram:
         """Export the fitted module to a program of ``torch.export``, from raw X to raw y.
 
@@ -156,6 +159,7 @@ class GraphMixin(BaseEstimator):
 class ExportMixin(GraphMixin):
     """Mixin with ``to_onnx``, ``to_exported_program`` and ``to_script``."""
 
+    @restore_torch_state
     def to_script(
         self,
         path: str | os.PathLike[str],

@@ -11,6 +11,7 @@ from typing import Any
 from sklearn.base import BaseEstimator
 from sklearn.utils.validation import check_is_fitted
 
+from torchreg._utils import restore_torch_state
 from torchreg.exceptions import UnserializedWarning
 
 
@@ -105,6 +106,7 @@ class PickleState:
 class SavingMixin(BaseEstimator):
     """Mixin with ``save``, and support for pickle, joblib and skops."""
 
+    @restore_torch_state
     def save(self, path: str | os.PathLike[str]) -> None:
         """Save the fitted estimator to one file: tensors as safetensors, the rest as JSON.
 

@@ -1,15 +1,16 @@
-"""State that torch keeps for each thread: number of threads, gradient mode, dispatch modes."""
+"""State that torch keeps for each thread: number of threads, gradients, modes, default device."""
 
 from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from functools import wraps
-from typing import ParamSpec, TypeVar
+from typing import Any, ParamSpec, TypeVar
 
 import torch
+from torch.utils._device import DeviceContext
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -32,7 +33,7 @@ if hasattr(os, "register_at_fork"):  # not on Windows
     os.register_at_fork(after_in_child=_set_forked)
 
 
-_State = tuple[int, bool, int, int]
+_State = tuple[int, bool, int, tuple[Any, ...]]
 _n_dispatch_modes = torch._C._len_torch_dispatch_stack
 _n_function_modes = torch._C._len_torch_function_stack
 
@@ -42,25 +43,32 @@ def _get_state() -> _State:
         torch.get_num_threads(),
         torch.is_grad_enabled(),
         _n_dispatch_modes(),
-        _n_function_modes(),
+        tuple(map(torch._C._get_function_stack_at, range(_n_function_modes()))),
     )
 
 
 def _restore(state: _State) -> None:
-    n_threads, grad_enabled, n_dispatch_modes, n_function_modes = state
+    n_threads, grad_enabled, n_dispatch_modes, function_modes = state
     while _n_dispatch_modes() > n_dispatch_modes:
         torch._C._pop_torch_dispatch_stack(None)
-    while _n_function_modes() > n_function_modes:
-        torch._C._pop_torch_function_stack()
+    _set_function_modes(function_modes)
     torch.set_grad_enabled(grad_enabled)
     torch.set_num_threads(n_threads)
 
 
-def restore_torch_state(method: Callable[P, R]) -> Callable[P, R]:
-    """Restore torch's thread-local state when a method ends, even if it is interrupted.
+def _set_function_modes(modes: Iterable[Any]) -> None:
+    while _n_function_modes():
+        torch._C._pop_torch_function_stack()
+    for mode in modes:
+        torch._C._push_on_torch_function_stack(mode)
 
-    Ctrl-C may arrive while a context manager is left, which then does not restore the state. In
-    a forked process the method uses one thread.
+
+def restore_torch_state(method: Callable[P, R]) -> Callable[P, R]:
+    """Call a method in torch's default state, and restore the caller's when it ends.
+
+    The default device is the CPU, and inference mode is left: its tensors have no gradients. Ctrl-C
+    may arrive while a context manager is left, which then does not restore the state. In a forked
+    process the method uses one thread.
 
     Examples
     --------
@@ -78,6 +86,12 @@ def restore_torch_state(method: Callable[P, R]) -> Callable[P, R]:
         try:
             if _is_forked and before[0] > 1:
                 torch.set_num_threads(1)
+            if before[3]:
+                # torch.set_default_device, and a device as a context manager, are modes.
+                _set_function_modes(m for m in before[3] if not isinstance(m, DeviceContext))
+            if torch.is_inference_mode_enabled():
+                with inference(False):
+                    return method(*args, **kwargs)
             return method(*args, **kwargs)
         finally:
             # Try again if Ctrl-C arrives here.

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+from torchreg._utils import restore_torch_state
 from torchreg.diagnosis.module_probe import find_bends
 from torchreg.nn.links import point_prediction, prediction_column
 
@@ -143,6 +144,7 @@ class _Output(nn.Module):
         return y.reshape(len(y), -1)[:, self.output : self.output + 1]
 
 
+@restore_torch_state
 def kinks_along(module: nn.Module, low: float, high: float, *, output: int) -> Positions:
     """Find the kinks of a network of one feature.
 

@@ -12,7 +12,7 @@ import torch
 from sklearn.utils import check_array
 from torch import nn
 
-from torchreg._utils import spawn_seeds
+from torchreg._utils import restore_torch_state, spawn_seeds
 from torchreg.engine.build import rebuild_initial_network
 from torchreg.nn import Ensemble
 from torchreg.nn.links import columns_per_output
@@ -62,6 +62,7 @@ class ActivationDisplay(LayerDisplay):
     quantity = "activation"
 
     @classmethod
+    @restore_torch_state
     def from_estimator(
         cls,
         estimator: Any,
@@ -145,6 +146,7 @@ class ParameterDisplay(LayerDisplay):
     quantity = "parameter"
 
     @classmethod
+    @restore_torch_state
     def from_estimator(
         cls,
         estimator: Any,

@@ -163,11 +163,11 @@ def materialize(
     """
     tensors = [*network.parameters(), *network.buffers()]
     network.eval()
-    if any(nn.parameter.is_lazy(tensor) for tensor in tensors):
-        x = x.to(torch.get_default_dtype())
-    elif any(tensor.dtype != x.dtype or tensor.device != x.device for tensor in tensors):
-        network.to(x.device, x.dtype)
+    is_lazy = any(map(nn.parameter.is_lazy, tensors))
+    x = x.to(torch.get_default_dtype()) if is_lazy else x
     try:
+        if not is_lazy and any((t.dtype, t.device) != (x.dtype, x.device) for t in tensors):
+            network.to(x.device, x.dtype)
         output = _evaluate(network, x)
     except _FORWARD_ERRORS as error:
         other = torch.float32 if x.dtype == torch.float64 else torch.float64
@@ -178,7 +178,7 @@ def materialize(
             raise ValueError(
                 f"The module could not be evaluated on rows of {x.shape[1]} features: "
                 f"{_width_mismatch(error, network, x.shape[1])}{error}"
-                f"{_advise_raw_rows(network.to(x.dtype), raw, x.dtype)}"
+                f"{_advise_raw_rows(network, raw, x.dtype)}"
             ) from error
     return check_output(output, n_rows=len(x), n_outputs=n_outputs, per_output=per_output)
 
@@ -197,7 +197,7 @@ def _advise_raw_rows(network: nn.Module, raw: Tensor | None, dtype: torch.dtype)
     if raw is None:
         return ""
     try:
-        _evaluate(network, raw.to(dtype))
+        _evaluate(network.to(dtype), raw.to(dtype))
     except Exception:
         return ""
     return (
