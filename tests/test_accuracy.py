@@ -135,15 +135,6 @@ class TestFile:
         assert first == result
         assert second.nrmse == math.inf and math.isnan(second.predict_s)
 
-    def test_the_latest_result_of_a_fit_counts(
-        self, scores: ModuleType, result: Any, tmp_path: Path
-    ) -> None:
-        path = tmp_path / "results.csv"
-        later = replace(result, nrmse=0.1, version="scikit-learn 2.0")
-        for row in (result, later):
-            scores.append(path, row)
-        assert scores.read(path) == {("penguins", 0, "LinearRegression"): later}
-
     @pytest.mark.parametrize("other", [{"data": "9"}, {"version": "9"}, {"threads": 9}])
     def test_a_result_of_other_rows_code_or_threads_is_not_valid(
         self, scores: ModuleType, result: Any, other: dict[str, Any]
@@ -198,46 +189,6 @@ class TestData:
         for array in datasets.split(dataset, 0):
             assert array.dtype == np.float64 and np.isfinite(array).all()
 
-    def test_a_large_table_is_sampled_with_a_fixed_seed(
-        self, datasets: ModuleType, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        table = pd.DataFrame({"name": range(100), "x": range(100), "y": range(100)})
-        source = datasets.Source("here", lambda: table, "y", ("name",))
-        monkeypatch.setattr(datasets, "ALL", {"large": source})
-        monkeypatch.setattr(datasets, "MAX_ROWS", 30)
-        dataset = datasets.load("large")
-        assert list(dataset.X) == ["x"] and len(dataset.y) == len(set(dataset.y)) == 30
-        np.testing.assert_array_equal(dataset.X["x"], dataset.y)
-        np.testing.assert_array_equal(datasets.load("large").y, dataset.y)
-
-    def test_a_missing_package_is_named_with_the_command_that_installs_it(
-        self, datasets: ModuleType, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        source = datasets.ALL["diamonds"]
-        monkeypatch.setattr(datasets.importlib.util, "find_spec", lambda package: None)
-        with pytest.raises(ImportError, match=r"plotnine.*make accuracy"):
-            source.read()
-
-
-class TestVersion:
-    def test_comments_docstrings_and_layout_do_not_change_the_version(
-        self, accuracy: ModuleType
-    ) -> None:
-        code_only = accuracy.models.code_only
-        plain = "def f(x):\n    return x + 1\n"
-        dressed = '"""Add."""\n\n\ndef f(\n    x,\n):\n    "Say what."\n    return x + 1  # one\n'
-        assert code_only(plain) == code_only(dressed) != code_only(plain.replace("1", "2"))
-
-    def test_a_change_of_torchreg_changes_the_version_of_its_models_only(
-        self, accuracy: ModuleType, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        models = accuracy.models
-        names = ("LinearRegression", models.TORCHREG)
-        before = [models.MODELS[name].version for name in names]
-        monkeypatch.setattr(models, "_digest_of_torchreg", lambda: "changed")
-        after = [models.MODELS[name].version for name in names]
-        assert before[0] == after[0] and before[1] != after[1]
-
 
 N_WARM_UP = 100
 ALL_FITS = [(name, split) for name in ("mean", "failing") for split in range(3)]
@@ -290,23 +241,6 @@ class TestRuns:
         accuracy.run(options)
         assert fits == ALL_FITS + ALL_FITS[:3]
 
-    def test_results_of_another_version_are_reused_only_with_keep(
-        self,
-        accuracy: ModuleType,
-        fits: list[Any],
-        options: argparse.Namespace,
-        monkeypatch: pytest.MonkeyPatch,
-    ) -> None:
-        accuracy.run(options)
-        for name, model in accuracy.MODELS.items():
-            monkeypatch.setitem(accuracy.MODELS, name, replace(model, packages=("scipy",)))
-        options.keep = True
-        accuracy.run(options)
-        assert fits == ALL_FITS
-        options.keep = False
-        accuracy.run(options)
-        assert fits == 2 * ALL_FITS
-
     def test_a_failed_fit_is_a_result_with_its_reason(
         self,
         accuracy: ModuleType,
@@ -320,12 +254,6 @@ class TestRuns:
         assert failed.nrmse == math.inf and failed.note == "RuntimeError: diverged"
         assert mean.nrmse == pytest.approx(1, abs=0.02) and mean.note == ""
         assert mean.n_rows == 342 and mean.n_columns == 13
-
-    def test_data_sets_below_10000_rows_have_three_splits_and_others_two(
-        self, accuracy: ModuleType
-    ) -> None:
-        assert accuracy.splits_for(9_999) == (0, 1, 2)
-        assert accuracy.splits_for(10_000) == (0, 2)
 
 
 class TestReport:

@@ -11,7 +11,7 @@ import pytest
 from collection import CASES, score
 from recipes import LESSON, flippers, linear, tanh
 from sklearn.metrics import r2_score
-from torch import nn
+from torch import Tensor, nn
 
 from torchreg import TorchRegressor
 from torchreg.diagnosis import CODES, Diagnosis
@@ -177,6 +177,44 @@ def test_a_network_is_not_behind_curves_that_follow_the_noise(seed: int) -> None
     # Curves have a term for each five rows, and "explain" a quarter of the noise.
     options = {"module": Constant, "lr": 1e-9, "batch_size": None, "max_epochs": 20}
     assert diagnosed(X, y, **options).codes == ()
+
+
+@pytest.mark.parametrize(("max_epochs", "risen"), [(30, False), (60, True)])
+def test_a_validation_loss_that_rose_by_a_fifth_is_told_from_a_gap(
+    max_epochs: int, risen: bool
+) -> None:
+    rng = np.random.default_rng(0)
+    X = rng.normal(size=(480, 12))
+    y = X[:, 0] + rng.normal(size=480)
+    reg = TorchRegressor(MLP, max_epochs=max_epochs, lr=0.01, batch_size=None, random_state=0)
+    reg.fit(X[:80], y[:80], X_val=X[80:], y_val=y[80:])
+    finding = reg.diagnose()["overfitting"]
+    ratio = finding.numbers["validation_loss"] / finding.numbers["best_validation_loss"]
+    assert (ratio > 1.2) == risen == ("in epoch 19" in finding.message)
+
+
+@pytest.mark.parametrize(("slope", "drifted"), [(20.0, False), (400.0, True)])
+def test_parameters_that_grow_a_hundredfold_have_drifted(slope: float, drifted: bool) -> None:
+    X = np.random.default_rng(0).normal(size=(100, 1))
+    report = diagnosed(X, slope * X[:, 0], module=nn.Linear, optimizer="lbfgs", standardize=False)
+    assert ("parameter-drift" in report) == drifted
+
+
+class Slipping(nn.Linear):
+    """Its last training pass fails by far."""
+
+    n_passes = 0
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.n_passes += self.training
+        return super().forward(x) + 3.0 * (self.n_passes == 40)
+
+
+def test_one_bad_epoch_at_the_end_is_no_oscillation() -> None:
+    X = np.random.default_rng(0).normal(size=(100, 1))
+    options = {"module": Slipping, "optimizer": "sgd", "lr": 0.05, "batch_size": None}
+    report = diagnosed(X, X[:, 0] ** 3, **options, max_epochs=40)
+    assert "learning-rate-too-high" not in report and report.summary["n_epochs"] == 40
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ import skorch.callbacks
 import torch
 from torch import Tensor, nn
 
-from torchreg import TorchEnsembleRegressor, TorchRegressor, load
+from torchreg import TorchRegressor, load
 from torchreg.engine.spec import losses_per_row, mean_loss
 from torchreg.exceptions import FileError
 from torchreg.losses import build_loss, probe_loss
@@ -140,20 +140,6 @@ def test_the_validation_loss_is_the_mean_over_members() -> None:
         output = reg.module_.network(x)
     expected = float((output[..., 0] - t[:, None]).square().mean())
     assert min(reg.validation_loss_curve_) == pytest.approx(expected, rel=1e-9)
-
-
-def test_restarts_and_ensembles_accept_members() -> None:
-    reg = fitted(n_init=3)
-    assert reg.loss_ == pytest.approx(min(reg.init_losses_))
-    ensemble = TorchEnsembleRegressor(TorchRegressor(Batched, max_epochs=3), n_estimators=2)
-    assert ensemble.set_params(random_state=0).fit(X, y).predict(X).shape == y.shape
-
-
-def test_a_warm_start_continues() -> None:
-    options = {"optimizer": "sgd", "optimizer__momentum": 0.0}
-    once = fitted(max_epochs=6, **options)
-    twice = fitted(max_epochs=3, warm_start=True, **options).fit(X, y)
-    np.testing.assert_allclose(twice.predict(X), once.predict(X), rtol=1e-6)
 
 
 def test_callbacks_receive_the_mean_in_raw_units() -> None:

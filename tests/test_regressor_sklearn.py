@@ -118,21 +118,6 @@ def test_a_subclass_with_a_signature_of_its_own_has_parameters_of_its_own() -> N
     assert set(TorchRegressor(module=MLP).get_params()) == plain
 
 
-@pytest.mark.parametrize("dtype", [np.float32, np.float64])
-@pytest.mark.parametrize("n_outputs", [None, 1, 2])
-def test_arrays_of_any_layout_give_the_same_fit(dtype: type, n_outputs: int | None) -> None:
-    rng = np.random.default_rng(0)
-    X = rng.normal(size=(40, 3)).astype(dtype)
-    y = rng.normal(size=(40,) if n_outputs is None else (40, n_outputs)).astype(dtype)
-    first = quick(max_epochs=3).fit(X, y)
-    for convert in (np.asfortranarray, lambda a: a.astype(a.dtype.newbyteorder()), np.ma.asarray):
-        again = quick(max_epochs=3).fit(convert(X), convert(y))
-        assert (again.n_features_in_, again.n_outputs_) == (3, n_outputs or 1)
-        np.testing.assert_array_equal(again.predict(X), first.predict(X))
-        assert again.predict(X).dtype == first.predict(X).dtype == dtype
-    assert first.predict(X).shape == y.shape
-
-
 def test_standardize_selects_the_scaling_layers(kink: tuple[Array, Array]) -> None:
     X, y = kink
     layers = {

@@ -110,20 +110,23 @@ def test_max_epochs_below_what_tol_needs_is_a_convergence_warning(
     quick(tol=0.9, max_epochs=5).fit(*kink)
 
 
-def test_ctrl_c_anywhere_between_two_steps_keeps_the_best_epoch(noisy: tuple[Array, Array]) -> None:
+@pytest.mark.parametrize("n_batches", [1, 2])
+def test_ctrl_c_anywhere_between_two_steps_keeps_the_best_epoch(
+    n_batches: int, noisy: tuple[Array, Array]
+) -> None:
     X, y = noisy
     n_ended = []
 
     class Interrupted(torch.optim.SGD):
-        """Ctrl-C arrives at a call of the engine after the eighth step."""
+        """Ctrl-C arrives at a call of the engine after the steps of the eighth epoch."""
 
         n_steps = n_calls = at = 0
 
         def step(self, closure: Any = None) -> Any:
             loss = super().step(closure)
             Interrupted.n_steps += 1
-            if Interrupted.n_steps >= 8:
-                sys.settrace(self.trace if Interrupted.n_steps == 8 else None)
+            if Interrupted.n_steps >= 8 * n_batches:
+                sys.settrace(self.trace if Interrupted.n_steps == 8 * n_batches else None)
             return loss
 
         @staticmethod
@@ -136,7 +139,8 @@ def test_ctrl_c_anywhere_between_two_steps_keeps_the_best_epoch(noisy: tuple[Arr
     before = sys.gettrace()
     for at in itertools.count(1):
         Interrupted.n_steps, Interrupted.n_calls, Interrupted.at = 0, 0, at
-        reg = quick(early_stopping=True, optimizer=Interrupted, max_epochs=9, batch_size=None)
+        options = {"early_stopping": True, "max_epochs": 9, "batch_size": 60 // n_batches}
+        reg = quick(optimizer=Interrupted, **options)
         try:
             with pytest.warns(InterruptWarning):
                 reg.fit(X[:60], y[:60], X_val=X[60:], y_val=y[60:])

@@ -48,20 +48,6 @@ def test_the_target_is_the_last_numeric_column_and_identifiers_are_not_inputs(
     np.testing.assert_array_equal(dataset.y, table["y"])
 
 
-def test_rows_without_a_target_are_dropped(unseen: ModuleType, table: pd.DataFrame) -> None:
-    table.loc[::10, "y"] = np.nan
-    dataset = unseen.make_dataset("a table", table)
-    assert len(dataset.y) == len(dataset.X) == N_ROWS - N_ROWS // 10
-    assert np.isfinite(dataset.y).all()
-
-
-@pytest.mark.parametrize("left", [["x", "kind", "id"], ["rownames", "kind", "id", "constant"]])
-def test_a_table_without_a_target_or_with_one_input_is_not_used(
-    unseen: ModuleType, table: pd.DataFrame, left: list[str]
-) -> None:
-    assert unseen.make_dataset("a table", table[left]) is None
-
-
 def test_a_table_is_used_if_simple_regressors_explain_it_in_part(
     unseen: ModuleType, table: pd.DataFrame
 ) -> None:

@@ -7,7 +7,6 @@ import pytest
 import torch
 from torch import Tensor
 
-from torchreg.diagnosis import duplicates
 from torchreg.diagnosis.activation_slopes import slope_from_output
 from torchreg.diagnosis.duplicates import UNEXPLAINED, count_duplicates
 from torchreg.diagnosis.hidden_units import count_units
@@ -50,18 +49,6 @@ def test_only_the_units_that_are_asked_for_are_compared() -> None:
     assert count(layers, which & False) == [0, 0]
 
 
-def test_of_very_many_units_the_first_bending_ones_are_compared(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    layers = hidden(2, 40)
-    layers[:, :, 20:] = layers[:, :, :20]
-    which = np.ones((2, 40), dtype=bool)
-    which[1, :10] = False
-    monkeypatch.setattr(duplicates, "MAX_COMPARED", 25)
-    # Units 0 to 24 of the one layer, and 10 to 34 of the other
-    assert count_duplicates(layers, which) == [5, 5]
-
-
 def test_as_much_may_be_left_unexplained_as_the_definition_says() -> None:
     layers = hidden(1, 40)
     first, noise = layers[0, :, 0], layers[0, :, 1]
@@ -79,26 +66,6 @@ def test_units_that_are_not_finite_have_no_copies(value: float) -> None:
     layers[0, :, 30:] = layers[0, :, :10]
     layers[0, 5, [0, 30]] = value
     assert count_duplicates(layers, np.ones((1, 40), dtype=bool)) == [9]
-
-
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-@pytest.mark.parametrize("name", ["relu", "tanh", "sigmoid"])
-def test_layers_at_once_are_counted_like_calls_of_any_shape(name: str, dtype: torch.dtype) -> None:
-    before = hidden(3, 24, seed=1) * 4 - 3
-    before[:, :, :3] = -1e3
-    before[:, :, 3:6] = 1e3
-    before[:, :, 20:] = before[:, :, 10:14]
-    # Nearly one slope, but not the steepest
-    before[1, :, 6] = 1e-3 * before[1, :, 7]
-    output = getattr(torch, name)(before).to(dtype)
-    layers = count_units([1, 3, 5], name, *slope_from_output(name, output))
-    assert [layer.name for layer in layers] == [f"hidden layer {number}" for number in (1, 3, 5)]
-    assert all(layer.n_duplicates >= 1 and layer.n_bending < 24 for layer in layers)
-    each = [
-        count_units([2 * index + 1], name, *slope_from_output(name, one.reshape(200, 4, 6)))
-        for index, one in enumerate(output)
-    ]
-    assert [layer for (layer,) in each] == layers
 
 
 def test_units_in_bfloat16_are_counted() -> None:

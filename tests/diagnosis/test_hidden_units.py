@@ -53,6 +53,8 @@ def test_a_unit_with_floor_and_ceiling_saturates_at_both(activation: nn.Module) 
     layer = layer_of(activation, [1.0, 1.0, 1.0, 3.0], [-50.0, 50.0, 1000.0, 0.5])
     assert (layer.n_saturated, layer.n_bending, layer.n_dead) == (3, 1, 0)
     assert layer.bounded
+    # Beyond 2.2, where tanh is steeper than 0.05, for three rows of four
+    assert layer_of(nn.Tanh(), [0.8], [2.9]).n_bending == 1
 
 
 def test_a_gate_is_a_sigmoid_of_the_second_half() -> None:

@@ -5,12 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import joblib
 import numpy as np
 import pytest
-import scipy.sparse as sp
 import torch
-from sklearn.model_selection import GridSearchCV
 from skorch.callbacks import EpochScoring
 from torch import nn
 
@@ -130,14 +127,6 @@ def test_predictions_that_were_not_learned_are_refused(
             ensemble.predict(X, **options)
 
 
-@EACH
-def test_sparse_rows_give_the_predictions_of_dense_rows(options: dict[str, Any]) -> None:
-    rows = X * (np.abs(X) > 0.5)
-    dense, sparse = (predict_all(fitted(options, x), x) for x in (rows, sp.csr_array(rows)))
-    for one, other in zip(sparse, dense, strict=True):
-        np.testing.assert_allclose(one, other, rtol=1e-9)
-
-
 # Training
 
 
@@ -159,20 +148,6 @@ def test_fits_in_a_stack_are_those_of_single_fits(options: dict[str, Any]) -> No
     for one, other in zip(together, alone, strict=True):
         assert_same(one, other)
     assert seen.sizes == [3]
-
-
-def test_a_search_over_losses_and_levels_with_the_joblib_backend_has_the_same_scores() -> None:
-    grid = [
-        {"loss": ["squared_error", "poisson", "gamma", "gaussian_nll"]},
-        {"loss": ["quantile"], "loss__quantile": [0.5, [0.1, 0.9]]},
-        {"loss": ["tweedie"], "loss__power": [1.2, 1.8]},
-    ]
-    reg = TorchRegressor(module=MLP, max_epochs=8, random_state=0, module__hidden_sizes=[6])
-    search = GridSearchCV(reg, grid, cv=2, scoring="neg_mean_absolute_error", refit=False)
-    alone = search.fit(X, Y).cv_results_["mean_test_score"]
-    with joblib.parallel_config(backend="torchreg"):
-        together = search.fit(X, Y).cv_results_["mean_test_score"]
-    np.testing.assert_allclose(together, alone, rtol=1e-6)
 
 
 @EACH
@@ -340,14 +315,6 @@ def test_an_onnx_file_computes_all_columns_of_the_module(name: str, tmp_path: Pa
         expected = reg.module_(torch.from_numpy(X)).numpy()
     assert found.shape == (60, PER_OUTPUT.get(name, 1))
     np.testing.assert_allclose(found, expected, atol=1e-4 * Y.std())
-
-
-@pytest.mark.parametrize("name", ["poisson", "quantiles", "gaussian_nll"])
-def test_an_exported_program_computes_all_columns_of_the_module(name: str) -> None:
-    reg = fitted(LINKED[name])
-    x = torch.from_numpy(X)
-    with torch.no_grad():
-        torch.testing.assert_close(reg.to_exported_program().module()(x), reg.module_(x))
 
 
 # Diagnosis and displays

@@ -212,19 +212,3 @@ def test_onnx_gives_the_predictions_of_predict(case: str, tmp_path: Path) -> Non
     (computed,) = session.run(["y"], {"X": X[:7]})
     assert computed.dtype == np.float64 and computed.shape == (7, 1)
     np.testing.assert_allclose(computed[:, 0], ensemble.predict(X[:7]), atol=1e-5 * Y.std())
-
-
-def test_an_activation_without_float64_kernel_is_exported_in_float32(tmp_path: Path) -> None:
-    seconds = 1.7e9 + rng.uniform(-100, 100, size=(60, 1))
-    ensemble = small(module__activation="elu").fit(seconds, np.abs(seconds[:, 0] - 1.7e9))
-    ensemble.to_onnx(tmp_path / "a.onnx")
-    session = onnxruntime.InferenceSession(tmp_path / "a.onnx")
-    (computed,) = session.run(["y"], {"X": seconds})
-    np.testing.assert_allclose(computed[:, 0], ensemble.predict(seconds), atol=1e-3)
-
-
-def test_an_exported_program_gives_the_predictions_of_predict() -> None:
-    ensemble = small(Bend).fit(X, Y)
-    compute = ensemble.to_exported_program().module()
-    computed = compute(torch.from_numpy(X)).detach()[:, 0]
-    np.testing.assert_allclose(computed, ensemble.predict(X), rtol=1e-12)

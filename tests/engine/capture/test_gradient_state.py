@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
@@ -134,8 +135,13 @@ def test_a_program_that_differs_at_one_point_must_agree_at_two_others(
     out = [torch.empty_like(p) for p in before]
     disturbed = Disturbed(objective, parameters, out, differs=differs, fails=fails, what=what)
     gradient = CompiledGradient(disturbed, uses_rng=False, full_batch=None)
+    twin = copy.deepcopy(network[:2])
     for _ in range(8):
         gradient(batch)
+        twin(batch.x)
+    if what == "gradient":
+        for one, other in zip(network.buffers(), twin.buffers(), strict=True):
+            torch.testing.assert_close(one, other)
     assert gradient.capture_blocker == blocker
     torch.testing.assert_close(out, list(expected))
     assert all(map(torch.equal, parameters, before))

@@ -47,6 +47,10 @@ def test_ranges_and_moments_are_those_of_numpy(
     np.testing.assert_allclose(summary.y.skewness, [scipy.stats.skew(y)])
     np.testing.assert_allclose(summary.y.kurtosis, [scipy.stats.kurtosis(y, fisher=False)])
     assert (summary.n_rows, summary.n_validation) == (700, 0)
+    # Weights change the scale of y, and not the shape of its distribution.
+    reg = TorchRegressor(MLP, max_epochs=1).fit(given, y, sample_weight=1 + y)
+    weighted = FitSummary.from_dict(reg.fit_summary_)
+    assert weighted.y.kurtosis == pytest.approx(summary.y.kurtosis)
 
 
 @pytest.mark.parametrize("sparse", [False, True])
@@ -69,6 +73,8 @@ def test_duplicate_columns_are_found_in_any_unit_and_order(sparse: bool) -> None
     X[:, 3] = X[:, 0] + 0.01 * X[:, 3]
     found = summary_of(scipy.sparse.csr_array(X) if sparse else X, X[:, 0]).duplicate_columns
     assert found == [(1, 4), (2, 5)]
+    if not sparse:
+        assert summary_of(X.astype(np.float32), X[:, 0]).duplicate_columns == found
 
 
 def test_drift_is_the_distance_between_initial_and_final_parameters(

@@ -94,6 +94,12 @@ class Scaled(nn.Module):
         return (prediction - target).abs() / self.scale
 
 
+def either(module: Any, key: str, one: Any, other: Any) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return options with one and with another argument of a module."""
+    name = f"module__{key}"
+    return {"module": module, name: one}, {"module": module, name: other}
+
+
 SAME: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "nothing": ({}, {}),
     "seed": ({}, {"random_state": 1}),
@@ -109,19 +115,14 @@ SAME: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "standardization": ({}, {"standardize": False}),
     "rate": ({"module__dropout": 0.2}, {"module__dropout": 0.4}),
     "the same loss function": ({"loss": half}, {"loss": half}),
-    "a loss with an equal buffer": (
-        {"loss": Scaled, "loss__scale": 2.0},
-        {"loss": Scaled, "loss__scale": 2.0},
-    ),
+    "a loss with an equal buffer": 2 * ({"loss": Scaled, "loss__scale": 2.0},),
     "full batch": ({"batch_size": None}, {"batch_size": 40}),
     "last batch": ({"batch_size": 16, "n": 40}, {"batch_size": 16, "n": 45}),
-    "equal settings": (
-        {"module": Set, "module__value": {"a": [1, 2.5, None, torch.ones(2)]}},
-        {"module": Set, "module__value": {"a": [1, 2.5, None, torch.ones(2)]}},
+    "equal settings": either(
+        Set, "value", *({"a": [1, 2.5, None, torch.ones(2)]} for _ in range(2))
     ),
-    "the same function": (
-        {"module": Set, "module__value": partial(functional.elu, alpha=2.0)},
-        {"module": Set, "module__value": partial(functional.elu, alpha=2.0)},
+    "the same function": either(
+        Set, "value", *(partial(functional.elu, alpha=2.0) for _ in range(2))
     ),
 }
 
@@ -151,49 +152,18 @@ DIFFERENT: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "columns": ({}, {"rows": {"X": X[:40, :3]}}),
     "validation or none": ({}, {"held_out": 5}),
     "monitored loss": ({"held_out": 5}, {"held_out": 5, "early_stopping": True}),
-    "attribute": (
-        {"module": Set, "module__value": 1.0},
-        {"module": Set, "module__value": 2.0},
-    ),
-    "type of an attribute": (
-        {"module": Set, "module__value": 1},
-        {"module": Set, "module__value": True},
-    ),
-    "tensor as attribute": (
-        {"module": Set, "module__value": torch.ones(2)},
-        {"module": Set, "module__value": torch.zeros(2)},
-    ),
-    "array as attribute": (
-        {"module": Set, "module__value": np.ones(2)},
-        {"module": Set, "module__value": np.zeros(2)},
-    ),
-    "function as attribute": (
-        {"module": Set, "module__value": torch.tanh},
-        {"module": Set, "module__value": torch.sin},
-    ),
-    "lambda as attribute": (
-        {"module": Set, "module__value": lambda: 1},
-        {"module": Set, "module__value": lambda: 1},
-    ),
-    "shared weights": (
-        {"module": Tied, "module__owner": "a"},
-        {"module": Tied, "module__owner": "b"},
-    ),
-    "alpha": (
-        {"module": Bent, "module__layer": nn.ELU(1.0)},
-        {"module": Bent, "module__layer": nn.ELU(2.0)},
-    ),
-    "rate of alpha dropout": (
-        {"module": Bent, "module__layer": nn.AlphaDropout(0.1)},
-        {"module": Bent, "module__layer": nn.AlphaDropout(0.2)},
-    ),
-    "dropout in place": (
-        {"module": Bent, "module__layer": nn.Dropout(0.1)},
-        {"module": Bent, "module__layer": nn.Dropout(0.1, inplace=True)},
-    ),
-    "frozen parameters": (
-        {"module": Bent, "module__layer": nn.Linear(6, 6)},
-        {"module": Bent, "module__layer": nn.Linear(6, 6).requires_grad_(False)},
+    "attribute": either(Set, "value", 1.0, 2.0),
+    "type of an attribute": either(Set, "value", 1, True),
+    "tensor as attribute": either(Set, "value", torch.ones(2), torch.zeros(2)),
+    "array as attribute": either(Set, "value", np.ones(2), np.zeros(2)),
+    "function as attribute": either(Set, "value", torch.tanh, torch.sin),
+    "lambda as attribute": either(Set, "value", lambda: 1, lambda: 1),
+    "shared weights": either(Tied, "owner", "a", "b"),
+    "alpha": either(Bent, "layer", nn.ELU(1.0), nn.ELU(2.0)),
+    "rate of alpha dropout": either(Bent, "layer", nn.AlphaDropout(0.1), nn.AlphaDropout(0.2)),
+    "dropout in place": either(Bent, "layer", nn.Dropout(0.1), nn.Dropout(0.1, inplace=True)),
+    "frozen parameters": either(
+        Bent, "layer", nn.Linear(6, 6), nn.Linear(6, 6).requires_grad_(False)
     ),
     "rows with batch normalization": (
         {"module": Bent, "module__layer": nn.BatchNorm1d(6), "n": 40},

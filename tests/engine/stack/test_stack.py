@@ -230,12 +230,28 @@ def test_random_networks_reach_the_same_mean_loss_in_a_stack(name: str) -> None:
     assert len(set(ours)) == len(ours)
 
 
+class Fading(nn.Module):
+    """A loss with a buffer that each call changes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("scale", torch.ones(()))
+
+    def forward(self, prediction: Tensor, target: Tensor) -> Tensor:
+        self.scale.mul_(0.9)
+        return (prediction - target) ** 2 * (1 + self.scale)
+
+
+def test_a_buffer_of_a_loss_changes_as_it_does_alone() -> None:
+    compare(lambda: Body(nn.Tanh()), EQUAL, loss=Fading)
+
+
 @pytest.mark.parametrize("inplace", [False, True])
 def test_each_network_has_its_own_dropout_rate(inplace: bool) -> None:
     rates = [0.1, 0.5, 0.9]
 
     class Drops(nn.Module):
-        """Returns the share of units that dropout keeps."""
+        """Returns the share of units that dropout keeps, if their mean is that of all."""
 
         def __init__(self, rate: float) -> None:
             super().__init__()
@@ -246,7 +262,8 @@ def test_each_network_has_its_own_dropout_rate(inplace: bool) -> None:
 
         def forward(self, x: Tensor) -> Tensor:
             kept = [layer(x.new_ones(len(x), 400)) for layer in self.layers]
-            share = torch.stack(kept)[::2].gt(0).to(x.dtype).mean((0, 2))
+            units = torch.stack(kept)[::2]
+            share = units.gt(0).to(x.dtype).mean((0, 2)) + units.mean((0, 2)) - 1
             return self.bias * 0 + share[:, None]
 
     table = {**rows(30, 0), "y": np.ones(30) - 1e-3 * (np.arange(30) == 3)}
