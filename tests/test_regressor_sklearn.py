@@ -14,6 +14,7 @@ import sklearn
 import torch
 from sklearn.base import clone
 from sklearn.compose import TransformedTargetRegressor
+from sklearn.feature_selection import RFE, RFECV, SelectFromModel
 from sklearn.linear_model import LinearRegression
 from sklearn.model_selection import cross_val_score
 from sklearn.pipeline import Pipeline
@@ -208,6 +209,29 @@ def test_cross_validation_beats_linear_regression(kink: tuple[Array, Array]) -> 
     }
     assert scores["TorchRegressor"] > 0.95 > scores["LinearRegression"]
     assert scores["TransformedTargetRegressor"] > 0.9
+
+
+def mean_slopes(reg: TorchRegressor) -> Array:
+    """Mean absolute slope of a linear network, per standard deviation of each column."""
+    scale = reg.module_.standardize.scale
+    slopes = reg.predict(np.eye(len(scale))) - reg.predict(np.zeros_like(np.eye(len(scale))))
+    return np.abs(slopes) * scale.numpy()
+
+
+@pytest.mark.parametrize(
+    "selector",
+    [
+        RFE(quick(torch.nn.Linear), n_features_to_select=2, importance_getter=mean_slopes),
+        RFECV(quick(torch.nn.Linear), cv=3, importance_getter=mean_slopes),
+        SelectFromModel(quick(torch.nn.Linear), importance_getter=mean_slopes),
+    ],
+    ids=lambda selector: type(selector).__name__,
+)
+def test_selectors_with_an_importance_getter_keep_the_columns_that_matter(selector: Any) -> None:
+    rng = np.random.default_rng(0)
+    X = rng.normal(size=(60, 5)) * [1, 1000, 1, 1000, 1]
+    selector.fit(X, 3 * X[:, 0] - 0.002 * X[:, 3] + rng.normal(size=60))
+    assert selector.get_support().tolist() == [True, False, False, True, False]
 
 
 def test_worker_processes_and_threads_give_the_scores_of_one_process(
