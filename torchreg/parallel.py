@@ -69,11 +69,11 @@ class TorchregBackend(ParallelBackendBase):
 
     Notes
     -----
-    ``n_jobs`` is the number of tasks in flight. ``None`` (scikit-learn's default) and negative
-    numbers mean as many as there are tasks, up to 256, because a task mostly waits, and more fits
-    at a time make larger stacks. It is then lowered so that the data passed to the tasks in flight
-    take at most one gibibyte, because each task may copy its rows. Nested calls share the threads;
-    their tasks count towards ``n_jobs``, and a task that waits for its nested tasks does not.
+    All tasks are in flight at once, up to 256, whatever ``n_jobs`` is, because a task mostly
+    waits, and more fits at a time make larger stacks. The number is lowered so that the data passed
+    to the tasks in flight take at most one gibibyte, because each task may copy its rows. Nested
+    calls share the threads; a task that waits for its nested tasks does not count. ``n_jobs=1``
+    runs one task after another in the calling thread.
 
     Examples
     --------
@@ -93,7 +93,7 @@ class TorchregBackend(ParallelBackendBase):
     supports_sharedmem = True
     supports_retrieve_callback = True
 
-    #: Bytes of data that are passed to all tasks in flight, at most, unless ``n_jobs`` is given.
+    #: Bytes of data that are passed to all tasks in flight, at most.
     max_bytes = 2**30
 
     def __init__(self, nesting_level: int | None = None, **options: Any) -> None:
@@ -101,11 +101,13 @@ class TorchregBackend(ParallelBackendBase):
         self._pool: WorkerPool | None = None
         self._call: ParallelCall | None = None
         self._owns_pool = False
-        self._is_unlimited = False
         self._is_submitting = False
 
     def effective_n_jobs(self, n_jobs: int | None = None) -> int:
         """Return the number of tasks in flight.
+
+        It does not depend on the number of processors that ``n_jobs`` asks for: a limit of two
+        would make stacks of two fits, each as slow as a stack of all.
 
         Raises
         ------
@@ -114,12 +116,11 @@ class TorchregBackend(ParallelBackendBase):
         """
         if n_jobs == 0:
             raise ValueError("n_jobs=0 was given; expected None, or a number other than 0.")
-        return MAX_WORKERS if n_jobs is None or n_jobs < 0 else min(n_jobs, MAX_WORKERS)
+        return 1 if n_jobs == 1 else MAX_WORKERS
 
     def configure(self, n_jobs: int | None = None, parallel: Any = None, **options: Any) -> int:
         """Prepare a call of ``joblib.Parallel``, and return the number of tasks in flight."""
         limit = self.effective_n_jobs(n_jobs)
-        self._is_unlimited = limit == MAX_WORKERS
         if limit == 1 or is_training():
             # A callback must not wait for fits that may wait for the end of its training.
             raise FallbackToBackend(SequentialBackend(nesting_level=self.nesting_level))
@@ -159,7 +160,7 @@ class TorchregBackend(ParallelBackendBase):
         if pool is None or call is None:  # The call was aborted by an interrupt.
             raise KeyboardInterrupt
         n_bytes = _n_bytes_of_arguments(func)
-        if self._is_unlimited and n_bytes:
+        if n_bytes:
             pool.limit_workers(max(2, self.max_bytes // n_bytes))
         return pool.submit(call, func, callback)
 
