@@ -123,6 +123,15 @@ def test_predictions_have_the_dtype_of_x(noisy: Rows) -> None:
     np.testing.assert_array_equal(ensemble.predict(torch.from_numpy(X)), ensemble.predict(X))
 
 
+def test_units_do_not_matter(noisy: Rows) -> None:
+    X, y = noisy
+    grams, tons = few().fit(X, y), few().fit(X * 2.0**10, y / 2.0**20)
+    for g, t in zip(
+        grams.predict(X, return_std=True), tons.predict(X * 2.0**10, return_std=True), strict=True
+    ):
+        np.testing.assert_allclose(t * 2.0**20, g, rtol=1e-12)
+
+
 # Module
 
 
@@ -247,7 +256,7 @@ def test_bootstrap_draws_no_validation_rows(noisy: Rows) -> None:
     X, y = noisy
     seen: list[set[float]] = []
 
-    class Recording(sk.Callback):
+    class Recording(sk.Callback):  # type: ignore[misc]
         def on_epoch_begin(self, net: Any, **rows: Any) -> None:
             for name in ("dataset_train", "dataset_valid"):
                 seen.append({*map(float, rows[name].y.flatten())})
@@ -344,7 +353,7 @@ def test_parameters_of_the_members_are_checked_as_those_of_a_regressor(noisy: Ro
 
 def test_an_estimator_that_overrides_fit_is_rejected(noisy: Rows) -> None:
     class Own(TorchRegressor):
-        def fit(self, X: Any, y: Any) -> Any:
+        def fit(self, X: Any, y: Any) -> Any:  # type: ignore[override]
             return super().fit(X, -y)
 
     with pytest.raises(TypeError, match=r"that of Own .* Use BaggingRegressor"):
@@ -428,9 +437,9 @@ if hasattr(TorchRegressor, "set_callbacks"):  # scikit-learn 1.9
 
 
 def interrupted(at: int) -> TorchEnsembleRegressor:
-    """Three members that train one after another because of a batch callback, 20 epochs each."""
+    """Three members that train one after another because of their optimizer, 20 epochs each."""
     InterruptingModule.set_alarm(at)
-    template = TorchRegressor(InterruptingModule, max_epochs=20, callbacks=sk.EpochTimer())
+    template = TorchRegressor(InterruptingModule, max_epochs=20, optimizer="adamax")
     return TorchEnsembleRegressor(template, 3, random_state=0)
 
 

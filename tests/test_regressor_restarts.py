@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from sklearn.base import clone
+from sklearn.metrics import r2_score
 from sklearn.model_selection import GridSearchCV, cross_val_score
 from skorch import callbacks as sk
 from torch import Tensor, nn
@@ -212,15 +213,15 @@ def test_verbose_prints_one_row_for_each_network(
 ) -> None:
     reg = quick(n_init=3, verbose=1).fit(*kink)
     lines = capsys.readouterr().out.splitlines()
-    assert lines[0] == "training losses of the standardized target"
+    begin = lines.index("training losses of the standardized target")
     best = int(np.argmin(reg.init_losses_))
     for number, loss in enumerate(reg.init_losses_):
         kept = ", kept" if number == best else ""
-        assert lines[1 + number] == f"start {number + 1} of 3: loss {loss:.6g}{kept}"
-    assert len(lines) == 5
+        assert lines[begin + 1 + number] == f"start {number + 1} of 3: loss {loss:.6g}{kept}"
+    assert len(lines) == begin + 5
     X, y = kink
     quick(n_init=2, verbose=2, standardize="X").fit(X, y / 1e3, X_val=X[:5], y_val=y[:5] / 1e3)
-    assert capsys.readouterr().out.startswith("validation losses in units of y\nstart 1 of 2:")
+    assert "\nvalidation losses in units of y\nstart 1 of 2:" in capsys.readouterr().out
     with pytest.warns(NetworkFailedWarning):
         explosive(0.4).set_params(verbose=1).fit(*kink)
     assert "of 6: not trained" in capsys.readouterr().out
@@ -229,19 +230,16 @@ def test_verbose_prints_one_row_for_each_network(
 # Callbacks
 
 
-def test_each_network_has_copies_of_the_callbacks(kink: Data) -> None:
+def test_each_network_has_copies_of_callbacks_that_act_on_it(kink: Data) -> None:
     X, y = kink
-    stop = sk.EarlyStopping(monitor="train_loss", patience=3, threshold=1e-2)
     slower = sk.LRScheduler("StepLR", step_size=4, gamma=0.5)
-    named = [("stop", stop), ("lr", slower), ("timer", sk.EpochTimer())]
-    options = {"callbacks": named, "max_epochs": 100, "callbacks__stop__patience": 2}
+    options = {"callbacks": [("lr", slower)], "callbacks__lr__gamma": 0.25}
     three = quick(n_init=3, random_state=7, **options).fit(X, y)
     alone = [quick(random_state=seed, **options).fit(X, y) for seed in spawn_seeds(7, 3)]
     np.testing.assert_allclose(three.init_losses_, [one.loss_ for one in alone], rtol=1e-9)
-    best = alone[int(np.argmin(three.init_losses_))]
-    assert three.n_iter_ == best.n_iter_ < 100
-    assert len({one.n_iter_ for one in alone}) > 1
-    assert all(row["dur"] > 0 for row in three.history_)
+    assert [row["event_lr"] for row in three.history_] == [
+        row["event_lr"] for row in alone[0].history_
+    ]
 
 
 def test_callbacks_that_write_files_are_rejected_for_several_networks(
@@ -255,7 +253,7 @@ def test_callbacks_that_write_files_are_rejected_for_several_networks(
 
 
 def test_a_callback_that_cannot_be_copied_is_rejected_for_several_networks(kink: Data) -> None:
-    class Unique(sk.Callback):
+    class Unique(sk.GradientNormClipping):  # type: ignore[misc]
         def __deepcopy__(self, memo: Any) -> Any:
             raise TypeError("there can be only one")
 
@@ -294,19 +292,19 @@ if hasattr(TorchRegressor, "set_callbacks"):  # scikit-learn 1.9
             own = f"{context.task_name} {context.task_id}"
             return own if context.parent is None else f"{self.name_of(context.parent)}/{own}"
 
-    def test_sklearn_callbacks_observe_each_network_as_a_task_of_the_fit(kink: Data) -> None:
+    def test_callbacks_of_sklearn_observe_the_mean_of_the_networks(kink: Data) -> None:
         X, y = kink
         recorder = Recorder(stop_after=4)
         reg = quick(n_init=3).set_callbacks(recorder).fit(X, y)
-        events = recorder.events
-        assert events[:2] == ["setup", "begin fit 0"] and events[-2:] == ["end fit 0", "teardown"]
-        for number, seed in enumerate(spawn_seeds(0, 3)):
-            own = [line for line in events if f"fit 0/start {number}" in line]
-            name = f"fit 0/start {number}"
-            epochs = [f"{end} {name}/epoch {e}" for e in range(4) for end in ("begin", "end")]
-            assert own == [f"begin {name}", *epochs, f"end {name}"]
-            alone = quick(random_state=seed, max_epochs=4).fit(X, y)
-            np.testing.assert_allclose(recorder.scores[name], alone.score(X, y), rtol=1e-9)
+        epochs = [f"{end} fit 0/epoch {e}" for e in range(4) for end in ("begin", "end")]
+        events = ["setup", "begin fit 0", *epochs, "end fit 0", "teardown"]
+        assert recorder.events == events
+        alone = [
+            quick(random_state=seed, max_epochs=4).fit(X, y).predict(X)
+            for seed in spawn_seeds(0, 3)
+        ]
+        mean = r2_score(y, np.mean(alone, axis=0))
+        np.testing.assert_allclose(recorder.scores["fit 0/epoch 3"], mean, rtol=1e-9)
         assert recorder.scores["fit 0"] == reg.score(X, y)
         assert reg.n_iter_ == 4
 
@@ -315,7 +313,7 @@ if hasattr(TorchRegressor, "set_callbacks"):  # scikit-learn 1.9
     ) -> None:
         class Impatient(Recorder):
             def on_fit_task_begin(self, estimator: Any, context: Any) -> None:
-                if self.name_of(context) == "fit 0/start 1/epoch 5":
+                if self.name_of(context) == "fit 0/epoch 5":
                     os.kill(os.getpid(), signal.SIGINT)
 
         with pytest.warns(InterruptWarning, match="interrupted in epoch 6 of 20"):
@@ -324,24 +322,24 @@ if hasattr(TorchRegressor, "set_callbacks"):  # scikit-learn 1.9
         np.testing.assert_allclose(reg.init_losses_, five.init_losses_, rtol=1e-9)
         np.testing.assert_allclose(reg.predict(kink[0]), five.predict(kink[0]), rtol=1e-9)
 
-    def test_the_progress_bar_of_scikit_learn_shows_networks(
+    def test_the_progress_bar_of_scikit_learn_shows_one_bar(
         kink: Data, capsys: pytest.CaptureFixture[str]
     ) -> None:
         from sklearn.callback import ProgressBar
 
         quick(max_epochs=2, n_init=2).set_callbacks(ProgressBar()).fit(*kink)
-        assert "start" in capsys.readouterr().out
+        assert capsys.readouterr().out.count("TorchRegressor") == 1
 
 
 # Interrupts
 
 
-#: Networks with a batch callback train one after another: here 20 epochs each.
+#: Networks whose optimizer has no stacked form train one after another: here 20 epochs each.
 ONE_BY_ONE = {
     "module": InterruptingModule,
     "max_epochs": 20,
     "lr": 0.02,
-    "callbacks": sk.EpochTimer(),
+    "optimizer": "adamax",
 }
 
 

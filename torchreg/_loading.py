@@ -15,9 +15,7 @@ from torchreg.regressor import TorchRegressor
 
 
 @restore_torch_state
-def load(
-    path: str | os.PathLike[str], *, trusted: Iterable[Any] = (), **params: Any
-) -> TorchRegressor | TorchEnsembleRegressor:
+def load(path: str | os.PathLike[str], *, trusted: Iterable[Any] = (), **params: Any) -> Any:
     """Load a regressor that ``save`` wrote; no code from the file is run.
 
     Parameters
@@ -85,9 +83,6 @@ def load(
     data = read_bytes(path)
     try:
         kinds = {"base": TorchRegressor, "ensemble": TorchEnsembleRegressor}
-        loaded: TorchRegressor | TorchEnsembleRegressor = unpack_estimator(
-            data, **kinds, trusted=trusted, params=params
-        )
-        return loaded
+        return unpack_estimator(data, **kinds, trusted=trusted, params=params)
     except FileError as error:
         raise type(error)(f"{Path(path)}: {error}") from error

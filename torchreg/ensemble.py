@@ -2,23 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import ExitStack
 from numbers import Integral
-from typing import Any, ClassVar, Literal, Self, overload
+from typing import Any, ClassVar, Self
 
 import numpy as np
 import torch
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 from sklearn.base import BaseEstimator, clone
 from sklearn.utils import Tags
 from sklearn.utils.validation import check_is_fitted
 
 from torchreg._estimator import (
     DATA_ATTRIBUTES,
-    Features,
     Interval,
-    Levels,
-    Predictions,
     ScoreMixin,
     as_callbacks,
     bootstrap,
@@ -114,11 +112,6 @@ class TorchEnsembleRegressor(GraphMixin, SavingMixin, ScoreMixin, BaseEstimator)
     True
     """
 
-    estimators_: list[TorchRegressor]
-    n_outputs_: int
-    n_features_in_: int
-    feature_names_in_: NDArray[np.object_]
-
     _CONSTRAINTS: ClassVar[dict[str, list[Any]]] = {
         "estimator": [None, TorchRegressor],
         "n_estimators": [Interval(Integral, 1, None, closed="left")],
@@ -142,11 +135,11 @@ class TorchEnsembleRegressor(GraphMixin, SavingMixin, ScoreMixin, BaseEstimator)
     @restore_torch_state
     def fit(
         self,
-        X: Features,
+        X: ArrayLike,
         y: ArrayLike,
         sample_weight: ArrayLike | None = None,
         *,
-        X_val: Features | None = None,
+        X_val: ArrayLike | None = None,
         y_val: ArrayLike | None = None,
         sample_weight_val: ArrayLike | None = None,
     ) -> Self:
@@ -215,16 +208,13 @@ class TorchEnsembleRegressor(GraphMixin, SavingMixin, ScoreMixin, BaseEstimator)
         self._set_members([member for member, *_ in fits])
         return self
 
-    @overload
-    def predict(
-        self, X: Features, return_std: Literal[False] = False, quantiles: Levels = None
-    ) -> Predictions: ...
-    @overload
-    def predict(
-        self, X: Features, return_std: Literal[True], quantiles: None = None
-    ) -> tuple[Predictions, Predictions]: ...
     @restore_torch_state
-    def predict(self, X: Features, return_std: bool = False, quantiles: Levels = None) -> Any:
+    def predict(
+        self,
+        X: ArrayLike,
+        return_std: bool = False,
+        quantiles: float | Sequence[float] | None = None,
+    ) -> Any:
         """Predict in raw units.
 
         Parameters
@@ -263,7 +253,8 @@ class TorchEnsembleRegressor(GraphMixin, SavingMixin, ScoreMixin, BaseEstimator)
         return format_predictions(self, found, X, x_format)
 
     def _with_loss(self) -> TorchRegressor:
-        return self.estimators_[0]
+        member: TorchRegressor = self.estimators_[0]
+        return member
 
     @property
     def module_(self) -> Ensemble:

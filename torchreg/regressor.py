@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from typing import Any, ClassVar, Literal, Self, overload
+from typing import Any, ClassVar, Self
 
 import numpy as np
 import torch
@@ -17,11 +17,8 @@ from torch import nn
 
 from torchreg._estimator import (
     CallbackSupportMixin,
-    Features,
     InspectionMixin,
-    Levels,
     ParametersMixin,
-    Predictions,
     ScoreMixin,
     build_job,
     build_observers,
@@ -111,7 +108,9 @@ class TorchRegressor(
         validation loss (or training loss, without validation rows) is kept.
     callbacks : list or None, default=None
         skorch callbacks, or ``(name, callback)`` pairs with parameters ``callbacks__name__*``.
-        They receive losses in standardized units, predictions and targets in raw units.
+        They receive losses in standardized units, predictions and targets in raw units; of
+        several networks the mean losses, and a module that averages them. Callbacks that listen
+        to batches, or act on parameters or the optimizer, are copied for each network.
     device : str or torch.device, default="cpu"
         Where to train and predict; ``"auto"`` selects the fastest available device.
     dtype : {"auto", "float32", "float64"} or torch.dtype, default="auto"
@@ -121,7 +120,8 @@ class TorchRegressor(
     warm_start : bool, default=False
         Whether ``fit`` continues with the weights and the scaling of the last fit.
     verbose : int, default=0
-        1 prints about 20 rows of losses, 2 one per epoch; for several networks, one row for each.
+        1 prints about 20 rows of losses, 2 one per epoch: means over several networks, and at
+        the end one row for each.
     random_state : int, RandomState or None, default=None
         Seeds the initial weights (an integer as ``torch.manual_seed``), batches, dropout and
         validation rows. torch's global generators are not affected.
@@ -179,6 +179,9 @@ class TorchRegressor(
     >>> reg = TorchRegressor(MLP, module__hidden_sizes=[10], optimizer="rprop", random_state=0)
     >>> reg.fit(flipper_mm, mass_g).module_.standardize
     Standardize(mean=[200], scale=[17.4946])
+    >>> reg = TorchRegressor(loss="quantile", loss__quantile=[0.1, 0.9], max_epochs=5)
+    >>> reg.fit(flipper_mm, mass_g).predict(flipper_mm, quantiles=[0.1, 0.9]).shape
+    (100, 2)
     """
 
     #: A path is not metadata of the rows that a pipeline routes.
@@ -236,11 +239,11 @@ class TorchRegressor(
     @restore_torch_state
     def fit(
         self,
-        X: Features,
+        X: ArrayLike,
         y: ArrayLike,
         sample_weight: ArrayLike | None = None,
         *,
-        X_val: Features | None = None,
+        X_val: ArrayLike | None = None,
         y_val: ArrayLike | None = None,
         sample_weight_val: ArrayLike | None = None,
         checkpoint: str | os.PathLike[str] | None = None,
@@ -300,16 +303,13 @@ class TorchRegressor(
         set_fitted_attributes(self, context, result)
         return self
 
-    @overload
-    def predict(
-        self, X: Features, return_std: Literal[False] = False, quantiles: Levels = None
-    ) -> Predictions: ...
-    @overload
-    def predict(
-        self, X: Features, return_std: Literal[True], quantiles: None = None
-    ) -> tuple[Predictions, Predictions]: ...
     @restore_torch_state
-    def predict(self, X: Features, return_std: bool = False, quantiles: Levels = None) -> Any:
+    def predict(
+        self,
+        X: ArrayLike,
+        return_std: bool = False,
+        quantiles: float | Sequence[float] | None = None,
+    ) -> Any:
         """Predict in raw units.
 
         Parameters

@@ -11,7 +11,7 @@ from typing import Any
 from torch import nn
 
 from torchreg.engine.build import FitResult
-from torchreg.engine.spec import EpochRecord, TrainResult
+from torchreg.engine.spec import EpochRecord
 
 
 class EpochPrinter:
@@ -45,15 +45,15 @@ class EpochPrinter:
         self.start_time = time.perf_counter()
         self.units = _units(standardized)
         self.show_lr = show_lr
-        self.printed_header = False
+
+    def on_fit_begin(self) -> None:
+        """Print the header."""
+        print(f"losses {self.units}")
+        lr = f"  {'lr':>10}" if self.show_lr else ""
+        print(f"{'epoch':>7}  {'loss':>12}  {'validation':>12}{lr}  {'seconds':>8}")
 
     def on_epoch_begin(self) -> None:
-        """Print the header, once."""
-        if not self.printed_header:
-            print(f"losses {self.units}")
-            lr = f"  {'lr':>10}" if self.show_lr else ""
-            print(f"{'epoch':>7}  {'loss':>12}  {'validation':>12}{lr}  {'seconds':>8}")
-            self.printed_header = True
+        """Do nothing."""
 
     def on_epoch_end(self, record: EpochRecord) -> bool:
         """Print a row for the first epoch, the last one, and every few epochs."""
@@ -65,9 +65,8 @@ class EpochPrinter:
             print(f"{record.epoch:>7}  {record.loss:>12.6g}  {shown:>12}{lr}  {seconds:>8.2f}")
         return False
 
-    def on_fit_end(self, result: TrainResult) -> None:
-        """Print how the steps were computed."""
-        print(result.execution_mode)
+    def on_fit_end(self) -> None:
+        """Do nothing."""
 
 
 def print_init_losses(result: FitResult, *, standardized: bool) -> None:
@@ -107,8 +106,8 @@ def _units(standardized: bool) -> str:
 class SklearnCallbackBridge:
     """Report a fit to scikit-learn's callbacks (version 1.9 or later).
 
-    The fit is a task and its epochs are subtasks. With several networks, each network is a task
-    between the two.
+    The fit is a task and its epochs are subtasks. The fitted estimator that callbacks receive
+    averages the networks of the fit.
 
     Parameters
     ----------
@@ -118,7 +117,7 @@ class SklearnCallbackBridge:
         Fitted attributes that are known before training.
     arrays : dict
         ``X``, ``y`` and ``sample_weight`` as the user passed them.
-    n_networks, max_epochs : int
+    max_epochs : int
     """
 
     def __init__(
@@ -126,26 +125,18 @@ class SklearnCallbackBridge:
         estimator: Any,
         attributes: dict[str, Any],
         arrays: dict[str, Any],
-        n_networks: int,
         max_epochs: int,
     ) -> None:
-        self.estimator, self.attributes = estimator, attributes
-        self.n_networks, self.max_epochs = n_networks, max_epochs
+        self.estimator, self.attributes, self.max_epochs = estimator, attributes, max_epochs
         weight = arrays["sample_weight"]
         metadata = {} if weight is None else {"sample_weight": weight}
         self.data = {"X": arrays["X"], "y": arrays["y"], "metadata": metadata}
         self.context: Any = None
 
-    def observe(self, module: nn.Sequential) -> SklearnEpochObserver:
-        """Return an observer for one network; the first call begins the task of the fit."""
-        if self.context is None:
-            n_tasks = self.max_epochs if self.n_networks == 1 else self.n_networks
-            self.context = self.estimator._init_callback_context(max_subtasks=n_tasks)
-            self.begin_task(self.context)
-        if self.n_networks == 1:
-            return SklearnEpochObserver(self, self.context, module)
-        context = self.context.subcontext(task_name="start", max_subtasks=self.max_epochs)
-        return SklearnEpochObserver(self, self.begin_task(context), module)
+    def begin_fit(self) -> None:
+        """Report that the fit begins."""
+        self.context = self.estimator._init_callback_context(max_subtasks=self.max_epochs)
+        self.begin_task(self.context)
 
     def begin_task(self, context: Any) -> Any:
         """Report that a task begins."""
@@ -172,21 +163,23 @@ class SklearnCallbackBridge:
 
 
 class SklearnEpochObserver:
-    """Report the epochs of one network to scikit-learn's callbacks."""
+    """Report the epochs of a fit to scikit-learn's callbacks."""
 
-    def __init__(self, bridge: SklearnCallbackBridge, context: Any, module: nn.Sequential) -> None:
-        self.bridge, self.context, self.module = bridge, context, module
+    def __init__(self, bridge: SklearnCallbackBridge, module: nn.Sequential) -> None:
+        self.bridge, self.module = bridge, module
         self.epoch: Any = None
+
+    def on_fit_begin(self) -> None:
+        """Begin the task of the fit."""
+        self.bridge.begin_fit()
 
     def on_epoch_begin(self) -> None:
         """Begin the task of an epoch."""
-        self.epoch = self.bridge.begin_task(self.context.subcontext(task_name="epoch"))
+        self.epoch = self.bridge.begin_task(self.bridge.context.subcontext(task_name="epoch"))
 
     def on_epoch_end(self, record: EpochRecord) -> bool:
         """End the task of an epoch; return whether a callback stops the fit."""
         return self.bridge.end_task(self.epoch, self.module)
 
-    def on_fit_end(self, result: TrainResult) -> None:
-        """End the task of one of several networks; ``end_fit`` ends that of the fit."""
-        if self.bridge.n_networks > 1:
-            self.bridge.end_task(self.context, self.module)
+    def on_fit_end(self) -> None:
+        """Do nothing: ``end_fit`` ends the task of the fit."""

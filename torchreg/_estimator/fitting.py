@@ -14,6 +14,7 @@ from torch import nn
 from torchreg._estimator.callbacks import (
     EpochPrinter,
     SklearnCallbackBridge,
+    SklearnEpochObserver,
     print_fold_losses,
     print_init_losses,
 )
@@ -99,9 +100,7 @@ def build_job(
     n_networks = params.n_folds or (1 if is_warm_start(estimator) else estimator.n_init)
     callbacks = None
     if getattr(estimator, "_skl_callbacks", None):
-        callbacks = SklearnCallbackBridge(
-            estimator, attributes, inputs.arrays, n_networks, params.max_epochs
-        )
+        callbacks = SklearnCallbackBridge(estimator, attributes, inputs.arrays, params.max_epochs)
     config = _build_config(estimator, params, seed, n_networks, callbacks, checkpoint_store)
     if config.initial_module is not None:
         _check_warm_start(estimator, attributes, loss)
@@ -141,8 +140,8 @@ def _build_config(
         device=resolve_device(estimator.device),
         dtype=estimator.dtype,
         seed=seed,
-        observers=lambda module: estimator._observers(
-            module, params, n_networks, first_epoch, callbacks
+        observers=lambda build_module: estimator._observers(
+            build_module, params, first_epoch, callbacks
         ),
         initial_module=estimator.module_ if warm_start else None,
         first_epoch=first_epoch,
@@ -155,15 +154,14 @@ def _build_config(
 
 def build_observers(
     estimator: BaseEstimator,
-    module: nn.Sequential,
+    build_module: Callable[[], nn.Sequential],
     params: ResolvedParams,
-    n_networks: int,
     first_epoch: int,
     callbacks: SklearnCallbackBridge | None,
 ) -> list[Observer]:
-    """Build the observers of one network: the printed table and scikit-learn's callbacks."""
+    """Build the observers of a fit: the printed table and scikit-learn's callbacks."""
     observers: list[Observer] = []
-    if estimator.verbose and n_networks == 1:
+    if estimator.verbose:
         printer = EpochPrinter(
             params.max_epochs,
             first_epoch=first_epoch,
@@ -173,7 +171,7 @@ def build_observers(
         )
         observers.append(printer)
     if callbacks is not None:
-        observers.append(callbacks.observe(module))
+        observers.append(SklearnEpochObserver(callbacks, build_module()))
     return observers
 
 
@@ -182,9 +180,12 @@ def finish_callbacks(estimator: BaseEstimator, context: FitContext, result: FitR
     config = context.job.config
     if context.callbacks is not None:
         context.callbacks.end_fit(result.module)
-    if estimator.verbose and config.n_networks > 1:
-        print_losses = print_fold_losses if config.n_folds > 1 else print_init_losses
-        print_losses(result, standardized=config.standardize_y)
+    if estimator.verbose:
+        if config.n_networks > 1:
+            print_losses = print_fold_losses if config.n_folds > 1 else print_init_losses
+            print_losses(result, standardized=config.standardize_y)
+        else:
+            print(result.train_result.execution_mode)
     validation, summary = context.inputs.validation, result.summary
     distant: list[DistantColumn] = []
     if validation is not None:

@@ -5,9 +5,11 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Protocol
 
 import torch
+from torch import nn
 
 from torchreg._utils import num_threads
 from torchreg.engine.build import (
@@ -17,6 +19,7 @@ from torchreg.engine.build import (
     InitialState,
     PreparedFit,
     ScalingKey,
+    as_ensemble,
     assign_folds,
     initialize_networks,
     select_model,
@@ -28,6 +31,7 @@ from torchreg.engine.spec import (
     ONE_THREAD,
     FitConfig,
     FitJob,
+    FitMonitor,
     NotStartedError,
     RawData,
     TrainTask,
@@ -146,7 +150,7 @@ def fit_networks(jobs: Sequence[FitJob], cancel_event: threading.Event | None = 
                     fits.append(error)
         # 2. Train them, those of one architecture as one stack.
         tasks = [task for fit in fits if not isinstance(fit, Exception) for task in fit.tasks]
-        if len(tasks) == 1 and cancel_event is None:
+        if len(tasks) == 1 and cancel_event is None and tasks[0].monitor is None:
             results = [train_single(tasks[0], threading.Event())]
         else:
             results = train_tasks(tasks, cancel_event or threading.Event())[::-1]
@@ -172,6 +176,10 @@ def prepare_fit(job: FitJob, cache: FitCache) -> PreparedFit:
     ValueError, TypeError
         If module, loss, optimizer and data do not fit each other.
     """
+    if job.config.callbacks or job.config.callback_options:
+        from torchreg.engine.train.skorch_callbacks import split_callbacks
+
+        job = replace(job, config=split_callbacks(job.config))
     config, data = job.config, cache.unique(job.training)
     n_rows, n_outputs = data.y.shape
     # 1. Batches: a full batch is determined by its distinct rows and their weights.
@@ -185,11 +193,12 @@ def prepare_fit(job: FitJob, cache: FitCache) -> PreparedFit:
     # 2. Networks between their scaling layers, and the rows in their units.
     states = initialize_networks(config, data, batch_size, cache)
     # 3. One training task per network.
-    tasks = build_tasks(job, data, states, loss, batch_size, cache)
+    monitor = build_monitor(job, data, states, batch_size)
+    tasks = build_tasks(job, data, states, loss, batch_size, cache, monitor)
     if config.schedule.changes_lr:
         # Invalid parameters of a schedule raise before training.
         tasks[0].lr_schedule()
-    return PreparedFit(config, data, n_rows, states, tasks)
+    return PreparedFit(config, data, n_rows, states, tasks, monitor)
 
 
 def choose_batch_size(batch_size: int | str | None, n_rows: int, optimizer: OptimizerSpec) -> int:
@@ -222,6 +231,30 @@ def merge_rows(data: RawData) -> RawData:
     return RawData(*merge_identical(to_dense(data.x), data.y, data.weight))
 
 
+def build_monitor(
+    job: FitJob, data: RawData, states: list[InitialState], batch_size: int
+) -> FitMonitor | None:
+    """Build the monitor of a fit, if it has observers or callbacks."""
+    config = job.config
+
+    def build_module() -> nn.Sequential:
+        module = states[0].scaled.module
+        networks = [state.scaled.network for state in states]
+        return module if len(states) == 1 else as_ensemble(module, networks)
+
+    observers = config.observers(build_module)
+    if config.fit_callbacks:
+        from torchreg.engine.train.skorch_callbacks import FitCallbacks
+
+        rows = states[0].scaled.raw_rows
+        validation = None if job.validation is None else rows(job.validation)
+        callbacks = FitCallbacks(config, build_module(), rows(data), validation, batch_size)
+        observers.insert(0, callbacks)
+    if not observers and not config.callbacks:
+        return None
+    return FitMonitor(observers, config.first_epoch)
+
+
 def build_tasks(
     job: FitJob,
     data: RawData,
@@ -229,6 +262,7 @@ def build_tasks(
     loss: Loss,
     batch_size: int,
     cache: FitCache,
+    monitor: FitMonitor | None,
 ) -> list[TrainTask]:
     """Build the training task of each network; with folds, each holds out another part."""
     config, first = job.config, states[0]
@@ -259,7 +293,7 @@ def build_tasks(
             stopping=config.stopping,
             seed=state.seed,
             first_epoch=config.first_epoch,
-            observers=config.observers(state.scaled.module),
+            monitor=monitor,
             batch_observer=state.scaled.skorch_adapter(*raw, batch_size),
             checkpoint_store=config.checkpoint_store,
             protect_input=state.traits.mutates_input,

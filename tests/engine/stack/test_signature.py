@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import scipy.sparse as sp
 import torch
-from skorch.callbacks import Callback
+from skorch.callbacks import GradientNormClipping
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -211,7 +211,7 @@ def hooked() -> nn.Module:
 
 
 LONE: dict[str, tuple[dict[str, Any], str]] = {
-    "callback": ({"callbacks": [Callback()]}, "a callback observes batches"),
+    "callback": ({"callbacks": [GradientNormClipping()]}, "a callback observes batches"),
     "sparse": (
         {"rows": {"X": sp.csr_array(X[:40])}, "batch_size": 8},
         "its rows are standardized in each epoch",

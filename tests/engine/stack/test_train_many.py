@@ -132,7 +132,7 @@ def test_large_networks_train_in_parallel_threads_too(
         results: list[Any] = fit_networks(jobs_of(fits))
     assert len(thread_names) == 2
     for one, fit in zip(results, fits, strict=True):
-        assert_same(one, fit_alone(job_of(*fit)))
+        assert_same(one, fit_alone(job_of(*fit)))  # type: ignore[arg-type]
         assert "because it is large enough by itself" in one.train_result.execution_mode
 
 
@@ -184,7 +184,7 @@ def test_an_interrupt_ends_the_stacks_of_all_threads_and_keeps_their_weights(
         if "set_num_threads" not in thread.name:
             # The main thread takes the first stack, whose budget is small.
             run = thread.run
-            thread.run = lambda: (main_trains.wait(20), run())
+            thread.run = lambda: (main_trains.wait(20), run())  # type: ignore[method-assign]
             workers.append(thread)
         start(thread)
 
@@ -215,13 +215,13 @@ def test_an_interrupt_ends_the_stacks_of_all_threads_and_keeps_their_weights(
 def test_an_interrupt_after_all_networks_have_trained_is_raised(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    run_serial = train_many._StackScheduler.run_serial
+    run_groups = train_many._StackScheduler.run_groups
 
     def late(self: Any, *args: Any) -> None:
-        run_serial(self, *args)
+        run_groups(self, *args)
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(train_many._StackScheduler, "run_serial", late)
+    monkeypatch.setattr(train_many._StackScheduler, "run_groups", late)
     with pytest.raises(KeyboardInterrupt):
         fit_networks(jobs_of([small(k) for k in range(3)]))
 
@@ -311,7 +311,7 @@ def test_calls_in_several_threads_do_not_affect_each_other(thread_names: set[str
     expected = [fit_alone(job) for job in jobs_of([large(k) for k in range(8)])]
     for own in results:
         for one, other in zip(own, expected, strict=True):
-            assert_same(one, other)
+            assert_same(one, other)  # type: ignore[arg-type]
 
 
 def assert_freed_without_collector(make: Callable[[], list[weakref.ref[Any]]]) -> None:
@@ -356,7 +356,9 @@ class FailingObserver:
     def on_epoch_end(self, record: Any) -> bool:
         raise OSError
 
-    def on_fit_end(self, result: Any) -> None: ...
+    def on_fit_begin(self) -> None: ...
+
+    def on_fit_end(self) -> None: ...
 
 
 class FailsInTraining(Body):

@@ -25,7 +25,7 @@ from tests._stacks import (
 from tests._zoo import Body
 from torchreg import TorchRegressor
 from torchreg.engine.run import fit_networks
-from torchreg.engine.spec import EpochRecord, FitJob, TrainResult
+from torchreg.engine.spec import EpochRecord, FitJob
 from torchreg.engine.stack import Stack
 
 Each = Callable[[int], dict[str, Any]]
@@ -235,6 +235,9 @@ class Observer:
     def state(self) -> dict[str, Tensor]:
         return {name: t.clone() for name, t in self.module.network.state_dict().items()}
 
+    def on_fit_begin(self) -> None:
+        self.seen.append(("fit", [], {}))
+
     def on_epoch_begin(self) -> None:
         self.seen.append(("begin", [], {}))
 
@@ -246,8 +249,8 @@ class Observer:
             raise OSError("the disk is full")
         return record.epoch == self.stop_at
 
-    def on_fit_end(self, result: TrainResult) -> None:
-        self.seen.append(((result.reason, result.best_epoch), [], self.state()))
+    def on_fit_end(self) -> None:
+        self.seen.append(("end", [], self.state()))
         if self.fail_at == np.inf:
             raise OSError("too late")
 
@@ -258,12 +261,12 @@ def observed(
     """Return the jobs of fits with one observer each, and the observers."""
     observers: list[Any] = [None] * len(fits)
 
-    def attach(k: int, module: nn.Sequential) -> list[Any]:
-        observers[k] = create(k, module)
+    def attach(k: int, build_module: Callable[[], nn.Sequential]) -> list[Any]:
+        observers[k] = create(k, build_module())
         return [observers[k]]
 
     jobs = [
-        with_config(job_of(*fit), observers=lambda module, k=k: attach(k, module))
+        with_config(job_of(*fit), observers=lambda build_module, k=k: attach(k, build_module))
         for k, fit in enumerate(fits)
     ]
     return jobs, observers

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import nn
@@ -19,7 +20,7 @@ from torchreg.engine.inspect import (
     summarize_fit,
     summarize_rows,
 )
-from torchreg.engine.spec import ObserverError, TaskResult, TrainResult, is_interrupted
+from torchreg.engine.spec import TaskResult, TrainResult, is_interrupted
 from torchreg.nn.links import link_of
 
 
@@ -69,9 +70,13 @@ def select_model(
     FitResult or Exception
         What a callback raised, or the first error if no network was trained.
     """
-    for result in results:
-        if isinstance(result, ObserverError):
-            return result.error
+    extra: dict[int, dict[str, Any]] = {}
+    if fit.monitor is not None:
+        extra = fit.monitor.extra
+        if fit.monitor.error is not None:
+            # Its traceback refers to the monitor, which must not refer to it.
+            error, fit.monitor.error = fit.monitor.error, None
+            return error
     trained = {i: result for i, result in enumerate(results) if isinstance(result, TrainResult)}
     if not trained:
         return next(result for result in results if isinstance(result, Exception))
@@ -93,6 +98,8 @@ def select_model(
         ]
     else:
         drifts = parameter_drifts(task.network, state.parameters)
+    extra = {epoch: own for epoch, own in extra.items() if epoch <= result.last_epoch}
+    result = replace(result, extra={**result.extra, **extra})
     module.eval()
     key = fit.data, ScalingKey.of(config), fit.n_rows
     if ("row summary", *key) not in cache:

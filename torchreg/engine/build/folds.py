@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import math
 from collections import OrderedDict
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
-from numbers import Real
-from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from torchreg.engine.data import Table
-from torchreg.engine.spec import RawData, TrainResult
+from torchreg.engine.spec import (
+    RawData,
+    TrainResult,
+    mean_extra,
+    mean_training_loss,
+    mean_validation_loss,
+)
 from torchreg.nn import Ensemble
 
 
@@ -112,11 +116,8 @@ def merge_results(results: Sequence[TrainResult]) -> TrainResult:
     """
     longest = max(results, key=lambda result: len(result.losses))
     n_epochs = len(longest.losses)
-    losses = [_mean(r.losses[e : e + 1] for r in results) for e in range(n_epochs)]
-    validation = [
-        _mean(_current_or_best(r.validation_losses or [], e) for r in results)
-        for e in range(n_epochs)
-    ]
+    losses = [mean_training_loss(results, e) for e in range(n_epochs)]
+    validation = [mean_validation_loss(results, e) for e in range(n_epochs)]
     reasons = [result.reason for result in results]
     by_priority = ("interrupted", "diverged", "callback", "budget")
     reason = next((r for r in by_priority if r in reasons), reasons[0])
@@ -125,27 +126,8 @@ def merge_results(results: Sequence[TrainResult]) -> TrainResult:
         longest,
         losses=losses,
         validation_losses=validation,
-        extra={
-            epoch: {key: _mean_extra(key, value, results, epoch) for key, value in extra.items()}
-            for epoch, extra in longest.extra.items()
-        },
+        extra={epoch: mean_extra(results, extra, epoch) for epoch, extra in longest.extra.items()},
         reason=reason,
         best_epoch=longest.first_epoch + 1 + finite.index(min(finite)),
         still_falling=any(result.still_falling for result in results),
     )
-
-
-def _current_or_best(losses: list[float], epoch: int) -> list[float]:
-    return losses[epoch : epoch + 1] or [min(losses)]
-
-
-def _mean_extra(key: str, value: Any, results: Sequence[TrainResult], epoch: int) -> Any:
-    if not isinstance(value, Real) or isinstance(value, bool):
-        return value
-    extras = (result.extra.get(epoch, {}) for result in results)
-    return _mean([float(extra[key])] for extra in extras if key in extra)
-
-
-def _mean(parts: Iterable[list[float]]) -> float:
-    values = [value for part in parts for value in part]
-    return sum(values) / len(values)

@@ -40,6 +40,7 @@ from torchreg.engine.data import (
 )
 from torchreg.engine.spec import (
     FitConfig,
+    FitMonitor,
     RawData,
     TrainTask,
     has_members,
@@ -162,6 +163,8 @@ class PreparedFit:
         Initial state of each network.
     tasks : list of TrainTask
         Training task of each network.
+    monitor : FitMonitor or None, default=None
+        Set if the fit has observers or callbacks.
     """
 
     config: FitConfig
@@ -169,6 +172,7 @@ class PreparedFit:
     n_rows: int
     states: list[InitialState]
     tasks: list[TrainTask]
+    monitor: FitMonitor | None = None
 
 
 def initialize_networks(
@@ -289,15 +293,14 @@ def _convert_to_dtype(config: FitConfig, network: nn.Module, x: Tensor, batch_si
 
 
 def _with_own_callbacks(config: FitConfig) -> FitConfig:
-    """Copy the callbacks if several networks are trained, because callbacks have state."""
-    n_networks = max(config.n_init, config.n_folds)
-    if n_networks == 1:
+    """Copy the callbacks that act on one of several networks, because callbacks have state."""
+    if not config.callbacks or config.n_networks == 1:
         return config
     try:
         return replace(config, callbacks=copy.deepcopy(config.callbacks))
     except Exception as error:
         raise ValueError(
-            f"Each of {n_networks} networks needs its own copy of the callbacks, but one of "
+            f"Each of {config.n_networks} networks needs its own copy of the callbacks, but one of "
             f"{[*config.callbacks]} cannot be copied: {error}. Set n_init=1 and n_folds=None, or "
             "remove it."
         ) from error

@@ -31,7 +31,7 @@ from torchreg.nn.links import point_prediction, repeat_per_column, target_layer
 from torchreg.nn.mlp import sequential_layers
 
 if TYPE_CHECKING:
-    from torchreg.engine.train.skorch_callbacks import SkorchObserver
+    from torchreg.engine.train.skorch_callbacks import NetworkCallbacks
 
 #: Tables with more numbers than this are standardized again in each epoch instead of copied.
 LARGE = 2**24
@@ -412,26 +412,20 @@ class ScaledNetwork:
 
     def skorch_adapter(
         self, training: RawData, validation: RawData | None, batch_size: int
-    ) -> SkorchObserver | None:
-        """Build the observer that calls skorch callbacks, or ``None`` if there are none."""
-        config = self.config
-        if not config.callbacks and not config.callback_options:
+    ) -> NetworkCallbacks | None:
+        """Build the observer that calls this network's callbacks, or ``None`` without any."""
+        if not self.config.callbacks:
             return None
-        from torchreg.engine.train.skorch_callbacks import SkorchObserver
+        from torchreg.engine.train.skorch_callbacks import NetworkCallbacks
 
-        return SkorchObserver(
-            config.callbacks,
-            config.callback_options,
-            module=self.module,
-            optimizer=config.optimizer,
+        return NetworkCallbacks(
+            self.config,
+            self.module,
+            self.raw_rows(training),
+            None if validation is None else self.raw_rows(validation),
+            batch_size,
             to_raw=self._to_raw,
             targets_to_raw=target_layer(self.module),
-            training=self._raw_rows(training),
-            validation=None if validation is None else self._raw_rows(validation),
-            device=config.device,
-            max_epochs=config.max_epochs,
-            batch_size=batch_size,
-            schedule=config.schedule,
         )
 
     def _to_raw(self, output: Tensor) -> Tensor:
@@ -441,6 +435,7 @@ class ScaledNetwork:
             output = output if layer is None else layer(output)
         return point_prediction(self.module, output)
 
-    def _raw_rows(self, rows: RawData) -> tuple[Tensor, Tensor]:
+    def raw_rows(self, rows: RawData) -> tuple[Tensor, Tensor]:
+        """Return X and y in raw units, as callbacks receive them."""
         dense = to_dense(rows.x)
         return dense if hasattr(self.module, "standardize") else dense.to(self.dtype), rows.y

@@ -7,6 +7,12 @@ it into one ``TrainTask`` per network, in standardized units; training turns eac
 """
 
 from torchreg.engine.spec.fit_config import FitConfig, FitJob, RawData
+from torchreg.engine.spec.fit_monitor import (
+    FitMonitor,
+    mean_extra,
+    mean_training_loss,
+    mean_validation_loss,
+)
 from torchreg.engine.spec.objective import (
     MeanLoss,
     Objective,
@@ -40,6 +46,7 @@ __all__ = [
     "EpochRecord",
     "FitConfig",
     "FitJob",
+    "FitMonitor",
     "MeanLoss",
     "NotStartedError",
     "Objective",
@@ -55,7 +62,10 @@ __all__ = [
     "has_members",
     "is_interrupted",
     "losses_per_row",
+    "mean_extra",
     "mean_loss",
+    "mean_training_loss",
+    "mean_validation_loss",
     "reraise_interrupt",
     "trainable_parameters",
 ]

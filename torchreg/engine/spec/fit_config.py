@@ -41,11 +41,14 @@ class FitConfig:
     standardize_x, standardize_y : bool
     stopping : Stopping
     callbacks, callback_options : skorch callbacks and their parameters
+    fit_callbacks : sequence
+        Those callbacks that receive the epochs of the fit instead of each network's batches.
     device : torch.device
     dtype : {"auto", "float32", "float64"} or torch.dtype
     seed : int
     observers : callable
-        Builds the observers of a network, given its module.
+        Builds the observers of the fit, given a function that builds the module of the fit, which
+        averages several networks.
     initial_module : nn.Sequential or None, default=None
         Fitted module to continue from; its statistics and dtype are kept.
     first_epoch : int, default=0
@@ -77,7 +80,7 @@ class FitConfig:
     device: torch.device
     dtype: str | torch.dtype
     seed: int
-    observers: Callable[[nn.Sequential], list[Observer]]
+    observers: Callable[[Callable[[], nn.Sequential]], list[Observer]]
     initial_module: nn.Sequential | None = None
     first_epoch: int = 0
     checkpoint_store: CheckpointStore | None = None
@@ -85,6 +88,7 @@ class FitConfig:
     n_folds: int = 1
     schedule: ScheduleSpec = field(default_factory=ScheduleSpec)
     report: Callable[[str], object] = str
+    fit_callbacks: Sequence[Any] = ()
 
     @property
     def n_networks(self) -> int:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, ParamSpec, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, ParamSpec, Protocol, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -12,6 +12,9 @@ from torch import Tensor, nn
 from torchreg.engine.data import Batch, Table, compute_batch_sizes
 from torchreg.losses import Loss
 from torchreg.optim import LRSchedule, OptimizerSpec, ScheduleSpec
+
+if TYPE_CHECKING:
+    from torchreg.engine.spec.fit_monitor import FitMonitor
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -47,7 +50,10 @@ class EpochRecord:
 
 
 class Observer(Protocol):
-    """Callback interface of the training loop, called once per epoch."""
+    """Callback interface of a fit, called once per epoch."""
+
+    def on_fit_begin(self) -> None:
+        """Run before the first step, and before steps are recorded."""
 
     def on_epoch_begin(self) -> None:
         """Run before each epoch."""
@@ -55,17 +61,14 @@ class Observer(Protocol):
     def on_epoch_end(self, record: EpochRecord) -> bool:
         """Run after each epoch; return True to stop training."""
 
-    def on_fit_end(self, result: TrainResult) -> None:
-        """Run once the network holds its final weights."""
+    def on_fit_end(self) -> None:
+        """Run once all networks hold their final weights."""
 
 
 class BatchObserver(Observer, Protocol):
-    """Observer that is also called for each batch and owns the torch optimizer."""
+    """Observer of one network that is also called for each batch and owns the torch optimizer."""
 
     optimizer: torch.optim.Optimizer
-
-    def begin(self) -> None:
-        """Run before the first epoch."""
 
     def on_batch_begin(self, batch: Batch, *, training: bool) -> None:
         """Run before each batch."""
@@ -134,8 +137,10 @@ class TrainTask:
         Seed of the order of the batches, and of a network that draws random numbers.
     first_epoch : int, default=0
         Number of epochs trained by earlier fits (warm start).
-    observers : list of Observer
+    monitor : FitMonitor or None, default=None
+        Of the fit, if it has observers or callbacks.
     batch_observer : BatchObserver or None, default=None
+        Of this network alone.
     checkpoint_store : CheckpointStore or None, default=None
     protect_input : bool, default=False
         Whether the network overwrites its input and must receive a copy.
@@ -157,7 +162,7 @@ class TrainTask:
     stopping: Stopping
     seed: int
     first_epoch: int = 0
-    observers: list[Observer] = field(default_factory=list)
+    monitor: FitMonitor | None = None
     batch_observer: BatchObserver | None = None
     checkpoint_store: CheckpointStore | None = None
     protect_input: bool = False

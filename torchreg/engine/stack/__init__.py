@@ -10,8 +10,8 @@ matrix, ``torch.func.vmap`` computes one network for all rows, and one update mo
    their rows once, and compares a step with single networks (``verify``); ``vmap_objective``
    computes the losses.
 3. ``train_many`` trains stacks in parallel threads. A group that cannot be stacked, or fails while
-   it trains, trains one network after another, with the same results; ``replay_observer`` then
-   hides the repeated epochs from observers.
+   it trains, trains one network after another, with the same results. The networks of a fit with
+   observers train epoch by epoch in turn.
 
 Each task has a result of its own: an exception in one network does not affect the others.
 """
@@ -22,7 +22,6 @@ from torchreg.engine.stack.grouping import (
     group_tasks,
     stack_signature,
 )
-from torchreg.engine.stack.replay_observer import ReplayObserver
 from torchreg.engine.stack.stack import Stack
 from torchreg.engine.stack.train_many import train_tasks
 from torchreg.engine.stack.verify import NotStackableError, StackVerifier
@@ -30,7 +29,6 @@ from torchreg.engine.stack.verify import NotStackableError, StackVerifier
 __all__ = [
     "Group",
     "NotStackableError",
-    "ReplayObserver",
     "Stack",
     "StackVerifier",
     "UnstackableError",

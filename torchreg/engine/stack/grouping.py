@@ -105,6 +105,19 @@ def group_tasks(tasks: Sequence[TrainTask], *, n_threads: int) -> list[Group]:
     return groups
 
 
+def join_groups(groups: Sequence[Group], tasks: Sequence[TrainTask]) -> list[list[Group]]:
+    """Join groups that have networks of the same observed fit, and keep all others apart."""
+    joined: list[tuple[set[int], list[Group]]] = []
+    for group in groups:
+        monitors = {id(tasks[i].monitor) for i in group.indices if tasks[i].monitor is not None}
+        together = [group]
+        for other in [each for each in joined if each[0] & monitors]:
+            joined.remove(other)
+            monitors, together = monitors | other[0], [*other[1], *together]
+        joined.append((monitors, together))
+    return [together for _, together in joined]
+
+
 def _changed_tensors(network: nn.Module) -> list[Tensor]:
     """List what training changes; networks that share any of it cannot train together."""
     return [*[p for p in network.parameters() if p.requires_grad], *network.buffers()]

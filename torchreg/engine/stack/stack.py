@@ -337,10 +337,11 @@ class Stack:
             tensor.data = tensor.data.clone()
         self.tasks[slot].network.eval()
 
-    def undo(self) -> None:
-        """Restore all networks as they were before they were stacked."""
+    def undo(self, slots: Sequence[int]) -> None:
+        """Restore some networks as they were before they were stacked."""
         tensors, params, buffers = self.initial
-        for slot, own in enumerate(tensors):
+        for slot in slots:
+            own = tensors[slot]
             parts = params[slot].split([own[name].numel() for name in self.names])
             for name, part in zip(self.names, parts, strict=True):
                 # (n,) -> shape of the parameter

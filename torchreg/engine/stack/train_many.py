@@ -3,27 +3,38 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
+from collections import deque
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from functools import partial
-from itertools import chain
-from queue import Empty, SimpleQueue
 
 import torch
 
-from torchreg._utils import num_threads, with_seed
+from torchreg._utils import generator_states, num_threads, with_seed
 from torchreg.engine.spec import (
+    ONE_THREAD,
+    FitMonitor,
     NotStartedError,
+    ObserverError,
     TaskResult,
     TrainResult,
     TrainTask,
     is_interrupted,
     reraise_interrupt,
 )
-from torchreg.engine.stack.grouping import REASON_LARGE, Group, group_tasks, n_busy_threads
-from torchreg.engine.stack.replay_observer import ReplayObserver
+from torchreg.engine.stack.grouping import (
+    REASON_LARGE,
+    Group,
+    group_tasks,
+    join_groups,
+    n_busy_threads,
+)
 from torchreg.engine.stack.stack import Stack
 from torchreg.engine.stack.verify import NotStackableError
-from torchreg.engine.train import TrainingLoop, train_single
+from torchreg.engine.train import SingleBackend, TrainingLoop, build_backend
+
+#: A method of a training loop.
+LoopPart = Callable[[TrainingLoop], object]
 
 
 def train_tasks(tasks: Sequence[TrainTask], cancel_event: threading.Event) -> list[TaskResult]:
@@ -47,15 +58,20 @@ def train_tasks(tasks: Sequence[TrainTask], cancel_event: threading.Event) -> li
         If the user interrupts training before the first epoch has ended.
     """
     scheduler = _StackScheduler(tasks, cancel_event)
-    n_available = torch.get_num_threads()
-    groups = group_tasks(tasks, n_threads=n_available)
-    parallel = [group for group in groups if scheduler.can_run_in_parallel(group)]
-    n_threads = min(n_available, len(parallel))
+    groups = [Group([*range(len(tasks))])]
     try:
-        if n_threads > 1:
-            with num_threads(1, others=n_available):
-                scheduler.run_parallel(parallel, n_threads)
-        scheduler.run_serial([g for g in groups if n_threads <= 1 or g not in parallel])
+        # Callbacks may change modules, which decides about stacks.
+        for monitor in scheduler.monitors_of(groups):
+            monitor.begin_fit()
+        if len(tasks) != 1:
+            groups = group_tasks(tasks, n_threads=scheduler.n_available)
+        fits = join_groups(groups, tasks)
+        parallel = [joined for joined in fits if scheduler.can_run_in_parallel(joined)]
+        if min(scheduler.n_available, len(parallel)) > 1:
+            scheduler.run_parallel([partial(scheduler.run_groups, joined) for joined in parallel])
+            fits = [joined for joined in fits if joined not in parallel]
+        for joined in fits:
+            scheduler.run_groups(joined)
     except KeyboardInterrupt:
         # Keep what was learned, unless the results would not show the interrupt.
         results = scheduler.pop_results()
@@ -65,6 +81,66 @@ def train_tasks(tasks: Sequence[TrainTask], cancel_event: threading.Event) -> li
             raise
         return results
     return scheduler.pop_results()
+
+
+class _Lane:
+    """One training loop: of a stack, or of one network.
+
+    Parameters
+    ----------
+    tasks : list of TrainTask
+    indices : list of int
+        Positions of its tasks among all tasks.
+    reason : str or None
+        Why a network is not in a stack; completes "because".
+    features_first : bool, default=True
+        Memory layout of a stack.
+    n_epochs : int, default=0
+        Epochs that its networks have trained in a stack that failed, and repeat.
+    """
+
+    def __init__(
+        self,
+        tasks: list[TrainTask],
+        indices: list[int],
+        reason: str | None,
+        *,
+        features_first: bool = True,
+        n_epochs: int = 0,
+    ) -> None:
+        self.tasks, self.indices, self.reason = tasks, indices, reason
+        self.features_first, self.n_epochs = features_first, n_epochs
+        self.stack: Stack | None = None
+        self.loop: TrainingLoop | None = None
+        first = tasks[0]
+        is_small = len(tasks) > 1 or first.work <= ONE_THREAD
+        self.n_threads = 1 if is_small else torch.get_num_threads()
+        self.generators = first.generators if first.uses_rng else None
+
+    def open(self, work: LoopPart, cancel_event: threading.Event) -> TrainingLoop:
+        """Build the loop, and repeat what a stack did before it failed in a part."""
+        backend: Stack | SingleBackend
+        if len(self.tasks) > 1:
+            backend = self.stack = Stack(self.tasks, features_first=self.features_first)
+        else:
+            backend = build_backend(self.tasks[0], self.reason)
+        loop = self.loop = TrainingLoop(self.tasks, backend, cancel_event)
+        while loop.active and loop.n_ended < self.n_epochs:
+            loop.run_epoch()
+            loop.end_epoch()
+        if work is TrainingLoop.end_epoch:
+            loop.run_epoch()
+        return loop
+
+    def draw(self, work: LoopPart, cancel_event: threading.Event) -> None:
+        """Run a part with the random numbers of this lane."""
+        device = self.tasks[0].training.t.device
+
+        def run() -> None:
+            work(self.loop or self.open(work, cancel_event))
+            self.generators = generator_states(device)
+
+        with_seed(self.generators or 0, device, run)
 
 
 class _StackScheduler:
@@ -79,6 +155,7 @@ class _StackScheduler:
     def __init__(self, tasks: Sequence[TrainTask], cancel_event: threading.Event) -> None:
         self.tasks, self.cancel_event = tasks, cancel_event
         self.results: dict[int, TaskResult] = {}
+        self.n_available = torch.get_num_threads()
 
     def pop_results(self) -> list[TaskResult]:
         """Return the results, and drop them here.
@@ -88,31 +165,53 @@ class _StackScheduler:
         results, self.results = self.results, {}
         return [results.get(index) or NotStartedError() for index in range(len(self.tasks))]
 
-    def can_run_in_parallel(self, group: Group) -> bool:
-        """Return whether a stack, or a large network, may train in a thread and gains by it.
+    def can_run_in_parallel(self, groups: list[Group]) -> bool:
+        """Return whether stacks, or large networks, may train in threads and gain by it.
 
         Observers run in the calling thread only, and torch's global generators are shared.
         """
+        return not self.monitors_of(groups) and all(map(self.can_run_in_thread, groups))
+
+    def can_run_in_thread(self, group: Group) -> bool:
+        """Return whether the steps of a group may run in a thread, and keep it busy."""
         tasks = [self.tasks[index] for index in group.indices]
         first = tasks[0]
         return (
             (len(tasks) > 1 or group.not_stacked_reason == REASON_LARGE)
             and first.training.t.device.type == "cpu"
             and not first.uses_rng
-            and not any(task.observers for task in tasks)
             and n_busy_threads(tasks) >= 1
         )
 
-    def run_parallel(self, groups: list[Group], n_threads: int) -> None:
-        """Train groups in the calling thread and in ``n_threads - 1`` others, on one core each."""
-        queue: SimpleQueue[Group] = SimpleQueue()
-        for group in groups:
-            queue.put(group)
-        workers = [threading.Thread(target=self._work, args=(queue,)) for _ in range(n_threads - 1)]
+    def monitors_of(self, groups: list[Group]) -> list[FitMonitor]:
+        """List the monitors of the fits that the networks belong to."""
+        monitors = [self.tasks[i].monitor for group in groups for i in group.indices]
+        return [*{id(monitor): monitor for monitor in monitors if monitor is not None}.values()]
+
+    def run_parallel(self, works: Sequence[Callable[[], None]]) -> None:
+        """Call functions in the calling thread and in others, each of which uses one core."""
+        n_threads = min(self.n_available, len(works))
+        queue = deque(works)
+
+        def work() -> None:
+            with num_threads(1, others=self.n_available):
+                while not self.cancel_event.is_set():
+                    try:
+                        # A deque is thread-safe.
+                        call = queue.popleft()
+                    except IndexError:
+                        return
+                    call()
+
+        def work_in_thread() -> None:
+            with suppress(KeyboardInterrupt):
+                work()
+
+        workers = [threading.Thread(target=work_in_thread) for _ in range(n_threads - 1)]
         for worker in workers:
             worker.start()
         try:
-            self._run_queue(queue)
+            work()
             for worker in workers:
                 worker.join()
         except BaseException:
@@ -121,70 +220,130 @@ class _StackScheduler:
                 worker.join()
             raise
 
-    def _work(self, queue: SimpleQueue[Group]) -> None:
-        try:
-            with num_threads(1, others=torch.get_num_threads()):
-                self._run_queue(queue)
-        except KeyboardInterrupt:
+    def run_groups(self, groups: list[Group]) -> None:
+        """Train groups one after another; epoch by epoch in turn if they share observers."""
+        lanes = deque(
+            _Lane([self.tasks[i] for i in group.indices], group.indices, group.not_stacked_reason)
+            for group in groups
+        )
+        monitors = self.monitors_of(groups)
+        if monitors:
+            in_threads = all(map(self.can_run_in_thread, groups))
+            self._run_in_turn([*lanes], monitors, in_threads=in_threads)
             return
+        while lanes and not self.cancel_event.is_set():
+            lanes.extendleft(self._advance(lanes.popleft(), TrainingLoop.run)[::-1])
 
-    def _run_queue(self, queue: SimpleQueue[Group]) -> None:
-        while not self.cancel_event.is_set():
-            try:
-                self.run_serial([queue.get_nowait()])
-            except Empty:
-                return
+    def _run_in_turn(
+        self, lanes: list[_Lane], monitors: list[FitMonitor], *, in_threads: bool
+    ) -> None:
+        try:
+            lanes[:] = self._advance_all(lanes, TrainingLoop.start)
+            while lanes:
+                for monitor in monitors:
+                    monitor.begin_epoch()
+                lanes[:] = self._advance_all(lanes, TrainingLoop.run_epoch, in_threads=in_threads)
+                for monitor in monitors:
+                    monitor.end_epoch()
+                lanes[:] = self._advance_all(lanes, TrainingLoop.end_epoch)
+                for monitor in monitors:
+                    monitor.end_fit()
+        except KeyboardInterrupt:
+            for lane in lanes:
+                if lane.loop is not None and lane.loop.active and lane.loop.n_finished:
+                    lane.loop.interrupt()
+                    self._store(lane)
+            for monitor in monitors:
+                monitor.end_fit()
+            raise
+        finally:
+            for monitor in monitors:
+                # Its runs refer to tasks, which refer to it: a reference cycle.
+                monitor.runs.clear()
 
-    def run_serial(self, groups: list[Group]) -> None:
-        """Train one group after another; an interrupt ends the current one and cancels the rest."""
-        for group in groups:
-            reason = group.not_stacked_reason
-            if len(group.indices) > 1 and not self.cancel_event.is_set():
-                reason = self._train_stack(group.indices)
-                if reason is None:
-                    continue
-            for index in group.indices:
-                if self.cancel_event.is_set():
-                    return
-                # No local name for the result: an exception refers to the frames it passed through.
-                self.results[index] = train_single(self.tasks[index], self.cancel_event, reason)
-                if is_interrupted(self.results[index]):
-                    self.cancel_event.set()
+    def _advance_all(
+        self, lanes: list[_Lane], work: LoopPart, *, in_threads: bool = False
+    ) -> list[_Lane]:
+        """Run a part of each lane; return the lanes that still train."""
+        left: dict[int, list[_Lane]] = {}
 
-    def _train_stack(self, indices: list[int]) -> str | None:
-        """Train a group as one stack; return why that is impossible, or None."""
-        tasks = [self.tasks[index] for index in indices]
-        observers = [[ReplayObserver(observer) for observer in task.observers] for task in tasks]
-        first, reason = tasks[0], ""
+        def advance(place: int, lane: _Lane) -> None:
+            left[place] = self._advance(lane, work)
 
-        def build_and_train(features_first: bool) -> list[TaskResult]:
-            stack = Stack(tasks, features_first=features_first)
-            for task, own in zip(tasks, observers, strict=True):
-                task.observers = [*own]
-            try:
-                return TrainingLoop(tasks, stack, self.cancel_event).run()
-            except Exception as error:
-                reraise_interrupt(error)
-                stack.undo()
-                for observer in chain(*observers):
-                    observer.reset()
-                raise NotStackableError(f"training as a stack failed: {error}") from error
+        works = [partial(advance, *item) for item in enumerate(lanes)]
+        if in_threads and min(self.n_available, len(lanes)) > 1:
+            self.run_parallel(works)
+            if self.cancel_event.is_set():
+                raise KeyboardInterrupt
+        else:
+            for call in works:
+                call()
+        return [lane for place in range(len(lanes)) for lane in left[place]]
 
-        with num_threads(1, others=torch.get_num_threads()):
-            for features_first in (True, False):
-                work = partial(build_and_train, features_first)
-                try:
-                    if first.uses_rng:
-                        results = with_seed(first.generators, first.training.t.device, work)
-                    else:
-                        results = work()
-                except NotStackableError as error:
-                    reason = str(error)
-                    continue
-                if any(map(is_interrupted, results)):
-                    self.cancel_event.set()
-                self.results |= zip(indices, results, strict=True)
-                # An exception among the results refers to this frame.
-                del results
-                return None
-        return reason
+    def _advance(self, lane: _Lane, work: LoopPart) -> list[_Lane]:
+        """Run a part of a lane; return the lanes that still train, which may be others."""
+        try:
+            with num_threads(lane.n_threads, others=self.n_available):
+                if lane.generators is None:
+                    work(lane.loop or lane.open(work, self.cancel_event))
+                else:
+                    lane.draw(work, self.cancel_event)
+        except Exception as error:
+            reraise_interrupt(error)
+            others = self._replace(lane, error)
+        else:
+            if lane.loop is not None and lane.loop.active:
+                return [lane]
+            self._store(lane)
+            return []
+        return [left for other in others for left in self._advance(other, work)]
+
+    def _store(self, lane: _Lane) -> None:
+        assert lane.loop is not None
+        results = lane.loop.pop_results()
+        if any(map(is_interrupted, results)):
+            self.cancel_event.set()
+        self.results |= zip(lane.indices, results, strict=True)
+
+    def _replace(self, lane: _Lane, error: Exception) -> list[_Lane]:
+        """Return lanes that train the networks of a stack that failed; a network has failed."""
+        loop, stack = lane.loop, lane.stack
+        lane.loop = lane.stack = None
+        if len(lane.tasks) == 1:
+            if loop is not None:
+                loop.fail(error)
+                # The error's traceback refers to the loop.
+                loop.pop_results()
+            monitor = lane.tasks[0].monitor
+            if isinstance(error, ObserverError) and monitor is not None:
+                error = monitor.error = error.error
+            self.results[lane.indices[0]] = error
+            return []
+        remaining = [*range(len(lane.tasks))]
+        n_epochs = lane.n_epochs
+        if stack is not None and loop is not None:
+            remaining = [slot for slot, run in enumerate(loop.runs) if run.result is None]
+            self.results |= {
+                lane.indices[slot]: run.result
+                for slot, run in enumerate(loop.runs)
+                if run.result is not None
+            }
+            stack.undo(remaining)
+            n_epochs = max(n_epochs, loop.n_ended)
+        reason = str(error)
+        if not isinstance(error, NotStackableError):
+            reason = f"training as a stack failed: {error}"
+        groups = [remaining]
+        if not lane.features_first:
+            groups = [[slot] for slot in remaining]
+        return [
+            _Lane(
+                [lane.tasks[slot] for slot in slots],
+                [lane.indices[slot] for slot in slots],
+                reason if len(slots) == 1 else None,
+                features_first=False,
+                n_epochs=n_epochs,
+            )
+            for slots in groups
+            if slots
+        ]

@@ -16,7 +16,7 @@ The result of a task is a ``TrainResult``, or the exception that ended it.
 
 from torchreg.engine.train.loop import TrainingLoop
 from torchreg.engine.train.lr_groups import StackedLRSchedule, build_stacked_schedule
-from torchreg.engine.train.single import FlatBackend, SingleBackend, train_single
+from torchreg.engine.train.single import FlatBackend, SingleBackend, build_backend, train_single
 from torchreg.engine.train.step_backend import OnLoss, ResumableBackend, StepBackend
 
 __all__ = [
@@ -27,6 +27,7 @@ __all__ = [
     "StackedLRSchedule",
     "StepBackend",
     "TrainingLoop",
+    "build_backend",
     "build_stacked_schedule",
     "train_single",
 ]

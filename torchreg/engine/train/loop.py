@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from threading import Event
 from typing import Any, cast
 
 import numpy as np
 from torch import Tensor
 
-from torchreg.engine.spec import Observer, ObserverError, TaskResult, TrainResult, TrainTask
+from torchreg.engine.spec import TaskResult, TrainResult, TrainTask
 from torchreg.engine.train.run_state import BestWeights, RunState
 from torchreg.engine.train.step_backend import ResumableBackend, StepBackend
 
@@ -26,6 +26,12 @@ _MIN_STEPS_SAVED = 100
 
 class TrainingLoop:
     """Trains networks in place: one network, or several as one stack.
+
+    Call :meth:`run`, or :meth:`start` and then, for each epoch, :meth:`run_epoch` and
+    :meth:`end_epoch`, between which the observers of the fit are notified.
+
+    A network that has finished holds its last weights; after early stopping, or where the loss
+    became infinite or NaN, the best ones.
 
     Parameters
     ----------
@@ -45,11 +51,11 @@ class TrainingLoop:
         self.runs = [RunState(task, slot) for slot, task in enumerate(tasks)]
         #: Runs that still train, and runs whose weights are in the stack.
         self.active, self.in_stack = [*self.runs], [*self.runs]
-        self.observed = [run for run in self.runs if run.observers]
-        self.monitored = [run for run in self.runs if run.observers or run.patience is not None]
+        self.batch_observer = first.batch_observer
+        self.monitored = [run for run in self.runs if run.is_monitored]
         self.min_epochs = min(task.max_epochs for task in tasks)
-        #: Epochs that have begun, and that have ended.
-        self.n_epochs = self.n_finished = 0
+        #: Epochs that have begun, that were trained, and that have ended.
+        self.n_epochs = self.n_finished = self.n_ended = 0
         self.on_validation = first.stopping.on_validation
         #: Whether each step gives the training loss of the weights before it. The best weights
         #: are then saved before the step, otherwise at the end of an epoch.
@@ -63,7 +69,7 @@ class TrainingLoop:
         self.syncs_each_step = (
             first.training.t.device.type == "cpu"
             or backend.full_batch is not None
-            or first.batch_observer is not None
+            or self.batch_observer is not None
         )
         self.is_first_step = True
         self.batch_losses: list[float] | Tensor = []
@@ -74,9 +80,7 @@ class TrainingLoop:
         Returns
         -------
         list of TrainResult or Exception
-            One for each task. Its network holds the last weights; after early stopping, or where
-            the loss became infinite or NaN, the best ones. A ``ValueError`` if the first loss was
-            not finite; an ``ObserverError`` if an observer raised an exception.
+            One for each task; a ``ValueError`` if the first loss was not finite.
 
         Raises
         ------
@@ -84,30 +88,40 @@ class TrainingLoop:
             If the user interrupts training before the first epoch has ended.
         """
         try:
-            checkpoint = None if self.store is None else self.store.load()
-            if checkpoint is not None:
-                self._resume(checkpoint)
+            self.start()
             while self.active:
-                self._run_epoch()
+                self.run_epoch()
+                self.end_epoch()
         except KeyboardInterrupt:
             if self.n_finished == 0:
                 raise
-            self._interrupt()
+            self.interrupt()
         finally:
-            for run in self.active:
-                self.backend.detach(run.slot)
-        return self._pop_results()
+            self._detach_active()
+        return [run.result for run in self.runs if run.result is not None]
 
-    def _run_epoch(self, *, save: bool = True) -> None:
+    def _detach_active(self) -> None:
+        # A function, because an error that ends the loop refers to the frames it passed through.
+        for run in self.active:
+            self.backend.detach(run.slot)
+
+    def start(self) -> None:
+        """Resume from the last checkpoint, if there is one."""
+        checkpoint = None if self.store is None else self.store.load()
+        if checkpoint is not None:
+            self._resume(checkpoint)
+
+    def run_epoch(self) -> None:
+        """Train for an epoch, evaluate the validation rows, and record the losses."""
         if self.cancel_event.is_set():
             raise KeyboardInterrupt
-        self.n_epochs += 1
-        # 1. Notify the observers.
-        for run in self.observed:
-            if run.result is None:
-                self._notify(run, lambda observer: observer.on_epoch_begin())
+        self._end_failed_fits()
         if not self.active:
             return
+        self.n_epochs += 1
+        # 1. Notify callbacks of this network.
+        if self.batch_observer is not None:
+            self.batch_observer.on_epoch_begin()
         # 2. Train: one step per batch.
         losses = self._train_epoch()
         # 3. Evaluate the validation rows.
@@ -126,9 +140,17 @@ class TrainingLoop:
         if self.backend.lr_schedule is not None:
             self.backend.lr_schedule.after_epoch(validation_losses or losses)
             self.backend.apply_lr()
+        if self.batch_observer is not None:
+            self.active[0].notify_epoch_end()
+
+    def end_epoch(self, *, save: bool = True) -> None:
+        """Stop the networks whose losses, observers or budgets say so; save a checkpoint."""
         # 7. Stop early, or because an observer asks for it.
+        self._end_failed_fits()
         for run in self.monitored:
-            self._check_stopping(run)
+            reason = None if run.result is not None else run.stop_reason()
+            if reason is not None:
+                self._finalize(run, reason)
         if self.active and self.backend.converged:
             self._finalize(self.active[0], "converged")
         # 8. Save a checkpoint.
@@ -138,6 +160,7 @@ class TrainingLoop:
         self._end_budgets()
         if self._should_compact():
             self._compact_stack()
+        self.n_ended = self.n_epochs
 
     def _train_epoch(self) -> list[float]:
         """Take one step per batch; return the mean loss of each network, as before each step."""
@@ -201,19 +224,12 @@ class TrainingLoop:
             if not is_finite[run.slot]:
                 self._finalize(run, "diverged")
 
-    def _check_stopping(self, run: RunState) -> None:
-        """Notify the observers of a run, and end it if one of them or its losses say so."""
-        if run.result is not None:
-            return
-        wants_stop: list[bool] = []
-        if run.observers:
-            record = run.last_record()
-            wants_stop = self._notify(run, lambda observer: observer.on_epoch_end(record))
-            if record.extra:
-                run.extra[record.epoch] = record.extra
-        reason = "callback" if any(wants_stop) else run.stop_reason()
-        if reason is not None and run.result is None:
-            self._finalize(run, reason)
+    def _end_failed_fits(self) -> None:
+        """End the runs of fits whose observers raised an exception."""
+        for run in self.monitored:
+            monitor = run.task.monitor
+            if run.result is None and monitor is not None and monitor.error is not None:
+                self._finish(run, monitor.error)
 
     def _end_budgets(self) -> None:
         if self.n_epochs < self.min_epochs:
@@ -242,23 +258,15 @@ class TrainingLoop:
             self.backend.lr_schedule.end(run.slot)
         run.result = result
         self.active = [other for other in self.active if other is not run]
-        if isinstance(result, TrainResult):
-            self._notify(run, lambda observer: observer.on_fit_end(result))
+        if self.batch_observer is not None and isinstance(result, TrainResult):
+            self.batch_observer.on_fit_end()
 
-    def _notify(self, run: RunState, call: Callable[[Observer], Any]) -> list[Any]:
-        """Call each observer of a run; an exception becomes the result of this run."""
-        try:
-            return [call(observer) for observer in run.observers]
-        except Exception as error:
-            result = error if isinstance(error, ObserverError) else ObserverError(error)
-            if run.result is None:
-                self._finish(run, result)
-            run.result = result
-            # The error refers to this frame: break the reference cycle.
-            del result
-            return []
+    def fail(self, error: Exception) -> None:
+        """End all runs with an error."""
+        for run in self.active:
+            self._finish(run, error)
 
-    def _interrupt(self) -> None:
+    def interrupt(self) -> None:
         """End all runs as they were after the last complete epoch."""
         is_mid_epoch = self.n_epochs != self.n_finished
         if not (is_mid_epoch or self.tracks_train_loss):
@@ -316,11 +324,12 @@ class TrainingLoop:
         """Repeat the first epochs, and continue from what :meth:`_state_dict` returned."""
         (run,) = self.in_stack
         while self.active and len(run.losses) < min(REPLAY_EPOCHS, len(checkpoint["losses"])):
-            self._run_epoch(save=False)
+            self.run_epoch()
+            self.end_epoch(save=False)
         if not self.active:
             return
         run.load_state_dict(checkpoint)
-        self.n_epochs = self.n_finished = len(run.losses)
+        self.n_epochs = self.n_finished = self.n_ended = len(run.losses)
         self.best.load_state_dict(checkpoint["snapshot"])
         self.last.save_all()
         cast(ResumableBackend, self.backend).load_state_dict(checkpoint)
@@ -329,11 +338,10 @@ class TrainingLoop:
         else:
             self._end_budgets()
 
-    def _pop_results(self) -> list[TaskResult]:
+    def pop_results(self) -> list[TaskResult]:
         """Return the results and drop them: tracebacks refer to this object, which is a cycle."""
         results = [run.result for run in self.runs if run.result is not None]
-        for run in self.runs:
-            run.result = None
+        self.runs = self.in_stack = self.monitored = []
         return results
 
 

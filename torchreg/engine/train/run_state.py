@@ -12,7 +12,6 @@ from torch import Tensor
 
 from torchreg.engine.spec import (
     EpochRecord,
-    Observer,
     TaskResult,
     TrainResult,
     TrainTask,
@@ -36,9 +35,7 @@ class RunState:
 
     def __init__(self, task: TrainTask, slot: int) -> None:
         self.task, self.slot = task, slot
-        self.observers: list[Observer] = [*task.observers]
-        if task.batch_observer is not None:
-            self.observers.insert(0, task.batch_observer)
+        self.network = task.network
         # Lists of floats, which the garbage collector does not traverse.
         self.losses: list[float] = []
         self.validation_losses: list[float] = []
@@ -49,6 +46,15 @@ class RunState:
         if stopping.on_validation or stopping.tol is not None:
             self.patience = Patience(stopping.patience, stopping.tol or 0.0)
         self.result: TaskResult | None = None
+        self.callback_stops = False
+        if task.monitor is not None:
+            task.monitor.runs[id(task)] = self
+
+    @property
+    def is_monitored(self) -> bool:
+        """Whether something other than the budget may stop the run."""
+        observed = self.task.monitor is not None or self.task.batch_observer is not None
+        return observed or self.patience is not None
 
     @property
     def monitored_losses(self) -> list[float]:
@@ -57,6 +63,10 @@ class RunState:
 
     def stop_reason(self) -> str | None:
         """Return why the run should stop before its budget, or None; call it once per epoch."""
+        monitor = self.task.monitor
+        n_epochs = self.task.first_epoch + len(self.losses)
+        if self.callback_stops or (monitor is not None and n_epochs >= monitor.last_epoch):
+            return "callback"
         if self.patience is None or not self.patience.update(self.monitored_losses[-1]):
             return None
         return "early_stopping" if self.task.stopping.on_validation else "converged"
@@ -70,14 +80,18 @@ class RunState:
         may_stop = self.patience is not None and self.patience.patience is not None
         return min(left, n_epochs) if may_stop else left
 
-    def last_record(self) -> EpochRecord:
-        """Return the record of the last epoch."""
-        return EpochRecord(
+    def notify_epoch_end(self) -> None:
+        """Notify the callbacks of this network, and keep what they record."""
+        assert self.task.batch_observer is not None
+        record = EpochRecord(
             self.task.first_epoch + len(self.losses),
             self.losses[-1],
             self.validation_losses[-1] if self.validation_losses else None,
             lr=self.rates[-1] if self.rates else None,
         )
+        self.callback_stops = self.task.batch_observer.on_epoch_end(record)
+        if record.extra:
+            self.extra[record.epoch] = record.extra
 
     def truncate(self, n_epochs: int) -> None:
         """Drop the record of an interrupted epoch."""

@@ -278,7 +278,7 @@ def build_backend(task: TrainTask, not_stacked_reason: str | None = None) -> Sin
     """
     if task.batch_observer is not None:
         # It may change the network.
-        task.batch_observer.begin()
+        task.batch_observer.on_fit_begin()
     else:
         parameters = trainable_parameters(task.network)
         optimizer = task.optimizer.build_flat(parameters[0].device)
@@ -289,18 +289,14 @@ def build_backend(task: TrainTask, not_stacked_reason: str | None = None) -> Sin
     return TorchBackend(task, not_stacked_reason)
 
 
-def train_single(
-    task: TrainTask, cancel_event: Event, not_stacked_reason: str | None = None
-) -> TaskResult:
-    """Train one network in place, with its own random numbers if it draws any.
+def train_single(task: TrainTask, cancel_event: Event) -> TaskResult:
+    """Train one network without observers in place, with its own random numbers.
 
     Parameters
     ----------
     task : TrainTask
     cancel_event : Event
         Once it is set, training ends as if it were interrupted.
-    not_stacked_reason : str or None, default=None
-        Why the network is not in a stack with others; completes "because".
 
     Returns
     -------
@@ -313,7 +309,7 @@ def train_single(
     """
 
     def build() -> TrainingLoop:
-        return TrainingLoop([task], build_backend(task, not_stacked_reason), cancel_event)
+        return TrainingLoop([task], build_backend(task), cancel_event)
 
     n_available = torch.get_num_threads()
     with num_threads(1 if task.work <= ONE_THREAD else n_available, others=n_available):

@@ -1,25 +1,120 @@
-"""Adapter that runs skorch callbacks in the training loop of torchreg.
+"""Adapters that run skorch callbacks in the training loop of torchreg.
 
 A skorch net exists for the time of a fit. It has the attributes that callbacks use (``module_``,
-``optimizer_``, ``history``, ``predict``) and is notified of every batch and epoch. Callbacks see
-losses in standardized units; ``X``, ``y`` and predictions in raw units.
+``optimizer_``, ``history``, ``predict``). Callbacks see losses in standardized units; ``X``, ``y``
+and predictions in raw units.
+
+Callbacks that act on a network within an epoch (:func:`acts_on_network`) belong to one network,
+whose net is notified of every batch: :class:`NetworkCallbacks`. All others receive the epochs of
+the fit, the means of its networks: :class:`FitCallbacks`. With one network, all callbacks are in
+one net, so that they share one history.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from types import CodeType
 from typing import Any
 
 import skorch
 import torch
-from skorch.callbacks import LRScheduler
+from skorch.callbacks import Callback, LRScheduler, ProgressBar, TensorBoard
 from skorch.dataset import Dataset
 from torch import Tensor, nn
 
 from torchreg._utils import did_you_mean
 from torchreg.engine.data import Batch
-from torchreg.engine.spec import EpochRecord, ObserverError, TrainResult, trainable_parameters
-from torchreg.optim import OptimizerSpec, ScheduleSpec
+from torchreg.engine.spec import EpochRecord, FitConfig, ObserverError, trainable_parameters
+
+_BATCH_EVENTS = ("on_batch_begin", "on_batch_end", "on_grad_computed")
+#: Names that code uses which acts on the optimizer or on gradients.
+_ACTING_NAMES = {
+    "get_all_learnable_params",
+    "load_params",
+    "optimizer_",
+    "param_groups",
+    "requires_grad",
+    "requires_grad_",
+    "save_model",
+    "save_params",
+}
+#: What a net records of each epoch itself.
+_OWN_KEYS = ("batches", "epoch", "train_loss", "valid_loss")
+
+Rows = tuple[Tensor, Tensor]
+
+
+def split_callbacks(config: FitConfig) -> FitConfig:
+    """Move the callbacks that receive the epochs of the fit to ``fit_callbacks``.
+
+    Raises
+    ------
+    ValueError
+        If an option names no callback.
+    """
+    named = {item[0] for item in config.callbacks if isinstance(item, tuple | list)}
+    for option in config.callback_options:
+        name = option.partition("__")[0]
+        if name not in named:
+            raise ValueError(
+                f"callbacks__{option} names no callback.{did_you_mean(name, named)} "
+                "Give callbacks as (name, callback) pairs to set their parameters."
+            )
+    several = config.n_networks > 1
+    acting = [acts_on_network(_callback_of(item), several=several) for item in config.callbacks]
+    if any(acting) and not several:
+        return config
+    pairs = [*zip(acting, config.callbacks, strict=True)]
+    return replace(
+        config,
+        callbacks=[item for acts, item in pairs if acts],
+        fit_callbacks=[item for acts, item in pairs if not acts],
+    )
+
+
+def _callback_of(item: Any) -> Any:
+    return item[1] if isinstance(item, tuple | list) else item
+
+
+def acts_on_network(callback: Any, *, several: bool = False) -> bool:
+    """Return whether a callback acts on a network or its optimizer, or listens to batches.
+
+    Its methods are searched for the names of such actions.
+
+    Parameters
+    ----------
+    callback : skorch callback, its class or None
+    several : bool, default=False
+        Whether the fit has several networks, for which a progress bar would be shown several times.
+
+    Examples
+    --------
+    >>> from skorch.callbacks import EarlyStopping, Freezer
+    >>> acts_on_network(EarlyStopping()), acts_on_network(Freezer("a.*"))
+    (False, True)
+    """
+    kind = callback if isinstance(callback, type) else type(callback)
+    if several and issubclass(kind, ProgressBar):
+        return False
+    own = [cls for cls in kind.__mro__ if cls not in (Callback, object)]
+    codes = [code for cls in own for code in _codes_of(vars(cls).values())]
+    if any(not _ACTING_NAMES.isdisjoint(code.co_names) for code in codes):
+        return True
+    # Loggers have batch methods, which do nothing unless they log batches.
+    if getattr(callback, "log_on_batch_end", None) is False:
+        return False
+    own = [cls for cls in own if cls is not TensorBoard]
+    return any(event in vars(cls) for cls in own for event in _BATCH_EVENTS)
+
+
+def _codes_of(values: Iterable[Any]) -> Iterator[CodeType]:
+    for value in values:
+        function = getattr(value, "__func__", getattr(value, "fget", value))
+        code = value if isinstance(value, CodeType) else getattr(function, "__code__", None)
+        if code is not None:
+            yield code
+            yield from _codes_of(code.co_consts)
 
 
 class _Net(skorch.NeuralNet):
@@ -30,97 +125,81 @@ class _Net(skorch.NeuralNet):
         self.optimizer_ = self.optimizer
         return self
 
+    def get_all_learnable_params(self) -> Iterator[tuple[str, nn.Parameter]]:
+        """Yield the parameters with their names in the module of the user."""
+        yield from self.module_.get_submodule("network").named_parameters()
 
-class SkorchObserver:
-    """Notifies skorch callbacks, and copies what they record to the records of epochs.
+
+class _Callbacks:
+    """Notifies callbacks, and copies what they record to the records of epochs.
 
     Parameters
     ----------
     callbacks : sequence
         skorch callbacks, or ``(name, callback)`` pairs.
-    options : mapping
-        Parameters of named callbacks, ``name__parameter``.
-    module : nn.Module
+    config : FitConfig
+    module : nn.Sequential
         The network with its scaling layers: raw units to raw units.
-    optimizer : OptimizerSpec
-        Builds the torch optimizer, which schedulers of callbacks may change.
-    to_raw : callable
-        Transforms outputs of the network to predictions in raw units.
-    targets_to_raw : callable or None
-        Transforms standardized targets to raw units; ``None`` for the identity.
     training, validation : pair of tensors (X, y), or None
         Data sets for the callbacks, in raw units.
-    device : torch.device
-        Device of the module.
-    max_epochs, batch_size : int
+    batch_size : int
         For progress bars.
-    schedule : ScheduleSpec
-        Learning-rate schedule of the fit.
 
     Raises
     ------
     ValueError
-        If an option names no callback or parameter, or if both a callback and ``schedule``
-        change the learning rate.
+        If an option names no parameter, or if both a callback and ``schedule`` change the learning
+        rate.
     """
 
     def __init__(
         self,
         callbacks: Sequence[Any],
-        options: Mapping[str, Any],
-        *,
-        module: nn.Module,
-        optimizer: OptimizerSpec,
-        to_raw: Callable[[Tensor], Tensor],
-        targets_to_raw: Callable[[Tensor], Tensor] | None,
-        training: tuple[Tensor, Tensor],
-        validation: tuple[Tensor, Tensor] | None,
-        device: torch.device,
-        max_epochs: int,
+        config: FitConfig,
+        module: nn.Sequential,
+        training: Rows,
+        validation: Rows | None,
         batch_size: int,
-        schedule: ScheduleSpec,
     ) -> None:
-        self.optimizer = optimizer.build_torch(trainable_parameters(module))
-        self.to_raw, self.targets_to_raw = to_raw, targets_to_raw or nn.Identity()
+        self.optimizer = config.optimizer.build_torch(trainable_parameters(module))
         named = {item[0] for item in callbacks if isinstance(item, tuple | list)}
-        for option in options:
-            name = option.partition("__")[0]
-            if name not in named:
-                raise ValueError(
-                    f"callbacks__{option} names no callback.{did_you_mean(name, named)} "
-                    "Give callbacks as (name, callback) pairs to set their parameters."
-                )
+        options: Mapping[str, Any] = {
+            f"callbacks__{option}": value
+            for option, value in config.callback_options.items()
+            if option.partition("__")[0] in named
+        }
         self.net = _Net(
             module,
             criterion=nn.MSELoss,
             optimizer=self.optimizer,
             callbacks=list(callbacks),
             train_split=None,
-            max_epochs=max_epochs,
+            max_epochs=config.max_epochs,
             batch_size=batch_size,
-            device=str(device),
+            device=str(config.device),
             verbose=0,
-            **{f"callbacks__{key}": value for key, value in options.items()},
+            **options,
         )
         self.net.initialize()
         schedulers = [c for _, c in self.net.callbacks_ if isinstance(c, LRScheduler)]
-        if schedulers and schedule.changes_lr:
+        if schedulers and config.schedule.changes_lr:
             raise ValueError(
-                f"callbacks has an LRScheduler and schedule={schedule.name!r}, but only one of "
-                "them can change the learning rate. Remove the callback, or set "
+                f"callbacks has an LRScheduler and schedule={config.schedule.name!r}, but only one "
+                "of them can change the learning rate. Remove the callback, or set "
                 "schedule='constant'."
             )
         self.training = training
+        self.counts = {"train": 0, "valid": 0}
         self.data = {
             "dataset_train": Dataset(*training),
             "dataset_valid": None if validation is None else Dataset(*validation),
         }
 
-    def begin(self) -> None:
+    def on_fit_begin(self) -> None:
         """Notify the callbacks that training begins."""
         self._notify("on_train_begin", X=self.training[0], y=self.training[1])
 
-    def on_fit_end(self, result: TrainResult) -> None:
+    def on_fit_end(self) -> None:
         """Notify the callbacks that training has ended; they may restore other weights."""
         self._notify("on_train_end", X=self.training[0], y=self.training[1])
 
@@ -128,6 +207,63 @@ class SkorchObserver:
         """Start a new epoch in the history."""
         self.counts = {"train": 0, "valid": 0}
         self._notify("on_epoch_begin", **self.data)
+
+    def on_epoch_end(self, record: EpochRecord) -> bool:
+        """Finish the epoch; skorch callbacks stop a fit with a KeyboardInterrupt."""
+        for kind, count in self.counts.items():
+            if count:
+                self.net.history.record(f"{kind}_batch_count", count)
+        stop = False
+        try:
+            self._notify("on_epoch_end", **self.data)
+        except KeyboardInterrupt:
+            stop = True
+        record.extra.update({k: v for k, v in self.net.history[-1].items() if k not in _OWN_KEYS})
+        return stop
+
+    def _record_batch(self, kind: str, loss: float, n_rows: int) -> None:
+        self.counts[kind] += 1
+        self.net.history.record_batch(f"{kind}_loss", loss)
+        self.net.history.record_batch(f"{kind}_batch_size", n_rows)
+
+    def _notify(self, event: str, **values: Any) -> None:
+        try:
+            self.net.notify(event, **values)
+        except Exception as error:
+            if not self.counts["valid"] and "not found in history" in str(error):
+                error = ValueError(
+                    f"A callback failed because there are no validation rows: {error.args[0]} Set "
+                    "early_stopping=True or n_folds, pass X_val and y_val to fit, or let the "
+                    "callback use the training rows, as with monitor='train_loss'."
+                )
+            raise ObserverError(error) from error
+
+
+class NetworkCallbacks(_Callbacks):
+    """Notifies callbacks of the batches and epochs of one network, whose steps are eager.
+
+    Parameters
+    ----------
+    config, module, training, validation, batch_size : see :class:`_Callbacks`
+    to_raw : callable
+        Transforms outputs of the network to predictions in raw units.
+    targets_to_raw : callable or None
+        Transforms standardized targets to raw units; ``None`` for the identity.
+    """
+
+    def __init__(
+        self,
+        config: FitConfig,
+        module: nn.Sequential,
+        training: Rows,
+        validation: Rows | None,
+        batch_size: int,
+        *,
+        to_raw: Callable[[Tensor], Tensor],
+        targets_to_raw: Callable[[Tensor], Tensor] | None,
+    ) -> None:
+        super().__init__(config.callbacks, config, module, training, validation, batch_size)
+        self.to_raw, self.targets_to_raw = to_raw, targets_to_raw or nn.Identity()
 
     def on_batch_begin(self, batch: Batch, *, training: bool) -> None:
         """Start a new batch in the history."""
@@ -142,10 +278,7 @@ class SkorchObserver:
         self, batch: Batch, loss: float, prediction: Tensor, *, training: bool
     ) -> None:
         """Record loss and size of the batch; pass predictions in raw units to the callbacks."""
-        kind = "train" if training else "valid"
-        self.counts[kind] += 1
-        self.net.history.record_batch(f"{kind}_loss", loss)
-        self.net.history.record_batch(f"{kind}_batch_size", len(batch.t))
+        self._record_batch("train" if training else "valid", loss, len(batch.t))
         self._notify(
             "on_batch_end",
             batch=self._raw(batch),
@@ -154,31 +287,58 @@ class SkorchObserver:
             y_pred=self.to_raw(prediction),
         )
 
+    def _raw(self, batch: Batch) -> Rows:
+        return batch.x, self.targets_to_raw(batch.t)
+
+
+class FitCallbacks(_Callbacks):
+    """Notifies callbacks of the epochs of a fit, each with one batch: the mean of its networks.
+
+    Parameters
+    ----------
+    config, module, training, validation, batch_size : see :class:`_Callbacks`
+        With several networks the module averages them.
+    """
+
+    def __init__(
+        self,
+        config: FitConfig,
+        module: nn.Sequential,
+        training: Rows,
+        validation: Rows | None,
+        batch_size: int,
+    ) -> None:
+        super().__init__(config.fit_callbacks, config, module, training, validation, batch_size)
+        self.initial = self._hyperparams()
+
     def on_epoch_end(self, record: EpochRecord) -> bool:
-        """Finish the epoch; skorch callbacks stop a fit with a KeyboardInterrupt."""
-        for kind, count in self.counts.items():
-            if count:
-                self.net.history.record(f"{kind}_batch_count", count)
-        stop = False
-        try:
-            self._notify("on_epoch_end", **self.data)
-        except KeyboardInterrupt:
-            stop = True
-        own = ("batches", "epoch", "train_loss", "valid_loss")
-        record.extra.update({k: v for k, v in self.net.history[-1].items() if k not in own})
+        """Record the means of the epoch as a batch, and notify the callbacks.
+
+        Raises
+        ------
+        ObserverError
+            If a callback changed the optimizer, which takes no part in captured steps.
+        """
+        for kind, loss in (("train", record.loss), ("valid", record.validation_loss)):
+            if loss is not None:
+                self.net.history.new_batch()
+                self._record_batch(kind, loss, len(self.training[1]))
+                self._notify("on_batch_end", batch=None, training=kind == "train")
+        for key, value in record.extra.items():
+            self.net.history.record(key, value)
+        stop = super().on_epoch_end(record)
+        if self._hyperparams() != self.initial:
+            raise ObserverError(
+                ValueError(
+                    "A callback changed the optimizer or froze parameters through a function "
+                    "outside its class, so that torchreg could not know that it does. Use "
+                    "net.optimizer_ or get_all_learnable_params in a method of the callback, "
+                    "skorch's LRScheduler or Freezer, or schedule."
+                )
+            )
         return stop
 
-    def _notify(self, event: str, **values: Any) -> None:
-        try:
-            self.net.notify(event, **values)
-        except Exception as error:
-            if self.data["dataset_valid"] is None and "not found in history" in str(error):
-                error = ValueError(
-                    f"A callback failed because there are no validation rows: {error.args[0]} Set "
-                    "early_stopping=True or n_folds, pass X_val and y_val to fit, or let the "
-                    "callback use the training rows, as with monitor='train_loss'."
-                )
-            raise ObserverError(error) from error
-
-    def _raw(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        return batch.x, self.targets_to_raw(batch.t)
+    def _hyperparams(self) -> list[Any]:
+        groups = self.optimizer.param_groups
+        options = [{k: v for k, v in group.items() if k != "params"} for group in groups]
+        return [options, [p.requires_grad for group in groups for p in group["params"]]]
