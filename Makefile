@@ -63,7 +63,7 @@ lint: install  ## ruff: rules and formatting
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 
-types: install  ## mypy on the package
+types: install  ## mypy on the package and a typed script
 	@$(BIN)/mypy
 
 format: install  ## let ruff repair what it can

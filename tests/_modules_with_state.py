@@ -145,7 +145,7 @@ class InAForwardOfItsOwn(Net):
             h = torch.tanh(self.first(x))
             return self.last(h * 2 if n[0] > LATE else h)
 
-        self.forward = forward  # type: ignore[method-assign]
+        self.forward = forward
 
 
 class InNumPy(Net):

@@ -1,11 +1,9 @@
-"""The variants of the ablation lack what their names say, and the report compares them."""
+"""The variants of the ablation lack what their names say."""
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
-from dataclasses import replace
-from pathlib import Path
 from types import ModuleType
 
 import numpy as np
@@ -64,16 +62,6 @@ def test_a_missing_part_has_no_parameters_and_adds_nothing(variants: ModuleType,
     assert network(x).shape == (50, 1)
 
 
-@pytest.mark.parametrize(("part", "expected"), [("scale", 1000.0), ("clip", 998.5 / 500.5)])
-def test_without_clipping_an_outlier_stays_far_away(
-    variants: ModuleType, part: str, expected: float
-) -> None:
-    x = torch.tensor([[0.0], [1.0], [2.0], [1000.0]])
-    network = variants.ReducedTabularMLP(1, without=(part,))
-    network.initialize_from(x, x, None)
-    assert network.scale(x)[-1].tolist() == pytest.approx([expected] * 2, rel=1e-5)
-
-
 def test_every_variant_fits_and_has_its_own_version(
     variants: ModuleType, rows: tuple[np.ndarray, np.ndarray]
 ) -> None:
@@ -84,24 +72,3 @@ def test_every_variant_fits_and_has_its_own_version(
         for changes in group.values():
             predict = variants.fit_variant(X, y, 0, 1, changes={**changes, "max_epochs": 1})
             assert np.isfinite(predict(X)).all()
-
-
-def test_the_report_has_ratios_to_the_default_and_only_complete_variants(
-    ablation: ModuleType, tmp_path: Path
-) -> None:
-    scores = sys.modules["_scores"]
-    result = scores.Result(
-        *("Auto", 0, ablation.TORCHREG, 0.4, 9.0, 2.0, 0.1, 392, 7),
-        *("data", "torchreg 0.1.0 (0)", 1, "a processor", "2026-11-28"),
-    )
-    file = tmp_path / "ablation.csv"
-    for dataset, ratio in (("Auto", 2.0), ("Wage", 0.5)):
-        scores.append(file, replace(result, dataset=dataset))
-        variant = replace(result, dataset=dataset, model="without linear skip connection")
-        scores.append(file, replace(variant, nrmse=0.4 * ratio, fit_cpu_s=3.0))
-    scores.append(file, replace(result, model="without bin embedding"))
-    ablation.write_report(file)
-    text = file.with_suffix(".md").read_text(encoding="utf-8")
-    cells = [[c.strip() for c in line.strip("|").split("|")] for line in text.splitlines()]
-    assert ["linear skip connection", "1.000", "0.500", "2.000", "1.50"] in cells
-    assert "bin embedding" not in text

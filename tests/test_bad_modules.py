@@ -239,7 +239,7 @@ def test_divergence_gives_one_warning() -> None:
 
 def test_a_module_that_is_not_callable_is_rejected_by_the_engine() -> None:
     with pytest.raises(TypeError, match=r"module expects a class or callable .* got 3\."):
-        build_network(3, {}, in_features=1, out_features=1)  # type: ignore[arg-type]
+        build_network(3, {}, in_features=1, out_features=1)
 
 
 @pytest.mark.parametrize("sizes", [(10**10,), (10**6, 10**6), (10**18,)])

@@ -64,7 +64,7 @@ def test_after_a_fit_inside_a_callback_the_outer_fit_still_counts_as_training(
 ) -> None:
     seen = []
 
-    class FitsAgain(sk.Callback):  # type: ignore[misc]
+    class FitsAgain(sk.Callback):
         def on_epoch_end(self, net: Any, **kwargs: Any) -> None:
             quick(max_epochs=1).fit(*table)
             seen.append(is_training())
@@ -73,7 +73,7 @@ def test_after_a_fit_inside_a_callback_the_outer_fit_still_counts_as_training(
     assert seen == [True, True] and not is_training()
 
 
-class Shown(sk.Callback):  # type: ignore[misc]
+class Shown(sk.Callback):
     """Notes which rows it is shown, in a list that all copies share; it listens to batches."""
 
     def __init__(self, seen: list[tuple[Array, Array]]) -> None:
@@ -211,7 +211,7 @@ def test_parameters_of_a_named_callback_are_nested_parameters(table: tuple[Array
 def test_batches_and_gradients_are_heard_once_each(table: tuple[Array, Array]) -> None:
     heard: list[str] = []
 
-    class Ear(sk.Callback):  # type: ignore[misc]
+    class Ear(sk.Callback):
         def on_train_begin(self, net: Any, **kwargs: Any) -> None:
             heard.append("begin")
 

@@ -1,4 +1,4 @@
-"""The verdicts are right: on a labelled collection of fits, on the lesson, on linear data."""
+"""Findings are correct on a labelled collection of fits, on raw units and on linear data."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def diagnosed(X: object, y: object, **options: object) -> Diagnosis:
         return TorchRegressor(**{"module": MLP, "random_state": 0, **options}).fit(X, y).diagnose()
 
 
-def test_the_collection_holds_at_least_two_fits_of_every_disease_in_each_half() -> None:
+def test_each_half_of_the_collection_has_at_least_two_fits_with_every_finding() -> None:
     assert len(CASES) > 150
     for half in (0, 1):
         for code in CODES:
@@ -35,8 +35,8 @@ def test_the_collection_holds_at_least_two_fits_of_every_disease_in_each_half() 
         assert sum(not case.must for case in CASES if case.half == half) >= 15
 
 
-# The thresholds were chosen on half 0, and mended where half 1, which is other data, seeds and
-# architectures, showed them wrong; and all are made again from other seeds.
+# The thresholds were chosen on half 0 and corrected with half 1, which has other data, seeds and
+# architectures. The third case repeats both with other seeds.
 @pytest.mark.parametrize(
     ("halves", "shifts"),
     [([0], [0]), ([1], [0]), ([0, 1], [1000, 2000])],
@@ -50,10 +50,10 @@ def test_precision_and_recall_of_every_code(halves: list[int], shifts: list[int]
 
 
 @pytest.mark.parametrize("n_folds", ["auto", None])
-def test_columns_with_long_tails_are_no_trouble_of_scale_to_the_network_for_tables(
+def test_the_built_in_network_has_no_unscaled_inputs_from_long_tails(
     n_folds: str | None,
 ) -> None:
-    # It clips what its layers that learn are given; only the line below sees the tails.
+    # It clips the inputs of its trained layers; only the linear skip connection receives the tails.
     X = np.random.default_rng(0).standard_cauchy(size=(300, 2))
     y = np.clip(X, -3, 3) @ [1.0, 2.0]
     report = diagnosed(X, y, module=None, n_folds=n_folds, max_epochs=5)
@@ -61,7 +61,7 @@ def test_columns_with_long_tails_are_no_trouble_of_scale_to_the_network_for_tabl
     assert "unscaled-inputs" not in report
 
 
-def test_the_lesson_on_raw_units_is_effectively_linear_because_of_scale() -> None:
+def test_a_fit_to_raw_units_is_effectively_linear_because_of_scale() -> None:
     finding = diagnosed(*flippers(), **LESSON, standardize=False)["effectively-linear"]
     assert finding.severity == "severe"
     assert finding.numbers["because_of_scale"]
@@ -76,7 +76,7 @@ def test_the_lesson_on_raw_units_is_effectively_linear_because_of_scale() -> Non
     assert "standardize=True" in finding.advice
 
 
-def test_the_lesson_scaled_is_silent() -> None:
+def test_a_fit_to_standardized_units_has_no_finding() -> None:
     diagnosis = diagnosed(*flippers(), **LESSON)
     assert diagnosis.findings == ()
     text = str(diagnosis)
@@ -85,14 +85,14 @@ def test_the_lesson_scaled_is_silent() -> None:
     assert 0.784 < diagnosis.summary["r2"] < 0.786
 
 
-def test_linear_data_are_called_linear_data_and_their_network_is_not_called_sick() -> None:
+def test_linear_data_are_the_only_finding_of_a_fit_to_them() -> None:
     diagnosis = diagnosed(*linear(), **tanh(5))
     assert diagnosis.codes == ("linear-data",)
     assert diagnosis.healthy
     assert diagnosis["linear-data"].message.startswith("The data look linear")
 
 
-def test_a_network_of_lines_and_data_of_a_line_are_told_in_different_sentences() -> None:
+def test_a_linear_network_and_linear_data_have_different_messages() -> None:
     lines = tanh(5, module__activation="identity")
     network = diagnosed(*flippers(), **lines)["effectively-linear"].message
     data = diagnosed(*linear(), **lines)["linear-data"].message
@@ -100,7 +100,7 @@ def test_a_network_of_lines_and_data_of_a_line_are_told_in_different_sentences()
     assert data.startswith("The data look linear")
 
 
-def test_the_bends_of_a_network_are_located_in_the_users_units() -> None:
+def test_bends_are_in_the_units_of_x() -> None:
     x = np.linspace(170, 230, 120)
     y = 4000 + 30 * np.abs(x - 200)
     bends = diagnosed(x[:, None], y, **LESSON).summary["bends"]
@@ -110,7 +110,7 @@ def test_the_bends_of_a_network_are_located_in_the_users_units() -> None:
     assert all(a < b for a, b in pairwise(bends))
 
 
-def test_given_the_training_rows_a_diagnosis_says_what_it_says_without_them() -> None:
+def test_the_findings_on_the_training_rows_are_those_without_rows() -> None:
     X, y = flippers()
     for standardize in (True, False):
         with warnings.catch_warnings():
@@ -232,7 +232,7 @@ def test_fit_warns_of_scale_only_if_the_largest_column_is_far_from_order_1(
     assert any(issubclass(w.category, UnscaledWarning) for w in seen) == warned
 
 
-def test_the_built_in_network_is_silent_on_birds_and_says_how_it_does_on_rows_held_out() -> None:
+def test_the_built_in_network_has_no_finding_on_penguins_and_reports_validation_rows() -> None:
     diagnosis = diagnosed(*flippers(), module=None)
     assert diagnosis.findings == ()
     each = diagnosis.summary["n_parameters"] // 8
@@ -242,7 +242,7 @@ def test_the_built_in_network_is_silent_on_birds_and_says_how_it_does_on_rows_he
     assert [layer["n_units"] for layer in diagnosis.summary["layers"]] == [8 * 64, 8 * 64]
 
 
-def test_rows_held_out_by_several_networks_count_together_and_the_advice_fits_them() -> None:
+def test_validation_rows_of_folds_are_counted_together() -> None:
     X = np.linspace(0, 1, 20)[:, None]
     finding = diagnosed(X, np.abs(X[:, 0] - 0.5), module=None)["small-validation"]
     assert finding.numbers["n_validation"] == 20
@@ -250,7 +250,7 @@ def test_rows_held_out_by_several_networks_count_together_and_the_advice_fits_th
     assert finding.advice == "More rows."
 
 
-def test_a_network_that_held_out_rows_say_when_to_stop_is_not_blamed_for_its_size() -> None:
+def test_a_network_that_keeps_its_best_weights_is_not_underdetermined() -> None:
     X, y = flippers()
     options = {"module__hidden_sizes": [400], "max_epochs": 30}
     assert "underdetermined" in diagnosed(X, y, **options)

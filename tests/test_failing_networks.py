@@ -71,7 +71,7 @@ def test_an_error_in_all_networks_is_raised(
         fragile(monkeypatch, 1, 2, 3, **several).fit(*kink)
 
 
-class Broken(sk.Callback):  # type: ignore[misc]
+class Broken(sk.Callback):
     """Raises an error at one of its events."""
 
     def __init__(self, event: str) -> None:

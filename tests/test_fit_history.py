@@ -31,7 +31,7 @@ def quick(**options: Any) -> TorchRegressor:
     return TorchRegressor(**{"module": MLP, **settings, **options})
 
 
-class Log(sk.Callback):  # type: ignore[misc]
+class Log(sk.Callback):
     """Records the events that it receives, and may raise an exception in an epoch."""
 
     def __init__(self, fail_at: int = 0) -> None:
@@ -115,7 +115,7 @@ def test_verbose_prints_rows_of_means_while_the_fit_runs(
     lengths: list[int] = []
     out = io.StringIO()
 
-    class Watch(sk.Callback):  # type: ignore[misc]
+    class Watch(sk.Callback):
         def on_epoch_begin(self, net: Any, **kwargs: Any) -> None:
             lengths.append(len(out.getvalue().splitlines()))
 
@@ -137,11 +137,11 @@ def lower_lr(net: Any) -> None:
 
 
 def test_a_change_of_the_optimizer_that_steps_would_ignore_is_an_error(kink: Data) -> None:
-    class Hidden(sk.Callback):  # type: ignore[misc]
+    class Hidden(sk.Callback):
         def on_epoch_end(self, net: Any, **kwargs: Any) -> None:
             lower_lr(net)
 
-    class Open(sk.Callback):  # type: ignore[misc]
+    class Open(sk.Callback):
         def on_epoch_end(self, net: Any, **kwargs: Any) -> None:
             net.optimizer_.param_groups[0]["lr"] *= 0.5
 

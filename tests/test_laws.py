@@ -116,9 +116,7 @@ def unix_time() -> tuple[Array, Array]:
     return seconds[:, None], np.sin(seconds / 30)
 
 
-def test_a_unix_time_is_learned_as_well_as_a_centered_time(
-    unix_time: tuple[Array, Array],
-) -> None:
+def test_a_unix_time_is_learned_as_well_as_a_centered_time(unix_time: tuple[Array, Array]) -> None:
     seconds, y = unix_time
     reg = small(max_epochs=300, lr=0.02)
     centred = reg.fit(seconds, y).predict(seconds)
@@ -126,9 +124,7 @@ def test_a_unix_time_is_learned_as_well_as_a_centered_time(
     assert np.abs(dated - centred).max() < 1e-3 * y.std()
 
 
-def test_a_unix_time_in_float32_gives_a_precision_warning(
-    unix_time: tuple[Array, Array],
-) -> None:
+def test_a_unix_time_in_float32_gives_a_precision_warning(unix_time: tuple[Array, Array]) -> None:
     seconds, y = unix_time
     X = pd.DataFrame((seconds + 1.7e9).astype(np.float32), columns=["time"])
     message = r"column time has mean 1\.7e\+09 .* float32 is 2e\+02 .*Subtract .* float64"
@@ -149,9 +145,7 @@ def test_a_column_rounded_to_a_constant_gives_a_precision_warning() -> None:
 # Law 4: the scaling is in the state dict.
 
 
-def test_a_state_dict_contains_the_scaling(
-    table: tuple[Array, Array],
-) -> None:
+def test_a_state_dict_contains_the_scaling(table: tuple[Array, Array]) -> None:
     X, y = table
     X, y = X * 40 + 200, y * 800 + 4200
     reg = small().fit(X, y)
@@ -282,9 +276,7 @@ def test_mini_batches_equal_a_hand_written_loop(table: tuple[Array, Array]) -> N
 # Law 7: arguments and global state do not change.
 
 
-def test_module_arrays_generators_and_threads_do_not_change(
-    table: tuple[Array, Array],
-) -> None:
+def test_module_arrays_generators_and_threads_do_not_change(table: tuple[Array, Array]) -> None:
     X, y = table
     weight = np.ones(len(y))
     for array in (X, y, weight):

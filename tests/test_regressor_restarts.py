@@ -253,7 +253,7 @@ def test_callbacks_that_write_files_are_rejected_for_several_networks(
 
 
 def test_a_callback_that_cannot_be_copied_is_rejected_for_several_networks(kink: Data) -> None:
-    class Unique(sk.GradientNormClipping):  # type: ignore[misc]
+    class Unique(sk.GradientNormClipping):
         def __deepcopy__(self, memo: Any) -> Any:
             raise TypeError("there can be only one")
 

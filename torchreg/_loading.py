@@ -15,7 +15,9 @@ from torchreg.regressor import TorchRegressor
 
 
 @restore_torch_state
-def load(path: str | os.PathLike[str], *, trusted: Iterable[Any] = (), **params: Any) -> Any:
+def load(
+    path: str | os.PathLike[str], *, trusted: Iterable[Any] = (), **params: Any
+) -> TorchRegressor | TorchEnsembleRegressor:
     """Load a regressor that ``save`` wrote; no code from the file is run.
 
     Parameters
@@ -83,6 +85,9 @@ def load(path: str | os.PathLike[str], *, trusted: Iterable[Any] = (), **params:
     data = read_bytes(path)
     try:
         kinds = {"base": TorchRegressor, "ensemble": TorchEnsembleRegressor}
-        return unpack_estimator(data, **kinds, trusted=trusted, params=params)
+        loaded: TorchRegressor | TorchEnsembleRegressor = unpack_estimator(
+            data, **kinds, trusted=trusted, params=params
+        )
+        return loaded
     except FileError as error:
         raise type(error)(f"{Path(path)}: {error}") from error

@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from contextlib import ExitStack
 from numbers import Integral
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, Literal, Self, overload
 
 import numpy as np
 import torch
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 from sklearn.base import BaseEstimator, clone
 from sklearn.utils import Tags
 from sklearn.utils.validation import check_is_fitted
 
 from torchreg._estimator import (
     DATA_ATTRIBUTES,
+    Features,
     Interval,
+    Levels,
+    Predictions,
     ScoreMixin,
     as_callbacks,
     bootstrap,
@@ -112,6 +114,11 @@ class TorchEnsembleRegressor(GraphMixin, SavingMixin, ScoreMixin, BaseEstimator)
     True
     """
 
+    estimators_: list[TorchRegressor]
+    n_outputs_: int
+    n_features_in_: int
+    feature_names_in_: NDArray[np.object_]
+
     _CONSTRAINTS: ClassVar[dict[str, list[Any]]] = {
         "estimator": [None, TorchRegressor],
         "n_estimators": [Interval(Integral, 1, None, closed="left")],
@@ -135,11 +142,11 @@ class TorchEnsembleRegressor(GraphMixin, SavingMixin, ScoreMixin, BaseEstimator)
     @restore_torch_state
     def fit(
         self,
-        X: ArrayLike,
+        X: Features,
         y: ArrayLike,
         sample_weight: ArrayLike | None = None,
         *,
-        X_val: ArrayLike | None = None,
+        X_val: Features | None = None,
         y_val: ArrayLike | None = None,
         sample_weight_val: ArrayLike | None = None,
     ) -> Self:
@@ -208,13 +215,16 @@ class TorchEnsembleRegressor(GraphMixin, SavingMixin, ScoreMixin, BaseEstimator)
         self._set_members([member for member, *_ in fits])
         return self
 
-    @restore_torch_state
+    @overload
     def predict(
-        self,
-        X: ArrayLike,
-        return_std: bool = False,
-        quantiles: float | Sequence[float] | None = None,
-    ) -> Any:
+        self, X: Features, return_std: Literal[False] = False, quantiles: Levels = None
+    ) -> Predictions: ...
+    @overload
+    def predict(
+        self, X: Features, return_std: Literal[True], quantiles: None = None
+    ) -> tuple[Predictions, Predictions]: ...
+    @restore_torch_state
+    def predict(self, X: Features, return_std: bool = False, quantiles: Levels = None) -> Any:
         """Predict in raw units.
 
         Parameters
@@ -253,8 +263,7 @@ class TorchEnsembleRegressor(GraphMixin, SavingMixin, ScoreMixin, BaseEstimator)
         return format_predictions(self, found, X, x_format)
 
     def _with_loss(self) -> TorchRegressor:
-        member: TorchRegressor = self.estimators_[0]
-        return member
+        return self.estimators_[0]
 
     @property
     def module_(self) -> Ensemble:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import ExitStack
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, Literal, Self, overload
 
 import numpy as np
 import torch
@@ -17,8 +17,11 @@ from torch import nn
 
 from torchreg._estimator import (
     CallbackSupportMixin,
+    Features,
     InspectionMixin,
+    Levels,
     ParametersMixin,
+    Predictions,
     ScoreMixin,
     build_job,
     build_observers,
@@ -179,9 +182,6 @@ class TorchRegressor(
     >>> reg = TorchRegressor(MLP, module__hidden_sizes=[10], optimizer="rprop", random_state=0)
     >>> reg.fit(flipper_mm, mass_g).module_.standardize
     Standardize(mean=[200], scale=[17.4946])
-    >>> reg = TorchRegressor(loss="quantile", loss__quantile=[0.1, 0.9], max_epochs=5)
-    >>> reg.fit(flipper_mm, mass_g).predict(flipper_mm, quantiles=[0.1, 0.9]).shape
-    (100, 2)
     """
 
     #: A path is not metadata of the rows that a pipeline routes.
@@ -239,11 +239,11 @@ class TorchRegressor(
     @restore_torch_state
     def fit(
         self,
-        X: ArrayLike,
+        X: Features,
         y: ArrayLike,
         sample_weight: ArrayLike | None = None,
         *,
-        X_val: ArrayLike | None = None,
+        X_val: Features | None = None,
         y_val: ArrayLike | None = None,
         sample_weight_val: ArrayLike | None = None,
         checkpoint: str | os.PathLike[str] | None = None,
@@ -303,13 +303,16 @@ class TorchRegressor(
         set_fitted_attributes(self, context, result)
         return self
 
-    @restore_torch_state
+    @overload
     def predict(
-        self,
-        X: ArrayLike,
-        return_std: bool = False,
-        quantiles: float | Sequence[float] | None = None,
-    ) -> Any:
+        self, X: Features, return_std: Literal[False] = False, quantiles: Levels = None
+    ) -> Predictions: ...
+    @overload
+    def predict(
+        self, X: Features, return_std: Literal[True], quantiles: None = None
+    ) -> tuple[Predictions, Predictions]: ...
+    @restore_torch_state
+    def predict(self, X: Features, return_std: bool = False, quantiles: Levels = None) -> Any:
         """Predict in raw units.
 
         Parameters

@@ -6,18 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-from recipes import (
-    SHIFT,
-    Case,
-    Data,
-    birds,
-    friedman,
-    kink,
-    only,
-    ripples,
-    sine,
-    tanh,
-)
+from recipes import SHIFT, Case, Data, birds, friedman, kink, only, ripples, sine, tanh
 
 
 # Tables of cases are easier to compare with more than one argument to a line.

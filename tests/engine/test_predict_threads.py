@@ -68,7 +68,7 @@ def eager_switching() -> Iterator[None]:
 
 
 def in_threads(works: list[Callable[[], Any]]) -> list[Any]:
-    """Start all at the same time and return their results."""
+    """Call functions in threads that start at the same time, and return their results."""
     barrier = threading.Barrier(len(works))
     results: list[Any] = [None] * len(works)
     errors: list[BaseException] = []

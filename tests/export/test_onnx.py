@@ -23,7 +23,6 @@ import onnxruntime
 import pandas as pd
 import pytest
 import torch
-from sklearn.exceptions import NotFittedError
 from torch import Tensor, nn
 
 from torchreg import TorchRegressor
@@ -514,16 +513,6 @@ def test_a_missing_package_is_named_with_its_extra(
         ImportError, match=rf'{package} is needed .* pip install "torch-regressor\[onnx\]"'
     ):
         reg.to_onnx(tmp_path / "m.onnx")
-
-
-def test_an_unfitted_regressor_is_not_written(tmp_path: Path) -> None:
-    with pytest.raises(NotFittedError):
-        build().to_onnx(tmp_path / "m.onnx")
-
-
-def test_a_missing_folder_is_an_error(reg: TorchRegressor, tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError):
-        reg.to_onnx(tmp_path / "nowhere" / "m.onnx")
 
 
 # Global state

@@ -97,7 +97,7 @@ def test_a_network_learns_a_step_between_two_values() -> None:
         loss.backward()
         return loss
 
-    optimizer.step(closure)  # type: ignore[arg-type]
+    optimizer.step(closure)
     assert float(closure().detach()) < 1e-4
 
 

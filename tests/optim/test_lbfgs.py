@@ -226,7 +226,7 @@ def test_an_optimizer_that_has_converged_would_not_move_again() -> None:
 
 @pytest.mark.parametrize("function", [rosenbrock, bowl, kinked])
 def test_a_step_that_moves_has_not_converged(function: Function) -> None:
-    descent = Descent(function, max_iter=5)
+    descent = Descent(function, stop_at_kinks=True)
     before = descent.params.clone()
     for _ in range(60):
         (after,) = descent.path(1)

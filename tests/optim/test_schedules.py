@@ -110,7 +110,7 @@ def test_what_is_not_a_schedule_raises(table: Table) -> None:
     with pytest.raises(ValueError, match=r"'schedule' parameter .* must be an instance of 'str'"):
         quick(3).fit(*table)
     with pytest.raises(TypeError, match=r"schedule must be .*, got 3"):
-        build_schedule(3, {}, build_optimizer("adam", None, {}))  # type: ignore[arg-type]
+        build_schedule(3, {}, build_optimizer("adam", None, {}))
     with pytest.raises(TypeError, match=r"'<lambda>' must return a scheduler .*, got dict"):
         quick(lambda _: {}).fit(*table)
 
@@ -120,7 +120,7 @@ def test_an_optimizer_without_a_learning_rate_takes_no_schedule(table: Table) ->
         def __init__(self, params: Any) -> None:
             super().__init__(params, {})
 
-        def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
+        def step(self, closure: Callable[[], float] | None = None) -> float | None:
             with torch.enable_grad():
                 return None if closure is None else closure()
 

@@ -236,7 +236,7 @@ class SignDescent(torch.optim.Optimizer):
     def __init__(self, params: Any, lr: float = 0.01, shrink: float = 1.0) -> None:
         super().__init__(params, {"lr": lr, "shrink": shrink})
 
-    def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
+    def step(self, closure: Callable[[], float] | None = None) -> float | None:
         with torch.enable_grad():
             loss = None if closure is None else closure()
         with torch.no_grad():

@@ -21,6 +21,7 @@ import torchreg
 from tests._resources import resources
 from torchreg import CheckpointError, TorchRegressor
 from torchreg._persistence.checkpoint import Checkpoint
+from torchreg._serialization import ImportAllowlist, Reader, Writer, read_file, write_file
 from torchreg.nn import MLP
 
 Array = np.ndarray
@@ -236,6 +237,43 @@ def test_a_file_that_is_not_a_checkpoint_is_refused_and_unchanged(
         ):
             small().fit(*table, checkpoint=path)
         assert path.read_bytes() == content
+
+
+def content_of(path: Path) -> dict[str, Any]:
+    record, tensors = read_file(path)
+    content: dict[str, Any] = Reader(tensors, ImportAllowlist()).read(record["checkpoint"])
+    return content
+
+
+@pytest.mark.parametrize("layout", [None, 3])
+def test_a_checkpoint_of_another_layout_is_refused_and_unchanged(
+    layout: int | None, table: tuple[Array, Array], path: Path
+) -> None:
+    reg = small().fit(*table, checkpoint=path)
+    content, weights = content_of(path), weights_of(reg)
+    del content["layout"], content["state"]["losses"]
+    writer = Writer()
+    written = writer.write(content | ({"layout": layout} if layout else {}), path="")
+    write_file(path, {"checkpoint": written}, writer.tensors)
+    whole = path.read_bytes()
+    with pytest.raises(CheckpointError, match=rf"with layout {layout or 1}; .* reads layout 2\."):
+        reg.fit(*table, checkpoint=path)
+    assert path.read_bytes() == whole
+    assert all(map(torch.equal, weights_of(reg), weights))
+
+
+def test_the_layout_of_a_checkpoint_is_the_one_of_its_number(
+    table: tuple[Array, Array], path: Path
+) -> None:
+    small(early_stopping=True).fit(*table, checkpoint=path)
+    content = content_of(path)
+    # Whoever changes the keys raises the number: a later version may read the file.
+    assert content["layout"] == 2
+    assert content["state"].keys() == {
+        *("batches", "draws", "losses", "patience", "rates", "reason"),
+        *("snapshot", "stepper", "validation_losses"),
+    }
+    assert content["state"]["snapshot"].keys() == {"kept", "tensors", "loss", "epoch"}
 
 
 def test_a_checkpoint_cannot_be_loaded_as_a_regressor(

@@ -61,10 +61,7 @@ BAD: dict[str, tuple[Callable[[Record, Tensors], None], str]] = {
     "an unknown parameter": (put(3, "params", "momentum"), "has no parameter 'momentum'"),
     "a parameter with a path": (put(3, "params", "__class__"), "has no parameter '__class__'"),
     "parameters in a list": (put([1], "params"), "parameters are invalid"),
-    "a parameter of unknown kind": (
-        put({"eval": "1"}, "params", "lr"),
-        "Parameter lr: .*'eval'",
-    ),
+    "a parameter of unknown kind": (put({"eval": "1"}, "params", "lr"), "Parameter lr: .*'eval'"),
     "another kind of regressor": (
         put("torch.nn.Linear", "estimator"),
         "names 'torch.nn.Linear' as the class of the regressor",
@@ -146,18 +143,12 @@ BAD: dict[str, tuple[Callable[[Record, Tensors], None], str]] = {
         put({"dtype": "float32"}, *LAYERS, 0, 1, "arguments", "dtype"),
         "which fit does not build",
     ),
-    "a scaling to no dtype": (
-        put(0, *LAYERS, 0, 1, "arguments", "dtype"),
-        "fitted regressor",
-    ),
+    "a scaling to no dtype": (put(0, *LAYERS, 0, 1, "arguments", "dtype"), "fitted regressor"),
     "a layer of another class": (put("torch.nn.GRU", *FIRST, "layer"), "layer 'torch.nn.GRU'"),
     "a layer by a path": (put("os:system", *FIRST, "layer"), "describes a layer 'os:system'"),
     "a layer of another type": (put(3, *FIRST), "does not hold a fitted regressor"),
     "a wider layer": (put(10**12, *FIRST, "arguments", "out_features"), "has shape|overflow"),
-    "a width that overflows": (
-        put(10**30, *FIRST, "arguments", "in_features"),
-        "fitted",
-    ),
+    "a width that overflows": (put(10**30, *FIRST, "arguments", "in_features"), "fitted"),
     "a layer of negative width": (put(-1, *FIRST, "arguments", "in_features"), "fitted"),
     "a layer of a fractional width": (put(2.5, *FIRST, "arguments", "in_features"), "fitted"),
     "a layer with more arguments": (
@@ -169,23 +160,13 @@ BAD: dict[str, tuple[Callable[[Record, Tensors], None], str]] = {
     "a reference to nothing": (put({"same": "x"}, *FIRST), "fitted regressor: 'x'"),
     "ties to nothing": (put({"a": "b"}, "module", "ties"), "fitted regressor: 'b'"),
     "ties of other shapes": (
-        put(
-            {"network.layers.2.weight": "network.layers.0.weight"},
-            "module",
-            "ties",
-        ),
+        put({"network.layers.2.weight": "network.layers.0.weight"}, "module", "ties"),
         "network.layers.2.weight' has shape",
     ),
     "another prefix": (put(":x.", "module", "prefix"), "fitted regressor"),
     "unexpected extra state": (put({"network": 3}, "module", "extra"), "fitted regressor"),
-    "an additional tensor": (
-        put_tensor(torch.zeros(1), "more"),
-        r"does not have: \['more'\]",
-    ),
-    "an unused tensor": (
-        put_tensor(torch.zeros(1), ":more"),
-        r"unused tensors: \[':more'\]",
-    ),
+    "an additional tensor": (put_tensor(torch.zeros(1), "more"), r"does not have: \['more'\]"),
+    "an unused tensor": (put_tensor(torch.zeros(1), ":more"), r"unused tensors: \[':more'\]"),
     "a missing tensor": (
         lambda r, t: drop("network.layers.0.bias")(t, t),
         "no tensor 'network.layers.0.bias', which the module needs",

@@ -187,12 +187,7 @@ CASES: dict[str, Case] = {
         Y,
         {},
     ),
-    "class of the user": (
-        lambda: TorchRegressor(Tanh, module__width=5),
-        X,
-        Y2,
-        {"module": Tanh},
-    ),
+    "class of the user": (lambda: TorchRegressor(Tanh, module__width=5), X, Y2, {"module": Tanh}),
     "function of the user": (lambda: TorchRegressor(network), X, Y, {"module": network}),
     "lazy, shared, with state": (
         lambda: TorchRegressor(Lazy, module__tied=True),
@@ -340,9 +335,7 @@ def test_a_frozen_layer_stays_frozen(round_trip: Callable[..., Any]) -> None:
     assert same(loaded.fit(X, Y).predict(X), reg.fit(X, Y).predict(X))
 
 
-def test_loading_does_not_change_the_global_random_state(
-    round_trip: Callable[..., Any],
-) -> None:
+def test_loading_does_not_change_the_global_random_state(round_trip: Callable[..., Any]) -> None:
     for case in ("instances", "class of the user"):
         reg = fitted(CASES[case])
         torch.manual_seed(7)

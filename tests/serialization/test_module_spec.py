@@ -211,7 +211,7 @@ def test_a_module_that_a_description_cannot_build_is_refused() -> None:
     larger.register_parameter("more", nn.Parameter(torch.zeros(2)))
     other.in_features = 7
     replaced = nn.ReLU()
-    replaced.forward = lambda x: x  # type: ignore[method-assign]
+    replaced.forward = lambda x: x
     extended = nn.ReLU()
     extended.add_module("more", nn.ReLU())
     weighted = nn.utils.parametrizations.weight_norm(nn.Linear(2, 1))

@@ -3,16 +3,23 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from numbers import Real
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import scipy.sparse
 import torch
+from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
 from torchreg.engine.data import Rows, SparseRows, rescale_weights
+
+#: Types of X, of the quantiles of ``predict``, and of what it returns.
+Features: TypeAlias = ArrayLike | scipy.sparse.spmatrix | scipy.sparse.sparray
+Levels: TypeAlias = float | Sequence[float] | None
+Predictions: TypeAlias = NDArray[np.floating[Any]]
 
 
 @dataclass(frozen=True)

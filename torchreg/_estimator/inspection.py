@@ -7,11 +7,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 from sklearn.utils.validation import check_is_fitted
 from torch import nn
 
+from torchreg._estimator.dataset import Features
 from torchreg._estimator.validation import check_optional_data
 from torchreg._utils import restore_torch_state
 
@@ -25,13 +27,20 @@ class InspectionMixin:
     module_: nn.Sequential
     dtype_: torch.dtype
     n_outputs_: int
+    n_features_in_: int
+    feature_names_in_: NDArray[np.object_]
     fit_summary_: dict[str, Any]
+    chosen_params_: dict[str, Any]
+    history_: list[dict[str, Any]]
+    loss_: float
     loss_curve_: list[float]
     validation_loss_curve_: list[float] | None
+    init_losses_: list[float]
     best_epoch_: int
+    n_iter_: int
 
     @restore_torch_state
-    def diagnose(self, X: ArrayLike | None = None, y: ArrayLike | None = None) -> Diagnosis:
+    def diagnose(self, X: Features | None = None, y: ArrayLike | None = None) -> Diagnosis:
         """Find problems of a fit, their probable causes, and remedies.
 
         Parameters

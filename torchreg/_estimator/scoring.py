@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 from sklearn.base import BaseEstimator, RegressorMixin
 
-from torchreg._estimator.dataset import to_tensor
+from torchreg._estimator.dataset import Features, to_tensor
 from torchreg._estimator.params import nested_parameters
 from torchreg._serialization import Unserialized
 from torchreg.losses import build_loss
@@ -22,7 +22,7 @@ class ScoreMixin(RegressorMixin, BaseEstimator):
         """Return the estimator with the parameters ``loss`` and ``loss__*``."""
         return self
 
-    def score(self, X: ArrayLike, y: ArrayLike, sample_weight: ArrayLike | None = None) -> float:
+    def score(self, X: Features, y: ArrayLike, sample_weight: ArrayLike | None = None) -> float:
         r"""Compute the share of the loss that the predictions explain: 1 is perfect.
 
         .. math:: D^2 = 1 - \frac{\sum_i w_i\, \ell(y_i, \hat y_i)}{\sum_i w_i\, \ell(y_i, c)}

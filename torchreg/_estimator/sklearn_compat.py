@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from functools import wraps
-from typing import Any
+from typing import Any, ParamSpec, TypeVar, cast
 
 from sklearn.utils._array_api import get_namespace_and_device
 from sklearn.utils._param_validation import (
@@ -31,8 +31,12 @@ __all__ = [
     "with_callbacks",
 ]
 
+P = ParamSpec("P")
+R = TypeVar("R")
+
 try:
-    from sklearn.callback import CallbackSupportMixin, with_callbacks
+    from sklearn.callback import CallbackSupportMixin
+    from sklearn.callback import with_callbacks as _with_callbacks
     from sklearn.callback._callback_support import callback_management_context
 except ImportError:  # scikit-learn below 1.9 has no callbacks of its own.
 
@@ -43,11 +47,15 @@ except ImportError:  # scikit-learn below 1.9 has no callbacks of its own.
         """Do nothing."""
         return nullcontext()
 
-    def with_callbacks(method: Callable[..., Any]) -> Callable[..., Any]:
-        """Add one frame, as scikit-learn's decorator does, for the ``stacklevel`` of warnings."""
-
+    def _with_callbacks(method: Callable[..., Any]) -> Callable[..., Any]:
+        # Adds one frame, as scikit-learn's decorator does, for the stacklevel of warnings.
         @wraps(method)
         def called(*args: Any, **kwargs: Any) -> Any:
             return method(*args, **kwargs)
 
         return called
+
+
+def with_callbacks(method: Callable[P, R]) -> Callable[P, R]:
+    """Decorate ``fit`` with scikit-learn's callbacks, and keep its type."""
+    return cast("Callable[P, R]", _with_callbacks(method))

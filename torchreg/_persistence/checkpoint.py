@@ -19,7 +19,12 @@ from torchreg._serialization import (
     remove_leftovers,
     write_file,
 )
+from torchreg._utils import __version__
 from torchreg.exceptions import CheckpointError, FileError
+
+#: The layout of the state. It is raised with every change of the keys, of their meaning or of the
+#: arithmetic of a fit; the checkpoint of an earlier layout is refused. The first had no number.
+LAYOUT = 2
 
 
 class Checkpoint:
@@ -69,7 +74,12 @@ class Checkpoint:
             If it cannot be written. The file still holds the previous state.
         """
         writer = Writer()
-        content = {"description": self.fingerprint, "seed": self.seed, "state": state}
+        content = {
+            "layout": LAYOUT,
+            "description": self.fingerprint,
+            "seed": self.seed,
+            "state": state,
+        }
         try:
             written = writer.write(content, path="")
             write_file(self.path, {"checkpoint": written}, writer.tensors)
@@ -163,8 +173,15 @@ def _read(path: Path, fingerprint: dict[str, str]) -> Checkpoint:
     try:
         record, tensors = read_file(path)
         content = Reader(tensors, ImportAllowlist()).read(record.get("checkpoint"))
-        if not isinstance(content, dict) or content.keys() != {"description", "seed", "state"}:
+        if not isinstance(content, dict) or not content.keys() >= {"description", "seed", "state"}:
             raise FileError(f"{path}: The file is not a checkpoint.")
+        layout = content.get("layout", 1)
+        if layout != LAYOUT:
+            raise FileError(
+                f"{path}: Another version of torchreg wrote it, with layout {layout}; this version "
+                f"({__version__}) reads layout {LAYOUT}. Resume the fit with the version that "
+                "began it."
+            )
     except (OSError, FileError) as error:
         raise CheckpointError(
             f"The checkpoint cannot be read: {error} Delete the file or pass another path to start "

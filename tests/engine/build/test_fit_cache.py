@@ -17,7 +17,7 @@ X, Y = torch.arange(6.0).reshape(3, 2), torch.ones(3, 1)
 
 
 def rows(**changes: torch.Tensor | None) -> RawData:
-    return RawData(**{"x": X.clone(), "y": Y.clone(), "weight": None, **changes})  # type: ignore[arg-type]
+    return RawData(**{"x": X.clone(), "y": Y.clone(), "weight": None, **changes})
 
 
 def test_equal_rows_are_recognized() -> None:

@@ -158,12 +158,7 @@ def test_a_program_gives_the_gradients_of_autograd_for_new_rows_and_new_paramete
         return x, t, weight if weighted else None
 
     assert_repeats(
-        function,
-        parameters,
-        draw,
-        full_batch=full_batch,
-        preallocate=preallocate,
-        tolerance=1e-12,
+        function, parameters, draw, full_batch=full_batch, preallocate=preallocate, tolerance=1e-12
     )
 
 
@@ -262,12 +257,7 @@ def test_a_program_repeats_whatever_is_composed_of_views_sums_and_work_in_place(
         return normal(n, 3), normal(n, 1), normal(n).abs() if weighted else None
 
     assert_repeats(
-        function,
-        parameters,
-        draw,
-        full_batch=full_batch,
-        preallocate=preallocate,
-        tolerance=1e-8,
+        function, parameters, draw, full_batch=full_batch, preallocate=preallocate, tolerance=1e-8
     )
 
 

@@ -1,4 +1,4 @@
-"""ColumnStatistics of columns, against numpy and exact fractions."""
+"""Statistics of columns agree with NumPy and with exact fractions."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ def test_columns_of_any_size_have_the_statistics_of_exact_fractions(
 
 @pytest.mark.parametrize("sparse", [False, True])
 @pytest.mark.parametrize("offset", [1e6, 1.7e9, -1e12])
-def test_a_big_offset_costs_the_scale_no_more_digits_than_the_data(
+def test_a_large_offset_loses_no_more_digits_of_the_scale_than_of_the_data(
     sparse: bool, offset: float
 ) -> None:
     X = np.random.default_rng(0).normal(size=(200, 2)) + offset
@@ -90,7 +90,7 @@ def test_a_big_offset_costs_the_scale_no_more_digits_than_the_data(
         assert scale[j] == pytest.approx(expected_scale, abs=2 * spacing**2 + 1e-13)
 
 
-def test_sparse_rows_with_explicit_zeros_and_repeated_entries_are_what_they_add_up_to() -> None:
+def test_explicit_zeros_of_sparse_rows_are_zeros_and_repeated_entries_are_added() -> None:
     rows = [0, 0, 0, 2, 2, 3]
     columns = [1, 1, 0, 2, 0, 1]
     values = [3.0, 4.0, 0.0, -2.0, 5.0, 1.0]
@@ -125,7 +125,7 @@ def test_a_column_that_differs_in_a_few_digits_is_not_constant(sparse: bool, siz
     values=st.lists(st.floats(-1e300, 1e300, allow_subnormal=True), min_size=1, max_size=12),
     weights=st.lists(st.floats(1e-3, 1e3), min_size=12, max_size=12),
 )
-def test_the_mean_of_any_numbers_lies_among_them_and_is_exact_to_its_rounding(
+def test_the_mean_is_between_the_extremes_and_exact_to_rounding(
     values: list[float], weights: list[float]
 ) -> None:
     X = np.array(values)[:, None]
@@ -151,7 +151,7 @@ def test_statistics_of_columns_times_a_power_of_two_are_the_same_bits_times_it(
         np.testing.assert_array_equal(scaled, np.array(plain) * 2.0**exponent)
 
 
-def test_integer_weights_in_statistics_are_repeated_rows(table: tuple[Array, Array]) -> None:
+def test_integer_weights_are_equivalent_to_repeated_rows(table: tuple[Array, Array]) -> None:
     X, _ = table
     counts = np.arange(1, 81) % 4 + 1
     for sparse in (False, True):
@@ -162,7 +162,7 @@ def test_integer_weights_in_statistics_are_repeated_rows(table: tuple[Array, Arr
         )
 
 
-# Lost digits
+# Imprecise columns
 
 
 @pytest.mark.parametrize(
@@ -176,18 +176,18 @@ def test_integer_weights_in_statistics_are_repeated_rows(table: tuple[Array, Arr
         (1.7e9, 100, np.int64, []),
     ],
 )
-def test_digits_are_lost_where_a_standard_deviation_spans_a_handful_of_numbers(
+def test_a_column_is_imprecise_if_its_standard_deviation_spans_few_numbers(
     offset: float, spread: float, dtype: type, lost: list[int]
 ) -> None:
     X = (np.random.default_rng(0).normal(scale=spread, size=(500, 1)) + offset).astype(dtype)
     found = compute_column_statistics(torch.from_numpy(X), None)
     assert find_imprecise_columns(found, torch.from_numpy(X).dtype) == lost
-    # The rows themselves say so: fewer distinct values than a bell curve of numbers has.
+    # Such rows have few distinct values.
     if dtype is not np.int64:
         assert (len(np.unique(X)) < 100) == bool(lost)
 
 
-def test_a_constant_column_has_no_digits_to_lose() -> None:
+def test_a_constant_column_is_not_imprecise() -> None:
     found = ColumnStatistics(torch.tensor([1.7e9]).double(), torch.zeros(1).double())
     assert find_imprecise_columns(found, torch.float32) == []
 

@@ -1,4 +1,4 @@
-"""Rows, batches and chunks, against numpy and scipy."""
+"""Rows, batches and chunks agree with NumPy and SciPy."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def test_merged_rows_are_the_unique_rows_and_their_counts(
 
 
 @given(rows=TABLES, data=st.data())
-def test_neither_the_order_of_rows_nor_how_they_are_counted_changes_what_is_merged(
+def test_merged_rows_depend_neither_on_order_nor_on_the_split_of_weights(
     rows: list[tuple[float, float, float]], data: st.DataObject
 ) -> None:
     table = np.array(rows, dtype=float)
@@ -80,7 +80,7 @@ def test_neither_the_order_of_rows_nor_how_they_are_counted_changes_what_is_merg
             np.testing.assert_array_equal(other[2] / other[2].sum(), share)
 
 
-def test_rows_that_share_x_but_not_y_are_kept_apart() -> None:
+def test_rows_with_equal_x_and_different_y_are_not_merged() -> None:
     x, y, weight = merged(np.array([[1.0, 2.0, 3.0], [1.0, 2.0, 4.0]]))
     np.testing.assert_array_equal(x, [[1.0, 2.0], [1.0, 2.0]])
     np.testing.assert_array_equal(y, [[3.0], [4.0]])
@@ -97,20 +97,20 @@ def test_merged_rows_keep_their_dtype(dtype: torch.dtype) -> None:
 
 
 @given(n=st.integers(1, 400), batch_size=st.integers(1, 450))
-def test_batches_hold_every_row_once_and_none_is_alone(n: int, batch_size: int) -> None:
+def test_batches_contain_every_row_once_and_none_has_a_single_row(n: int, batch_size: int) -> None:
     sizes = compute_batch_sizes(n, batch_size)
     assert sum(sizes) == n
     assert min(sizes) >= 1
     assert max(sizes) <= batch_size + 1
     if batch_size > 1 and n > 1:
         assert min(sizes) > 1
-    # No more steps than rows need, and all but the last are of the size asked for.
+    # The smallest number of steps; all but the last have the given size.
     assert len(sizes) <= math.ceil(n / batch_size)
     assert set(sizes[:-1]) <= {batch_size}
 
 
 @given(n=st.integers(0, 50_000), width=st.integers(0, 2_000_000))
-def test_chunks_are_all_rows_in_order_and_bounded_in_memory(n: int, width: int) -> None:
+def test_chunks_contain_all_rows_in_order_and_have_a_maximum_size(n: int, width: int) -> None:
     n = n if width < 1000 else min(n, 20)
     to_dense = torch.arange(n)
     pieces = [to_dense[piece] for piece in iter_chunks(n, width)]
@@ -124,7 +124,7 @@ def test_chunks_are_all_rows_in_order_and_bounded_in_memory(n: int, width: int) 
     lazy=st.booleans(),
     weighted=st.booleans(),
 )
-def test_shuffled_batches_hold_every_row_once_in_the_order_of_one_permutation(
+def test_shuffled_batches_contain_every_row_once_in_the_order_of_one_permutation(
     sizes: list[int], width: int, lazy: bool, weighted: bool
 ) -> None:
     n = sum(sizes)
@@ -165,7 +165,7 @@ def test_rows_of_a_sparse_table_are_those_of_scipy(
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @pytest.mark.parametrize("kind", ["csr", "csc", "coo", "lil"])
-def test_every_format_of_scipy_becomes_the_same_rows(kind: str, dtype: type) -> None:
+def test_every_sparse_format_of_scipy_gives_the_same_rows(kind: str, dtype: type) -> None:
     X = scipy.sparse.random_array((20, 7), density=0.3, rng=0, format="csr", dtype=dtype)
     rows = to_sparse_rows(X.asformat(kind))
     found = rows[torch.arange(20)]
@@ -173,7 +173,7 @@ def test_every_format_of_scipy_becomes_the_same_rows(kind: str, dtype: type) -> 
     np.testing.assert_array_equal(found, X.toarray())
 
 
-def test_a_sparse_table_is_copied_and_its_own_entries_are_left_as_they_were() -> None:
+def test_a_sparse_table_is_copied_and_not_changed() -> None:
     X = scipy.sparse.csr_array(([1.0, 2.0], [1, 1], [0, 2]), shape=(1, 3))
     rows = to_sparse_rows(X)
     np.testing.assert_array_equal(rows[torch.arange(1)], [[0.0, 3.0, 0.0]])

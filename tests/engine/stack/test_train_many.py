@@ -132,7 +132,7 @@ def test_large_networks_train_in_parallel_threads_too(
         results: list[Any] = fit_networks(jobs_of(fits))
     assert len(thread_names) == 2
     for one, fit in zip(results, fits, strict=True):
-        assert_same(one, fit_alone(job_of(*fit)))  # type: ignore[arg-type]
+        assert_same(one, fit_alone(job_of(*fit)))
         assert "because it is large enough by itself" in one.train_result.execution_mode
 
 
@@ -184,7 +184,7 @@ def test_an_interrupt_ends_the_stacks_of_all_threads_and_keeps_their_weights(
         if "set_num_threads" not in thread.name:
             # The main thread takes the first stack, whose budget is small.
             run = thread.run
-            thread.run = lambda: (main_trains.wait(20), run())  # type: ignore[method-assign]
+            thread.run = lambda: (main_trains.wait(20), run())
             workers.append(thread)
         start(thread)
 
@@ -311,7 +311,7 @@ def test_calls_in_several_threads_do_not_affect_each_other(thread_names: set[str
     expected = [fit_alone(job) for job in jobs_of([large(k) for k in range(8)])]
     for own in results:
         for one, other in zip(own, expected, strict=True):
-            assert_same(one, other)  # type: ignore[arg-type]
+            assert_same(one, other)
 
 
 def assert_freed_without_collector(make: Callable[[], list[weakref.ref[Any]]]) -> None:

@@ -72,7 +72,7 @@ def test_a_wrong_loss_gradient_or_buffer_is_detected(wrong: str) -> None:
     before = state_of(tasks)
 
     def batch_of(slot: int) -> Batch:
-        return Batch(tasks[slot].training.x, tasks[slot].training.t, None)  # type: ignore[arg-type]
+        return Batch(tasks[slot].training.x, tasks[slot].training.t, None)
 
     losses, grads, buffers = step_of(tasks, batch_of)
     if wrong == "loss":
@@ -107,13 +107,13 @@ def test_a_wrong_validation_loss_is_detected() -> None:
 @pytest.mark.parametrize("batch_size", [None, 16])
 def test_building_a_stack_changes_no_weight_row_or_random_state(batch_size: int | None) -> None:
     tasks = tasks_of(normalized, [40, 40, 40], held_out=6, batch_size=batch_size)
-    rows = [[t.clone() for t in (task.training.x, task.training.t)] for task in tasks]  # type: ignore[union-attr]
+    rows = [[t.clone() for t in (task.training.x, task.training.t)] for task in tasks]
     before, generator = state_of(tasks), torch.get_rng_state()
     Stack(tasks, features_first=True)
     assert torch.equal(torch.get_rng_state(), generator)
     for task, old, new, (x, t) in zip(tasks, before, state_of(tasks), rows, strict=True):
         assert all(torch.equal(tensor, new[name]) for name, tensor in old.items())
-        assert torch.equal(x, task.training.x) and torch.equal(t, task.training.t)  # type: ignore[arg-type]
+        assert torch.equal(x, task.training.x) and torch.equal(t, task.training.t)
         assert not any(p.grad is not None for p in task.network.parameters())
 
 
