@@ -14,7 +14,7 @@ from skorch import callbacks as sk
 from torch import nn
 
 import torchreg._estimator.sklearn_compat
-from torchreg import TorchRegressor
+from torchreg import CallbackWarning, TorchRegressor
 from torchreg.engine.run import is_training
 from torchreg.nn import MLP
 
@@ -230,6 +230,41 @@ def test_batches_and_gradients_are_heard_once_each(table: tuple[Array, Array]) -
     quick(callbacks=Ear(), max_epochs=1).fit(X[:60], y[:60], X_val=X[60:], y_val=y[60:])
     steps = ["gradient", "train 32", "gradient", "train 28"]
     assert heard == ["begin", *steps, "valid 30", "end"]
+
+
+class TwoLayers(nn.Module):
+    def __init__(self, in_features: int, out_features: int) -> None:
+        super().__init__()
+        self.a, self.b = nn.Linear(in_features, 4), nn.Linear(4, out_features)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        output: torch.Tensor = self.b(torch.tanh(self.a(x)))
+        return output
+
+
+@pytest.mark.parametrize("n_folds", [None, 3])
+def test_freezer_names_parameters_as_the_module_of_the_user(
+    n_folds: int | None, table: tuple[Array, Array]
+) -> None:
+    X, y = table
+    reg = quick(module=TwoLayers, n_folds=n_folds, callbacks=[sk.Freezer("a.*")]).fit(X, y)
+    start = quick(module=TwoLayers, optimizer="sgd", lr=1e-30, n_folds=n_folds).fit(X, y)
+    for name, value in reg.module_.state_dict().items():
+        if name.startswith("network."):
+            same = torch.equal(value, start.module_.state_dict()[name])
+            assert same == (".a." in name)
+
+
+@pytest.mark.parametrize("n_folds", [None, 3])
+def test_a_pattern_that_matches_no_parameter_is_a_warning(
+    n_folds: int | None, table: tuple[Array, Array]
+) -> None:
+    reg = quick(module=TwoLayers, n_folds=n_folds, callbacks=[sk.Freezer(["c.*", "a.*"])])
+    with pytest.warns(
+        CallbackWarning, match=r"Freezer\('c\.\*'\) .* has a\.weight, a\.bias, b"
+    ) as caught:
+        reg.fit(*table)
+    assert len(caught) == 1
 
 
 def test_a_search_over_regressors_with_callbacks_clones_them(table: tuple[Array, Array]) -> None:

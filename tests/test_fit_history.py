@@ -6,8 +6,10 @@ import io
 from contextlib import redirect_stdout
 from typing import Any
 
+import joblib
 import numpy as np
 import pytest
+from sklearn.model_selection import GridSearchCV
 from skorch import callbacks as sk
 
 from torchreg import TorchRegressor
@@ -151,3 +153,15 @@ def test_a_change_of_the_optimizer_that_steps_would_ignore_is_an_error(kink: Dat
     schedule = sk.LRScheduler("ExponentialLR", gamma=0.5)
     expected = quick(callbacks=[schedule]).fit(*kink)
     np.testing.assert_array_equal(halved.predict(kink[0]), expected.predict(kink[0]))
+
+
+@pytest.mark.parametrize("backend", ["sequential", "torchreg"])
+def test_a_fit_inside_a_search_prints_one_line(
+    backend: str, kink: Data, capsys: pytest.CaptureFixture[str]
+) -> None:
+    search = GridSearchCV(quick(verbose=2), {"lr": [0.01, 0.1]}, cv=2, refit=False)
+    with joblib.parallel_config(backend=backend):
+        search.fit(*kink)
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 4
+    assert all(line.startswith("fit: 20 epochs, loss 0.") for line in lines)

@@ -30,6 +30,7 @@ from torchreg._estimator import (
     check_prediction_data,
     finish_callbacks,
     format_predictions,
+    is_top_level_fit,
     issue_ensemble_warnings,
     print_member_losses,
     resolve_params,
@@ -203,7 +204,7 @@ class TorchEnsembleRegressor(GraphMixin, SavingMixin, ScoreMixin, BaseEstimator)
                 for member, context, result in zip(members, contexts, results, strict=True)
                 if result is not None
             ]
-        if self.estimator is not None and self.estimator.verbose:
+        if self.estimator is not None and self.estimator.verbose and is_top_level_fit():
             standardized = contexts[0].job.config.standardize_y
             print_member_losses([result for *_, result in fits], standardized=standardized)
         # 5. Warn.

@@ -17,6 +17,10 @@ class NetworkFailedWarning(FitFailedWarning):
     """An error ended the training of one of several networks; the fit has the other ones."""
 
 
+class CallbackWarning(UserWarning):
+    """A callback has no effect, because its pattern matches no parameter."""
+
+
 class PrecisionWarning(UserWarning):
     """A column was already rounded in the input: its spread is near the spacing of its dtype."""
 

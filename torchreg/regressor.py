@@ -123,8 +123,8 @@ class TorchRegressor(
     warm_start : bool, default=False
         Whether ``fit`` continues with the weights and the scaling of the last fit.
     verbose : int, default=0
-        1 prints about 20 rows of losses, 2 one per epoch: means over several networks, and at
-        the end one row for each.
+        1 prints about 20 rows of losses, 2 one per epoch: means over several networks, and then
+        one row for each. Inside a search, each fit prints one line.
     random_state : int, RandomState or None, default=None
         Seeds the initial weights (an integer as ``torch.manual_seed``), batches, dropout and
         validation rows. torch's global generators are not affected.
@@ -278,8 +278,9 @@ class TorchRegressor(
         DivergenceWarning, InterruptWarning, ConvergenceWarning, PrecisionWarning
             If the loss became infinite or NaN, Ctrl-C ended the fit, the loss still decreased by
             more than ``tol``, or a column was already rounded in the input.
-        NetworkFailedWarning
-            If an error ended the training of one of several networks; the others are used.
+        NetworkFailedWarning, CallbackWarning
+            If an error ended the training of one of several networks, or a callback's pattern
+            matches no parameter.
         EffectivelyLinearWarning, DeadUnitsWarning, UnscaledWarning, ValidationWarning
             If the network cannot learn, or validation rows are far off; see :meth:`diagnose`.
         """

@@ -22,7 +22,11 @@ from torchreg._estimator.defaults import (
     network_for,
     resolve_params,
 )
-from torchreg._estimator.fit_warnings import issue_ensemble_warnings, issue_fit_warnings
+from torchreg._estimator.fit_warnings import (
+    is_top_level_fit,
+    issue_ensemble_warnings,
+    issue_fit_warnings,
+)
 from torchreg._estimator.fitting import (
     FitContext,
     build_job,
@@ -93,6 +97,7 @@ __all__ = [
     "finish_callbacks",
     "format_predictions",
     "instance_signature",
+    "is_top_level_fit",
     "is_warm_start",
     "issue_ensemble_warnings",
     "issue_fit_warnings",

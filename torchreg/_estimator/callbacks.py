@@ -86,6 +86,17 @@ def print_member_losses(results: Sequence[FitResult], *, standardized: bool) -> 
     _print_losses("member", losses, results[0], standardized)
 
 
+def print_summary(result: FitResult, *, standardized: bool) -> None:
+    """Print one line about a fit inside a search."""
+    training = result.train_result
+    index = max(training.best_epoch - training.first_epoch, 1) - 1
+    parts = [f"{len(training.losses)} epochs", f"loss {training.losses[index]:.6g}"]
+    if training.validation_losses is not None:
+        parts.append(f"validation loss {training.validation_losses[index]:.6g}")
+    # One write, because fits may end in several threads.
+    print(f"fit: {', '.join(parts)} {_units(standardized)}\n", end="")
+
+
 def _print_losses(
     name: str, losses: list[float], result: FitResult, standardized: bool, kept: int | None = None
 ) -> None:

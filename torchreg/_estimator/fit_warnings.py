@@ -23,6 +23,7 @@ from torchreg.engine.data import (
 )
 from torchreg.engine.spec import FitConfig
 from torchreg.exceptions import (
+    CallbackWarning,
     DeadUnitsWarning,
     DivergenceWarning,
     EffectivelyLinearWarning,
@@ -122,6 +123,8 @@ def fit_warnings(
             InterruptWarning,
             f"The fit was interrupted {when}: the regressor has the weights of epoch {best_epoch}.",
         )
+    for text in result.callback_warnings:
+        yield FitWarning(CallbackWarning, f"{text}: the callback has no effect.")
     for failure in summary.failures:
         others = "the mean of the other networks predicts"
         if config.n_folds == 1:

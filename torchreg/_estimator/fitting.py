@@ -17,10 +17,11 @@ from torchreg._estimator.callbacks import (
     SklearnEpochObserver,
     print_fold_losses,
     print_init_losses,
+    print_summary,
 )
 from torchreg._estimator.dataset import Data, FitInputs, column_names, train_validation_split
 from torchreg._estimator.defaults import ResolvedParams, is_warm_start
-from torchreg._estimator.fit_warnings import describe_rounded_columns
+from torchreg._estimator.fit_warnings import describe_rounded_columns, is_top_level_fit
 from torchreg._estimator.params import as_callbacks, nested_parameters, seed_from
 from torchreg._utils import resolve_device
 from torchreg.diagnosis.record import DistantColumn
@@ -46,6 +47,8 @@ class FitContext:
         Fitted attributes that are known before training.
     callbacks : SklearnCallbackBridge or None
         Set if the estimator has callbacks of scikit-learn.
+    verbose : int
+        0 inside a search, in which the tables of several fits would interleave.
     """
 
     job: FitJob
@@ -53,6 +56,7 @@ class FitContext:
     data: Data
     attributes: dict[str, Any]
     callbacks: SklearnCallbackBridge | None
+    verbose: int
 
 
 def build_job(
@@ -101,12 +105,16 @@ def build_job(
     callbacks = None
     if getattr(estimator, "_skl_callbacks", None):
         callbacks = SklearnCallbackBridge(estimator, attributes, inputs.arrays, params.max_epochs)
-    config = _build_config(estimator, params, seed, n_networks, callbacks, checkpoint_store)
+    verbose = int(estimator.verbose)
+    verbose = verbose if verbose and is_top_level_fit() else 0
+    config = _build_config(
+        estimator, params, seed, n_networks, callbacks, checkpoint_store, verbose
+    )
     if config.initial_module is not None:
         _check_warm_start(estimator, attributes, loss)
     held_out = None if validation is None else _raw(validation)
     job = FitJob(config, _raw(data), held_out)
-    return FitContext(job, inputs, data, attributes, callbacks)
+    return FitContext(job, inputs, data, attributes, callbacks, verbose)
 
 
 def _build_config(
@@ -116,6 +124,7 @@ def _build_config(
     n_networks: int,
     callbacks: SklearnCallbackBridge | None,
     checkpoint_store: CheckpointStore | None,
+    verbose: int,
 ) -> FitConfig:
     warm_start = is_warm_start(estimator)
     first_epoch = estimator.n_iter_ if warm_start else 0
@@ -141,14 +150,14 @@ def _build_config(
         dtype=estimator.dtype,
         seed=seed,
         observers=lambda build_module: estimator._observers(
-            build_module, params, first_epoch, callbacks
+            build_module, params, first_epoch, callbacks, verbose
         ),
         initial_module=estimator.module_ if warm_start else None,
         first_epoch=first_epoch,
         checkpoint_store=checkpoint_store,
         n_init=1 if warm_start else estimator.n_init,
         n_folds=params.n_folds or 1,
-        report=print if estimator.verbose else str,
+        report=print if verbose else str,
     )
 
 
@@ -158,14 +167,15 @@ def build_observers(
     params: ResolvedParams,
     first_epoch: int,
     callbacks: SklearnCallbackBridge | None,
+    verbose: int,
 ) -> list[Observer]:
     """Build the observers of a fit: the printed table and scikit-learn's callbacks."""
     observers: list[Observer] = []
-    if estimator.verbose:
+    if verbose:
         printer = EpochPrinter(
             params.max_epochs,
             first_epoch=first_epoch,
-            verbose=int(estimator.verbose),
+            verbose=verbose,
             standardized=estimator.standardize in (True, "y"),
             show_lr=params.schedule.changes_lr,
         )
@@ -180,12 +190,14 @@ def finish_callbacks(estimator: BaseEstimator, context: FitContext, result: FitR
     config = context.job.config
     if context.callbacks is not None:
         context.callbacks.end_fit(result.module)
-    if estimator.verbose:
+    if context.verbose:
         if config.n_networks > 1:
             print_losses = print_fold_losses if config.n_folds > 1 else print_init_losses
             print_losses(result, standardized=config.standardize_y)
         else:
             print(result.train_result.execution_mode)
+    elif estimator.verbose:
+        print_summary(result, standardized=config.standardize_y)
     validation, summary = context.inputs.validation, result.summary
     distant: list[DistantColumn] = []
     if validation is not None:

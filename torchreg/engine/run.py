@@ -198,6 +198,8 @@ def prepare_fit(job: FitJob, cache: FitCache) -> PreparedFit:
     if config.schedule.changes_lr:
         # Invalid parameters of a schedule raise before training.
         tasks[0].lr_schedule()
+    if monitor is not None and tasks[0].batch_observer is not None:
+        monitor.warnings = tasks[0].batch_observer.unmatched_patterns()
     return PreparedFit(config, data, n_rows, states, tasks, monitor)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -42,6 +43,8 @@ class FitResult:
         Final loss of each network, in standardized units; infinite for one that failed.
     interrupted : bool, default=False
         Whether an interrupt ended the training of any network.
+    callback_warnings : sequence of str, default=()
+        What is wrong with the callbacks.
     """
 
     module: nn.Sequential
@@ -51,6 +54,7 @@ class FitResult:
     seed: int
     init_losses: list[float]
     interrupted: bool = False
+    callback_warnings: Sequence[str] = ()
 
 
 def select_model(
@@ -126,6 +130,7 @@ def select_model(
         state.seed,
         losses,
         interrupted=any(map(is_interrupted, results)),
+        callback_warnings=() if fit.monitor is None else fit.monitor.warnings,
     )
 
 

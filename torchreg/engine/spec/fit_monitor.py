@@ -53,6 +53,8 @@ class FitMonitor:
         What an observer raised.
     extra : dict of int to dict
         Values that callbacks recorded, by epoch.
+    warnings : list of str
+        What is wrong with the callbacks.
     """
 
     def __init__(self, observers: list[Observer], first_epoch: int) -> None:
@@ -61,6 +63,7 @@ class FitMonitor:
         self.last_epoch, self.is_over = math.inf, False
         self.error: Exception | None = None
         self.extra: dict[int, dict[str, Any]] = {}
+        self.warnings: list[str] = []
 
     @property
     def is_active(self) -> bool:

@@ -70,6 +70,9 @@ class BatchObserver(Observer, Protocol):
 
     optimizer: torch.optim.Optimizer
 
+    def unmatched_patterns(self) -> list[str]:
+        """Describe the patterns of callbacks that match no parameter."""
+
     def on_batch_begin(self, batch: Batch, *, training: bool) -> None:
         """Run before each batch."""
 

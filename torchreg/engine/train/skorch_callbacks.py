@@ -19,7 +19,7 @@ from typing import Any
 
 import skorch
 import torch
-from skorch.callbacks import Callback, LRScheduler, ProgressBar, TensorBoard
+from skorch.callbacks import Callback, LRScheduler, ParamMapper, ProgressBar, TensorBoard
 from skorch.dataset import Dataset
 from torch import Tensor, nn
 
@@ -244,7 +244,7 @@ class NetworkCallbacks(_Callbacks):
 
     Parameters
     ----------
-    config, module, training, validation, batch_size : see :class:`_Callbacks`
+    config, *args : see :class:`_Callbacks`
     to_raw : callable
         Transforms outputs of the network to predictions in raw units.
     targets_to_raw : callable or None
@@ -254,16 +254,24 @@ class NetworkCallbacks(_Callbacks):
     def __init__(
         self,
         config: FitConfig,
-        module: nn.Sequential,
-        training: Rows,
-        validation: Rows | None,
-        batch_size: int,
-        *,
+        *args: Any,
         to_raw: Callable[[Tensor], Tensor],
         targets_to_raw: Callable[[Tensor], Tensor] | None,
     ) -> None:
-        super().__init__(config.callbacks, config, module, training, validation, batch_size)
+        super().__init__(config.callbacks, config, *args)
         self.to_raw, self.targets_to_raw = to_raw, targets_to_raw or nn.Identity()
+
+    def unmatched_patterns(self) -> list[str]:
+        """Describe the patterns of callbacks such as ``Freezer`` that match no parameter."""
+        named = [*self.net.get_all_learnable_params()]
+        mappers = [c for _, c in self.net.callbacks_ if isinstance(c, ParamMapper)]
+        return [
+            f"{type(mapper).__name__}({pattern!r}) matches no parameter of the module, which has "
+            f"{', '.join(name for name, _ in named[:6])}{', ...' if len(named) > 6 else ''}"
+            for mapper in mappers
+            for pattern in mapper.patterns
+            if not any(mapper.filter_parameters([pattern], named))
+        ]
 
     def on_batch_begin(self, batch: Batch, *, training: bool) -> None:
         """Start a new batch in the history."""
@@ -296,19 +304,12 @@ class FitCallbacks(_Callbacks):
 
     Parameters
     ----------
-    config, module, training, validation, batch_size : see :class:`_Callbacks`
+    config, *args : see :class:`_Callbacks`
         With several networks the module averages them.
     """
 
-    def __init__(
-        self,
-        config: FitConfig,
-        module: nn.Sequential,
-        training: Rows,
-        validation: Rows | None,
-        batch_size: int,
-    ) -> None:
-        super().__init__(config.fit_callbacks, config, module, training, validation, batch_size)
+    def __init__(self, config: FitConfig, *args: Any) -> None:
+        super().__init__(config.fit_callbacks, config, *args)
         self.initial = self._hyperparams()
 
     def on_epoch_end(self, record: EpochRecord) -> bool:
