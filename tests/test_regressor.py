@@ -257,7 +257,7 @@ def test_feature_names_are_stored_and_checked(kink: tuple[Array, Array]) -> None
     with pytest.raises(ValueError, match="feature names"):
         reg.predict(table[["bill", "flipper"]])
     with pytest.warns(UserWarning, match="X does not have valid feature names"):
-        reg.predict(table.to_numpy())
+        reg.predict(np.ascontiguousarray(table.to_numpy()))
     reg.fit(X, y)
     assert not hasattr(reg, "feature_names_in_")
 
