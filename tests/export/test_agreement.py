@@ -32,29 +32,6 @@ def test_the_rows_span_three_standard_deviations_around_the_mean(n_features: int
     assert bool((z.std(dim=0) > 1).all())
 
 
-def test_the_rows_are_reproducible_and_do_not_change_the_global_generator() -> None:
-    state = torch.get_rng_state()
-    one, other = (sample_rows(torch.zeros(2), torch.ones(2), 2) for _ in range(2))
-    assert torch.equal(one, other)
-    assert torch.equal(torch.get_rng_state(), state)
-
-
-def test_a_scalar_mean_and_scale_apply_to_all_columns() -> None:
-    rows = sample_rows(torch.tensor(200.0), torch.tensor(10.0), 3)
-    assert rows.shape == (512, 3)
-    assert float(rows.min()) == 170 and float(rows.max()) == 230
-
-
-def test_a_constant_column_stays_constant() -> None:
-    rows = sample_rows(torch.tensor([5.0, 7.0]), torch.tensor([1.0, 0.0]), 2)
-    assert bool((rows[:, 1] == 7).all())
-
-
-def test_wide_tables_have_fewer_rows() -> None:
-    assert sample_rows(torch.zeros(()), torch.ones(()), 2**16).shape == (64, 2**16)
-    assert sample_rows(torch.zeros(()), torch.ones(()), 2**19).shape == (16, 2**19)
-
-
 @pytest.mark.parametrize("scale", [1e-12, 1.0, 1e12])
 @pytest.mark.parametrize(("off", "agrees"), [(0.9e-5, True), (1.1e-5, False), (-1.1e-5, False)])
 def test_the_bound_is_relative_to_the_standard_deviation_of_y(
@@ -121,8 +98,3 @@ def test_all_batches_are_compared_relative_to_the_spread_of_the_first() -> None:
     reference.check([many[1], one[1] + 1e-6], name="It")
     with pytest.raises(ExportError, match="as do 1 of 1 rows"):
         reference.check([many[1], one[1] + 1e-3], name="It")
-
-
-def test_the_spread_of_constant_predictions_is_their_absolute_value() -> None:
-    reference = ReferenceOutputs([(column(1), column(-400.0))], None)
-    assert float(reference.spread()) == 400

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gc
-import os
 import random
 import threading
 import time
@@ -274,21 +273,6 @@ def test_a_fit_inside_a_training_is_trained_at_once(sizes: list[int], no_timeout
     assert not is_training()
 
 
-@within(60)
-def test_a_fit_outside_of_the_batchers_threads_is_trained_at_once(
-    sizes: list[int], no_timeout: None
-) -> None:
-    theirs = []
-
-    def in_another_thread() -> None:
-        thread = threading.Thread(target=lambda: theirs.append(small_fit().n_iter_))
-        thread.start()
-        thread.join()
-
-    run_all(FitBatcher(), [in_another_thread, small_fit])
-    assert (theirs, sizes) == ([2], [1])
-
-
 @within(30)
 @pytest.mark.parametrize("error", [KeyboardInterrupt(), SystemExit(3), MemoryError()])
 def test_an_error_of_the_engine_ends_all_fits_of_the_batch(
@@ -365,18 +349,6 @@ def test_each_fit_is_trained_once_whatever_else_the_threads_do(
     run_all(batcher, [action(list(steps(name))) for name in range(40)])
     assert sorted(job for batch in trainer.batches for job in batch) == sorted(expected)
     assert batcher.n_running == batcher.n_pending == 0
-
-
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
-@within(30)
-def test_a_fit_in_a_forked_process_is_trained_at_once(trainer: Trainer, no_timeout: None) -> None:
-    def fork() -> int:
-        child = os.fork()
-        if child == 0:
-            os._exit(small_fit().n_iter_)
-        return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-
-    assert run_all(FitBatcher(), [fork, fork, fit("parent")]) == [2, 2, "parent"]
 
 
 @within(30)

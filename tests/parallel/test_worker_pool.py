@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from tests._deadline import within
-from torchreg._parallel import ParallelCall, Task, TaskError, WorkerPool, current_pool
+from torchreg._parallel import ParallelCall, Task, WorkerPool, current_pool
 
 Function = Callable[[], Any]
 
@@ -66,38 +66,6 @@ def pool(no_thread_is_left: None) -> Iterator[WorkerPool]:
     pool = WorkerPool(8)
     yield pool
     pool.shutdown()
-
-
-@within(30)
-def test_every_task_runs_once_and_returns_its_result(pool: WorkerPool) -> None:
-    tasks = run(pool, [lambda n=n: n * n for n in range(1000)])
-    assert [task.get() for task in tasks] == [n * n for n in range(1000)]
-
-
-@within(30)
-def test_as_many_tasks_run_at_once_as_the_call_and_the_pool_allow(pool: WorkerPool) -> None:
-    for limit, expected in [(3, 3), (8, 8), (100, 8)]:
-        inside, full = Concurrency(), threading.Barrier(expected)
-
-        def task(inside: Concurrency = inside, full: threading.Barrier = full) -> None:
-            with inside:
-                full.wait(20)
-
-        run(pool, [task] * (4 * expected), limit=limit)
-        assert inside.most == expected
-
-
-@within(30)
-def test_the_error_of_a_task_names_where_it_was_raised(pool: WorkerPool) -> None:
-    def fails() -> None:
-        raise ValueError("of this task")
-
-    (task,) = run(pool, [fails])
-    with pytest.raises(ValueError, match="of this task") as caught:
-        task.get()
-    assert isinstance(caught.value.__cause__, TaskError)
-    assert "in fails" in str(caught.value.__cause__)
-    assert run(pool, [lambda: 1])[0].get() == 1
 
 
 @within(30)
