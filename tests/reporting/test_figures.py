@@ -21,7 +21,8 @@ from torchreg.reporting.figures import (
     PAGE_COLORS,
     Figure,
     draw,
-    draw_figures,
+    draw_fits,
+    draw_network,
     scores,
 )
 
@@ -30,7 +31,8 @@ def drawn(reg: TorchRegressor, X: Any, y: Any, units: Any = None) -> dict[str, F
     """Draw all figures, by title."""
     true, predicted = (np.asarray(v, dtype=float).reshape(len(y), -1) for v in (y, reg.predict(X)))
     labels = labels_of(reg, X, y, units, n_features=reg.n_features_in_, n_outputs=true.shape[1])
-    return {figure.title: figure for figure in draw_figures(reg, X, y, predicted, true, labels)}
+    figures = [*draw_fits(reg, X, y, predicted, true, labels), *draw_network(reg, X, labels)]
+    return {figure.title: figure for figure in figures}
 
 
 def test_all_of_a_drawing_is_in_the_colors_of_the_page() -> None:

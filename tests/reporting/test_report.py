@@ -153,6 +153,32 @@ def test_the_page_tells_what_the_estimator_tells(
     assert bent.diagnose(X, y).headline() in shown
 
 
+def head(page: Path) -> dict[str, str]:
+    """Read the scores and sizes at the head of a page."""
+    return dict(re.findall(r"<dt>([^<]*)</dt><dd>([^<]*)</dd>", page.read_text("utf-8")))
+
+
+@pytest.mark.parametrize("options", [{"n_folds": 3}, {"early_stopping": True}], ids=str)
+def test_the_scores_of_held_out_rows_come_first_where_there_are_any(
+    options: dict[str, Any], pages: dict[str, Path], tmp_path: Path, penguins: pd.DataFrame
+) -> None:
+    assert [*head(pages["one feature"])][:2] == ["RMSE", "R²"]
+    X, y = penguins[["flipper_length_mm"]], penguins["body_mass_g"]
+    reg = TorchRegressor(MLP, max_epochs=20, random_state=0, **options).fit(X, y)
+    facts = head(reg.report(tmp_path / "report.html", X, y, units={"body_mass_g": "g"}))
+    rmse, r2 = np.sqrt(np.mean((reg.predict(X) - y) ** 2)), reg.score(X, y)
+    loss = reg.validation_loss_curve_[reg.best_epoch_ - 1]
+    scale = float(reg.module_.unstandardize.scale)
+    expected = {
+        "RMSE of held-out rows": f"{np.sqrt(loss) * scale:.6g} g",
+        "R² of held-out rows": f"{reg.diagnose().summary['validation_score']:.3f}",
+        "RMSE of the rows shown": f"{rmse:.6g} g",
+        "R² of the rows shown": f"{r2:.3f}",
+    }
+    assert dict([*facts.items()][:4]) == expected
+    assert reg.diagnose().summary["validation_score"] == pytest.approx(1 - loss, abs=1e-9)
+
+
 def test_every_finding_is_on_the_page(pages: dict[str, Path], browser: Browser) -> None:
     found = 0
     for kind in KINDS:

@@ -104,9 +104,10 @@ class InspectionMixin:
     ) -> Path:
         """Write a report about the fit as one self-contained HTML file.
 
-        It contains the findings of :meth:`diagnose`, the figures of :mod:`torchreg.plotting`, the
-        network with its scaling, a summary of X and y, and the parameters and versions needed to
-        repeat the fit.
+        It contains scores (of held-out rows, too, if ``fit`` had any), the findings of
+        :meth:`diagnose`, the figures of :mod:`torchreg.plotting`, permutation importances and
+        partial dependence for 3 to 500 features, the network with its scaling, a summary of X and
+        y, and the parameters and versions needed to repeat the fit.
 
         Parameters
         ----------

@@ -142,10 +142,13 @@ def summarize(evidence: Evidence) -> dict[str, Any]:
     if r2 is not None:
         where = f"on {network.n_rows} rows" if network is not None else ""
         words.append(f"R2 = {r2:.3f} {where}")
-    held_out = _validation_score(evidence) if several else None
+    held_out = _validation_score(evidence)
     if held_out is not None:
         name = find_loss(summary.loss).score_name
-        words.append(f"{name} = {held_out:.3f} of single networks on their validation rows")
+        where = "of single networks on their validation rows"
+        if not several:
+            where = f"on {summary.n_validation} validation rows"
+        words.append(f"{name} = {held_out:.3f} {where}")
     if n_units:
         words.append(f"{n_bending} of {n_units} hidden units bend within the data")
     if evidence.bends:
@@ -161,6 +164,7 @@ def summarize(evidence: Evidence) -> dict[str, Any]:
         "best_epoch": evidence.kept_epoch,
         "reason": summary.reason,
         "r2": r2,
+        "validation_score": held_out,
         "linear_share": None if network is None else network.linear_share,
         "line_r2": None if structure is None else structure.line_r2,
         "n_units": n_units,

@@ -95,10 +95,10 @@ class Figure(NamedTuple):
         return Markup(svg.replace("<svg ", f'<svg role="img" aria-label="{label}" ', 1))
 
 
-def draw_figures(
+def draw_fits(
     estimator: Any, X: Any, y: Any, predicted: Any, true: Any, labels: Labels
 ) -> Iterator[Figure]:
-    """Draw the fit, predictions, losses, activations and parameters.
+    """Draw the fit over one or two features, predictions and residuals of each output.
 
     Parameters
     ----------
@@ -130,6 +130,10 @@ def draw_figures(
         for kind, title, words in KINDS:
             svg = draw(partial(one.plot, kind=kind), (4.6, 3.6))
             yield Figure(f"{heading}: {title}", f"{_capital(shown)}. {words}", svg)
+
+
+def draw_network(estimator: Any, X: Any, labels: Labels) -> Iterator[Figure]:
+    """Draw losses, activations and parameters; see :func:`draw_fits`."""
     yield _losses(estimator, labels)
     parts: list[tuple[Any, str, list[Layer]]] = [
         (ActivationDisplay, "Activations", activations_of(estimator, X, subsample=MAX_ROWS)),

@@ -10,11 +10,14 @@ from typing import Any
 import numpy as np
 
 from torchreg._serialization import write_atomically
+from torchreg.losses import find_loss, loss_name
+from torchreg.nn.links import target_layer
 from torchreg.plotting._axes import require_matplotlib
 from torchreg.plotting._labels import Labels, as_columns, labels_of
 from torchreg.reporting.code import estimator_code, versions
 from torchreg.reporting.column_summary import summarize_columns
-from torchreg.reporting.figures import draw_figures, scores
+from torchreg.reporting.effects import draw_effects
+from torchreg.reporting.figures import draw_fits, draw_network, scores
 from torchreg.reporting.network import constants_tables, layers_table, n_averaged
 from torchreg.reporting.render import Table, join_names, number, render
 
@@ -75,17 +78,23 @@ def write_report(
         estimator, X, y, units, n_features=estimator.n_features_in_, n_outputs=true.shape[1]
     )
     module, targets = estimator.module_, join_names(labels.targets)
+    lead = f"Predicts {targets} from {join_names(labels.features)}."
+    if diagnosis.summary.get("validation_score") is not None:
+        lead += " Held-out rows are those that a network was not trained on."
     page = render(
         "report.html",
         policy=POLICY,
         title=title or f"{type(estimator).__name__}: {targets}",
-        lead=f"Predicts {targets} from {join_names(labels.features)}. Numbers are of the rows "
-        "shown here.",
-        facts=_facts(estimator, labels, true, predicted),
+        lead=lead,
+        facts=_facts(estimator, labels, true, predicted, diagnosis.summary),
         headline=diagnosis.headline(),
         findings=diagnosis.findings,
         severities=SEVERITIES,
-        figures=draw_figures(estimator, X, y, predicted, true, labels),
+        figures=[
+            *draw_fits(estimator, X, y, predicted, true, labels),
+            *draw_effects(estimator, X, true, labels),
+            *draw_network(estimator, X, labels),
+        ],
         n_networks=n_averaged(module),
         module=module,
         network_tables=[
@@ -101,13 +110,16 @@ def write_report(
     return Path(path)
 
 
-def _facts(estimator: Any, labels: Labels, true: Any, predicted: Any) -> list[tuple[str, str]]:
-    """List scores and sizes for the head of the page."""
-    facts = []
+def _facts(
+    estimator: Any, labels: Labels, true: Any, predicted: Any, summary: Mapping[str, Any]
+) -> list[tuple[str, str]]:
+    """List scores and sizes for the head of the page, those of held-out rows first."""
+    facts = _held_out_facts(estimator, labels, summary.get("validation_score"))
+    shown = " of the rows shown" if facts else ""
     for name, (rmse, r2) in zip(labels.targets, scores(true, predicted), strict=True):
         of_target = f" of {name}" if len(labels.targets) > 1 else ""
-        facts.append((f"RMSE{of_target}", f"{number(rmse)} {labels.unit(name)}".rstrip()))
-        facts.append((f"R²{of_target}", f"{r2:.3f}"))
+        facts.append((f"RMSE{of_target}{shown}", f"{number(rmse)} {labels.unit(name)}".rstrip()))
+        facts.append((f"R²{of_target}{shown}", f"{r2:.3f}"))
     n_networks = n_averaged(estimator.module_)
     n_parameters = sum(p.numel() for p in estimator.module_.parameters())
     return [
@@ -118,3 +130,18 @@ def _facts(estimator: Any, labels: Labels, true: Any, predicted: Any) -> list[tu
         ("parameters", f"{n_parameters:,}"),
         ("epochs", f"{estimator.n_iter_:,}"),
     ]
+
+
+def _held_out_facts(estimator: Any, labels: Labels, score: float | None) -> list[tuple[str, str]]:
+    """List the error and the score of validation rows, those of its fold for each network."""
+    if score is None:
+        return []
+    loss = find_loss(loss_name(estimator.loss))
+    facts = [(f"{loss.score_name.replace('2', '²')} of held-out rows", f"{score:.3f}")]
+    layer = target_layer(estimator.module_)
+    if loss.raw_error is not None and layer is not None and len(labels.targets) == 1:
+        value = estimator.validation_loss_curve_[estimator.best_epoch_ - 1]
+        error = float(loss.raw_error.to_raw(np.asarray(value), float(layer.scale.max())))
+        shown = f"{number(error)} {labels.unit(labels.targets[0])}".rstrip()
+        facts.insert(0, (f"{loss.raw_error.name} of held-out rows", shown))
+    return facts
