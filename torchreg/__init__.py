@@ -25,6 +25,7 @@ from torchreg.exceptions import (
     UnserializedWarning,
     UntrustedError,
     ValidationWarning,
+    WorseThanConstantWarning,
 )
 from torchreg.regressor import TorchRegressor
 
@@ -49,6 +50,7 @@ __all__ = [
     "UnserializedWarning",
     "UntrustedError",
     "ValidationWarning",
+    "WorseThanConstantWarning",
     "__version__",
     "load",
 ]

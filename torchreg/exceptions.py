@@ -33,6 +33,10 @@ class EffectivelyLinearWarning(ConvergenceWarning):
     """The scale of X or y makes the network a linear function; see ``TorchRegressor.diagnose``."""
 
 
+class WorseThanConstantWarning(ConvergenceWarning):
+    """A constant predicts the training rows better than the network."""
+
+
 class DeadUnitsWarning(ConvergenceWarning):
     """All units of a hidden layer are inactive for every row, so that it cannot learn."""
 

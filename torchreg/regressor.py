@@ -278,9 +278,9 @@ class TorchRegressor(
         DivergenceWarning, InterruptWarning, ConvergenceWarning, PrecisionWarning
             If the loss became infinite or NaN, Ctrl-C ended the fit, the loss still decreased by
             more than ``tol``, or a column was already rounded in the input.
-        NetworkFailedWarning, CallbackWarning
-            If an error ended the training of one of several networks, or a callback's pattern
-            matches no parameter.
+        NetworkFailedWarning, CallbackWarning, WorseThanConstantWarning
+            If one of several networks failed, a callback's pattern matches no parameter, or a
+            constant predicts the training rows better.
         EffectivelyLinearWarning, DeadUnitsWarning, UnscaledWarning, ValidationWarning
             If the network cannot learn, or validation rows are far off; see :meth:`diagnose`.
         """

@@ -200,6 +200,7 @@ def only(*codes: str) -> frozenset[str]:
 # %% Findings that may follow from another one
 #: Raw units: the state of the units and the distance to a minimum depend on the initial signs.
 RAW = only(
+    "worse-than-constant",
     "dead-units",
     "always-on-units",
     "saturated-units",
@@ -212,9 +213,16 @@ RAW = only(
     "duplicate-units",
 )
 #: A network that cannot learn ends as a constant or a line, and its loss stalls.
-CRIPPLED = only("effectively-linear", "stalled", "still-falling", "learning-rate-too-low")
+CRIPPLED = only(
+    "effectively-linear",
+    "stalled",
+    "still-falling",
+    "learning-rate-too-low",
+    "worse-than-constant",
+)
 #: Huge steps: the final weights are arbitrary.
 WILD = only(
+    "worse-than-constant",
     "dead-units",
     "always-on-units",
     "saturated-units",
@@ -225,6 +233,13 @@ WILD = only(
     "stalled",
     "diverged",
 )
+
+
+def poisson_nll(prediction: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+    """A loss of counts and of the logarithm of their mean, far from y where that is negative."""
+    return prediction.exp() - target * prediction
+
+
 LESSON = {"module": MLP, "module__hidden_sizes": [5], "optimizer": "rprop", "max_epochs": 1000}
 
 

@@ -19,6 +19,7 @@ from recipes import (
     kink,
     linear,
     only,
+    poisson_nll,
     raw,
     ripples,
     sine,
@@ -78,7 +79,7 @@ def optimization() -> list[Case]:
     falling, still = only("still-falling"), only("stalled")
     sgd = {"optimizer": "sgd", "optimizer__momentum": 0.0}
     bounce = {"module__hidden_sizes": (), "lr": 10.0, "loss": "absolute_error"}
-    failed = only("failed-networks")
+    failed, worse = only("failed-networks"), only("worse-than-constant")
     failing = {"module": FailingMLP, "max_epochs": 300}
     return [
         Case("one of four folds fails", 0, sine, tanh(**failing, n_folds=4), failed),
@@ -87,6 +88,14 @@ def optimization() -> list[Case]:
         Case("one of four restarts fails", 0, ripples, tanh(**failing, n_init=4), failed),
         Case("one of four restarts fails", 1, friedman, tanh(**failing, n_init=4), failed,
              only("overfitting")),
+        Case("far too fast", 0, friedman, {"lr": 10.0, "max_epochs": 40}, worse | high,
+             WILD | only("underdetermined", "still-falling")),
+        Case("far too fast", 1, kink, {"lr": 10.0, "max_epochs": 40}, worse | high,
+             WILD | only("underdetermined", "still-falling")),
+        Case("a loss of another kind", 0, friedman, tanh(loss=poisson_nll), worse,
+             WILD | only("still-falling")),
+        Case("a loss of another kind", 1, ripples, tanh(loss=poisson_nll), worse,
+             WILD | only("still-falling")),
         Case("diverged, sgd", 0, sine, {**sgd, "lr": 50.0, "module__hidden_sizes": [20]},
              only("diverged") | high, WILD | only("still-falling")),
         Case("diverged, sgd", 1, friedman, {**sgd, "lr": 20.0}, only("diverged") | high,
@@ -124,9 +133,9 @@ def optimization() -> list[Case]:
              CRIPPLED),
         Case("too slow, adamw", 1, sine, tanh(optimizer="adamw", lr=1e-5), low, CRIPPLED),
         Case("too slow for few epochs", 0, sine, {"lr": 3e-5, "max_epochs": 15}, low | falling,
-             only("effectively-linear", "underdetermined")),
+             only("effectively-linear", "underdetermined", "worse-than-constant")),
         Case("too slow for few epochs", 1, friedman, {"lr": 1e-4, "max_epochs": 15}, low | falling,
-             only("effectively-linear", "underdetermined")),
+             only("effectively-linear", "underdetermined", "worse-than-constant")),
         Case("too few epochs, adam", 0, sine, {"lr": 1e-2, "max_epochs": 25}, falling,
              only("effectively-linear", "underdetermined")),
         Case("too few epochs, adam", 1, kink, {"lr": 3e-3, "max_epochs": 30}, falling,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -116,7 +117,7 @@ def test_a_fit_with_integer_weights_is_equivalent_to_repeated_rows(
         loss=loss,
         standardize="X",
         batch_size=batch_size,
-        max_epochs=10,
+        max_epochs=9,
         lr=0.05,
         random_state=0,
     )
@@ -240,6 +241,11 @@ def test_a_loss_per_element_per_row_and_a_single_number_are_equivalent() -> None
 # Errors
 
 
+def detached(prediction: Tensor, target: Tensor) -> Tensor:
+    """Cut the loss off its graph, as a computation by NumPy does."""
+    return torch.tensor(float((prediction - target).detach().norm()), requires_grad=True)
+
+
 def of_shape(n: int) -> Loss:
     return Loss(lambda p, t: (p - t.new_zeros(n, 3)).mean(dim=1), "shaped")
 
@@ -257,15 +263,31 @@ def of_shape(n: int) -> Loss:
         (nn.SmoothL1Loss(), {"beta": 1}, "SmoothL1Loss; give the class instead: takes no 'beta'"),
         (per_row, {"power": 3}, "per_row.*'power'"),
         (int, {}, r"expects a name \('absolute_error', .* callable .*got <class"),
-        (nn.GaussianNLLLoss, {}, r"'GaussianNLLLoss' .* predictions of shape \(3, 1\)"),
+        (nn.PoissonNLLLoss, {}, "PoissonNLLLoss expects y as counts.*loss='poisson'"),
+        (nn.PoissonNLLLoss(), {}, "PoissonNLLLoss expects y as counts.*loss='poisson'"),
+        (nn.GaussianNLLLoss, {}, "GaussianNLLLoss expects .*loss='gaussian_nll'"),
+        (nn.BCEWithLogitsLoss, {}, "expects y as classes.*loss='squared_error'.*standardize='X'"),
+        (nn.CrossEntropyLoss(), {}, "CrossEntropyLoss expects y as classes"),
+        (partial(functional.cross_entropy, label_smoothing=0.1), {}, "cross_entropy expects y as"),
         (of_shape(7), {}, r"'shaped' .* predictions of shape \(3, 1\)"),
         (lambda p, t: ((p - t) ** 2).mean().item(), {}, "return a torch tensor, got float"),
         (lambda p, t: ((p - t) ** 2).detach(), {}, "torch can differentiate"),
+        (detached, {}, "'detached' .* no gradient reaches the parameters"),
+        (lambda p, t: 0 * (p - t), {}, "derivative is not 0 everywhere"),
         (lambda p, t: ((p - t) ** 2).mean(dim=0), {}, r"one per element; .* shape \(1,\)"),
         (3, {}, "'loss' parameter.*must be an instance of 'str' or a callable"),
     ],
 )
 def test_invalid_losses_are_refused(loss: Any, options: dict[str, Any], message: str) -> None:
     nested = {f"loss__{name}": value for name, value in options.items()}
-    with pytest.raises((ValueError, TypeError), match=message):
-        TorchRegressor(MLP, loss=loss, max_epochs=2, **nested).fit(X, Y)
+    for early_stopping in (False, True):
+        reg = TorchRegressor(MLP, loss=loss, max_epochs=2, early_stopping=early_stopping, **nested)
+        with pytest.raises((ValueError, TypeError), match=message):
+            reg.fit(X, Y)
+
+
+def test_a_loss_that_ignores_small_residuals_is_accepted() -> None:
+    def insensitive(prediction: Tensor, target: Tensor) -> Tensor:
+        return functional.relu((prediction - target).abs() - 5)
+
+    TorchRegressor(MLP, loss=insensitive, max_epochs=2).fit(X, Y)

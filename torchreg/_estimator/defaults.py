@@ -18,7 +18,7 @@ from torchreg._estimator.params import nested_parameters
 from torchreg.engine.data import count_distinct_rows, to_dense
 from torchreg.engine.run import can_merge_rows
 from torchreg.engine.spec import RawData
-from torchreg.losses import Loss, build_loss
+from torchreg.losses import Loss, build_loss, check_loss_of_standardized
 from torchreg.nn import Ensemble, TabularMLP
 from torchreg.optim import OptimizerSpec, ScheduleSpec, build_optimizer, build_schedule
 
@@ -136,6 +136,8 @@ def resolve_params(
     else:
         chosen = {key: v for key, v in MODULE_DEFAULTS.items() if is_auto(params[key])}
     params |= chosen
+    if params["standardize"] in (True, "y") and not isinstance(params["loss"], str):
+        check_loss_of_standardized(params["loss"])
     return ResolvedParams(
         module=TabularMLP if params["module"] is None else params["module"],
         module_options=nested_parameters(params, "module"),

@@ -32,6 +32,7 @@ from torchreg.exceptions import (
     PrecisionWarning,
     UnscaledWarning,
     ValidationWarning,
+    WorseThanConstantWarning,
 )
 from torchreg.nn.links import target_layer
 
@@ -44,6 +45,7 @@ _STACKLEVEL_OF_ENSEMBLE = 4
 _FINDING_CATEGORIES: dict[str, type[Warning]] = {
     "distant-validation-rows": ValidationWarning,
     "effectively-linear": EffectivelyLinearWarning,
+    "worse-than-constant": WorseThanConstantWarning,
     "dead-units": DeadUnitsWarning,
     "unscaled-inputs": UnscaledWarning,
     "unscaled-target": UnscaledWarning,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import Any
 
 from torch import Tensor, nn
@@ -29,6 +30,7 @@ FINDERS: tuple[Callable[[Evidence], Iterator[Finding]], ...] = (
     scale.find_precision_loss,
     scale.find_parameter_drift,
     optimization.find_failed_networks,
+    optimization.find_worse_than_constant,
     optimization.find_loss_problems,
     generalization.find_distant_validation_rows,
     generalization.find_overfitting,
@@ -37,6 +39,11 @@ FINDERS: tuple[Callable[[Evidence], Iterator[Finding]], ...] = (
     data.find_heavy_tails,
     data.find_extrapolation,
 )
+
+#: If a fit has one of these findings, ...
+CONSEQUENCES = ("diverged", "worse-than-constant", "dead-units", "stalled")
+#: ... these are its probable causes.
+CAUSES = ("unscaled-inputs", "unscaled-target", "learning-rate-too-high")
 
 
 def certain_findings(
@@ -77,6 +84,10 @@ def certain_findings(
         certain += [finding for finding in dead if activations.is_whole_layer(finding)]
     if of_scale and optimization.missing_r2(evidence) > optimization.BEHIND:
         certain += [finding for finding in of_scale if scale.is_extreme(finding)]
+    if not certain:
+        # A cause says more than this consequence.
+        worse = optimization.find_worse_than_constant(evidence)
+        certain += [f for f in worse if optimization.is_certainly_worse(f, n_epochs)]
     return certain
 
 
@@ -119,8 +130,11 @@ def diagnose(
     evidence = collect_evidence(
         module, summary, losses, validation, kept_epoch, feature_names, x, y
     )
-    found = tuple(finding for find in FINDERS for finding in find(evidence))
-    return Diagnosis(found, summarize(evidence))
+    found = [finding for find in FINDERS for finding in find(evidence)]
+    if any(f.severity == "severe" and f.code in CONSEQUENCES for f in found):
+        # A cause is as severe as its consequence.
+        found = [replace(f, severity="severe") if f.code in CAUSES else f for f in found]
+    return Diagnosis(tuple(found), summarize(evidence))
 
 
 def summarize(evidence: Evidence) -> dict[str, Any]:

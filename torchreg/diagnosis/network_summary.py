@@ -13,16 +13,23 @@ from torchreg.diagnosis.forward_trace import ForwardTrace, trace_forward
 from torchreg.diagnosis.linear_baseline import LinearBaseline, fit_baseline
 from torchreg.diagnosis.moments import Array, moments_of
 from torchreg.diagnosis.record import NetworkSummary
+from torchreg.losses import Loss
 from torchreg.nn import AverageMembers, Link
 
 #: Values with a smaller spread, relative to their size, determine no slope in float32.
 MIN_RELATIVE_SPREAD = 1e-5
 #: Largest residual of an exact linear relation in float32, relative to its spread.
 MAX_RESIDUAL = 1e-4
+#: Quantiles of the targets that are constants to compare with, next to the mean.
+CONSTANTS = (0.1, 0.5, 0.9)
 
 
 def summarize_network(
-    network: nn.Module, x: Tensor, baseline: LinearBaseline, link: Link | None = None
+    network: nn.Module,
+    x: Tensor,
+    baseline: LinearBaseline,
+    link: Link | None = None,
+    loss: Loss | None = None,
 ) -> NetworkSummary | None:
     """Evaluate a network on rows and describe inputs, outputs and hidden units.
 
@@ -36,6 +43,8 @@ def summarize_network(
         Linear models of these rows, from :func:`baseline_of`.
     link : Link or None, default=None
         Converts the output to predictions, which are then compared with the targets.
+    loss : Loss or None, default=None
+        The loss of the fit, by which network and constants are compared.
 
     Returns
     -------
@@ -58,7 +67,31 @@ def summarize_network(
         fit = compare_baselines(baseline, output)
         if trace.last_output is result:
             trace = trace._replace(last_output=None)
-        return None if fit is None else _describe(trace, output, fit, x, baseline)
+        if fit is None:
+            return None
+        summary = _describe(trace, output, fit, x, baseline)
+        return summary if loss is None else _compare_with_constants(summary, trace, baseline, loss)
+
+
+def _compare_with_constants(
+    summary: NetworkSummary, trace: ForwardTrace, baseline: LinearBaseline, loss: Loss
+) -> NetworkSummary:
+    """Add the loss of the network, and the lowest loss of its predicting one of some constants."""
+    if baseline.targets is None:
+        return summary
+    output = trace.output.detach()
+    t = torch.from_numpy(baseline.targets).to(output)
+    # (n, n_members, ...) -> (n, ...), or (n,) -> (n, 1)
+    output = AverageMembers()(output).reshape(len(t), -1)
+    levels = np.quantile(baseline.targets, CONSTANTS, axis=0)
+    rows = torch.from_numpy(np.vstack([baseline.y.mean, levels])).to(output)
+    constants = rows if loss.link is None else loss.link.initial_target(rows)
+    try:
+        losses = [float(loss.mean(p.expand_as(output), t, None)) for p in (output, *constants)]
+    except (RuntimeError, ValueError, IndexError, TypeError):
+        # A function of the user may work on its own batches alone.
+        return summary
+    return summary._replace(loss=losses[0], constant_loss=min(losses[1:]))
 
 
 def _describe(

@@ -9,6 +9,7 @@ from torchreg.diagnosis.evidence import Evidence
 from torchreg.diagnosis.linearity import line_is_significant
 from torchreg.diagnosis.record import FitSummary
 from torchreg.diagnosis.report import Finding
+from torchreg.losses import LOSSES
 
 #: Behind: the network explains this much less of y's variance than least-squares linear models or
 #: curves with fewer parameters on the same rows.
@@ -60,6 +61,9 @@ NOT_MOVED = 0.05
 LITTLE_MOVED = 0.5
 #: A steady decline: the loss fell in this share of the epochs.
 STEADY = 0.85
+#: A constant predicts better if the network's loss is larger by this share of the constant's: more
+#: than the difference between the inspected rows and all training rows.
+WORSE = 0.01
 
 
 def find_loss_problems(evidence: Evidence) -> Iterator[Finding]:
@@ -84,6 +88,47 @@ def find_failed_networks(evidence: Evidence) -> Iterator[Finding]:
             {"n_failed": len(failures)},
             "Remove the cause of the error, and fit again.",
         )
+
+
+def find_worse_than_constant(evidence: Evidence) -> Iterator[Finding]:
+    """Find ``worse-than-constant``: a constant predicts the training rows better."""
+    network, y = evidence.summary.network, evidence.summary.y
+    if network is None or not any(y.scale):
+        return
+    loss, constant, structure = network.loss, network.constant_loss, network.structure
+    numbers = {"loss": loss, "constant_loss": constant}
+    # Some losses are low far from y, such as those of classes: any value of y is nearer then.
+    columns = [c for c in zip(y.mean, y.scale, y.low, y.high, strict=True) if c[1]]
+    reach = sum((max(high - mean, mean - low) / s) ** 2 for mean, s, low, high in columns)
+    if loss is not None and constant is not None and loss - constant > WORSE * abs(constant):
+        how = f"the loss of the network is {loss:.4g} on them, that of a constant {constant:.4g}"
+        advice = (
+            "The remedies of the other findings; else standardize=True, a lower lr or more epochs."
+        )
+    elif structure is not None and 1 - structure.network_r2 > max(1.0, reach / len(y.scale)):
+        how = "the predictions are farther from y than any of its values"
+        advice = (
+            f"A loss by name ({', '.join(map(repr, sorted(LOSSES)))}) or with its minimum at y."
+        )
+    else:
+        return
+    if structure is not None:
+        numbers["r2"] = structure.network_r2
+        how += f" (R2 = {structure.network_r2:.4g})"
+    yield Finding(
+        "worse-than-constant",
+        "severe",
+        f"A constant predicts the training rows better than the network: {how}.",
+        numbers,
+        advice,
+    )
+
+
+def is_certainly_worse(finding: Finding, n_epochs: int) -> bool:
+    """Whether the fit was long enough to learn a constant, or is ten times worse than one."""
+    loss, constant = finding.numbers["loss"], finding.numbers["constant_loss"]
+    far = loss is None or constant is None or not loss <= 10 * abs(constant)
+    return far or n_epochs >= 2 * FEW_EPOCHS
 
 
 def _describe_lr(evidence: Evidence) -> str:

@@ -168,6 +168,9 @@ class NetworkSummary(NamedTuple):
         Unit counts of each activation.
     structure : Structure or None
         ``None`` without y, or with too few rows.
+    loss, constant_loss : float or None
+        Loss of the network, and the lowest loss of some constants, in standardized units; after a
+        fit.
     """
 
     n_rows: int
@@ -180,6 +183,8 @@ class NetworkSummary(NamedTuple):
     linear_share: float | None
     layers: list[Layer]
     structure: Structure | None
+    loss: float | None = None
+    constant_loss: float | None = None
 
 
 @dataclass(frozen=True)

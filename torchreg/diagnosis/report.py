@@ -14,24 +14,25 @@ if TYPE_CHECKING:
 #: From worst to mildest: the fit is of little use; it could be better; good to know.
 SEVERITIES = ("severe", "warning", "info")
 
-#: Codes of all findings, in the order of equally severe ones.
+#: Codes of all findings, in the order of equally severe ones: causes before their consequences.
 CODES = (
-    "diverged",
     "failed-networks",
     "distant-validation-rows",
+    "precision-loss",
+    "unscaled-inputs",
+    "unscaled-target",
+    "learning-rate-too-high",
+    "diverged",
+    "worse-than-constant",
     "effectively-linear",
     "linear-data",
     "dead-units",
     "always-on-units",
     "saturated-units",
     "duplicate-units",
-    "unscaled-inputs",
-    "unscaled-target",
-    "precision-loss",
     "parameter-drift",
     "stalled",
     "oscillating",
-    "learning-rate-too-high",
     "learning-rate-too-low",
     "still-falling",
     "overfitting",

@@ -5,6 +5,7 @@ its function and its class there; the class keyword ``name`` makes it available 
 ``TorchRegressor(loss=name)``.
 """
 
+from torchreg.losses.checks import check_loss_of_standardized
 from torchreg.losses.deviances import GammaDeviance, PoissonDeviance, TweedieDeviance
 from torchreg.losses.distributions import GaussianNLL, PinballLoss
 from torchreg.losses.errors import AbsoluteError, HuberLoss, SquaredError
@@ -33,6 +34,7 @@ __all__ = [
     "SquaredError",
     "TweedieDeviance",
     "build_loss",
+    "check_loss_of_standardized",
     "find_loss",
     "loss_name",
     "probe_loss",

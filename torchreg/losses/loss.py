@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from torchreg._utils import did_you_mean
+from torchreg.losses.checks import check_gradient
 from torchreg.losses.scores import r2
 from torchreg.nn.links import Link
 
@@ -306,11 +307,7 @@ def probe_loss(loss: Loss, n_outputs: int) -> Loss:
         raise ValueError(
             f"The loss {loss.name!r} must return a torch tensor, got {type(values).__name__}."
         )
-    if not values.requires_grad:
-        raise ValueError(
-            f"The loss {loss.name!r} does not depend on the predictions in a way that torch can "
-            "differentiate. Compute it from the prediction with torch operations."
-        )
+    check_gradient(loss.function, values, prediction, target, name=loss.name)
     if values.ndim and values.shape[0] != shape[0]:
         raise ValueError(
             f"The loss {loss.name!r} must return one number, one per row or one per element; "

@@ -118,7 +118,7 @@ def select_model(
         module,
         rows,
         drifts,
-        probe.summarize(task.network, link_of(module)),
+        probe.summarize(task.network, link_of(module), task.loss),
         n_networks=len(trained) if config.n_folds > 1 else 1,
         failures=_describe_failures(results, "fold" if config.n_folds > 1 else "network"),
     )

@@ -15,6 +15,7 @@ from torchreg.diagnosis.record import FitSummary, NetworkSummary, ParameterDrift
 from torchreg.engine.data import Table
 from torchreg.engine.inspect.row_summary import RowSummary
 from torchreg.engine.spec import TrainResult, TrainTask
+from torchreg.losses import Loss
 from torchreg.nn import Link
 
 
@@ -32,9 +33,9 @@ class ProbeRows(NamedTuple):
     x: Tensor
     lines: LinearBaseline
 
-    def summarize(self, network: nn.Module, link: Link | None = None) -> NetworkSummary | None:
+    def summarize(self, network: nn.Module, link: Link | None, loss: Loss) -> NetworkSummary | None:
         """Summarize a network in evaluation mode; the link maps its output to predictions."""
-        return summarize_network(network, self.x, self.lines, link)
+        return summarize_network(network, self.x, self.lines, link, loss)
 
 
 def probe_rows(table: Table, chosen: Tensor | slice) -> ProbeRows:
