@@ -208,6 +208,7 @@ def test_a_checkpoint_stores_one_network(kink: Data, tmp_path: Path) -> None:
     assert reg.fit(*kink, checkpoint=tmp_path / "fit").n_iter_ == 40
 
 
+@pytest.mark.filterwarnings("ignore::torchreg.WorseThanConstantWarning")
 def test_verbose_prints_one_row_for_each_network(
     kink: Data, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -16,6 +16,8 @@ from torchreg.losses import LOSSES
 BEHIND = 0.1
 #: Loss curves of fewer epochs are not interpreted.
 FEW_EPOCHS = 10
+#: A fit of fewer epochs may be about to learn a constant.
+MANY_EPOCHS = 100
 #: Still falling: the loss fell in the last tenth of the epochs by this share of y's variance, ...
 FALL = 0.01
 #: ... and by this share of the loss.
@@ -125,10 +127,10 @@ def find_worse_than_constant(evidence: Evidence) -> Iterator[Finding]:
 
 
 def is_certainly_worse(finding: Finding, n_epochs: int) -> bool:
-    """Whether the fit was long enough to learn a constant, or is ten times worse than one."""
+    """Whether the fit was long enough to learn a constant, or has twice the loss of one."""
     loss, constant = finding.numbers["loss"], finding.numbers["constant_loss"]
-    far = loss is None or constant is None or not loss <= 10 * abs(constant)
-    return far or n_epochs >= 2 * FEW_EPOCHS
+    far = loss is None or constant is None or not 0 < loss - constant <= abs(constant)
+    return far or n_epochs >= MANY_EPOCHS
 
 
 def _describe_lr(evidence: Evidence) -> str:
