@@ -19,47 +19,37 @@ OTHER_NAMES = {
 }
 
 _BATCHES = "batch_size: rows are always shuffled, and batch_size=None is a full batch"
-_BETAS = "optimizer__betas=(beta_1, beta_2)"
 _ROWS = "n_folds, early_stopping with validation_fraction, or X_val and y_val of fit"
 
 #: Parameters of ``MLPRegressor``, skorch and Keras, and what to use instead.
 OTHER_PARAMETERS = {
     "activation": "module__activation",
     "alpha": "optimizer='adamw' and optimizer__weight_decay",
-    "beta_1": _BETAS,
-    "beta_2": _BETAS,
+    **dict.fromkeys(("beta_1", "beta_2"), "optimizer__betas=(beta_1, beta_2)"),
     "compile": "module as it is: its training steps are captured and replayed",
     "criterion": "loss",
     "cv": "n_folds",
     "dataset": "X and y of fit, which may be tensors",
     "dropout": "module__dropout",
-    "early_stopping_rounds": "n_iter_no_change",
-    "epochs": "max_epochs",
+    **dict.fromkeys(("epochs", "max_fun", "max_iter", "n_iter"), "max_epochs"),
     "epsilon": "optimizer__eps",
-    "hidden_layer_sizes": "module__hidden_sizes",
-    "hidden_sizes": "module__hidden_sizes",
-    "iterator_train": _BATCHES,
-    "iterator_valid": _BATCHES,
+    **dict.fromkeys(("hidden_layer_sizes", "hidden_sizes"), "module__hidden_sizes"),
+    **dict.fromkeys(("iterator_train", "iterator_valid", "shuffle"), _BATCHES),
     "learning_rate": "lr for a number, schedule for a name",
     "learning_rate_init": "lr",
-    "max_fun": "max_epochs",
-    "max_iter": "max_epochs",
     "momentum": "optimizer='sgd' and optimizer__momentum",
     "n_estimators": "n_folds, n_init, or a TorchEnsembleRegressor",
-    "n_iter": "max_epochs",
     "n_jobs": "joblib.parallel_config(backend='torchreg') for the fits of a search; the networks "
     "of one fit train together, with the threads of torch.set_num_threads",
     "nesterovs_momentum": "optimizer='sgd' and optimizer__nesterov",
-    "patience": "n_iter_no_change",
+    **dict.fromkeys(("early_stopping_rounds", "patience"), "n_iter_no_change"),
     "power_t": "schedule",
     "predict_nonlinearity": "a loss with a link, such as loss='poisson', or a last layer of module",
     "seed": "random_state",
-    "shuffle": _BATCHES,
     "solver": "optimizer",
     "torch_load_kwargs": "save and torchreg.load",
-    "train_split": _ROWS,
     "use_caching": "use_caching of the callback",
-    "validation_split": _ROWS,
+    **dict.fromkeys(("train_split", "validation_split"), _ROWS),
     "weight_decay": "optimizer__weight_decay",
 }
 

@@ -31,19 +31,7 @@ N_REPEATS, N_AVERAGED, N_POINTS = 3, 100, 40
 
 
 def draw_effects(estimator: Any, X: Any, true: Array, labels: Labels) -> Iterator[Figure]:
-    """Draw importances of 3 to 500 features, and the dependence on the most important ones.
-
-    Parameters
-    ----------
-    estimator : fitted TorchRegressor
-    X : array-like of shape (n, n_features)
-    true : ndarray of shape (n, n_outputs)
-    labels : Labels
-
-    Yields
-    ------
-    Figure
-    """
+    """Draw importances of 3 to 500 features, and the dependence on the most important ones."""
     if not 2 < len(labels.features) <= MAX_FEATURES:
         return
     chosen = evenly_spaced(len(true), MAX_ROWS)
@@ -91,34 +79,17 @@ def draw_effects(estimator: Any, X: Any, true: Array, labels: Labels) -> Iterato
             yield Figure(f"{name} over {feature}", words, draw(plot, (4.6, 3.6)))
 
 
-def permutation_importances(
-    predict: Callable[[Array], Array], rows: Array, true: Array
-) -> NDArray[np.float64]:
-    """Compute how much the RMSE of each output rises when a column is shuffled.
+def permutation_importances(predict: Callable[[Array], Array], rows: Array, true: Array) -> Array:
+    """Compute how much shuffling a column raises each RMSE (Breiman, "Random Forests", 2001).
 
-    Parameters
-    ----------
-    predict : callable
-        Maps (n, n_features) to (n, n_outputs).
-    rows : ndarray of shape (n, n_features)
-    true : ndarray of shape (n, n_outputs)
-
-    Returns
-    -------
-    ndarray of shape (n_features, n_outputs)
-        In the units of y.
-
-    References
-    ----------
-    L. Breiman, "Random Forests", Machine Learning 45 (2001).
+    Returns an array of shape (n_features, n_outputs), in the units of y.
     """
     rng = np.random.default_rng(0)
 
     def rmse(points: Array) -> Array:
         # (n_repeats * n, n_outputs) -> (n_repeats, n, n_outputs)
         error = predict(points).reshape(-1, *true.shape) - true
-        found: Array = np.sqrt(np.mean(error**2, axis=1)).mean(axis=0)
-        return found
+        return np.asarray(np.sqrt(np.mean(error**2, axis=1)).mean(axis=0))
 
     before, rises = rmse(rows), []
     shuffled = np.tile(rows, (N_REPEATS, 1))
@@ -134,17 +105,10 @@ def permutation_importances(
 def partial_dependence(
     predict: Callable[[Array], Array], rows: Array, column: int
 ) -> tuple[Array, Array]:
-    """Compute the mean prediction for values of a column.
+    """Average predictions over a column (Friedman, "Greedy function approximation", 2001).
 
-    Returns
-    -------
-    grid : ndarray of shape (n_points,)
-        Between the percentiles 1 and 99; of few values, all.
-    mean : ndarray of shape (n_points, n_outputs)
-
-    References
-    ----------
-    J. H. Friedman, "Greedy function approximation", Annals of Statistics 29 (2001), 8.2.
+    Returns values of the column between its percentiles 1 and 99, or all of few values, and mean
+    predictions of shape (n_values, n_outputs).
     """
     grid = np.unique(rows[:, column])
     if len(grid) > N_POINTS:
@@ -167,13 +131,7 @@ def _plot_bars(ax: Axes, *, rises: Array, bars: Any, labels: Labels, at: int) ->
 
 
 def _plot_curve(
-    ax: Axes,
-    *,
-    values: Array,
-    grid: Array,
-    mean: Array,
-    limits: tuple[float, float],
-    names: tuple[str, str],
+    ax: Axes, *, values: Array, grid: Array, mean: Array, limits: Any, names: tuple[str, str]
 ) -> None:
     ax.plot(grid, mean, color=FIT, linewidth=2.5, marker="o" if len(grid) <= 10 else None)
     # All curves of an output have the same scale, so that their ranges can be compared.
