@@ -229,7 +229,9 @@ class _StackScheduler:
         monitors = self.monitors_of(groups)
         if monitors:
             in_threads = all(map(self.can_run_in_thread, groups))
-            self._run_in_turn([*lanes], monitors, in_threads=in_threads)
+            # Changing the number of threads takes as long as a small step.
+            with num_threads(max(lane.n_threads for lane in lanes), others=self.n_available):
+                self._run_in_turn([*lanes], monitors, in_threads=in_threads)
             return
         while lanes and not self.cancel_event.is_set():
             lanes.extendleft(self._advance(lanes.popleft(), TrainingLoop.run)[::-1])
