@@ -12,7 +12,7 @@ import pytest
 from sklearn.model_selection import GridSearchCV
 from skorch import callbacks as sk
 
-from torchreg import TorchRegressor
+from torchreg import TorchEnsembleRegressor, TorchRegressor
 from torchreg._utils import spawn_seeds
 from torchreg.nn import MLP
 
@@ -165,3 +165,22 @@ def test_a_fit_inside_a_search_prints_one_line(
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) == 4
     assert all(line.startswith("fit: 20 epochs, loss 0.") for line in lines)
+
+
+@pytest.mark.parametrize("optimizer", ["adam", "adamax"])
+def test_the_callbacks_of_an_ensemble_receive_the_mean_of_its_members(
+    optimizer: str, kink: Data
+) -> None:
+    log = Log()
+    template = quick(optimizer=optimizer, early_stopping=True, callbacks=[log])
+    members = TorchEnsembleRegressor(template, 3, random_state=0).fit(*kink).estimators_
+    n_epochs = max(member.n_iter_ for member in members)
+    assert log.events == ["begin", *["epoch"] * n_epochs, "end"]
+    assert all(member.callbacks == [log] for member in members)
+    mean = np.mean([member.loss_curve_[0] for member in members])
+    np.testing.assert_allclose(log.losses[0], mean, rtol=1e-12)
+    log.events.clear()
+    log.fail_at = 2
+    with pytest.raises(RuntimeError, match="this trial is pruned"):
+        TorchEnsembleRegressor(template, 3, random_state=0).fit(*kink)
+    assert log.events == ["begin", "epoch", "epoch"]

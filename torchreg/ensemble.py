@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 from contextlib import ExitStack
+from dataclasses import replace
 from numbers import Integral
 from typing import Any, ClassVar, Literal, Self, overload
 
@@ -64,7 +66,8 @@ class TorchEnsembleRegressor(GraphMixin, SavingMixin, ScoreMixin, BaseEstimator)
     ----------
     estimator : TorchRegressor or None, default=None
         The members are clones of it; it is not fitted. ``None`` is ``TorchRegressor()``. Its
-        ``random_state`` and ``warm_start`` are not used.
+        ``random_state`` and ``warm_start`` are not used. Its callbacks receive the mean losses of
+        the members.
     n_estimators : int, default=10
         Number of members.
     bootstrap : bool, default=False
@@ -197,7 +200,11 @@ class TorchEnsembleRegressor(GraphMixin, SavingMixin, ScoreMixin, BaseEstimator)
                 params = resolve_params(member, inputs, is_member=True)
                 contexts.append(build_job(member, inputs, params, resample=resample))
             # 3. Train all members together.
-            results = _check_results(fit_networks([context.job for context in contexts]))
+            jobs = [context.job for context in contexts]
+            if self.estimator is not None and self.estimator.callbacks is not None:
+                # The members share the callbacks, which receive the mean of all.
+                jobs = [replace(job, config=replace(job.config, ensemble=self)) for job in jobs]
+            results = _check_results(fit_networks(jobs))
             # 4. End callbacks.
             fits = [
                 (member, context, finish_callbacks(member, context, result))
@@ -290,7 +297,13 @@ class TorchEnsembleRegressor(GraphMixin, SavingMixin, ScoreMixin, BaseEstimator)
         as_callbacks(template.callbacks, n_networks=self.n_estimators)
         seeds = member_seeds(seed_from(self.random_state), self.n_estimators)
         # The printed tables of members that are trained together would interleave.
-        return [clone(template).set_params(random_state=seed, verbose=0) for seed in seeds]
+        params = template.get_params(deep=False)
+        shared = {k: v for k, v in params.items() if k.partition("__")[0] == "callbacks"}
+        bare = copy.copy(template)
+        bare.callbacks = None
+        bare._nested = {k: v for k, v in template._nested.items() if k not in shared}
+        changes = {**shared, "verbose": 0}
+        return [clone(bare).set_params(random_state=seed, **changes) for seed in seeds]
 
     def _set_members(self, members: list[TorchRegressor]) -> None:
         """Replace the fitted attributes at once, so that an interrupt leaves a consistent fit."""

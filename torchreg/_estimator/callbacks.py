@@ -11,10 +11,10 @@ from typing import Any
 from torch import nn
 
 from torchreg.engine.build import FitResult
-from torchreg.engine.spec import EpochRecord
+from torchreg.engine.spec import EpochRecord, Observer
 
 
-class EpochPrinter:
+class EpochPrinter(Observer):
     """Print the losses as a table: about 20 rows with ``verbose=1``, every epoch with more.
 
     Parameters
@@ -52,9 +52,6 @@ class EpochPrinter:
         lr = f"  {'lr':>10}" if self.show_lr else ""
         print(f"{'epoch':>7}  {'loss':>12}  {'validation':>12}{lr}  {'seconds':>8}")
 
-    def on_epoch_begin(self) -> None:
-        """Do nothing."""
-
     def on_epoch_end(self, record: EpochRecord) -> bool:
         """Print a row for the first epoch, the last one, and every few epochs."""
         if record.epoch % self.interval == 0 or record.epoch in (1, self.last_epoch):
@@ -64,9 +61,6 @@ class EpochPrinter:
             lr = f"  {record.lr:>10.3g}" if self.show_lr else ""
             print(f"{record.epoch:>7}  {record.loss:>12.6g}  {shown:>12}{lr}  {seconds:>8.2f}")
         return False
-
-    def on_fit_end(self) -> None:
-        """Do nothing."""
 
 
 def print_init_losses(result: FitResult, *, standardized: bool) -> None:
@@ -173,7 +167,7 @@ class SklearnCallbackBridge:
         self.end_task(self.context, module)
 
 
-class SklearnEpochObserver:
+class SklearnEpochObserver(Observer):
     """Report the epochs of a fit to scikit-learn's callbacks."""
 
     def __init__(self, bridge: SklearnCallbackBridge, module: nn.Sequential) -> None:
@@ -191,6 +185,3 @@ class SklearnEpochObserver:
     def on_epoch_end(self, record: EpochRecord) -> bool:
         """End the task of an epoch; return whether a callback stops the fit."""
         return self.bridge.end_task(self.epoch, self.module)
-
-    def on_fit_end(self) -> None:
-        """Do nothing: ``end_fit`` ends the task of the fit."""

@@ -19,7 +19,6 @@ from torchreg.engine.build import (
     InitialState,
     PreparedFit,
     ScalingKey,
-    as_ensemble,
     assign_folds,
     initialize_networks,
     select_model,
@@ -41,6 +40,7 @@ from torchreg.engine.spec import (
 from torchreg.engine.stack import train_tasks
 from torchreg.engine.train import train_single
 from torchreg.losses import Loss, probe_loss
+from torchreg.nn import Ensemble
 from torchreg.optim import OptimizerSpec
 
 #: Largest number of rows for which ``batch_size="auto"`` is full batch, ...
@@ -148,6 +148,7 @@ def fit_networks(jobs: Sequence[FitJob], cancel_event: threading.Event | None = 
                 except Exception as error:
                     reraise_interrupt(error)
                     fits.append(error)
+            attach_monitors(fits)
         # 2. Train them, those of one architecture as one stack.
         tasks = [task for fit in fits if not isinstance(fit, Exception) for task in fit.tasks]
         if len(tasks) == 1 and cancel_event is None and tasks[0].monitor is None:
@@ -193,14 +194,11 @@ def prepare_fit(job: FitJob, cache: FitCache) -> PreparedFit:
     # 2. Networks between their scaling layers, and the rows in their units.
     states = initialize_networks(config, data, batch_size, cache)
     # 3. One training task per network.
-    monitor = build_monitor(job, data, states, batch_size)
-    tasks = build_tasks(job, data, states, loss, batch_size, cache, monitor)
+    tasks = build_tasks(job, data, states, loss, batch_size, cache)
     if config.schedule.changes_lr:
         # Invalid parameters of a schedule raise before training.
         tasks[0].lr_schedule()
-    if monitor is not None and tasks[0].batch_observer is not None:
-        monitor.warnings = tasks[0].batch_observer.unmatched_patterns()
-    return PreparedFit(config, data, n_rows, states, tasks, monitor)
+    return PreparedFit(config, data, job.validation, n_rows, states, tasks)
 
 
 def choose_batch_size(batch_size: int | str | None, n_rows: int, optimizer: OptimizerSpec) -> int:
@@ -233,28 +231,46 @@ def merge_rows(data: RawData) -> RawData:
     return RawData(*merge_identical(to_dense(data.x), data.y, data.weight))
 
 
-def build_monitor(
-    job: FitJob, data: RawData, states: list[InitialState], batch_size: int
-) -> FitMonitor | None:
-    """Build the monitor of a fit, if it has observers or callbacks."""
-    config = job.config
+def attach_monitors(fits: list[PreparedFit | Exception]) -> None:
+    """Set the monitor of each fit that has observers or callbacks; an ensemble has one."""
+    groups: dict[int, list[PreparedFit]] = {}
+    for fit in fits:
+        if isinstance(fit, PreparedFit):
+            ensemble = fit.config.ensemble
+            groups.setdefault(id(fit if ensemble is None else ensemble), []).append(fit)
+    for group in groups.values():
+        try:
+            monitor = build_monitor(group)
+        except Exception as error:
+            reraise_interrupt(error)
+            fits[:] = [error if fit in group else fit for fit in fits]
+            continue
+        for fit in group:
+            for task in fit.tasks:
+                task.monitor = monitor
 
-    def build_module() -> nn.Sequential:
-        module = states[0].scaled.module
-        networks = [state.scaled.network for state in states]
-        return module if len(states) == 1 else as_ensemble(module, networks)
 
-    observers = config.observers(build_module)
+def build_monitor(fits: list[PreparedFit]) -> FitMonitor | None:
+    """Build the monitor of a fit, or of an ensemble, if it has observers or callbacks."""
+    first = fits[0]
+    config, task = first.config, first.tasks[0]
+    observers = [o for fit in fits for o in fit.config.observers(fit.build_module)]
     if config.fit_callbacks:
         from torchreg.engine.train.skorch_callbacks import FitCallbacks
 
-        rows = states[0].scaled.raw_rows
-        validation = None if job.validation is None else rows(job.validation)
-        callbacks = FitCallbacks(config, build_module(), rows(data), validation, batch_size)
+        modules = [fit.build_module() for fit in fits]
+        module = modules[0] if len(modules) == 1 else nn.Sequential(Ensemble(modules))
+        rows, held_out = first.states[0].scaled.raw_rows, first.validation
+        # Members of an ensemble hold out different rows.
+        validation = None if held_out is None or len(fits) > 1 else rows(held_out)
+        callbacks = FitCallbacks(config, module, rows(first.data), validation, task.batch_size)
         observers.insert(0, callbacks)
     if not observers and not config.callbacks:
         return None
-    return FitMonitor(observers, config.first_epoch)
+    monitor = FitMonitor(observers, config.first_epoch)
+    if task.batch_observer is not None:
+        monitor.warnings = task.batch_observer.unmatched_patterns()
+    return monitor
 
 
 def build_tasks(
@@ -264,7 +280,6 @@ def build_tasks(
     loss: Loss,
     batch_size: int,
     cache: FitCache,
-    monitor: FitMonitor | None,
 ) -> list[TrainTask]:
     """Build the training task of each network; with folds, each holds out another part."""
     config, first = job.config, states[0]
@@ -295,7 +310,6 @@ def build_tasks(
             stopping=config.stopping,
             seed=state.seed,
             first_epoch=config.first_epoch,
-            monitor=monitor,
             batch_observer=state.scaled.skorch_adapter(*raw, batch_size),
             checkpoint_store=config.checkpoint_store,
             protect_input=state.traits.mutates_input,

@@ -7,7 +7,7 @@ the fit. What several fits of one call compute from equal rows, a ``FitCache`` c
 """
 
 from torchreg.engine.build.fit_result import FitResult, select_model
-from torchreg.engine.build.folds import as_ensemble, assign_folds, member, split_rows, split_table
+from torchreg.engine.build.folds import assign_folds, member, split_rows, split_table
 from torchreg.engine.build.initial_state import (
     FitCache,
     InitialState,
@@ -35,7 +35,6 @@ __all__ = [
     "ScalingKey",
     "add_scaling",
     "arguments_for",
-    "as_ensemble",
     "assign_folds",
     "build_network",
     "has_data_init",

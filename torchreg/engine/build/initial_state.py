@@ -20,7 +20,7 @@ from torchreg._utils import (
     statistics_dtype,
     with_seed,
 )
-from torchreg.engine.build.folds import member
+from torchreg.engine.build.folds import as_ensemble, member
 from torchreg.engine.build.network import (
     NetworkTraits,
     ScaledNetwork,
@@ -157,22 +157,31 @@ class PreparedFit:
     config : FitConfig
     data : RawData
         Training rows, without repetitions where these were merged.
+    validation : RawData or None
     n_rows : int
         Number of rows before repetitions were merged.
     states : list of InitialState
         Initial state of each network.
     tasks : list of TrainTask
         Training task of each network.
-    monitor : FitMonitor or None, default=None
-        Set if the fit has observers or callbacks.
     """
 
     config: FitConfig
     data: RawData
+    validation: RawData | None
     n_rows: int
     states: list[InitialState]
     tasks: list[TrainTask]
-    monitor: FitMonitor | None = None
+
+    @property
+    def monitor(self) -> FitMonitor | None:
+        """Monitor of the fit, if it has observers or callbacks."""
+        return self.tasks[0].monitor
+
+    def build_module(self) -> nn.Sequential:
+        """Build the module of the fit, which averages several networks."""
+        module, networks = self.states[0].scaled.module, [s.scaled.network for s in self.states]
+        return module if len(networks) == 1 else as_ensemble(module, networks)
 
 
 def initialize_networks(
@@ -294,13 +303,13 @@ def _convert_to_dtype(config: FitConfig, network: nn.Module, x: Tensor, batch_si
 
 def _with_own_callbacks(config: FitConfig) -> FitConfig:
     """Copy the callbacks that act on one of several networks, because callbacks have state."""
-    if not config.callbacks or config.n_networks == 1:
+    if not config.callbacks or (config.n_networks == 1 and config.ensemble is None):
         return config
     try:
         return replace(config, callbacks=copy.deepcopy(config.callbacks))
     except Exception as error:
         raise ValueError(
-            f"Each of {config.n_networks} networks needs its own copy of the callbacks, but one of "
+            f"Each of several networks needs its own copy of the callbacks, but one of "
             f"{[*config.callbacks]} cannot be copied: {error}. Set n_init=1 and n_folds=None, or "
             "remove it."
         ) from error

@@ -41,6 +41,8 @@ class FitConfig:
     standardize_x, standardize_y : bool
     stopping : Stopping
     callbacks, callback_options : skorch callbacks and their parameters
+    ensemble : object or None, default=None
+        Identity of the ensemble that the fit belongs to; its fits share one history.
     fit_callbacks : sequence
         Those callbacks that receive the epochs of the fit instead of each network's batches.
     device : torch.device
@@ -88,6 +90,7 @@ class FitConfig:
     n_folds: int = 1
     schedule: ScheduleSpec = field(default_factory=ScheduleSpec)
     report: Callable[[str], object] = str
+    ensemble: object | None = None
     fit_callbacks: Sequence[Any] = ()
 
     @property

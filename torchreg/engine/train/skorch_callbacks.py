@@ -61,7 +61,7 @@ def split_callbacks(config: FitConfig) -> FitConfig:
                 f"callbacks__{option} names no callback.{did_you_mean(name, named)} "
                 "Give callbacks as (name, callback) pairs to set their parameters."
             )
-    several = config.n_networks > 1
+    several = config.n_networks > 1 or config.ensemble is not None
     acting = [acts_on_network(_callback_of(item), several=several) for item in config.callbacks]
     if any(acting) and not several:
         return config
