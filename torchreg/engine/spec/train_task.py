@@ -57,12 +57,14 @@ class Observer(Protocol):
 
     def on_epoch_begin(self) -> None:
         """Run before each epoch."""
+        return
 
     def on_epoch_end(self, record: EpochRecord) -> bool:
         """Run after each epoch; return True to stop training."""
 
     def on_fit_end(self) -> None:
         """Run once all networks hold their final weights."""
+        return
 
 
 class BatchObserver(Observer, Protocol):
