@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from torchreg.nn import RobustStandardize, ScaledAndClipped
+from torchreg.nn import RobustStandardize, ScaledAndClipped, TabularMLP
 from torchreg.nn.robust import robust_statistics
 
 rng = np.random.default_rng(0)
@@ -162,3 +162,10 @@ def test_a_state_dict_restores_the_layer() -> None:
 def test_invalid_arguments_are_refused(arguments: Any, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         RobustStandardize(*arguments)
+
+
+def test_the_built_in_network_can_be_built_without_memory() -> None:
+    with torch.device("meta"):
+        network = TabularMLP(3)
+    assert all(parameter.is_meta for parameter in network.parameters())
+    assert network(torch.zeros(5, 3, device="meta")).shape == (5, 1)

@@ -14,7 +14,7 @@ from torch import nn
 
 import torchreg
 from torchreg import FileError, TorchRegressor
-from torchreg.nn import MLP
+from torchreg.nn import MLP, TabularMLP
 
 X = np.linspace(-1, 1, 60).reshape(20, 3)
 Record = dict[str, Any]
@@ -156,3 +156,56 @@ def test_a_passed_module_with_other_parameters_is_refused(
         load_edited(undescribe_without_options, module=More)
     with pytest.raises(FileError, match=r"cannot be built from module=.*takes 2 features but X"):
         load_edited(undescribe_without_options, module=torchreg.nn.MLP(2, 1, [4]))
+
+
+class Sine(nn.Module):
+    """An activation that a file cannot describe."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.sin(x)
+
+
+class Own(nn.Module):
+    """A network that a file cannot describe."""
+
+    def __init__(self, in_features: int) -> None:
+        super().__init__()
+        self.head = nn.Linear(in_features, 1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        output: torch.Tensor = self.head(x)
+        return output
+
+
+@pytest.mark.parametrize("n_folds", [None, 2])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"module__activation": Sine},
+        {"module": TabularMLP, "module__activation": Sine},
+        {"module": MLP, "module__activation": Sine},
+        {"module": Own},
+    ],
+    ids=str,
+)
+def test_networks_with_a_class_of_the_user_survive_their_file(
+    options: dict[str, Any], n_folds: int | None, tmp_path: Path
+) -> None:
+    reg = TorchRegressor(**options, n_folds=n_folds, max_epochs=2, random_state=0)
+    expected = reg.fit(X, X[:, 0]).predict(X)
+    reg.save(tmp_path / "reg")
+    loaded = torchreg.load(tmp_path / "reg", trusted=[Own, Sine])
+    assert np.array_equal(loaded.predict(X), expected)
+    assert np.array_equal(loaded.fit(X, X[:, 0]).predict(X), expected)
+
+
+def test_an_undescribed_network_without_tensors_is_not_built(
+    load_edited: Callable[..., Any],
+) -> None:
+    def add_networks(record: Record, tensors: Tensors) -> None:
+        listed = {"layer": "torch.nn.ModuleList", "children": [["0", {"given": True}]]}
+        ensemble = {"layer": "torchreg.nn.Ensemble", "children": [["members", listed]]}
+        record["module"]["layers"]["children"][1][1] = ensemble
+
+    with pytest.raises(FileError, match=r"no tensors of the network 'network\.members\.0'"):
+        load_edited(add_networks)

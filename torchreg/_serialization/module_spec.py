@@ -25,7 +25,7 @@ from torchreg._serialization.known_layers import (
 )
 from torchreg._serialization.values import Reader, Writer
 from torchreg.exceptions import FileError
-from torchreg.nn import Link
+from torchreg.nn import Ensemble, Link
 
 #: Attributes that are compared separately, or do not matter.
 _SKIPPED_ATTRIBUTES = {"training", "_parameters", "_buffers", "_modules", "_compiled_call_impl"}
@@ -66,14 +66,27 @@ def write_network(writer: Writer, module: nn.Module) -> dict[str, Any]:
         except UnwritableError:
             if name != "network":
                 raise
-            children.append([name, _UNDESCRIBED])
+            children.append([name, _undescribed(child)])
     layers = {"layer": import_path(nn.Sequential), "children": children}
     return {"layers": layers, "prefix": ""} | _write_tensors(writer, module, "")
 
 
+def _undescribed(network: nn.Module) -> dict[str, Any]:
+    """Leave a network, or each member of an ensemble, to the caller who reads the description."""
+    if type(network) is not Ensemble:
+        return _UNDESCRIBED
+    members = [[key, _UNDESCRIBED] for key, _ in network.members.named_children()]
+    listed = {"layer": import_path(nn.ModuleList), "children": members}
+    return {"layer": import_path(Ensemble), "children": [["members", listed]]}
+
+
 def needs_network(written: Any) -> bool:
-    """Whether the network of a fitted module has no description."""
-    return any(layer == _UNDESCRIBED for _, layer in written["layers"]["children"])
+    """Whether the network of a fitted module, or of its members, has no description."""
+
+    def is_undescribed(layer: Any) -> bool:
+        return layer == _UNDESCRIBED or any(is_undescribed(c) for _, c in layer.get("children", ()))
+
+    return is_undescribed(written["layers"])
 
 
 def read_module(
@@ -191,6 +204,8 @@ def _build(
     if description == _UNDESCRIBED and build_network is not None:
         start = f"{path}."
         own = {k.removeprefix(start): n for k, n in tensors.items() if k.startswith(start)}
+        if not own:
+            raise FileError(f"The file has no tensors of the network {path!r}.")
         return build_network(own)
     kind = builtin_objects().get(description["layer"])
     if kind in CONTAINERS:

@@ -95,7 +95,7 @@ class RobustStandardize(nn.Module):
         super().__init__()
         for key, value in (("center", center), ("scale", scale)):
             number = torch.as_tensor(value, dtype=torch.float64)
-            if number.ndim > 1 or not bool(torch.isfinite(number).all()):
+            if number.ndim > 1 or not _holds(torch.isfinite(number)):
                 raise ValueError(
                     f"RobustStandardize({key}=...) expects a finite number, or one for each "
                     f"column, got {value!r}."
@@ -106,7 +106,7 @@ class RobustStandardize(nn.Module):
                 f"RobustStandardize expects one scale for each center, got {self.scale.numel()} "
                 f"for {self.center.numel()}."
             )
-        if bool((self.scale < 0).any()):
+        if not _holds(self.scale >= 0):
             raise ValueError(
                 f"RobustStandardize expects scales of 0 or more, got {format_values(self.scale)}."
             )
@@ -230,7 +230,7 @@ class ScaledAndClipped(RobustStandardize):
         super().__init__(center, scale, binary, dtype=dtype)
         for key, value in (("low", low), ("high", high)):
             number = torch.as_tensor(value, dtype=torch.float64, device=self.center.device)
-            if number.shape not in (torch.Size(), self.center.shape) or bool(number.isnan().any()):
+            if number.shape not in (torch.Size(), self.center.shape) or not _holds(~number.isnan()):
                 raise ValueError(
                     f"ScaledAndClipped({key}=...) expects a number, or one for each column, "
                     f"got {value!r}."
@@ -258,6 +258,11 @@ class ScaledAndClipped(RobustStandardize):
     def _clamp(self, x: Tensor) -> Tensor:
         # Exporters to ONNX would fuse torch.clamp with the smooth clip in the wrong order.
         return torch.where(x > self.high, self.high, torch.where(x < self.low, self.low, x))
+
+
+def _holds(condition: Tensor) -> bool:
+    """Return whether a condition holds everywhere; tensors on the meta device have no values."""
+    return condition.is_meta or bool(condition.all())
 
 
 def _bounds(x: Tensor, weight: Tensor | None) -> tuple[Tensor, Tensor]:
