@@ -10,6 +10,7 @@ from torchreg._loading import load
 from torchreg._utils import __version__
 from torchreg.ensemble import TorchEnsembleRegressor
 from torchreg.exceptions import (
+    BoundedOutputWarning,
     CallbackWarning,
     CheckpointError,
     DeadUnitsWarning,
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
     from torchreg.parallel import TorchregBackend
 
 __all__ = [
+    "BoundedOutputWarning",
     "CallbackWarning",
     "CheckpointError",
     "DeadUnitsWarning",

@@ -45,6 +45,10 @@ class UnscaledWarning(UserWarning):
     """Inputs or targets of the network are more than a hundred times above or below order 1."""
 
 
+class BoundedOutputWarning(UserWarning):
+    """The last operation of the network bounds its output, so that it cannot reach all of y."""
+
+
 class InterruptWarning(UserWarning):
     """A fit was interrupted (Ctrl-C); the estimator has the weights learned until then."""
 

@@ -278,11 +278,11 @@ class TorchRegressor(
         DivergenceWarning, InterruptWarning, ConvergenceWarning, PrecisionWarning
             If the loss became infinite or NaN, Ctrl-C ended the fit, the loss still decreased by
             more than ``tol``, or a column was already rounded in the input.
-        NetworkFailedWarning, CallbackWarning, WorseThanConstantWarning
-            If one of several networks failed, a callback's pattern matches no parameter, or a
-            constant predicts the training rows better.
-        EffectivelyLinearWarning, DeadUnitsWarning, UnscaledWarning, ValidationWarning
-            If the network cannot learn, or validation rows are far off; see :meth:`diagnose`.
+        NetworkFailedWarning, CallbackWarning, WorseThanConstantWarning, ValidationWarning
+            If one of several networks failed, a callback's pattern matches no parameter, a constant
+            predicts the training rows better, or validation rows are far off.
+        BoundedOutputWarning, EffectivelyLinearWarning, DeadUnitsWarning, UnscaledWarning
+            If the network cannot learn; see :meth:`diagnose`.
         """
         # 1. Validate parameters and data. Only the last step changes the estimator.
         check_parameters(self)

@@ -21,7 +21,7 @@ import numpy as np
 import pandas as pd
 import torch
 from sklearn.datasets import load_diabetes, make_friedman1
-from torch import nn
+from torch import Tensor, nn
 
 from torchreg import TorchRegressor
 from torchreg.nn import MLP, AddConstant, MultiplyByConstant
@@ -161,6 +161,17 @@ class Twins(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return self.out(torch.tanh(self.hidden(x)))
+
+
+class Bounded(nn.Module):
+    """A perceptron whose output a function bounds."""
+
+    def __init__(self, in_features: int, end: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.mlp, self.end = MLP(in_features, hidden_sizes=[10]), end
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.end(self.mlp(x))
 
 
 class Functional(nn.Module):

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import numpy as np
+import torch
 from recipes import (
     CRIPPLED,
     LESSON,
     RAW,
     WILD,
     Biased,
+    Bounded,
     Case,
     FailingMLP,
     Twins,
@@ -53,6 +55,14 @@ def scale() -> list[Case]:
              y, any_end),
         Case("constants the wrong way", 1, flippers, {**hand,
              "module": by_hand(200, 10, 800, 4200)}, x, any_end),
+        *(Case(f"bounded by {end.__name__}", place % 2, data, {"module": Bounded,
+               "module__end": end, "lr": 1e-2, "max_epochs": 150}, only("bounded-output"),
+               any_end | only("linear-data", "saturated-units", "always-on-units"))
+          for place, (end, data) in enumerate([(torch.sigmoid, sine), (torch.exp, friedman),
+                                               (torch.tanh, friedman), (torch.square, ripples)])),
+        Case("healthy: bounded in y's own units", 1, lambda: (sine()[0], (1 + sine()[1]) / 2),
+             {"module": Bounded, "module__end": torch.sigmoid, "standardize": "X", "lr": 1e-2,
+              "max_epochs": 300}, may=only("still-falling")),
         Case("digits lost before fit", 0, lambda: ((1.7e9 + 100 * sine()[0]).astype(np.float32),
              sine()[1]), tanh(), only("precision-loss"), any_end),
         Case("digits of y lost before fit", 1, lambda: (sine()[0],

@@ -41,7 +41,7 @@ class Bend(nn.Module):
         self.layer = nn.Linear(in_features, out_features)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        output: torch.Tensor = self.layer(x).abs()
+        output: torch.Tensor = self.layer(x.abs())
         return output
 
 

@@ -23,6 +23,7 @@ from torchreg.engine.data import (
 )
 from torchreg.engine.spec import FitConfig
 from torchreg.exceptions import (
+    BoundedOutputWarning,
     CallbackWarning,
     DeadUnitsWarning,
     DivergenceWarning,
@@ -43,6 +44,7 @@ _STACKLEVEL_OF_ENSEMBLE = 4
 
 #: The class of the warning for each finding that is certain after a fit.
 _FINDING_CATEGORIES: dict[str, type[Warning]] = {
+    "bounded-output": BoundedOutputWarning,
     "distant-validation-rows": ValidationWarning,
     "effectively-linear": EffectivelyLinearWarning,
     "worse-than-constant": WorseThanConstantWarning,

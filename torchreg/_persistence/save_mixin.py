@@ -43,7 +43,7 @@ def pack_estimator(estimator: BaseEstimator) -> tuple[bytes, list[Any]]:
             "(and if it is the module, to load the file at all, unless it builds only layers of "
             f"torch.nn in nn.Sequential): torchreg.load(path, {again}).",
             UnserializedWarning,
-            stacklevel=3,
+            stacklevel=4,  # pack_estimator, save and its decorator
         )
     return pack(record, writer.tensors), list(writer.named.values())
 

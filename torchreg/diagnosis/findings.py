@@ -23,6 +23,7 @@ from torchreg.losses import find_loss
 
 #: Functions that yield findings.
 FINDERS: tuple[Callable[[Evidence], Iterator[Finding]], ...] = (
+    scale.find_bounded_output,
     linearity.find_linearity,
     activations.find_idle_units,
     scale.find_unscaled_inputs,
@@ -43,7 +44,7 @@ FINDERS: tuple[Callable[[Evidence], Iterator[Finding]], ...] = (
 #: If a fit has one of these findings, ...
 CONSEQUENCES = ("diverged", "worse-than-constant", "dead-units", "stalled")
 #: ... these are its probable causes.
-CAUSES = ("unscaled-inputs", "unscaled-target", "learning-rate-too-high")
+CAUSES = ("unscaled-inputs", "unscaled-target", "bounded-output", "learning-rate-too-high")
 
 
 def certain_findings(
@@ -68,16 +69,18 @@ def certain_findings(
     """
     network = summary.network
     evidence = Evidence(summary, feature_names, network)
-    of_validation = [*generalization.find_distant_validation_rows(evidence)]
+    certain = [
+        *scale.find_bounded_output(evidence),
+        *generalization.find_distant_validation_rows(evidence),
+    ]
     if n_epochs < optimization.FEW_EPOCHS:
-        return of_validation
+        return certain
     of_scale = [*scale.find_unscaled_inputs(evidence), *scale.find_unscaled_target(evidence)]
     # The significance test is needed only if a scale is extreme.
     lines = linearity.find_linearity(evidence) if of_scale else ()
     because_of_scale = [f for f in lines if f.numbers.get("because_of_scale")]
     if because_of_scale:
-        return of_validation + because_of_scale
-    certain = of_validation
+        return certain + because_of_scale
     # Checking the counts first is faster than writing findings.
     if network is not None and any(layer.n_dead == layer.n_units for layer in network.layers):
         dead = (f for f in activations.find_idle_units(evidence) if f.code == "dead-units")

@@ -8,10 +8,11 @@ from torch import Tensor, nn
 
 from torchreg._utils import inference
 from torchreg.diagnosis.baseline_fit import BaselineFit, compare_baselines
-from torchreg.diagnosis.forward_known import forward_known, known_members
+from torchreg.diagnosis.forward_known import Member, forward_known, known_members
 from torchreg.diagnosis.forward_trace import ForwardTrace, trace_forward
 from torchreg.diagnosis.linear_baseline import LinearBaseline, fit_baseline
 from torchreg.diagnosis.moments import Array, moments_of
+from torchreg.diagnosis.output_range import estimate_output_range
 from torchreg.diagnosis.record import NetworkSummary
 from torchreg.losses import Loss
 from torchreg.nn import AverageMembers, Link
@@ -70,7 +71,13 @@ def summarize_network(
         if fit is None:
             return None
         summary = _describe(trace, output, fit, x, baseline)
-        return summary if loss is None else _compare_with_constants(summary, trace, baseline, loss)
+        if loss is None:
+            return summary
+        if fit.structure is not None and not _ends_in_linear(members):
+            targets = torch.from_numpy(baseline.targets)
+            bounds = estimate_output_range(network, x, targets, output, link)
+            summary = summary._replace(output_range=bounds)
+        return _compare_with_constants(summary, trace, baseline, loss)
 
 
 def _compare_with_constants(
@@ -92,6 +99,15 @@ def _compare_with_constants(
         # A function of the user may work on its own batches alone.
         return summary
     return summary._replace(loss=losses[0], constant_loss=min(losses[1:]))
+
+
+def _ends_in_linear(members: list[Member] | None) -> bool:
+    """Whether the output is known to have no bounds."""
+    if members is None:
+        return False
+    table, layers = members[0]
+    last = [type(layer) for layer in layers if type(layer) not in (nn.Identity, nn.Dropout)][-1:]
+    return table is not None or last == [nn.Linear]
 
 
 def _describe(

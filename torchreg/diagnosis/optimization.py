@@ -9,6 +9,7 @@ from torchreg.diagnosis.evidence import Evidence
 from torchreg.diagnosis.linearity import line_is_significant
 from torchreg.diagnosis.record import FitSummary
 from torchreg.diagnosis.report import Finding
+from torchreg.diagnosis.scale import find_bounded_output
 from torchreg.losses import LOSSES
 
 #: Behind: the network explains this much less of y's variance than least-squares linear models or
@@ -141,7 +142,10 @@ def _describe_lr(evidence: Evidence) -> str:
 
 
 def missing_r2(evidence: Evidence) -> float:
-    """Compute by how much linear models or curves explain more of y's variance than the network."""
+    """Compute by how much linear models or curves explain more of y's variance than the network.
+
+    What the network cannot explain because its output is bounded does not count.
+    """
     network = evidence.summary.network
     structure = None if network is None else network.structure
     # Other losses may have no predictions in units of y.
@@ -151,7 +155,8 @@ def missing_r2(evidence: Evidence) -> float:
         return 0.0
     free = structure.n - structure.curve_terms
     adjusted = 1 - (1 - structure.curve_r2) * structure.n / max(free, 1)
-    return max(structure.line_r2, adjusted) - structure.network_r2
+    bounded = sum(finding.numbers["missing_r2"] for finding in find_bounded_output(evidence))
+    return max(structure.line_r2, adjusted) - structure.network_r2 - bounded
 
 
 def _relative_drift(summary: FitSummary) -> float:

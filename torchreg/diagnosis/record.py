@@ -146,6 +146,26 @@ class Structure(NamedTuple):
     curve_terms: int
 
 
+class OutputRange(NamedTuple):
+    """Range of a network that cannot reach all targets, for each output.
+
+    Parameters
+    ----------
+    low, high : list of float
+        Bounds over all values of its parameters, in the units of the network's target; large
+        numbers where there is no bound.
+    share : list of float
+        Share of the targets outside.
+    missing : list of float
+        Share of the target's variance that is missed because of them.
+    """
+
+    low: list[float]
+    high: list[float]
+    share: list[float]
+    missing: list[float]
+
+
 class NetworkSummary(NamedTuple):
     """Summary of a network on some rows.
 
@@ -171,6 +191,8 @@ class NetworkSummary(NamedTuple):
     loss, constant_loss : float or None
         Loss of the network, and the lowest loss of some constants, in standardized units; after a
         fit.
+    output_range : OutputRange or None
+        ``None`` if the network can reach the targets.
     """
 
     n_rows: int
@@ -185,6 +207,7 @@ class NetworkSummary(NamedTuple):
     structure: Structure | None
     loss: float | None = None
     constant_loss: float | None = None
+    output_range: OutputRange | None = None
 
 
 @dataclass(frozen=True)
@@ -257,11 +280,11 @@ class FitSummary:
         """Convert to nested dictionaries and lists of numbers and strings, ready for JSON."""
         network = None
         if self.network is not None:
-            structure = self.network.structure
+            parts = {"structure": self.network.structure, "output_range": self.network.output_range}
             network = {
                 **self.network._asdict(),
                 "layers": [layer._asdict() for layer in self.network.layers],
-                "structure": None if structure is None else structure._asdict(),
+                **{name: part and part._asdict() for name, part in parts.items()},
             }
         return {
             **vars(self),
@@ -281,12 +304,13 @@ class FitSummary:
         given = {_RENAMED.get(name, name): value for name, value in values.items()}
         network = given["network"]
         if network is not None:
-            structure = network["structure"]
+            structure, bounds = network["structure"], network.get("output_range")
             network = NetworkSummary(
                 **{
                     **network,
                     "layers": [Layer(**layer) for layer in network["layers"]],
                     "structure": None if structure is None else Structure(**structure),
+                    "output_range": None if bounds is None else OutputRange(**bounds),
                 }
             )
         return cls(

@@ -21,6 +21,7 @@ CODES = (
     "precision-loss",
     "unscaled-inputs",
     "unscaled-target",
+    "bounded-output",
     "learning-rate-too-high",
     "diverged",
     "worse-than-constant",

@@ -1,4 +1,4 @@
-"""Findings about scale: inputs, target, precision and parameter drift."""
+"""Findings about scale: inputs, target, range of the output, precision and parameter drift."""
 
 from __future__ import annotations
 
@@ -8,7 +8,9 @@ from collections.abc import Iterator
 import torch
 
 from torchreg.diagnosis.evidence import Evidence, join_words, mean_and_spread
+from torchreg.diagnosis.output_range import MISSING_SHARE
 from torchreg.diagnosis.report import Finding
+from torchreg.losses import Loss, find_loss
 
 #: Initial weights assume values of order 1 (LeCun et al., "Efficient BackProp", 1998, section 4.3).
 #: Root mean squares within a factor of 10 do no harm: indicators, shares, temperatures in °C.
@@ -25,6 +27,8 @@ SPACINGS = 16.0
 #: A change of this many times the initial size means that the parameters had the wrong order of
 #: magnitude.
 LARGE_DRIFT = 100.0
+#: If targets outside the range of the network take this share of y's variance, that is severe.
+SEVERE_SHARE = 0.1
 
 
 def is_unscaled(mean: float, scale: float) -> bool:
@@ -115,6 +119,49 @@ def find_unscaled_target(evidence: Evidence) -> Iterator[Finding]:
 
 def _alike(a: tuple[float, float], b: tuple[float, float]) -> bool:
     return all(math.isclose(p, q, rel_tol=0.1) for p, q in zip(a, b, strict=True))
+
+
+def find_bounded_output(evidence: Evidence) -> Iterator[Finding]:
+    """Find ``bounded-output``: values of y that no parameters of the network can give."""
+    summary = evidence.summary
+    found = None if summary.network is None else summary.network.output_range
+    loss = find_loss(summary.loss)
+    # What the predictions of an unknown loss are compared with is unknown, too.
+    if found is None or loss is Loss:
+        return
+    named, fits_raw = [], loss.center_target and summary.standardize_y
+    numbers = enumerate(zip(found.low, found.high, found.share, found.missing, strict=True))
+    for column, (low, high, share, missing) in numbers:
+        least, most = summary.y.low[column], summary.y.high[column]
+        if missing < MISSING_SHARE:
+            continue
+        fits_raw = fits_raw and low <= least and most <= high
+        # 1. The bounds in raw units, rounded to a thousandth of y's spread.
+        mean, spread = summary.y.mean[column], summary.y.scale[column]
+        offset, unit = (mean, spread) if loss.center_target else (0.0, mean)
+        if not summary.standardize_y:
+            offset, unit = 0.0, 1.0
+        digits = 3 - math.ceil(math.log10(spread))
+        low, high = (round(offset + unit * bound, digits) + 0.0 for bound in (low, high))
+        # 2. The bounds that y exceeds.
+        sides = [("below", low, least < low), ("above", high, most > high)]
+        bounds = " or ".join(f"{word} {value:.6g}" for word, value, beyond in sides if beyond)
+        named.append(
+            f"{evidence.target(column)} cannot be predicted {bounds}, where "
+            f"{share:.0%} of its values lie ({least:.4g} to {most:.4g})"
+        )
+    total = sum(found.missing) / max(1, sum(scale > 0 for scale in summary.y.scale))
+    setting = "'X'" if summary.standardize_x else "False"
+    yield Finding(
+        "bounded-output",
+        "severe" if total > SEVERE_SHARE else "warning",
+        f"The network's last operation bounds its output: {join_words(named)}.",
+        {"low": found.low, "high": found.high, "share": found.share, "missing_r2": total},
+        f"standardize={setting}, which leaves y in its own units, or a module without its last "
+        "activation."
+        if fits_raw
+        else "A module without its last activation, or one whose output spans the values of y.",
+    )
 
 
 def find_precision_loss(evidence: Evidence) -> Iterator[Finding]:
