@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import datetime
 import math
-from collections.abc import Sequence
+import re
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from decimal import Decimal
 from numbers import Real
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 import scipy.sparse
@@ -20,6 +23,10 @@ from torchreg.engine.data import Rows, SparseRows, rescale_weights
 Features: TypeAlias = ArrayLike | scipy.sparse.spmatrix | scipy.sparse.sparray
 Levels: TypeAlias = float | Sequence[float] | None
 Predictions: TypeAlias = NDArray[np.floating[Any]]
+
+#: Dtypes of pandas, polars and pyarrow that scikit-learn converts. NumPy has no 128-bit integers.
+_PLAIN = re.compile(r"u?int(8|16|32|64)|float|double|half|bool|sparse", re.IGNORECASE)
+_TIMES = (datetime.date, datetime.time, datetime.timedelta, np.datetime64, np.timedelta64)
 
 
 @dataclass(frozen=True)
@@ -141,6 +148,117 @@ def column_names(y: Any) -> list[str]:
     return [str(name) for name in names] if all(isinstance(n, str) and n for n in names) else []
 
 
+class _Columns(NamedTuple):
+    """The columns of a table of pandas, polars or pyarrow."""
+
+    names: Sequence[Any]
+    dtypes: Sequence[Any]
+    get: Callable[[int], Any]
+
+
+def convert_numbers(values: Any, *, name: str) -> Any:
+    """Convert numbers in objects, such as ``Decimal`` and ``Fraction``, to float64.
+
+    Parameters
+    ----------
+    values : array-like, Series or DataFrame
+    name : str
+        Of the argument, for messages.
+
+    Returns
+    -------
+    ndarray or object
+        The values themselves if there is nothing to convert, or something else than numbers, which
+        scikit-learn refuses.
+
+    Raises
+    ------
+    ValueError
+        If there are dates, times or durations, whose numbers would depend on the unit in which
+        they are stored; or ``None`` or ``pandas.NA``.
+
+    Examples
+    --------
+    >>> from fractions import Fraction
+    >>> convert_numbers([Decimal("7434.2"), Fraction(1, 4)], name="y")
+    array([7.4342e+03, 2.5000e-01])
+    """
+    columns = _columns_of(values)
+    if columns is not None:
+        return _convert_table(values, columns, name=name)
+    if isinstance(values, list | tuple) or hasattr(values, "to_numpy"):
+        try:
+            array = _to_array(values)
+        except (ValueError, TypeError, RuntimeError):
+            return values
+    else:
+        array = values
+    if not isinstance(array, np.ndarray) or array.dtype.kind not in "OmM":
+        return values
+    return _to_float64(array, name=name, column=getattr(values, "name", None))
+
+
+def _columns_of(table: Any) -> _Columns | None:
+    if hasattr(table, "column_names") and hasattr(table, "schema"):  # pyarrow
+        return _Columns(table.column_names, table.schema.types, table.column)
+    if not (hasattr(table, "columns") and hasattr(table, "dtypes")):
+        return None
+    get = table.to_series if hasattr(table, "to_series") else lambda i: table.iloc[:, i]
+    return _Columns(table.columns, table.dtypes, get)
+
+
+def _convert_table(table: Any, columns: _Columns, *, name: str) -> Any:
+    dtypes = [*columns.dtypes]
+    others = {dtype for dtype in {*dtypes} if not _PLAIN.match(str(dtype))}
+    if not others:
+        return table
+
+    def convert(i: int) -> np.ndarray:
+        return _to_float64(_to_array(columns.get(i)), name=name, column=columns.names[i])
+
+    converted = {i: convert(i) for i, dtype in enumerate(dtypes) if dtype in others}
+    if any(array.dtype.kind not in "fiub" or array.ndim > 1 for array in converted.values()):
+        return table
+    return np.column_stack(
+        [converted[i] if i in converted else convert(i) for i in range(len(dtypes))]
+    )
+
+
+def _to_array(values: Any) -> np.ndarray:
+    if str(getattr(values, "dtype", "")) in ("Int128", "UInt128"):  # polars
+        return np.array(values.to_list(), dtype=object)
+    return np.asarray(values)
+
+
+def _to_float64(array: np.ndarray, *, name: str, column: Any = None) -> np.ndarray:
+    """Convert an array of objects, if all are numbers."""
+    if array.dtype.kind not in "OmM":
+        return array
+    kinds = dict.fromkeys(map(type, array.flat))
+    for kind in kinds:
+        is_missing = kind.__name__ in ("NoneType", "NAType")
+        if not is_missing and not issubclass(kind, _TIMES) and kind.__name__ != "Period":
+            continue
+        index, value = next((i, v) for i, v in np.ndenumerate(array) if type(v) is kind)
+        column = index[1] if column is None and array.ndim == 2 else column
+        where = "" if column is None else f" of column {column!r}"
+        if is_missing:
+            raise ValueError(
+                f"{name} has a missing value ({value}) in row {index[0]}{where}. Remove the row, "
+                "or fill in a number."
+            )
+        raise ValueError(
+            f"{name} expects numbers, got {str(value)!r} in row {index[0]}{where}. Convert dates "
+            "and times to numbers in a unit of your choice, such as days since a date."
+        )
+    if not all(issubclass(kind, Real | Decimal | np.bool_) for kind in kinds):
+        return array
+    try:
+        return array.astype(np.float64)
+    except OverflowError as error:
+        raise ValueError(f"{name} has a number too large for float64.") from error
+
+
 def to_tensor(array: Any, *, name: str) -> Tensor:
     """Convert a validated array of any library to a tensor on the CPU.
 
@@ -166,26 +284,16 @@ def _torch_compatible(array: np.ndarray, *, name: str) -> np.ndarray:
     """Convert an array to a dtype, a byte order and a layout that torch can share."""
     kind, size = array.dtype.kind, array.dtype.itemsize
     if kind not in "fiub":
-        return _to_float64(array, name=name)
+        array = convert_numbers(array, name=name)
+        if array.dtype.kind not in "fiub":
+            other = next(value for value in array.flat if not isinstance(value, Real))
+            raise ValueError(f"{name} expects numbers, got {str(other)!r}.")
     if (kind == "f" and size > 8) or (kind == "u" and size > 1):
         array = array.astype(np.float64)
     array = np.ascontiguousarray(array)
     if not array.dtype.isnative or not array.flags.writeable:
         array = array.astype(array.dtype.newbyteorder("="))
     return array
-
-
-def _to_float64(array: np.ndarray, *, name: str) -> np.ndarray:
-    numbers = np.empty(array.shape)
-    for index, value in np.ndenumerate(array):
-        # NumPy counts durations as integers, but the conversion would lose their unit.
-        if not isinstance(value, Real | np.bool_) or isinstance(value, np.timedelta64):
-            raise ValueError(f"{name} expects numbers, got {str(value)!r}.")
-        try:
-            numbers[index] = value
-        except OverflowError as error:
-            raise ValueError(f"{name} has a number too large for float64.") from error
-    return numbers
 
 
 def to_sparse_rows(X: Any) -> SparseRows:

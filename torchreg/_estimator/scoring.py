@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 from sklearn.base import BaseEstimator, RegressorMixin
 
-from torchreg._estimator.dataset import Features, to_tensor
+from torchreg._estimator.dataset import Features, convert_numbers, to_tensor
 from torchreg._estimator.params import nested_parameters
 from torchreg._serialization import Unserialized
 from torchreg.losses import build_loss
@@ -65,15 +65,17 @@ class ScoreMixin(RegressorMixin, BaseEstimator):
         True
         """
         owner = self._with_loss()
-        y, prediction, weight = map(_to_numpy, (y, self.predict(X), sample_weight))
+        prediction = _to_numpy(self.predict(X), name="y")
+        y = _to_numpy(y, name="y")
+        weight = _to_numpy(sample_weight, name="sample_weight")
         if isinstance(owner.loss, Unserialized):
             return r2(y, prediction, weight)
         loss = build_loss(owner.loss, nested_parameters(owner._nested, "loss"))
         return loss.score(y, prediction, weight)
 
 
-def _to_numpy(values: Any) -> Any:
-    """Convert an array of another library; lists, tables and ``None`` stay as they are."""
-    if isinstance(values, np.ndarray) or not hasattr(values, "device"):
-        return values
-    return to_tensor(values, name="y").numpy()
+def _to_numpy(values: Any, *, name: str) -> Any:
+    """Convert objects, and arrays of other libraries; other lists, tables and ``None`` stay."""
+    if hasattr(values, "device") and not isinstance(values, np.ndarray):
+        return to_tensor(values, name=name).numpy()
+    return convert_numbers(values, name=name)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from decimal import Decimal
 from numbers import Real
 from typing import Any
 
@@ -16,7 +17,14 @@ from sklearn.utils import check_array, check_consistent_length
 from sklearn.utils.validation import validate_data
 from torch import Tensor
 
-from torchreg._estimator.dataset import ArrayFormat, Data, FitInputs, to_sparse_rows, to_tensor
+from torchreg._estimator.dataset import (
+    ArrayFormat,
+    Data,
+    FitInputs,
+    convert_numbers,
+    to_sparse_rows,
+    to_tensor,
+)
 from torchreg._estimator.sklearn_compat import get_namespace_and_device
 from torchreg.engine.data import MAX_MAGNITUDE, Rows, SparseRows, to_dense
 
@@ -232,13 +240,17 @@ def _check_x(estimator: BaseEstimator, X: Any, *, reset: bool) -> tuple[Rows, Ar
         estimator.n_features_in_ = shared.shape[1]
         return shared, _NUMPY[shared.dtype]
     x_format = _format_of(X)
-    try:
+    X = _detach(X)
+    numbers = convert_numbers(X, name="X")
+    if numbers is not X and hasattr(X, "columns"):
+        # The array lacks the names of the columns.
+        validate_data(estimator, X, reset=reset, skip_check_array=True)
+        X = check_array(numbers, input_name="X", estimator=estimator)
+    else:
         with np.errstate(invalid="ignore"):
             X = validate_data(
-                estimator, X=_detach(X), reset=reset, accept_sparse="csr", dtype="numeric"
+                estimator, X=numbers, reset=reset, accept_sparse="csr", dtype="numeric"
             )
-    except OverflowError as error:
-        raise ValueError("X has a number too large for float64.") from error
     x = to_sparse_rows(X) if scipy.sparse.issparse(X) else to_tensor(X, name="X")
     values = x.values if isinstance(x, SparseRows) else x
     dtype = values.dtype
@@ -263,10 +275,9 @@ def _check_y(
     name = f"y{suffix}"
     tensor = _share_memory(y)
     if tensor is None or len(tensor) != len(x):
+        y = convert_numbers(_detach(y), name=name)
         with np.errstate(invalid="ignore"):
-            y = check_array(
-                _detach(y), ensure_2d=False, dtype=None, input_name=name, ensure_min_samples=0
-            )
+            y = check_array(y, ensure_2d=False, dtype=None, input_name=name, ensure_min_samples=0)
         check_consistent_length(X, y)
         tensor = to_tensor(y, name=name)
     t = tensor.to(torch.float64)
@@ -288,11 +299,11 @@ def _check_y(
 def _check_weight(sample_weight: Any, *, n: int, name: str) -> Tensor | None:
     if sample_weight is None:
         return None
-    if isinstance(sample_weight, Real):
+    if isinstance(sample_weight, Real | Decimal):
         sample_weight = np.full(n, float(sample_weight))
     with np.errstate(invalid="ignore"):
         weight = check_array(
-            _detach(sample_weight),
+            convert_numbers(_detach(sample_weight), name=name),
             ensure_2d=False,
             dtype=None,
             input_name=name,
