@@ -141,7 +141,8 @@ class TorchRegressor(
         mean loss.
     loss_, loss_curve_, validation_loss_curve_, init_losses_ : float, lists of float
         Training loss of that epoch, losses of all epochs (means over the folds), and final loss of
-        each network or fold, in standardized units.
+        each network or fold, in standardized units. Rows of a fold do not train its network, but
+        scaling, quartiles, bins and the linear model come from all rows: new rows may cost more.
     history_ : list of dict
         Losses and learning rate of each epoch, and what callbacks recorded.
     chosen_params_, fit_summary_ : dict
