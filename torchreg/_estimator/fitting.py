@@ -26,7 +26,7 @@ from torchreg._estimator.params import as_callbacks, nested_parameters, seed_fro
 from torchreg._utils import resolve_device
 from torchreg.diagnosis.record import DistantColumn
 from torchreg.engine.build import FitResult
-from torchreg.engine.data import compute_column_statistics, is_resolved_by_float32
+from torchreg.engine.data import is_resolved_by_float32
 from torchreg.engine.inspect import distant_columns
 from torchreg.engine.spec import CheckpointStore, FitConfig, FitJob, Observer, RawData, Stopping
 from torchreg.losses import Loss
@@ -95,7 +95,6 @@ def build_job(
         "_x_format": inputs.x_format,
         "_y_is_vector": data.y_is_vector,
         "n_outputs_": data.y.shape[1],
-        "_prediction_dtype": _prediction_dtype(inputs.data),
         "_origin": fit_provenance(
             estimator, seed, data, has_validation=inputs.validation is not None
         ),
@@ -218,6 +217,7 @@ def set_fitted_attributes(estimator: BaseEstimator, context: FitContext, result:
     history, losses = training.history(), [*training.losses]
     validation_losses = training.validation_losses
     attributes = context.attributes
+    is_resolved = is_resolved_by_float32(result.summary.y.mean, result.summary.y.scale)
     if is_warm_start(estimator):
         history = [*estimator.history_, *history]
         losses = [row["loss"] for row in history]
@@ -231,6 +231,8 @@ def set_fitted_attributes(estimator: BaseEstimator, context: FitContext, result:
         "fit_summary_": result.summary.to_dict(),
         "module_": result.module,
         "dtype_": result.dtype,
+        # For float32 X: float64 where float32 does not resolve y.
+        "_prediction_dtype": torch.float32 if is_resolved else torch.float64,
         "history_": history,
         "n_iter_": training.last_epoch,
         "best_epoch_": training.best_epoch,
@@ -260,12 +262,6 @@ def fit_provenance(
         "own_validation": has_validation,
         "epochs_before": estimator.n_iter_ if warm_start else 0,
     }
-
-
-def _prediction_dtype(data: Data) -> torch.dtype:
-    """Choose the dtype of predictions for float32 X: float64 where float32 does not resolve y."""
-    statistics = compute_column_statistics(data.y, data.weight)
-    return torch.float32 if is_resolved_by_float32(statistics) else torch.float64
 
 
 def _check_folds(n_folds: int | None, *, n_init: int, has_validation: bool) -> None:

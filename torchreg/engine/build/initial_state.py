@@ -190,13 +190,16 @@ def initialize_networks(
     """Draw one network or several, which share one table of scaled rows."""
     scaling = ScalingKey.of(config)
     if ("statistics", data, scaling) not in cache:
-        cache["statistics", data, scaling] = compute_statistics(config, data)
+        x_statistics, y_statistics = compute_statistics(config, data)
+        cache["statistics", data, scaling] = x_statistics, y_statistics
+        cache["first rows", data, scaling] = _first_rows(data, x_statistics)
     x_statistics, y_statistics = cache["statistics", data, scaling]
+    first_rows = cache["first rows", data, scaling]
 
     def initialize(number: int, seed: int) -> InitialState:
         with rng_lock():
             if config.initial_module is None:
-                network, average, note = _draw_network(config, data, batch_size, x_statistics)
+                network, average, note = _draw_network(config, data, batch_size, *first_rows)
                 if note and number == 0:
                     config.report(note)
                 link = copy.deepcopy(config.loss.link)
@@ -240,10 +243,20 @@ def compute_statistics(
     return x, y
 
 
+def _first_rows(
+    data: RawData, x_statistics: ColumnStatistics | None
+) -> tuple[Tensor | None, Tensor]:
+    """Return a few rows in raw units, if rows are standardized, and as the network gets them."""
+    raw, dtype = data.x[torch.arange(min(4, len(data.x)))], torch.get_default_dtype()
+    if x_statistics is None:
+        return None, raw.to(dtype)
+    return raw, Standardize(*x_statistics, dtype=dtype)(raw)
+
+
 def _draw_network(
-    config: FitConfig, data: RawData, batch_size: int, x_statistics: ColumnStatistics | None
+    config: FitConfig, data: RawData, batch_size: int, raw: Tensor | None, x: Tensor
 ) -> tuple[nn.Module, bool, str]:
-    """Build an untrained network.
+    """Build an untrained network, and run a few standardized rows through it.
 
     Also return whether it has several members to average, and a note about its dtype.
     """
@@ -254,15 +267,7 @@ def _draw_network(
         in_features=count_columns(data.x),
         out_features=n_outputs * loss.per_output,
     )
-    raw, default_dtype = data.x[torch.arange(min(4, len(data.x)))], torch.get_default_dtype()
-    x = raw if x_statistics is None else Standardize(*x_statistics, dtype=default_dtype)(raw)
-    output = materialize(
-        network,
-        x.to(default_dtype),
-        n_outputs,
-        loss.per_output,
-        raw=None if x_statistics is None else raw,
-    )
+    output = materialize(network, x, n_outputs, loss.per_output, raw=raw)
     trainable_parameters(network)
     return network, has_members(output), _convert_to_dtype(config, network, x, batch_size)
 

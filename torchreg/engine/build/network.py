@@ -9,6 +9,7 @@ import traceback
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
@@ -35,6 +36,8 @@ if TYPE_CHECKING:
 
 #: Tables with more numbers than this are standardized again in each epoch instead of copied.
 LARGE = 2**24
+#: Signatures of module classes: inspecting one takes 0.1 ms.
+_SIGNATURES: WeakKeyDictionary[type, inspect.Signature] = WeakKeyDictionary()
 #: Errors of a module's forward pass.
 _FORWARD_ERRORS = (RuntimeError, ValueError, IndexError, TypeError, AssertionError)
 
@@ -106,7 +109,7 @@ def arguments_for(
 ) -> dict[str, Any]:
     """Return the keyword arguments for a class or callable; unknown options are a ValueError."""
     try:
-        parameters = inspect.signature(build).parameters.values()
+        parameters = _signature(build).parameters.values()
         accepts_any = any(p.kind is p.VAR_KEYWORD for p in parameters)
     except (TypeError, ValueError):
         parameters, accepts_any = {}.values(), True
@@ -119,6 +122,14 @@ def arguments_for(
             )
     widths = {"in_features": in_features, "out_features": out_features}
     return {**{key: width for key, width in widths.items() if key in known}, **options}
+
+
+def _signature(build: Callable[..., Any]) -> inspect.Signature:
+    if not isinstance(build, type):
+        return inspect.signature(build)
+    if build not in _SIGNATURES:
+        _SIGNATURES[build] = inspect.signature(build)
+    return _SIGNATURES[build]
 
 
 def _name_of(build: Callable[..., Any]) -> str:

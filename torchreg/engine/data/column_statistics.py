@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+import numpy as np
 import torch
+from numpy.typing import ArrayLike
 from torch import Tensor
 
 from torchreg.engine.data.tables import (
@@ -148,21 +150,23 @@ def is_imprecise(statistics: ColumnStatistics, dtype: torch.dtype) -> Tensor:
     return scale <= _MIN_SPACINGS * torch.finfo(dtype).eps * mean.abs()
 
 
-def is_resolved_by_float32(statistics: ColumnStatistics) -> bool:
+def is_resolved_by_float32(mean: ArrayLike, scale: ArrayLike) -> bool:
     """Whether float32 resolves the spread of all columns, and holds constant ones exactly.
+
+    Parameters
+    ----------
+    mean, scale : array-like of shape (n_columns,)
+        Means and standard deviations.
 
     Examples
     --------
-    >>> body_mass_g, unix_time_s = torch.tensor([[3400.0], [4600.0]]), torch.tensor([[0], [60]])
-    >>> is_resolved_by_float32(compute_column_statistics(body_mass_g, None))
-    True
-    >>> is_resolved_by_float32(compute_column_statistics(unix_time_s + 1.7e9, None))
-    False
+    >>> is_resolved_by_float32([4200.0], [800.0]), is_resolved_by_float32([1.7e9], [60.0])
+    (True, False)
     """
-    mean, scale = statistics
-    largest = (mean.abs() + scale).to(torch.float32)
-    # NaN, which is not resolved, beyond the range of float32
-    spacing = torch.nextafter(largest, largest.new_tensor(torch.inf)) - largest
-    is_varying = scale >= _MIN_SPACINGS_OF_PREDICTIONS * spacing.to(torch.float64)
-    is_exact_constant = (scale == 0) & (mean.to(torch.float32) == mean)
+    mean, scale = np.asarray(mean), np.asarray(scale)
+    # Beyond the range of float32, the spacing is NaN, and nothing is resolved.
+    with np.errstate(over="ignore", invalid="ignore"):
+        spacing = np.spacing((np.abs(mean) + scale).astype(np.float32))
+        is_varying = scale >= _MIN_SPACINGS_OF_PREDICTIONS * spacing.astype(np.float64)
+        is_exact_constant = (scale == 0) & (mean.astype(np.float32) == mean)
     return bool((is_varying | is_exact_constant).all())

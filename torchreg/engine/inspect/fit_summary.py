@@ -118,11 +118,17 @@ def parameter_drifts(
     prefix : str, default=""
         Prepended to the names.
     """
-    drifts = []
-    for (name, parameter), before in zip(network.named_parameters(), initial, strict=True):
-        if n := before.numel():
-            # In float64, where the squares of large float32 numbers are finite.
-            start, end = before.cpu().double(), parameter.detach().cpu().double()
-            lengths = torch.stack([start, end - start]).reshape(2, n).norm(dim=1).tolist()
-            drifts.append(ParameterDrift(prefix + name, n, *(v / math.sqrt(n) for v in lengths)))
-    return drifts
+    # In float64, where the squares of large float32 numbers are finite.
+    start = [tensor.cpu().double() for tensor in initial]
+    end = [tensor.detach().cpu().double() for tensor in network.parameters()]
+    if not start:
+        return []
+    # (2 * n_parameters,)
+    lengths = torch.stack(torch._foreach_norm(start + torch._foreach_sub(end, start))).tolist()
+    return [
+        ParameterDrift(prefix + name, n, size / math.sqrt(n), distance / math.sqrt(n))
+        for (name, parameter), size, distance in zip(
+            network.named_parameters(), lengths[: len(start)], lengths[len(start) :], strict=True
+        )
+        if (n := parameter.numel())
+    ]
