@@ -124,7 +124,7 @@ def parameter_drifts(
     if not start:
         return []
     # (2 * n_parameters,)
-    lengths = torch.stack(torch._foreach_norm(start + torch._foreach_sub(end, start))).tolist()
+    lengths = torch.stack(torch._foreach_norm([*start, *torch._foreach_sub(end, start)])).tolist()
     return [
         ParameterDrift(prefix + name, n, size / math.sqrt(n), distance / math.sqrt(n))
         for (name, parameter), size, distance in zip(
