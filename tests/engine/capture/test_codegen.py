@@ -22,6 +22,7 @@ from tests._capture import (
     normal,
 )
 from torchreg.engine.capture import Recorder, compile_trace
+from torchreg.engine.capture.numpy_kernels import merge_products
 
 
 def batch() -> tuple[Tensor, Tensor, Tensor]:
@@ -338,3 +339,48 @@ def test_gradients_of_stacked_networks_may_be_columns_of_one_matrix(preallocate:
         preallocate=preallocate,
         out=out,
     )
+
+
+@pytest.mark.parametrize(
+    ("tables", "n_products"),
+    [
+        ([0, 0, 0, 1, 1, 1], 2),
+        ([0, 0, 1, 1, 1, 1], 3),
+        ([0, 1, 0, 1, 0, 1], 6),
+        ([0, 0, 0, 0, 0, 0], 1),
+        ([0, 1, 1, 1, 1, 1], 6),
+    ],
+)
+def test_consecutive_networks_with_the_same_rows_share_a_product(
+    tables: list[int], n_products: int
+) -> None:
+    generator = torch.Generator().manual_seed(0)
+    a, b = (torch.randn(shape, generator=generator) for shape in ((6, 2, 4), (2, 4, 9)))
+    out = torch.empty(6, 2, 9)
+    merged = merge_products(a, b[tables], out)
+    assert [len(tensor) for tensor in merged] == [n_products] * 3
+    torch.bmm(merged[0], merged[1], out=merged[2])
+    torch.testing.assert_close(out, torch.bmm(a, b[tables]))
+    # Parts of rows, as in a matrix of all parameters, cannot be merged.
+    parts = torch.empty(6, 20)[:, :18].view(6, 2, 9)
+    assert [len(tensor) for tensor in merge_products(a, b[tables], parts)] == [6] * 3
+
+
+@pytest.mark.parametrize("n_features", [1, 2, 8, 30])
+def test_the_gradient_of_a_layer_with_few_inputs_is_that_of_autograd(n_features: int) -> None:
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(50, n_features, generator=generator, dtype=torch.float64)
+    weight = torch.randn(40, n_features, generator=generator, dtype=torch.float64)
+    weight.requires_grad_()
+    with Recorder() as recorder:
+        loss = nn.functional.linear(x, weight).square().mean()
+        gradients = torch.autograd.grad(loss, [weight])
+    out = [torch.empty_like(weight).detach()]
+    program = compile_trace(
+        recorder.calls, inputs={"x": x}, constants=[], stable=[weight],
+        loss=loss, gradients=gradients, out=out,
+    )  # fmt: skip
+    with torch.inference_mode():
+        program(x + 1, x, None)
+    (expected,) = torch.autograd.grad(nn.functional.linear(x + 1, weight).square().mean(), [weight])
+    torch.testing.assert_close(out, [expected])

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from torchreg.engine.capture.numpy_kernels import is_small_product
+from torchreg.engine.capture.numpy_kernels import is_small_product, merge_products
 from torchreg.engine.capture.ops import (
     FAST_FUNCTIONS,
     GRAD_INPUT,
@@ -94,7 +94,11 @@ def compile_trace(
     ...     program(torch.tensor([3.0, 4.0]), x, None), out
     (tensor(7.), [tensor([3., 4.])])
     """
-    graph = TraceGraph(inputs, mutated={storage_id(t) for call in calls for t in call.mutated})
+    graph = TraceGraph(
+        inputs,
+        mutated={storage_id(t) for call in calls for t in call.mutated},
+        gradients={storage_id(gradient) for gradient in gradients},
+    )
     for tensor in stable:
         graph.bind(tensor)
     for tensor in constants:
@@ -225,10 +229,14 @@ class CodeGenerator:
         if names[0] not in direct:
             self._make_static(names, [], partial(torch.empty_like, call.result))
         out = (direct if names[0] in direct else self.static_buffers)[names[0]]
-        factors = []
-        for name in map(self.name_of, call.args):
-            bound = self.bound.get(name)
-            factors.append(f"{name}.numpy()" if bound is None else self._bind(bound.numpy()))
+        factor_names = [self.name_of(factor) for factor in call.args]
+        bound = [self.bound.get(name) for name in factor_names]
+        if None not in bound and factor_names[1] in self.graph.constant:
+            *bound, out = merge_products(*bound, out)
+        factors = [
+            f"{name}.numpy()" if value is None else self._bind(value.numpy())
+            for name, value in zip(factor_names, bound, strict=True)
+        ]
         matmul = self._bind(np.matmul, name=_MATMUL)
         return f"{matmul}({', '.join(factors)}, out={self._bind(out.numpy())})"
 

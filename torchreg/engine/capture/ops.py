@@ -138,6 +138,16 @@ def is_integer_index(call: Call) -> bool:
     return call.name == "index" and all(t.dtype not in masks for t in iter_tensors(call.args[1]))
 
 
+def is_thin(product: Tensor) -> bool:
+    """Whether a matrix product with few columns is faster as its transpose, copies included.
+
+    Measured with MKL, which takes twice as long for 100 x 8 as for 8 x 100.
+    """
+    n_rows, n_columns = product.shape
+    largest = 8 if product.dtype == torch.float32 else n_columns
+    return 1 < n_columns <= largest and 4 * n_columns <= n_rows
+
+
 def is_contiguous_reshape(call: Call) -> bool:
     """Whether a call returns a contiguous tensor in another shape, without a copy."""
     if call.has_side_effects or len(call.inputs) != 1 or not isinstance(call.result, Tensor):

@@ -13,9 +13,12 @@ from torchreg.engine.capture.ops import (
     Node,
     is_alias,
     is_integer_index,
+    is_thin,
     swapped_dims,
 )
 from torchreg.engine.capture.recorder import Call, NotCapturableError, storage_id
+
+_TRANSPOSE = torch.ops.aten.t.default
 
 
 class TraceGraph:
@@ -27,6 +30,8 @@ class TraceGraph:
         Tensors that differ from step to step, by name.
     mutated : set of int
         Storages that some call writes to.
+    gradients : set of int
+        Storages of the gradients, whose memory layout is free.
 
     Attributes
     ----------
@@ -38,13 +43,17 @@ class TraceGraph:
         The operations that have to run in each step.
     """
 
-    def __init__(self, inputs: Mapping[str, Tensor | None], *, mutated: set[int]) -> None:
-        self.mutated = mutated
+    def __init__(
+        self, inputs: Mapping[str, Tensor | None], *, mutated: set[int], gradients: set[int]
+    ) -> None:
+        self.mutated, self.gradients = mutated, gradients
         #: Name of each tensor, by identity; the calls keep all tensors alive.
         self.names = {id(tensor): name for name, tensor in inputs.items() if tensor is not None}
         self.bound: dict[str, Any] = {}
         self.constant: set[str] = set()
         self.nodes: list[Node] = []
+        #: Tensors that no recorded call keeps alive; names are by identity.
+        self.own_tensors: list[Tensor] = []
         #: For each transposed value: name of the original, and the swapped dimensions.
         self.transposed: dict[str, tuple[str, tuple[int, ...]]] = {}
 
@@ -85,6 +94,8 @@ class TraceGraph:
             constant = not call.is_view or all(name in self.constant for name in names)
             for result in call.outputs:
                 self.bind(result, constant=constant)
+        elif self._is_faster_transposed(call, names):
+            self._append_transposed(call)
         else:
             self._append(call)
         if dims:
@@ -101,6 +112,21 @@ class TraceGraph:
             known = self.names.setdefault(id(result), name) if result is not None else None
             names.append(name if known == name else "_")
         self.nodes.append(Node(call, names))
+
+    def _is_faster_transposed(self, call: Call, names: list[str]) -> bool:
+        """Whether it is the gradient of a layer with few inputs."""
+        is_product = call.name == "mm" and storage_id(call.result) in self.gradients
+        return is_product and names[0] in self.transposed and is_thin(call.result)
+
+    def _append_transposed(self, call: Call) -> None:
+        """Compute A B as (B' A')'."""
+        factors = tuple(factor.t() for factor in reversed(call.args))
+        product = call.result.t().contiguous()
+        for factor, transpose in zip(reversed(call.args), factors, strict=True):
+            self.add(Call(_TRANSPOSE, (factor,), {}, transpose))
+        self._append(Call(call.func, factors, {}, product))
+        self._append(Call(_TRANSPOSE, (product,), {}, call.result))
+        self.own_tensors += [*factors, product]
 
     def _is_known(self, call: Call, names: list[str]) -> bool:
         """Whether the result is a constant, or a view of memory that exists beforehand."""
