@@ -28,6 +28,8 @@ PACKAGES = [
     "engine.stack",
     "engine.inspect",
     "engine.build",
+    "engine.batched_program",
+    "engine.batched_network",
     "engine.predict",
     "engine.run",
     "export",

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from torchreg._utils import statistics_dtype
+from torchreg.engine.batched_network import batch_networks
 from torchreg.engine.data import CHUNK_SIZE, Rows, count_columns, iter_chunks
 from torchreg.nn import Ensemble, Link
 from torchreg.nn.links import columns_per_output
@@ -57,10 +58,11 @@ def predict_outputs(module: nn.Module, rows: Rows, *, n_outputs: int, dtype: tor
 
     def forward(x: Tensor) -> Tensor:
         # (n,) or (n, n_columns) -> (n, n_columns)
-        output: Tensor = module(x.to(device, cast, copy=is_raw)).reshape(-1, n_columns)
+        output: Tensor = compute(x.to(device, cast, copy=is_raw)).reshape(-1, n_columns)
         return output
 
     with torch.no_grad():
+        compute = batch_networks(module) or module
         if isinstance(rows, Tensor) and rows.numel() <= CHUNK_SIZE:
             prediction = forward(rows)
         else:

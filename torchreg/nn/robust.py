@@ -14,7 +14,7 @@ from torchreg.nn.affine import format_values
 #: Limit of the smooth clip.
 LIMIT = 3.0
 #: Bound of scaled values: the clip of larger ones is equal, and their squares may overflow.
-_MAX_SCALED = 1e9
+MAX_SCALED = 1e9
 #: A range below this many roundings of the largest value is that of a constant column.
 _CONSTANT_ROUNDINGS = 4.0
 #: Cumulative weights that differ by less are equal, because weights may be float32.
@@ -159,7 +159,7 @@ class RobustStandardize(nn.Module):
             dtype = x.dtype if x.is_floating_point() else torch.get_default_dtype()
         divisor = self.scale.masked_fill(self.scale == 0, math.inf)
         z = (self._clamp(x.to(self.center.dtype)) - self.center) / divisor
-        return z.clamp(-_MAX_SCALED, _MAX_SCALED).to(dtype)
+        return z.clamp(-MAX_SCALED, MAX_SCALED).to(dtype)
 
     def _clamp(self, x: Tensor) -> Tensor:
         """Clamp raw values; a subclass may."""
