@@ -35,11 +35,7 @@ def quick(module: Any = MLP, **options: Any) -> TorchRegressor:
 
 
 def refuse(
-    reg: TorchRegressor,
-    message: str,
-    *args: Any,
-    error: Any = REFUSAL,
-    **given: Any,
+    reg: TorchRegressor, message: str, *args: Any, error: Any = REFUSAL, **given: Any
 ) -> None:
     """Require an error from a refit, and the same predictions and attributes after it."""
     X, y = make_rows()

@@ -148,10 +148,7 @@ def rows(n: int, seed: int, *, weighted: bool = False, held_out: int = 0) -> Row
 
 
 def fits(
-    module: Any,
-    tables: Sequence[Rows],
-    each: Options = lambda _: {},
-    **options: Any,
+    module: Any, tables: Sequence[Rows], each: Options = lambda _: {}, **options: Any
 ) -> list[tuple[TorchRegressor, Rows]]:
     """Return one fit per table; ``each`` gives the parameters of its own."""
     settings: dict[str, Any] = {"optimizer": "sgd", "lr": 0.02, "dtype": "float64"}

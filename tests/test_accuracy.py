@@ -180,15 +180,6 @@ class TestData:
         np.testing.assert_array_equal(test, datasets.split_rows(n_rows, 2)[1])
         assert not np.array_equal(test, datasets.split_rows(n_rows, 0)[1]) or n_rows == 5
 
-    def test_penguins_without_a_mass_are_dropped_and_the_mass_is_not_an_input(
-        self, datasets: ModuleType
-    ) -> None:
-        dataset = datasets.load("penguins")
-        assert len(dataset.y) == len(dataset.X) == 342
-        assert np.isfinite(dataset.y).all() and "body_mass_g" not in dataset.X
-        for array in datasets.split(dataset, 0):
-            assert array.dtype == np.float64 and np.isfinite(array).all()
-
 
 N_WARM_UP = 100
 ALL_FITS = [(name, split) for name in ("mean", "failing") for split in range(3)]
@@ -242,11 +233,7 @@ class TestRuns:
         assert fits == ALL_FITS + ALL_FITS[:3]
 
     def test_a_failed_fit_is_a_result_with_its_reason(
-        self,
-        accuracy: ModuleType,
-        scores: ModuleType,
-        fits: list[Any],
-        options: argparse.Namespace,
+        self, accuracy: ModuleType, scores: ModuleType, fits: list[Any], options: argparse.Namespace
     ) -> None:
         accuracy.run(options)
         rows = scores.read(options.file)

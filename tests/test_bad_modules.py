@@ -33,10 +33,7 @@ class Tuple(nn.Module):
 @pytest.mark.parametrize(
     ("module", "message"),
     [
-        (
-            nn.Linear(2, 1),
-            r"rows of 3 features: Linear takes 2 features but X has 3\.",
-        ),
+        (nn.Linear(2, 1), r"rows of 3 features: Linear takes 2 features but X has 3\."),
         (
             nn.Sequential(nn.Linear(4, 5), nn.ReLU(), nn.Linear(5, 1)),
             "its layer 0, Linear, takes 4 features but X has 3",
@@ -166,9 +163,7 @@ class FailsLater(nn.Module):
 
 
 @pytest.mark.parametrize("early_stopping", [False, True])
-def test_a_divergent_fit_stops_and_keeps_the_best_finite_weights(
-    early_stopping: bool,
-) -> None:
+def test_a_divergent_fit_stops_and_keeps_the_best_finite_weights(early_stopping: bool) -> None:
     given = {"X_val": X, "y_val": Y} if early_stopping else {}
     options: dict[str, Any] = {"optimizer": "sgd", "lr": 0.01, "early_stopping": early_stopping}
     reg = quick(FailsLater, module__fails_at=6, max_epochs=50, **options)

@@ -13,7 +13,7 @@ import pytest
 import torch
 from sklearn.base import clone
 from sklearn.metrics import r2_score
-from sklearn.model_selection import GridSearchCV, cross_val_score
+from sklearn.model_selection import cross_val_score
 from skorch import callbacks as sk
 from torch import Tensor, nn
 
@@ -69,12 +69,6 @@ def test_the_best_of_three_networks_equals_the_best_of_three_fits(
     chosen_by = three.validation_loss_curve_ if validated else three.loss_curve_
     assert min(three.init_losses_) == chosen_by[three.best_epoch_ - 1]
     assert len(set(losses)) == 3
-
-
-def test_one_network_is_the_default(kink: Data) -> None:
-    one, plain = quick(n_init=1).fit(*kink), quick().fit(*kink)
-    assert same_bits(one, plain) and one.history_ == plain.history_
-    assert one.init_losses_ == [one.loss_]
 
 
 def test_the_first_network_is_that_of_a_single_fit(kink: Data) -> None:
@@ -148,19 +142,6 @@ def test_a_network_that_diverges_is_not_kept(kink: Data) -> None:
     assert max(reg.init_losses_) > 1e3
 
 
-def test_a_search_over_n_init(kink: Data) -> None:
-    X, y = kink
-    search = GridSearchCV(
-        quick(), {"n_init": [1, 4]}, cv=2, return_train_score=True, error_score="raise"
-    ).fit(X, y)
-    for split in (0, 1):
-        one, four = search.cv_results_[f"split{split}_train_score"]
-        # Scores are those of the last weights, losses those one step before.
-        assert four > one - 1e-2
-    assert len(search.best_estimator_.init_losses_) == search.best_params_["n_init"]
-    assert clone(search.best_estimator_).n_init == search.best_params_["n_init"]
-
-
 def test_pickles_and_files_store_all_final_losses(kink: Data, tmp_path: Path) -> None:
     reg = quick(n_init=3).fit(*kink)
     reg.save(tmp_path / "reg")
@@ -198,14 +179,6 @@ def test_the_initial_weights_of_the_kept_network_can_be_rebuilt(kink: Data) -> N
     assert start is not None
     weights = zip(start.parameters(), reg.module_.network.parameters(), strict=True)
     assert all(torch.equal(began, ended) for began, ended in weights)
-
-
-def test_a_checkpoint_stores_one_network(kink: Data, tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="checkpoint expects n_init=1, got 3"):
-        quick(n_init=3).fit(*kink, checkpoint=tmp_path / "fit")
-    assert not list(tmp_path.iterdir())
-    reg = quick(n_init=3, warm_start=True).fit(*kink)
-    assert reg.fit(*kink, checkpoint=tmp_path / "fit").n_iter_ == 40
 
 
 @pytest.mark.filterwarnings("ignore::torchreg.WorseThanConstantWarning")

@@ -49,12 +49,7 @@ def test_chosen_params_repeat_the_fit(n_rows: int, options: dict[str, Any]) -> N
 def test_a_given_module_is_trained_as_one_network_on_all_rows(module: Any) -> None:
     X, y = bent(40)
     left = TorchRegressor(module, random_state=0).fit(X, y)
-    expected = {
-        "n_folds": None,
-        "schedule": "constant",
-        "max_epochs": 200,
-        "n_iter_no_change": 10,
-    }
+    expected = {"n_folds": None, "schedule": "constant", "max_epochs": 200, "n_iter_no_change": 10}
     assert left.chosen_params_ == expected
     named = TorchRegressor(module, random_state=0, **expected).fit(X, y)
     np.testing.assert_array_equal(left.predict(X), named.predict(X))

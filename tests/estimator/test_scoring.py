@@ -6,12 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from sklearn.metrics import (
-    d2_absolute_error_score,
-    d2_pinball_score,
-    d2_tweedie_score,
-    r2_score,
-)
+from sklearn.metrics import d2_absolute_error_score, d2_pinball_score, d2_tweedie_score, r2_score
 from torch import nn
 
 from torchreg import TorchEnsembleRegressor, TorchRegressor

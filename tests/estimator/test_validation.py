@@ -32,16 +32,10 @@ BAD_TABLES: list[tuple[str, Callable[[Array], Any], str]] = [
     ("no values", lambda a: torch.empty(a.shape, device="meta"), "meta device has no values"),
     ("complex", lambda a: a + 1j, "[Cc]omplex data not supported"),
     ("a complex tensor", lambda a: torch.from_numpy(a + 1j), "[Cc]omplex data not supported"),
-    (
-        "too large",
-        lambda a: spoilt(a, 1.7e308),
-        r"{name} has a value of 1\.7e\+308",
-    ),
+    ("too large", lambda a: spoilt(a, 1.7e308), r"{name} has a value of 1\.7e\+308"),
 ]
 EACH_BAD_TABLE = pytest.mark.parametrize(
-    ("spoil", "message"),
-    [case[1:] for case in BAD_TABLES],
-    ids=[case[0] for case in BAD_TABLES],
+    ("spoil", "message"), [case[1:] for case in BAD_TABLES], ids=[case[0] for case in BAD_TABLES]
 )
 
 
@@ -140,10 +134,7 @@ def test_rows_of_the_wrong_shape_are_rejected_with_their_shape(
         ({"sample_weight_val": Y}, "sample_weight_val was given without X_val and y_val"),
         ({"X_val": X, "y_val": Y[:-1]}, r"inconsistent numbers of samples: \[30, 29\]"),
         ({"X_val": X[:, :2], "y_val": Y}, "X_val: X has 2 features.* expecting 3 features"),
-        (
-            {"X_val": X, "y_val": np.column_stack([Y, Y])},
-            "y_val has 2 outputs, but y has 1",
-        ),
+        ({"X_val": X, "y_val": np.column_stack([Y, Y])}, "y_val has 2 outputs, but y has 1"),
         ({"X_val": np.empty((0, 3)), "y_val": Y[:0]}, r"X_val: Found array with 0 sample\(s\)"),
         ({"X_val": X[:, 0], "y_val": Y}, "X_val: Expected 2D array, got 1D"),
     ],

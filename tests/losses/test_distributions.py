@@ -273,10 +273,7 @@ def test_invalid_levels_are_refused(quantile: Any, error: type[Exception], messa
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (
-            {"loss": "gaussian_nll"},
-            r"y has 1 output.* 2 numbers.*shape \(\d+, 2\)",
-        ),
+        ({"loss": "gaussian_nll"}, r"y has 1 output.* 2 numbers.*shape \(\d+, 2\)"),
         (
             {"loss": "quantile", "loss__quantile": [0.1, 0.5, 0.9]},
             r"3 numbers.*shape \(\d+, 3\) is expected\..* 3 outputs.*out_features=3",

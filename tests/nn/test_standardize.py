@@ -61,14 +61,6 @@ def test_a_round_trip_is_accurate_to_the_dtype(dtype: str, eps: float) -> None:
     assert_round_trip(X, of(X.astype(np.float64), dtype=torch.float64), eps=EPS64)
 
 
-@pytest.mark.parametrize("dtype", ["int64", "int32", "int8", "uint8", "bool"])
-def test_integers_make_a_round_trip(dtype: str) -> None:
-    X = np.random.default_rng(0).integers(0, 2, size=(50, 3)).astype(dtype)
-    layer = of(X.astype(np.float64))
-    assert layer(torch.from_numpy(X)).dtype == torch.get_default_dtype()
-    assert_round_trip(X, layer, eps=EPS32)
-
-
 @pytest.mark.parametrize("constant", [0.0, 7.0, 0.1, 1e-12, -1e12, 1.7e9])
 def test_a_constant_column_makes_an_exact_round_trip(constant: float) -> None:
     X = np.full((5, 2), constant)
@@ -91,19 +83,6 @@ def test_a_round_trip_with_powers_of_two_as_scales_is_exact(
     layer = Standardize(mean, scale)
     np.testing.assert_array_equal(layer(torch.from_numpy(X)), steps)
     np.testing.assert_array_equal(layer.inverse()(torch.from_numpy(steps)), X)
-
-
-@given(
-    mean=st.floats(-1e100, 1e100),
-    scale=st.floats(1e-100, 1e100),
-    z=st.floats(-1e3, 1e3),
-)
-def test_the_inverse_of_the_inverse_is_the_layer(mean: float, scale: float, z: float) -> None:
-    layer = Standardize(mean, scale)
-    again = layer.inverse().inverse()
-    assert (float(again.mean), float(again.scale)) == (mean, scale)
-    x = np.array([[mean + scale * z]])
-    assert_round_trip(x, layer, eps=EPS64)
 
 
 # Values

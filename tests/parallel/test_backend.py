@@ -93,10 +93,7 @@ CASES: dict[str, tuple[Callable[[Any], Any], list[int]]] = {
     ),
     "score": (lambda reg: cross_val_score(reg, X, Y, cv=4), [4]),
     "predict": (lambda reg: cross_val_predict(reg, X, Y, cv=4), [4]),
-    "learning curve": (
-        lambda reg: learning_curve(reg, X, Y, cv=3, train_sizes=[0.5, 1.0])[2],
-        [6],
-    ),
+    "learning curve": (lambda reg: learning_curve(reg, X, Y, cv=3, train_sizes=[0.5, 1.0])[2], [6]),
     # Each permutation fits one fold after another.
     "permutation": (permutation_scores, [4, 4, 4]),
     "bagging": (

@@ -91,9 +91,7 @@ def test_names_of_columns_are_kept(tmp_path: Path) -> None:
         loaded.predict(frame.rename(columns={"a": "d"}))
 
 
-def test_tensors_have_their_names_in_the_state_dict(
-    tmp_path: Path,
-) -> None:
+def test_tensors_have_their_names_in_the_state_dict(tmp_path: Path) -> None:
     ensemble = small().fit(X, Y)
     ensemble.save(tmp_path / "a")
     numbers = load_file(tmp_path / "a")
@@ -102,9 +100,7 @@ def test_tensors_have_their_names_in_the_state_dict(
     assert all(torch.equal(state[name], numbers[name]) for name in state)
 
 
-def test_passed_parameters_replace_those_of_all_members(
-    tmp_path: Path,
-) -> None:
+def test_passed_parameters_replace_those_of_all_members(tmp_path: Path) -> None:
     ensemble = small(Bend).fit(X, Y)
     ensemble.save(tmp_path / "a")
     with pytest.raises(UntrustedError, match="Bend"):

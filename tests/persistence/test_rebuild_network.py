@@ -56,10 +56,7 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
         {"module__hidden_sizes": [10**6, 10**6]},
         r"The file's tensor '.*' has shape \(4, 3\), the module's has shape \(1000000, 3\)\.",
     ),
-    "a deep network": (
-        {"module__hidden_sizes": {"integers": "deep"}},
-        "more layers than it has",
-    ),
+    "a deep network": ({"module__hidden_sizes": {"integers": "deep"}}, "more layers than it has"),
     "a deep network in a partial": (
         {
             "module": {
@@ -144,9 +141,7 @@ def test_a_constructor_can_use_values_of_tensors(tmp_path: Path) -> None:
         torchreg.load(tmp_path / "reg", module=Sized, module__width=4)
 
 
-def test_a_passed_module_with_other_parameters_is_refused(
-    load_edited: Callable[..., Any],
-) -> None:
+def test_a_passed_module_with_other_parameters_is_refused(load_edited: Callable[..., Any]) -> None:
     class More(torchreg.nn.MLP):
         def __init__(self, in_features: int) -> None:
             super().__init__(in_features, 1, [4])

@@ -194,10 +194,7 @@ def test_scikit_learns_partial_dependence_display_works(penguins: pd.DataFrame) 
     display = PartialDependenceDisplay.from_estimator(
         reg, X, ["flipper_length_mm", ("flipper_length_mm", "bill_length_mm")], grid_resolution=5
     )
-    (values,), (average,) = (
-        display.pd_results[0]["grid_values"],
-        display.pd_results[0]["average"],
-    )
+    (values,), (average,) = (display.pd_results[0]["grid_values"], display.pd_results[0]["average"])
     by_hand = [reg.predict(X.assign(flipper_length_mm=value)).mean() for value in values]
     np.testing.assert_allclose(average, by_hand)
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from torchreg.nn import MLP
-from torchreg.plotting._inside import KINKS, distances_to_kinks, kink_lines, layer_outputs
+from torchreg.plotting._inside import KINKS, distances_to_kinks, layer_outputs
 
 
 def test_every_layer_is_seen_in_order_with_what_it_gives_and_the_module_is_left_alone() -> None:
@@ -101,21 +101,3 @@ def test_every_name_in_the_table_is_tried() -> None:
     tried = {"abs", "clamp", "hardshrink", "hardsigmoid", "hardswish", "hardtanh", "leaky_relu"}
     tried |= {"prelu", "relu", "relu6", "rrelu", "selu", "softshrink", "threshold"}
     assert set(KINKS) == tried
-
-
-def test_a_broken_line_keeps_its_corners_and_nothing_else() -> None:
-    # | |x| - y | has its corner along a V.
-    class Folded(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.one = nn.Parameter(torch.ones((), dtype=torch.float64))
-
-        def forward(self, x: Tensor) -> Tensor:
-            return torch.relu((x[:, :1].abs() - x[:, 1:]) * self.one)
-
-    axis = np.linspace(-1, 1, 41)
-    lines = kink_lines(Folded(), axis, axis)
-    v = min(lines, key=lambda line: np.abs(np.abs(line[:, 0]) - line[:, 1]).max())
-    assert len(v) == 3
-    np.testing.assert_allclose(v[1], [0, 0], atol=1e-12)
-    np.testing.assert_allclose(sorted(v[[0, 2], 0]), [-1, 1])

@@ -17,7 +17,7 @@ from sklearn.preprocessing import StandardScaler
 
 from torchreg import TorchRegressor
 from torchreg.nn import MLP
-from torchreg.plotting._labels import as_columns, evenly_spaced, labels_of, regressor_in
+from torchreg.plotting._labels import labels_of, regressor_in
 
 
 @pytest.mark.parametrize("frame", [pd.DataFrame, pl.DataFrame])
@@ -70,17 +70,3 @@ def test_what_is_not_fitted_or_holds_no_network_is_refused() -> None:
         TypeError, match=r"Expected a fitted TorchRegressor, or a .*, got LinearRegression"
     ):
         regressor_in(LinearRegression().fit([[1.0], [2.0]], [1.0, 2.0]))
-
-
-def test_columns_are_a_table_and_nothing_deeper() -> None:
-    assert as_columns([1, 2, 3], name="y").shape == (3, 1)
-    with pytest.raises(
-        ValueError,
-        match=r"y expects shape \(n_samples,\) or \(n_samples, n_outputs\), got \(1, 1, 1\)",
-    ):
-        as_columns([[[1]]], name="y")
-
-
-def test_rows_are_chosen_evenly_and_only_where_there_are_too_many() -> None:
-    assert evenly_spaced(5, 5) == slice(None) == evenly_spaced(5, None)
-    assert evenly_spaced(101, 5) == [0, 25, 50, 75, 100]

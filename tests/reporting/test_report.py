@@ -117,13 +117,7 @@ def test_a_page_can_be_read_by_those_who_do_not_see_it(pages: dict[str, Path], k
     assert levels[0] == 1 and levels.count(1) == 1
     assert all(b - a <= 1 for a, b in itertools.pairwise(levels))
     sections = [text for level, text in read.headings if level == 2]
-    assert sections == [
-        "Findings",
-        "Figures",
-        "The network",
-        "The data",
-        "How to fit it again",
-    ]
+    assert sections == ["Findings", "Figures", "The network", "The data", "How to fit it again"]
     drawings = [attributes for tag, attributes in read.elements if tag == "svg"]
     assert len(drawings) == len([tag for tag, _ in read.elements if tag == "figure"]) >= 5
     assert all(d["role"] == "img" and len(d["aria-label"]) > 20 for d in drawings)

@@ -119,10 +119,7 @@ BAD: dict[str, tuple[bytes, str]] = {
         seal(b'{"__metadata__": {"torchreg": "{}"}, "a": 1, "a": 2}'),
         "duplicate key",
     ),
-    "a duplicate key in the record": (
-        with_record('{"format": 1, "format": 1}'),
-        "duplicate key",
-    ),
+    "a duplicate key in the record": (with_record('{"format": 1, "format": 1}'), "duplicate key"),
     "a record of great depth": (with_record(DEEP), "maximum recursion"),
     "a record that is a list": (with_record("[1]"), "header is not a JSON object"),
     "a record of infinity": (with_record('{"a": -Infinity}'), "-Infinity is not valid JSON"),

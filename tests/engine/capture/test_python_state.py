@@ -15,7 +15,6 @@ from torch import Tensor, nn
 from tests import _modules_with_state as modules
 from tests._capture import CAPTURED, assert_same_fit, eager
 from tests._modules_with_state import LATE, N_EPOCHS, Mode, Net, X, fit, fit_eagerly
-from torchreg.engine.capture import snapshot_python_state
 
 STATE = "the module or the loss changes Python state while it runs"
 READS = "the module or the loss looks at values while it runs"
@@ -247,27 +246,6 @@ def test_a_factorization_that_fails_late_raises_the_error_of_torch(run: Any) -> 
 
     with pytest.raises(ValueError, match=r"The module failed on a batch of 23 rows.*cholesky"):
         run(Factors)
-
-
-@pytest.mark.parametrize(
-    "build",
-    [
-        modules.InAHelper,
-        modules.DeepInADictionary,
-        modules.InAnArray,
-        modules.InAGeneratorOfNumPy,
-        modules.InAFunction,
-    ],
-)
-def test_snapshots_are_equal_until_the_state_changes(build: Any) -> None:
-    def loss(prediction: Tensor, target: Tensor) -> Tensor:
-        return (prediction - target) ** 2
-
-    module = build()
-    before = snapshot_python_state(module, loss)
-    assert before == snapshot_python_state(module, loss)
-    module.count()
-    assert before != snapshot_python_state(module, loss)
 
 
 def test_gradients_that_are_turned_off_outside_are_on_inside_a_fit() -> None:

@@ -64,11 +64,7 @@ def test_each_table_has_the_rows_and_the_order_that_it_has_alone(
     dealt = make_generators(own_seeds, tables)
     alone = [torch.Generator().manual_seed(seed) for seed in own_seeds]
     loader = StackedLoader(
-        tables,
-        [size] * len(tables),
-        dealt,
-        features_first=features_first,
-        gather_size=gather_size,
+        tables, [size] * len(tables), dealt, features_first=features_first, gather_size=gather_size
     )
     unweighted = all(t.weight is None for t in tables) and len(set(map(tuple, each))) == 1
     # The second epoch has another order.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import pickle
 from functools import partial
 from typing import Any
@@ -24,12 +23,10 @@ from tests._stacks import (
     fits,
     job_of,
     rows,
-    task_of,
     watched,
 )
 from tests._zoo import ACTIVATIONS, ARGUMENTS, ZOO, Body, center_target
 from torchreg.engine.run import fit_networks
-from torchreg.engine.stack import Stack
 from torchreg.losses import LOSSES
 from torchreg.nn import MLP
 
@@ -124,10 +121,7 @@ OPTIMIZERS: dict[str, Options] = {
         "optimizer__momentum": 0.4 * k,
         "optimizer__weight_decay": 0.1 * k,
     },
-    "rmsprop centered": lambda k: {
-        "optimizer__alpha": 0.99 - 0.1 * k,
-        "optimizer__centered": True,
-    },
+    "rmsprop centered": lambda k: {"optimizer__alpha": 0.99 - 0.1 * k, "optimizer__centered": True},
     "rprop": lambda _: {},
 }
 
@@ -174,9 +168,7 @@ class Centered(nn.Module):
 
 
 @pytest.mark.parametrize("batch_size", [None, 8], ids=["full batch", "mini-batches"])
-def test_a_module_that_mixes_rows_is_not_padded(
-    batch_size: int | None,
-) -> None:
+def test_a_module_that_mixes_rows_is_not_padded(batch_size: int | None) -> None:
     # Only the last batches are unequal, or only the validation rows.
     tables = [rows(21 + k, k) for k in range(3)]
     _, seen = compare(Centered, tables, batch_size=batch_size)
@@ -325,19 +317,3 @@ def test_a_module_instance_is_not_changed() -> None:
     _, seen = compare(template, UNEQUAL)
     assert seen.sizes == [3]
     assert all(torch.equal(before[name], t) for name, t in template.state_dict().items())
-
-
-def test_undo_restores_the_networks() -> None:
-    tasks = [task_of(*fit) for fit in fits(lambda: Body(nn.BatchNorm1d(6)), EQUAL)]
-    before = [copy.deepcopy(task.network.state_dict()) for task in tasks]
-    stack, name = Stack(tasks, features_first=True), "middle.running_mean"
-    batch, _ = next(stack.batches())
-    for _ in range(3):
-        stack.step(batch, lambda loss, prediction: None)
-    for task, state in zip(tasks, before, strict=True):
-        assert not torch.equal(task.network.get_buffer(name), state[name])
-    stack.undo(range(len(tasks)))
-    for task, state in zip(tasks, before, strict=True):
-        for name, tensor in task.network.state_dict().items():
-            assert torch.equal(tensor, state[name])
-            assert tensor.untyped_storage().nbytes() == tensor.nbytes

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,7 +10,7 @@ import pytest
 from skorch.callbacks import Callback, LRScheduler
 
 from tests._stacks import Rows, assert_same, both_ways
-from torchreg import TorchEnsembleRegressor, TorchRegressor
+from torchreg import TorchRegressor
 from torchreg.nn import MLP
 
 Array = np.ndarray
@@ -99,19 +96,6 @@ def test_networks_keep_their_schedules_when_others_stop_early(table: tuple[Array
         np.testing.assert_allclose(one.train_result.rates, other.train_result.rates, rtol=1e-12)
 
 
-def test_the_members_of_an_ensemble_and_all_restarts_have_the_schedule(
-    table: tuple[Array, Array],
-) -> None:
-    X, y = table
-    ensemble = TorchEnsembleRegressor(small("reduce_on_plateau"), n_estimators=3, random_state=5)
-    for member in ensemble.fit(X, y).estimators_:
-        alone = small("reduce_on_plateau", random_state=member.random_state).fit(X, y)
-        np.testing.assert_allclose(rates_of(member), rates_of(alone), rtol=1e-12)
-        np.testing.assert_allclose(member.predict(X), alone.predict(X), rtol=1e-8)
-    restarted = small("one_cycle", n_init=3).fit(X, y)
-    np.testing.assert_allclose(rates_of(restarted), rates_of(small("one_cycle").fit(X, y)))
-
-
 # Callbacks
 
 
@@ -170,10 +154,3 @@ for schedule in ("cosine", "one_cycle", "reduce_on_plateau"):
         reg.fit(X, X[:, 0])
 print("torch._dynamo" in sys.modules)
 """
-
-
-def test_a_schedule_does_not_import_the_compiler_of_torch() -> None:
-    command = [sys.executable, "-W", "error", "-c", SCRIPT]
-    root = Path(__file__).parents[3]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=root, check=False)
-    assert done.stdout == "False\n", done.stderr
