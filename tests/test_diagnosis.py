@@ -207,7 +207,7 @@ class Slipping(nn.Linear):
 
     def forward(self, x: Tensor) -> Tensor:
         self.n_passes += self.training
-        return super().forward(x) + 3.0 * (self.n_passes >= 42)
+        return super().forward(x) + 3.0 * (self.training and self.n_passes >= 42)
 
 
 def test_one_bad_epoch_at_the_end_is_no_oscillation() -> None:
