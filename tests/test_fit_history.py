@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from contextlib import redirect_stdout
+from types import SimpleNamespace
 from typing import Any
 
 import joblib
@@ -12,7 +13,8 @@ import pytest
 from sklearn.model_selection import GridSearchCV
 from skorch import callbacks as sk
 
-from torchreg import TorchEnsembleRegressor, TorchRegressor
+from tests._interrupts import InterruptingModule
+from torchreg import InterruptWarning, TorchEnsembleRegressor, TorchRegressor
 from torchreg._utils import spawn_seeds
 from torchreg.nn import MLP
 
@@ -184,3 +186,69 @@ def test_the_callbacks_of_an_ensemble_receive_the_mean_of_its_members(
     with pytest.raises(RuntimeError, match="this trial is pruned"):
         TorchEnsembleRegressor(template, 3, random_state=0).fit(*kink)
     assert log.events == ["begin", "epoch", "epoch"]
+
+
+def test_a_logger_logs_each_epoch_once_and_leaves_the_steps_captured(
+    kink: Data, capsys: pytest.CaptureFixture[str]
+) -> None:
+    logged: list[tuple[str, int, float]] = []
+
+    class Client:
+        def log_metric(self, run: str, key: str, value: float, step: int) -> None:
+            logged.append((key, step, value))
+
+        def log_artifact(self, run: str, path: str, folder: Any = None) -> None: ...
+
+    run = SimpleNamespace(info=SimpleNamespace(run_id="run"))
+    logger = sk.MlflowLogger(run, Client(), terminate_after_train=False)
+    reg = quick(n_folds=3, callbacks=[logger], verbose=1).fit(*kink)
+    assert "captured once and repeated" in capsys.readouterr().out
+    points = [(step, value) for key, step, value in logged if key == "valid_loss"]
+    assert [step for step, _ in points] == [*range(1, 21)]
+    curve = reg.validation_loss_curve_
+    np.testing.assert_allclose([value for _, value in points], curve, rtol=1e-12)
+
+
+@pytest.mark.parametrize("at", [10, 11, 12])
+def test_ctrl_c_keeps_the_last_complete_epoch_of_every_network_of_an_observed_fit(
+    at: int, kink: Data
+) -> None:
+    log = Log()
+    options: dict[str, Any] = {"module": InterruptingModule, "optimizer": "adamax", "n_folds": 3}
+    options |= {"max_epochs": 20, "lr": 0.02, "random_state": 0}
+    InterruptingModule.set_alarm(at)
+    with pytest.warns(InterruptWarning):
+        reg = TorchRegressor(**options, callbacks=[log]).fit(*kink)
+    # Three epochs of three networks are complete before the tenth step.
+    n_epochs = [3 + (at - 10 > k) for k in range(3)]
+    InterruptingModule.set_alarm(0)
+    for n, network in zip(n_epochs, reg.module_.network.members, strict=True):
+        expected = TorchRegressor(**{**options, "max_epochs": n}).fit(*kink).module_.network
+        weights = [dict(one.named_parameters())["linear.weight"] for one in expected.members]
+        assert any(bool((network.linear.weight == weight).all()) for weight in weights)
+    assert log.events == ["begin", *["epoch"] * 3, "end"]
+
+
+@pytest.mark.parametrize("kind", ["a stack", "one by one", "single"])
+def test_a_callback_that_predicts_leaves_dropout_on(kind: str, kink: Data) -> None:
+    class Predict(sk.Callback):
+        def on_epoch_end(self, net: Any, dataset_train: Any = None, **kwargs: Any) -> None:
+            net.predict(dataset_train.X)
+
+    options = {**KINDS[kind], "module__dropout": 0.2, "batch_size": 32}
+    plain, observed = quick(**options), quick(**options, callbacks=[Predict()])
+    np.testing.assert_array_equal(
+        plain.fit(*kink).predict(kink[0]), observed.fit(*kink).predict(kink[0])
+    )
+
+
+def test_early_stopping_of_skorch_monitors_the_mean_of_scores_of_each_network(kink: Data) -> None:
+    score = sk.EpochScoring("neg_mean_squared_error", name="mse", lower_is_better=False)
+    stop = sk.EarlyStopping("mse", patience=3, threshold=0, lower_is_better=False)
+    options: dict[str, Any] = {"n_folds": 3, "lr": 0.5, "max_epochs": 100}
+    reg = quick(**options, callbacks=[score, stop]).fit(*kink)
+    scores = [row["mse"] for row in reg.history_]
+    np.testing.assert_allclose(
+        -np.array(scores), np.array(reg.validation_loss_curve_) * kink[1].var(), rtol=1e-6
+    )
+    assert reg.n_iter_ == int(np.argmax(scores)) + 4 < 100

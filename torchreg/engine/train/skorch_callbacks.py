@@ -36,8 +36,6 @@ _ACTING_NAMES = {
     "param_groups",
     "requires_grad",
     "requires_grad_",
-    "save_model",
-    "save_params",
 }
 #: What a net records of each epoch itself.
 _OWN_KEYS = ("batches", "epoch", "train_loss", "valid_loss")
@@ -86,7 +84,7 @@ def acts_on_network(callback: Any, *, several: bool = False) -> bool:
     ----------
     callback : skorch callback, its class or None
     several : bool, default=False
-        Whether the fit has several networks, for which a progress bar would be shown several times.
+        Whether the fit has several networks, whose progress bars and logs would interleave.
 
     Examples
     --------
@@ -95,15 +93,17 @@ def acts_on_network(callback: Any, *, several: bool = False) -> bool:
     (False, True)
     """
     kind = callback if isinstance(callback, type) else type(callback)
-    if several and issubclass(kind, ProgressBar):
+    log_batches = getattr(callback, "log_on_batch_end", None)
+    # Loggers have batch methods, which do nothing unless they log batches.
+    if log_batches is False or (several and (log_batches or issubclass(kind, ProgressBar))):
         return False
+    if hasattr(callback, "dirname"):
+        # It saves the state of the optimizer.
+        return True
     own = [cls for cls in kind.__mro__ if cls not in (Callback, object)]
     codes = [code for cls in own for code in _codes_of(vars(cls).values())]
     if any(not _ACTING_NAMES.isdisjoint(code.co_names) for code in codes):
         return True
-    # Loggers have batch methods, which do nothing unless they log batches.
-    if getattr(callback, "log_on_batch_end", None) is False:
-        return False
     own = [cls for cls in own if cls is not TensorBoard]
     return any(event in vars(cls) for cls in own for event in _BATCH_EVENTS)
 
