@@ -68,7 +68,7 @@ class CallPath:
 
 @pytest.mark.parametrize(
     ("reg", "n_files", "depth"),
-    [(TorchRegressor(MLP), 26, 12), (TorchRegressor(), 38, 17)],
+    [(TorchRegressor(MLP), 25, 12), (TorchRegressor(), 35, 17)],
     ids=["a given module", "the default"],
 )
 def test_fit_reaches_its_first_gradient_step_through_few_files_and_frames(

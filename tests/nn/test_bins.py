@@ -11,7 +11,7 @@ from rtdl_num_embeddings import PiecewiseLinearEncoding, compute_bins
 from torch import nn
 
 from torchreg.nn import BinEmbedding
-from torchreg.nn.bins import bin_edges
+from torchreg.nn.embeddings import bin_edges
 
 rng = np.random.default_rng(0)
 X = torch.as_tensor(rng.normal(size=(400, 3)))

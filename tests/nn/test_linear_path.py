@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torchreg import TorchRegressor
 from torchreg.nn import MLP, LinearPath, MemberLinear
 from torchreg.nn.linear_path import zero_last_layer
-from torchreg.nn.ridge import ridge
+from torchreg.nn.tabular import ridge
 
 torch.manual_seed(0)
 X = torch.randn(80, 4, dtype=torch.float64)

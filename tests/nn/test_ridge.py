@@ -10,7 +10,7 @@ from scipy.stats import multivariate_normal
 from sklearn.linear_model import LinearRegression, Ridge
 from torch import Tensor
 
-from torchreg.nn.ridge import ridge
+from torchreg.nn.tabular import ridge
 
 torch.manual_seed(0)
 X = torch.randn(80, 4, dtype=torch.float64)

@@ -1,16 +1,5 @@
 """Devices, dtypes, random states, thread-local state of torch, hints, and the installation."""
 
-from torchreg._utils.device import (
-    devices_present,
-    generator_states,
-    resolve_device,
-    resolve_dtype,
-    rng_lock,
-    set_generator_states,
-    spawn_seeds,
-    statistics_dtype,
-    with_seed,
-)
 from torchreg._utils.distribution import (
     DISTRIBUTION,
     __version__,
@@ -18,7 +7,20 @@ from torchreg._utils.distribution import (
     installed_versions,
 )
 from torchreg._utils.suggestions import OTHER_PARAMETERS, did_you_mean
-from torchreg._utils.torch_state import inference, num_threads, restore_torch_state
+from torchreg._utils.torch_state import (
+    devices_present,
+    generator_states,
+    inference,
+    num_threads,
+    resolve_device,
+    resolve_dtype,
+    restore_torch_state,
+    rng_lock,
+    set_generator_states,
+    spawn_seeds,
+    statistics_dtype,
+    with_seed,
+)
 
 __all__ = [
     "DISTRIBUTION",

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from torchreg.nn.members import MemberLinear
-from torchreg.nn.ridge import ridge
+from torchreg.nn.tabular import ridge
 
 
 class LinearPath(nn.Module):
@@ -28,8 +28,9 @@ class LinearPath(nn.Module):
 
     Notes
     -----
-    :meth:`initialize_from` sets :math:`W, b` to the solution of :func:`torchreg.nn.ridge.ridge` and
-    the last layer of the network to 0, so that the network learns the residuals of a linear model.
+    :meth:`initialize_from` sets :math:`W, b` to the solution of a ridge regression
+    (:func:`torchreg.nn.tabular.ridge`) and the last layer of the network to 0, so that the network
+    learns the residuals of a linear model.
 
     Examples
     --------
