@@ -155,7 +155,7 @@ def missing_r2(evidence: Evidence) -> float:
         return 0.0
     free = structure.n - structure.curve_terms
     adjusted = 1 - (1 - structure.curve_r2) * structure.n / max(free, 1)
-    bounded = sum(finding.numbers["missing_r2"] for finding in find_bounded_output(evidence))
+    bounded = sum(float(f.numbers["missing_r2"]) for f in find_bounded_output(evidence))
     return max(structure.line_r2, adjusted) - structure.network_r2 - bounded
 
 

@@ -77,11 +77,8 @@ def estimate_output_range(
         outside = ((target < low) | (target > high)).to(torch.float64).mean(dim=0)
         missing = missing_share(target, low, high)
         limit = torch.finfo(torch.float32).max
-        return OutputRange(
-            *(values.clamp(-limit, limit).tolist() for values in (low, high)),
-            share=outside.tolist(),
-            missing=missing.tolist(),
-        )
+        bounds = [bound.clamp(-limit, limit) for bound in (low, high)]
+        return OutputRange(*(values.tolist() for values in (*bounds, outside, missing)))
 
     try:
         return with_seed(0, x.device, estimate)
@@ -91,7 +88,7 @@ def estimate_output_range(
 
 def predict_rows(network: nn.Module, x: Tensor, n_outputs: int, link: Link | None) -> Tensor:
     """Predict rows: shape (n, n_outputs), or (n * n_members, n_outputs) of a network of members."""
-    output = network(x)
+    output: Tensor = network(x)
     if link is not None:
         output = link(output)
         output = AverageMembers()(output) if output.ndim == 3 else output
