@@ -106,6 +106,16 @@ def test_predictions_shift_with_offsets(
     assert np.abs(shifted - y_offset - plain).max() < 1e-3 * y.std()
 
 
+def test_predictions_of_the_default_network_shift_with_offsets_for_an_optimizer_of_signs() -> None:
+    rng = np.random.default_rng(0)
+    X = np.round(rng.normal(size=(200, 3)) * 8) / 8
+    y = np.sin(2 * X[:, 0]) + X[:, 1] ** 2 + 0.1 * rng.normal(size=200)
+    reg = TorchRegressor(optimizer="rprop", max_epochs=40, random_state=0)
+    plain = reg.fit(X, y).predict(X)
+    shifted = reg.fit(X + 2.0**30, y).predict(X + 2.0**30)
+    assert np.abs(shifted - plain).max() < 1e-3 * y.std()
+
+
 # Law 3: a large offset does not lose precision, unless the input was already rounded.
 
 

@@ -213,7 +213,11 @@ def initialize_networks(
             scaled = ScaledNetwork(module.to(config.device), _with_own_callbacks(config))
             key = "table", data, scaling, scaled.dtype, batch_size >= len(data.y)
             if key not in cache:
-                cache[key] = scaled.table(data, full_batch=batch_size >= len(data.y))
+                cache[key] = scaled.table(
+                    data,
+                    full_batch=batch_size >= len(data.y),
+                    center=config.initial_module is None,
+                )
             table: Table = cache[key]
             if config.initial_module is None:
                 initialize_from_data(scaled.network, table, config.loss.link)

@@ -379,10 +379,11 @@ class ScaledNetwork:
             layers = {n: part for n, part in module.named_children() if part is not self.network}
             self.scaling_layers = nn.Sequential(OrderedDict(copy.deepcopy(layers))).cpu()
 
-    def table(self, data: RawData, *, full_batch: bool) -> Table:
+    def table(self, data: RawData, *, full_batch: bool, center: bool = False) -> Table:
         """Standardize rows.
 
-        Sparse rows and large tables are standardized on access, unless ``full_batch``.
+        Sparse rows and large tables are standardized on access, unless ``full_batch``. ``center``
+        removes from training rows what the rounding of the means leaves.
         """
         layers, weight = self.scaling_layers, data.weight
         if weight is not None:
@@ -395,6 +396,8 @@ class ScaledNetwork:
             y_layer = target_layer(layers)
         n_numbers = len(data.y) * count_columns(data.x)
         lazy = isinstance(data.x, SparseRows) or (not full_batch and n_numbers > LARGE)
+        if center and x_layer is not None and not lazy and self.dtype == torch.float32:
+            x_layer = _centered(x_layer, data)
         scale_x = self._scaled_by(x_layer)
         scale_y = self._scaled_by(
             None if y_layer is None else Standardize(y_layer.mean, y_layer.scale)
@@ -402,7 +405,7 @@ class ScaledNetwork:
         x = LazyRows(data.x, scale_x) if lazy else self._in_chunks(data.x, scale_x)
         return Table(x, self._in_chunks(data.y, scale_y), weight)
 
-    def _scaled_by(self, layer: nn.Module | None) -> Callable[[Tensor], Tensor]:
+    def _scaled_by(self, layer: Callable[[Tensor], Tensor] | None) -> Callable[[Tensor], Tensor]:
         config, dtype = self.config, self.dtype
 
         def scale(values: Tensor) -> Tensor:
@@ -450,3 +453,25 @@ class ScaledNetwork:
         """Return X and y in raw units, as callbacks receive them."""
         dense = to_dense(rows.x)
         return dense if hasattr(self.module, "standardize") else dense.to(self.dtype), rows.y
+
+
+def _centered(layer: Standardize, data: RawData) -> Callable[[Tensor], Tensor]:
+    """Subtract the means of standardized rows that remain because float64 rounds large means.
+
+    Otherwise an offset of a column moves all its values by a rounding of float32, which Rprop
+    amplifies, because it uses the signs of the gradients. Means that float64 rounds by more than
+    1e-6 standard deviations remain: the rows for prediction have them, too.
+    """
+    spacing = torch.finfo(torch.float64).eps * layer.mean.abs()
+    is_large = (spacing > 2.0**-45 * layer.scale) & (spacing < 2.0**-20 * layer.scale)
+    if not bool(is_large.any()):
+        return layer
+    standardize = Standardize(layer.mean, layer.scale)
+    weight = None if data.weight is None else rescale_weights(data.weight)
+    share = torch.ones(len(data.y), dtype=torch.float64) if weight is None else weight
+    share, width = share / share.sum(), count_columns(data.x)
+    rest = torch.zeros(width, dtype=torch.float64)
+    for piece in iter_chunks(len(data.x), width):
+        rest += share[piece] @ standardize(data.x[piece].to(torch.float64))
+    rest = rest.where(is_large, 0.0)
+    return lambda rows: standardize(rows.to(torch.float64)) - rest
