@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-from recipes import SHIFT, Case, Data, birds, friedman, kink, only, ripples, sine, tanh
+from recipes import SHIFT, WILD, Case, Data, birds, friedman, kink, only, ripples, sine, tanh
 
 
 # Tables of cases are easier to compare with more than one argument to a line.
@@ -83,6 +83,12 @@ def data() -> list[Case]:
         X[7, 0] = value
         return X, y
 
+    def with_gaps(data: Data, value: float, share: float, *, of_y: bool = False) -> Data:
+        X, y = np.array(data[0], dtype=float), np.array(data[1], dtype=float)
+        missing = np.random.default_rng(SHIFT.get()).random(len(y)) < share
+        (y if of_y else X[:, 0])[missing] = value
+        return X, y
+
     def rare(n: int, ones: int) -> np.ndarray:
         return (np.arange(n) < ones).astype(float)
 
@@ -90,6 +96,7 @@ def data() -> list[Case]:
     # All other values of that column are pressed together, and what they tell is hard to learn.
     pressed = only("linear-data", "always-on-units", "stalled", "still-falling")
     heavy, far = only("heavy-tailed-target"), only("outlying-rows")
+    place = only("placeholder-values")
 
     def tails(n: int) -> Any:
         return np.random.default_rng(SHIFT.get()).standard_t(1.5, size=n)
@@ -111,6 +118,18 @@ def data() -> list[Case]:
              tanh(), copy),
         Case("nearly the same column is none", 1, lambda: beside(sine(), sine()[0]
              + 0.02 * np.random.default_rng(3).normal(size=(200, 1))), tanh()),
+        Case("-9999 in a tenth", 0, lambda: with_gaps(ripples(), -9999, 0.1), tanh(16), place,
+             pressed),
+        Case("999 in some rows", 1, lambda: with_gaps(friedman(), 999, 0.03), tanh(16), place,
+             pressed | far),
+        Case("-9999 in y", 1, lambda: with_gaps(ripples(), -9999, 0.05, of_y=True), tanh(16), place,
+             pressed | heavy | WILD),
+        Case("a fill value in a cell", 0, lambda: with_row(ripples(), 1e20), tanh(16), place | far,
+             pressed | WILD | only("learning-rate-too-high", "overfitting")),
+        Case("a fill value in a cell", 1, lambda: with_row(birds(), -3.4e38), tanh(6), place | far,
+             pressed | WILD | only("learning-rate-too-high", "overfitting")),
+        Case("zero or large is no gap", 1, lambda: beside(ripples(), 1000 * (rare(400, 200))
+             + rare(400, 100)), tanh(16), may=only("parameter-drift")),
         Case("one wild row", 0, lambda: with_row(ripples(), 1e4), tanh(16), far, pressed),
         Case("one wild number among seven", 0, lambda: with_row(friedman(seed=8), 900.0),
              tanh(16, max_epochs=100), far, pressed),

@@ -175,7 +175,7 @@ def convert_numbers(values: Any, *, name: str) -> Any:
     ------
     ValueError
         If there are dates, times or durations, whose numbers would depend on the unit in which
-        they are stored; or ``None`` or ``pandas.NA``.
+        they are stored; or ``None``, ``pandas.NA`` or masked entries.
 
     Examples
     --------
@@ -183,6 +183,13 @@ def convert_numbers(values: Any, *, name: str) -> Any:
     >>> convert_numbers([Decimal("7434.2"), Fraction(1, 4)], name="y")
     array([7.4342e+03, 2.5000e-01])
     """
+    if isinstance(values, np.ma.MaskedArray):
+        if n_masked := int(np.ma.count_masked(values)):
+            raise ValueError(
+                f"{name} has {n_masked} masked entries of {values.size}, which are missing values. "
+                "Leave these rows out; SimpleImputer can replace those of X.filled(np.nan)."
+            )
+        values = values.data
     columns = _columns_of(values)
     if columns is not None:
         return _convert_table(values, columns, name=name)

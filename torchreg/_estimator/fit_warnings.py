@@ -46,6 +46,7 @@ _STACKLEVEL_OF_ENSEMBLE = 4
 _FINDING_CATEGORIES: dict[str, type[Warning]] = {
     "bounded-output": BoundedOutputWarning,
     "distant-validation-rows": ValidationWarning,
+    "placeholder-values": PrecisionWarning,
     "effectively-linear": EffectivelyLinearWarning,
     "worse-than-constant": WorseThanConstantWarning,
     "dead-units": DeadUnitsWarning,

@@ -24,6 +24,37 @@ TIMES_CHANCE = 4.0
 BEYOND = 1.0
 
 
+def find_placeholders(evidence: Evidence, *, only_digits: bool = False) -> Iterator[Finding]:
+    """Find ``placeholder-values``: values far outside all others of their column.
+
+    With ``only_digits``, only those that cost the others their digits.
+    """
+    summary = evidence.summary
+    found = [far for far in summary.far_values if far.costs_digits or not only_digits]
+    if not found:
+        return
+    named = [
+        f"{(evidence.feature if far.table == 'X' else evidence.target)(far.column)} is "
+        f"{far.value:.6g} in {far.count} row{'s' if far.count > 1 else ''} and "
+        f"{far.low:.4g} to {far.high:.4g} in all others"
+        for far in found
+    ]
+    digits = any(far.costs_digits for far in found)
+    yield Finding(
+        "placeholder-values",
+        "warning",
+        f"Values far outside all others are probably placeholders or errors: {join_words(named)}"
+        f"{'; standardized with it, the others would lose their digits' if digits else ''}.",
+        {
+            "tables": [far.table for far in found],
+            "columns": [far.column for far in found],
+            "values": [far.value for far in found],
+            "n_rows": [far.count for far in found],
+        },
+        "Leave these rows out; or in X, SimpleImputer(missing_values=...), which replaces them.",
+    )
+
+
 def find_problem_columns(evidence: Evidence) -> Iterator[Finding]:
     """Find ``constant-column``, ``duplicate-column`` and ``outlying-rows``."""
     summary = evidence.summary

@@ -36,6 +36,7 @@ FINDERS: tuple[Callable[[Evidence], Iterator[Finding]], ...] = (
     generalization.find_distant_validation_rows,
     generalization.find_overfitting,
     generalization.find_few_rows,
+    data.find_placeholders,
     data.find_problem_columns,
     data.find_heavy_tails,
     data.find_extrapolation,
@@ -44,7 +45,13 @@ FINDERS: tuple[Callable[[Evidence], Iterator[Finding]], ...] = (
 #: If a fit has one of these findings, ...
 CONSEQUENCES = ("diverged", "worse-than-constant", "dead-units", "stalled")
 #: ... these are its probable causes.
-CAUSES = ("unscaled-inputs", "unscaled-target", "bounded-output", "learning-rate-too-high")
+CAUSES = (
+    "placeholder-values",
+    "unscaled-inputs",
+    "unscaled-target",
+    "bounded-output",
+    "learning-rate-too-high",
+)
 
 
 def certain_findings(
@@ -72,6 +79,7 @@ def certain_findings(
     certain = [
         *scale.find_bounded_output(evidence),
         *generalization.find_distant_validation_rows(evidence),
+        *data.find_placeholders(evidence, only_digits=True),
     ]
     if n_epochs < optimization.FEW_EPOCHS:
         return certain

@@ -61,6 +61,33 @@ class OutlierColumn:
 
 
 @dataclass(frozen=True)
+class FarValue:
+    """A value far outside all others of its column: a placeholder such as -9999, or an error.
+
+    Parameters
+    ----------
+    table : {"X", "y"}
+    column : int
+    value : float
+        The farthest one, if there are several.
+    count : int
+        Rows with such a value.
+    low, high : float
+        Range of the other values.
+    costs_digits : bool
+        Whether it is so far that the others lose their digits.
+    """
+
+    table: str
+    column: int
+    value: float
+    count: int
+    low: float
+    high: float
+    costs_digits: bool
+
+
+@dataclass(frozen=True)
 class DistantColumn:
     """A column of validation rows that lies far from the training rows.
 
@@ -247,6 +274,7 @@ class FitSummary:
         Networks that are missing because they raised an error, and these errors.
     distant_columns : list of DistantColumn
         Columns of the user's validation rows that lie far from the training rows.
+    far_values : list of FarValue
     """
 
     n_rows: int
@@ -275,6 +303,7 @@ class FitSummary:
     keeps_best: bool = False
     failures: list[str] = field(default_factory=list)
     distant_columns: list[DistantColumn] = field(default_factory=list)
+    far_values: list[FarValue] = field(default_factory=list)
 
     def to_dict(self) -> dict[str, Any]:
         """Convert to nested dictionaries and lists of numbers and strings, ready for JSON."""
@@ -293,6 +322,7 @@ class FitSummary:
             "y": {name: list(numbers) for name, numbers in vars(self.y).items()},
             "outlier_columns": [dict(vars(column)) for column in self.outlier_columns],
             "duplicate_columns": [*self.duplicate_columns],
+            "far_values": [dict(vars(value)) for value in self.far_values],
             "distant_columns": [dict(vars(column)) for column in self.distant_columns],
             "parameter_drifts": [drift._asdict() for drift in self.parameter_drifts],
             "network": network,
@@ -320,6 +350,7 @@ class FitSummary:
                 "y": Columns(**given["y"]),
                 "outlier_columns": [OutlierColumn(**column) for column in given["outlier_columns"]],
                 "duplicate_columns": [(int(a), int(b)) for a, b in given["duplicate_columns"]],
+                "far_values": [FarValue(**value) for value in given.get("far_values", [])],
                 "distant_columns": [DistantColumn(**c) for c in given.get("distant_columns", [])],
                 "parameter_drifts": [
                     ParameterDrift(

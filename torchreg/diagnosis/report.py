@@ -18,6 +18,7 @@ SEVERITIES = ("severe", "warning", "info")
 CODES = (
     "failed-networks",
     "distant-validation-rows",
+    "placeholder-values",
     "precision-loss",
     "unscaled-inputs",
     "unscaled-target",

@@ -49,12 +49,19 @@ def is_extreme(finding: Finding) -> bool:
     return max(sizes) > EXTREME or max(sizes) < 1 / EXTREME
 
 
+def _has_costly_value(evidence: Evidence, table: str) -> bool:
+    """Whether one value determines the scale of a column, which is a finding of its own."""
+    return any(far.costs_digits and far.table == table for far in evidence.summary.far_values)
+
+
 def find_unscaled_inputs(evidence: Evidence) -> Iterator[Finding]:
     """Find ``unscaled-inputs``: columns that reach the first linear layer far from order 1."""
     # Of the training rows, because new rows may have other scales.
     network = evidence.summary.network
     # Standardized columns are of order 1 over all rows, if not over the inspected ones.
     if network is None or (network.input_is_core and evidence.summary.standardize_x):
+        return
+    if _has_costly_value(evidence, "X"):
         return
     numbers = list(zip(network.input_mean, network.input_scale, strict=True))
     worst = [column for column, (m, s) in enumerate(numbers) if is_unscaled(m, s)]
@@ -86,7 +93,7 @@ def find_unscaled_target(evidence: Evidence) -> Iterator[Finding]:
     """Find ``unscaled-target``: a target of the last linear layer that is far from order 1."""
     summary = evidence.summary
     network = summary.network
-    if network is None or not evidence.compares_with_y:
+    if network is None or not evidence.compares_with_y or _has_costly_value(evidence, "y"):
         return
     numbers = list(zip(network.target_mean, network.target_scale, strict=True))
     worst = [column for column, (m, s) in enumerate(numbers) if is_unscaled(m, s)]

@@ -325,12 +325,16 @@ def _column_statistics(x: Tensor, weight: Tensor | None) -> tuple[Tensor, Tensor
     rounding = _CONSTANT_ROUNDINGS * eps * torch.maximum(least.abs(), most.abs())
     constant = most - least <= rounding
     of_low, of_high = columns == columns[:, :1], columns == columns[:, -1:]
+    # Without the extremes: one far value must not make the quartiles of the others equal.
+    trimmed = min(max(1, n // 100), (n - 1) // 2)
+    inner = torch.maximum(columns[:, trimmed].abs(), columns[:, n - 1 - trimmed].abs())
+    inner_rounding = _CONSTANT_ROUNDINGS * eps * inner.to(torch.float64)
     binary = (of_low | of_high).all(dim=1) & ~constant
     # The cumulative weight of the first value is its share.
     first = (reached * of_low).amax(dim=1)
     mean = least * first + most * (1 - first)
     half = (most - least) / 2
-    scale = torch.where(binary | (high - low <= rounding), half, high - low)
+    scale = torch.where(binary | (high - low <= inner_rounding), half, high - low)
     center = torch.where(binary, mean, median)
     return center, scale.masked_fill(constant, 0.0), binary
 

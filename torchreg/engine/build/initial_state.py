@@ -32,11 +32,13 @@ from torchreg.engine.build.network import (
     network_traits,
 )
 from torchreg.engine.data import (
+    FAR,
     ColumnStatistics,
     LazyRows,
     Table,
     compute_column_statistics,
     count_columns,
+    far_values,
 )
 from torchreg.engine.spec import (
     FitConfig,
@@ -352,6 +354,8 @@ def initialize_from_data(network: nn.Module, table: Table, link: Link | None = N
     if not has_data_init(network):
         return
     x, t, weight = _init_rows(table)
+    if float(t.abs().amax()) > FAR:
+        t = _clip_far_values(t)
     rows = x, t if link is None else link.initial_target(t), weight
     versions = [None if values is None else values._version for values in rows]
     name = type(network).__name__
@@ -368,6 +372,16 @@ def initialize_from_data(network: nn.Module, table: Table, link: Link | None = N
             f"{name}.{DATA_INIT} must not modify the rows, but it changed them in place, and the "
             "network trains on them. Work on a copy: x.clone()."
         )
+
+
+def _clip_far_values(t: Tensor) -> Tensor:
+    """Replace targets that are far from all others by the nearest of these."""
+    t = t.clone()
+    for column in t.mT:
+        far = far_values(column)
+        if far is not None:
+            column.clamp_(*torch.aminmax(column[~far]))
+    return t
 
 
 def _init_rows(table: Table) -> tuple[Tensor, Tensor, Tensor | None]:

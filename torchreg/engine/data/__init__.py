@@ -1,8 +1,11 @@
 """Tables as tensors, column statistics and batches."""
 
 from torchreg.engine.data.column_statistics import (
+    FAR,
     ColumnStatistics,
     compute_column_statistics,
+    far_suspects,
+    far_values,
     find_imprecise_columns,
     is_imprecise,
     is_resolved_by_float32,
@@ -36,6 +39,7 @@ from torchreg.engine.data.tables import (
 
 __all__ = [
     "CHUNK_SIZE",
+    "FAR",
     "MAX_MAGNITUDE",
     "Batch",
     "ColumnStatistics",
@@ -48,6 +52,8 @@ __all__ = [
     "compute_column_statistics",
     "count_columns",
     "count_distinct_rows",
+    "far_suspects",
+    "far_values",
     "find_imprecise_columns",
     "is_imprecise",
     "is_resolved_by_float32",

@@ -29,6 +29,20 @@ _MIN_SPACINGS = 16.0
 _MIN_SPACINGS_OF_PREDICTIONS = 2.0**12
 
 
+#: A value is far if it is this many times farther from the median than the next one: standardized
+#: by such values, the others span fewer than 16 numbers of float32.
+FAR = 2.0**20
+#: Only columns with a value this many standard deviations from the mean may have a far one.
+_SUSPECT = 6.0
+#: In fewer rows no value is far.
+_MIN_ROWS = 8
+#: Far values in more than this share of the rows, and in more than one, count in the scale.
+_RARE = 0.01
+#: The scale is at least this share of the distance of a far value, so that its standardized value
+#: is a float32.
+_MIN_SHARE = 2.0**-100
+
+
 class ColumnStatistics(NamedTuple):
     """Mean and standard deviation of each column: float64, raw units, 0 for a constant."""
 
@@ -43,7 +57,9 @@ def compute_column_statistics(rows: Rows, weight: Tensor | None) -> ColumnStatis
               s^2 = \frac{\sum_i w_i (x_i - \bar x)^2}{\sum_i w_i}
 
     A power of two first scales each column to order 1. This is exact, and columns of size 1e200
-    or 1e-200 can be squared. Rows are processed in chunks, and sparse rows stay sparse.
+    or 1e-200 can be squared. Rows are processed in chunks, and sparse rows stay sparse. Values of
+    dense rows so far from the others that these would lose their digits are left out; see
+    :func:`far_values`.
 
     Parameters
     ----------
@@ -63,10 +79,12 @@ def compute_column_statistics(rows: Rows, weight: Tensor | None) -> ColumnStatis
     """
     if isinstance(rows, SparseRows):
         return _sparse_statistics(rows, weight)
-    largest = torch.zeros(rows.shape[1], dtype=torch.float64)
+    high = torch.full((rows.shape[1],), -torch.inf, dtype=torch.float64)
+    low = -high
     for chunk in iter_chunks(*rows.shape):
-        low, high = torch.aminmax(rows[chunk], dim=0)
-        largest = torch.maximum(largest, torch.maximum(high, -low).to(torch.float64))
+        least, most = torch.aminmax(rows[chunk], dim=0)
+        low, high = torch.minimum(low, least), torch.maximum(high, most)
+    largest = torch.maximum(high, -low)
     exponent = binary_exponent(largest)
     weight = _normalize_weights(weight, len(rows))
     # A power of two and its inverse: products with them are exact.
@@ -79,7 +97,73 @@ def compute_column_statistics(rows: Rows, weight: Tensor | None) -> ColumnStatis
     mean = origin + offset
     for chunk in iter_chunks(*rows.shape):
         variance += weight[chunk] @ (rows[chunk] * factor).sub_(mean).square_()
-    return _restore_units(mean, variance.sqrt(), largest, exponent)
+    statistics = _restore_units(mean, variance.sqrt(), largest, exponent)
+    suspects = far_suspects(*statistics, low, high)
+    return _without_far_values(rows, weight, statistics, suspects) if suspects else statistics
+
+
+def far_suspects(mean: Tensor, scale: Tensor, low: Tensor, high: Tensor) -> list[int]:
+    """Find the columns that may have values found by :func:`far_values`, without sorting any.
+
+    A value that determines mean and standard deviation is many standard deviations from the mean,
+    or the column is like one of two values, whose variance is the product of their distances from
+    the mean.
+    """
+    above, below = high - mean, mean - low
+    two_values = scale >= (1 - 2.0**-17) * above.clamp(min=0).sqrt() * below.clamp(min=0).sqrt()
+    suspect = (torch.maximum(above, below) > _SUSPECT * scale) | two_values
+    return [int(column) for column in (suspect & (scale > 0)).nonzero()]
+
+
+def far_values(values: Tensor) -> Tensor | None:
+    """Find the values of a column that are so far from the others that these lose their digits.
+
+    Parameters
+    ----------
+    values : Tensor of shape (n,)
+
+    Returns
+    -------
+    Tensor of bool of shape (n,), or None
+        At most half of the values, a million times farther from the median than all others.
+
+    Examples
+    --------
+    >>> far_values(torch.tensor([*range(10), 1e20], dtype=torch.float64)).nonzero()
+    tensor([[10]])
+    """
+    center = values.median().to(torch.float64)
+    distance = (values.to(torch.float64) - center).abs()
+    nearest = distance.masked_fill(distance == 0, torch.inf).amin()
+    if len(values) < _MIN_ROWS or not bool(distance.amax() > FAR * nearest):
+        return None
+    ordered = distance.sort().values
+    jumps = (ordered[1:] > FAR * ordered[:-1]) & (ordered[:-1] > 0)
+    jumps[: len(values) // 2] = False
+    if not bool(jumps.any()):
+        return None
+    bound = ordered[int(jumps.nonzero()[0])]
+    # Rounding errors of a constant have no digits to lose.
+    is_rounding = bool(bound <= _MIN_SPACINGS * torch.finfo(torch.float64).eps * center.abs())
+    return None if is_rounding else distance > bound
+
+
+def _without_far_values(
+    rows: Tensor, weight: Tensor, statistics: ColumnStatistics, suspects: list[int]
+) -> ColumnStatistics:
+    """Compute the mean without far values and, if these are rare, the standard deviation, too."""
+    mean, scale = statistics
+    for column in suspects:
+        values = rows[:, column].to(torch.float64)
+        far = far_values(values)
+        if far is None:
+            continue
+        others = compute_column_statistics(values[~far].unsqueeze(1), weight[~far])
+        mean[column] = others.mean
+        if int(far.sum()) <= max(1, _RARE * len(values)):
+            reach = (values - others.mean).abs().amax()
+            scale[column] = torch.maximum(others.scale, _MIN_SHARE * reach)
+    return statistics
 
 
 def _sparse_statistics(rows: SparseRows, weight: Tensor | None) -> ColumnStatistics:

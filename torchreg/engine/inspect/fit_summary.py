@@ -96,6 +96,7 @@ def summarize_fit(
         y=rows.y,
         outlier_columns=rows.outlier_columns,
         duplicate_columns=rows.duplicate_columns,
+        far_values=rows.far_values,
         parameter_drifts=drifts,
         network=network,
         schedule=task.schedule.name,

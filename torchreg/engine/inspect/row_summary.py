@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from torchreg.diagnosis.network_summary import sample_rows
-from torchreg.diagnosis.record import Columns, DistantColumn, OutlierColumn
+from torchreg.diagnosis.record import Columns, DistantColumn, FarValue, OutlierColumn
 from torchreg.engine.data import (
     Rows,
     SparseRows,
@@ -18,6 +18,7 @@ from torchreg.engine.data import (
     count_columns,
     rows_per_chunk,
 )
+from torchreg.engine.inspect.far_values import find_far_values
 from torchreg.engine.spec import RawData
 from torchreg.nn import Standardize, Unstandardize
 
@@ -54,6 +55,8 @@ class RowSummary(NamedTuple):
         Columns of X with outliers.
     duplicate_columns : list of (int, int)
         A column of X and a later one that duplicates it.
+    far_values : list of FarValue
+        Of X and y.
     chosen : Tensor of shape (m,) or slice
         Probe rows, on which the trained network is evaluated.
     """
@@ -63,6 +66,7 @@ class RowSummary(NamedTuple):
     y: Columns
     outlier_columns: list[OutlierColumn]
     duplicate_columns: list[tuple[int, int]]
+    far_values: list[FarValue]
     chosen: Tensor | slice
 
 
@@ -93,6 +97,7 @@ def summarize_rows(module: nn.Sequential, data: RawData, n_rows: int) -> RowSumm
         y_columns,
         outlier_columns(x, x_columns),
         duplicate_columns(x, chosen, x_columns),
+        find_far_values("X", x, x_columns) + find_far_values("y", y, y_columns),
         chosen,
     )
 
@@ -103,6 +108,8 @@ def _summarize_target(
     """Add the skewness and the kurtosis of y, in float64 (3 for a normal distribution)."""
     # Standardized before any power is taken; a constant is 0.
     z = (y - y.mean(dim=0)) / torch.tensor([value or math.inf for value in scale])
+    # The fourth power of a far value is finite.
+    z = z.clamp(-1e60, 1e60)
     variance = z.square().mean(dim=0)
     variance = variance.masked_fill(variance == 0, 1.0)
     skewness = z.pow(3).mean(dim=0) / variance**1.5
