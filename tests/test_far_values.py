@@ -34,7 +34,7 @@ def fitted(X: Any, y: Any, weight: Any = None, **options: Any) -> TorchRegressor
 @pytest.mark.parametrize(
     ("value", "dtype"),
     [
-        *((value, "float32") for value in (1e9, 1e20, -3.4e38)),
+        *((value, "float32") for value in (1e10, 1e20, -3.4e38)),
         *((value, "float64") for value in (1e16, 1e20, 9.97e36, 1e200)),
     ],
 )
@@ -46,7 +46,7 @@ def test_the_default_learns_as_well_with_one_absurd_cell(value: float, dtype: st
     assert score > plain - 0.05 > 0.8
 
 
-@pytest.mark.parametrize("value", [1e9, 1e20, -9.97e36])
+@pytest.mark.parametrize("value", [1e10, 1e20, -9.97e36])
 @pytest.mark.parametrize("row", [0, 7])
 def test_statistics_are_those_of_the_other_values(value: float, row: int) -> None:
     others = np.delete(np.arange(240), row)

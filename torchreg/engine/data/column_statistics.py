@@ -30,12 +30,12 @@ _MIN_SPACINGS_OF_PREDICTIONS = 2.0**12
 
 
 #: A value is far if it is this many times farther from the median than the next one: standardized
-#: by such values, the others span fewer than 16 numbers of float32.
-FAR = 2.0**20
+#: by such values, the others span a few dozen numbers of float32.
+FAR = 2.0**26
 #: Only columns with a value this many standard deviations from the mean may have a far one.
 _SUSPECT = 6.0
 #: In fewer rows no value is far.
-_MIN_ROWS = 8
+_MIN_ROWS = 16
 #: Far values in more than this share of the rows, and in more than one, count in the scale.
 _RARE = 0.01
 #: The scale is at least this share of the distance of a far value, so that its standardized value
@@ -125,12 +125,12 @@ def far_values(values: Tensor) -> Tensor | None:
     Returns
     -------
     Tensor of bool of shape (n,), or None
-        At most half of the values, a million times farther from the median than all others.
+        At most half of the values, millions of times farther from the median than all others.
 
     Examples
     --------
-    >>> far_values(torch.tensor([*range(10), 1e20], dtype=torch.float64)).nonzero()
-    tensor([[10]])
+    >>> far_values(torch.tensor([*range(20), 1e20], dtype=torch.float64)).nonzero()
+    tensor([[20]])
     """
     center = values.median().to(torch.float64)
     distance = (values.to(torch.float64) - center).abs()

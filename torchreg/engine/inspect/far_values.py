@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from torchreg.diagnosis.record import Columns, FarValue
-from torchreg.engine.data import FAR, Rows, SparseRows, far_suspects, far_values, iter_chunks
+from torchreg.engine.data import Rows, SparseRows, far_suspects, far_values, iter_chunks
 
 #: A repeated extreme value is a placeholder if its distance from the others is this many times
 #: their range, ...
@@ -31,7 +31,7 @@ def find_far_values(table: str, rows: Rows, columns: Columns) -> list[FarValue]:
     low, high = torch.tensor([columns.low, columns.high], dtype=torch.float64)
     mean, scale = torch.tensor([columns.mean, columns.scale], dtype=torch.float64)
     found = {
-        column: _describe(table, column, rows[:, column], far)
+        column: _describe(table, column, rows[:, column], far, costs_digits=True)
         for column in far_suspects(mean, scale, low, high)
         if (far := far_values(rows[:, column])) is not None
     }
@@ -39,16 +39,17 @@ def find_far_values(table: str, rows: Rows, columns: Columns) -> list[FarValue]:
         values = rows[:, column]
         is_extreme = values == value
         if column not in found and len(values[~is_extreme].unique()) >= MIN_DISTINCT:
-            found[column] = _describe(table, column, values, is_extreme)
+            found[column] = _describe(table, column, values, is_extreme, costs_digits=False)
     return [found[column] for column in sorted(found)]
 
 
-def _describe(table: str, column: int, values: Tensor, far: Tensor) -> FarValue:
+def _describe(
+    table: str, column: int, values: Tensor, far: Tensor, *, costs_digits: bool
+) -> FarValue:
     others = values[~far]
     low, high = (float(bound) for bound in torch.aminmax(others))
     distance = (values - others.median()).abs()
     value = float(values[distance.argmax()])
-    costs_digits = float(distance.amax()) > FAR * (high - low)
     return FarValue(table, column, value, int(far.sum()), low, high, costs_digits)
 
 
