@@ -206,3 +206,31 @@ def test_a_module_that_cannot_be_a_graph_is_refused_with_the_reason(
 def test_an_unfitted_regressor_cannot_be_exported() -> None:
     with pytest.raises(NotFittedError):
         build().to_exported_program()
+
+
+@pytest.mark.parametrize("columns", [[0, 1], [1]], ids=["continuous and binary", "binary"])
+def test_the_graph_of_several_default_networks_is_about_as_small_as_that_of_one(
+    columns: list[int],
+) -> None:
+    rng = np.random.default_rng(0)
+    X = np.column_stack([rng.normal(size=60), rng.integers(0, 2, 60)])[:, columns]
+    y = rng.normal(size=60)
+    sizes = []
+    for n_folds in (None, 3):
+        reg = TorchRegressor(
+            n_folds=n_folds, max_epochs=1, module__hidden_sizes=(4,), random_state=0
+        )
+        program = reg.fit(X, y).to_exported_program()
+        sizes.append(len(program.graph.nodes))
+        found = program.module()(torch.from_numpy(X)).detach().numpy()[:, 0]
+        np.testing.assert_allclose(found, reg.predict(X), rtol=1e-12, atol=1e-12)
+    assert sizes[1] < 1.25 * sizes[0]
+
+
+def test_networks_that_no_longer_share_their_scaling_are_exported_one_by_one() -> None:
+    X = np.random.default_rng(0).normal(size=(60, 2))
+    reg = TorchRegressor(n_folds=2, max_epochs=1, module__hidden_sizes=(4,), random_state=0)
+    reg.fit(X, X[:, 0])
+    reg.module_.get_submodule("network.members.1.scale").get_buffer("center").add_(0.5)
+    found = reg.to_exported_program().module()(torch.from_numpy(X)).detach().numpy()[:, 0]
+    np.testing.assert_allclose(found, reg.predict(X), rtol=1e-12, atol=1e-12)

@@ -103,7 +103,7 @@ class _Prepared:
             len(scalings) == len(before)
             and len(networks) == len(members)
             and all(map(has_default_forward, modules))
-            and _can_batch(networks)
+            and can_batch(networks)
             and all(part.dtype == networks[0].line.weight.dtype for part in scalings)
         ):
             self.network = _BatchedNetwork(scalings, networks, after)
@@ -135,7 +135,7 @@ _INTERNAL = vars(nn.Module()).keys() - {"training"}
 _PREPARED: WeakKeyDictionary[nn.Module, _Prepared] = WeakKeyDictionary()
 
 
-def _can_batch(networks: Sequence[TabularMLP]) -> bool:
+def can_batch(networks: Sequence[TabularMLP]) -> bool:
     """Whether networks have known parts, one architecture and one dtype, and are on the CPU."""
     if not all(map(_has_known_parts, networks)):
         return False
@@ -143,7 +143,8 @@ def _can_batch(networks: Sequence[TabularMLP]) -> bool:
     tensors = [t for n in networks for t in chain(n.parameters(), n.buffers())]
     dtypes = {p.dtype for n in networks for p in n.parameters()}
     return (
-        all(other == first for other in others)
+        all(has_default_forward(part) for network in networks for part in network.modules())
+        and all(other == first for other in others)
         and all(t.is_contiguous() and t.device.type == "cpu" for t in tensors)
         and (dtypes == {torch.float32} or dtypes == {torch.float64})
     )

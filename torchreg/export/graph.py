@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from torchreg.exceptions import ExportError
 from torchreg.export.agreement import SAMPLE_RANGE, ReferenceOutputs, sample_rows
+from torchreg.export.batched import batch_ensemble
 from torchreg.nn import Ensemble
 
 #: torch.export and filters of warnings change the state of the process.
@@ -170,6 +171,7 @@ def _with_float64_io(module: nn.Module, source: Source, core: torch.dtype) -> nn
     layers: OrderedDict[str, nn.Module] = OrderedDict(module.named_children())
     if core != source.dtype:
         layers["network"].to(core)
+    layers["network"] = batch_ensemble(layers["network"])
     if "standardize" in layers:
         layers["standardize"].dtype = core  # type: ignore[assignment]
     else:
