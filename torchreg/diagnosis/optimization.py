@@ -156,7 +156,8 @@ def missing_r2(evidence: Evidence) -> float:
     free = structure.n - structure.curve_terms
     adjusted = 1 - (1 - structure.curve_r2) * structure.n / max(free, 1)
     bounded = sum(float(f.numbers["missing_r2"]) for f in find_bounded_output(evidence))
-    return max(structure.line_r2, adjusted) - structure.network_r2 - bounded
+    explained: float = max(structure.line_r2, adjusted)
+    return explained - structure.network_r2 - bounded
 
 
 def _relative_drift(summary: FitSummary) -> float:

@@ -77,8 +77,12 @@ def estimate_output_range(
         outside = ((target < low) | (target > high)).to(torch.float64).mean(dim=0)
         missing = missing_share(target, low, high)
         limit = torch.finfo(torch.float32).max
-        bounds = [bound.clamp(-limit, limit) for bound in (low, high)]
-        return OutputRange(*(values.tolist() for values in (*bounds, outside, missing)))
+        return OutputRange(
+            low.clamp(-limit, limit).tolist(),
+            high.clamp(-limit, limit).tolist(),
+            outside.tolist(),
+            missing.tolist(),
+        )
 
     try:
         return with_seed(0, x.device, estimate)
@@ -101,4 +105,5 @@ def missing_share(target: Tensor, low: Tensor, high: Tensor) -> Tensor:
     """Compute the share of each target's variance that no prediction of a range explains."""
     distance = (low - target).clamp(min=0) + (target - high).clamp(min=0)
     variance = target.var(dim=0, correction=0)
-    return distance.square().mean(dim=0) / variance.masked_fill(variance == 0, torch.inf)
+    share: Tensor = distance.square().mean(dim=0) / variance.masked_fill(variance == 0, torch.inf)
+    return share

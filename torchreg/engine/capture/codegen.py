@@ -230,12 +230,12 @@ class CodeGenerator:
             self._make_static(names, [], partial(torch.empty_like, call.result))
         out = (direct if names[0] in direct else self.static_buffers)[names[0]]
         factor_names = [self.name_of(factor) for factor in call.args]
-        bound = [self.bound.get(name) for name in factor_names]
-        if None not in bound and factor_names[1] in self.graph.constant:
-            *bound, out = merge_products(*bound, out)
+        first, second = (self.bound.get(name) for name in factor_names)
+        if first is not None and second is not None and factor_names[1] in self.graph.constant:
+            first, second, out = merge_products(first, second, out)
         factors = [
             f"{name}.numpy()" if value is None else self._bind(value.numpy())
-            for name, value in zip(factor_names, bound, strict=True)
+            for name, value in zip(factor_names, (first, second), strict=True)
         ]
         matmul = self._bind(np.matmul, name=_MATMUL)
         return f"{matmul}({', '.join(factors)}, out={self._bind(out.numpy())})"
