@@ -80,9 +80,10 @@ def test_units_and_weights_do_not_matter_to_statistics_without_an_absurd_cell() 
         np.where(np.arange(240) == 3, 1e20, 0.0),
         np.where(np.arange(240) % 3 > 0, 0.0, rng.normal(size=240)),
         7 + 1e-15 * rng.integers(-2, 3, size=240) + (np.arange(240) == 3),
+        np.where(np.arange(240) % 4 == 0, 0.0, 100 + rng.normal(size=240)),
         np.arange(240.0) ** 4,
     ],
-    ids=["log-normal", "Cauchy", "rare", "two values", "zeros", "noise", "powers"],
+    ids=["log-normal", "Cauchy", "rare", "two values", "zeros", "noise", "doses", "powers"],
 )
 def test_other_columns_keep_the_plain_mean_and_standard_deviation(column: np.ndarray) -> None:
     reg = fitted(np.column_stack([column, X[:, 1]]), Y)
