@@ -270,3 +270,17 @@ def test_predictions_have_the_same_bits_with_any_number_of_threads(fitted: bytes
     finally:
         torch.set_num_threads(before)
     assert all(np.array_equal(other, found[0]) for other in found)
+
+
+def test_gradients_of_the_default_at_training_rows_are_its_slopes() -> None:
+    rows = np.column_stack([RNG.integers(0, 12, 300), RNG.integers(0, 90, 300)]).astype(float)
+    reg = build().fit(rows, rows[:, 0] ** 2 + rows[:, 1])
+    inner = rows[((rows > rows.min(0)) & (rows < rows.max(0))).all(axis=1)]
+    x = torch.from_numpy(inner).requires_grad_()
+    reg.module_(x).sum().backward()
+    assert x.grad is not None
+    for column in (0, 1):
+        step = np.zeros(2)
+        step[column] = 1e-6
+        slopes = (reg.predict(inner + step) - reg.predict(inner - step)) / 2e-6
+        np.testing.assert_allclose(x.grad[:, column], slopes, rtol=1e-4, atol=1e-4)

@@ -58,10 +58,22 @@ def test_rows_of_negligible_weight_add_no_bins() -> None:
         torch.testing.assert_close(one[1:-1], other[1:-1])
 
 
-def test_the_edges_of_a_column_with_few_values_are_these_values() -> None:
+def test_the_edges_of_a_column_with_few_values_are_just_beyond_these_values() -> None:
     values = torch.tensor([4.0, 1.0, 2.0, 2.0, 9.0] * 30)
     (edges,) = bin_edges(values.reshape(1, -1), None, 16)
-    assert edges.tolist() == [1, 2, 4, 9]
+    assert edges.tolist() == [1, 2 + 2 / 32, 4 + 5 / 32, 9]
+
+
+@pytest.mark.parametrize("n_values", [3, 9, 40, 1000])
+@pytest.mark.parametrize("weighted", [False, True])
+def test_no_inner_edge_is_a_value_of_a_row(n_values: int, weighted: bool) -> None:
+    generator = torch.Generator().manual_seed(0)
+    values = torch.randint(n_values, (2, 500), generator=generator).double() ** 2
+    weight = torch.rand(500, generator=generator, dtype=torch.float64) if weighted else None
+    for column, edges in zip(values, bin_edges(values, weight, 8), strict=True):
+        assert (edges[0], edges[-1]) == (column.min(), column.max())
+        assert len(edges) == min(n_values, 9)
+        assert not bool(torch.isin(edges[1:-1], column).any())
 
 
 def test_few_rows_have_few_bins() -> None:
