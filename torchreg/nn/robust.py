@@ -333,10 +333,8 @@ def _column_statistics(x: Tensor, weight: Tensor | None) -> tuple[Tensor, Tensor
     # The cumulative weight of the first value is its share.
     first = (reached * of_low).amax(dim=1)
     mean = least * first + most * (1 - first)
-    half = (most - least) / 2
-    scale = torch.where(binary | (high - low <= inner_rounding), half, high - low)
-    center = torch.where(binary, mean, median)
-    return center, scale.masked_fill(constant, 0.0), binary
+    scale = torch.where(binary | (high - low <= inner_rounding), (most - least) / 2, high - low)
+    return torch.where(binary, mean, median), scale.masked_fill(constant, 0.0), binary
 
 
 def _quantile(columns: Tensor, reached: Tensor, p: float) -> Tensor:

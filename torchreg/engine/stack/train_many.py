@@ -335,9 +335,7 @@ class _StackScheduler:
         reason = str(error)
         if not isinstance(error, NotStackableError):
             reason = f"training as a stack failed: {error}"
-        groups = [remaining]
-        if not lane.features_first:
-            groups = [[slot] for slot in remaining]
+        groups = [remaining] if lane.features_first else [[slot] for slot in remaining]
         return [
             _Lane(
                 [lane.tasks[slot] for slot in slots],
