@@ -66,10 +66,9 @@ class TorchRegressor(
     Parameters
     ----------
     module : None, class, callable or nn.Module, default=None
-        The network :math:`f_\theta`. ``None`` is :class:`torchreg.nn.TabularMLP`. A class or
-        callable is called with ``module__*`` and, if it accepts them, ``in_features`` and
-        ``out_features``. An instance is copied, not trained. The loss and the predictions of a
-        network that returns (n, n_members, n_outputs) are means over its members.
+        ``None`` is :class:`torchreg.nn.TabularMLP`. A class or callable is called with
+        ``module__*`` and, if it accepts them, ``in_features`` and ``out_features``. An instance is
+        copied, not trained. An output (n, n_members, n_outputs) is averaged over its members.
     loss : str, class or callable, default="squared_error"
         A name of the notes, a loss class of torch, or a function of predictions and targets,
         which are standardized and of shape (n, n_outputs).
@@ -95,9 +94,8 @@ class TorchRegressor(
         Whether to stop after ``n_iter_no_change`` epochs without a lower validation loss, and to
         restore the best weights. Holds out validation rows unless ``fit`` is given ``X_val``.
     n_folds : int, None or "auto", default="auto"
-        Number of cross-validation folds. For each fold a network is trained on the other folds
-        and keeps the weights with the lowest loss on this fold; the mean of the networks
-        predicts. ``None`` trains one network. ``"auto"``: see the notes.
+        Number of cross-validation folds, each with a network that trains on the others and keeps
+        the weights with the lowest loss on it. Their mean predicts. ``None`` trains one network.
     validation_fraction : float, default=0.1
         Share of the rows that early stopping holds out.
     n_iter_no_change : int or "auto", default="auto"
@@ -118,8 +116,7 @@ class TorchRegressor(
         Where to train and predict; ``"auto"`` selects the fastest available device.
     dtype : {"auto", "float32", "float64"} or torch.dtype, default="auto"
         Dtype of the network. ``"auto"`` is float64 for small networks on a CPU (rows of a batch
-        times parameters at most half a million) and for L-BFGS, else float32; or the other one
-        for a module that can only be evaluated in that one.
+        times parameters up to 500,000) and L-BFGS, else float32, or what the module requires.
     warm_start : bool, default=False
         Whether ``fit`` continues with the weights and the scaling of the last fit.
     verbose : int, default=0
@@ -137,8 +134,7 @@ class TorchRegressor(
         The fitted network, from raw units to raw units: ``standardize``, ``network`` (with folds
         an :class:`~torchreg.nn.Ensemble`), ``link`` and ``average`` if needed, ``unstandardize``.
     n_iter_, best_epoch_ : int
-        Epochs over all warm starts, and the epoch of the weights; with folds, that of the lowest
-        mean loss.
+        Epochs over all warm starts, and epoch of the weights (with folds, of the lowest mean loss).
     loss_, loss_curve_, validation_loss_curve_, init_losses_ : float, lists of float
         Training loss of that epoch, losses of all epochs (means over the folds), and final loss of
         each network or fold, in standardized units. Rows of a fold do not train its network, but
@@ -262,8 +258,8 @@ class TorchRegressor(
         X_val, y_val, sample_weight_val : array-like or None, default=None
             Validation rows, for early stopping or, without it, to record their loss.
         checkpoint : str, path or None, default=None
-            A file for the state of the fit of one network, from which the same call continues
-            after the process was killed. Needs ``pip install "torch-regressor[files]"``.
+            A file from which the same call continues the fit of one network after the process was
+            killed. Needs ``pip install "torch-regressor[files]"``.
 
         Returns
         -------
@@ -324,24 +320,20 @@ class TorchRegressor(
         return_std : bool, default=False
             Whether to return the standard deviation of y too, with ``loss="gaussian_nll"``.
         quantiles : float, list of float or None, default=None
-            Levels of quantiles to return instead: with ``loss="quantile"`` those of the loss, with
-            ``loss="gaussian_nll"`` any between 0 and 1.
+            Levels to return instead: those of ``loss="quantile"``, any for ``"gaussian_nll"``.
 
         Returns
         -------
         y, y_std : ndarray of shape (n_samples,) or (n_samples, n_outputs)
             In the shape and units of the y of ``fit``; float32 if X is float32 and float32 has
-            4096 numbers or more in a standard deviation of y (at a Unix time, it has one number in
-            128 s), else float64. A list of ``quantiles`` adds a last dimension. ``y_std`` only if
-            ``return_std``. With array API dispatch, arrays of X's library on X's device.
+            4096 numbers or more in a standard deviation of y, else float64. A list of ``quantiles``
+            adds a last dimension. With array API dispatch, arrays of X's library on X's device.
 
         Raises
         ------
         ValueError
-            If X does not match the X of ``fit``, a prediction is not finite, or the loss does not
-            provide what is requested.
-        sklearn.exceptions.NotFittedError
-            If ``fit`` was not called.
+            If X does not match the X of ``fit``, a prediction is not finite, the loss does not
+            provide what is requested, or (``NotFittedError``) ``fit`` was not called.
         """
         if not hasattr(self, "module_"):
             check_is_fitted(self)
