@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple, Self
 
 #: Names in files that were written before the release, and their names now.
@@ -15,6 +15,10 @@ _RENAMED = {
     "start": "initial_size",
     "travelled": "distance",
 }
+
+
+def _rename(values: Mapping[str, Any]) -> dict[str, Any]:
+    return {_RENAMED.get(name, name): value for name, value in values.items()}
 
 
 @dataclass(frozen=True)
@@ -113,10 +117,8 @@ class ParameterDrift(NamedTuple):
     name : str
     n : int
         Number of elements.
-    initial_size : float
-        Root mean square before training.
-    distance : float
-        Root mean square of the change.
+    initial_size, distance : float
+        Root mean square before training, and that of the change.
     """
 
     name: str
@@ -199,7 +201,6 @@ class NetworkSummary(NamedTuple):
     Parameters
     ----------
     n_rows : int
-        Number of rows.
     input_mean, input_scale : list of float
         Mean and standard deviation of each input of the first linear layer.
     input_is_core : bool
@@ -209,15 +210,13 @@ class NetworkSummary(NamedTuple):
     output_scale : list of float
         Standard deviation of each output; 0 for a constant.
     linear_share : float or None
-        Share of the output's variance that a linear model explains; ``None`` with too few
-        rows.
+        Share of the output's variance that a linear model explains; ``None`` with too few rows.
     layers : list of Layer
         Unit counts of each activation.
     structure : Structure or None
         ``None`` without y, or with too few rows.
     loss, constant_loss : float or None
-        Loss of the network, and the lowest loss of some constants, in standardized units; after a
-        fit.
+        Loss of the network after a fit, and lowest loss of some constants, in standardized units.
     output_range : OutputRange or None
         ``None`` if the network can reach the targets.
     """
@@ -248,10 +247,9 @@ class FitSummary:
     n_parameters : int
     batch_size, max_epochs, first_epoch : int
         ``first_epoch`` counts the epochs of earlier fits (warm start).
-    optimizer, loss, dtype, reason : str
+    optimizer, loss, schedule, dtype, reason : str
         ``reason`` is why the fit ended; see :class:`torchreg.engine.spec.train_task.TrainResult`.
     lr : float or None
-        Learning rate.
     standardize_x, standardize_y : bool
     x, y : Columns
     outlier_columns : list of OutlierColumn
@@ -264,8 +262,6 @@ class FitSummary:
         Names of the columns of y; empty if y had none.
     lost_digits : str or None
         Warning about columns that were already rounded in the input.
-    schedule : str
-        Name of the learning-rate schedule.
     n_networks : int
         Number of averaged networks, one per fold.
     keeps_best : bool
@@ -331,33 +327,23 @@ class FitSummary:
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Self:
         """Convert from :meth:`to_dict`, also of files written before names changed."""
-        given = {_RENAMED.get(name, name): value for name, value in values.items()}
+        given = _rename(values)
         network = given["network"]
         if network is not None:
             structure, bounds = network["structure"], network.get("output_range")
-            network = NetworkSummary(
-                **{
-                    **network,
-                    "layers": [Layer(**layer) for layer in network["layers"]],
-                    "structure": None if structure is None else Structure(**structure),
-                    "output_range": None if bounds is None else OutputRange(**bounds),
-                }
+            network = NetworkSummary(**network)._replace(
+                layers=[Layer(**layer) for layer in network["layers"]],
+                structure=structure and Structure(**structure),
+                output_range=bounds and OutputRange(**bounds),
             )
-        return cls(
-            **{
-                **given,
-                "x": Columns(**given["x"]),
-                "y": Columns(**given["y"]),
-                "outlier_columns": [OutlierColumn(**column) for column in given["outlier_columns"]],
-                "duplicate_columns": [(int(a), int(b)) for a, b in given["duplicate_columns"]],
-                "far_values": [FarValue(**value) for value in given.get("far_values", [])],
-                "distant_columns": [DistantColumn(**c) for c in given.get("distant_columns", [])],
-                "parameter_drifts": [
-                    ParameterDrift(
-                        **{_RENAMED.get(name, name): value for name, value in drift.items()}
-                    )
-                    for drift in given["parameter_drifts"]
-                ],
-                "network": network,
-            }
+        return replace(
+            cls(**given),
+            x=Columns(**given["x"]),
+            y=Columns(**given["y"]),
+            outlier_columns=[OutlierColumn(**column) for column in given["outlier_columns"]],
+            duplicate_columns=[(int(a), int(b)) for a, b in given["duplicate_columns"]],
+            far_values=[FarValue(**value) for value in given.get("far_values", [])],
+            distant_columns=[DistantColumn(**c) for c in given.get("distant_columns", [])],
+            parameter_drifts=[ParameterDrift(**_rename(d)) for d in given["parameter_drifts"]],
+            network=network,
         )
