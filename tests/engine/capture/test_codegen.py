@@ -23,6 +23,7 @@ from tests._capture import (
 )
 from torchreg.engine.capture import Recorder, compile_trace
 from torchreg.engine.capture.numpy_kernels import merge_products
+from torchreg.engine.capture.relu_gradient import rewrite_relu_gradients
 
 
 def batch() -> tuple[Tensor, Tensor, Tensor]:
@@ -384,3 +385,39 @@ def test_the_gradient_of_a_layer_with_few_inputs_is_that_of_autograd(n_features:
         program(x + 1, x, None)
     (expected,) = torch.autograd.grad(nn.functional.linear(x + 1, weight).square().mean(), [weight])
     torch.testing.assert_close(out, [expected])
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("n_features", [2, 12])
+@pytest.mark.parametrize("is_transposed", [False, True])
+def test_gradients_of_a_relu_layer_before_one_output_are_those_of_autograd(
+    dtype: torch.dtype, n_features: int, is_transposed: bool
+) -> None:
+    generator = torch.Generator().manual_seed(0)
+
+    def draw(*shape: int) -> Tensor:
+        return torch.randn(shape, generator=generator, dtype=dtype)
+
+    weights = [draw(3, 5, n_features).requires_grad_(), draw(3, 1, 5).requires_grad_()]
+    x, t = draw(3, n_features, 9), draw(3, 1, 9)
+
+    def loss_of(x: Tensor) -> Tensor:
+        z = torch.bmm(weights[0], x)
+        hidden = z.mT.relu().mT if is_transposed else z.relu()
+        return (torch.bmm(weights[1], hidden) - t).square().mean(dim=(1, 2))
+
+    with Recorder() as recorder:
+        loss = loss_of(x)
+        gradients = torch.autograd.grad(loss.sum(), weights)
+    rewritten = rewrite_relu_gradients(recorder.calls, [loss, *gradients])
+    assert len({id(call) for call in recorder.calls} - {id(call) for call in rewritten}) >= 2
+    out = [torch.empty_like(weight).detach() for weight in weights]
+    program = compile_trace(
+        recorder.calls, inputs={"x": x}, constants=[t], stable=weights,
+        loss=loss, gradients=gradients, out=out, preallocate=True,
+    )  # fmt: skip
+    with torch.inference_mode():
+        losses = program(x + 1, t, None)
+    expected = loss_of(x + 1)
+    torch.testing.assert_close(losses, expected.detach())
+    torch.testing.assert_close(out, list(torch.autograd.grad(expected.sum(), weights)))

@@ -9,7 +9,8 @@ operations are the same in every step, so they are recorded once:
    that depend on values (``trace.py``).
 4. :func:`compile_trace` writes the rest as the source of one Python function, with gradients
    written to their destination and memory reused (``codegen.py``; ``ops.py`` lists what
-   operations allow, ``numpy_kernels.py`` which products NumPy computes faster).
+   operations allow, ``numpy_kernels.py`` which products NumPy computes faster;
+   ``relu_gradient.py`` computes the gradients of a ReLU layer of a stack in fewer passes).
 5. :class:`CompiledGradient` runs the next step both ways, and replays the function if both agree
    (``gradient.py``); on a GPU as a CUDA graph (``cuda_graph.py``).
 

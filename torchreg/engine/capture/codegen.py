@@ -26,6 +26,7 @@ from torchreg.engine.capture.ops import (
     repeat_view,
 )
 from torchreg.engine.capture.recorder import Call, storage_id
+from torchreg.engine.capture.relu_gradient import rewrite_relu_gradients
 from torchreg.engine.capture.trace import TraceGraph
 
 Program = Callable[[Tensor, Tensor, Tensor | None], Tensor]
@@ -103,6 +104,8 @@ def compile_trace(
         graph.bind(tensor)
     for tensor in constants:
         graph.bind(tensor, constant=True)
+    # Names are by identity: the list keeps the tensors of new calls alive.
+    calls = rewrite_relu_gradients(calls, [loss, *gradients]) if preallocate else calls
     for call in calls:
         graph.add(call)
     # In-place operations decide themselves where their results are.
