@@ -7,7 +7,7 @@ import hashlib
 from collections.abc import Hashable
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -21,24 +21,23 @@ from torchreg._utils import (
     with_seed,
 )
 from torchreg.engine.build.folds import as_ensemble, member
+from torchreg.engine.build.module_errors import convert_to_dtype
 from torchreg.engine.build.network import (
     NetworkTraits,
     ScaledNetwork,
     add_scaling,
     build_network,
-    error_in_dtype,
     is_dtype_generic,
     materialize,
     network_traits,
 )
 from torchreg.engine.data import (
-    FAR,
     ColumnStatistics,
     LazyRows,
     Table,
+    clip_far_values,
     compute_column_statistics,
     count_columns,
-    far_values,
 )
 from torchreg.engine.spec import (
     FitConfig,
@@ -49,8 +48,6 @@ from torchreg.engine.spec import (
     trainable_parameters,
 )
 from torchreg.nn import Link, Standardize
-
-R = TypeVar("R")
 
 #: Tables with more numbers than this are not compared, because hashing them takes longer than
 #: computing their statistics again.
@@ -162,10 +159,8 @@ class PreparedFit:
     validation : RawData or None
     n_rows : int
         Number of rows before repetitions were merged.
-    states : list of InitialState
-        Initial state of each network.
-    tasks : list of TrainTask
-        Training task of each network.
+    states, tasks : list of InitialState, list of TrainTask
+        One of each for each network.
     """
 
     config: FitConfig
@@ -192,11 +187,9 @@ def initialize_networks(
     """Draw one network or several, which share one table of scaled rows."""
     scaling = ScalingKey.of(config)
     if ("statistics", data, scaling) not in cache:
-        x_statistics, y_statistics = compute_statistics(config, data)
-        cache["statistics", data, scaling] = x_statistics, y_statistics
-        cache["first rows", data, scaling] = _first_rows(data, x_statistics)
-    x_statistics, y_statistics = cache["statistics", data, scaling]
-    first_rows = cache["first rows", data, scaling]
+        statistics = compute_statistics(config, data)
+        cache["statistics", data, scaling] = *statistics, _first_rows(data, statistics[0])
+    x_statistics, y_statistics, first_rows = cache["statistics", data, scaling]
 
     def initialize(number: int, seed: int) -> InitialState:
         with rng_lock():
@@ -213,15 +206,12 @@ def initialize_networks(
             else:
                 module = copy.deepcopy(config.initial_module)
             scaled = ScaledNetwork(module.to(config.device), _with_own_callbacks(config))
-            key = "table", data, scaling, scaled.dtype, batch_size >= len(data.y)
+            is_new, full_batch = config.initial_module is None, batch_size >= len(data.y)
+            key = "table", data, scaling, scaled.dtype, full_batch
             if key not in cache:
-                cache[key] = scaled.table(
-                    data,
-                    full_batch=batch_size >= len(data.y),
-                    center=config.initial_module is None,
-                )
+                cache[key] = scaled.table(data, full_batch=full_batch, center=is_new)
             table: Table = cache[key]
-            if config.initial_module is None:
+            if is_new:
                 initialize_from_data(scaled.network, table, config.loss.link)
             few = table.x[torch.arange(min(4, len(table.t)))]
             traits = network_traits(scaled.network, few)
@@ -279,37 +269,17 @@ def _draw_network(
 
 
 def _convert_to_dtype(config: FitConfig, network: nn.Module, x: Tensor, batch_size: int) -> str:
-    """Convert a network to the dtype it trains in.
-
-    A module may compute in one dtype only: it casts its input, or has constants of this dtype.
-
-    Returns
-    -------
-    str
-        Why ``dtype="auto"`` is not the preferred dtype; empty if it is.
-
-    Raises
-    ------
-    ValueError
-        If the network cannot be evaluated in a dtype that the user gave.
-    """
-    works_in = next(network.parameters()).dtype
+    """Convert a network to the dtype it trains in; return why it is not the preferred one."""
     dtype = resolve_dtype(
         config.dtype,
         work=batch_size * sum(p.numel() for p in network.parameters()),
         device=config.device,
         exact=config.optimizer.uses_line_search,
     )
-    known = dtype == works_in or is_dtype_generic(network)
-    error = None if known else error_in_dtype(network, x, dtype)
-    if error is None or error_in_dtype(network, x, works_in) is not None:
-        network.to(dtype)
-        return ""
-    preferred, possible = (str(each).removeprefix("torch.") for each in (dtype, works_in))
-    fact = f"the module can be evaluated in {possible}, but not in {preferred}: {error}"
-    if config.dtype != "auto":
-        raise ValueError(f"dtype={preferred!r}: {fact}. Set dtype={possible!r} or dtype='auto'.")
-    return f"dtype='auto' is {possible}: {fact}"
+    if dtype != next(network.parameters()).dtype and not is_dtype_generic(network):
+        return convert_to_dtype(network, x, dtype, required=config.dtype != "auto")
+    network.to(dtype)
+    return ""
 
 
 def _with_own_callbacks(config: FitConfig) -> FitConfig:
@@ -341,7 +311,6 @@ def initialize_from_data(network: nn.Module, table: Table, link: Link | None = N
     ----------
     network : nn.Module
     table : Table
-        Training rows.
     link : Link or None, default=None
         Maps the network's output to predictions: ``t`` is then the output that corresponds to the
         targets, as :meth:`torchreg.nn.Link.working` computes it.
@@ -354,8 +323,7 @@ def initialize_from_data(network: nn.Module, table: Table, link: Link | None = N
     if not has_data_init(network):
         return
     x, t, weight = _init_rows(table)
-    if float(t.abs().amax()) > FAR:
-        t = _clip_far_values(t)
+    t = clip_far_values(t)
     rows = x, t if link is None else link.initial_target(t), weight
     versions = [None if values is None else values._version for values in rows]
     name = type(network).__name__
@@ -372,16 +340,6 @@ def initialize_from_data(network: nn.Module, table: Table, link: Link | None = N
             f"{name}.{DATA_INIT} must not modify the rows, but it changed them in place, and the "
             "network trains on them. Work on a copy: x.clone()."
         )
-
-
-def _clip_far_values(t: Tensor) -> Tensor:
-    """Replace targets that are far from all others by the nearest of these."""
-    t = t.clone()
-    for column in t.mT:
-        far = far_values(column)
-        if far is not None:
-            column.clamp_(*torch.aminmax(column[~far]))
-    return t
 
 
 def _init_rows(table: Table) -> tuple[Tensor, Tensor, Tensor | None]:

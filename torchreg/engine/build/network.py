@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import copy
 import inspect
-import traceback
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -14,7 +13,7 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor, nn
 
-from torchreg._utils import did_you_mean, generator_states, set_generator_states
+from torchreg._utils import did_you_mean, generator_states
 from torchreg.engine.data import (
     ColumnStatistics,
     LazyRows,
@@ -24,11 +23,12 @@ from torchreg.engine.data import (
     count_columns,
     iter_chunks,
     rescale_weights,
+    subtract_remaining_means,
     to_dense,
 )
 from torchreg.engine.spec import FitConfig, RawData, check_output
 from torchreg.nn import AverageMembers, Link, Standardize, TabularMLP, Unstandardize
-from torchreg.nn.links import point_prediction, repeat_per_column, target_layer
+from torchreg.nn.links import repeat_per_column, target_layer
 from torchreg.nn.mlp import sequential_layers
 
 if TYPE_CHECKING:
@@ -39,7 +39,7 @@ LARGE = 2**24
 #: Signatures of module classes: inspecting one takes 0.1 ms.
 _SIGNATURES: WeakKeyDictionary[type, inspect.Signature] = WeakKeyDictionary()
 #: Errors of a module's forward pass.
-_FORWARD_ERRORS = (RuntimeError, ValueError, IndexError, TypeError, AssertionError)
+FORWARD_ERRORS = (RuntimeError, ValueError, IndexError, TypeError, AssertionError)
 
 
 def build_network(
@@ -144,7 +144,7 @@ def materialize(
     *,
     raw: Tensor | None = None,
 ) -> Tensor:
-    """Run a few rows through the network: materialize lazy layers and check both widths.
+    """Run a few rows through a network: materialize lazy layers, check and return the output.
 
     Parameters
     ----------
@@ -160,17 +160,10 @@ def materialize(
     raw : Tensor of shape (n, n_features) or None, default=None
         The rows in raw units, if they are standardized.
 
-    Returns
-    -------
-    Tensor
-        The output of the network.
-
     Raises
     ------
-    ValueError
-        If the network expects another number of features or returns another shape.
-    TypeError
-        If it does not return a tensor.
+    ValueError, TypeError
+        If the network expects another number of features, or returns another shape or no tensor.
     """
     tensors = [*network.parameters(), *network.buffers()]
     network.eval()
@@ -179,91 +172,19 @@ def materialize(
     try:
         if not is_lazy and any((t.dtype, t.device) != (x.dtype, x.device) for t in tensors):
             network.to(x.device, x.dtype)
-        output = _evaluate(network, x)
-    except _FORWARD_ERRORS as error:
-        other = torch.float32 if x.dtype == torch.float64 else torch.float64
-        try:
-            # The module may have constants of this dtype.
-            output = _evaluate(network.to(other), x.to(other))
-        except _FORWARD_ERRORS:
-            raise ValueError(
-                f"The module could not be evaluated on rows of {x.shape[1]} features: "
-                f"{_width_mismatch(error, network, x.shape[1])}{error}"
-                f"{_advise_raw_rows(network, raw, x.dtype)}"
-            ) from error
+        output = evaluate(network, x)
+    except FORWARD_ERRORS as error:
+        from torchreg.engine.build.module_errors import evaluate_in_other_dtype
+
+        output = evaluate_in_other_dtype(network, x, error, raw=raw)
     return check_output(output, n_rows=len(x), n_outputs=n_outputs, per_output=per_output)
 
 
 @torch.no_grad()
-def _evaluate(network: nn.Module, x: Tensor) -> Tensor:
+def evaluate(network: nn.Module, x: Tensor) -> Tensor:
+    """Compute the output of a network without gradients."""
     output: Tensor = network(x)
     return output
-
-
-def _advise_raw_rows(network: nn.Module, raw: Tensor | None, dtype: torch.dtype) -> str:
-    """Name the setting by which a module receives raw rows, if it fails on standardized ones only.
-
-    Its layers may be embeddings of codes, or it may check the sign of its input.
-    """
-    if raw is None:
-        return ""
-    try:
-        _evaluate(network.to(dtype), raw.to(dtype))
-    except Exception:
-        return ""
-    return (
-        " (on standardized rows; it can be evaluated on the same rows in raw units, which "
-        "standardize='y' or False gives it)"
-    )
-
-
-def _width_mismatch(error: BaseException, network: nn.Module, n_features: int) -> str:
-    """Describe the layer whose call failed, if its input has another width than it takes."""
-    calls = [
-        frame
-        for frame, _ in traceback.walk_tb(error.__traceback__)
-        if frame.f_code.co_name == "forward" and isinstance(frame.f_locals.get("self"), nn.Module)
-    ]
-    if not calls:
-        return ""
-    # The innermost call of a layer: forward(self, input).
-    layer, given = (calls[-1].f_locals.get(n) for n in calls[-1].f_code.co_varnames[:2])
-    width = getattr(layer, "in_features", None)
-    if not isinstance(width, int) or not isinstance(given, Tensor) or not given.ndim:
-        return ""
-    if given.shape[-1] == width:
-        return ""
-    names = [name for name, module in network.named_modules() if module is layer and name]
-    kind = type(layer).__name__
-    where = f"its layer {names[0]}, {kind}," if names else kind
-    received = f"X has {n_features}"
-    if given.shape[-1] != n_features:
-        received = f"receives {given.shape[-1]}"
-    return f"{where} takes {width} features but {received}. "
-
-
-def error_in_dtype(network: nn.Module, x: Tensor, dtype: torch.dtype) -> Exception | None:
-    """Convert a network to a dtype, and return the error that prevents evaluating it in it.
-
-    Parameters
-    ----------
-    network : nn.Module
-        Left in this dtype, in evaluation mode; buffers are restored.
-    x : Tensor of shape (n, n_features)
-        A few rows.
-    dtype : torch.dtype
-    """
-    network.to(dtype)
-    states = generator_states(x.device)
-    try:
-        with _unchanged_buffers(network):
-            for training in (True, False):
-                _evaluate(network.train(training), x.to(dtype, copy=True))
-    except Exception as error:
-        return error
-    finally:
-        set_generator_states(x.device, states)
-    return None
 
 
 def is_dtype_generic(network: nn.Module) -> bool:
@@ -273,7 +194,7 @@ def is_dtype_generic(network: nn.Module) -> bool:
 
 
 @contextlib.contextmanager
-def _unchanged_buffers(network: nn.Module) -> Iterator[None]:
+def unchanged_buffers(network: nn.Module) -> Iterator[None]:
     """Restore the buffers of a network, and leave it in evaluation mode."""
     buffers = [buffer.clone() for buffer in network.buffers()]
     try:
@@ -295,14 +216,8 @@ class NetworkTraits(NamedTuple):
 def network_traits(network: nn.Module, x: Tensor) -> NetworkTraits:
     """Detect in one training pass whether a network draws random numbers or overwrites its input.
 
-    Call it within ``with_seed``. Buffers are restored.
-
-    Parameters
-    ----------
-    network : nn.Module
-        Left in evaluation mode.
-    x : Tensor of shape (n, n_features)
-        A copy of a few rows, which may be overwritten.
+    Call it within ``with_seed``, with a copy of a few rows. The network is left in evaluation mode,
+    with the same buffers.
     """
     layers = sequential_layers(network)
     if layers is not None and not any(isinstance(layer, nn.Dropout) for layer in layers):
@@ -310,8 +225,8 @@ def network_traits(network: nn.Module, x: Tensor) -> NetworkTraits:
         return NetworkTraits(uses_rng=False, mutates_input=False)
     before, version = generator_states(x.device), x._version
     # Batch normalization rejects a single row, which is no matter here.
-    with _unchanged_buffers(network), contextlib.suppress(RuntimeError, ValueError):
-        _evaluate(network.train(), x)
+    with unchanged_buffers(network), contextlib.suppress(RuntimeError, ValueError):
+        evaluate(network.train(), x)
     after = generator_states(x.device)
     uses_rng = any(not torch.equal(a, b) for a, b in zip(before, after, strict=True))
     return NetworkTraits(uses_rng=uses_rng, mutates_input=x._version != version)
@@ -360,14 +275,7 @@ def add_scaling(
 
 
 class ScaledNetwork:
-    """A network between its scaling layers, and rows in the units the network computes in.
-
-    Parameters
-    ----------
-    module : nn.Sequential
-        From :func:`add_scaling`.
-    config : FitConfig
-    """
+    """A network between its scaling layers (:func:`add_scaling`), and rows in its units."""
 
     def __init__(self, module: nn.Sequential, config: FitConfig) -> None:
         self.module, self.config = module, config
@@ -389,15 +297,14 @@ class ScaledNetwork:
         if weight is not None:
             weight = rescale_weights(weight)
             weight = (weight / weight.mean()).to(self.config.device, self.dtype)
-        x_layer, y_layer = (
-            getattr(layers, name, None) for name in ("standardize", "unstandardize")
-        )
+        x_layer = getattr(layers, "standardize", None)
+        y_layer = getattr(layers, "unstandardize", None)
         if hasattr(layers, "link"):
             y_layer = target_layer(layers)
         n_numbers = len(data.y) * count_columns(data.x)
         lazy = isinstance(data.x, SparseRows) or (not full_batch and n_numbers > LARGE)
         if center and x_layer is not None and not lazy and self.dtype == torch.float32:
-            x_layer = _centered(x_layer, data)
+            x_layer = subtract_remaining_means(x_layer, data.x, data.weight)
         scale_x = self._scaled_by(x_layer)
         scale_y = self._scaled_by(
             None if y_layer is None else Standardize(y_layer.mean, y_layer.scale)
@@ -432,46 +339,10 @@ class ScaledNetwork:
             return None
         from torchreg.engine.train.skorch_callbacks import NetworkCallbacks
 
-        return NetworkCallbacks(
-            self.config,
-            self.module,
-            self.raw_rows(training),
-            None if validation is None else self.raw_rows(validation),
-            batch_size,
-            to_raw=self._to_raw,
-            targets_to_raw=target_layer(self.module),
-        )
-
-    def _to_raw(self, output: Tensor) -> Tensor:
-        """Convert the network's output to predictions in raw units, one column per output."""
-        for name in ("link", "average", "unstandardize"):
-            layer = getattr(self.module, name, None)
-            output = output if layer is None else layer(output)
-        return point_prediction(self.module, output)
+        rows = [None if part is None else self.raw_rows(part) for part in (training, validation)]
+        return NetworkCallbacks(self.config, self.module, *rows, batch_size)
 
     def raw_rows(self, rows: RawData) -> tuple[Tensor, Tensor]:
         """Return X and y in raw units, as callbacks receive them."""
         dense = to_dense(rows.x)
         return dense if hasattr(self.module, "standardize") else dense.to(self.dtype), rows.y
-
-
-def _centered(layer: Standardize, data: RawData) -> Callable[[Tensor], Tensor]:
-    """Subtract the means of standardized rows that remain because float64 rounds large means.
-
-    Otherwise an offset of a column moves all its values by a rounding of float32, which Rprop
-    amplifies, because it uses the signs of the gradients. Means that float64 rounds by more than
-    1e-6 standard deviations remain: the rows for prediction have them, too.
-    """
-    spacing = torch.finfo(torch.float64).eps * layer.mean.abs()
-    is_large = (spacing > 2.0**-45 * layer.scale) & (spacing < 2.0**-20 * layer.scale)
-    if not bool(is_large.any()):
-        return layer
-    standardize = Standardize(layer.mean, layer.scale)
-    weight = None if data.weight is None else rescale_weights(data.weight)
-    share = torch.ones(len(data.y), dtype=torch.float64) if weight is None else weight
-    share, width = share / share.sum(), count_columns(data.x)
-    rest = torch.zeros(width, dtype=torch.float64)
-    for piece in iter_chunks(len(data.x), width):
-        rest += share[piece] @ standardize(data.x[piece].to(torch.float64))
-    rest = rest.where(is_large, 0.0)
-    return lambda rows: standardize(rows.to(torch.float64)) - rest

@@ -1,14 +1,15 @@
 """Tables as tensors, column statistics and batches."""
 
 from torchreg.engine.data.column_statistics import (
-    FAR,
     ColumnStatistics,
+    clip_far_values,
     compute_column_statistics,
     far_suspects,
     far_values,
     find_imprecise_columns,
     is_imprecise,
     is_resolved_by_float32,
+    subtract_remaining_means,
 )
 from torchreg.engine.data.stacked_loader import (
     StackedLoader,
@@ -39,7 +40,6 @@ from torchreg.engine.data.tables import (
 
 __all__ = [
     "CHUNK_SIZE",
-    "FAR",
     "MAX_MAGNITUDE",
     "Batch",
     "ColumnStatistics",
@@ -48,6 +48,7 @@ __all__ = [
     "SparseRows",
     "StackedLoader",
     "Table",
+    "clip_far_values",
     "compute_batch_sizes",
     "compute_column_statistics",
     "count_columns",
@@ -67,5 +68,6 @@ __all__ = [
     "select_table",
     "stack_tables",
     "stack_tables_in_chunks",
+    "subtract_remaining_means",
     "to_dense",
 ]

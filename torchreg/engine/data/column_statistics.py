@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
@@ -13,9 +14,11 @@ from torchreg.engine.data.tables import (
     Rows,
     SparseRows,
     binary_exponent,
+    count_columns,
     iter_chunks,
     rescale_weights,
 )
+from torchreg.nn import Standardize
 
 #: A column whose standard deviation is below this many spacings of its largest number is
 #: constant: rounding leaves that much. The idea of scikit-learn's ``_is_constant_feature``; see
@@ -31,7 +34,7 @@ _MIN_SPACINGS_OF_PREDICTIONS = 2.0**12
 
 #: A value is far if it is this many times farther from the median than the next one: standardized
 #: by such values, the others span a few dozen numbers of float32.
-FAR = 2.0**26
+_FAR = 2.0**26
 #: Only columns with a value this many standard deviations from the mean may have a far one.
 _SUSPECT = 6.0
 #: In fewer rows no value is far.
@@ -135,10 +138,10 @@ def far_values(values: Tensor) -> Tensor | None:
     center = values.median().to(torch.float64)
     distance = (values.to(torch.float64) - center).abs()
     nearest = distance.masked_fill(distance == 0, torch.inf).amin()
-    if len(values) < _MIN_ROWS or not bool(distance.amax() > FAR * nearest):
+    if len(values) < _MIN_ROWS or not bool(distance.amax() > _FAR * nearest):
         return None
     ordered = distance.sort().values
-    jumps = (ordered[1:] > FAR * ordered[:-1]) & (ordered[:-1] > 0)
+    jumps = (ordered[1:] > _FAR * ordered[:-1]) & (ordered[:-1] > 0)
     jumps[: len(values) // 2] = False
     if not bool(jumps.any()):
         return None
@@ -146,6 +149,40 @@ def far_values(values: Tensor) -> Tensor | None:
     # Rounding errors of a constant have no digits to lose.
     is_rounding = bool(bound <= _MIN_SPACINGS * torch.finfo(torch.float64).eps * center.abs())
     return None if is_rounding else distance > bound
+
+
+def clip_far_values(values: Tensor) -> Tensor:
+    """Replace the far values of each column by the nearest other ones: shape (n, n_columns)."""
+    if float(values.abs().amax()) <= _FAR:
+        return values
+    values = values.clone()
+    for column in values.mT:
+        far = far_values(column)
+        if far is not None:
+            column.clamp_(*torch.aminmax(column[~far]))
+    return values
+
+
+def subtract_remaining_means(
+    layer: Standardize, rows: Rows, weight: Tensor | None
+) -> Callable[[Tensor], Tensor]:
+    """Subtract the means of standardized rows that remain because float64 rounds large means.
+
+    Otherwise an offset of a column moves all its values by a rounding of float32, which Rprop
+    amplifies, because it uses the signs of the gradients. Means that float64 rounds by more than
+    1e-6 standard deviations remain: the rows for prediction have them, too.
+    """
+    spacing = torch.finfo(torch.float64).eps * layer.mean.abs()
+    is_large = (spacing > 2.0**-45 * layer.scale) & (spacing < 2.0**-20 * layer.scale)
+    if not bool(is_large.any()):
+        return layer
+    standardize = Standardize(layer.mean, layer.scale)
+    share, width = _normalize_weights(weight, len(rows)), count_columns(rows)
+    rest = torch.zeros(width, dtype=torch.float64)
+    for chunk in iter_chunks(len(rows), width):
+        rest += share[chunk] @ standardize(rows[chunk].to(torch.float64))
+    rest = rest.where(is_large, 0.0)
+    return lambda rows: standardize(rows.to(torch.float64)) - rest
 
 
 def _without_far_values(

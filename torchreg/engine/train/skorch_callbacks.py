@@ -12,7 +12,7 @@ one net, so that they share one history.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from types import CodeType
 from typing import Any
@@ -26,6 +26,7 @@ from torch import Tensor, nn
 from torchreg._utils import did_you_mean
 from torchreg.engine.data import Batch
 from torchreg.engine.spec import EpochRecord, FitConfig, ObserverError, trainable_parameters
+from torchreg.nn.links import point_prediction, target_layer
 
 _BATCH_EVENTS = ("on_batch_begin", "on_batch_end", "on_grad_computed")
 #: Names that code uses which acts on the optimizer or on gradients.
@@ -244,22 +245,12 @@ class NetworkCallbacks(_Callbacks):
 
     Parameters
     ----------
-    config, *args : see :class:`_Callbacks`
-    to_raw : callable
-        Transforms outputs of the network to predictions in raw units.
-    targets_to_raw : callable or None
-        Transforms standardized targets to raw units; ``None`` for the identity.
+    config, module, *args : see :class:`_Callbacks`
     """
 
-    def __init__(
-        self,
-        config: FitConfig,
-        *args: Any,
-        to_raw: Callable[[Tensor], Tensor],
-        targets_to_raw: Callable[[Tensor], Tensor] | None,
-    ) -> None:
-        super().__init__(config.callbacks, config, *args)
-        self.to_raw, self.targets_to_raw = to_raw, targets_to_raw or nn.Identity()
+    def __init__(self, config: FitConfig, module: nn.Sequential, *args: Any) -> None:
+        super().__init__(config.callbacks, config, module, *args)
+        self.module, self.targets_to_raw = module, target_layer(module) or nn.Identity()
 
     def unmatched_patterns(self) -> list[str]:
         """Describe the patterns of callbacks such as ``Freezer`` that match no parameter."""
@@ -292,8 +283,15 @@ class NetworkCallbacks(_Callbacks):
             batch=self._raw(batch),
             training=training,
             loss=torch.tensor(loss),
-            y_pred=self.to_raw(prediction),
+            y_pred=self._to_raw(prediction),
         )
+
+    def _to_raw(self, output: Tensor) -> Tensor:
+        """Convert the network's output to predictions in raw units, one column per output."""
+        for name in ("link", "average", "unstandardize"):
+            layer = getattr(self.module, name, None)
+            output = output if layer is None else layer(output)
+        return point_prediction(self.module, output)
 
     def _raw(self, batch: Batch) -> Rows:
         return batch.x, self.targets_to_raw(batch.t)
