@@ -122,17 +122,8 @@ class BinEmbedding(nn.Module):
 
     @torch.no_grad()
     def initialize_from(self, x: Tensor, t: Tensor | None, weight: Tensor | None) -> None:
-        """Set the edges and means from training rows.
-
-        Parameters
-        ----------
-        x : Tensor of shape (n, in_features)
-        t : Tensor or None
-            Ignored.
-        weight : Tensor of shape (n,) or None
-            Sample weights; only ratios matter.
-        """
-        rows = self._select(x)
+        """Set the edges (see :func:`bin_edges`) and means from training rows. ``t`` is ignored."""
+        rows = _select(x, self.index)
         for column, edges in enumerate(bin_edges(rows, weight, self.n_bins)):
             used = len(edges) - 1
             widths = edges.diff().clamp(min=_MIN_WIDTH)
@@ -147,16 +138,11 @@ class BinEmbedding(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Embed: shape (n, in_features) to (n, out_features)."""
-        embedded = torch.bmm(self.weight, self._encode(self._select(x)))
+        embedded = torch.bmm(self.weight, self._encode(_select(x, self.index)))
         # Subtracting the mean after the product takes far fewer operations.
         embedded = embedded - torch.bmm(self.weight, self.mean.unsqueeze(2))
         # (n_columns, n_outputs, n) -> (n, n_columns * n_outputs)
         return embedded.flatten(0, 1).t()
-
-    def _select(self, x: Tensor) -> Tensor:
-        # (n, in_features) -> (n_columns, n): products of few columns are fast in this layout
-        values = x.t()
-        return values if self.index is None else values.index_select(0, self.index)
 
     def _encode(self, rows: Tensor) -> Tensor:
         # (n_columns, 1, n) and (n_columns, n_bins, 1) -> (n_columns, n_bins, n)
@@ -169,6 +155,11 @@ class BinEmbedding(nn.Module):
             f"in_features={self.in_features}, columns={self.columns}, n_bins={self.n_bins}, "
             f"n_outputs={self.n_outputs}"
         )
+
+
+def _select(x: Tensor, index: Tensor | None) -> Tensor:
+    # (n, in_features) -> (n_columns, n): products of few columns are fast in this layout
+    return x.t() if index is None else x.t().index_select(0, index)
 
 
 def bin_edges(columns: Tensor, weight: Tensor | None, n_bins: int) -> list[Tensor]:
@@ -241,18 +232,13 @@ class PeriodicEmbedding(nn.Module):
 
     Parameters
     ----------
-    in_features : int
-        Number of columns of the input.
-    columns : sequence of int or None, default=None
-        Columns to embed; ``None`` embeds all. Leave out columns of two values.
+    in_features, columns, n_outputs, device, dtype
+        See :class:`BinEmbedding`.
     n_frequencies : int, default=16
         Frequencies per embedded column.
-    n_outputs : int, default=3
-        Features per embedded column.
     frequency_scale : float, default=0.1
         Standard deviation of the initial frequencies, in periods per unit of the input. The
         default suits columns of order 1.
-    device, dtype : as in ``nn.Linear``
 
     Attributes
     ----------
@@ -276,9 +262,7 @@ class PeriodicEmbedding(nn.Module):
     References
     ----------
     D. Holzmueller, L. Grinsztajn and I. Steinwart, "Better by Default: Strong Pre-Tuned MLPs and
-    Boosted Trees on Tabular Data", NeurIPS 2024.
-    Y. Gorishniy, I. Rubachev and A. Babenko, "On Embeddings for Numerical Features in Tabular
-    Deep Learning", NeurIPS 2022.
+    Boosted Trees on Tabular Data", NeurIPS 2024; and the reference of :class:`BinEmbedding`.
 
     Examples
     --------
@@ -348,11 +332,8 @@ class PeriodicEmbedding(nn.Module):
 
     def embed(self, x: Tensor) -> Tensor:
         """Compute only the features: shape (n, in_features) to (n, n_columns * n_outputs)."""
-        # (n, in_features) -> (in_features, n): products of few columns are fast in this layout
-        values = x.t()
-        chosen = values if self.index is None else values.index_select(0, self.index)
         # (n_columns, 1, n) * (n_columns, n_frequencies, 1) -> (n_columns, n_frequencies, n)
-        angle = chosen.unsqueeze(1) * (2 * math.pi * self.frequency).unsqueeze(2)
+        angle = _select(x, self.index).unsqueeze(1) * (2 * math.pi * self.frequency).unsqueeze(2)
         cosines = torch.cos(angle + self.phase.unsqueeze(2))
         embedded = torch.bmm(self.weight, cosines) + self.bias.unsqueeze(2)
         # (n_columns, n_outputs, n) -> (n, n_columns * n_outputs)
