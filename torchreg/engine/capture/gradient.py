@@ -78,7 +78,9 @@ class EagerGradient:
 
     def write(self, loss: Tensor, gradients: Sequence[Tensor]) -> Tensor:
         """Copy gradients to ``out``; return the loss."""
-        torch._foreach_copy_(list(self.out), list(gradients))
+        # torch 2.6 returns zeros that require gradients for parameters that nothing uses.
+        with torch.no_grad():
+            torch._foreach_copy_(list(self.out), list(gradients))
         return loss.detach()
 
 
