@@ -155,6 +155,9 @@ class StackedObjective:
         self.features_first = features_first
         self.constants = self._stack_dropout(networks)
         self.objective = Objective(self.network, self.loss, protect_input)
+        # In torch 2.6 the first call of vmap imports torch._dynamo, which computes with tensors: it
+        # must not do so while a step is recorded.
+        vmap(torch.sum)
 
     def _stack_dropout(self, networks: Sequence[nn.Module]) -> dict[str, Tensor]:
         """Replace ``nn.Dropout`` where the networks differ in its rate; return the rates."""
