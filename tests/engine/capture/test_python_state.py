@@ -73,7 +73,7 @@ CASES: dict[Any, str | None] = {
 }
 
 
-# torch's own forward-mode derivatives are scripted; the class of its warning depends on the version.
+# torch's own forward-mode derivatives are scripted; the warning's class depends on the version.
 @pytest.mark.filterwarnings("ignore:.torch.jit.script. is deprecated:DeprecationWarning")
 @pytest.mark.filterwarnings("ignore:.torch.jit.script. is deprecated:FutureWarning")
 @pytest.mark.parametrize("batch_size", [None, 6], ids=["full", "batches"])
