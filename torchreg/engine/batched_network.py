@@ -63,16 +63,23 @@ def batch_networks(module: nn.Module) -> Callable[[Tensor], Tensor] | None:
     """
     network = module._modules.get("network")
     first = network.members._modules.get("0") if isinstance(network, Ensemble) else network
-    if (
-        type(module) is not nn.Sequential
-        or type(first) is not TabularMLP
-        or nn.modules.module._has_any_global_hook()
-    ):
+    if type(module) is not nn.Sequential or type(first) is not TabularMLP or _has_global_hook():
         return None
     prepared = _PREPARED.get(module)
     if prepared is None or not prepared.is_current():
         prepared = _PREPARED[module] = _Prepared(module)
     return None if prepared.network is None else prepared.network.program()
+
+
+def _has_global_hook() -> bool:
+    # torch 2.6 has the registries, but no function that looks at them.
+    torch_module = nn.modules.module
+    return bool(
+        torch_module._global_forward_pre_hooks
+        or torch_module._global_forward_hooks
+        or torch_module._global_backward_pre_hooks
+        or torch_module._global_backward_hooks
+    )
 
 
 class _Prepared:
