@@ -20,6 +20,11 @@ X = RNG.normal(size=(40, 3)) * [1.0, 100.0, 0.01] + [0.0, 1000.0, 5.0]
 Y = np.sin(X[:, 0]) + X[:, 1] / 100
 MANY = np.concatenate([X, RNG.normal(size=(49_973, 3)) * [1.0, 100.0, 0.01] + [0.0, 1e3, 5.0]])
 
+#: A short fit of raw y is worse than a constant, which is no matter here.
+pytestmark = pytest.mark.filterwarnings(
+    "ignore:A constant predicts:torchreg.exceptions.WorseThanConstantWarning"
+)
+
 
 class Overwrites(nn.Module):
     """Overwrites its input."""
