@@ -105,8 +105,7 @@ def member(module: nn.Sequential, number: int) -> nn.Sequential:
 def merge_results(results: Sequence[TrainResult]) -> TrainResult:
     """Average the losses of several networks, and the numbers that callbacks recorded.
 
-    The training loss of an epoch is the mean over the networks that were still training. A network
-    that has stopped keeps its best weights, whose validation loss counts in later epochs. The best
+    A network that has stopped keeps its best weights, whose losses count in later epochs. The best
     epoch is that of the lowest mean validation loss.
 
     Parameters

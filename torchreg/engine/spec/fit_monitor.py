@@ -128,8 +128,17 @@ class FitMonitor:
 
 
 def mean_training_loss(runs: Sequence[LossHistory], index: int) -> float:
-    """Average the training loss of an epoch over the networks that were still training."""
-    return _mean(run.losses[index : index + 1] for run in runs)
+    """Average the training loss of an epoch.
+
+    Of a network that has stopped, the loss of the weights that it keeps counts in later epochs.
+    """
+    return _mean(run.losses[index : index + 1] or _kept_loss(run) for run in runs)
+
+
+def _kept_loss(run: LossHistory) -> list[float]:
+    validation = run.validation_losses
+    kept = validation.index(min(validation)) if validation else len(run.losses) - 1
+    return run.losses[kept : kept + 1]
 
 
 def mean_validation_loss(runs: Sequence[LossHistory], index: int) -> float:
