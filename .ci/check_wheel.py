@@ -22,7 +22,7 @@ y = 3.0 * X[:, 0] + 1000.0
 predicted = torchreg.TorchRegressor(max_epochs=5, random_state=0).fit(X, y).predict(X)
 assert predicted.shape == y.shape, predicted.shape
 assert np.isfinite(predicted).all()
-print(f"torchreg {version('torchreg')}: installed, imported, fitted")
+print(f"torch-regressor {version('torch-regressor')}: installed, imported, fitted")
 """
 
 
