@@ -128,7 +128,7 @@ def data() -> list[Case]:
              pressed | WILD | only("learning-rate-too-high", "overfitting")),
         Case("a fill value in a cell", 1, lambda: with_row(birds(), -3.4e38), tanh(6), place | far,
              pressed | WILD | only("learning-rate-too-high", "overfitting")),
-        Case("zero or large is no gap", 1, lambda: beside(ripples(), 1000 * (rare(400, 200))
+        Case("zero or large is no placeholder", 1, lambda: beside(ripples(), 1000 * (rare(400, 200))
              + rare(400, 100)), tanh(16), may=only("parameter-drift")),
         Case("one wild row", 0, lambda: with_row(ripples(), 1e4), tanh(16), far, pressed),
         Case("one wild number among seven", 0, lambda: with_row(friedman(seed=8), 900.0),

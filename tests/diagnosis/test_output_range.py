@@ -173,7 +173,7 @@ def test_bounds_are_not_claimed_of_a_network_whose_copy_uses_its_parameters() ->
         def __init__(self) -> None:
             super().__init__(2, 1, nn.Identity())
             head, layers = self.head, self.layers
-            self.forward = lambda x: head(layers(x))  # type: ignore[method-assign]
+            self.forward = lambda x: head(layers(x))
 
     assert finding_of(fit(Closure)) is None
 

@@ -54,7 +54,7 @@ SERIES: dict[str, Callable[[Sequence[Any]], Any]] = {
     "polars objects": lambda values: pl.Series("when", values, dtype=pl.Object),
     "pyarrow": pa.array,
 }
-#: How each library holds a column beside one of floats.
+#: Tables of each library: the given column and a column of floats.
 TABLES: dict[str, Callable[[Sequence[Any]], Any]] = {
     "lists": lambda values: [list(row) for row in zip(values, OTHER, strict=True)],
     "objects": lambda values: np.array([*zip(values, OTHER, strict=True)], dtype=object),

@@ -10,7 +10,7 @@ import pytest
 from joblib import parallel_config
 from sklearn.base import clone
 from sklearn.ensemble import BaggingRegressor, StackingRegressor, VotingRegressor
-from sklearn.experimental import enable_halving_search_cv  # noqa: F401
+from sklearn.experimental import enable_halving_search_cv  # noqa: F401 - the import enables the next
 from sklearn.feature_selection import RFECV
 from sklearn.linear_model import LinearRegression
 from sklearn.model_selection import (

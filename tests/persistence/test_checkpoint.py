@@ -267,7 +267,7 @@ def test_the_layout_of_a_checkpoint_is_the_one_of_its_number(
 ) -> None:
     small(early_stopping=True).fit(*table, checkpoint=path)
     content = content_of(path)
-    # Whoever changes the keys raises the number: a later version may read the file.
+    # If the keys change, the number of the layout must, too: a later version may read the file.
     assert content["layout"] == 2
     assert content["state"].keys() == {
         *("batches", "draws", "losses", "patience", "rates", "reason"),

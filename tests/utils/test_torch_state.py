@@ -253,19 +253,19 @@ def test_neither_inference_mode_nor_a_default_device_changes_a_result(
 
 def test_modes_of_the_caller_that_set_no_device_stay_active() -> None:
     class Listens(TorchFunctionMode):
-        heard: ClassVar[set[str]] = set()
+        called: ClassVar[set[str]] = set()
 
         def __torch_function__(
             self, func: Any, types: Any, args: Any = (), kwargs: Any = None
         ) -> Any:
-            self.heard.add(func.__name__)
+            self.called.add(func.__name__)
             return func(*args, **(kwargs or {}))
 
     reg = small(max_epochs=3)
     expected = reg.fit(X, Y).predict(X)
     with torch.device("meta"), Listens() as mode:
         np.testing.assert_array_equal(reg.fit(X, Y).predict(X), expected)
-        assert "linear" in mode.heard
+        assert "linear" in mode.called
 
 
 def test_a_module_instance_of_inference_mode_can_be_fitted() -> None:

@@ -184,7 +184,7 @@ def convert_numbers(values: Any, *, name: str) -> Any:
     array([7.4342e+03, 2.5000e-01])
     """
     if isinstance(values, np.ma.MaskedArray):
-        if n_masked := int(np.ma.count_masked(values)):  # type: ignore[no-untyped-call]
+        if n_masked := int(np.ma.getmaskarray(values).sum()):
             raise ValueError(
                 f"{name} has {n_masked} masked entries of {values.size}, which are missing values. "
                 "Leave these rows out; SimpleImputer can replace those of X.filled(np.nan)."

@@ -157,6 +157,7 @@ class InspectionMixin:
     @restore_torch_state
     def _get_params_html(self, *args: Any, **kwargs: Any) -> Any:
         """Add the fitted network to the parameters in scikit-learn's diagrams."""
+        # The next class of the estimator's bases has the method, which a mixin cannot say.
         table = super()._get_params_html(*args, **kwargs)  # type: ignore[misc]
         if hasattr(self, "module_"):
             from torchreg.plotting._labels import labels_of

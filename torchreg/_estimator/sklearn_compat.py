@@ -40,7 +40,7 @@ try:
     from sklearn.callback._callback_support import callback_management_context
 except ImportError:  # scikit-learn below 1.9 has no callbacks of its own.
 
-    class CallbackSupportMixin:  # type: ignore[no-redef]
+    class CallbackSupportMixin:  # type: ignore[no-redef]  # in place of the import
         """Placeholder."""
 
     def callback_management_context(estimator: Any) -> AbstractContextManager[None]:

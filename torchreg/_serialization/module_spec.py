@@ -72,7 +72,7 @@ def write_network(writer: Writer, module: nn.Module) -> dict[str, Any]:
 
 
 def _undescribed(network: nn.Module) -> dict[str, Any]:
-    """Leave a network, or each member of an ensemble, to the caller who reads the description."""
+    """Mark the network, or each member of an ensemble, as one that the caller of `load` builds."""
     if type(network) is not Ensemble:
         return _UNDESCRIBED
     members = [[key, _UNDESCRIBED] for key, _ in network.members.named_children()]

@@ -93,7 +93,7 @@ class FarValue:
 
 @dataclass(frozen=True)
 class DistantColumn:
-    """A column of validation rows that lies far from the training rows.
+    """A column of the validation rows whose values are far from those of the training rows.
 
     Parameters
     ----------

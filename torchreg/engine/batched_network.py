@@ -57,9 +57,9 @@ def batch_networks(module: nn.Module) -> Callable[[Tensor], Tensor] | None:
 
     Notes
     -----
-    What was prepared is kept while the module lives, outside of it, so that files and copies do
-    not contain it. Each call finds out whether layers, tensors, hooks or attributes were replaced,
-    and reads the values of parameters anew.
+    The prepared program is cached outside the module, by a weak reference, so that files and
+    copies do not contain it. Each call checks whether layers, tensors, hooks or attributes were
+    replaced, and reads the current values of the parameters.
     """
     network = module._modules.get("network")
     first = network.members._modules.get("0") if isinstance(network, Ensemble) else network

@@ -173,7 +173,7 @@ def _with_float64_io(module: nn.Module, source: Source, core: torch.dtype) -> nn
         layers["network"].to(core)
     layers["network"] = batch_ensemble(layers["network"])
     if "standardize" in layers:
-        layers["standardize"].dtype = core  # type: ignore[assignment]
+        layers["standardize"].dtype = core  # type: ignore[assignment]  # not a submodule
     else:
         layers["cast"] = _Cast(core)
         layers.move_to_end("cast", last=False)

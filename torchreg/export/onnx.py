@@ -77,6 +77,7 @@ def label(
                     f"feature_units has a unit for {name!r}, which is not a column of X."
                     f"{did_you_mean(str(name), names or [])}"
                 )
+        # A column without a unit has None.
         feature_units = [feature_units.get(name) for name in names or []]  # type: ignore[misc]
     return Labels(
         names,

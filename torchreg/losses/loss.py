@@ -238,7 +238,8 @@ def build_loss(loss: str | type | Callable[..., Any], options: Mapping[str, Any]
             )
         named: Any = LOSSES[loss]
         _check_options(options, _parameters_of(named), owner=f"loss {loss!r}")
-        return named(**options)  # type: ignore[no-any-return]
+        built: Loss = named(**options)
+        return built
     if isinstance(loss, type) and issubclass(loss, Loss | nn.Module):
         parameters = inspect.signature(loss).parameters
         _check_options(options, parameters, owner=f"loss {loss.__name__}")
@@ -261,7 +262,7 @@ def build_loss(loss: str | type | Callable[..., Any], options: Mapping[str, Any]
         if isinstance(loss, Loss):
             return loss
         if hasattr(loss, "reduction"):
-            loss.reduction = "none"  # type: ignore[assignment]
+            loss.reduction = "none"  # type: ignore[assignment]  # not a submodule
     elif options:
         loss = partial(loss, **options)
     return _wrap(loss, name)

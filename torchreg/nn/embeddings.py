@@ -216,7 +216,7 @@ def bin_edges(columns: Tensor, weight: Tensor | None, n_bins: int) -> list[Tenso
 
 
 def _edges_beside(ordered: Tensor) -> Tensor:
-    """Return an edge beside each inner distinct value, and the first and the last value."""
+    """Return an edge next to each inner distinct value, and the first and the last value."""
     values = torch.unique_consecutive(ordered)
     return torch.cat([values[:1], (values + _OFFSET * values.diff(append=values[-1:]))[1:]])
 

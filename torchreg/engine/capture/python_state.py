@@ -88,7 +88,7 @@ class _Identity:
     def __eq__(self, other: object) -> bool:
         return isinstance(other, _Identity) and self.value is other.value
 
-    __hash__ = None  # type: ignore[assignment]
+    __hash__ = None  # type: ignore[assignment]  # Python's way to say: not hashable
 
 
 class _StateSearch:

@@ -96,7 +96,7 @@ class Recorder(TorchDispatchMode):
     """
 
     def __init__(self) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
+        super().__init__()  # type: ignore[no-untyped-call]  # torch's modes have no types
         self.calls: list[Call] = []
         self.used_rng = False
         self._value_reads = _ValueReadDetector()
@@ -107,13 +107,13 @@ class Recorder(TorchDispatchMode):
         return self._value_reads.read_values
 
     def __enter__(self) -> Recorder:
-        self._value_reads.__enter__()  # type: ignore[no-untyped-call]
-        super().__enter__()  # type: ignore[no-untyped-call]
+        self._value_reads.__enter__()  # type: ignore[no-untyped-call]  # as above
+        super().__enter__()  # type: ignore[no-untyped-call]  # as above
         return self
 
     def __exit__(self, *error: Any) -> None:
-        super().__exit__(*error)  # type: ignore[no-untyped-call]
-        self._value_reads.__exit__(*error)  # type: ignore[no-untyped-call]
+        super().__exit__(*error)  # type: ignore[no-untyped-call]  # as above
+        self._value_reads.__exit__(*error)  # type: ignore[no-untyped-call]  # as above
 
     @classmethod
     def _should_skip_dynamo(cls) -> bool:

@@ -9,7 +9,7 @@ import copy
 from collections.abc import Iterable, Sequence
 from contextlib import nullcontext
 from functools import partial
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -167,7 +167,8 @@ class StackedObjective:
         for name, module in list(self.network.named_modules(remove_duplicate=False)):
             if type(module) is not nn.Dropout:
                 continue
-            each = [float(network.get_submodule(name).p) for network in networks]  # type: ignore[arg-type]
+            layers = [cast(nn.Dropout, network.get_submodule(name)) for network in networks]
+            each = [float(layer.p) for layer in layers]
             if len(set(each)) > 1:
                 parent, _, own = name.rpartition(".")
                 stacked = StackedDropout(each[0], like, inplace=module.inplace).train()

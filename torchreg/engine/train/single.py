@@ -41,8 +41,10 @@ class SingleBackend(ABC):
         Why the network is not in a stack with others; completes "because".
     """
 
-    #: Whether further steps would not change the weights.
-    converged = False
+    @property
+    def converged(self) -> bool:
+        """Whether further steps would not change the weights; known for L-BFGS only."""
+        return False
 
     def __init__(self, task: TrainTask, not_stacked_reason: str | None = None) -> None:
         self.task, self.network = task, task.network
@@ -215,7 +217,7 @@ class FlatBackend(SingleBackend):
         return f"The steps ran eagerly, because {self.compiled.capture_blocker}."
 
     @property
-    def converged(self) -> bool:  # type: ignore[override]
+    def converged(self) -> bool:
         """Whether further steps would not change the parameters."""
         deterministic = self.same_loss and self.compiled.capture_blocker is None
         return deterministic and isinstance(self.optimizer, LBFGS) and self.optimizer.converged
