@@ -18,24 +18,15 @@ from torchreg.diagnosis.forward_trace import ForwardTrace
 from torchreg.diagnosis.hidden_units import count_units
 from torchreg.diagnosis.record import Layer
 from torchreg.nn import (
-    MLP,
-    BinEmbedding,
     Ensemble,
     FrozenLinear,
-    PeriodicEmbedding,
-    ScaledAndClipped,
     TabularMLP,
 )
 from torchreg.nn.mlp import ACTIVATION_OF, has_default_forward, sequential_layers
+from torchreg.nn.tabular import TABULAR_PARTS
 
 #: Parts of :class:`TabularMLP` whose parameters belong to one column each.
-_COLUMN_PARTS: dict[str, type[nn.Module]] = {
-    "scale": ScaledAndClipped,
-    "waves": PeriodicEmbedding,
-    "bins": BinEmbedding,
-}
-#: All parts of :class:`TabularMLP`.
-_PARTS: dict[str, type[nn.Module]] = {**_COLUMN_PARTS, "line": FrozenLinear, "mlp": MLP}
+_COLUMN_PARTS = ("scale", "waves", "bins")
 
 
 class Member(NamedTuple):
@@ -85,6 +76,7 @@ def known_members(network: nn.Module) -> list[Member] | None:
 
     Examples
     --------
+    >>> from torchreg.nn import MLP
     >>> len(known_members(Ensemble([MLP(3), MLP(3)]))), len(known_members(MLP(3)))
     (2, 1)
     >>> known_members(Ensemble([MLP(3), MLP(3, hidden_sizes=[5])])) is None
@@ -111,7 +103,8 @@ def _has_known_parts(table: TabularMLP) -> bool:
     """Whether only the perceptron of a table network calls activations."""
     parts = vars(table)["_modules"]
     return has_default_forward(table) and all(
-        type(parts[n]) is kind and has_default_forward(parts[n]) for n, kind in _PARTS.items()
+        type(parts[n]) is kind and has_default_forward(parts[n])
+        for n, kind in TABULAR_PARTS.items()
     )
 
 
@@ -120,6 +113,7 @@ def network_signature(member: Member) -> Hashable:
 
     Examples
     --------
+    >>> from torchreg.nn import MLP
     >>> networks = MLP(3), MLP(3, dropout=0.1), MLP(3, hidden_sizes=[5])
     >>> one, other, third = (network_signature(known_members(network)[0]) for network in networks)
     >>> one == other, one == third

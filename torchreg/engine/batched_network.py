@@ -15,27 +15,15 @@ from torch import Tensor, nn
 
 from torchreg.engine.batched_program import BatchedProgram
 from torchreg.nn import (
-    MLP,
-    BinEmbedding,
     Ensemble,
-    FrozenLinear,
-    PeriodicEmbedding,
-    ScaledAndClipped,
     Standardize,
     TabularMLP,
     Unstandardize,
 )
 from torchreg.nn.mlp import has_default_forward, sequential_layers
+from torchreg.nn.tabular import TABULAR_PARTS
 
-#: The parts of a network.
-_PARTS = {
-    "scale": ScaledAndClipped,
-    "line": FrozenLinear,
-    "waves": PeriodicEmbedding,
-    "bins": BinEmbedding,
-    "mlp": MLP,
-}
-#: Those whose buffers are equal in all networks of a fit.
+#: The parts of a network whose buffers are equal in all networks of a fit.
 _SHARED_PARTS = ("scale", "line", "bins")
 
 
@@ -158,7 +146,7 @@ def can_batch(networks: Sequence[TabularMLP]) -> bool:
 
 
 def _has_known_parts(network: TabularMLP) -> bool:
-    if {name: type(part) for name, part in network._modules.items()} != _PARTS:
+    if {name: type(part) for name, part in network._modules.items()} != TABULAR_PARTS:
         return False
     layers = sequential_layers(network.mlp) or [nn.Identity()]
     return (

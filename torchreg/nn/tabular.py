@@ -299,3 +299,13 @@ class TabularMLP(nn.Module):
         embedded = self.waves.embed(z) + self.bins(z)
         # (n, n_columns) -> (n_columns, n) and back: the embeddings have this memory layout
         return both, torch.cat([z.t(), embedded.t()]).t()
+
+
+#: The layers of a :class:`TabularMLP`, by name.
+TABULAR_PARTS: dict[str, type[nn.Module]] = {
+    "scale": ScaledAndClipped,
+    "line": FrozenLinear,
+    "waves": PeriodicEmbedding,
+    "bins": BinEmbedding,
+    "mlp": MLP,
+}
