@@ -212,7 +212,7 @@ def summarize(evidence: Evidence) -> dict[str, Any]:
 
 
 def _validation_score(evidence: Evidence) -> float | None:
-    """Compute 1 − validation loss / loss of predicting the mean, if the latter is known."""
+    """Compute 1 − validation loss / loss of the best constant for the training rows, if known."""
     reference = reference_loss(evidence.summary)
     if not evidence.validation or reference is None or not any(evidence.summary.y.scale):
         return None

@@ -80,7 +80,11 @@ def write_report(
     module, targets = estimator.module_, join_names(labels.targets)
     lead = f"Predicts {targets} from {join_names(labels.features)}."
     if diagnosis.summary.get("validation_score") is not None:
-        lead += " Held-out rows are those that a network was not trained on."
+        score = find_loss(loss_name(estimator.loss)).score_name.replace("2", "²")
+        lead += (
+            " Held-out rows are those that a network was not trained on; their "
+            f"{score} compares it with a constant for the training rows."
+        )
     page = render(
         "report.html",
         policy=POLICY,
